@@ -1202,4 +1202,17 @@ MUTANTS: Final = (
         ),
         tests=(f"{_SNAPSHOT}::test_a_snapshot_leaves_the_copies_of_the_next_one",),
     ),
+    Mutant(
+        "retry-enters-a-plain-entry-again",
+        (
+            Edit(
+                "tallystream_worker/dead_letters/retry.py",
+                '("appended", "plain", "entries:")',
+                '("appended", "entries:")',
+            ),
+        ),
+        tests=(
+            "tests/integration/dead_letters/test_store.py::test_a_retry_during_a_rebuild_leaves_both_ledgers_balanced",
+        ),
+    ),
 )

@@ -8,15 +8,18 @@ from contextlib import closing
 import msgspec
 import pytest
 
+from tallystream.deployment import Deployment
 from tallystream.errors import StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.rules.retraction import Retraction
 from tallystream.wire.codec import Group, Payload, Single, encode
 from tallystream_worker.counting.fold_result import OVERFLOW
 from tallystream_worker.dead_letters.retry import Retried, retry
 from tallystream_worker.dead_letters.store import drop, find, letters, shorten
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
 
 DECLARED = Rules({"view": Metric(ids=None, windows=("day",)), "clap": Metric(ids=None), "vote": Metric(once="forever")})
@@ -58,6 +61,27 @@ def test_a_retry_counts_once(harness):
     ledger = harness.ledger()
     assert (ledger["appended"], ledger["counted"], ledger.get("dead", 0)) == (7, 7, 0)
     assert (dead_letters(harness), unaccounted(harness)) == ([], 0)
+
+
+def test_a_retry_during_a_rebuild_leaves_both_ledgers_balanced(harness):
+    """A retry does not enter its plain entry a second time, so the ledger of a generation being built balances too."""
+    keys = harness.layout.keys[0]
+    harness.client.xadd(keys.stream, {"metric": "clap", "subject": "a"})
+    harness.drain()
+    harness.client.hset(harness.layout.meta, "rules", publish(DECLARED))
+    plain = harness.client.hget(keys.ledger, "plain")
+    deployment = Deployment.load(harness.client)
+    generation = propose(harness.client, deployment, DECLARED)
+    with Rebuild(Settings(RedisSettings(harness.url)), Deployment.load(harness.client), generation) as run:
+        run.begin()
+        (letter,) = dead_letters(harness)
+        assert retry(harness.client, harness.layout, DECLARED, letter) == Retried(1, 0)
+        assert harness.client.hget(keys.ledger, "plain") == plain
+        run.catch_up()
+        run.switch()
+    with closing(Totals(harness.url)) as totals:
+        ledger = totals.run(query_ledger(Deployment.load(harness.client).layout))
+    assert (ledger.appended, ledger.counted, ledger.unaccounted) == (1, 1, 0)
 
 
 def test_retries_at_a_time_count_once(harness):

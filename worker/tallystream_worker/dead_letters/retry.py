@@ -74,8 +74,9 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         settled = result.settled.total() + result.late.total() + result.retracted.total()
         if was_decided(letter.fields) or settled + kept != letter.events:
             raise StreamError(f"{letter.name}: does not contain the {letter.events} events that it states; drop it")
+        # The entry was added to these fields when it was dead-lettered.
         moves = Counter(
-            {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "entries:"))}
+            {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "plain", "entries:"))}
         )
         moves["dead"] -= letter.events
         if letter.metric:
