@@ -63,7 +63,7 @@ class Harness:
         fetch: Callable[[int, float], list[Entry]] | None = None,
         claim_idle: float = 30.0,
         client: redis.Redis | None = None,
-        latest: Callable[[], Rules | None] = lambda: None,
+        latest: Callable[[int], tuple[Rules, int] | None] | None = None,
         **settings: Any,
     ) -> CountingLoop:
         """Return a counting loop for a partition; with `fetch`, the loop gets its entries from that function."""
@@ -71,7 +71,10 @@ class Harness:
         of_the_fold = {name: settings.pop(name) for name in ("max_keys", "max_deliveries") if name in settings}
         watching = settings.get("live_only", True)
         make = partial(Fold, self.layout, partition, watching=watching, **of_the_fold)
-        fold = RefreshingFold(self.rules, make, latest)
+        generation = self.layout.keys[partition].generation
+        revision = Deployment.find(self.client).revision_of(generation)
+        fold = RefreshingFold(self.rules, make, latest or (lambda _: None), revision)
+        settings = {"follow": fold.follow} | settings
         return CountingLoop(client or self.connect(), self.layout, partition, fetch, fold, **settings)
 
     def drain(self, name: str = "w", **settings: Any) -> None:

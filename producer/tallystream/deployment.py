@@ -36,9 +36,11 @@ class Deployment:
         epoch: Name of the data, which changes only when all data was lost and counting began again. Empty if no
             deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.
+        revision: The number of `declared`: different rules never have the same number. 0 until they are published.
         generation: The live generation of the topic; during a switch, some partitions may already use a later
             generation (`layout.generations`).
         others: By generation, the rules of each other generation that is stored: one that is being built, or is kept.
+        revisions: By generation, the number of the rules in `others`.
         was_rebuilt: Whether a rebuild has ever begun in this topic.
         building: The generation that a rebuild is building now; `None` if none is.
         earlier: By number of each earlier topic, its number of partitions.
@@ -55,8 +57,10 @@ class Deployment:
     layout: Layout
     epoch: str = ""
     declared: Rules | None = None
+    revision: int = 0
     generation: int = FIRST
     others: Mapping[int, Rules] = field(default_factory=dict)
+    revisions: Mapping[int, int] = field(default_factory=dict)
     was_rebuilt: bool = False
     building: int | None = None
     earlier: Mapping[int, int] = field(default_factory=dict)
@@ -177,8 +181,10 @@ class Deployment:
             Layout(found, namespace, topic=live.topic).of(generation or FIRST),
             fields[b"epoch"].decode(),
             None if rules is None else read(rules).spreading(spread),
+            number(fields, b"revision") or 0,
             generation or FIRST,
             {other: read(text).spreading(spread) for other, text in by_number(fields, b"rules@").items()},
+            {other: int(text) for other, text in by_number(fields, b"revision@").items()},
             was_rebuilt=generation is not None,
             building=number(fields, b"building"),
             earlier={topic: int(count) for topic, count in by_number(root, b"partitions@").items()},
@@ -214,6 +220,18 @@ class Deployment:
             ConfigurationError: no worker has published the rules yet.
         """
         return self.rules if generation == self.generation else self.others.get(generation) or self.rules
+
+    def revision_of(self, generation: int) -> int:
+        """Return the number of the rules that `rules_of` returns for a generation; 0 if they have none."""
+        return self.revisions.get(generation, 0) if generation in self.others else self.revision
+
+    def numbered_rules_of(self, generation: int) -> tuple[Rules, int]:
+        """Return the rules by which the events of a generation are counted, and their number.
+
+        Raises:
+            ConfigurationError: no worker has published the rules yet.
+        """
+        return self.rules_of(generation), self.revision_of(generation)
 
     def ensure_declared(self) -> None:
         """Raise a `ConfigurationError` if no worker has published the rules yet."""

@@ -594,8 +594,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/settings/settings.py",
-                "return self.rules if self.states_rules or stored is None else stored",
-                "return self.rules",
+                "        if not self.states_rules:\n            return stored\n",
+                "",
             ),
         ),
         tests=("tests/integration/rebuild/test_rebuild.py::test_without_a_configuration_the_stored_rules_stay",),
@@ -940,8 +940,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/repartition/lua/copy.lua",
-                "if not tonumber(generations",
-                "if false and (generations",
+                "if not generations.is_open(",
+                "if false and generations.is_open(",
             ),
         ),
         tests=(f"{_REPLACED}::test_every_script_refuses_a_log_that_was_given_up",),
@@ -1214,5 +1214,80 @@ MUTANTS: Final = (
         tests=(
             "tests/integration/dead_letters/test_store.py::test_a_retry_during_a_rebuild_leaves_both_ledgers_balanced",
         ),
+    ),
+    Mutant(
+        "a-file-removes-metrics",
+        (
+            Edit(
+                "tallystream_worker/settings/settings.py",
+                "if name not in own and name not in removing}",
+                "if False}",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_metric_that_the_configuration_lacks_stays",),
+    ),
+    Mutant(
+        "rules-from-an-old-read",
+        (Edit("tallystream_worker/runtime/lua/publish.lua", "(number or '0') ~= ARGV[1]", "false"),),
+        tests=("tests/integration/runtime/test_publication.py::test_starts_at_the_same_time_keep_the_metrics_of_all",),
+    ),
+    Mutant(
+        "children-publish-rules",
+        (Edit("tallystream_worker/runtime/app.py", "if publishing or deployment.declared is None:", "if True:"),),
+        tests=("tests/integration/runtime/test_publication.py::test_a_restarted_process_brings_nothing_back",),
+    ),
+    Mutant(
+        "changes-without-a-record",
+        (
+            Edit(
+                "tallystream_worker/runtime/lua/publish.lua",
+                "rule_changes.record(changes, number, ARGV[3], generation or '1', ARGV[2])\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_each_change_is_recorded_once",),
+    ),
+    Mutant(
+        "older-rules-count",
+        (Edit("tallystream/storage/lua/lib/revisions.lua", "return { 'outdated', counting }", "return nil"),),
+        tests=("tests/integration/counting/test_followed_rules.py::test_an_older_worker_counts_by_the_new_rules",),
+    ),
+    Mutant(
+        "place-of-a-change-without-pending-entries",
+        (Edit("tallystream/storage/lua/lib/revisions.lua", "found.pending > 0", "false"),),
+        tests=("tests/integration/counting/test_followed_rules.py::test_the_place_of_the_change_is_recorded",),
+    ),
+    Mutant(
+        "undeclared-by-older-rules",
+        (
+            Edit(
+                "tallystream_worker/counting/fold_payload.py",
+                "        self._subjects.may_be_outdated |= metric not in self._rules.metric\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/counting/test_followed_rules.py::test_a_metric_that_was_just_declared_is_counted",),
+    ),
+    Mutant(
+        "running-workers-do-not-follow",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "            self.pool.notice(found)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=("tests/integration/counting/test_followed_rules.py::test_a_running_worker_follows_without_new_entries",),
+    ),
+    Mutant(
+        "lost-rules-stop-counting",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_worker.py",
+                "if found.revision_of(generation) < revision and",
+                "if False and",
+            ),
+        ),
+        tests=("tests/integration/counting/test_followed_rules.py::test_a_worker_mends_rules_that_a_failover_lost",),
     ),
 )

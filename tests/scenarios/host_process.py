@@ -193,12 +193,14 @@ def count(url: str, consumer: str, shuffle: int | None = None, most: int | None 
                 begun=begun.decode() if begun else "0-0",
             )
             fetch = Fetch(client, keys, consumer, claim_idle=_CLAIM_AT_ONCE)
-            rules = deployment.rules_of(keys.generation)
+            rules, revision = deployment.numbered_rules_of(keys.generation)
             if shuffle is not None:
                 counted += _count_shuffled(
-                    client, deployment, partition, fetch, RefreshingFold(rules, fold, _none), chance
+                    client, deployment, partition, fetch, RefreshingFold(rules, fold, _none, revision), chance
                 )
-            loop = CountingLoop(client, deployment.layout, partition, fetch, RefreshingFold(rules, fold, _none))
+            loop = CountingLoop(
+                client, deployment.layout, partition, fetch, RefreshingFold(rules, fold, _none, revision)
+            )
             batches = 0
             while (most is None or batches < most) and (done := loop.run_once()):
                 batches += 1
@@ -427,7 +429,7 @@ def _refusal(call: partial[None]) -> str | None:
     return None
 
 
-def _none() -> None:
+def _none(_: int) -> None:
     return None
 
 

@@ -10,6 +10,7 @@ from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
 from tallystream.errors import EventError, GenerationSwitched, StreamFull, Unconfirmed
 from tallystream.rules.batch import Batch, BucketResolver
+from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION, Payload, Single, encode
 from tallystream.wire.event import MAX_AHEAD, MAX_AMOUNT, Event, check_at
@@ -99,17 +100,20 @@ class Decider:
                     f"the counters have been switching to another generation for {_PATIENCE:g} seconds: "
                     "the event was not counted; decide it again"
                 )
-            before = self.deployment
-            layout = before.layout
+            layout, revision = self.deployment.layout, self.deployment.revision
             self.deployment = Deployment.create_or_load(
                 self._client, None, layout.namespace, unless_stored=layout.partitions
             )
-            if self.deployment.layout == before.layout:  # closed, and the new topic is not published yet
+            if (self.deployment.layout, self.deployment.revision) == (layout, revision):
+                # The partition is closed, and the new topic is not published yet.
                 time.sleep(_LOOK)
         return outcome
 
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
-        """Decide one event in a deployment's live generation; return `None` if that is not, or no longer, live."""
+        """Decide one event in a deployment's live generation; return `None` if that is not, or no longer, live.
+
+        Also return `None` if newer rules than those of the deployment count the partition.
+        """
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)
         rule = _check(rules, event)
@@ -132,9 +136,10 @@ class Decider:
         late = rule.late_seconds if event.id is None or not rule.keeps_ids else rule.id_late_seconds
         may_be_late = "" if late is None else late * 1000
         times = [at, may_be_late, MAX_AHEAD * 1000]
-        arguments = [batch.encode([], ledger), keys.generation, total_key, *times, *entry]
+        live = live_mark(keys.generation, deployment.revision_of(keys.generation))
+        arguments = [batch.encode([], ledger), live, total_key, *times, *entry]
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
-        if answer == b"switched":
+        if answer in (b"switched", b"outdated"):
             return None
         if answer == b"full":
             raise StreamFull(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from tallystream.deployment import Deployment
+
 
 class Producer:
     """Counts events: `emit` returns without waiting for the server, unless the buffer is full; `decide` waits.
@@ -180,7 +182,7 @@ class Producer:
             if deployment is None or deployment.declared is None:
                 self._validator.forget()  # a worker may have published the rules since
             deployment = self._validator.refresh()
-            if decider is None or decider.deployment.rules != deployment.rules:
+            if decider is None or _is_older(decider.deployment, deployment):
                 decider = self._decider = Decider(self._client, deployment, self._durability)
         return decider(event)
 
@@ -256,3 +258,10 @@ class Producer:
         except EventError:
             self._sender.start()  # it makes the validator read the rules again before the next call
             raise
+
+
+def _is_older(known: Deployment, found: Deployment) -> bool:
+    """Return whether the rules of `found` are newer; `known` may be newer, because a decision reads the rules too."""
+    if known.revision != found.revision:
+        return known.revision < found.revision
+    return known.rules != found.rules

@@ -2,8 +2,10 @@
 
 The hash of a topic has its layout version, partitions, tags, epoch, and in `rules` the rules of the generation that
 readers begin with. A rebuild adds fields: `generation` is the number of that generation, `newest` the newest one,
-`building` the one that is being counted, and `rules@<generation>` has the rules of each other existing generation. Each
-partition stores its own live generation (`PartitionKeys.live`), because the scripts read it there.
+`building` the one that is being counted, and `rules@<generation>` has the rules of each other existing generation.
+`revision` is the number of `rules`, and `revision@<generation>` that of other rules; `newest-revision` is the highest.
+Different rules never have the same number. Each partition stores its own live generation (`PartitionKeys.live`), and
+the number of the rules that count it, because the scripts read them there.
 `spread@<metric>` marks a metric whose events may be in any partition of this topic. It belongs to the topic, not to a
 generation: it stays, and the rules of every generation are read with it.
 
@@ -40,6 +42,11 @@ def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
     """Return the fields of a new topic's hash: layout version, number of partitions, hash tags (one text), `epoch`."""
     tags = " ".join(tag_of(i) for i in range(layout.partitions))
     return {"layout": LAYOUT, "partitions": layout.partitions, "tags": tags, "epoch": epoch}
+
+
+def live_mark(generation: int, revision: int) -> str:
+    """Return the value of `PartitionKeys.live` while rules with this number count the generation; 0 for no number."""
+    return f"{generation} {revision}" if revision else str(generation)
 
 
 def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:

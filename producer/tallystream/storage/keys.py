@@ -147,11 +147,12 @@ class PartitionKeys:
 
     @cached_property
     def live(self) -> str:
-        """String: the number of the partition's live generation; then ` closed` if a repartition closed the partition.
+        """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
-        Without this key, the first generation is live in the first topic, and no generation in a later topic. It stays
-        when its topic is dropped, so that nothing is counted in the topic again. While a restore replaces the counters,
-        ` restoring` follows the number.
+        The second number is missing until an entry is counted by published rules. ` closed` follows if a repartition
+        closed the partition, and ` restoring` while a restore replaces the counters. Without this key, the first
+        generation is live in the first topic, and no generation in a later topic. The key stays when its topic is
+        dropped, so that nothing is counted in the topic again.
         """
         return self.prefix + "live"
 
@@ -188,6 +189,16 @@ class PartitionKeys:
         When an entry up to this ID is counted, its events are added to `appended` in the ledger of the generation.
         """
         return self.counters + "begun"
+
+    @cached_property
+    def adopted(self) -> str:
+        """Hash: number of rules -> two stream IDs: where in the log the generation's counters began to follow them.
+
+        Entries before the first ID were counted by the rules before, and entries after the second ID are counted by
+        these. Of the entries between the two, those that were counted when the rules changed follow the rules before.
+        Rules that counted the whole generation are not in it.
+        """
+        return self.counters + "adopted"
 
     @cached_property
     def backfilled(self) -> str:
@@ -333,6 +344,15 @@ class Layout:
     def meta(self) -> str:
         """The key of the hash that describes this topic; for the first topic, it is the root."""
         return self.root if self.topic == FIRST_TOPIC else self._prefix(0) + "meta"
+
+    @property
+    def rule_changes(self) -> str:
+        """The key of the stream of changes of this topic's live rules; it is in the slot of `meta`.
+
+        Each entry has the whole rules; its ID has the server's time of the change. See `lib/rule_changes.lua`.
+        """
+        below = f"{self.namespace}:{{{self.root}}}:" if self.topic == FIRST_TOPIC else self._prefix(0)
+        return below + "rules"
 
     @property
     def files(self) -> str:

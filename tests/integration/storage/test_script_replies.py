@@ -62,18 +62,25 @@ CASES: Final = [
     ("storage/decide", "stream live ledger topic seq", FORGOTTEN, "known 1 total:a 1 - 3600000 v 1", "late"),
     ("storage/decide", "stream live ledger topic seq", "", "batch:a 1 total:a 9999999999999 - 3600000 v 1", "ahead"),
     ("storage/decide", "stream live ledger topic seq", "SET live 2", "batch:a 1 total:a 1 - 3600000 v 1", "switched"),
+    (
+        *("storage/decide", "stream live ledger topic seq", "SET live 1_5", "batch:a 1 total:a 1 - 3600000 v 1"),
+        "outdated text",
+    ),
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
     ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules", "adopted text"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1:2-1 1", "stale text"),
     ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
+    ("counting/apply", "stream dead ledger live", f"{PENDING}; SET live 1_5", "g batch:a:1-1 1_6", "applied"),
+    ("counting/apply", "stream dead ledger live", f"{PENDING}; SET live 1_5", "g batch:a:1-1 1_4", "outdated text"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; {FULL}", "g batch:full:1-1 1", "rejected text text"),
-    ("dead_letters/retry", "dead dead ledger live", DEAD, "batch:a:1-1 1", "applied"),
-    ("dead_letters/retry", "dead dead ledger live", f"{DEAD}; {FORGOTTEN}", "known:1-1 1", "forgotten"),
-    ("dead_letters/retry", "dead dead ledger live", "", "batch:a:1-1 1", "stale"),
-    ("dead_letters/retry", "dead dead ledger live", "SET live 2", "batch:a:1-1 1", "switched"),
-    ("dead_letters/retry", "dead dead ledger live", f"{DEAD}; {FULL}", "batch:full:1-1 1", "rejected text text"),
+    ("dead_letters/retry", "dead dead ledger live stream", DEAD, "batch:a:1-1 1", "applied"),
+    ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FORGOTTEN}", "known:1-1 1", "forgotten"),
+    ("dead_letters/retry", "dead dead ledger live stream", "", "batch:a:1-1 1", "stale"),
+    ("dead_letters/retry", "dead dead ledger live stream", "SET live 2", "batch:a:1-1 1", "switched"),
+    ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FULL}", "batch:full:1-1 1", "rejected text text"),
+    ("dead_letters/retry", "dead dead ledger live stream", "SET live 1_5", "batch:a:1-1 1", "outdated text"),
     ("dead_letters/drop", "dead ledger records stream holds", f"{DEAD}; {GROUP}", "g g 1-1 - 2-1 -", DROPPED),
     ("maintenance/trim", "stream holds ledger seq", GROUP, "g 9 0 9 9 0", "trimmed number number number number text"),
     ("maintenance/losses", "stream ledger ledger", PENDING, "g", "waiting"),
@@ -87,7 +94,7 @@ CASES: Final = [
     ("rebuild/backfill", "mark dead ledger", "", "batch:a 9-9 1-1", "at text"),
     ("rebuild/backfill", "mark dead ledger", FULL, "batch:full - 1-1", "rejected text text"),
     ("rebuild/begin", "stream begun ledger topic", PENDING, "g-2", "begun text number"),
-    ("rebuild/promote", "meta", "HSET meta rules old rules@2 new", "2", "promoted"),
+    ("rebuild/promote", "meta changes", "HSET meta rules old rules@2 new", "2 me", "promoted"),
     ("rebuild/propose", "meta", "", "new", "building text"),
     ("rebuild/propose", "meta", "HSET meta building 2 rules@2 others", "new", "other text"),
     ("rebuild/propose", "meta", "HSET meta rules@1 old", "new", "kept text"),
@@ -115,6 +122,16 @@ CASES: Final = [
     ("snapshot/begin_restore", "meta", "", "restoring []", "begun"),
     ("snapshot/close_partition", "stream live", GROUP, "g", "closed"),
     ("snapshot/end_restore", "meta", "HSET meta restoring 1", "restoring layout 1", "ended"),
+    ("runtime/publish", "meta changes", "", "0 rules me 0", "published text"),
+    (
+        "runtime/publish",
+        "meta changes",
+        "HSET meta rules rules revision 3",
+        "3 rules me 0 spread@view",
+        "unchanged text",
+    ),
+    ("runtime/publish", "meta changes", "HSET meta rules rules revision 3", "3 rules me 3", "published text"),
+    ("runtime/publish", "meta changes", "HSET meta rules rules revision 3", "2 others me 0", "moved text"),
     ("snapshot/open", "stream cut ledger topic", "SET cut another", "g token 9000", "busy"),
     ("snapshot/mark", "seq", "HSET seq !snapshots other.1_mine.1", "mine.1 mine.2", "marked"),
     ("snapshot/mark", "seq", "", "mine.1 mine.2", "unknown"),
@@ -162,7 +179,7 @@ def argument(word: str) -> str | bytes:
         return batch("a", *rest, sums=(), seen=(seen,), labels=({1: "", "text": ""},), periods=periods)
     if kind == "rules":
         return msgspec.msgpack.encode(msgspec.msgpack.decode(batch("a"))["rules"])
-    return batch(*rest) if kind == "batch" else "" if word == "-" else word
+    return batch(*rest) if kind == "batch" else "" if word == "-" else word.replace("_", " ")
 
 
 def batch(subject: str, *ids: str, **more: Any) -> bytes:

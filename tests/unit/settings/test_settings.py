@@ -43,7 +43,7 @@ def test_the_shipped_file_states_the_defaults():
 def test_without_a_file_there_are_defaults(tmp_path, monkeypatch):
     """Without a file the settings are the defaults."""
     monkeypatch.chdir(tmp_path)
-    assert load(None, {}) == Settings(states_rules=False)
+    assert load(None, {}) == Settings(states_rules=False, states_metrics=False)
 
 
 def test_a_file_is_found(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from tallystream.client.durability import MEMORY
 from tallystream.client.replies import is_group_missing
 from tallystream.errors import StreamError
+from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream_worker.process import failpoints
 
@@ -56,6 +57,17 @@ class Switched:
 
 
 @dataclass(frozen=True)
+class Outdated:
+    """Newer rules than those of the batch count the partition; nothing was changed.
+
+    Attributes:
+        revision: The number of these rules.
+    """
+
+    revision: int
+
+
+@dataclass(frozen=True)
 class TotalsRejected:
     """Some totals of the batch cannot take their delta; nothing was changed.
 
@@ -90,7 +102,7 @@ class Failed:
     error: Exception
 
 
-Outcome = Applied | Stale | Switched | TotalsRejected
+Outcome = Applied | Stale | Switched | Outdated | TotalsRejected
 """What `apply` returns: the reply of the script."""
 
 
@@ -122,7 +134,7 @@ def apply(
         StreamError: the script returned an unknown reply.
     """
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
-    generation = keys.generation if live_only else ""
+    generation = live_mark(keys.generation, batch.revision) if live_only else ""
     arguments = [keys.group, batch.encode(), generation, *dead_entry_arguments(batch)]
     failpoints.reach("before-dead-letter" if batch.dead else "before-apply")
     began = time.perf_counter()
@@ -136,6 +148,8 @@ def apply(
         return Stale(frozenset(texts))
     if answer == b"switched":
         return Switched()
+    if answer == b"outdated":
+        return Outdated(int(texts[0]))
     if answer == b"rejected":
         return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
     raise StreamError(f"{keys.stream}: apply.lua returned {answer!r}")

@@ -86,12 +86,12 @@ class Fold:
         excluded = excluded or {}
         # Deduplicate by ID: apply.lua checks each ID separately, so a repeated ID would pass twice in one call.
         entries = list({entry.id: entry for entry in entries}.values())
-        self._subjects.has_misrouted = False
+        self._subjects.may_be_outdated = False
         while True:
             result, rest = self._fill(entries, excluded)
             faults = self._faults(result)
             if not faults:
-                result.has_misrouted = self._subjects.has_misrouted
+                result.may_be_outdated = self._subjects.may_be_outdated
                 return result, rest
             excluded = {**excluded, **faults}
 

@@ -224,6 +224,7 @@ class PayloadFold:
             at: The time of the event, in milliseconds since 1970.
             entry: The entry of the event.
         """
+        self._subjects.may_be_outdated |= metric not in self._rules.metric
         try:
             self._rules.refuse_undeclared(metric)
             if at > entry.id_time + MAX_AHEAD * 1000:

@@ -59,7 +59,9 @@ class FoldResult:
         retracted: By metric, the number of retracted events; they are not counted.
         dead: The dead letters: events that cannot be counted.
         dropped: The dead letters that were dropped for good before; their events are not counted.
-        has_misrouted: Whether the subject of an event belongs to another partition, by the rules of this fold.
+        may_be_outdated: Whether newer rules might count an event that is a dead letter by the rules of this fold: its
+            metric is not declared, or its subject belongs to another partition.
+        revision: The number of the rules that the entries were folded by; 0 if they have none.
         conflicts: How often a batch with these entries was stale before, because some of its entries had been applied.
         appended: The number of events that the batch adds to `appended` in the ledger: those of plain entries, and of
             entries that are older than the generation. For other entries, the script that appended them has done this.
@@ -79,7 +81,8 @@ class FoldResult:
     retracted: Counter[str] = field(default_factory=Counter)
     dead: list[DeadEntry] = field(default_factory=list)
     dropped: list[DroppedLetter] = field(default_factory=list)
-    has_misrouted: bool = False
+    may_be_outdated: bool = False
+    revision: int = 0
     conflicts: int = 0
     appended: int = 0
     plain: int = 0

@@ -10,6 +10,7 @@ from tallystream_worker.counting.apply import (
     Applied,
     Failed,
     GroupMissing,
+    Outdated,
     Stale,
     Switched,
     TotalsRejected,
@@ -45,6 +46,8 @@ class CountingLoop:
         subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
             counting.
         durability: What must have a batch, after the server's reply, before the loop applies the next one.
+        follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
+            whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
         on_refused: Called with an entry that fails alone and is left pending, and with the error.
         on_subscriber_error: Called with the error of a subscriber.
@@ -54,7 +57,7 @@ class CountingLoop:
         fetch: Reads entries.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # every part is handed in, and named
         self,
         client: redis.Redis,
         layout: Layout,
@@ -64,6 +67,7 @@ class CountingLoop:
         subscribers: Sequence[BatchSubscriber] = (),
         *,
         durability: DurabilityCheck = MEMORY,
+        follow: Callable[[int], bool] = lambda _revision: False,
         live_only: bool = True,
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
         on_subscriber_error: Callable[[Exception], None] = log_subscriber_error,
@@ -75,6 +79,7 @@ class CountingLoop:
         self._quarantine = Quarantine(fold, on_refused)
         self._subscribers = subscribers
         self._durability = durability
+        self._follow = follow
         self._live_only = live_only
         self._on_subscriber_error = on_subscriber_error
         self._read_size = MIN_READ
@@ -89,7 +94,8 @@ class CountingLoop:
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
-            GenerationSwitched: another generation is live, or the partition is closed.
+            GenerationSwitched: another generation is live, the partition is closed, or it is counted by newer rules
+                that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
             redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
                 may not have been applied; call `fetch.recover()`, and the next call begins with the pending entries.
@@ -106,8 +112,9 @@ class CountingLoop:
         """Apply a batch, or smaller or changed batches of its entries; return how many entries were acknowledged.
 
         If the batch was not applied, its entries are folded again, and the new batches are applied in the same way. If
-        it is stale, only the entries that are still pending are folded; if totals were rejected, all entries, with the
-        events of these totals as dead letters; after an error that an entry may have caused, each half of the entries.
+        it is stale, only the entries that are still pending are folded; if newer rules count the partition, all
+        entries, by these rules; if totals were rejected, all entries, with the events of these totals as dead letters;
+        after an error that an entry may have caused, each half of the entries.
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time.
@@ -126,6 +133,10 @@ class CountingLoop:
                 # entries that are still pending without exclusions.
                 entries = [entry for entry in batch.entries if entry.id in pending]
                 return self._count(self._quarantine.batches(entries, conflicts=batch.conflicts + 1))
+            case Outdated(revision):
+                if not self._follow(revision):
+                    raise GenerationSwitched(f"{self.keys.stream}: rules with the number {revision} count it now")
+                return self._count(self._quarantine.batches(batch.entries, conflicts=batch.conflicts))
             case TotalsRejected(totals):
                 return self._count(self._quarantine.batches(batch.entries, batch.excluding(totals), batch.conflicts))
             case Failed(error):

@@ -1,4 +1,4 @@
-"""Folds by newer rules if a subject seems to be in the wrong partition."""
+"""Folds by newer rules when they are published."""
 
 from __future__ import annotations
 
@@ -14,34 +14,69 @@ if TYPE_CHECKING:
 
 
 class RefreshingFold:
-    """Folds entries, and folds them again by newer rules if a subject seems to be in the wrong partition.
+    """Folds entries, and folds them again by newer rules if the rules may be outdated.
 
-    The subject's metric may be spread in rules that another worker has published since.
+    They may be outdated if a metric is not declared, or if a subject seems to be in the wrong partition: another worker
+    may have published rules that declare or spread the metric. `follow` and `notice` change to newer rules in any case.
 
     Args:
         rules: The rules to begin with.
         make: Returns the fold for given rules.
-        latest: Returns the published rules, or `None` if they cannot be read.
+        latest: Called with the number that the rules must have at least; returns the published rules and their number,
+            or `None` if they cannot be read.
+        revision: The number of `rules`.
     """
 
-    def __init__(self, rules: Rules, make: Callable[[Rules], Fold], latest: Callable[[], Rules | None]) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        make: Callable[[Rules], Fold],
+        latest: Callable[[int], tuple[Rules, int] | None],
+        revision: int = 0,
+    ) -> None:
         self._rules = rules
         self._make = make
         self._latest = latest
+        self._revision = self._noticed = revision
         self._fold = make(rules)
 
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
     ) -> tuple[FoldResult, Sequence[Entry]]:
-        """Fold entries as `Fold` does; if a subject seems misrouted, fold again by the published rules if they differ.
+        """Fold entries as `Fold` does; if the rules may be outdated, fold again by the published rules if they differ.
 
         Later calls use the newer rules.
         """
+        self.follow(self._noticed)
         while True:
             result, rest = self._fold(entries, excluded)
-            if not result.has_misrouted:
+            result.revision = self._revision
+            if not result.may_be_outdated or not self._refresh(0):
                 return result, rest
-            rules = self._latest()
-            if rules is None or rules == self._rules:
-                return result, rest
+
+    def follow(self, revision: int) -> bool:
+        """Fold by the published rules from now on if their number is above that of the present rules.
+
+        Args:
+            revision: The number that the rules must have at least.
+
+        Returns:
+            Whether the rules have at least this number now.
+        """
+        if self._revision < revision:
+            self._refresh(revision)
+        return self._revision >= revision
+
+    def notice(self, revision: int) -> None:
+        """Make the next call `follow` rules with this number first; safe across threads."""
+        self._noticed = revision
+
+    def _refresh(self, revision: int) -> bool:
+        """Read the published rules; return whether they differ from the present ones."""
+        found = self._latest(revision)
+        if found is None or found == (self._rules, self._revision):
+            return False
+        rules, self._revision = found
+        if differs := rules != self._rules:
             self._rules, self._fold = rules, self._make(rules)
+        return differs

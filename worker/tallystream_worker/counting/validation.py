@@ -26,8 +26,8 @@ class SubjectCache:
         partition: The partition in which the subjects are counted.
 
     Attributes:
-        has_misrouted: Whether `subject` has rejected a subject of another partition since the caller last set this to
-            `False`.
+        may_be_outdated: Whether `subject` has rejected a subject of another partition, or a metric was not declared,
+            since the caller last set this to `False`: newer rules might count the event.
     """
 
     def __init__(self, layout: Layout, partition: int) -> None:
@@ -36,7 +36,7 @@ class SubjectCache:
         self._home: set[str] = set()
         self._anywhere: set[str] = set()
         self._actors: set[str] = set()
-        self.has_misrouted = False
+        self.may_be_outdated = False
 
     def subjects(self, *, anywhere: bool) -> AbstractSet[str]:
         """Return the subjects that are known to be valid: of spread metrics (`anywhere=True`), or of other metrics."""
@@ -46,7 +46,7 @@ class SubjectCache:
         """Check that a subject is valid and belongs to this partition; a subject of a spread metric may be anywhere.
 
         Raises:
-            EventError: the subject is not valid, or it belongs to another partition (`has_misrouted` is set).
+            EventError: the subject is not valid, or it belongs to another partition (`may_be_outdated` is set).
         """
         known = self._anywhere if anywhere else self._home
         if subject in known:
@@ -54,7 +54,7 @@ class SubjectCache:
         check_normal("subject", subject, MAX_SUBJECT_BYTES)
         home = partition_of(subject, self._layout.partitions)
         if home != self._partition and not anywhere:
-            self.has_misrouted = True
+            self.may_be_outdated = True
             raise EventError("subject", f"belongs to another partition: append it to {self._layout.keys[home].stream}")
         if len(known) >= REMEMBERED:
             known.clear()

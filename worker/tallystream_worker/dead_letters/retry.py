@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import StreamError
+from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
 from tallystream_worker.counting.apply import dead_entry
@@ -44,7 +45,7 @@ class Retried:
     dead: int
 
 
-def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter) -> Retried | None:
+def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter, revision: int = 0) -> Retried | None:
     """Count the events of a dead letter by the given rules and remove it; add a new one of events that still fail.
 
     Several processes may retry a dead letter at the same time; it is counted once. A new dead letter has one attempt
@@ -55,6 +56,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         layout: The layout of the live topic, with the live generations.
         rules: The rules to count by.
         letter: The dead letter.
+        revision: The number of the rules; 0 if they have none.
 
     Returns:
         The events by outcome; `None` if the dead letter does not exist any more.
@@ -84,12 +86,16 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter)
         batch = result.batch.encode([letter.id], {name: by for name, by in moves.items() if by})
         again = [argument for part in dead for argument in dead_entry(part)]
         answer, *details = _RETRY(
-            client, [keys.dead, keys.dead, keys.ledger, keys.live], [batch, keys.generation, *again]
+            client,
+            [keys.dead, keys.dead, keys.ledger, keys.live, keys.stream],
+            [batch, live_mark(keys.generation, revision), *again],
         )
         if answer == b"applied":
             return Retried(settled, kept)
         if answer == b"switched":
             raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the dead letters again")
+        if answer == b"outdated":
+            raise StreamError(f"{keys.dead}: the rules changed meanwhile; retry again")
         if answer == b"forgotten":
             raise StreamError(
                 f"{letter.name}: has an event that is older than the ids, limits or votes that are kept, so it may "

@@ -51,13 +51,15 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
             if len(page) == _STEP:
                 removed += client.unlink(*page)
                 page = []
-        removed += client.unlink(*page, keys.dead, keys.begun, keys.backfilled, keys.periods, keys.forgotten)
+        removed += client.unlink(
+            *page, keys.dead, keys.begun, keys.backfilled, keys.periods, keys.forgotten, keys.adopted
+        )
         if generation == FIRST:
             if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:
                 client.hdel(keys.ledger, *own)
         else:
             removed += client.unlink(keys.ledger)
-    client.hdel(deployment.layout.meta, f"rules@{generation}")
+    client.hdel(deployment.layout.meta, f"rules@{generation}", f"revision@{generation}")
     if deployment.building == generation:
         client.hdel(deployment.layout.meta, "building")
     return removed

@@ -25,6 +25,7 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.source import archived_entries
 
@@ -202,7 +203,8 @@ class Rebuild:
         rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
         if rules.spread:
             client.hset(self._deployment.layout.meta, mapping=spread_fields(rules.spread))
-        _PROMOTE(client, [self._deployment.layout.meta], [self._generation])
+        layout = self._deployment.layout
+        _PROMOTE(client, [layout.meta, layout.rule_changes], [self._generation, publisher()])
         failpoints.reach("rebuild-switched")
 
     def told(self, partition: int, entries: int) -> None:
@@ -318,7 +320,9 @@ class _Partition:
                 self._number,
                 Fetch(self._reading, self._keys, _CONSUMER, claim_idle=CLAIM_IDLE),
                 RefreshingFold(
-                    self._rules, fold, lambda: self._deployment.reload(self.client).rules_of(self._keys.generation)
+                    self._rules,
+                    fold,
+                    lambda _: self._deployment.reload(self.client).numbered_rules_of(self._keys.generation),
                 ),
                 [self._tell],
                 live_only=False,

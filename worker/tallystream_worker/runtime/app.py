@@ -12,8 +12,6 @@ from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
 from tallystream.errors import ConsumerGroupMissing
-from tallystream.rules.metrics import publish
-from tallystream.storage.deployment_hash import spread_fields
 from tallystream_worker.alerts.service import alert_services
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.maintenance.clocks import clock_service
@@ -27,10 +25,11 @@ from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.runtime.partition_follower import PartitionFollower
+from tallystream_worker.runtime.publication import publish_rules
 from tallystream_worker.runtime.supervisor import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -39,13 +38,20 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.outcome import BatchSubscriber
     from tallystream_worker.process.periodic import PeriodicService, ServiceHealth
     from tallystream_worker.runtime.partition_worker import PartitionHealth
+    from tallystream_worker.runtime.publication import Published
     from tallystream_worker.settings.settings import Settings
 
 
-def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None) -> Deployment:
+def open_deployment(
+    settings: Settings,
+    log: FilteringBoundLogger | None = None,
+    *,
+    removing: Collection[str] = (),
+    publishing: bool = True,
+) -> Deployment:
     """Check the settings against the stored deployment, publish their rules to producers and readers, and return it.
 
-    If the settings state no rules, the stored rules stay.
+    If the settings state no rules, the stored rules stay; stored metrics that the settings lack stay in any case.
     Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing was counted.
     Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with changed rules
     are logged as a warning.
@@ -53,6 +59,9 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
     Args:
         settings: The configuration.
         log: Logger for the warning; `None` for no warning.
+        removing: The stored metrics to remove, if the settings lack them.
+        publishing: Whether to publish the rules of the settings. If not, they are published only if none are stored: a
+            process that another one restarts must not bring back rules that were replaced meanwhile.
 
     Returns:
         The deployment, with the rules that were published before this call.
@@ -65,9 +74,7 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
     client = connect(settings.redis.url)
     try:
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
-        before = deployment.declared
-        rules = settings.rules_over(before)
-        deployment.refuse_gathering(rules)
+        deployment.refuse_gathering(settings.rules_over(deployment.declared, removing))
         DurabilityCheck(settings.worker.durability).check(client)
         if settings.redis.eviction == "refuse":
             refuse_eviction(client, deployment.layout)
@@ -76,26 +83,42 @@ def open_deployment(settings: Settings, log: FilteringBoundLogger | None = None)
         for keys in deployment.layout.keys:
             with suppress(ConsumerGroupMissing):  # the thread of that partition reports it
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
-        if log is not None and rules is before:
-            log.info(
-                "rules.stored",
-                metrics=", ".join(sorted(rules.metric)),
-                reason="no configuration file states rules, so the stored rules are used",
-            )
-        elif log is not None and before is not None and (changes := without_history(before, rules)):
-            log.warning(
-                "rules.changed",
-                metrics=", ".join(changes),
-                problem="counts from before the change do not follow the new rules",
-                action="run: tallystream rebuild",
-            )
-        # Retractions are not in the settings: keep the stored ones.
-        rules = rules if before is None else changed(rules, retracted=before.retracted)
-        # One write, so that a reader that sees a metric as spread also sees the rules that spread it, or later ones.
-        client.hset(deployment.layout.meta, mapping={"rules": publish(rules), **spread_fields(rules.spread)})
+        if publishing or deployment.declared is None:
+            published = publish_rules(client, settings, deployment, removing)
+            if log is not None:
+                _report(published, settings, log)
     finally:
         client.close()
     return deployment
+
+
+def _report(published: Published, settings: Settings, log: FilteringBoundLogger) -> None:
+    """Log what the publication of the rules has changed, and what it has kept."""
+    before, rules = published.before, published.rules
+    if before is None:
+        return
+    if not settings.states_rules:
+        log.info(
+            "rules.stored",
+            metrics=", ".join(sorted(rules.metric)),
+            reason="no configuration file states rules, so the stored rules are used",
+        )
+    if published.kept:
+        log.warning(
+            "rules.kept",
+            metrics=", ".join(published.kept),
+            reason="the server has these metrics and the configuration lacks them, so they are still counted",
+            action="add them to the configuration, or remove them: tallystream worker --replace-rules",
+        )
+    if published.differences:
+        log.info("rules.published", changes="; ".join(published.differences))
+    if changes := without_history(before, rules):
+        log.warning(
+            "rules.changed",
+            metrics=", ".join(changes),
+            problem="counts from before the change do not follow the new rules",
+            action="run: tallystream rebuild",
+        )
 
 
 def without_history(before: Rules, now: Rules) -> list[str]:
@@ -136,6 +159,8 @@ class Worker:
         subscribers: Called with the result of each applied batch. A `WorkerMetrics` among them also records the
             deliveries of notifications.
         consumer: Consumer name in the groups; default: the configured one.
+        removing: The stored metrics to remove; see `open_deployment`.
+        publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
         ConfigurationError: the stored data disagrees with the settings; see `open_deployment`.
@@ -151,8 +176,10 @@ class Worker:
         subscribers: Sequence[BatchSubscriber] = (),
         *,
         consumer: str | None = None,
+        removing: Collection[str] = (),
+        publishing: bool = True,
     ) -> None:
-        deployment = open_deployment(settings, log)
+        deployment = open_deployment(settings, log, removing=removing, publishing=publishing)
         name = consumer or settings.worker.consumer
         delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
 
@@ -223,6 +250,8 @@ def counting(
     subscribers: Sequence[BatchSubscriber] = (),
     *,
     consumer: str | None = None,
+    removing: Collection[str] = (),
+    publishing: bool = True,
 ) -> Iterator[Worker]:
     """Run a worker within the context, and stop it at the end.
 
@@ -231,11 +260,13 @@ def counting(
         log: Logger for the changes of state.
         subscribers: Called with the result of each applied batch.
         consumer: Consumer name in the groups; default: the configured one.
+        removing: The stored metrics to remove; see `open_deployment`.
+        publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
         ConfigurationError, ArchiveError, SnapshotError, redis.RedisError: see `Worker`.
     """
-    worker = Worker(settings, log, subscribers, consumer=consumer)
+    worker = Worker(settings, log, subscribers, consumer=consumer, removing=removing, publishing=publishing)
     try:
         worker.start()
         yield worker

@@ -1,4 +1,4 @@
-"""Follows the live topic: after a repartition, a worker counts the new partitions without a restart."""
+"""Follows the live topic and its rules: a worker counts new partitions, and by new rules, without a restart."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ class PartitionFollower:
         return self._end(self.pool, deadline) and has_ended
 
     def run_once(self) -> None:
-        """Check the live topic; if it has changed, start a pool for it, then stop the old pool and wait for its end.
+        """Check the live topic and its rules, which the partition workers follow.
+
+        If the topic has changed, start a pool for it, then stop the old pool and wait for its end.
 
         If the server has the data of another deployment, or none, set `pool.foreign` and change nothing; else clear it.
 
@@ -104,6 +106,8 @@ class PartitionFollower:
         self.pool.foreign.clear()
         if found.layout.topic != self._deployment.layout.topic:
             self._go_on(found)
+        else:
+            self.pool.notice(found)
 
     def _go_on(self, found: Deployment) -> None:
         pool = self._make(found)  # before the old pool stops: new entries wait for the new pool

@@ -18,6 +18,7 @@ from tallystream_worker.counting.quarantine import is_entry_error
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog, kind_of
+from tallystream_worker.runtime.publication import publish_again
 
 if TYPE_CHECKING:
     import threading
@@ -101,6 +102,7 @@ class PartitionWorker:
         self._durability = DurabilityCheck(settings.worker.durability)
         self._loop: CountingLoop | None = None
         self._rules: Rules | None = None  # the rules that `_loop` began with
+        self._fold: tuple[int, RefreshingFold] | None = None  # of `_loop`, and the generation that it counts
         self._has_failed = False
         self._left = ""  # the kind of error for which an entry was left pending last
         self._subscriber_problem = ""  # the kind of error that a subscriber raised last
@@ -137,6 +139,12 @@ class PartitionWorker:
             loop = self._open()
             self._has_failed = False
         loop.run_once(BLOCK)
+
+    def notice(self, deployment: Deployment) -> None:
+        """Count by the rules of a deployment that was read later from the next batch on; safe across threads."""
+        if self._fold is not None:
+            generation, fold = self._fold
+            fold.notice(deployment.revision_of(generation))
 
     def recover(self, error: Exception) -> float | None:
         """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
@@ -203,18 +211,38 @@ class PartitionWorker:
             max_deliveries=worker.max_deliveries,
             begun=begun.decode() if begun else "0-0",
         )
-        rules = found.rules_of(keys.generation)
+        rules, revision = found.numbered_rules_of(keys.generation)
+        refreshing = RefreshingFold(rules, fold, partial(self._latest, keys.generation), revision)
+        self._fold = keys.generation, refreshing
         return CountingLoop(
             self._applying,
             found.layout,
             self._partition,
             Fetch(self._reading, keys, self._reader, claim_idle=worker.claim_idle),
-            RefreshingFold(rules, fold, lambda: self._deployment.reload(self._applying).rules_of(keys.generation)),
+            refreshing,
             self._subscribers,
             durability=self._durability,
+            follow=refreshing.follow,
             on_refused=self._left_pending,
             on_subscriber_error=self._subscriber_failed,
         )
+
+    def _latest(self, generation: int, revision: int) -> tuple[Rules, int]:
+        """Return the published rules of a generation and their number.
+
+        If the number is below `revision`, the server lost the latest rules in a failover, after a partition on another
+        node of the cluster was counted by them. Then the stored rules get a number above `revision`.
+        """
+        found = self._deployment.reload(self._applying)
+        if found.revision_of(generation) < revision and generation == found.generation:
+            found = publish_again(self._applying, found, revision)
+            self._log.warning(
+                "rules.lost",
+                number=revision,
+                problem="the server lost the latest change of the rules, so the rules before it are used again",
+                action="restart a worker that has the latest configuration",
+            )
+        return found.numbered_rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:
         """Log an entry that was left pending after an error, unless the kind of error is the same as before."""

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -21,7 +22,7 @@ from tallystream_worker.runtime.health import HealthProbe, HealthProbes
 from tallystream_worker.runtime.metrics import ByNamespace, WorkerMetrics, serve_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from multiprocessing.context import SpawnProcess
 
     from structlog.typing import FilteringBoundLogger
@@ -34,7 +35,13 @@ _RESTART_PAUSE: Final = 1.0
 
 
 def run_one(
-    tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
+    tenants: Sequence[Settings],
+    log: FilteringBoundLogger,
+    metrics_port: int | None,
+    metrics_host: str = LOOPBACK,
+    *,
+    removing: Mapping[str, Collection[str]] = MappingProxyType({}),
+    publishing: bool = True,
 ) -> int:
     """Run a worker for each namespace in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
@@ -43,6 +50,8 @@ def run_one(
         log: Logger for the changes of state.
         metrics_port: Port for Prometheus metrics and health; `None` to serve neither.
         metrics_host: Address for Prometheus metrics and health.
+        removing: By namespace, the stored metrics to remove; see `open_deployment`.
+        publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
         ConfigurationError: the settings disagree with the stored data, or the port cannot be used.
@@ -57,7 +66,15 @@ def run_one(
             namespace = settings.redis.namespace
             registry = registries[namespace] = CollectorRegistry()
             said = log.bind(namespace=namespace) if several else log
-            worker = stack.enter_context(counting(settings, said, [WorkerMetrics(registry)]))
+            worker = stack.enter_context(
+                counting(
+                    settings,
+                    said,
+                    [WorkerMetrics(registry)],
+                    removing=removing.get(namespace, ()),
+                    publishing=publishing,
+                )
+            )
             probes[namespace] = probe = HealthProbe(worker)
             registry.register(probe)
             workers.append(worker)
@@ -76,7 +93,12 @@ def run_one(
 
 
 def run_many(
-    tenants: Sequence[Settings], log: FilteringBoundLogger, metrics_port: int | None, metrics_host: str = LOOPBACK
+    tenants: Sequence[Settings],
+    log: FilteringBoundLogger,
+    metrics_port: int | None,
+    metrics_host: str = LOOPBACK,
+    *,
+    removing: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> int:
     """Run several worker processes until SIGTERM or Ctrl-C, and restart each that dies; return the exit status 0.
 
@@ -89,12 +111,15 @@ def run_many(
         log: Logger for the changes of state.
         metrics_port: Port for Prometheus metrics and health of process 0; `None` to serve neither.
         metrics_host: Address for Prometheus metrics and health.
+        removing: By namespace, the stored metrics to remove; see `open_deployment`.
 
     Raises:
         ConfigurationError, redis.RedisError: see `open_deployment`; errors of the processes are logged.
     """
     for settings in tenants:
-        open_deployment(settings, log)  # a wrong setting fails once here, instead of once in each process
+        # A wrong setting fails once here, instead of once in each process. Only this process publishes the rules: a
+        # child that is restarted later must not bring back rules that were replaced meanwhile.
+        open_deployment(settings, log, removing=removing.get(settings.redis.namespace, ()))
     with stop_on_signals() as stop:
         pool = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):
@@ -125,7 +150,8 @@ def _start(tenants: Sequence[Settings], number: int, metrics_port: int | None, m
 
 def _child(tenants: Sequence[Settings], number: int, metrics_port: int | None, metrics_host: str) -> None:
     threading.Thread(target=_end_with_parent, name="tallystream-parent", daemon=True).start()
-    run_one([_numbered(settings, number) for settings in tenants], logs.configure(), metrics_port, metrics_host)
+    numbered = [_numbered(settings, number) for settings in tenants]
+    run_one(numbered, logs.configure(), metrics_port, metrics_host, publishing=False)
 
 
 def _end_with_parent() -> None:

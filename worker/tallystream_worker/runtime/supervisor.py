@@ -52,16 +52,21 @@ class WorkerPool:
         its nodes one after the other, so a partition worker that begins again may still find the old meta hash."""
         name = consumer or settings.worker.consumer
         everyone: list[BatchSubscriber] = [*subscribers, self.hot_subjects]
-        workers = [
+        self._workers = [
             PartitionWorker(settings, deployment, partition, name, everyone, log, self.foreign)
             for partition in range(deployment.layout.partitions)
         ]
-        self.services = [worker.service() for worker in workers]
+        self.services = [worker.service() for worker in self._workers]
         """The services that count, one for each partition."""
 
     def start(self) -> None:
         """Start the thread of each partition."""
         start_all(self.services)
+
+    def notice(self, deployment: Deployment) -> None:
+        """Make every partition follow the rules of a deployment that was read later."""
+        for worker in self._workers:
+            worker.notice(deployment)
 
     def quiet(self) -> None:
         """Read no more entries; running batches are finished, and `stop` waits for them."""

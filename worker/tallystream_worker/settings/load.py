@@ -65,7 +65,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
     """Read and return the settings: a value of the environment overrides the file, and the file overrides the defaults.
 
     The rules and alerts are read from the file only. If there is no file, or it has none of the tables `RULES`, then
-    `Settings.states_rules` is false.
+    `Settings.states_rules` is false; without `metric`, `Settings.states_metrics` is false.
 
     Args:
         file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`, and uses the
@@ -88,7 +88,7 @@ def _found() -> Path | None:
 
 def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
     if path is None:
-        return Settings(states_rules=False)
+        return Settings(states_rules=False, states_metrics=False)
     try:
         text = path.read_bytes()
         stated = msgspec.toml.decode(text)
@@ -105,7 +105,13 @@ def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
         rules = Rules(metric, file.ratio, file.zone, tuple(table.condition for table in file.alert))
         hooks = {table.name: hook for table in file.alert if (hook := table.hook(environment)) is not None}
         sections = {section: getattr(file, section) for section in SECTIONS}
-        return Settings(**sections, rules=rules, states_rules=not RULES.isdisjoint(stated), hooks=hooks)
+        return Settings(
+            **sections,
+            rules=rules,
+            states_rules=not RULES.isdisjoint(stated),
+            states_metrics=file.metric is not None,
+            hooks=hooks,
+        )
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 

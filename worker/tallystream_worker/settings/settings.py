@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping  # noqa: TC003  # msgspec reads the annotations
+from collections.abc import Collection, Mapping  # noqa: TC003  # msgspec reads the annotations
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -246,6 +246,7 @@ class Settings:
         audit: The audits.
         rules: The declared metrics, ratios and alerts; the default ones if the configuration states none.
         states_rules: Whether the configuration states rules.
+        states_metrics: Whether the configuration states metrics; if not, those of `rules` are the default ones.
         hooks: By alert name, the target of its notifications; an alert without a webhook is not in it.
     """
 
@@ -258,11 +259,51 @@ class Settings:
     audit: AuditSettings = field(default_factory=AuditSettings)
     rules: Rules = DEFAULT_RULES
     states_rules: bool = True
+    states_metrics: bool = True
     hooks: Mapping[str, Hook] = field(default_factory=dict)
 
-    def rules_over(self, stored: Rules | None) -> Rules:
-        """Return the rules to count by: those that the configuration states, else the stored ones, else the default."""
-        return self.rules if self.states_rules or stored is None else stored
+    def rules_over(self, stored: Rules | None, removing: Collection[str] = ()) -> Rules:
+        """Return the rules to count by: those that the configuration states, else the stored ones, else the default.
+
+        Stored metrics that the configuration lacks are kept, with their alerts, and the ratios that need them: another
+        configuration may declare them, and their events must still be counted. Stored retractions are kept, too.
+
+        Args:
+            stored: The stored rules; `None` if none are stored.
+            removing: The metrics that are not kept.
+
+        Raises:
+            ConfigurationError: the configuration contradicts the rules of a metric that it lacks.
+        """
+        if stored is None:
+            return self.rules
+        if not self.states_rules:
+            return stored
+        own = self.rules.metric if self.states_metrics else {}
+        kept = {name: rule for name, rule in stored.metric.items() if name not in own and name not in removing}
+        metric = own | kept
+        ratio = {
+            name: ratio
+            for name, ratio in stored.ratio.items()
+            if not kept.keys().isdisjoint({*ratio.of, *ratio.by}) and metric.keys() >= {*ratio.of, *ratio.by}
+        }
+        names = {alert.name for alert in self.rules.alert}
+        alerts = [alert for alert in stored.alert if alert.metric in kept and alert.name not in names]
+        try:
+            return Rules(
+                metric, ratio | self.rules.ratio, self.rules.zone, (*self.rules.alert, *alerts), stored.retracted
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error}. The configuration lacks {', '.join(sorted(kept))}, which the server has: add the metric to "
+                "the file, or remove it from the server with --replace-rules"
+            ) from None
+
+    def missing_from(self, stored: Rules | None) -> list[str]:
+        """Return, sorted, the stored metrics that the configuration lacks; empty if it states no metrics."""
+        if stored is None or not (self.states_rules and self.states_metrics):
+            return []
+        return sorted(stored.metric.keys() - self.rules.metric.keys())
 
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9._-]+(?::[0-9]{1,5})?")

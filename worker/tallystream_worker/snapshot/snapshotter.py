@@ -126,7 +126,7 @@ class Snapshotter:
         whole = whole or self._database.facts() != self._facts
         if self._replaced:
             self._database.renew()
-            done = replace(self._round(whole=True), replaced=self._replaced)
+            done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
             self._replaced = ""
             return done
         if self._moved:

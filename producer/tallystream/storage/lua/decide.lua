@@ -3,7 +3,8 @@
 --
 -- KEYS[1] stream   KEYS[2] live generation   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- KEYS[5] sequences (hash; its field `!limit` is the most entries that the stream may have)
--- ARGV[1] batch of this one event, msgpack, see rules/plan.lua   ARGV[2] generation that the batch is for
+-- ARGV[1] batch of this one event, msgpack, see rules/plan.lua
+-- ARGV[2] generation that the batch is for, then a space and the number of its rules
 -- ARGV[3] key of the event's total   ARGV[4] the event's time, milliseconds since 1970
 -- ARGV[5] milliseconds that an event may be late, "" for any   ARGV[6] milliseconds that it may be ahead
 -- ARGV[7..] fields and values of its stream entry
@@ -15,6 +16,7 @@
 --         {"ahead"}          by the server's clock the event is further ahead than it may be; nothing was done
 --         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
+--         {"outdated", number}   rules with this higher number count the partition now; nothing was done
 -- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
 -- `total` is "" if there is no key, and "?" if a part of the total may be in the sketch.
 -- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit.
@@ -31,8 +33,9 @@ local streams = require('tallystream.storage.lua.lib.streams')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
-if generations.live(KEYS[2]) ~= ARGV[2] then
-  return { 'switched' }
+local refusal = generations.refusal(KEYS[2], KEYS[1], ARGV[2])
+if refusal then
+  return refusal
 end
 local limit = call('HGET', KEYS[5], '!limit')
 if appending.is_full(KEYS[1], limit) then

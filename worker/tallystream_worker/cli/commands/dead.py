@@ -101,7 +101,9 @@ def _chosen(
 def _retry(client: redis.Redis, deployment: Deployment, chosen: Any) -> dict[str, int]:
     done = {"entries": 0, "events_counted": 0, "dead_lettered_again": 0}
     for letter in chosen:
-        if (became := retry(client, deployment.layout, deployment.rules, letter)) is not None:
+        generation = deployment.layout.keys[letter.partition].generation
+        rules, revision = deployment.numbered_rules_of(generation)
+        if (became := retry(client, deployment.layout, rules, letter, revision)) is not None:
             done["entries"] += 1
             done["events_counted"] += became.counted
             done["dead_lettered_again"] += became.dead

@@ -3,12 +3,13 @@
 --
 -- KEYS[1] stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
 -- ARGV[1] group    ARGV[2] batch, msgpack: { ids = { entry ID, ... }, and the fields that rules/plan.lua lists }
--- ARGV[3] generation that must be the live one, or "" for any
+-- ARGV[3] generation that must be the live one, then a space and the number of the rules of the batch; or "" for any
 -- ARGV[4..] dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
 --         {"stale", ID, ...}                   some IDs are no longer pending; these still are
 --         {"switched"}                         another generation is live now
+--         {"outdated", number}                 rules with this higher number count the partition now
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
@@ -25,8 +26,9 @@ local call = redis.call
 
 local stream, dead = KEYS[1], KEYS[2]
 local group = ARGV[1]
-if ARGV[3] ~= '' and generations.live(KEYS[4]) ~= ARGV[3] then
-  return { 'switched' }
+local refusal = ARGV[3] ~= '' and generations.refusal(KEYS[4], stream, ARGV[3])
+if refusal then
+  return refusal
 end
 local batch = cmsgpack.unpack(ARGV[2])
 local ids = batch.ids

@@ -2,14 +2,16 @@
 -- retry: counts the events of a dead letter, adds those that still cannot be counted as dead letters, and removes it.
 --
 -- KEYS[1] dead stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
+-- KEYS[5] stream
 -- ARGV[1] batch, msgpack: { ids = { ID in the dead stream }, and the fields that rules/plan.lua lists; its ledger takes
 --         the events out of `dead` and adds them to the fields of their outcomes }
--- ARGV[2] generation that must be the live one
+-- ARGV[2] generation that must be the live one, then a space and the number of the rules of the batch
 -- ARGV[3..] the new dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
 --         {"stale"}                            the dead letter does not exist any more: it was retried or dropped
 --         {"switched"}                         another generation is live now
+--         {"outdated", number}                 rules with this higher number count the partition now
 --         {"forgotten"}                        the state of the period of an event was removed
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 --
@@ -24,8 +26,9 @@ local rejection = require('tallystream.storage.lua.rules.rejection')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
-if generations.live(KEYS[4]) ~= ARGV[2] then
-  return { 'switched' }
+local refusal = generations.refusal(KEYS[4], KEYS[5], ARGV[2])
+if refusal then
+  return refusal
 end
 local batch = cmsgpack.unpack(ARGV[1])
 for i = 1, #batch.ids do

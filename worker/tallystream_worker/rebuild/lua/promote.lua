@@ -1,22 +1,33 @@
 #!lua
 -- promote: makes another generation the live one in the meta hash, which readers follow.
 --
--- KEYS[1] meta (hash)   ARGV[1] generation
+-- KEYS[1] meta (hash)   KEYS[2] changes of the rules (stream)   ARGV[1] generation   ARGV[2] who makes it live
 --
 -- Returns {"promoted"}   the generation is live; it may have been live before
 --
--- Invariant: `rules` are those of `generation`; the rules of each other existing generation are in `rules@<n>`.
+-- Invariant: `rules` and `revision` are those of `generation`; those of each other existing generation are in
+-- `rules@<n>` and `revision@<n>`. If the rules differ, this call records the change.
+local rule_changes = require('tallystream.storage.lua.lib.rule_changes')
 local call = redis.call
-local present = call('HGET', KEYS[1], 'generation') or '1'
-local rules = call('HGET', KEYS[1], 'rules@' .. ARGV[1])
-if present ~= ARGV[1] then
+local meta, changes, wanted = KEYS[1], KEYS[2], ARGV[1]
+
+local present, before, number = unpack(call('HMGET', meta, 'generation', 'rules', 'revision'))
+present = present or '1'
+if present ~= wanted then
+  local rules, its_number = unpack(call('HMGET', meta, 'rules@' .. wanted, 'revision@' .. wanted))
   if not rules then
-    error({ err = 'ERR ' .. KEYS[1] .. ' has no field rules@' .. ARGV[1] })
+    error({ err = 'ERR ' .. meta .. ' has no field rules@' .. wanted })
   end
-  call('HSET', KEYS[1], 'generation', ARGV[1], 'rules@' .. present, call('HGET', KEYS[1], 'rules'), 'rules', rules)
-  call('HDEL', KEYS[1], 'rules@' .. ARGV[1])
+  call('XLEN', changes) -- raises an error if the key has another type
+  number, its_number = number or '0', its_number or '0'
+  call('HSET', meta, 'generation', wanted, 'rules', rules, 'revision', its_number)
+  call('HSET', meta, 'rules@' .. present, before, 'revision@' .. present, number)
+  call('HDEL', meta, 'rules@' .. wanted, 'revision@' .. wanted)
+  if rules ~= before then
+    rule_changes.record(changes, its_number, ARGV[2], wanted, rules)
+  end
 end
-if call('HGET', KEYS[1], 'building') == ARGV[1] then
-  call('HDEL', KEYS[1], 'building')
+if call('HGET', meta, 'building') == wanted then
+  call('HDEL', meta, 'building')
 end
 return { 'promoted' }

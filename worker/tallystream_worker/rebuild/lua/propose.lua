@@ -7,7 +7,9 @@
 --         {"other", generation}      this generation is being built by other rules
 --         {"kept", generation}       this old generation is still kept
 --
--- Invariant: no number is used twice, because decided entries keep the number of their generation in the stream.
+-- Invariant: no number is used twice, because decided entries keep the number of their generation in the stream. The
+-- rules get a number too, `revision@<n>`: that of the live rules if they are equal, else a new one.
+local rule_changes = require('tallystream.storage.lua.lib.rule_changes')
 local call = redis.call
 local building = call('HGET', KEYS[1], 'building')
 if building then
@@ -22,5 +24,11 @@ end
 local present = call('HGET', KEYS[1], 'generation') or '1'
 local newest = math.max(tonumber(call('HGET', KEYS[1], 'newest') or '1'), tonumber(present)) + 1
 local number = string.format('%.0f', newest)
-call('HSET', KEYS[1], 'generation', present, 'newest', number, 'building', number, 'rules@' .. number, ARGV[1])
+local rules, revision = unpack(call('HMGET', KEYS[1], 'rules', 'revision'))
+if rules ~= ARGV[1] or not revision then
+  revision = rule_changes.next_number(KEYS[1], '0')
+  call('HSET', KEYS[1], 'newest-revision', revision)
+end
+call('HSET', KEYS[1], 'generation', present, 'newest', number, 'building', number)
+call('HSET', KEYS[1], 'rules@' .. number, ARGV[1], 'revision@' .. number, revision)
 return { 'building', number }

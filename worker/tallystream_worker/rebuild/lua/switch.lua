@@ -19,7 +19,7 @@ local call = redis.call
 local stream = KEYS[1]
 local LATER = 100 -- entries that may wait to be counted, if none of them was decided
 
-local live = generations.live(KEYS[2])
+local live = string.match(generations.live(KEYS[2]), '^(%d+) ?%d*$') -- no match if the partition is closed
 if live == ARGV[3] then
   return { 'switched' }
 elseif live ~= ARGV[1] then

@@ -24,7 +24,7 @@ local stream, copied, ledger = KEYS[1], KEYS[2], KEYS[3]
 local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
 
-if not tonumber(generations.live((string.gsub(stream, 'stream$', 'live')))) then
+if not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
   return { 'closed' }
 end
 local moves = {}

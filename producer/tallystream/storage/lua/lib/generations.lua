@@ -1,12 +1,27 @@
--- generations: reads which generation of a partition's counters is live.
+-- generations: reads which generation of a partition's counters is live, and which rules count it.
 
--- Returns the live generation as a text. If the partition is closed, ' closed' follows the number, and ' restoring'
--- during a restore: then no generation is live, because no number equals this text. The key of a closed partition stays
--- when its topic is dropped.
--- In the first topic, '1' if the key does not exist, because no switch has happened yet. A later topic has the key from
--- its beginning. Without it nothing is live: the topic was given up, or the server was emptied; then the result is ''.
+-- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one. If
+-- the partition is closed, ' closed' follows, and ' restoring' during a restore: then no generation is live. The key of
+-- a closed partition stays when its topic is dropped.
+-- In the first topic, '1' if the key does not exist, because nothing was counted yet. A later topic has the key from its
+-- beginning. Without it nothing is live: the topic was given up, or the server was emptied; then the result is ''.
 local function live(key)
   return redis.call('GET', key) or (string.find(key, '}:l%d+:live$') and '' or '1')
 end
 
-return { live = live }
+-- Returns whether a generation is live: the partition is neither closed nor unknown.
+local function is_open(key)
+  return string.find(live(key), '^%d+ ?%d*$') ~= nil
+end
+
+-- Returns `nil` if a batch may be counted, else the reply that refuses it: {"switched"}, or {"outdated", number} if the
+-- partition is counted by newer rules already, with their number. `wanted` is the live generation and the number of the
+-- rules of the batch, in the form that `live` returns.
+local function refusal(key, stream, wanted)
+  local present = live(key)
+  if present ~= wanted then
+    return require('tallystream.storage.lua.lib.revisions')(key, stream, present, wanted)
+  end
+end
+
+return { live = live, is_open = is_open, refusal = refusal }

@@ -1,0 +1,136 @@
+"""The rules of a configuration are published once, with a record, and remove no metric that the configuration lacks."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError
+from tallystream.rules.alerts import Alert
+from tallystream.rules.changes import RuleChange, changes_of
+from tallystream.rules.metrics import Metric, Ratio, Rules
+from tallystream_worker.runtime.app import open_deployment
+from tallystream_worker.settings.load import load
+from tallystream_worker.settings.settings import RedisSettings, Settings
+
+OWN = Rules({"view": Metric(windows=("day",))})
+BOTH = Rules(
+    {"view": Metric(), "like": Metric(windows=("hour",))},
+    {"liked": Ratio(("like",), ("view",)), "viewed": Ratio(("view",), ("view",))},
+    alert=(Alert("hot", "like", above=5), Alert("cold", "view", above=5)),
+)
+
+
+def settings_for(url: str, rules: Rules) -> Settings:
+    """Return the settings of a worker."""
+    return Settings(RedisSettings(url), rules=rules)
+
+
+def stored(client) -> Rules:
+    """Return the stored rules."""
+    return Deployment.load(client).rules
+
+
+def changes(client) -> list[RuleChange]:
+    """Return the recorded changes."""
+    return changes_of(client.xrange(Deployment.load(client).layout.rule_changes))
+
+
+def start(url: str, rules: Rules, **options) -> list[dict]:
+    """Publish rules as a worker does at its start, and return the log lines."""
+    lines = LogCapture()
+    log = structlog.wrap_logger(None, processors=[lines], wrapper_class=structlog.make_filtering_bound_logger(0))
+    open_deployment(settings_for(url, rules), log, **options)
+    return lines.entries
+
+
+def test_a_metric_that_the_configuration_lacks_stays(server):
+    """A start keeps stored metrics that its configuration lacks, with their alerts and ratios, and logs them once."""
+    client = server.client()
+    start(server.url, BOTH)
+    lines = start(server.url, OWN)
+    found = stored(client)
+    assert found.metric == {"view": OWN.metric["view"], "like": BOTH.metric["like"]}
+    assert (found.ratio, found.alert) == ({"liked": BOTH.ratio["liked"]}, (BOTH.alert[0],))
+    (kept,) = [line for line in lines if line["event"] == "rules.kept"]
+    assert kept["metrics"] == "like"
+    assert "--replace-rules" in kept["action"]
+    (published,) = [line for line in lines if line["event"] == "rules.published"]
+    assert published["changes"] == "view: window day added; ratio viewed removed; alert cold removed"
+
+
+def test_a_metric_is_removed_if_it_is_named(server):
+    """A start removes the stored metrics that it is told to remove, and no other."""
+    client = server.client()
+    start(server.url, Rules(BOTH.metric | {"share": Metric()}, BOTH.ratio, alert=BOTH.alert))
+    start(server.url, OWN, removing=["like"])
+    found = stored(client)
+    assert sorted(found.metric) == ["share", "view"]
+    assert (found.ratio, found.alert) == ({}, ())
+
+
+def test_a_file_without_metrics_adds_none(server, tmp_path):
+    """A configuration that states a zone and no metrics changes the zone, and keeps the stored metrics as they are."""
+    client = server.client()
+    start(server.url, OWN)
+    file = tmp_path / "zone.toml"
+    file.write_text('zone = "Asia/Tokyo"\n', encoding="utf-8")
+    open_deployment(replace(load(file, {}), redis=RedisSettings(server.url)))
+    assert stored(client) == Rules(OWN.metric, zone="Asia/Tokyo")
+
+
+def test_a_contradiction_with_a_kept_metric_is_explained(server):
+    """If the zone of a configuration contradicts a stored metric that it lacks, the error names the metric."""
+    start(server.url, Rules({"call": Metric(windows=("day",), limit=5, per="hour")}))
+    with pytest.raises(ConfigurationError, match=r"lacks call, which the server has: .* --replace-rules"):
+        start(server.url, Rules(OWN.metric, zone="Asia/Kolkata"))
+
+
+def test_each_change_is_recorded_once(server):
+    """A start with other rules adds a record with number, time, publisher and rules; an equal start adds none."""
+    client = server.client()
+    start(server.url, OWN)
+    start(server.url, OWN)
+    before = int(client.time()[0]) * 1000
+    start(server.url, Rules({"view": Metric(windows=("day",), limit=5, per="day")}))
+    first, second = changes(client)
+    assert (first.number, first.generation, first.rules, first.differences) == (1, 1, OWN, [])
+    assert (second.number, second.rules) == (2, stored(client))
+    assert second.differences == ["view: limit none -> 5", "view: per none -> day"]
+    assert before <= second.at <= int(client.time()[0]) * 1000 + 1000
+    assert " pid " in second.by
+
+
+def test_the_record_is_bounded(server):
+    """The hundred latest changes are kept."""
+    client = server.client()
+    for number in range(102):
+        start(server.url, Rules({"view": Metric(top=number)}))
+    assert [change.number for change in changes(client)] == list(range(3, 103))
+
+
+def test_starts_at_the_same_time_keep_the_metrics_of_all(server):
+    """If workers with different configurations start at once, every metric of each is stored, and each change once."""
+    names = [f"m{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(lambda name: start(server.url, Rules({name: Metric()})), names))
+    with closing(connect(server.url)) as client:
+        assert sorted(stored(client).metric) == names
+        assert [change.number for change in changes(client)] == list(range(1, 9))
+
+
+def test_a_restarted_process_brings_nothing_back(server):
+    """A start that does not publish leaves the stored rules alone, and publishes its own only if none are stored."""
+    client = server.client()
+    start(server.url, OWN, publishing=False)
+    assert stored(client) == OWN
+    start(server.url, BOTH)
+    start(server.url, OWN, publishing=False)
+    assert stored(client) == BOTH

@@ -1,0 +1,92 @@
+"""Publishes rules to producers, readers and other workers, each change once, with its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tallystream.rules.changes import differences
+from tallystream.rules.metrics import publish
+from tallystream.storage.deployment_hash import spread_fields
+from tallystream.storage.scripts import Script
+from tallystream_worker.process.publisher import publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import redis
+
+    from tallystream.deployment import Deployment
+    from tallystream.rules.metrics import Rules
+    from tallystream_worker.settings.settings import Settings
+
+_PUBLISH: Final = Script("tallystream_worker.runtime", "publish")
+
+
+@dataclass(frozen=True)
+class Published:
+    """The rules that were published.
+
+    Attributes:
+        before: The rules that were stored before; `None` if none were.
+        rules: The rules that are stored now.
+        kept: The metrics that the configuration lacks, and that were kept.
+    """
+
+    before: Rules | None
+    rules: Rules
+    kept: list[str]
+
+    @property
+    def differences(self) -> list[str]:
+        """What has changed, in words; empty if nothing did, or no rules were stored before."""
+        return [] if self.before is None else differences(self.before, self.rules)
+
+
+def publish_rules(
+    client: redis.Redis, settings: Settings, deployment: Deployment, removing: Collection[str] = ()
+) -> Published:
+    """Publish the rules of a configuration, together with the stored metrics that it lacks; record the change.
+
+    If another process publishes rules at the same time, the rules are made again from those.
+
+    Args:
+        client: The server.
+        settings: The configuration.
+        deployment: The deployment as it was read last.
+        removing: The stored metrics to remove.
+
+    Raises:
+        ConfigurationError: the rules contradict stored ones.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    while True:
+        before = deployment.declared
+        rules = settings.rules_over(before, removing)
+        deployment.refuse_gathering(rules)
+        if _store(client, deployment, rules) != b"moved":
+            kept = [name for name in settings.missing_from(before) if name in rules.metric]
+            return Published(before, rules, kept)
+        deployment = deployment.reload(client)
+
+
+def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> Deployment:
+    """Give the stored rules a number above `above`, unless another process has done so; return the deployment.
+
+    Args:
+        client: The server.
+        deployment: The deployment, with published rules.
+        above: The number.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    _store(client, deployment, deployment.rules, above)
+    return deployment.reload(client)
+
+
+def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int = 0) -> bytes:
+    layout = deployment.layout
+    arguments = [deployment.revision, publish(rules), publisher(), above, *spread_fields(rules.spread)]
+    status: bytes = _PUBLISH(client, [layout.meta, layout.rule_changes], arguments)[0]
+    return status
