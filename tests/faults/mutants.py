@@ -1290,4 +1290,14 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/counting/test_followed_rules.py::test_a_worker_mends_rules_that_a_failover_lost",),
     ),
+    Mutant(
+        "restore-without-the-record",
+        (Edit("tallystream_worker/snapshot/restore.py", "    restore_rule_records(client, layout, facts)\n", ""),),
+        tests=("tests/integration/snapshot/test_rule_records.py::test_a_restore_brings_the_record_back",),
+    ),
+    Mutant(
+        "repartition-without-the-record",
+        (Edit("tallystream_worker/repartition/topic.py", "    write_changes(client, layout, records)\n", ""),),
+        tests=("tests/integration/snapshot/test_rule_records.py::test_a_repartition_keeps_the_record",),
+    ),
 )

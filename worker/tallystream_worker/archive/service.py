@@ -6,18 +6,20 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
+from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import redis
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
     from tallystream.rules.retraction import Retraction
+    from tallystream.storage.rule_changes import Record
     from tallystream_worker.archive.lost import LostEntries
     from tallystream_worker.settings.settings import Settings
 
@@ -51,6 +53,8 @@ class Archive:
         ]
         """The archiver of each partition, by partition number."""
         self._begun = False
+        self._client, self._layout = client, deployment.layout
+        self._rules: list[Record] = []
 
     def note(self, deployment: Deployment) -> None:
         """Write the live retractions of a deployment into the archive, if they are not those that were last written.
@@ -65,6 +69,8 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
+        Also add new changes of the rules to the archive.
+
         Args:
             settled: Minimum age of an entry in seconds; younger entries are left for a later call.
 
@@ -75,6 +81,10 @@ class Archive:
             for archivist in self.archivists:
                 archivist.ensure_group()
             self._begun = True
+        rules = read_changes(self._client, self._layout)
+        if rules != self._rules:
+            self._store.add_rules({name.decode(): _texts(fields) for name, fields in rules})
+            self._rules = rules
         events = 0
         try:
             for archivist in self.archivists:
@@ -84,6 +94,10 @@ class Archive:
             self._begun = False  # the server may have lost data, the groups included
             raise
         return events
+
+
+def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields.items()}
 
 
 class LiveArchive:

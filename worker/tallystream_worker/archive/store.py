@@ -1,6 +1,7 @@
 """Writes and reads the files of the archive, in a folder or in an object store.
 
     <url>/_tallystream.json                                            the manifest: the data that is archived here
+    <url>/_rules.json                                                  the changes of the rules
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
     <url>/log=2/_tallystream.json, ...                                 the same for a later topic, after a repartition
@@ -39,6 +40,7 @@ FORMAT: Final = "3"
 
 _MANIFEST: Final = "_tallystream.json"
 _RETRACTED: Final = "retracted"
+_RULES: Final = "_rules.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _DAY_MS: Final = 86_400_000
@@ -157,6 +159,28 @@ class Store:
             ArchiveError: the manifest cannot be read.
         """
         return msgspec.convert((self.manifest() or {}).get(_RETRACTED, []), list[Retraction])
+
+    def add_rules(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        """Add changes of the rules to those that the archive has; the archive keeps all of them.
+
+        Args:
+            changes: By ID, the fields of the recorded changes.
+
+        Raises:
+            ArchiveError: the changes cannot be read or written.
+        """
+        present = self.rules()
+        if any(present.get(name) != fields for name, fields in changes.items()):
+            self._write(f"{self._root}/{_RULES}", msgspec.json.encode(present | dict(changes)))
+
+    def rules(self) -> dict[str, dict[str, str]]:
+        """Return the changes of the rules: by ID, which has the server's time in milliseconds, the recorded fields.
+
+        Raises:
+            ArchiveError: the changes cannot be read.
+        """
+        found = self._read(f"{self._root}/{_RULES}")
+        return {} if found is None else msgspec.json.decode(found, type=dict[str, dict[str, str]])
 
     def put(self, partition: int, after: str, first: str, last: str, table: pa.Table) -> None:
         """Write one file atomically; do nothing if a file of the same name exists.

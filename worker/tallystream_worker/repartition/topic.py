@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace as changed
 
@@ -14,7 +14,10 @@ from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, spread_fields
 from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, Layout
+from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
 
 if TYPE_CHECKING:
@@ -81,6 +84,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     rules = changed(rules, retracted=after_copying(rules.retracted))
     if not client.exists(layout.meta):
         fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
+        fields |= _numbers(client, deployment, layout, rules)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     open_partitions(client, layout)
     stored = client.execute_command("HGETALL", layout.meta)
@@ -104,6 +108,25 @@ def open_partitions(client: redis.Redis, layout: Layout) -> None:
             pipeline.hsetnx(keys.sequences, CLOSED, "")
             pipeline.set(keys.live, FIRST, nx=True)
         pipeline.execute()
+
+
+def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> dict[str, Any]:
+    """Return the fields for the number of a new topic's rules; copy the recorded changes of the rules to the topic.
+
+    If the rules are not those of the live topic, they get a new number, and the change is recorded. Every copy is
+    counted by these rules, so the topic has no place of an earlier change.
+    """
+    records, revision = read_changes(client, deployment.layout), deployment.revision
+    newest = int(client.hget(deployment.layout.meta, "newest-revision") or revision)
+    if publish(rules) != publish(deployment.rules):
+        revision = newest = newest + 1
+        seconds, microseconds = client.time()
+        at = max([(seconds * 1000 + microseconds // 1000, 0), *(parse_id(name.decode()) for name, _ in records[-1:])])
+        fields = {"number": revision, "by": publisher(), "generation": FIRST}
+        encoded = {name.encode(): str(value).encode() for name, value in fields.items()}
+        records.append((f"{at[0]}-{at[1] + 1}".encode(), encoded | {b"rules": publish(rules)}))
+    write_changes(client, layout, records)
+    return {"revision": revision, "newest-revision": newest}
 
 
 def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
@@ -174,7 +197,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
     layout = deployment.kept_layout
     if layout is None:
         return 0
-    removed = _remove(client, layout, kept=_KEPT)
+    removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     client.hdel(layout.root, "kept")
     return removed
 

@@ -29,6 +29,7 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
 from tallystream_worker.snapshot.retractions import RETRACTED, decode_retractions, encode_retractions
+from tallystream_worker.snapshot.rule_records import restore_rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
@@ -130,10 +131,14 @@ def restore(
         parts.append(part)
         progress(part)
         failpoints.reach("after-partition")
+    restore_rule_records(client, layout, facts)
     for each in partitions:
         each.open()
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
-    described = fields | {"rules": publish(rules), **spread_fields(facts["spread"].split())}
+    # Different rules never have the same number: with more retractions, the rules get a new one.
+    revision = int(facts["revision"]) + bool(lacking)
+    described = fields | {"rules": publish(rules), "revision": revision, "newest-revision": revision}
+    described |= spread_fields(facts["spread"].split())
     if layout.topic != FIRST_TOPIC:
         client.hset(layout.meta, mapping=described)
         described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}

@@ -27,6 +27,7 @@ from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.lost_log import ensure_sent_again, next_mark, put_mark
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
+from tallystream_worker.snapshot.rule_records import RECORDS, rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.values import ValueReader
 from tallystream_worker.snapshot.write import Taken
@@ -123,7 +124,8 @@ class Snapshotter:
             redis.RedisError: the server did not answer, or refused a command.
         """
         # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
-        whole = whole or self._database.facts() != self._facts
+        stored = self._database.facts()
+        whole = whole or {name: stored[name] for name in stored if name not in RECORDS} != self._facts
         if self._replaced:
             self._database.renew()
             done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
@@ -139,6 +141,7 @@ class Snapshotter:
 
     def _round(self, *, whole: bool, accept_loss: bool) -> Round:
         rows, wholes, moments = 0, 0, []
+        records = rule_records(self._client, self._deployment)  # first, so that no place is after its partition's rows
         for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
             # Also before the first commit: if the process crashes after it, later entries must still exist.
@@ -159,6 +162,8 @@ class Snapshotter:
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
         if whole:
             self._database.state(self._facts)
+        if records.items() - self._database.facts().items():
+            self._database.state(records)
         now = min(moments)
         self._client.hset(self._deployment.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
         return Round(rows, wholes, now)
@@ -338,6 +343,7 @@ def facts_of(deployment: Deployment) -> dict[str, str]:
         "epoch": deployment.epoch,
         "rules": publish(deployment.rules).decode(),
         RETRACTED: encode_retractions(deployment.rules.retracted),
+        "revision": str(deployment.revision),
         "spread": " ".join(sorted(deployment.spread)),
     }
     if deployment.layout.topic != FIRST_TOPIC:
