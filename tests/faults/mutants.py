@@ -1300,4 +1300,15 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/repartition/topic.py", "    write_changes(client, layout, records)\n", ""),),
         tests=("tests/integration/snapshot/test_rule_records.py::test_a_repartition_keeps_the_record",),
     ),
+    Mutant(
+        "removal-without-a-question",
+        (
+            Edit(
+                "tallystream_worker/cli/replace_rules.py",
+                "        if not sys.stdin.isatty():",
+                "        if self.yes is None:",
+            ),
+        ),
+        tests=("tests/integration/cli/test_rules.py::test_nothing_is_removed_without_a_confirmation",),
+    ),
 )

@@ -57,6 +57,7 @@ _COMMANDS: Final = (
     ("snapshot", "Copy changed counters into a database.", "snapshot tally.sqlite --once"),
     ("restore", "Restore the counters of a snapshot.", "restore tally.sqlite --archive ./archive"),
     ("drill", "Test the backup: restore it into a throwaway server and compare.", "drill tally.sqlite"),
+    ("rules", "Print the stored rules, or the changes of them.", "rules --history"),
     ("check", "Check a configuration, and print what it stores.", "check config/tallystream.toml"),
 )
 for _number, (_name, _help, _example) in enumerate(_COMMANDS):

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tallystream.rules.metrics import Metric
+from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
+from tallystream.rules.changes import differences
+from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.window import DAY
 from tallystream_worker.capacity.costs import MemoryCosts, load_costs
 from tallystream_worker.capacity.footprint import parts
-from tallystream_worker.cli.options import AsJson
+from tallystream_worker.cli.options import AsJson, RedisUrl
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.maintenance.reaper import PRODUCER_SILENCE, SPOOL_SILENCE
 from tallystream_worker.settings.load import load
 
+if TYPE_CHECKING:
+    from tallystream_worker.settings.settings import Settings
 
-def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False) -> None:
+
+def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = False, redis: RedisUrl = None) -> None:
     """Check a configuration file, and print what each metric stores and how many bytes a subject takes.
 
     It also prints the bytes that a producer and a dropped dead letter take. `tallystream plan` calculates the memory of
     a whole load.
+
+    With --redis, also print what a worker that starts with this file would change in the rules that are stored there,
+    and which stored metrics it would keep although the file lacks them.
 
     Parameters
     ----------
@@ -29,6 +40,7 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
     memory = load_costs().memory
     rows = {name: explain(metric, memory) for name, metric in settings.rules.metric.items()}
     warnings = list(settings.rules.warnings())
+    changes, kept = ([], []) if redis is None else _effect(settings, redis)
     if json:
         print_json(
             {
@@ -42,6 +54,7 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
                 "zone": settings.rules.zone,
                 "warnings": warnings,
             }
+            | ({} if redis is None else {"changes": changes, "kept": kept})
         )
         return
     table = [[name, stored, f"{cost:,}"] for name, (stored, cost) in rows.items()]
@@ -51,8 +64,27 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
         f"{PRODUCER_SILENCE // DAY:.0f} days (with a spool, {SPOOL_SILENCE // DAY:.0f} days), and {memory.dropped:.0f} "
         "bytes, which are kept for good, for each dropped dead letter of one event."
     )
+    if redis is not None:
+        console.print(f"a start would change: {'; '.join(changes) or 'nothing'}", soft_wrap=True)
+        if kept:
+            console.print(f"a start would keep, although the file lacks them: {', '.join(kept)}", soft_wrap=True)
     for warning in warnings:
         error_console.print(warning)
+
+
+def _effect(settings: Settings, url: str) -> tuple[list[str], list[str]]:
+    """Return what a start of a worker would change in the stored rules, in words, and the metrics that it would keep.
+
+    Raises:
+        ConfigurationError: the worker would not start, because its rules contradict stored ones.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    with closing(connect(url)) as client:
+        deployment = Deployment.find(client, settings.redis.namespace)
+    before = deployment.declared
+    rules = settings.rules_over(before)
+    deployment.refuse_gathering(rules)
+    return differences(before or Rules({}), rules), settings.missing_from(before)
 
 
 def explain(metric: Metric, memory: MemoryCosts) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from tallystream_worker.cli.generation import build
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag, whole
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
+from tallystream_worker.cli.replace_rules import ReplaceRules
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import drop as remove
 from tallystream_worker.rebuild.rebuild import propose
@@ -33,11 +34,13 @@ def rebuild(
         int | None, whole("repartition to this number of partitions, while events arrive", 1, MAX_PARTITIONS)
     ] = None,
     json: AsJson = False,
+    replacing: ReplaceRules = ReplaceRules(),
     where: Where = Where(),
 ) -> None:
     """Count history again by the configured rules into a new generation, print the differences, and switch to it.
 
-    If no configuration file states rules, the stored rules are used.
+    If no configuration file states rules, the stored rules are used. Stored metrics that the file lacks are counted
+    too, unless --replace-rules is given.
 
     The previous generation is kept until --drop. Run the same command again to continue an interrupted rebuild.
 
@@ -64,7 +67,7 @@ def rebuild(
                 said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
                 console.print(f"removed {said or 'nothing: there is only the live generation'}")
             return
-        rules = settings.rules_over(deployment.declared)
+        rules = settings.rules_over(deployment.declared, replacing.removing(settings))
         if rules is deployment.declared and not undo:
             error_console.print("no configuration file states rules: the stored rules are used")
         if partitions is None and not undo and not no_switch and unspread_rules(deployment, rules) is not None:

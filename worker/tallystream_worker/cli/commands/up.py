@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from tallystream_worker.cli.options import Host, Port, Where, listening
 from tallystream_worker.cli.output import error_console
+from tallystream_worker.cli.replace_rules import ReplaceRules
 from tallystream_worker.process import logs
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting
@@ -26,6 +27,7 @@ def up(
     data: Annotated[Path, Parameter(help="folder in which the embedded server keeps its data")] = Path("tally-data"),
     host: Host = None,
     port: Port = None,
+    replacing: ReplaceRules = ReplaceRules(),
     where: Where = Where(),
 ) -> None:
     """Run everything on one machine: server, worker and read service.
@@ -45,7 +47,8 @@ def up(
                 copy = str(data.resolve() / "snapshot.sqlite")
                 settings = replace(settings, snapshot=replace(settings.snapshot, url=copy))
         registry = CollectorRegistry()
-        worker = stack.enter_context(counting(settings, log, [WorkerMetrics(registry)]))
+        removing = replacing.removing(settings)
+        worker = stack.enter_context(counting(settings, log, [WorkerMetrics(registry)], removing=removing))
         registry.register(HealthProbe(worker))
         url = stack.enter_context(serving(settings, registry))
         error_console.print(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tallystream_worker.cli.options import MAX_PROCESSES, MetricsHost, MetricsPort, Tenants, whole
+from tallystream_worker.cli.replace_rules import ReplaceRules
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.runtime.processes import run_many, run_one
@@ -25,18 +26,23 @@ def worker(
     name: Annotated[str | None, Parameter(help="consumer name; default: the name of the host")] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
+    replacing: ReplaceRules = ReplaceRules(),
     tenants: Tenants = Tenants(),
 ) -> int:
     """Count events until SIGTERM or Ctrl-C.
 
     With several --config files, one for each namespace, the worker counts for all of these namespaces.
+
+    The rules of the file are stored in Redis. Stored metrics that the file lacks are kept and counted; --replace-rules
+    removes them.
     """
     settings = [_with_options(each, name, processes) for each in tenants.settings()]
     log = logs.configure()
     for url in {each.redis.url for each in settings}:
         warn_of_vulnerabilities(url, log)
+    removing = {each.redis.namespace: replacing.removing(each) for each in settings}
     run = run_many if settings[0].worker.processes > 1 else run_one
-    return run(settings, log, metrics_port, metrics_host)
+    return run(settings, log, metrics_port, metrics_host, removing=removing)
 
 
 def _with_options(settings: Settings, name: str | None, processes: int | None) -> Settings:

@@ -1,0 +1,131 @@
+"""Tests of `tallystream rules`, and of `--replace-rules`, as separate processes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream import Producer
+from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
+from tallystream.rules.alerts import Alert
+from tallystream.rules.metrics import Metric, Ratio, Rules
+from tallystream_worker.runtime.app import open_deployment
+from tallystream_worker.settings.load import load
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tallystream_worker.settings.toml import to_toml
+from tests.harness import Harness
+from tests.integration.cli.test_cli import Shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RULES = Rules(
+    {
+        "view": Metric('a "quoted" text\n\x7fé', ("hour", "day"), retention={"hour": "3d"}, unique="day", top=5),
+        "api.call": Metric(windows=("hour",), limit=5, per="hour", accept_late="1d"),
+        "vote": Metric(once="30d", floor=0),
+        "tag": Metric(exact=False, top=3),
+    },
+    {"rate": Ratio(("vote",), ("view",))},
+    "Europe/Vienna",
+    (Alert("hot", "view", window="hour", above=5.5), Alert("cold", "view", over="2h", below=1, clear=3)),
+)
+FEW = Rules({"view": Metric(windows=("day",))})
+
+
+@pytest.fixture
+def shell(server, tmp_path) -> Shell:
+    """Provide commands in a folder whose configuration has one metric, against a server that has two."""
+    publish(server.url, Rules({"view": Metric(), "like": Metric()}))
+    (tmp_path / "tallystream.toml").write_text(to_toml(FEW), encoding="utf-8")
+    return Shell(server.url, tmp_path)
+
+
+def publish(url: str, rules: Rules) -> None:
+    """Publish rules as a worker does at its start."""
+    open_deployment(Settings(RedisSettings(url), rules=rules))
+
+
+def metrics(url: str) -> list[str]:
+    """Return the names of the stored metrics."""
+    with closing(connect(url)) as client:
+        return sorted(Deployment.load(client).rules.metric)
+
+
+def test_the_stored_rules_are_a_configuration(server, tmp_path: Path):
+    """`rules` prints a configuration file with which a worker changes nothing; `rules --json` prints the same rules."""
+    publish(server.url, RULES)
+    shell = Shell(server.url, tmp_path)
+    file = tmp_path / "copy.toml"
+    file.write_text(shell("rules").stdout, encoding="utf-8")
+    assert load(file, {}).rules == RULES
+    open_deployment(replace(load(file, {}), redis=RedisSettings(server.url)))
+    found = shell.json("rules")
+    assert found["number"] == 1
+    assert found["rules"]["metric"]["vote"] == {"once": "30d", "floor": 0}
+
+
+def test_the_history_names_each_change(server, shell):
+    """`rules --history` prints time, publisher and differences of each change; with --json also its places."""
+    with Harness(server.url, rules=Rules({"view": Metric(), "like": Metric()})) as harness, Producer(server.url) as out:
+        for rules in (None, Rules({"view": Metric(windows=("hour",)), "like": Metric(limit=5, per="day")})):
+            if rules is not None:
+                publish(server.url, rules)
+            harness.rules = Deployment.load(harness.client).rules
+            out.emit("view", "a")
+            out.flush(10)
+            harness.drain()
+    text = shell("rules", "--history").stdout
+    assert "view: window hour added" in text
+    assert "like: limit none -> 5" in text
+    assert " pid " in text
+    first, second = shell.json("rules", "--history")["changes"]
+    assert (first["number"], second["number"]) == (1, 2)
+    assert second["differences"][0] == "like: limit none -> 5"
+    assert first["places"] == {}
+    ((_, place),) = second["places"].items()
+    assert place["first"] == place["last"]
+
+
+def test_a_check_says_what_a_start_would_change(shell):
+    """`check --redis` prints the differences from the stored rules, and the metrics that a start would keep."""
+    text = shell("check", "tallystream.toml", "--redis", shell.url).stdout
+    assert "a start would change: view: window day added" in text
+    assert "a start would keep, although the file lacks them: like" in text
+    found = json.loads(shell("check", "tallystream.toml", "--redis", shell.url, "--json").stdout)
+    assert (found["changes"], found["kept"]) == (["view: window day added"], ["like"])
+    assert "changes" not in json.loads(shell("check", "tallystream.toml", "--json").stdout)
+
+
+def test_nothing_is_removed_without_a_confirmation(shell):
+    """Without a terminal and --yes, --replace-rules is refused; it says what it would remove."""
+    done = shell("worker", "--replace-rules", status=1, stdin="y\n")
+    assert "like: 0 events were counted" in done.stderr
+    assert "confirm it with --yes" in done.stderr
+    assert metrics(shell.url) == ["like", "view"]
+    assert "--yes confirms --replace-rules, which is missing" in shell("worker", "--yes", status=1).stderr
+
+
+def test_a_replacement_needs_a_configuration(shell):
+    """Without a configuration file that has metrics, --replace-rules is refused."""
+    (shell.folder / "tallystream.toml").unlink()
+    done = shell("rebuild", "--replace-rules", "--yes", status=1)
+    assert "needs a configuration file" in done.stderr
+
+
+def test_a_rebuild_keeps_or_removes(server, shell):
+    """A rebuild counts the stored metrics that the file lacks, too; with --replace-rules --yes it removes them."""
+    with Harness(server.url, rules=Rules({"view": Metric(), "like": Metric()})):
+        shell("rebuild")
+        assert metrics(server.url) == ["like", "view"]
+        shell("rebuild", "--drop")
+        done = shell("rebuild", "--replace-rules", "--yes")
+        assert "like: 0 events were counted" in done.stderr
+        assert metrics(server.url) == ["view"]
+        last = shell.json("rules", "--history")["changes"][-1]
+        assert (last["differences"], last["generation"]) == (["like: metric removed"], 3)

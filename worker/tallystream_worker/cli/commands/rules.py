@@ -1,0 +1,77 @@
+"""The command `rules`: prints the stored rules, or their changes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
+from tallystream.rules.changes import changes_of
+from tallystream.storage.rule_changes import read_changes
+from tallystream_worker.cli.moments import format_moment
+from tallystream_worker.cli.options import AsJson, Where, flag
+from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.settings.toml import to_toml
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.rules.changes import RuleChange
+
+
+def rules(
+    *,
+    history: Annotated[bool, flag("print the changes of the rules instead, oldest first")] = False,
+    json: AsJson = False,
+    where: Where = Where(),
+) -> None:
+    """Print the rules that are stored in Redis, as the TOML of a configuration file.
+
+    With --history, print the last 100 changes of the rules: the time by the server's clock, the process that published
+    the rules, and the differences. With --history --json, `places` has two stream IDs for each stream: entries before
+    `first` were counted by the rules before, entries after `last` by the new ones. Of the entries between the two,
+    those that were counted before the change follow the rules before. A stream is missing if no entry was counted by
+    these rules yet, or if they counted all its entries, as after a rebuild.
+    """
+    settings = where.settings()
+    with closing(connect(settings.redis.url)) as client:
+        deployment = Deployment.load(client, settings.redis.namespace)
+        if history:
+            changes = changes_of(read_changes(client, deployment.layout))
+            if json:
+                print_json({"changes": [_as_json(client, deployment, change) for change in changes]})
+            for change in changes if not json else ():
+                _print(change)
+            return
+    if json:
+        print_json({"number": deployment.revision, "rules": msgspec.to_builtins(deployment.rules)})
+        return
+    console.print(to_toml(deployment.rules), end="", soft_wrap=True)
+    if deployment.rules.retracted:
+        console.print(f"# {len(deployment.rules.retracted)} retractions are stored too; they are no setting")
+
+
+def _print(change: RuleChange) -> None:
+    console.print(
+        f"{_time(change)}  rules {change.number}, generation {change.generation}, by {change.by}", soft_wrap=True
+    )
+    for difference in change.differences or ["no earlier rules are recorded"]:
+        console.print(f"    {difference}", soft_wrap=True)
+
+
+def _as_json(client: redis.Redis, deployment: Deployment, change: RuleChange) -> dict[str, Any]:
+    places = {}
+    for keys in deployment.layout.keys:
+        place: bytes | None = client.execute_command("HGET", keys.adopted, change.number)
+        if place is not None:
+            first, last = place.decode().split()
+            places[keys.stream] = {"first": first, "last": last}
+    stated: dict[str, Any] = msgspec.to_builtins(change)
+    return stated | {"at": _time(change), "places": places}
+
+
+def _time(change: RuleChange) -> str:
+    return format_moment(change.at / 1000)
