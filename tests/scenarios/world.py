@@ -187,8 +187,12 @@ class World:
 
     def configure(self) -> None:
         """Write the configuration file, and publish the rules as a worker does at its start."""
-        Path(self.config).write_text(toml(self.rules, self.url, self.partitions, self.script.age))
+        self.write_configuration()
         self.ask("worker", "configure", config=self.config)
+
+    def write_configuration(self) -> None:
+        """Write the configuration file, without a start of a worker."""
+        Path(self.config).write_text(toml(self.rules, self.url, self.partitions, self.script.age))
 
     def emit(self, events: list[Occurrence], producer: str = "p1", **settings: Any) -> None:
         """Emit events with the producer of a name, and tell the model of those that were accepted."""

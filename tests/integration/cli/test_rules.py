@@ -104,7 +104,7 @@ def test_a_check_says_what_a_start_would_change(shell):
 
 def test_nothing_is_removed_without_a_confirmation(shell):
     """Without a terminal and --yes, --replace-rules is refused; it says what it would remove."""
-    done = shell("worker", "--replace-rules", status=1, stdin="y\n")
+    done = shell("rebuild", "--replace-rules", status=1, stdin="y\n")
     assert "like: 0 events were counted" in done.stderr
     assert "confirm it with --yes" in done.stderr
     assert metrics(shell.url) == ["like", "view"]

@@ -127,3 +127,28 @@ class Declare(Move, frozen=True):
         """Declare the metric."""
         world.count()
         world.declare(Rules(world.rules.metric | {self.metric: self.rule}, zone=world.rules.zone))
+
+
+class StartWithFewer(Move, frozen=True):
+    """An operator starts a worker whose configuration has only one of the metrics: the others are still counted.
+
+    Attributes:
+        metric: The metric that the configuration has.
+    """
+
+    metric: str
+
+    @classmethod
+    def draw(cls, draft: Draft) -> StartWithFewer | None:
+        """Return a metric, if there are others."""
+        metrics = list(draft.rules.metric)
+        return cls(draft.pick(metrics)) if len(metrics) > 1 else None
+
+    def play(self, world: World) -> None:
+        """Publish a configuration that has one metric; the configuration for later commands is the whole one again."""
+        if self.metric in world.rules.metric:
+            whole = world.rules
+            world.rules = Rules({self.metric: whole.metric[self.metric]}, zone=whole.zone)
+            world.configure()
+            world.rules = whole
+            world.write_configuration()
