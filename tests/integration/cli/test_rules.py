@@ -103,7 +103,7 @@ def test_a_check_says_what_a_start_would_change(shell):
 
 
 def test_nothing_is_removed_without_a_confirmation(shell):
-    """Without a terminal and --yes, --replace-rules is refused; it says what it would remove."""
+    """Without a terminal and --yes, --replace-rules is refused, and prints what it would remove."""
     done = shell("rebuild", "--replace-rules", status=1, stdin="y\n")
     assert "like: 0 events were counted" in done.stderr
     assert "confirm it with --yes" in done.stderr

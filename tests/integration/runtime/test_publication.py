@@ -67,7 +67,7 @@ def test_a_metric_that_the_configuration_lacks_stays(server):
 
 
 def test_a_metric_is_removed_if_it_is_named(server):
-    """A start removes the stored metrics that it is told to remove, and no other."""
+    """A start removes the stored metrics that its options name, and no other."""
     client = server.client()
     start(server.url, Rules(BOTH.metric | {"share": Metric()}, BOTH.ratio, alert=BOTH.alert))
     start(server.url, OWN, removing=["like"])
@@ -77,7 +77,7 @@ def test_a_metric_is_removed_if_it_is_named(server):
 
 
 def test_a_file_without_metrics_adds_none(server, tmp_path):
-    """A configuration that states a zone and no metrics changes the zone, and keeps the stored metrics as they are."""
+    """A configuration that states a zone and no metrics changes the zone, and no stored metric."""
     client = server.client()
     start(server.url, OWN)
     file = tmp_path / "zone.toml"

@@ -89,7 +89,7 @@ def test_a_snapshot_has_no_change_after_its_rules(harness, tmp_path):
 
 
 def test_a_repartition_keeps_the_record(harness):
-    """The new topic has the changes of the old one; a later change goes on in the same numbers."""
+    """The new topic has the changes of the old one; a later change gets the next number."""
     before, _ = records(harness)
     deployment = Deployment.load(harness.client)
     repartition(Settings(RedisSettings(harness.url), rules=RULES[2]), deployment, 3)

@@ -39,7 +39,7 @@ class Published:
 
     @property
     def differences(self) -> list[str]:
-        """What has changed, in words; empty if nothing did, or no rules were stored before."""
+        """The differences from the rules before, in words; empty if there are none, or no rules were stored before."""
         return [] if self.before is None else differences(self.before, self.rules)
 
 

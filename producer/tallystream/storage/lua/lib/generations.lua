@@ -3,8 +3,8 @@
 -- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one. If
 -- the partition is closed, ' closed' follows, and ' restoring' during a restore: then no generation is live. The key of
 -- a closed partition stays when its topic is dropped.
--- In the first topic, '1' if the key does not exist, because nothing was counted yet. A later topic has the key from its
--- beginning. Without it nothing is live: the topic was given up, or the server was emptied; then the result is ''.
+-- In the first topic, '1' if the key does not exist, because nothing was counted yet. A later topic has the key from
+-- its beginning. Without it nothing is live: the topic was given up, or the server was emptied; the result is ''.
 local function live(key)
   return redis.call('GET', key) or (string.find(key, '}:l%d+:live$') and '' or '1')
 end
