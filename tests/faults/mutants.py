@@ -1311,4 +1311,31 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/cli/test_rules.py::test_nothing_is_removed_without_a_confirmation",),
     ),
+    Mutant(
+        "restores-use-numbers-again",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "newest = max(newest, *(each.newest for each in partitions))",
+                "newest = 1",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_rebuild_after_a_restore_counts_what_was_decided",),
+    ),
+    Mutant(
+        "second-restore-forgets-the-first",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add",
+                "pass",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_repeated_restore_counts_decisions_once",),
+    ),
+    Mutant(
+        "numbered-rules-look-replaced",
+        (Edit("tallystream/reading/replaced.py", "and all(word.isdigit() for word in rest)", "and not rest"),),
+        tests=("tests/integration/reading/test_replaced.py::test_a_read_of_the_live_log_reads_no_description",),
+    ),
 )

@@ -50,7 +50,8 @@ def checked(query: Query[Answer], layout: Layout) -> Query[Answer | _Replaced]:
 def _is_live(keys: PartitionKeys, live: bytes | None) -> bool:
     if live is None:
         return keys.topic == FIRST_TOPIC and keys.generation == FIRST
-    return live == b"%d" % keys.generation
+    generation, *rest = live.split()  # the number of the rules follows, or a word if the partition is closed
+    return generation == b"%d" % keys.generation and all(word.isdigit() for word in rest)
 
 
 def _partition(command: Command) -> int | None:

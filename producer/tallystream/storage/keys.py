@@ -45,6 +45,9 @@ HORIZONS: Final = [REAPED, REAPED_SPOOL]
 CLOSED: Final = "!closed"
 """Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
 
+RESTORED: Final = "!restored"
+"""Field of the sequences: the mark of the snapshot from which the partition was restored last."""
+
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
 
@@ -131,7 +134,7 @@ class PartitionKeys:
         step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and
         `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn` and
         `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
-        `mark.lua`).
+        `mark.lua`), and `!restored` that of the snapshot from which the partition was restored last.
         """
         return self.prefix + "seq"
 

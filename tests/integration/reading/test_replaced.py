@@ -76,6 +76,16 @@ def test_every_read_follows_what_replaced_its_log(harness, how):
             assert figures(readers) == expected
 
 
+def test_a_read_of_the_live_log_reads_no_description(harness, monkeypatch):
+    """If nothing was replaced, a read uses the cached deployment, whatever the number of the rules is."""
+    harness.client.set(harness.layout.keys[0].live, "1 7")
+    harness.client.set(harness.layout.keys[1].live, "1 7")
+    with Totals(harness.url) as totals:
+        assert totals.get("a", "view").value == 3
+        monkeypatch.setattr(Deployment, "parse", None)
+        assert totals.get("b", "view").value == 3
+
+
 @pytest.mark.parametrize("how", ["move", "rebuild"])
 def test_reads_in_one_pipeline_follow_what_replaced_their_log(harness, how):
     """Concurrent reads of a reader for asyncio, which share a pipeline, have the totals from before the drop."""

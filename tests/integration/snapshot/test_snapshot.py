@@ -774,6 +774,44 @@ def test_a_rebuild_after_a_restore_is_restored_exactly(harness, database, tmp_pa
         drop(harness.client, Deployment.create_or_load(harness.client), deployment.generation)
 
 
+def test_a_rebuild_after_a_restore_counts_what_was_decided(harness, database, tmp_path):
+    """A generation after a restore has a new number, so it counts the archived decisions of an earlier one."""
+    store = Store(str(tmp_path / "archive"))
+    count_again(harness)
+    with Producer(harness.url) as producer:
+        for number in range(30):
+            producer.decide("plain", f"s{number % 7}")
+    Archive(harness.client, store, Deployment.load(harness.client)).run_once(settled=0)
+    before = reading(harness).totals()
+    assert sum(before.values()) == 30
+    take(harness, database)
+    harness.client.flushall()
+    restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
+    chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
+    generation = propose(harness.client, Deployment.load(harness.client), RULES)
+    build(chosen, Deployment.load(harness.client), generation, str(tmp_path / "archive"))
+    assert generation > 2
+    assert reading(harness).totals() == before
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_repeated_restore_counts_decisions_once(harness, database, generation):
+    """Decisions that no worker had acknowledged at the snapshot count once after two restores of it."""
+    if generation == 2:
+        count_again(harness)
+    with Producer(harness.url) as producer:
+        for number in range(20):
+            producer.decide("plain", f"s{number % 7}")
+        take(harness, database)
+        for number in range(5):
+            producer.decide("plain", f"s{number % 7}")
+    before = reading(harness).totals()
+    assert sum(before.values()) == 25
+    for _ in range(2):
+        restore(harness.client, database, force=True)
+        assert reading(harness).totals() == before
+
+
 def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database, tmp_path):
     """If entries after a snapshot were trimmed, a drill fails, and the next snapshot reads every counter."""
     emit_some(harness, 1)

@@ -52,6 +52,9 @@ def build(
 
             run.catch_up(show)
         if review():
-            # Before the switch: a backup that is older than a retraction must not bring its events back.
-            note_retractions(settings, deployment, archive, deployment.rules_of(generation).retracted)
+            # Before the switch: a backup that is older than a retraction must not bring its events back. Also after it,
+            # because a snapshot that began before the switch may have overwritten the note.
+            retracted = deployment.rules_of(generation).retracted
+            note_retractions(settings, deployment, archive, retracted)
             run.switch()
+            note_retractions(settings, deployment, archive, retracted)

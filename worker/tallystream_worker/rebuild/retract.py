@@ -92,6 +92,8 @@ def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | N
     if rules is None or not rules.retracted:
         return None
     last = rules.retracted[-1]
+    if last in deployment.rules.retracted:
+        return None
     return last if msgspec.structs.replace(last, until=retraction.until) == retraction else None
 
 

@@ -110,6 +110,9 @@ class Database:
     def renew(self) -> None:
         """Remove all tables of the snapshot, which an earlier release has made, and create those of this release."""
         with self._transaction() as connection:
+            connection.execute(
+                delete(schema.facts)
+            )  # begins a transaction: SQLite begins none for the statements below
             for table in schema.metadata.sorted_tables:
                 connection.execute(DropTable(table, if_exists=True))
                 connection.execute(CreateTable(table))

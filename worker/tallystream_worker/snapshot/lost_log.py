@@ -49,7 +49,7 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
 
 
 def ensure_sent_again(
-    client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, producers: Mapping[str, str]
+    client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, producers: Mapping[str, str], held: str
 ) -> None:
     """Ensure that a partition whose mark of a snapshot is missing has the events of every entry of the snapshot.
 
@@ -60,16 +60,17 @@ def ensure_sent_again(
         keys: The keys of the partition.
         position: The position of the snapshot.
         producers: The records of producers in the snapshot.
+        held: The retention hold of the snapshot in the partition: no later entry was trimmed.
 
     Raises:
         LogLost: entries are missing, and not all of them were sent again.
         redis.RedisError: the server did not answer, or refused a command.
     """
-    if _has_had(client, keys.stream, position.generated):
+    if _has_had(client, keys.stream, position.generated, held):
         return
     behind = sum(1 for _ in _behind(client, keys, producers))
     missing = [f"{behind} producers or sources have not sent theirs again"] if behind else []
-    if not _has_had(client, keys.stream, position.unsent):
+    if not _has_had(client, keys.stream, position.unsent, held):
         missing.append(f"those up to {position.unsent} may be of clients that send nothing again")
     if not missing:
         return
@@ -81,18 +82,14 @@ def ensure_sent_again(
     )
 
 
-def _has_had(client: redis.Redis, stream: str, id_: str) -> bool:
-    """Return whether an entry is in a stream, or is older than its first entry and so was trimmed.
-
-    The mark of the snapshot is missing, but its retention hold kept the entry at which the snapshot before ended. So
-    entries that the server lost are later than the first entry.
-    """
+def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
+    """Return whether an entry is in a stream, or was trimmed: it is not after the hold, and before the first entry."""
     if id_ == "0-0":
         return True
     if not client.exists(stream):
         return False
     about: Any = client.xinfo_stream(stream)
-    is_trimmed = about["entries-added"] > about["length"]
+    is_trimmed = about["entries-added"] > about["length"] and parse_id(id_) <= parse_id(held)
     if about["first-entry"] is None:
         return bool(is_trimmed and parse_id(id_) <= parse_id(about["last-generated-id"].decode()))
     if parse_id(id_) < parse_id(about["first-entry"][0].decode()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, GROUP, SNAPSHOTS
+from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -87,6 +87,8 @@ class PartitionRestore:
         # The restored stream is built under these keys and replaces the old one in one step: producers may append.
         self._log = self._keys.prefix + "restoring"
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
+        self.newest = FIRST
+        """The highest number of a generation in the snapshot and the later entries; known after `run`."""
 
     def close(self) -> None:
         """Stop workers and deciders from counting here, and make every worker load the deployment again."""
@@ -120,6 +122,9 @@ class PartitionRestore:
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker wrote another snapshot meanwhile, which happens in a drill
         survived = bool(self._client.exists(self._keys.stream))
+        if self._client.hget(self._keys.sequences, RESTORED) == position.mark.encode():
+            generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
+        self.newest = generation
         log = RestoredLog(position, generation, load)
         for entry in self._old(archived, position):
             self._append(log, entry)
@@ -138,6 +143,7 @@ class PartitionRestore:
             if answer == b"replaced":
                 break
         failpoints.reach("after-graft")
+        self.newest = max(self.newest, log.newest)
         self._drain()
         until = log.last or position.generated
         return RestoredPart(
@@ -145,11 +151,13 @@ class PartitionRestore:
         )
 
     def _wipe(self) -> None:
-        """Remove every key of the partition except its stream, sequences, live generation and dropped dead letters.
+        """Remove every key of the partition except those that other processes need.
 
-        The sequences stay, because without them producers that append meanwhile would append entries a second time.
+        These are the stream, the live generation, the dropped dead letters, the sequences, and the marks of what was
+        copied from the topic before. Without the sequences, producers that append meanwhile would append entries a
+        second time; without the marks, workers would copy entries a second time.
         """
-        kept = (self._keys.stream, self._keys.sequences, self._keys.live, self._keys.dropped)
+        kept = (self._keys.stream, self._keys.sequences, self._keys.live, self._keys.dropped, self._keys.copied)
         keep = {name.encode() for name in kept}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
@@ -223,7 +231,7 @@ class PartitionRestore:
         client.delete(self._ledger, self._sequences)
         client.hset(self._ledger, mapping=log.ledger())
         # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
-        records = {**log.producers, SNAPSHOTS: log.position.mark}
+        records = {**log.producers, SNAPSHOTS: log.position.mark, RESTORED: log.position.mark}
         if self._keys.topic != FIRST_TOPIC:
             records[CLOSED] = ""  # a later topic is closed without this field, see lib/appending.lua
         client.hset(self._sequences, mapping=records)

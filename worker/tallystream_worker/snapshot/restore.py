@@ -29,7 +29,7 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
 from tallystream_worker.snapshot.retractions import RETRACTED, decode_retractions, encode_retractions
-from tallystream_worker.snapshot.rule_records import restore_rule_records
+from tallystream_worker.snapshot.rule_records import NUMBERS, restore_rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
@@ -116,8 +116,14 @@ def restore(
     earlier = {
         int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
     }
-    newest = _close_others(client, layout, root, earlier)
-    _BEGIN(client, [layout.root], [RESTORING, encode_retractions(rules.retracted), _NEWEST, newest])
+    kept: dict[str, Any] = {
+        _NEWEST: _close_others(client, layout, root, earlier),
+        **_numbers(client, layout, root, facts),
+    }
+    if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
+        kept["kept"] = root[b"kept"]  # workers still copy what is appended to the topic before
+    begun = {RESTORING: encode_retractions(rules.retracted), **kept}
+    _BEGIN(client, [layout.root], [part for pair in begun.items() for part in pair])
     if layout.topic != FIRST_TOPIC:
         client.delete(layout.meta)
     partitions = [PartitionRestore(client, database, layout, n, rules) for n in range(layout.partitions)]
@@ -135,9 +141,11 @@ def restore(
     for each in partitions:
         each.open()
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
-    # Different rules never have the same number: with more retractions, the rules get a new one.
-    revision = int(facts["revision"]) + bool(lacking)
-    described = fields | {"rules": publish(rules), "revision": revision, "newest-revision": revision}
+    newest, revision = (int(kept[name]) for name in NUMBERS)
+    if lacking or revision > int(facts["revision"]):
+        revision += 1  # different rules never have the same number
+    newest = max(newest, *(each.newest for each in partitions))
+    described = fields | {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
     described |= spread_fields(facts["spread"].split())
     if layout.topic != FIRST_TOPIC:
         client.hset(layout.meta, mapping=described)
@@ -188,6 +196,17 @@ def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, byte
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
     return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)
+
+
+def _numbers(
+    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], facts: Mapping[str, str]
+) -> dict[str, int]:
+    """Return the highest numbers of a generation and of rules that the server or the snapshot knows: see `NUMBERS`."""
+    found = []
+    for name in NUMBERS:
+        known = [facts.get(name) or 0, client.hget(layout.meta, name) or 0, root.get(name.encode()) or 0]
+        found.append(max(map(int, known)))
+    return dict(zip(NUMBERS, found, strict=True))
 
 
 def _found(client: redis.Redis, layout: Layout) -> str | None:

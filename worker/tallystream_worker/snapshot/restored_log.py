@@ -43,6 +43,8 @@ class RestoredLog:
         """Number of added entries that were undelivered or pending at the snapshot's moment."""
         self.handed = 0
         """Number of added entries that were delivered at the snapshot's moment: some applied, some pending."""
+        self.newest = FIRST
+        """The highest number of a generation that decided one of the added entries."""
         self.last = ""
         """The ID of the last added entry."""
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
@@ -73,6 +75,7 @@ class RestoredLog:
         self.handed += id_ <= self._delivered
         fields = dict(entry.fields)
         if was_decided(fields):
+            self.newest = max(self.newest, int(fields[b"d"]))
             # The snapshot contains its effect, or it is to be counted like other entries; both are in `appended`.
             fields[b"d"] = b"%d" % FIRST if counted else _UNCOUNTED
         if id_ > self._generated and gated:

@@ -1,4 +1,4 @@
-"""Copies the recorded changes of the rules, and their places in the streams, into the facts of a snapshot and back."""
+"""Copies records of a deployment into the facts of a snapshot and back: changes of its rules, and highest numbers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ CHANGES: Final = "rule-changes"
 PLACES: Final = "rule-places"
 """The fact with their places: by partition, the fields of `PartitionKeys.adopted` in the live generation."""
 
-RECORDS: Final = frozenset({CHANGES, PLACES})
+NUMBERS: Final = ("newest", "newest-revision")
+"""The facts with the highest number of a generation and of rules. A restored deployment uses no number again, because
+entries that the archive keeps have the number of the generation that counted them."""
+
+RECORDS: Final = frozenset({CHANGES, PLACES, *NUMBERS})
 """The facts that change no counter: if only they differ, the next snapshot need not be a whole one."""
 
 
 def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
-    """Return the facts `CHANGES` and `PLACES`; changes that are later than the rules of `deployment` are left out."""
+    """Return the facts `RECORDS`; changes that are later than the rules of `deployment` are left out."""
     changes = read_changes(client, deployment.layout)
     number = str(deployment.revision).encode()
     known = [at for at, (_, fields) in enumerate(changes) if fields[b"number"] == number]
@@ -41,7 +45,9 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     listed = [
         (name.decode(), {field.decode(): text.decode() for field, text in each.items()}) for name, each in changes
     ]
-    return {CHANGES: msgspec.json.encode(listed).decode(), PLACES: msgspec.json.encode(places).decode()}
+    found = {CHANGES: msgspec.json.encode(listed).decode(), PLACES: msgspec.json.encode(places).decode()}
+    highest: list[bytes | None] = client.execute_command("HMGET", deployment.layout.meta, *NUMBERS)
+    return found | {name: (number or b"0").decode() for name, number in zip(NUMBERS, highest, strict=True)}
 
 
 def restore_rule_records(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:

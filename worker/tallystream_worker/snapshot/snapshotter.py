@@ -127,8 +127,9 @@ class Snapshotter:
         stored = self._database.facts()
         whole = whole or {name: stored[name] for name in stored if name not in RECORDS} != self._facts
         if self._replaced:
-            self._database.renew()
-            done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
+            with self._database.at_once():  # until the commit, the snapshot of the earlier release stays
+                self._database.renew()
+                done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
             self._replaced = ""
             return done
         if self._moved:
@@ -160,10 +161,9 @@ class Snapshotter:
             wholes += taken.whole
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
-        if whole:
-            self._database.state(self._facts)
-        if records.items() - self._database.facts().items():
-            self._database.state(records)
+        facts = {**self._facts, **records} if whole else records
+        if facts.items() - self._database.facts().items():
+            self._database.state(facts)
         now = min(moments)
         self._client.hset(self._deployment.layout.meta, SNAPSHOT_AT, f"{now / 1000:.3f}")
         return Round(rows, wholes, now)
@@ -175,7 +175,9 @@ class Snapshotter:
         """
         if put_mark(self._client, keys, before.mark):
             return before.mark
-        ensure_sent_again(self._client, keys, before, self._database.producers(partition))
+        held: bytes | None = self._client.execute_command("HGET", keys.retention_holds, HOLDER)
+        producers = self._database.producers(partition)
+        ensure_sent_again(self._client, keys, before, producers, _ALL if held is None else held.decode())
         return ""
 
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
