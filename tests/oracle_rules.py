@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from tallystream.rules.windows import bucket, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from tallystream.rules.metrics import Metric
 
@@ -117,18 +118,40 @@ class Books:
             if event.is_in_time(window, rule):
                 self.windows[window, event.metric, event.bucket(window), event.subject] += amount
 
+    def take(self, other: Books) -> None:
+        """Take the totals and buckets of other books away."""
+        self.totals.subtract(other.totals)
+        self.windows.subtract(other.windows)
+        for (metric, _), total in other.totals.items():
+            self.ledger[f"total@{metric}"] -= total
+
     def top(self, metric: str, n: int) -> list[tuple[str, int]]:
         """Return the `n` subjects of a metric with the largest totals; equal totals are in descending name order."""
         of_metric = [(subject, total) for (name, subject), total in self.totals.items() if name == metric]
         return sorted(of_metric, key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
 
 
-def tally(events: Iterable[Happened], rules: dict[str, Metric], books: Books | None = None) -> Books:
-    """Return all counters that a set of events must produce under the rules of their metrics; add them to `books`."""
+def tally(
+    events: Iterable[Happened],
+    rules: dict[str, Metric],
+    books: Books | None = None,
+    resets: Mapping[tuple[str, str], tuple[int, ...]] = MappingProxyType({}),
+) -> Books:
+    """Return all counters that a set of events must produce under the rules of their metrics; add them to `books`.
+
+    `resets` has the place in the log of the last reset of each (metric, subject). A reset takes away the totals and
+    buckets that the events before it produce, and gives their votes the amount 0. It changes nothing else: an id stays
+    known, and a limit stays used.
+    """
     books = Books() if books is None else books
-    for (metric, _), happened in grouped(events, lambda event: (event.metric, event.subject)):
+    for (metric, subject), happened in grouped(events, lambda event: (event.metric, event.subject)):
         of_subject = happened
         rule = rules[metric]
+        reset = resets.get((metric, subject), ())
+        if rule.once is not None:
+            of_subject = [replace(event, amount=0) if event.place < reset else event for event in of_subject]
+        elif before := [event for event in of_subject if event.place < reset]:
+            books.take(tally(before, rules, type(books)()))
         books.ledger["appended"] += len(of_subject)
         late = [event for event in of_subject if is_late(event, rule)]
         aside = [event for event in late if rule.rejects_late or has_kept_id(event, rule)]

@@ -123,7 +123,7 @@ def test_counting_and_reading(who, shell, tmp_path):
         assert admin("dead", "retry", letters[0]["name"], status=1).stdout.startswith("entries 1")
         assert "entries 4" in admin("dead", "drop", "--all").stdout
         admin("reset", SUBJECTS[0], "view")
-        assert reader.json("status")["unaccounted"] == 0
+        until(lambda: reader.json("status")["unaccounted"] == 0, 30, what="the worker to acknowledge the reset")
     assert SUBJECTS[0] not in views(who)
 
 

@@ -125,7 +125,7 @@ class Draft:
 
     def _at(self) -> float | None:
         ago = self.pick(AGOS)
-        if not avoided(Known.RESETS) and self.chance(8):
+        if self.chance(8):
             ago = -1800
         return None if ago == 0 else self.elapsed - ago
 

@@ -16,8 +16,6 @@ class Known(Enum):
     LARGE_SUMS = "g10: sums near 2^53"
     LARGE_TOTALS = "g10: the total of a metric above 2^53"
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
-    TWO_RESETS = "f07: two resets at once take the total back twice"
-    RESETS = "g18, g19: resets of retracted events, and of buckets ahead"
     LIKE_FILES = "f22: a file that begins like another one is taken for it"
     HALF_CHARACTERS = "m04: half an emoji in one of many events refuses the whole list"
     RULE_CHANGES = "f03, f25, g11: a rule that is added to a metric with events"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from tallystream.rules.windows import bucket
 from tests.oracle import AHEAD
 from tests.oracle_rules import Books, Happened, is_late, tally
-from tests.scenarios.script import Occurrence
 
 if TYPE_CHECKING:
     from tallystream.rules.metrics import Metric, Rules
+    from tests.scenarios.script import Occurrence
 
 MINUTE: Final = 60
 GROUPED: Final = 2**40
@@ -37,23 +37,24 @@ class Zoned(Happened):
 
 @dataclass
 class Located(Books):
-    """Books that also have the amount of each counted event, and know resets.
+    """Books that also have the amount of each counted event.
 
     Attributes:
         parts: Each event that adds an amount, and the amount.
-        resets: By metric and subject, the place in the log of its last reset.
     """
 
     parts: list[tuple[Happened, int]] = field(default_factory=list)
-    resets: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, event: Happened, rule: Metric, amount: int) -> None:
-        """Add an amount as `Books` does, and remember its event; the amount is 0 if a reset came after the event."""
-        assert isinstance(event, Zoned)
-        if event.place[0] < self.resets.get((event.metric, event.subject), 0):
-            amount = 0
+        """Add an amount as `Books` does, and remember its event."""
         super().add(event, rule, amount)
         self.parts.append((event, amount))
+
+    def take(self, other: Books) -> None:
+        """Take other books away as `Books` does, and the amounts of their events."""
+        assert isinstance(other, Located)
+        super().take(other)
+        self.parts += [(event, -amount) for event, amount in other.parts]
 
     def within(self, metric: str, subject: str, start: float, end: float) -> int:
         """Return the sum of the amounts of a subject's events from second `start` to before second `end`."""
@@ -136,8 +137,8 @@ class Model:
         """Places of the dead letters that an operator gave up."""
         self.unlisted: set[int] = set()
         """Places of the dead letters that were lost with the server: a snapshot does not contain them."""
-        self.resets: dict[tuple[str, str], int] = {}
-        """By metric and subject, the place in the log of its last reset by corrections."""
+        self.resets: dict[tuple[str, str], tuple[int, ...]] = {}
+        """By metric and subject, the place in the log of its last reset."""
         self.unsure: set[tuple[str, str]] = set()
         """Metrics and windows that were added to a metric with events: their buckets began empty."""
         self.changed: set[str] = set()
@@ -244,21 +245,10 @@ class Model:
         self.dropped |= self.dead - self.unlisted
         self._changed()
 
-    def reset(self, metric: str, subject: str, now: float) -> None:
-        """Record a reset of a subject at second `now` of the operator's clock."""
-        if self.rules.metric[metric].once is None:
-            self.resets[metric, subject] = len(self.log)
-        else:
-            self._withdraw(metric, subject, now)
+    def reset(self, metric: str, subject: str) -> None:
+        """Record a reset of a subject."""
+        self.resets[metric, subject] = (len(self.log),)
         self._changed()
-
-    def _withdraw(self, metric: str, subject: str, now: float) -> None:
-        """Append a vote of 0 for each actor whose vote is not 0."""
-        for event, amount in self.books.parts:
-            if (event.metric, event.subject) == (metric, subject) and amount:
-                at = max(int(now * 1000), int(event.at) + 1)
-                vote = Occurrence(metric, subject, 0, event.actor)
-                self.log.append(Logged(vote, at, int(now * 1000), int(now * 1000), len(self.log), single=True))
 
     def _changed(self) -> None:
         self.__dict__.pop("books", None)
@@ -358,8 +348,8 @@ class Model:
         return value if floor is None else max(value, floor)
 
 
-def located(events: list[Zoned], rules: dict[str, Metric], resets: dict[tuple[str, str], int]) -> Located:
+def located(events: list[Zoned], rules: dict[str, Metric], resets: dict[tuple[str, str], tuple[int, ...]]) -> Located:
     """Return the correct counters of events, with the parts of each total."""
-    books = Located(resets=resets)
-    tally(events, rules, books)
+    books = Located()
+    tally(events, rules, books, resets)
     return books

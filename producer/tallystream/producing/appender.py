@@ -35,7 +35,7 @@ KEEP_BYTES: Final = 8 * 2**20
 """About how many bytes of confirmed entries are kept in all partitions together, in case a server loses them."""
 
 _PAUSE: Final = 0.1
-"""Seconds until the next attempt at a stream that is full or closed."""
+"""Seconds until the next attempt at a stream that is full, held by a reset, or closed."""
 
 
 class Appender:
@@ -118,8 +118,8 @@ class Appender:
     def send(self) -> tuple[list[SealedEntry], RedisError | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
-        A stream that was full or closed less than 0.1 seconds ago is left out. Before that, confirmed entries that a
-        server is known to have lost are queued again.
+        A stream that was full, held or closed less than 0.1 seconds ago is left out. Before that, confirmed entries
+        that a server is known to have lost are queued again.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
@@ -222,7 +222,7 @@ class Appender:
         queue.resume_at = time.monotonic() + _PAUSE
         if answer == b"closed":
             self.is_closed = True
-        else:
+        elif answer == b"full":
             self.backlogged += 1
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:

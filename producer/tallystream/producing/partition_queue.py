@@ -98,7 +98,7 @@ class PartitionQueue:
         self.kept: deque[SealedEntry] = deque()
         self._kept_bytes = 0
         self.resume_at = 0.0
-        """Monotonic second before which nothing is sent, because the stream was full or closed."""
+        """Monotonic second before which nothing is sent, because the stream was full, held or closed."""
         self.producer = producer or new_name()
         self.confirmed = confirmed
         self.since = self._dropped_since = since

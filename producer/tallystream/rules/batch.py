@@ -14,7 +14,6 @@ import msgspec
 from tallystream.rules.alert_watch import looks, touches
 from tallystream.rules.parts import board_length, parts
 from tallystream.rules.windows import LABEL_LENGTHS, Bucket, bucket, id_length, id_period
-from tallystream.wire.window import WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -113,14 +112,6 @@ class BucketResolver:
         left = BucketSet(place.metric, place.rule, place.limit, buckets)
         return self._by_labels.setdefault((place.metric, left.labels), left)
 
-    def without_finer(self, place: BucketSet, finest: str) -> BucketSet:
-        """Return a bucket set without the buckets of windows finer than `finest`; `total` leaves out all windows."""
-        first = WINDOWS.index(finest) if finest in WINDOWS else len(WINDOWS)
-        windows = zip(place.rule.windows, place.buckets, strict=True)
-        buckets = tuple(each if WINDOWS.index(window) >= first else None for window, each in windows)
-        coarser = BucketSet(place.metric, place.rule, place.limit, buckets)
-        return self._by_labels.setdefault((place.metric, coarser.labels), coarser)
-
 
 States = tuple[tuple[str, int], ...]
 """The state that an event needs: `<kind>:<metric>`, and a millisecond in its period or at the end of the period. If the
@@ -157,6 +148,7 @@ class Batch:
         self._left_out: dict[str, int] = {}
         self._periods: dict[tuple[str, int, int], dict[str, None]] = defaultdict(dict)
         self._places: dict[BucketSet, int] = {}
+        self._resets: list[tuple[BucketSet, str, str]] = []
 
     def add(
         self,
@@ -228,6 +220,16 @@ class Batch:
                 for subject, actor in zip(subjects, actors, strict=True):
                     found[subject].add(actor)
 
+    def add_reset(self, place: BucketSet, subject: str, logged: str) -> None:
+        """Add a reset of a subject; the batch must have no events.
+
+        Args:
+            place: The bucket set of its metric and the time of the reset: alerts on these buckets are checked.
+            subject: The subject.
+            logged: The stream ID of its entry; empty if the script appends the entry.
+        """
+        self._resets.append((place, subject, logged))
+
     def leave_out(self, place: BucketSet, received: int) -> None:
         """Record that an event of a place is not added to the buckets that had closed at millisecond `received`.
 
@@ -291,13 +293,15 @@ class Batch:
         """An estimate of the time of the batch's script call, as the number of totals that would take as long.
 
         The field of a bucket costs a quarter of a total. A subject with a limit costs three totals. An event that a
-        rule needs separately (a vote, an event with an id) costs four, and so does a subject with unique counts.
+        rule needs separately (a vote, an event with an id) costs four, and so does a subject with unique counts. A
+        reset costs a hundred, because it reads every bucket of the metric.
         """
+        resets = 100 * len(self._resets)
         plain = sum(len(sums) * (4 + len(place.buckets)) for place, sums in self.sums.items())
         limited = sum(len(sums) * (12 + len(place.buckets)) for place, sums in self.limited.items())
         rest = sum(map(len, self._seen.values())) + sum(map(len, self._votes.values()))
         rest += sum(map(len, self._uniques.values()))
-        return plain // 4 + limited // 4 + 4 * rest
+        return resets + plain // 4 + limited // 4 + 4 * rest
 
     def encode(self, ids: list[str], ledger: dict[str, int]) -> bytes:
         """Return the batch as msgpack, in the form that `plan.lua` reads.
@@ -306,7 +310,7 @@ class Batch:
             ids: The stream IDs of the entries that are acknowledged in the same call.
             ledger: By ledger field, the number to add, in addition to the outcomes that the script decides.
         """
-        places = (*self.sums, *self.limited, *self._places)
+        places = (*self.sums, *self.limited, *self._places, *(place for place, _, _ in self._resets))
         rules = {place.metric: place.rule for place in places}
         numbers = {metric: number for number, metric in enumerate(rules, 1)}
         sums, windows, sketches = self._columns(numbers)
@@ -340,6 +344,8 @@ class Batch:
             "left_out": self._left_out,
             "ledger": [part for move in ledger.items() for part in move],
         }
+        if self._resets:
+            batch["resets"] = [(numbers[place.metric], subject, logged) for place, subject, logged in self._resets]
         if not self._alerts.keys().isdisjoint(rules):
             self._watch(batch, rules)
         return _encode(batch)
@@ -361,7 +367,7 @@ class Batch:
             alerts = self._alerts.get(metric, ())
             subjects = self._subjects(metric) if alerts else set()
             buckets: dict[int, set[Bucket]] = defaultdict(set)
-            for place in (*self.sums, *self.limited, *self._places):
+            for place in (*self.sums, *self.limited, *self._places, *(place for place, _, _ in self._resets)):
                 if place.metric == metric:
                     for nth, each in enumerate(place.buckets, 1):
                         if each is not None:
@@ -383,6 +389,7 @@ class Batch:
                     found.update(amounts)
         found.update(event[1] for (of, _), events in self._seen.items() if of == metric for event in events)
         found.update(subject for of, _, subject in self._votes if of == metric)
+        found.update(subject for place, subject, _ in self._resets if place.metric == metric)
         return found
 
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
@@ -416,7 +423,7 @@ class Batch:
                 by_label: dict[str, list[BucketSet]] = defaultdict(list)
                 for place in places:
                     by_label[place.labels[nth]].append(place)
-                by_label.pop("", None)  # corrections that no bucket of this window gets
+                by_label.pop("", None)  # events that no bucket of this window gets
                 for label, shared in by_label.items():
                     added = _added(self.sums[place] for place in shared)
                     windows.append((number, nth, label, list(added), list(added.values())))

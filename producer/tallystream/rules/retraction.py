@@ -19,7 +19,7 @@ from tallystream.wire.window import MINUTE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tallystream.wire.codec import Correction, Group, Single
+    from tallystream.wire.codec import Group, Single
 
 _MINUTE_MS = MINUTE * 1000
 
@@ -73,12 +73,15 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         return parse_id(entry_id) <= parse_id(self.until.get(stream, "0-0"))
 
     def without(self, payload: Payload) -> Payload:
-        """Return a copy of a payload without the retracted events, with `visits` as singles; `until` is not checked."""
+        """Return a copy of a payload without the retracted events, with `visits` as singles; `until` is not checked.
+
+        Resets stay: they take away only what is left of the events before them.
+        """
         payload = payload.by_singles()
         return Payload(
             [self.strip(group) for group in payload.groups],
             [single for single in payload.singles if not self.takes(single)],
-            [correction for correction in payload.corrections if not self.takes_correction(correction)],
+            payload.resets,
         )
 
     def strip(self, group: Group) -> Group:
@@ -104,14 +107,6 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
             and self.actor in (None, single.actor)
             and self.id in (None, single.id)
         )
-
-    def takes_correction(self, correction: Correction) -> bool:
-        """Return whether the retraction removes a correction together with the events that it corrects.
-
-        If the events go, the correction must go too: otherwise the total would fall below 0. A retraction by actor or
-        id never removes a correction, because the correction may belong to the events of many actors.
-        """
-        return self._is_plain and self._concerns(correction.metric, correction.subject, correction.at)
 
     @property
     def _is_plain(self) -> bool:

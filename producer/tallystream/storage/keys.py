@@ -129,12 +129,13 @@ class PartitionKeys:
 
         Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
         the topic to append to instead, `""` if the stream is open; a stream of a later topic is closed without it.
-        `!stated` has the ID of the last entry that states an earlier time than that of its ID, and the earliest time
-        that such an entry states (see `appending.lua`). `!clock` is the server's time at the last trim and at the last
-        step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and
-        `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn` and
-        `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
-        `mark.lua`), and `!restored` that of the snapshot from which the partition was restored last.
+        `!hold` is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
+        states an earlier time than that of its ID, and the earliest time that such an entry states (see
+        `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`
+        is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and `!reaped:spool` are how far records
+        of silent producers were removed; `!active`, `!marks:drawn` and `!marks:spool` measure the silence (see
+        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`), and `!restored` that of the
+        snapshot from which the partition was restored last.
         """
         return self.prefix + "seq"
 
@@ -275,7 +276,8 @@ class PartitionKeys:
     def once(self, metric: str, label: str, subject: str) -> str:
         """Hash: actor -> the vote that counts for a subject in the period `label`, `<at>@<place> <amount> <labels>`.
 
-        `rules/records.lua` describes the place: where the vote is in the log.
+        `rules/records.lua` describes the place: where the vote is in the log. The field with the empty name has the
+        stream ID of the subject's last reset, or `0-0`: votes before it have the amount 0.
         """
         return f"{self.counters}once:{metric}:{label}:{subject}"
 
@@ -305,6 +307,15 @@ class PartitionKeys:
         `!former:<metric>` and other kinds are about changed rules: see `parts.lua`.
         """
         return self.counters + "forgotten"
+
+    @cached_property
+    def resets(self) -> str:
+        """Hash: metric, line feed and subject -> stream ID of the subject's last reset."""
+        return self.counters + "resets"
+
+    def labels(self, metric: str) -> str:
+        """Set: the buckets of a metric's windows, `<window>:<label>`, and its periods of votes, `once:<label>`."""
+        return f"{self.counters}labels:{metric}"
 
     def unique(self, metric: str, label: str, subject: str) -> str:
         """HyperLogLog: the actors of one subject in one bucket."""

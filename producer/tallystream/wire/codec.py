@@ -9,17 +9,20 @@ An entry of `decide.lua` has `d` instead of `p` and `q`: `d <generation>`, the g
 An entry of these scripts that got a stream ID later than the server's clock, because the clock was set back, states the
 clock's time in milliseconds since 1970: `t <milliseconds>`. Without `t`, the clock's time is that of the stream ID.
 
-    b = [groups, singles, corrections, visits]
+    b = [groups, singles, resets, visits]
     group  = [metric, minute, ones, counts, sums]     events without actor and id, of which only the sum matters
                ones    [subject, ...]                 one event of amount 1 each
                counts  {subject: events}              several events of amount 1
                sums    {subject: [amount, events]}    events of other amounts: their sum and number
     single = [metric, subject, amount, at, actor, id] an event that is stored separately
-    correction = [metric, subject, amount, at, finest]  an amount that an operator adds, without the metric's rules
+    reset  = [metric, subject]                        an operator sets the subject's counters to 0
     visits = [metric, minute, subjects, actors, moments]  singles of amount 1 with an actor and no id, in columns
 
 The events of an entry have an order, which decides between votes of one actor with the same `at`: visits come before
 singles, and each list is in the order in which its events were emitted.
+
+A reset is a place in the log: what the entries before it have added is taken away. It is no event, so an entry of
+resets has `n 0`. It contains nothing else, and is written by `reset.lua` with `d`, like a decision.
 
 `minute` is whole minutes since 1970: no rule needs the time of a group's events more exactly. `at` of a single is
 milliseconds since 1970, and a moment is milliseconds since the beginning of the minute. A group has three forms, and
@@ -42,13 +45,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from tallystream.errors import CodecError, UnknownVersion
 from tallystream.wire.event import MAX_AMOUNT, Event
-from tallystream.wire.window import MINUTE, Window
+from tallystream.wire.window import MINUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -127,22 +130,16 @@ class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
     id: str | None
 
 
-class Correction(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An amount that is added to counters without the metric's rules, by a reset or a retraction of an operator.
+class Reset(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A place in the log at which an operator sets the counters of a subject to 0; later events count from there.
 
     Attributes:
         metric: The metric.
         subject: The subject.
-        amount: The amount to add.
-        at: The time whose buckets it is added to, in milliseconds since 1970.
-        finest: The finest window that it is added to; `total` for no window, `None` for every window.
     """
 
     metric: str
     subject: str
-    amount: Amount
-    at: Moment
-    finest: Window | Literal["total"] | None = None
 
 
 class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -181,26 +178,25 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
     Attributes:
         groups: Events that are summed by metric, minute and subject.
         singles: Events that are stored separately.
-        corrections: Amounts that an operator adds.
+        resets: Resets; a payload with resets has no events.
         visits: Events of amount 1 with an actor and no id, in columns: one element for each metric and minute.
     """
 
     groups: list[Group]
     singles: list[Single]
-    corrections: list[Correction] = []
+    resets: list[Reset] = []
     visits: list[ActorColumns] = []
 
     @property
     def events(self) -> int:
-        """The number of events in the entry; each correction is one."""
+        """The number of events in the entry; a reset is none."""
         columns = sum(len(visits.subjects) for visits in self.visits)
-        return sum(group.events for group in self.groups) + len(self.singles) + len(self.corrections) + columns
+        return sum(group.events for group in self.groups) + len(self.singles) + columns
 
     @property
     def by_metric(self) -> Counter[str]:
-        """The number of events in the entry, by metric; each correction is one."""
+        """The number of events in the entry, by metric; a reset is none."""
         events = Counter(single.metric for single in self.singles)
-        events.update(correction.metric for correction in self.corrections)
         for group in self.groups:
             events[group.metric] += group.events
         for visits in self.visits:
@@ -219,7 +215,7 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
         if not self.visits:
             return self
         spelled = [single for visits in self.visits for single in visits.singles()]
-        return Payload(self.groups, spelled + self.singles, self.corrections)
+        return Payload(self.groups, spelled + self.singles, self.resets)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -274,6 +270,8 @@ def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
             raise CodecError("field b: the columns of visits differ in length")
     if stated_events(fields) != payload.events:
         raise CodecError(f"field n does not equal the {payload.events} events in field b")
+    if bool(payload.resets) != is_reset(fields):
+        raise CodecError("field b: an entry has either events or resets")
     return payload
 
 
@@ -308,16 +306,20 @@ def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, 
             of(subject).sums[subject] = pair
     for single in payload.singles:
         part(home(single.metric, single.subject, single.id is not None)).singles.append(single)
-    for correction in payload.corrections:
-        home_of = home(correction.metric, correction.subject, False)  # noqa: FBT003  # as above
-        part(home_of).corrections.append(correction)
+    for reset in payload.resets:
+        part(home(reset.metric, reset.subject, False)).resets.append(reset)  # noqa: FBT003  # as above
     return parts
 
 
 def stated_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return the number of events that an entry states in field `n`; 1 if it is missing or not 1 to `MAX_EVENTS`."""
+    """Return the number of events that an entry states in field `n`; 1 if it is missing or not 0 to `MAX_EVENTS`."""
     stated = fields.get(b"n", b"")
-    return int(stated) if stated.isdigit() and len(stated) <= 7 and 1 <= int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
+    return int(stated) if stated.isdigit() and len(stated) <= 7 and int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
+
+
+def is_reset(fields: Mapping[bytes, bytes]) -> bool:
+    """Return whether an entry has resets, and so no events."""
+    return fields.get(b"n") == b"0" and b"v" in fields
 
 
 def earlier_events(fields: Mapping[bytes, bytes]) -> int:

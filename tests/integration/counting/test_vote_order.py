@@ -221,7 +221,8 @@ class Voters:
             for key in harness.client.scan_iter(f"{keys.counters}once:*"):
                 metric, _, subject = key.decode().removeprefix(f"{keys.counters}once:").split(":")
                 for actor, record in harness.client.hgetall(key).items():
-                    found[metric, subject, actor.decode()] = int(record.split()[1])
+                    if actor:  # the field without an actor is about resets
+                        found[metric, subject, actor.decode()] = int(record.split()[1])
         assert found == {voter: amount for voter, (_, _, amount) in self.counting.items()}
         for (metric, subject, _), amount in found.items():
             totals[metric, subject] += amount

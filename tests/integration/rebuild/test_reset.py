@@ -1,13 +1,20 @@
-"""A reset brings totals and buckets to 0 by compensating events, and the ledger still agrees."""
+"""A reset sets totals and buckets to 0 at its place in the log, and the ledger still agrees."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
-from tallystream.errors import EventError
+from tallystream.errors import EventError, FlushTimeout, StreamError
+from tallystream.producing.appender import Appender
+from tallystream.producing.partition_queue import SealedEntry
 from tallystream.producing.producer import Producer
 from tallystream.reading.actor_rules import query_votes
 from tallystream.reading.leaderboards import query_top
@@ -16,15 +23,27 @@ from tallystream.reading.series import query_series
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.windows import bucket
+from tallystream.wire.packer import EntryBuilder
 from tallystream.wire.window import DAY, HOUR
+from tallystream_worker.dead_letters.retry import retry
+from tallystream_worker.dead_letters.store import letters
+from tallystream_worker.rebuild import reset as reset_module
+from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.reset import reset
+from tallystream_worker.repartition.migration import repartition
 from tests.harness import Harness
+from tests.integration.rebuild.test_rebuild import rebuilt, settings_for
+from tests.waiting import until
 
 RULES = Rules(
     {
         "view": Metric(windows=("hour", "day", "month"), top=5),
         "like": Metric(windows=("day",), floor=0),
         "vote": Metric(windows=("day",), once="forever", top=5),
+        "daily": Metric(windows=("day",), once="day"),
+        "soon": Metric(windows=("minute", "hour"), top=5),
+        "busy": Metric(windows=("hour",), spread=True),
+        "bare": Metric(ids=None, windows=("hour",)),
         "call": Metric(windows=("hour", "day"), limit=3, per="hour"),
         "path": Metric(exact=False),
     }
@@ -56,7 +75,8 @@ def count(harness, *events):
 
 
 def take_back(harness, subject, *metrics):
-    """Reset a subject and count the corrections; return the amounts taken back, by metric."""
+    """Count everything and reset a subject; return the totals before, by metric."""
+    harness.drain()
     taken = reset(harness.client, Deployment.create_or_load(harness.client), subject, list(metrics))
     harness.drain()
     return taken
@@ -162,10 +182,10 @@ def test_a_reset_goes_below_the_floor(harness, totals):
 
 
 def test_what_is_nothing_stays_nothing(harness):
-    """A second reset takes nothing back and appends nothing."""
+    """A second reset takes nothing back, and no reset is an event."""
     count(harness, ("view", SUBJECT, 5, time.time(), None))
-    take_back(harness, SUBJECT, "view")
     appended = harness.ledger()["appended"]
+    take_back(harness, SUBJECT, "view")
     assert take_back(harness, SUBJECT, "view", "vote", "call") == {"view": 0, "vote": 0, "call": 0}
     assert harness.ledger()["appended"] == appended
 
@@ -203,3 +223,223 @@ def test_a_bucket_that_has_expired_shows_no_debt(harness, totals):
     assert min(point.value for point in points if point.value is not None) == 0
     days = totals.run(query_series(harness.layout, RULES, SUBJECT, "view", "day", 30, time.time())).series
     assert {point.value for point in days} == {0}
+
+
+@contextlib.contextmanager
+def counting(harness):
+    """Count in the background, as a worker does."""
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            harness.drain()
+
+    with ThreadPoolExecutor(1) as pool:
+        worker = pool.submit(work)
+        try:
+            yield
+        finally:
+            stop.set()
+            worker.result(30)
+
+
+def test_two_resets_at_once_take_everything_once(harness, totals):
+    """Two operators who reset a subject at once, while the worker lags, leave 0."""
+    with Producer(harness.url) as producer:
+        producer.emit("view", SUBJECT, 100)
+        producer.flush(10)
+    deployment = Deployment.create_or_load(harness.client)
+    with ThreadPoolExecutor(2) as pool:
+        clients = [harness.connect(), harness.connect()]
+        running = [pool.submit(reset, client, deployment, SUBJECT, ["view"]) for client in clients]
+        keys = harness.layout.keys_of(SUBJECT)
+        until(lambda: harness.client.hexists(keys.sequences, "!hold"))
+        harness.drain()
+        assert sorted(each.result(30)["view"] for each in running) == [0, 100]
+    assert totals.get(SUBJECT, "view").value == 0
+    assert set(window_values(harness, "view", SUBJECT).values()) == {0}
+    harness.drain()
+    assert balanced(totals)
+
+
+@pytest.mark.parametrize("metric", ["vote", "daily"])
+def test_a_voter_votes_again_after_a_reset(harness, totals, metric):
+    """A reset leaves no vote up or down; each voter may vote again, and withdrawing the old vote changes nothing."""
+    now = time.time()
+    amounts = {"u1": 1, "u2": -1, "u3": 1, "u4": 1}
+    count(harness, *((metric, SUBJECT, amount, now - 60, actor) for actor, amount in amounts.items()))
+    assert take_back(harness, SUBJECT, metric) == {metric: 2}
+    assert votes_of(totals, metric) == (0, 0, 0)
+    count(harness, (metric, SUBJECT, 0, now, "u1"), (metric, SUBJECT, 1, now, "u2"), (metric, SUBJECT, -1, now, "u3"))
+    with Producer(harness.url) as producer:
+        assert producer.decide(metric, SUBJECT, 1, actor="u4", at=now).accepted
+    assert votes_of(totals, metric) == (1, 2, 1)
+    assert sum(window_values(harness, metric, SUBJECT).values()) == 1
+    assert audit(harness.client, Deployment.create_or_load(harness.client), RULES).differences == []
+
+
+def votes_of(totals, metric):
+    """Return the score and the numbers of votes up and down."""
+    votes = totals.run(query_votes(totals.deployment.layout, RULES, SUBJECT, metric))
+    return votes.score, votes.up, votes.down
+
+
+def test_buckets_that_have_not_begun_are_reset_too(harness, totals):
+    """A reset takes away what lies in buckets that begin later, and what lies in old buckets."""
+    now = time.time()
+    count(harness, *(("soon", SUBJECT, 5, now + after, None) for after in (-90_000, 0, 60, 600, 3000)))
+    take_back(harness, SUBJECT, "soon")
+    values = window_values(harness, "soon", SUBJECT)
+    assert len(values) >= 7
+    assert set(values.values()) == {0}
+    keys = harness.layout.keys_of(SUBJECT)
+    for board in harness.client.scan_iter(f"{keys.prefix}top:*"):
+        assert {score for _, score in harness.client.zrange(board, 0, -1, withscores=True)} == {0}
+    assert balanced(totals)
+
+
+def test_an_entry_that_is_not_counted_delays_a_reset(harness, monkeypatch):
+    """A reset waits for what was appended before it; if no worker counts, it fails, and appends continue."""
+    monkeypatch.setattr(reset_module, "PATIENCE", 0.3)
+    count(harness, ("view", SUBJECT, 5, time.time(), None))
+    with Producer(harness.url) as producer:
+        producer.emit("view", SUBJECT, 1)
+        producer.flush(10)
+        assert harness.fetch(harness.layout.keys.index(harness.layout.keys_of(SUBJECT)), "slow")(10, 0)
+        with pytest.raises(StreamError, match=r"entry \S+ was not counted within 0.3 seconds"):
+            reset(harness.client, Deployment.create_or_load(harness.client), SUBJECT, ["view"])
+        assert harness.totals()["view", SUBJECT] == 5
+        producer.emit("view", SUBJECT, 2)
+        producer.flush(10)
+    harness.finish()
+    assert harness.totals()["view", SUBJECT] == 8
+
+
+def test_producers_keep_their_events_while_a_reset_waits(harness, totals):
+    """While a reset waits, no entry is appended; afterwards each event is there, and counts."""
+    keys = harness.layout.keys_of(SUBJECT)
+    deployment = Deployment.create_or_load(harness.client)
+    with Producer(harness.url) as producer, ThreadPoolExecutor(1) as pool:
+        producer.emit("view", SUBJECT, 7)
+        producer.flush(10)
+        running = pool.submit(reset, harness.client, deployment, SUBJECT, ["view"])
+        until(lambda: harness.client.hexists(keys.sequences, "!hold"))
+        length = harness.client.xlen(keys.stream)
+        producer.emit("view", SUBJECT, 2)
+        with pytest.raises(FlushTimeout):
+            producer.flush(0.3)
+        assert harness.client.xlen(keys.stream) == length
+        harness.drain()
+        assert running.result(30) == {"view": 7}
+        producer.flush(10)
+    harness.drain()
+    assert totals.get(SUBJECT, "view").value == 2
+    assert balanced(totals)
+
+
+def test_a_hold_of_a_crashed_reset_ends(harness):
+    """A hold that no reset renews ends after a second, and one that the clock of another time wrote does not hold."""
+    keys = harness.layout.keys_of(SUBJECT)
+    for ahead in (900, 86_400_000):
+        harness.client.hset(keys.sequences, "!hold", server_time(harness.client) + ahead)
+        with Producer(harness.url) as producer:
+            producer.emit("view", SUBJECT, 1)
+            producer.flush(5)
+    harness.drain()
+    assert harness.totals()["view", SUBJECT] == 2
+
+
+def test_events_before_and_after_a_reset_under_load(harness, totals):
+    """While producers and deciders run, each reset takes away what was confirmed before it, and nothing later."""
+    deployment, stop, emitted = Deployment.create_or_load(harness.client), threading.Event(), Counter()
+
+    def load(name):
+        with Producer(harness.url, linger=0.001) as producer:
+            while not stop.is_set():
+                producer.emit("bare", SUBJECT)
+                if name:
+                    producer.decide("bare", SUBJECT)
+                    emitted[name] += 1
+                emitted[name] += 1
+                producer.flush(10)
+
+    with counting(harness), ThreadPoolExecutor(3) as pool:
+        loads = [pool.submit(load, name) for name in range(3)]
+        for _ in range(5):
+            before = sum(emitted.values())
+            until(lambda before=before: sum(emitted.values()) > before + 30)
+            low = sum(emitted.values())
+            taken = reset(harness.connect(), deployment, SUBJECT, ["bare"])["bare"]
+            emitted["taken"] -= taken
+            assert low - 5 <= sum(emitted.values()) + taken
+            assert sum(emitted.values()) >= -5
+        stop.set()
+        for each in loads:
+            each.result(30)
+    harness.finish()
+    assert totals.get(SUBJECT, "bare").value == sum(emitted.values())
+    assert sum(window_values(harness, "bare", SUBJECT).values()) == sum(emitted.values())
+    assert audit(harness.client, deployment, RULES).differences == []
+
+
+def test_a_spread_subject_is_reset_in_every_partition(harness, totals):
+    """The entries of a reset of a spread subject have one time in all partitions, so that a move keeps their place."""
+    deployment = Deployment.create_or_load(harness.client)
+    pack = EntryBuilder()
+    pack.add("busy", SUBJECT, 5, time.time(), None, None)
+    body = pack.build()
+
+    def append(number):
+        appender = Appender(harness.client, harness.layout)
+        for partition in range(harness.layout.partitions):
+            appender.push(partition, SealedEntry(number, 1, len(body), body))
+        appender.send()
+        harness.drain()
+
+    append(1)
+    assert reset(harness.client, deployment, SUBJECT, ["busy", "view"]) == {"busy": 10, "view": 0}
+    assert totals.get(SUBJECT, "busy").value == 0
+    last = [harness.client.xrevrange(keys.stream, count=1)[0][0] for keys in harness.layout.keys]
+    assert len(set(last)) == 1
+    append(1)
+    assert totals.get(SUBJECT, "busy").value == 10
+    repartition(settings_for(harness.url, RULES, 0), deployment, 3)
+    with Totals(harness.url) as moved:
+        assert moved.get(SUBJECT, "busy").value == 10
+    assert audit(harness.client, Deployment.create_or_load(harness.client), RULES).differences == []
+
+
+def test_a_dead_letter_from_before_a_reset_adds_nothing(harness, totals):
+    """A dead letter is counted at the place of its entry: a later reset has taken away what it adds, also its votes."""
+    keys, now = harness.layout.keys_of(SUBJECT), time.time()
+    number = harness.layout.keys.index(keys)
+    harness.rules = Rules({"like": Metric()})
+    count(harness, ("bare", SUBJECT, 5, now, None), ("vote", SUBJECT, 1, now, "u1"), ("bare", OTHER, 2, now, None))
+    harness.rules = RULES
+    take_back(harness, SUBJECT, "bare", "vote")
+    count(harness, ("bare", SUBJECT, 3, now, None))
+    for partition in {number, harness.layout.keys.index(harness.layout.keys_of(OTHER))}:
+        for letter in list(letters(harness.client, harness.layout, partition)):
+            assert retry(harness.client, harness.layout, RULES, letter).dead == 0
+    assert harness.totals()["bare", SUBJECT] == 3
+    assert harness.totals()["bare", OTHER] == 2
+    assert votes_of(totals, "vote") == (0, 0, 0)
+    assert audit(harness.client, Deployment.create_or_load(harness.client), RULES).differences == []
+
+
+def test_a_dead_letter_whose_effect_is_not_known_is_refused(harness):
+    """After a reset, a dead letter with an id or a limit of this subject is not retried; a rebuild counts it."""
+    now = time.time()
+    harness.rules = Rules({"like": Metric()})
+    count(harness, ("call", SUBJECT, 1, now, None))
+    harness.rules = RULES
+    take_back(harness, SUBJECT, "call")
+    partition = harness.layout.keys.index(harness.layout.keys_of(SUBJECT))
+    (letter,) = letters(harness.client, harness.layout, partition)
+    with pytest.raises(StreamError, match="its subject was reset since"):
+        retry(harness.client, harness.layout, RULES, letter)
+    rebuilt(harness)
+    assert harness.totals()["call", SUBJECT] == 0
+    assert harness.client.hvals(
+        harness.layout.keys_of(SUBJECT).limit("call", bucket("hour", int(now) // 60).label)
+    ) == [b"1"]

@@ -488,6 +488,8 @@ def dump(harness: Harness) -> dict:
             elif kind == b"hash":
                 value = client.hgetall(key)
                 value.pop(SNAPSHOTS.encode(), None)  # a restore brings back only the mark of its snapshot
+            elif kind == b"set":
+                value = client.smembers(key)
             else:
                 value = client.zrange(key, 0, -1, withscores=True)
             found[name] = (value, client.execute_command("PEXPIRETIME", key))

@@ -10,6 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from tallystream.client.connect import connect
+from tallystream.client.server_time import server_time
 from tallystream.storage.scripts import Script
 from tests.paths import ROOT
 
@@ -32,18 +33,22 @@ WORDS: Final = "RPUSH cut:before" + 5001 * " w"
 LEDGERS: Final = "HSET ledger appended 1; HSET topic appended 1 plain 0"
 DROPPED: Final = "dropped number number number"
 FORGOTTEN: Final = "HSET forgotten seen:view 5"
+RESET_KEYS: Final = "stream live ledger topic seq"
+RESET_BEFORE: Final = f"{GROUP}; XADD stream 1-1 v 1 n 0; XADD stream 2-1 v 1; XREADGROUP GROUP g c STREAMS stream >"
+WAS_RESET: Final = "HSET resets view\na 5-0"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
 CASES: Final = [
     # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
-    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `known:ID` one of an event with an id, `-` is the empty
-    # text, `rules` are the rules of such a batch, `_` in a value means a space.
+    # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `known:ID` one of an event with an id, `reset:SUBJECT` one
+    # of a reset, `-` is the empty text, `rules` are the rules of such a batch, `_` in a value means a space.
     ("storage/append", "stream seq ledger", "", "1 p 1 1 x 0-0", "appended text"),
     ("storage/append", "stream seq ledger", PRODUCER, "1 p 1 1 x 0-0", "already text"),
     ("storage/append", "stream seq ledger", "", "1 p 2 1 x 0-0", "gap text"),
     ("storage/append", "stream seq ledger", REAPED, "1 0123456789abcdef 1 1 x 1-0", "forgotten"),
     ("storage/append", "stream seq ledger", "HSET seq !closed 2", "1 p 1 1 x 0-0", "closed text"),
     ("storage/append", "stream seq ledger", "HSET seq !limit 0", "1 p 1 1 x 0-0", "full text"),
+    ("storage/append", "stream seq ledger", "HELD", "1 p 1 1 x 0-0", "held"),
     (
         "storage/decide",
         "stream live ledger topic seq",
@@ -74,13 +79,18 @@ CASES: Final = [
     ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; SET live 1_5", "g batch:a:1-1 1_6", "applied"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; SET live 1_5", "g batch:a:1-1 1_4", "outdated text"),
+    ("counting/apply", "stream dead ledger live", RESET_BEFORE, "g batch:a:2-1 -", "early text"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; {FULL}", "g batch:full:1-1 1", "rejected text text"),
-    ("dead_letters/retry", "dead dead ledger live stream", DEAD, "batch:a:1-1 1", "applied"),
-    ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FORGOTTEN}", "known:1-1 1", "forgotten"),
-    ("dead_letters/retry", "dead dead ledger live stream", "", "batch:a:1-1 1", "stale"),
-    ("dead_letters/retry", "dead dead ledger live stream", "SET live 2", "batch:a:1-1 1", "switched"),
-    ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FULL}", "batch:full:1-1 1", "rejected text text"),
-    ("dead_letters/retry", "dead dead ledger live stream", "SET live 1_5", "batch:a:1-1 1", "outdated text"),
+    ("dead_letters/retry", "dead dead ledger live stream", DEAD, "batch:a:1-1 1 1-1", "applied"),
+    ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FORGOTTEN}", "known:1-1 1 1-1", "forgotten"),
+    ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {WAS_RESET}", "known:1-1 1 1-1", "reset"),
+    ("dead_letters/retry", "dead dead ledger live stream", "", "batch:a:1-1 1 1-1", "stale"),
+    ("dead_letters/retry", "dead dead ledger live stream", "SET live 2", "batch:a:1-1 1 1-1", "switched"),
+    (
+        *("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FULL}", "batch:full:1-1 1 1-1"),
+        "rejected text text",
+    ),
+    ("dead_letters/retry", "dead dead ledger live stream", "SET live 1_5", "batch:a:1-1 1 1-1", "outdated text"),
     ("dead_letters/drop", "dead ledger records stream holds", f"{DEAD}; {GROUP}", "g g 1-1 - 2-1 -", DROPPED),
     ("maintenance/trim", "stream holds ledger seq", GROUP, "g 9 0 9 9 0", "trimmed number number number number text"),
     ("maintenance/losses", "stream ledger ledger", PENDING, "g", "waiting"),
@@ -105,6 +115,14 @@ CASES: Final = [
     ("repartition/activate", "meta", "", "2 1 4", "given_up"),
     ("repartition/give_up", "meta", "HSET meta moving 2", "2", "given_up"),
     ("repartition/give_up", "meta", "", "2", "other"),
+    ("rebuild/reset", RESET_KEYS, GROUP, "1 g 0 reset:a v 1 d 1 n 0", "reset text"),
+    ("rebuild/reset", RESET_KEYS, GROUP, "1 g - reset:a v 1 d 1 n 0", "ready text"),
+    ("rebuild/reset", RESET_KEYS, PENDING, "1 g 0 reset:a v 1 d 1 n 0", "waiting text"),
+    ("rebuild/reset", RESET_KEYS, f"{GROUP}; XADD stream 9-0 v 1 d 1", "1 g 9 reset:a v 1 d 1 n 0", "passed"),
+    ("rebuild/reset", RESET_KEYS, f"{GROUP}; SET total:a x", "1 g 0 reset:a v 1 d 1 n 0", "rejected text text"),
+    ("rebuild/reset", RESET_KEYS, "HSET seq !closed 2", "1 g 0 reset:a v 1 d 1 n 0", "closed text"),
+    ("rebuild/reset", RESET_KEYS, "SET live 2", "1 g 0 reset:a v 1 d 1 n 0", "switched"),
+    ("rebuild/reset", RESET_KEYS, "", "1 g 0 reset:a v 1 d 1 n 0", "none"),
     ("repartition/close", "seq live", "", "2", "closed"),
     ("repartition/reopen", "seq live", "HSET seq !closed 2", "", "reopened"),
     ("repartition/reopen", "seq live", "", "", "open"),
@@ -151,12 +169,14 @@ CASES: Final = [
     ("ingest/ingest", "stream seq ledger", "", "1 file 10 20 1 x", "at text"),
     ("ingest/ingest", "stream seq ledger", "HSET seq !closed 2", "1 file 0 10 1 x", "closed text"),
     ("ingest/ingest", "stream seq ledger", "HSET seq !limit 0", "1 file 0 10 1 x", "full text"),
+    ("ingest/ingest", "stream seq ledger", "HELD", "1 file 0 10 1 x", "held"),
 ]
 
 NO_GROUP: Final = [
     ("counting/apply", "stream dead ledger live", "g batch:a:1-1 -"),
     ("maintenance/losses", "stream ledger ledger", "g"),
     ("rebuild/switch", "stream live", "1 g 2 g-2"),
+    ("rebuild/reset", RESET_KEYS, "1 g 0 reset:a v 1 d 1 n 0"),
     ("snapshot/open", "stream cut ledger ledger", "g token 1000"),
     ("archive/claim", "stream archive", "g 0-0 1-1 1-1 1"),
     ("archive/continue_after", "stream archive", "g 0-0 1-1"),
@@ -179,6 +199,8 @@ def argument(word: str) -> str | bytes:
         return batch("a", *rest, sums=(), seen=(seen,), labels=({1: "", "text": ""},), periods=periods)
     if kind == "rules":
         return msgspec.msgpack.encode(msgspec.msgpack.decode(batch("a"))["rules"])
+    if kind == "reset":
+        return batch(*rest, sums=(), resets=[(1, *rest, "")])
     return batch(*rest) if kind == "batch" else "" if word == "-" else word.replace("_", " ")
 
 
@@ -221,8 +243,8 @@ def client(server) -> Iterator[redis.Redis]:
 @pytest.mark.parametrize(("script", "keys", "before", "arguments", "reply"), CASES)
 def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
     """A reply is a status, then the fields of that status: texts, numbers or lists of texts."""
-    for command in filter(None, before.split("; ")):
-        client.execute_command(*(word.replace("_", " ") for word in command.split()))
+    for command in filter(None, before.replace("HELD", f"HSET seq !hold {server_time(client) + 900}").split("; ")):
+        client.execute_command(*(word.replace("_", " ") for word in command.split(" ")))
     status, *fields = run(client, script, keys, arguments)
     assert " ".join([status.decode(), *map(shape, fields)]) == reply
 

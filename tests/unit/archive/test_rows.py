@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystream.errors import CodecError, EventError
-from tallystream.wire.codec import Correction, Group, Payload, Single, decode, encode, retraction_marks, stated_events
+from tallystream.wire.codec import Group, Payload, Reset, Single, decode, encode, retraction_marks, stated_events
 from tallystream_worker.archive.rows import Rows, entries_of
 from tallystream_worker.counting.entry import Entry
 
@@ -25,10 +25,9 @@ groups = st.builds(
 )
 moments = st.integers(0, 253_402_300_799_999)
 singles = st.builds(Single, names, names, amounts, moments, st.none() | names, st.none() | names)
-windows = st.sampled_from([None, "total", "hour", "day"])
-corrections = st.builds(Correction, names, names, amounts, moments, windows)
-payloads = st.builds(
-    Payload, st.lists(groups, max_size=3), st.lists(singles, max_size=4), st.lists(corrections, max_size=2)
+resets = st.builds(Reset, names, names)
+payloads = st.builds(Payload, st.lists(groups, max_size=3), st.lists(singles, max_size=4)) | st.builds(
+    Payload, st.just([]), st.just([]), st.lists(resets, min_size=1, max_size=3)
 )
 
 
@@ -90,7 +89,7 @@ def meaning(entry: Entry) -> tuple:
     sums = Counter({name: value for name, value in sums.items() if value})
     # Events with the same metric and time keep their order, which decides between votes of one actor.
     singles = sorted(payload.singles, key=lambda single: (single.metric, single.at))
-    return entry.id, times, origin, payload.events, sums, singles, Counter(payload.corrections)
+    return entry.id, times, origin, payload.events, sums, singles, Counter(payload.resets)
 
 
 @settings(max_examples=150, deadline=None)

@@ -86,23 +86,14 @@ def test_places_follow_the_zone():
     assert zoned("view", NOON // 60_000).labels == ("", "2026-03-02")
 
 
-def test_a_place_without_finer_windows(batch, places):
-    """A place without windows finer than `day` has no hour bucket, and with `total` it has no bucket at all."""
-    whole = places("view", NOON // 60_000)
-    day, total = places.without_finer(whole, "day"), places.without_finer(whole, "total")
-    assert (day.labels, total.labels) == (("", "", "2026-03-01"), ("", "", ""))
-    assert places.without_finer(whole, "hour") is whole
-    assert places.without_finer(whole, "day") is day
-    batch.sums[day]["a"] -= 2
-    assert encoded(batch)["windows"] == [[1, 2, "2026-03-01", 1]]
-    batch.sums[total]["a"] -= 1
+def test_a_batch_of_a_reset_names_the_subject(batch, places):
+    """A reset has the number of its rule, its subject and its place in the log; a batch without one has no such key."""
+    assert "resets" not in encoded(batch)
+    batch.add_reset(places("view", NOON // 60_000), "a", "5-0")
     document = encoded(batch)
-    assert document["sums"] == [[1, ["a"], [-3]]]
-    assert document["windows"] == [[1, 2, "2026-03-01", ["a"], [-2]]]
-    assert expiries(document).keys() == {
-        KEYS.window("day", "view", "2026-03-01"),
-        KEYS.window_top("day", "view", "2026-03-01"),
-    }
+    assert [rule["metric"] for rule in document["rules"]] == ["view"]
+    assert document["resets"] == [[1, "a", "5-0"]]
+    assert document["sums"] == document["windows"] == []
 
 
 def test_a_place_without_closed_buckets(batch, places):

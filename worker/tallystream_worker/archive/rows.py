@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 from tallystream.errors import CodecError, EventError
 from tallystream.wire.codec import (
     VERSION,
-    Correction,
     Group,
     Payload,
+    Reset,
     Single,
     decode,
     encode,
@@ -55,7 +55,6 @@ SCHEMA: Final = pa.schema(
         pa.field("happened", _MOMENT),
         pa.field("actor", pa.string()),
         pa.field("id", pa.string()),
-        pa.field("finest", pa.string()),
         pa.field("producer", pa.string()),
         pa.field("sequence", pa.int64()),
         pa.field("decided", pa.string()),
@@ -68,7 +67,7 @@ SCHEMA: Final = pa.schema(
 unit        `events` plain events of amount 1 in the minute `happened`; `amount` is their sum
 sum         `events` plain events of other amounts in the minute `happened`; `amount` is their sum
 single      one event with its own time
-correction  a correction by an operator; `finest` as in `tallystream.wire.codec.Correction`
+reset       the place at which an operator set the counters of a subject to 0; it is no event
 raw         an entry that cannot be decoded, with the number of `events` that it states: fields and values as msgpack
 """
 
@@ -135,10 +134,8 @@ class Rows:
                 "single", 1, single.metric, [single.at], [single.subject], [single.amount], [1],
                 actor=[single.actor], id=[single.id],
             )  # fmt: skip
-        for each in payload.corrections:
-            self._extend(
-                "correction", 1, each.metric, [each.at], [each.subject], [each.amount], [1], finest=[each.finest]
-            )
+        for each in payload.resets:
+            self._extend("reset", 1, each.metric, subject=[each.subject], events=[0])
 
     def _add_group(self, group: Group) -> None:
         at = group.minute * 60_000
@@ -174,7 +171,7 @@ class Rows:
         columns["subject"].extend(subject)
         columns["amount"].extend(amount)
         columns["events"].extend(events)
-        for name in ("actor", "id", "finest", "raw"):
+        for name in ("actor", "id", "raw"):
             columns[name].extend(more.get(name) or repeat(None, n))
 
 
@@ -190,7 +187,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
     for start, end in pairwise(bounds):
         head = (runs["received"][start], runs["received_n"][start])
         if head != current:
-            if payload.groups or payload.singles or payload.corrections:
+            if payload.groups or payload.singles or payload.resets:
                 yield _entry(runs, start - 1, payload)
             payload, current = Payload([], [], []), head
         if runs["kind"][start] == "raw":
@@ -198,7 +195,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
                 yield Entry(f"{head[0]}-{head[1]}", _unpacked(table.column("raw")[row].as_py()))
         else:
             _restore(payload, table, runs, values, start, end)
-    if payload.groups or payload.singles or payload.corrections:
+    if payload.groups or payload.singles or payload.resets:
         yield _entry(runs, bounds[-1] - 1, payload)
 
 
@@ -242,9 +239,7 @@ def _restore(
         for subject, amount, actor, id_ in zip(subjects, amounts, actors, ids, strict=True):
             payload.singles.append(Single(metric, subject, amount, at, actor, id_))
     else:
-        finest = table.column("finest").slice(start, end - start).to_pylist()
-        for subject, amount, window in zip(subjects, amounts, finest, strict=True):
-            payload.corrections.append(Correction(metric, subject, amount, at, window))
+        payload.resets.extend(Reset(metric, subject) for subject in subjects)
 
 
 def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:

@@ -52,6 +52,19 @@ class Stale:
 
 
 @dataclass(frozen=True)
+class Early:
+    """Other entries must be counted before the batch; nothing was changed.
+
+    A reset is counted after every earlier entry, and every later entry after the reset.
+
+    Attributes:
+        earlier: The IDs of these entries, which are pending.
+    """
+
+    earlier: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Switched:
     """The generation of the batch is not live: another one is, or the partition is closed; nothing was changed."""
 
@@ -102,7 +115,7 @@ class Failed:
     error: Exception
 
 
-Outcome = Applied | Stale | Switched | Outdated | TotalsRejected
+Outcome = Applied | Stale | Early | Switched | Outdated | TotalsRejected
 """What `apply` returns: the reply of the script."""
 
 
@@ -146,6 +159,8 @@ def apply(
         return Applied(unconfirmed, seconds)
     if answer == b"stale":
         return Stale(frozenset(texts))
+    if answer == b"early":
+        return Early(tuple(texts))
     if answer == b"switched":
         return Switched()
     if answer == b"outdated":

@@ -1,8 +1,8 @@
 """Leaves out events whose dead letters were dropped for good: no fold of their entries counts them. Pure: no Redis.
 
-A dead letter contains whole *items* of its entry: a subject of a group, a single event or a correction. Its record has
-a digest of each item, so the same items are found in the entry whatever the rules are now, and a record is much smaller
-than the dead letter.
+A dead letter contains whole *items* of its entry: a subject of a group, or a single event. Its record has a digest of
+each item, so the same items are found in the entry whatever the rules are now, and a record is much smaller than the
+dead letter.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def without(payload: Payload, letters: Sequence[DroppedLetter]) -> Payload:
     return Payload(
         [group for group in groups if group.events],
         singles,
-        [correction for correction in payload.corrections if stays(correction)],
+        payload.resets,
     )
 
 
@@ -147,7 +147,6 @@ def _items(payload: Payload, first: int) -> Iterator[tuple[Any, ...]]:
         yield from ((group.metric, group.minute, subject, events) for subject, events in group.counts.items())
         yield from ((group.metric, group.minute, subject, *pair) for subject, pair in group.sums.items())
     yield from zip(payload.singles, places(payload.singles, first), strict=True)
-    yield from ((correction,) for correction in payload.corrections)
 
 
 def _digest(item: tuple[Any, ...]) -> bytes:

@@ -23,6 +23,8 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
 
     from tallystream.storage.keys import PartitionKeys
@@ -126,6 +128,12 @@ class Fetch:
         if entries:
             failpoints.reach("after-fetch")
         return entries
+
+    def claim(self, ids: Sequence[str]) -> list[Entry]:
+        """Take over these pending entries, whichever consumer has them, and return those that still exist."""
+        claimed = self._client.execute_command("XCLAIM", self._keys.stream, self._keys.group, self._consumer, 0, *ids)
+        entries = [Entry(id_.decode(), fields) for id_, fields in claimed if fields]
+        return self._with_deliveries(entries) if entries else []
 
     def _next(self, count: int, block: float) -> list[Entry]:
         if self._recovering:

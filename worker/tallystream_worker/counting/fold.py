@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tallystream.errors import CodecError, EventError
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.rules.retraction import applying
-from tallystream.wire.codec import decode_columns, stated_events, was_decided, was_sequenced
+from tallystream.wire.codec import decode_columns, is_reset, stated_events, was_decided, was_sequenced
 from tallystream.wire.event import MAX_AMOUNT
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.dropped import is_whole, without
@@ -76,6 +76,9 @@ class Fold:
     ) -> tuple[FoldResult, Sequence[Entry]]:
         """Fold entries into one batch, in their order; stop when the batch touches about `max_keys` counters.
 
+        An entry of resets is alone in its batch, because everything before it must be counted first. The live
+        generation has counted it already, so there it is an entry like others.
+
         Args:
             entries: The entries, in any order; an ID that occurs twice is folded once.
             excluded: The metrics and subjects whose events must become dead letters, each with the reason.
@@ -101,7 +104,14 @@ class Fold:
             result.batch.received = min((entry.received for entry in entries), default=0)
         before = 0
         for end, entry in enumerate(entries, 1):
+            is_place = is_reset(entry.fields) and not was_decided(entry.fields, self._keys.generation)
+            if is_place and end > 1:
+                result.entries = entries[: end - 1]
+                return result, entries[end - 1 :]
             self._add(result, entry)
+            if is_place:
+                result.entries = entries[:1]
+                return result, entries[1:]
             counters = result.batch.counters
             # The next entry may add as many counters as this one. Stop here if that is closer to the bound.
             if counters + (counters - before) // 2 >= self._max_keys:
@@ -116,7 +126,7 @@ class Fold:
         if was_decided(fields, self._keys.generation):
             return  # decide.lua counted it when it wrote it
         payload = None
-        if entry.deliveries > self._max_deliveries:
+        if entry.deliveries > self._max_deliveries and not is_reset(fields):
             reason = f"delivered {entry.deliveries - 1} times without success"
         else:
             try:

@@ -1,4 +1,4 @@
-"""Folds the payload of one entry: groups, columns, single events and corrections. Pure: no Redis, no clock.
+"""Folds the payload of one entry: groups, columns, single events and resets. Pure: no Redis, no clock.
 
 Events of the entry that cannot be counted become a dead letter with a reason: an entry that contains only these events.
 """
@@ -12,7 +12,6 @@ from tallystream.errors import EventError
 from tallystream.wire.codec import (
     VERSION,
     ActorColumns,
-    Correction,
     Group,
     Payload,
     Single,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.batch import BucketResolver, BucketSet
     from tallystream.rules.metrics import Metric, Rules
+    from tallystream.wire.codec import Reset
     from tallystream.wire.stream_id import StreamID
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.counting.fold_result import FoldResult
@@ -83,8 +83,8 @@ class PayloadFold:
             self._add_columns(result, entry, columns)
         for single in payload.singles:
             self._add_single(result, entry, single)
-        for correction in payload.corrections:
-            self._add_correction(result, entry, correction)
+        for reset in payload.resets:
+            self._add_reset(result, entry, reset)
 
     def _add_group(self, result: FoldResult, entry: Entry, group: Group) -> None:
         metric = group.metric
@@ -193,20 +193,11 @@ class PayloadFold:
         self._earlier[key] = earlier + 1
         return earlier
 
-    def _add_correction(self, result: FoldResult, entry: Entry, correction: Correction) -> None:
-        metric, subject = correction.metric, correction.subject
-        reason = result.excluded.get((metric, subject))
-        if metric not in self._rules.metric:
-            reason = self._refusal(metric, correction.at, entry)
-        if reason is not None:
-            self._add_dead(result, entry, Payload([], [], [correction]), reason)
-            return
-        place = self._open(result, entry, metric, correction.at // 60_000)
-        if correction.finest is not None:
-            place = self._places.without_finer(place, correction.finest)
-        result.batch.sums[place][subject] += correction.amount
-        result.settled[metric] += 1
-        result.counted[metric] += 1
+    def _add_reset(self, result: FoldResult, entry: Entry, reset: Reset) -> None:
+        """Add a reset to the batch, unless the subject has no exact counters by these rules."""
+        rule = self._rules.metric.get(reset.metric)
+        if rule is not None and rule.exact and (reset.metric, reset.subject) not in result.excluded:
+            result.batch.add_reset(self._places(reset.metric, entry.received // 60_000), reset.subject, entry.id)
 
     def _open(self, result: FoldResult, entry: Entry, metric: str, minute: int) -> BucketSet:
         """Return the bucket set of a metric and a minute, without the buckets that closed before the entry arrived."""
@@ -271,7 +262,7 @@ class PayloadFold:
         fields |= retraction_field(retraction_marks(entry.fields))
         if earlier:
             fields[b"i"] = b"%d" % earlier
-        parts: tuple[Group | Single | Correction, ...] = (*payload.groups, *payload.singles, *payload.corrections)
+        parts: tuple[Group | Single, ...] = (*payload.groups, *payload.singles)
         metric = parts[0].metric if parts[0].metric in self._rules.metric else ""
         result.dead.append(dead_entry_of(entry, reason, events, fields, metric))
 

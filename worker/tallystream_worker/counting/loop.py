@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tallystream.client.durability import MEMORY
-from tallystream.errors import ConsumerGroupMissing, GenerationSwitched, Unconfirmed
+from tallystream.errors import ConsumerGroupMissing, GenerationSwitched, StreamError, Unconfirmed
 from tallystream_worker.counting.apply import (
     Applied,
+    Early,
     Failed,
     GroupMissing,
     Outdated,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.fold_result import FoldResult
     from tallystream_worker.counting.outcome import BatchSubscriber
     from tallystream_worker.counting.quarantine import FoldEntries
+
+_MOST_EARLY: Final = 10
+"""How often in a row a batch may wait for earlier entries. Each time, these are claimed and counted."""
 
 
 class CountingLoop:
@@ -83,6 +87,7 @@ class CountingLoop:
         self._live_only = live_only
         self._on_subscriber_error = on_subscriber_error
         self._read_size = MIN_READ
+        self._early = 0
 
     def run_once(self, block: float = 0.0) -> int:
         """Fetch entries once and count them; return how many entries this call has acknowledged.
@@ -112,9 +117,10 @@ class CountingLoop:
         """Apply a batch, or smaller or changed batches of its entries; return how many entries were acknowledged.
 
         If the batch was not applied, its entries are folded again, and the new batches are applied in the same way. If
-        it is stale, only the entries that are still pending are folded; if newer rules count the partition, all
-        entries, by these rules; if totals were rejected, all entries, with the events of these totals as dead letters;
-        after an error that an entry may have caused, each half of the entries.
+        other entries must be counted first, they are counted, and then the batch. If it is stale, only the entries that
+        are still pending are folded; if newer rules count the partition, all entries, by these rules; if totals were
+        rejected, all entries, with the events of these totals as dead letters; after an error that an entry may have
+        caused, each half of the entries.
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time.
@@ -137,6 +143,8 @@ class CountingLoop:
                 if not self._follow(revision):
                     raise GenerationSwitched(f"{self.keys.stream}: rules with the number {revision} count it now")
                 return self._count(self._quarantine.batches(batch.entries, conflicts=batch.conflicts))
+            case Early(earlier):
+                return self._count_first(earlier) + self._count([batch])
             case TotalsRejected(totals):
                 return self._count(self._quarantine.batches(batch.entries, batch.excluding(totals), batch.conflicts))
             case Failed(error):
@@ -146,7 +154,23 @@ class CountingLoop:
             case Switched():
                 raise GenerationSwitched(f"{self.keys.stream}: generation {self.keys.generation} is not the live one")
 
+    def _count_first(self, earlier: Sequence[str]) -> int:
+        """Count pending entries, whichever consumer has them, because a reset is after them or one of them.
+
+        Raises:
+            StreamError: some of them stay pending.
+        """
+        self._early += 1
+        if self._early > _MOST_EARLY:
+            self._early = 0
+            raise StreamError(
+                f"{self.keys.stream}: entry {earlier[0]} cannot be counted, so the entries around the next reset "
+                "cannot be counted either. Look in the log for why this entry fails"
+            )
+        return self._count(self._quarantine.batches(self.fetch.claim(earlier)))
+
     def _publish(self, batch: FoldResult, seconds: float) -> int:
         self._quarantine.clear()
+        self._early = 0
         publish(batch_result(self._partition, batch, seconds), self._subscribers, self._on_subscriber_error)
         return len(batch.entries)

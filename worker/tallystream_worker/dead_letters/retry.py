@@ -63,7 +63,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
 
     Raises:
         StreamError: the fields do not contain the number of events that the dead letter states, another generation is
-            live now, or the state that would decide an event (ids, a limit, a vote) was removed. Nothing was changed.
+            live now, the state that would decide an event (ids, a limit, a vote) was removed, or a subject of an event
+            with an id or a limit was reset since. Nothing was changed.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]
@@ -88,7 +89,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         answer, *details = _RETRY(
             client,
             [keys.dead, keys.dead, keys.ledger, keys.live, keys.stream],
-            [batch, live_mark(keys.generation, revision), *again],
+            [batch, live_mark(keys.generation, revision), letter.source, *again],
         )
         if answer == b"applied":
             return Retried(settled, kept)
@@ -100,6 +101,11 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
             raise StreamError(
                 f"{letter.name}: has an event that is older than the ids, limits or votes that are kept, so it may "
                 'be a copy, or over the limit. Drop it, or count everything again: "rebuild"'
+            )
+        if answer == b"reset":
+            raise StreamError(
+                f"{letter.name}: has an event with an id or a limit, and its subject was reset since, so it is not "
+                'known what the event adds now. Drop it, or count everything again: "rebuild"'
             )
         if answer == b"stale":
             return None

@@ -157,6 +157,8 @@ class OffsetGate:
             elif reply[0] == b"full":
                 limit = int(reply[1])
                 problem = f"a stream has reached its limit of {limit:,} entries: the workers must count some first"
+            elif reply[0] == b"held":
+                problem = "a reset holds the events back for a moment"
             else:
                 # If a reply was lost before, the stored offset is the end of this chunk, or of a later queued chunk.
                 if reply[0] == b"at" and int(reply[1]) not in {each.end for each in self._waiting[partition]}:

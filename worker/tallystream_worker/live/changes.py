@@ -112,6 +112,6 @@ def _touch(changed: Changes, metrics: frozenset[str], id_: bytes, fields: Any) -
     for single in payload.singles:
         if single.metric in metrics:
             changed[single.metric].add(single.subject)
-    for correction in payload.corrections:
-        if correction.metric in metrics:
-            changed[correction.metric].add(correction.subject)
+    for reset in payload.resets:
+        if reset.metric in metrics:
+            changed[reset.metric].add(reset.subject)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 KINDS: Final = frozenset(
-    "total up minute hour day month top limit once seen unique sketch".split()  # noqa: SIM905  # as they are named
+    "total up minute hour day month top limit once seen unique sketch labels".split()  # noqa: SIM905  # as they are named
 )
 """The first parts of the names of counters, after the generation's prefix."""
 
@@ -52,7 +52,8 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
                 removed += client.unlink(*page)
                 page = []
         removed += client.unlink(
-            *page, keys.dead, keys.begun, keys.backfilled, keys.periods, keys.forgotten, keys.adopted
+            *page,
+            *(keys.dead, keys.begun, keys.backfilled, keys.periods, keys.forgotten, keys.adopted, keys.resets),
         )
         if generation == FIRST:
             if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:

@@ -1,7 +1,6 @@
 """Replays a topic as events for other tools.
 
-Ingesting all events of a topic, in one process, gives the same counters if the topic has no corrections and no
-retractions.
+Ingesting all events of a topic, in one process, gives the same counters if the topic has no resets and no retractions.
 """
 
 from __future__ import annotations
@@ -52,17 +51,17 @@ class ReplaySelection:
 
 @dataclass
 class Left:
-    """Counts the entries and corrections that a replay leaves out.
+    """Counts what a replay leaves out.
 
     Attributes:
         unreadable: Entries that cannot be decoded.
-        corrections: Selected corrections (amounts that a reset added past the rules); they are not events.
+        resets: Resets of selected metrics and subjects; they are not events.
         dropped: Events, selected or not, of dead letters that were dropped for good.
     """
 
     unreadable: int = 0
     dropped: int = 0
-    corrections: int = 0
+    resets: int = 0
 
 
 def replay(
@@ -78,7 +77,7 @@ def replay(
         client: Client of the server of the streams.
         layout: The partitions to replay.
         wanted: The events to yield.
-        left: Counts the entries and corrections that are left out.
+        left: Counts what is left out.
         archive: URL of the archive to read first, `""` for none.
 
     Raises:
@@ -121,4 +120,8 @@ def _events(
             yield event | {
                 name: value for name, value in (("actor", single.actor), ("id", single.id)) if value is not None
             }
-    left.corrections += sum(wanted.takes(each.metric, each.subject, each.at / 1000) for each in payload.corrections)
+    left.resets += sum(
+        (not wanted.metrics or each.metric in wanted.metrics)
+        and (not wanted.subjects or each.subject in wanted.subjects)
+        for each in payload.resets
+    )

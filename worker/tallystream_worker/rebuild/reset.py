@@ -1,143 +1,191 @@
-"""Resets totals by compensating events: counted events stay in the streams, and a rebuild gives the same totals.
+"""Resets subjects: sets their counters to 0 at one place in the log; counted events stay in the streams.
 
-A correction is an amount that bypasses the rules of its metric; it changes the bucket of one window that contains its
-time, and those of longer windows. So each bucket gets a separate correction. If votes of the metric last forever
-(`once = "forever"`), each voter gets a vote of 0 instead.
+In each partition, `reset.lua` holds appends back until everything is counted, then appends the entry of the reset and
+counts it. Each fold of the log (rebuild, audit, retraction) counts the reset at its place: what is left of the events
+before it is taken away, and the later events count. See decision 0040.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import ResponseError
+
+from tallystream.client.replies import is_group_missing
 from tallystream.client.server_time import server_time
-from tallystream.errors import EventError, StreamError, StreamFull
-from tallystream.producing.appender import Appender
-from tallystream.producing.partition_queue import SealedEntry
-from tallystream.rules.windows import Bucket, bucket
-from tallystream.wire.codec import Correction, Payload, Single, encode
-from tallystream.wire.window import MINUTE, WINDOWS
+from tallystream.errors import EventError, StreamError
+from tallystream.rules.batch import Batch, BucketResolver
+from tallystream.storage.deployment_hash import live_mark
+from tallystream.storage.scripts import Script
+from tallystream.wire.codec import VERSION, Payload, Reset, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
     import redis
 
     from tallystream.deployment import Deployment
-    from tallystream.rules.metrics import Metric
     from tallystream.storage.keys import PartitionKeys
 
-_ENTRY_EVENTS: Final = 1000
-_MOST_BUCKETS: Final = 1000
-"""Number of the latest buckets of a window that are read: as many as a series can show. Buckets past their retention
-are read too, because their keys may still exist."""
+_RESET: Final = Script("tallystream_worker.rebuild", "reset")
+
+PATIENCE: Final = 10.0
+"""Seconds for which a reset waits until the workers have counted everything."""
+
+_LOOK: Final = 0.01
+"""Seconds between two looks; much shorter than the hold of `reset.lua`."""
+
+_MARGIN: Final = 100
+"""Milliseconds between the latest ID of any partition and the IDs of the resets in several partitions."""
+
+_PRESENT: Final = 0
+"""Time of a reset in one partition: the script takes the present."""
+
+
+class _SwitchedError(Exception):
+    """Another generation is live in a partition that is not reset yet, or other rules count it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The reset in one partition.
+
+    Attributes:
+        keys: The keys of the partition.
+        metrics: The metrics to reset there, in order.
+    """
+
+    keys: PartitionKeys
+    metrics: tuple[str, ...]
 
 
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
-    """Append events that bring the totals of a subject to 0; return the totals before, by metric.
+    """Set the counters of a subject to 0; return the totals before, by metric.
 
-    Return when the events are in the streams; workers count them later. Events that are counted while this runs stay
-    counted.
+    Events that were appended before the call are taken away, and later events count. Producers keep their events for a
+    moment, until the workers have counted everything in the partition.
 
     Args:
         client: Client of the server.
         deployment: The deployment of the subject.
         subject: The subject, in its normal form.
-        metrics: Declared metrics.
+        metrics: Declared metrics, each once.
 
     Raises:
-        EventError: a metric is counted in a sketch, from which nothing can be taken back.
-        StreamError: the server refused the events, or a repartition has closed the streams.
-        StreamFull: the stream has reached its limit; try again later.
-        redis.RedisError: the connection broke.
-
-    After any of these errors except `EventError`, some of the events may have been appended.
+        EventError: a metric is counted in a sketch, from which nothing can be taken back. Nothing was changed.
+        StreamError: the workers did not count everything within 10 seconds, a counter is not a whole number, or a
+            repartition has closed the streams. If a metric is spread, some partitions may be reset.
+        redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe.
     """
-    rules, taken = deployment.rules, dict.fromkeys(metrics, 0)
-    payloads: dict[int, list[Payload]] = defaultdict(list)
     for metric in metrics:
-        rule = rules.metric[metric]
-        if not rule.exact:
+        if not deployment.rules.metric[metric].exact:
             raise EventError("metric", f"{metric} is counted in a sketch (exact = false), which cannot be reset")
-        for partition in deployment.layout.holding(subject, spread=rule.spread):
-            keys = deployment.layout.keys[partition]
-            total = int(client.get(keys.total(metric, subject)) or 0)
-            taken[metric] += total
-            if rule.once == "forever":
-                payloads[partition] += _chunks(Payload([], list(_no_votes(client, keys, metric, subject))))
-            elif total:
-                corrections = _compensation(client, keys, metric, rule, subject, total, rules.zone)
-                payloads[partition] += _chunks(Payload([], [], corrections))
-    for partition, of_partition in payloads.items():
-        _append(client, deployment, partition, of_partition)
-    return taken
+    run = _Run(client, deployment, subject, metrics)
+    while True:
+        try:
+            return run()
+        except _SwitchedError:
+            run.deployment = deployment.reload(client)
 
 
-def _no_votes(client: redis.Redis, keys: PartitionKeys, metric: str, subject: str) -> Iterator[Single]:
-    """Yield a vote of 0 for each actor whose vote for the subject is not 0, with a time after that vote."""
-    now = server_time(client)
-    for actor, record in client.hscan_iter(keys.once(metric, "forever", subject), count=1000):
-        stored, amount = record.split()[:2]
-        if int(amount):
-            at = int(stored.partition(b"@")[0])  # before the vote's place in the log, see records.lua
-            yield Single(metric, subject, 0, max(now, at + 1), actor.decode(), None)
+class _Run:
+    def __init__(self, client: redis.Redis, deployment: Deployment, subject: str, metrics: Iterable[str]) -> None:
+        self.deployment = deployment
+        self._client = client
+        self._subject = subject
+        self._taken = dict.fromkeys(metrics, 0)
+        self._done: set[str] = set()  # streams
+        self._deadline = time.monotonic() + PATIENCE
 
+    def __call__(self) -> dict[str, int]:
+        parts = self._parts()
+        try:
+            at = _PRESENT
+            while left := [part for part in parts if part.keys.stream not in self._done]:
+                if len(parts) > 1:
+                    at = self._time(left)
+                for part in left:
+                    if not self._reset(part, at):
+                        break  # an entry has a later ID: choose a later time
+        finally:
+            for part in parts:
+                self._client.hdel(part.keys.sequences, "!hold")
+        return self._taken
 
-def _compensation(
-    client: redis.Redis, keys: PartitionKeys, metric: str, rule: Metric, subject: str, total: int, zone: str
-) -> list[Correction]:
-    """Return corrections that bring a subject's total in one partition, and each window's latest 1,000 buckets, to 0.
+    def _parts(self) -> list[_Part]:
+        """Return the reset of each partition that may have counters of the subject."""
+        layout, rules = self.deployment.layout, self.deployment.rules
+        by_partition: dict[int, list[str]] = {}
+        for metric in self._taken:
+            for partition in layout.holding(self._subject, spread=rules.metric[metric].spread):
+                by_partition.setdefault(partition, []).append(metric)
+        return [_Part(layout.keys[partition], tuple(names)) for partition, names in sorted(by_partition.items())]
 
-    A correction changes the buckets of its window and of longer windows: a correction of a day changes no hour.
-    """
-    now = server_time(client) // 1000
-    corrections: list[Correction] = []
-    for window in (each for each in WINDOWS if each in rule.windows):
-        buckets = list(_latest(window, now, zone))
-        with client.pipeline(transaction=False) as pipeline:
-            for each in buckets:
-                pipeline.hget(keys.window(window, metric, each.label), subject)
-            values: list[Any] = pipeline.execute()
-        for each, value in zip(buckets, values, strict=True):
-            # Corrections of finer buckets inside this bucket change this bucket as well.
-            begun = max(0, each.start * 1000)
-            inside = sum(c.amount for c in corrections if begun <= c.at < each.end * 1000)
-            if left := int(value or 0) + inside:
-                corrections.append(Correction(metric, subject, -left, begun, window))
-    if left := total + sum(correction.amount for correction in corrections):
-        corrections.append(Correction(metric, subject, -left, 0, "total"))  # the part of the total in expired buckets
-    return corrections
+    def _time(self, parts: Iterable[_Part]) -> int:
+        """Hold all partitions until everything is counted; return a millisecond after each of their stream IDs.
 
+        With the same time in all partitions, the resets stay in their place in the log if a repartition merges the
+        partitions in the order of their IDs.
+        """
+        ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
+        return max(ready, default=0) + _MARGIN
 
-def _latest(window: str, now: int, zone: str) -> Iterator[Bucket]:
-    at = now
-    for _ in range(_MOST_BUCKETS):
-        each = bucket(window, at // MINUTE, zone)
-        yield each
-        at = each.start - 1
-        if at < 0:
-            return
+    def _reset(self, part: _Part, at: int) -> bool:
+        """Append and count the reset of a partition; return `False` if an entry of the partition has a later ID."""
+        answer, *details = self._call(part, at)
+        if answer == b"passed":
+            return False
+        if answer == b"reset":
+            for metric, total in zip(part.metrics, details, strict=True):
+                self._taken[metric] += int(total)
+        self._done.add(part.keys.stream)
+        return True
 
+    def _call(self, part: _Part, at: int | str) -> Any:
+        """Call the script until nothing waits to be counted; return its reply, with each error reply raised."""
+        keys = part.keys
+        names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
+        resets = [Reset(metric, self._subject) for metric in part.metrics]
+        entry = ["v", VERSION, "d", keys.generation, "n", 0, "b", encode(Payload([], [], resets))]
+        mark = live_mark(keys.generation, self.deployment.revision_of(keys.generation))
+        arguments = [mark, keys.group, at, self._batch(part), *entry]
+        while True:
+            try:
+                reply = _RESET(self._client, names, arguments)
+            except ResponseError as error:
+                if not is_group_missing(error):
+                    raise
+                raise StreamError(f"{keys.stream}: nothing was counted yet: start a worker, then reset") from error
+            match reply:
+                case [b"waiting", _] if time.monotonic() < self._deadline:
+                    time.sleep(_LOOK)
+                case [b"waiting", entry_id]:
+                    raise StreamError(
+                        f"{keys.stream}: entry {entry_id.decode()} was not counted within {PATIENCE:g} seconds, and a "
+                        "reset must wait for it. Look whether a worker runs (tallystream status), and reset again when "
+                        "the workers have caught up"
+                    )
+                case [b"switched"] | [b"outdated", _] if time.monotonic() < self._deadline:
+                    raise _SwitchedError
+                case [b"closed", *_] | [b"switched"] | [b"outdated", _]:
+                    raise StreamError(
+                        f"{keys.stream}: a repartition has closed it, or its rules have changed: try again in a moment"
+                    )
+                case [b"rejected", metric, *_]:
+                    raise StreamError(
+                        f"{keys.stream}: a counter of {self._subject} in {metric.decode()} is not a whole number; "
+                        "nothing was reset there. Count everything again: tallystream rebuild"
+                    )
+                case _:
+                    return reply
 
-def _chunks(payload: Payload) -> Iterator[Payload]:
-    for first in range(0, len(payload.singles), _ENTRY_EVENTS):
-        yield Payload([], payload.singles[first : first + _ENTRY_EVENTS])
-    for first in range(0, len(payload.corrections), _ENTRY_EVENTS):
-        yield Payload([], [], payload.corrections[first : first + _ENTRY_EVENTS])
-
-
-def _append(client: redis.Redis, deployment: Deployment, partition: int, payloads: list[Payload]) -> None:
-    appender = Appender(client, deployment.layout)
-    for payload in payloads:
-        body = encode(payload)
-        appender.push(partition, SealedEntry(1, payload.events, len(body), body))
-    while appender.oldest_cycle is not None:
-        confirmed, error = appender.send()
-        if error is not None and not confirmed:
-            raise StreamError(f"{deployment.layout.keys[partition].stream}: the server refused the events: {error}")
-        if appender.is_closed:
-            raise StreamError("a repartition has just closed the streams: try again in a moment")
-        if appender.backlogged and not confirmed:
-            raise StreamFull(
-                f"{deployment.layout.keys[partition].stream} is at its limit: try again when the workers have caught up"
-            )
+    def _batch(self, part: _Part) -> bytes:
+        rules = self.deployment.rules_of(part.keys.generation)
+        batch = Batch(part.keys, rules.zone, rules.alerts)
+        batch.received = server_time(self._client)
+        places = BucketResolver(rules)
+        for metric in part.metrics:
+            batch.add_reset(places(metric, batch.received // 60_000), self._subject, "")
+        return batch.encode([], {})

@@ -58,7 +58,7 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
     """Return the numbers and amounts of the events that a retraction would remove; change nothing.
 
     The archived entries (if `archive`, a URL, is not empty) and the streams are read. Events of earlier retractions
-    and of dropped dead letters are left out, and so are entries that cannot be decoded. A correction is one event.
+    and of dropped dead letters are left out, and so are entries that cannot be decoded.
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
@@ -123,6 +123,4 @@ def _sums(payload: Payload) -> Effect:
             add(group.metric, subject, amount, events)
     for single in payload.singles:
         add(single.metric, single.subject, single.amount, 1)
-    for correction in payload.corrections:
-        add(correction.metric, correction.subject, correction.amount, 1)
     return sums

@@ -156,6 +156,8 @@ def pieces(
         if not follow[metric] or not wanted(name):
             continue
         kind = name.partition(":")[0]
+        if kind == "labels":
+            continue  # no counter: it only names the buckets
         if kind == "top" and (rule := rules.metric.get(metric)) is not None and not rule.exact:
             continue
         if kind in _NUMBERS:

@@ -268,6 +268,8 @@ class StreamCopier:
             return
         for home, part in split(payload, self._homes[source]).items():
             events = part.events
+            if not events and not part.resets:
+                continue
             marks = [place for place, each in retractions.items() if each.without(part).events < events]
             fields = {b"v": VERSION} | time_fields(entry.fields) | {b"p": COPIED, b"q": b"%d" % entry.id_time}
             fields |= retraction_field(marks) | {b"n": b"%d" % events, b"b": encode(part)}

@@ -28,6 +28,9 @@ parts but the last of the primary key of their rows. The last part, the item, na
 SEPARATOR: Final = "\n"
 """Separates subject and id in a field of the hash of ids."""
 
+RESET: Final = ""
+"""The field of a hash of votes that has the subject's last reset, in place of an actor."""
+
 
 class ChangedKeys:
     """Collects the counters that entries may have changed.
@@ -39,6 +42,7 @@ class ChangedKeys:
         items: By group, the items: the last parts of the keys of the counters.
         producers: By producer, the last sequence that was added, and the ID of its entry.
         unsent: The ID of the last entry that no producer sends again if the server loses it; `None` if none was added.
+        resets: The metrics and subjects that were reset.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -47,6 +51,7 @@ class ChangedKeys:
         self.items: dict[Group, set[str]] = defaultdict(set)
         self.producers: dict[str, tuple[int, str]] = {}
         self.unsent: str | None = None
+        self.resets: set[tuple[str, str]] = set()
 
     def add(self, entry: Entry) -> None:
         """Add the producer of an entry, and the counters of declared metrics unless the entry cannot be decoded."""
@@ -70,9 +75,24 @@ class ChangedKeys:
             if (rule := metrics.get(single.metric)) is not None:
                 self._sums(self._places(single.metric, single.at // 60_000), (single.subject,))
                 self._remembered(rule, single.metric, single.subject, single.at, single.actor, single.id)
-        for correction in payload.corrections:
-            if correction.metric in metrics:
-                self._sums(self._places(correction.metric, correction.at // 60_000), (correction.subject,))
+        self.resets.update((reset.metric, reset.subject) for reset in payload.resets if reset.metric in metrics)
+
+    def reset(self, metric: str, subject: str, labels: Iterable[str]) -> None:
+        """Add every counter that a reset of a subject has changed.
+
+        Args:
+            metric: The metric, which must be declared.
+            subject: The subject.
+            labels: The labels of the metric's buckets and periods, as in the set of `PartitionKeys.labels`.
+        """
+        self.items["totals", metric].add(subject)
+        self.items["upvotes", metric].add(subject)
+        for each in labels:
+            kind, label = each.split(":", 1)
+            if kind == "once":
+                self.items["votes", metric, label, subject].add(RESET)
+            else:
+                self.items["windows", kind, metric, label].add(subject)
 
     def replaced(self, metric: str, subject: str, labels: str) -> None:
         """Add the buckets that a vote or an event with an id was counted in, because a later one may take it back.
@@ -106,7 +126,7 @@ class ChangedKeys:
     def _remembered(self, rule: Metric, metric: str, subject: str, at: int, actor: str | None, id_: str | None) -> None:
         zone, minute = self._rules.zone, at // 60_000
         if rule.once is not None and actor is not None:
-            self.items["votes", metric, bucket(rule.once, minute, zone).label, subject].add(actor)
+            self.items["votes", metric, bucket(rule.once, minute, zone).label, subject].update((actor, RESET))
             self.items["upvotes", metric].add(subject)
         elif id_ is not None and rule.ids is not None:
             label = id_period(rule.ids, minute).label

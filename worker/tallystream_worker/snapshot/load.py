@@ -102,6 +102,8 @@ class TableLoader:
                     self._queue("HSET", start, *(each for pair in part for each in pair))
                 else:
                     self._queue("MSET", *(each for item, value in part for each in (start + item, value)))
+            if group[0] in ("windows", "votes"):
+                self._label(group)
             bucket = bucket_of(group)
             if bucket is not None:
                 key = key_of(group)
@@ -115,6 +117,11 @@ class TableLoader:
         for first in range(0, len(keys), _FIELDS):
             members = (f"{end} {key}" for key in keys[first : first + _FIELDS])
             self._queue("ZADD", f"{self._counters}periods", *(part for name in members for part in (until, name)))
+
+    def _label(self, group: Group) -> None:
+        """Add the label of a group to those of its metric, so that a reset finds its bucket or period."""
+        kind, metric, label = group[1:4] if group[0] == "windows" else ("once", *group[1:3])
+        self._queue("SADD", f"{self._counters}labels:{metric}", f"{kind}:{label}")
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
         """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.

@@ -39,7 +39,8 @@ limits: Final = _table("limits", "metric label subject", BigInteger)
 """Numbers of events in the buckets of limits, the rejected ones included."""
 
 votes: Final = _table("votes", "metric label subject actor", Text)
-"""Votes, as `<at>@<place in the log> <amount> <labels>`."""
+"""Votes, as `<at>@<place in the log> <amount> <labels>`. The row without an actor has the stream ID of the subject's
+last reset, or `0-0`: votes before it have the amount 0."""
 
 ids: Final = _table("ids", "metric label subject id", Text)
 """The earliest event with each id in a period, as `<at> <amount> <labels>`; `rules/records.lua` has the details."""

@@ -204,6 +204,7 @@ class Snapshotter:
         else:
             # Read most of the entries before the view is opened, so that it is open for a short time only.
             read = self._touch(touched, keys, before.floor, "+")
+            self._touch_reset(touched, keys)
             self._touch_replaced(touched)
         copy = [name for metric, rule in self._rules.metric.items() if rule.max_subjects is not None or not rule.exact
                 for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
@@ -223,6 +224,9 @@ class Snapshotter:
             removed = {name.decode(): value.decode() for name, value in found.items()}
             if ends := {name: end for name, end in removed.items() if name != DUE}:
                 states[keys.forgotten.removeprefix(keys.counters)] = (msgspec.json.encode(ends).decode(), 0)
+            found = self._client.hgetall(keys.resets)
+            if resets := {name.decode(): place.decode() for name, place in found.items()}:
+                states[keys.resets.removeprefix(keys.counters)] = (msgspec.json.encode(resets).decode(), 0)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)
         except BaseException:
             cut.give_up()
@@ -267,6 +271,7 @@ class Snapshotter:
             reading.some(touched.items)
             late = ChangedKeys(self._rules)
             self._touch(late, keys, read, cut.position.generated)
+            self._touch_reset(late, keys)
             self._touch_replaced(late)
             reading.some(late.items)
             touched.producers |= late.producers
@@ -284,6 +289,12 @@ class Snapshotter:
                 touched.add(Entry(after, fields))
             if len(found) < _READ:
                 return after
+
+    def _touch_reset(self, touched: ChangedKeys, keys: PartitionKeys) -> None:
+        """Add the counters of the subjects that were reset."""
+        for metric, subject in touched.resets:
+            found: Any = self._client.smembers(keys.labels(metric))
+            touched.reset(metric, subject, (each.decode() for each in found))
 
     def _touch_replaced(self, touched: ChangedKeys) -> None:
         """Add the buckets that replaced votes and ids were counted in, by their records in the last snapshot.

@@ -12,6 +12,7 @@
 --         {"forgotten"}      the producer's record is missing, and the reaper may have removed it: nothing was done
 --         {"closed", topic}  the stream is closed and does not have this entry: append it to that topic
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
+--         {"held"}           a reset holds appends back for a moment; nothing was done
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order, also if
 -- its record was removed. No clock decides: stream IDs alone show whether a missing record may have been removed, or
@@ -22,7 +23,7 @@ local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local producer, sequence = ARGV[2], tonumber(ARGV[3])
 
 local last, last_id = 0, ''
-local known, limit, closed = unpack(redis.call('HMGET', sequences, producer, '!limit', '!closed'))
+local known, limit, closed, held = unpack(redis.call('HMGET', sequences, producer, '!limit', '!closed', '!hold'))
 if known then
   last, last_id = string.match(known, '^(%d+) (.+)$')
   last = tonumber(last)
@@ -42,7 +43,7 @@ end
 if sequence > last + 1 then
   return { 'gap', tostring(last) }
 end
-local refusal = appending.refusal(stream, ledger, limit, closed)
+local refusal = appending.refusal(stream, ledger, limit, closed, held)
 if refusal then
   return refusal
 end

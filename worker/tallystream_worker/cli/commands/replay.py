@@ -63,8 +63,8 @@ def replay(
                 written += n
                 status.update(f"{written:,} events")
     error_console.print(f"{written:,} events")
-    if left.corrections:
-        error_console.print(f"{left.corrections:,} corrections (resets) were left out, because they are not events")
+    if left.resets:
+        error_console.print(f"{left.resets:,} resets were left out, because they are not events")
     if left.dropped:
         error_console.print(f"{left.dropped:,} events were left out, because their dead letters were dropped")
     if left.unreadable:

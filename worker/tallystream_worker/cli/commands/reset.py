@@ -1,4 +1,4 @@
-"""The command `reset`: appends events that bring the counters of a subject to 0."""
+"""The command `reset`: sets the counters of a subject to 0."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reset(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Bring the counters of a subject to 0 with compensating events; the original events stay in the streams.
+    """Set the counters of a subject to 0; later events count from there, and the original events stay in the streams.
 
     Parameters
     ----------

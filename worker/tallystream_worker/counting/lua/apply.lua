@@ -10,6 +10,8 @@
 --         {"stale", ID, ...}                   some IDs are no longer pending; these still are
 --         {"switched"}                         another generation is live now
 --         {"outdated", number}                 rules with this higher number count the partition now
+--         {"early", ID, ...}                   these pending entries must be counted first, see rules/resets.lua; only
+--                                              if the batch has a reset or is for any generation
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
@@ -42,6 +44,14 @@ for i = 1, #ids do
 end
 if #pending < #ids then
   return { 'stale', unpack(pending) }
+end
+
+-- The live generation counts each reset in the call that appends it. Only other generations have resets to count.
+if ids[1] and (batch.resets or ARGV[3] == '') then
+  local found = require('tallystream.storage.lua.rules.resets').earlier(stream, group, ids, batch.resets)
+  if found then
+    return { 'early', unpack(found) }
+  end
 end
 
 local planned = plan(batch, KEYS[3])

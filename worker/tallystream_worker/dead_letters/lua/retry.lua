@@ -6,12 +6,14 @@
 -- ARGV[1] batch, msgpack: { ids = { ID in the dead stream }, and the fields that rules/plan.lua lists; its ledger takes
 --         the events out of `dead` and adds them to the fields of their outcomes }
 -- ARGV[2] generation that must be the live one, then a space and the number of the rules of the batch
--- ARGV[3..] the new dead letters, as dead_letters/lua/add.lua reads them
+-- ARGV[3] stream ID of the original entry: a later reset of a subject takes away what its events add
+-- ARGV[4..] the new dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
 --         {"stale"}                            the dead letter does not exist any more: it was retried or dropped
 --         {"switched"}                         another generation is live now
 --         {"outdated", number}                 rules with this higher number count the partition now
+--         {"reset"}                            a subject with ids or a limit was reset since
 --         {"forgotten"}                        the state of the period of an event was removed
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
 --
@@ -36,6 +38,11 @@ for i = 1, #batch.ids do
     return { 'stale' }
   end
 end
+if call('EXISTS', (string.gsub(KEYS[3], 'ledger$', 'resets'))) == 1 then
+  if not require('tallystream.storage.lua.rules.resets').take_away(batch, KEYS[3], ARGV[3]) then
+    return { 'reset' }
+  end
+end
 local planned = plan(batch, KEYS[3])
 if planned.forgotten > 0 then
   return { 'forgotten' }
@@ -45,7 +52,7 @@ if #planned.rejected > 0 then
 end
 
 -- Nothing after this line can fail.
-add_dead_letters(KEYS[2], 3)
+add_dead_letters(KEYS[2], 4)
 call('XDEL', KEYS[1], unpack(batch.ids))
 write(planned)
 call('HSET', KEYS[3], 'entries:retried', string.format('%.0f', clock.microseconds()))

@@ -1,14 +1,15 @@
 -- appending: functions for every script that appends entries to the stream of a partition.
 --
--- Three fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
+-- Four fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
 -- the stream may have. `!closed` is the topic to append to instead if the stream is closed, and '' if it is open; it
 -- stays when the topic is dropped. A later topic has this field from its beginning; without it, its stream is closed:
--- the topic was given up, or the server was emptied. `!stated` is about entries that state an earlier time than that of
--- their ID: see `add_stated`.
+-- the topic was given up, or the server was emptied. `!hold` is the time until which a reset holds appends back, in
+-- milliseconds. `!stated` is about entries that state an earlier time than that of their ID: see `add_stated`.
 local clock = require('tallystream.storage.lua.lib.clock')
 
 local call = redis.call
 local ENTRIES = 'entries:gated' -- field of the ledger: entries that scripts appended
+local HOLD = 1000 -- milliseconds for which one call of a reset holds appends back
 
 -- The fields that `add_to_ledger` adds to. A script must check them before its first write.
 local LEDGER_FIELDS = { 'appended', ENTRIES }
@@ -24,12 +25,28 @@ local function is_full(stream, limit)
   return limit and call('XLEN', stream) >= tonumber(limit)
 end
 
--- Returns the reply "closed" or "full" if nothing may be appended, else `nil`. The topic in "closed" is `unknown` if
--- the stream does not state it. Raises an error if the ledger exists and is not a hash.
-local function refusal(stream, ledger, limit, closed)
+-- Returns whether a reset holds appends back until the millisecond `held`. If the reset crashes, the hold
+-- ends by itself, even if the clock was set back meanwhile.
+local function is_held(held)
+  local left = tonumber(held) - clock.milliseconds()
+  return left > 0 and left <= HOLD
+end
+
+-- Holds appends back for a moment.
+local function hold(sequences, now)
+  call('HSET', sequences, '!hold', string.format('%.0f', now + HOLD))
+end
+
+-- Returns the reply "closed", "held" or "full" if nothing may be appended, else `nil`. The topic in "closed" is
+-- `unknown` if the stream does not state it. Raises an error if the ledger exists and is not a hash. `limit`, `closed`
+-- and `held` are the values of their fields, `false` if there are none.
+local function refusal(stream, ledger, limit, closed, held)
   closed = closed or (string.find(stream, '}:l%d+:stream$') and 'unknown' or '')
   if closed ~= '' then
     return { 'closed', closed }
+  end
+  if held and is_held(held) then
+    return { 'held' }
   end
   if is_full(stream, limit) then
     return { 'full', limit }
@@ -79,6 +96,7 @@ return {
   add_stated = add_stated,
   add_to_ledger = add_to_ledger,
   append = append,
+  hold = hold,
   is_full = is_full,
   refusal = refusal,
   stated = stated,

@@ -26,18 +26,22 @@ local function add_to_total(self, rule, prefix, subject, delta)
   extra.deltas[subject] = (extra.deltas[subject] or 0) + delta
 end
 
+-- Adds `delta` to a subject in the bucket `label` of the nth window.
+local function add_to_window(self, rule, nth, label, subject, delta)
+  local key = rule.windows[nth] .. label
+  local extra = self.window_extra[key]
+  if not extra then
+    extra = { rule = rule, nth = nth, label = label, deltas = {} }
+    self.window_extra[key] = extra
+  end
+  extra.deltas[subject] = (extra.deltas[subject] or 0) + delta
+end
+
 -- Adds `delta` to a subject in one bucket of each window. `labels` = { label of the limit's bucket, label of each
 -- window's bucket }.
 local function add_to_windows(self, rule, labels, subject, delta)
-  for nth, prefix in ipairs(rule.windows) do
-    local label = labels[nth + 1]
-    local key = prefix .. label
-    local extra = self.window_extra[key]
-    if not extra then
-      extra = { rule = rule, nth = nth, label = label, deltas = {} }
-      self.window_extra[key] = extra
-    end
-    extra.deltas[subject] = (extra.deltas[subject] or 0) + delta
+  for nth = 1, #rule.windows do
+    add_to_window(self, rule, nth, labels[nth + 1], subject, delta)
   end
 end
 
@@ -111,6 +115,7 @@ end
 return {
   add = add,
   add_to_total = add_to_total,
+  add_to_window = add_to_window,
   add_to_windows = add_to_windows,
   count = count,
   merge_bucket = merge_bucket,

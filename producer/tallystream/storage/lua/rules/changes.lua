@@ -28,6 +28,7 @@ local function new(batch, ledger_key)
     used = {}, -- by subject in a limit's bucket: all events that arrived so far
     duplicates = 0, -- events whose ID was counted before
     forgotten = 0, -- events of periods that were removed, see forget_periods.lua
+    taken = nil, -- by number of the reset: the total before it, see resets.lua
     voted = nil, -- whether the last vote changed anything; `nil` without votes
     is_split = nil, -- whether the total of the decided event may be partly in the sketch, see parts.lua
     unplaced = nil, -- the vote of an entry that has no stream ID yet, see votes.lua
@@ -35,6 +36,7 @@ local function new(batch, ledger_key)
     -- Written by write.lua.
     strings = {}, -- { key, value, key, value, ... }, ...: counters with one key each
     hashes = {}, -- { key, { field, value, ... } }, ...: buckets, limits, votes, IDs
+    labels = {}, -- { metric, label, ... }: buckets and periods of votes that may be new, see resets.lua
     bits = {}, -- { key, positions }, ...: Bloom filters, see event_ids.lua
     uniques = {}, -- see uniques.lua
     unique_periods = {}, -- their keys, as in the batch's `periods`
@@ -51,6 +53,20 @@ local function add_to_ledger(self, field, events)
   self.ledger[field] = (self.ledger[field] or 0) + events
 end
 
+-- Returns the key of the set of labels of a metric: "<window>:<label>" of each bucket of a window, "once:<label>" of
+-- each period of votes. With them a reset finds every bucket of a subject.
+local function labels_key(ledger_key, metric)
+  return (string.gsub(ledger_key, 'ledger$', 'labels:')) .. metric
+end
+
+-- Records that a bucket or period of a metric may be new.
+local function add_label(self, metric, label)
+  redis.call('SCARD', labels_key(self.ledger_key, metric)) -- a key of another type is an error here
+  local labels = self.labels
+  labels[#labels + 1] = metric
+  labels[#labels + 1] = label
+end
+
 -- Records that a counter of a subject cannot take its delta.
 local function reject(self, rule, subject)
   local rejected = self.rejected
@@ -58,4 +74,10 @@ local function reject(self, rule, subject)
   rejected[#rejected + 1] = subject
 end
 
-return { add_to_ledger = add_to_ledger, new = new, reject = reject }
+return {
+  add_label = add_label,
+  add_to_ledger = add_to_ledger,
+  labels_key = labels_key,
+  new = new,
+  reject = reject,
+}

@@ -158,8 +158,11 @@ local function write(planned)
       call('HSET', forgotten, kind, finish)
     end
     call('UNLINK', prefix .. key)
-    if not STATE[string.match(kind, '^%l+')] then
+    local window = string.match(kind, '^%l+')
+    if not STATE[window] then
       call('UNLINK', prefix .. 'top:' .. key)
+      local metric, label = string.match(key, '^%l+:([^:]+):(.+)$')
+      call('SREM', prefix .. 'labels:' .. metric, window .. ':' .. label)
     end
     call('ZREM', periods, period)
   end

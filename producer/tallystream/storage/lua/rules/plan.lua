@@ -33,6 +33,7 @@
 --   left_out = { [kind:metric] = end }     of each window and of uniques, the end of the latest bucket that an event is
 --            not added to, because the bucket had closed before the server received the event; see forget_periods.lua
 --   ledger = { field, events, ... }
+--   resets = { { rule, subject, stream ID of the reset }, ... }   only if there are any, see resets.lua
 --   outbox = key of the stream of notifications, only if alerts are declared; then rules may have `watch`, and
 --   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
 -- `labels` = { label of the limit's bucket or "", label of each window's bucket }, as an index of batch.labels.
@@ -41,6 +42,7 @@
 -- number of events that arrived and accepts min(limit, number). A vote keeps the latest
 -- event by (at, place in the log), an ID the earliest by (at, amount, arrival); if a better one arrives, it replaces
 -- the old one in every counter. The exception is a Bloom filter of IDs: see event_ids.lua.
+-- The exception is a reset, which has a place in the log: see resets.lua.
 -- A bucket of a window contains the events that the server received before it closed: the fold leaves it out for later
 -- ones, closed_buckets.lua for decisions. The total counts them.
 -- A module that most batches do not need is required in the line that needs it, because a script makes the functions of
@@ -84,6 +86,9 @@ local function plan_state(planned)
   end
   if #batch.votes > 0 then
     require('tallystream.storage.lua.rules.votes').plan(planned)
+  end
+  if batch.resets then
+    require('tallystream.storage.lua.rules.resets').plan(planned)
   end
 end
 

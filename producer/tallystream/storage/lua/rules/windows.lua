@@ -14,6 +14,7 @@ local function plan_bucket(self, rule, nth, label, subjects, deltas)
   local board = leaderboards and leaderboards.open(self, rule, rule.tops[nth + 1] .. label, nth)
   local overflow = self.overflow[rule] and self.overflow[rule].known -- these subjects get no fields in buckets
   local alerts = rule.watch and require('tallystream.storage.lua.rules.alerts')
+  local is_known = false
   for first = 1, #subjects, CHUNK do
     local last = math.min(first + CHUNK - 1, #subjects)
     local stored = call('HMGET', key, unpack(subjects, first, last))
@@ -22,6 +23,7 @@ local function plan_bucket(self, rule, nth, label, subjects, deltas)
       local subject, delta = subjects[i], deltas[i]
       local old, new = stored[i - first + 1], delta
       if old then
+        is_known = true
         new = (tonumber(old) or OUT_OF_RANGE) + delta
       end
       if new > MAX or new < -MAX or new % 1 ~= 0 then
@@ -40,6 +42,9 @@ local function plan_bucket(self, rule, nth, label, subjects, deltas)
       end
     end
     self.hashes[#self.hashes + 1] = { key, writes }
+  end
+  if not is_known then -- the bucket may be new
+    changes.add_label(self, rule.metric, string.match(rule.windows[nth], '(%l+):[^:]+:$') .. ':' .. label)
   end
 end
 

@@ -1,6 +1,7 @@
 -- write: writes the changes that plan.lua returned. It cannot fail: plan has read every key that is written here, and
 -- so checked its type. As in plan.lua, a module that most batches do not need is required in the line that needs it.
 local chunks = require('tallystream.storage.lua.lib.chunks')
+local labels_key = require('tallystream.storage.lua.rules.changes').labels_key
 local numbers = require('tallystream.storage.lua.lib.numbers')
 
 -- Writes the totals and the hashes.
@@ -13,6 +14,10 @@ local function write_counters(changes)
   end
   for _, hash in ipairs(changes.hashes) do
     chunks.each(call, 'HSET', hash[1], hash[2], 1)
+  end
+  local labels = changes.labels
+  for i = 1, #labels, 2 do
+    call('SADD', labels_key(changes.ledger_key, labels[i]), labels[i + 1])
   end
 end
 
