@@ -79,6 +79,8 @@ _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
+_RESET: Final = "tests/integration/rebuild/test_reset.py"
+_RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1337,5 +1339,71 @@ MUTANTS: Final = (
         "numbered-rules-look-replaced",
         (Edit("tallystream/reading/replaced.py", "and all(word.isdigit() for word in rest)", "and not rest"),),
         tests=("tests/integration/reading/test_replaced.py::test_a_read_of_the_live_log_reads_no_description",),
+    ),
+    Mutant(
+        "reset-without-waiting",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/reset.lua",
+                "local waiting = uncounted(group)\n",
+                "local waiting = nil and uncounted(group)\n",
+            ),
+        ),
+        tests=(
+            f"{_RESET}::test_an_entry_that_is_not_counted_delays_a_reset",
+            f"{_RESET}::test_two_resets_at_once_take_everything_once",
+        ),
+    ),
+    Mutant(
+        "reset-without-a-hold",
+        (Edit("tallystream/storage/lua/lib/appending.lua", "if held and is_held(held) then", "if false then"),),
+        tests=(f"{_RESET}::test_producers_keep_their_events_while_a_reset_waits",),
+    ),
+    Mutant(
+        "hold-without-an-end",
+        (Edit("tallystream/storage/lua/lib/appending.lua", "left > 0 and left <= HOLD", "left <= HOLD or left > 0"),),
+        tests=(f"{_RESET}::test_a_hold_of_a_crashed_reset_ends",),
+    ),
+    Mutant(
+        "votes-survive-a-reset",
+        (Edit("tallystream/storage/lua/rules/resets.lua", "{ '', place }", "{ '', '0-0' }"),),
+        tests=(f"{_RESET}::test_a_voter_votes_again_after_a_reset",),
+    ),
+    Mutant(
+        "new-buckets-without-a-label",
+        (Edit("tallystream/storage/lua/rules/windows.lua", "if not is_known then", "if false then"),),
+        tests=(f"{_RESET}::test_buckets_that_have_not_begun_are_reset_too",),
+    ),
+    Mutant(
+        "reset-in-a-batch-with-events",
+        (Edit("tallystream_worker/counting/fold.py", "if is_place and end > 1:", "if is_place and end < 0:"),),
+        tests=(f"{_RESET_EXACT}::test_a_reset_takes_away_what_was_before_it",),
+    ),
+    Mutant(
+        "reset-before-pending-entries",
+        (Edit("tallystream_worker/counting/lua/apply.lua", "  if found then\n", "  if false then\n"),),
+        tests=(f"{_RESET_EXACT}::test_a_reset_waits_for_pending_entries_of_other_consumers",),
+    ),
+    Mutant(
+        "copied-without-resets",
+        (
+            Edit(
+                "tallystream_worker/repartition/copy.py",
+                "if not events and not part.resets:",
+                "if not events:",
+            ),
+        ),
+        tests=(f"{_RESET}::test_a_spread_subject_is_reset_in_every_partition",),
+    ),
+    Mutant(
+        "dead-letters-from-before-a-reset",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/resets.lua",
+                "      taken[fields[i]] = true\n",
+                "      taken[fields[i]] = nil\n",
+            ),
+        ),
+        tests=(f"{_RESET}::test_a_dead_letter_from_before_a_reset_adds_nothing",),
     ),
 )
