@@ -81,6 +81,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
+_VERIFY: Final = "tests/integration/verify/test_verify.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1405,5 +1406,48 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_RESET}::test_a_dead_letter_from_before_a_reset_adds_nothing",),
+    ),
+    Mutant(
+        "verify-accepts-a-repeated-entry",
+        (
+            Edit(
+                "tallystream_worker/verify/sequence_walk.py",
+                "        if link.sequence <= before[0]:\n",
+                "        if link.sequence < 0:\n",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-an entry is there twice]",),
+    ),
+    Mutant(
+        "verify-forgets-producers-without-a-record",
+        (Edit("tallystream_worker/verify/log.py", "        self._compare_missing()\n", ""),),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the sequences are deleted]",),
+    ),
+    Mutant(
+        "verify-trusts-the-position-of-the-group",
+        (Edit("tallystream_worker/verify/accounts.py", "    if account.skipped:\n", "    if False:\n"),),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the group is moved back]",),
+    ),
+    Mutant(
+        "verify-trusts-the-last-file-of-the-archive",
+        (
+            Edit(
+                "tallystream_worker/verify/archived.py",
+                "if self._position is not None and self._position > end:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the last file is removed]",),
+    ),
+    Mutant(
+        "verify-takes-events-in-flight-for-lost",
+        (
+            Edit(
+                "tallystream_worker/verify/accounts.py",
+                "return appended - self.events - sum(",
+                "return appended - sum(",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_entries_in_hand_are_no_fault[valkey]",),
     ),
 )

@@ -29,6 +29,10 @@ SNAPSHOT_AT: Final = "snapshot"
 SNAPSHOT_EVERY: Final = "snapshot-every"
 """Field for monitoring: seconds between two snapshots. It exists only while a worker takes snapshots periodically."""
 
+VERIFIED: Final = "verified"
+"""Field for monitoring: three numbers about the last verification by a worker: when it ended (seconds since 1970), how
+many kinds of faults it found, how many checks could not be made."""
+
 CLOCK_STEP: Final = "clock-step"
 """Field for monitoring: the last step of a server's clock that a worker noticed; see `tallystream.reading.clocks`."""
 

@@ -25,6 +25,7 @@ from tallystream_worker.settings.settings import (
     RedisSettings,
     Settings,
     SnapshotSettings,
+    VerifySettings,
 )
 from tests.waiting import until
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 IN_ORDER = [
     "follow", "rules", "stragglers", "trim", "losses", "reaper", "clock", "eviction", "hot-subjects", "alerts-evaluate",
-    "alerts-deliver", "archive", "snapshot", "audit",
+    "alerts-deliver", "archive", "snapshot", "audit", "verify",
 ]  # fmt: skip
 
 
@@ -49,6 +50,7 @@ def chosen(server, tmp_path: Path) -> Settings:
         archive=ArchiveSettings(str(tmp_path / "archive")),
         snapshot=SnapshotSettings(str(tmp_path / "snapshot.sqlite"), every=0.5),
         audit=AuditSettings("1s"),
+        verify=VerifySettings("1s"),
     )
 
 
@@ -121,7 +123,7 @@ def test_every_service_goes_on_in_another_log(server, chosen, lines, tmp_path):
         assert client.hget("tally:meta", SNAPSHOT_EVERY) is None
         until(services["archive"].run_once, what="a file of the new log")
         assert [*(tmp_path / "archive" / "log=2").glob("**/*.parquet")]
-        for name in ("trim", "losses", "reaper", "eviction", "hot-subjects", "stragglers", "audit"):
+        for name in ("trim", "losses", "reaper", "eviction", "hot-subjects", "stragglers", "audit", "verify"):
             services[name].run_once()
     assert not [line for line in lines.entries if line["log_level"] == "error"]
 

@@ -233,7 +233,7 @@ def emit_everything(producer: Producer) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_copies_work_with_the_copier(server: Secured, tmp_path: Path) -> None:
-    """Archive, snapshot, drill and audit work with the copier; a restore needs the admin."""
+    """Archive, snapshot, drill, audit and verify work with the copier; a restore needs the admin."""
     archive, snapshot = str(tmp_path / "archive"), str(tmp_path / "snapshot.sqlite")
     with (
         counting(settings_for(server.url("worker")), logs.configure(quiet=True)),
@@ -243,6 +243,7 @@ def test_copies_work_with_the_copier(server: Secured, tmp_path: Path) -> None:
         for command in (
             f"archive {archive} --once", f"snapshot {snapshot} --once", f"snapshot {snapshot} --once --whole",
             f"drill {snapshot}", "audit", f"audit --archive {archive}",
+            f"verify --archive {archive} --snapshot {snapshot}",
         ):  # fmt: skip
             command_line(server.url("copier"), *command.split(), "--json")
     assert server.denied() == set()

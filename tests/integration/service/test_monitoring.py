@@ -41,6 +41,7 @@ ELSEWHERE = {
     "tallystream_alerts_firing",
     "tallystream_alert_outbox_entries",
     "tallystream_audit_differences",
+    "tallystream_verify_faults",
 }
 """Metrics that exist only with snapshots, alerts or audits."""
 

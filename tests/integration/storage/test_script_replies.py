@@ -100,6 +100,7 @@ CASES: Final = [
     ("maintenance/reap_producers", "seq stream", "HSET seq 0123456789abcdef 1_1-1", "0 10 1 1 1", "reaped text number"),
     ("maintenance/clock", "stream", "", "", "clock text text"),
     ("maintenance/eviction", "stream", "", "", "eviction text text text"),
+    ("verify/server", "stream", "", "", "server text text text text text text"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a - 1-1", "applied"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a 9-9 1-1", "at text"),
     ("rebuild/backfill", "mark dead ledger", FULL, "batch:full - 1-1", "rejected text text"),

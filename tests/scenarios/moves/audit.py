@@ -31,6 +31,25 @@ class Audit(Move, frozen=True):
             raise Mismatch(f"audit: {report['differences'][:5]}")
 
 
+class Verify(Move, frozen=True):
+    """An operator verifies everything: nothing may be wrong, and every check can be made."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> Verify | None:
+        """Return a verification, unless entries were lost, which it would name."""
+        return None if "lost" in draft.done else cls()
+
+    def play(self, world: World) -> None:
+        """Count and archive what waits, and verify."""
+        world.count()
+        world.archive()
+        report = world.command("verify", "--json", *world.sources, status=None)
+        if not isinstance(report, dict):
+            raise Mismatch(f"verify: {report}")
+        if report["findings"] or report["not_checked"]:
+            raise Mismatch(f"verify: {report['findings'][:5]} {report['not_checked'][:5]}")
+
+
 class Rebuild(Move, frozen=True):
     """An operator counts the history again; every answer must be the same afterwards."""
 

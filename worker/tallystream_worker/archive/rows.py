@@ -192,7 +192,7 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
             payload, current = Payload([], [], []), head
         if runs["kind"][start] == "raw":
             for row in range(start, end):
-                yield Entry(f"{head[0]}-{head[1]}", _unpacked(table.column("raw")[row].as_py()))
+                yield Entry(f"{head[0]}-{head[1]}", raw_fields(table.column("raw")[row].as_py()))
         else:
             _restore(payload, table, runs, values, start, end)
     if payload.groups or payload.singles or payload.resets:
@@ -281,6 +281,7 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
-def _unpacked(raw: bytes) -> dict[bytes, bytes]:
+def raw_fields(raw: bytes) -> dict[bytes, bytes]:
+    """Return the fields of an entry from the column `raw`."""
     parts = _unpack(raw)
     return dict(zip(parts[::2], parts[1::2], strict=True))

@@ -257,12 +257,20 @@ class Store:
         first = next(self.files(partition), None)
         if first is None:
             return None
+        return parse_id(self.before(first))
+
+    def before(self, file: File) -> str:
+        """Return the ID of the entry before the first entry of a file; no row is read.
+
+        Raises:
+            ArchiveError: the file cannot be read, or has another format.
+        """
         try:
-            with self._fs.open_input_file(first.path) as source:
+            with self._fs.open_input_file(file.path) as source:
                 metadata = pq.read_schema(source).metadata or {}
         except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{first.path} cannot be read: {error}") from error
-        return parse_id(_before_the_first(metadata, first))
+            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
+        return _before_the_first(metadata, file)
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.
@@ -286,6 +294,18 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
         return table, _before_the_first(table.schema.metadata or {}, file)
+
+    def columns(self, file: File, names: list[str]) -> pa.Table:
+        """Return some columns of a file; the others are not read.
+
+        Raises:
+            ArchiveError: the file cannot be read.
+        """
+        try:
+            with self._fs.open_input_file(file.path) as source:
+                return pq.read_table(source, columns=names)
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
 
     def _folder(self, day: str, partition: int) -> str:
         return f"{self._root}/day={day}/partition={tag_of(partition)}"

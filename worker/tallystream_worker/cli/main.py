@@ -42,6 +42,7 @@ _COMMANDS: Final = (
         "dead retry --reason 'not declared'",
     ),
     ("reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
+    ("verify", "Check streams, archive, snapshot, counters and ledger, and print what is proved.", "verify --json"),
     ("audit", "Fold all events again and compare the result with the live counters.", "audit --json"),
     ("rebuild", "Count history again, and switch to the new counters.", "rebuild --archive ./archive"),
     ("retract", "Take events back, as if they had never happened.", "retract --actor bot:7 --dry-run"),

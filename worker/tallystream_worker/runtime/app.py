@@ -146,9 +146,9 @@ class Worker:
     """A worker of one namespace: `start` starts its services in order, and `stop` stops them in reverse order.
 
     Counting starts first, because all other services read what it writes and can wait. Then start the services that
-    keep the streams within bounds, then those that deliver alerts, archive, take snapshots and audit. In reverse order,
-    the services that read the counters end before those that write them. All services get `quiet` before the first
-    `stop`, and they have one deadline.
+    keep the streams within bounds, then those that deliver alerts, archive, take snapshots, audit and verify. In
+    reverse order, the services that read the counters end before those that write them. All services get `quiet` before
+    the first `stop`, and they have one deadline.
 
     Each service checks the live topic and generation in each pass, so a switch restarts no service. Only the partition
     workers belong to one topic, and the partition follower replaces them.
@@ -214,6 +214,10 @@ class Worker:
             from tallystream_worker.rebuild.schedule import audit_service  # noqa: PLC0415  # seldom needed
 
             self.services.append(audit_service(settings, log))
+        if settings.verify.every:
+            from tallystream_worker.verify.schedule import verify_service  # noqa: PLC0415  # seldom needed
+
+            self.services.append(verify_service(settings, log))
 
     def start(self) -> None:
         """Start all services in the background, counting first, and return."""

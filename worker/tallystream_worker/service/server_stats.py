@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from tallystream.reading.clocks import ClockStep, parse_step
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.storage.deployment_hash import CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY
+from tallystream.storage.deployment_hash import CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY, VERIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,6 +44,8 @@ class ServerStats:
         snapshot_every: Seconds between two snapshots; `None` if no worker takes them.
         audit: Last audit of a worker: its end in seconds since 1970, the number of compared counters, and the number
             of different ones; `None` before the first.
+        verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
+            number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
     """
 
@@ -58,24 +60,25 @@ class ServerStats:
     snapshot: float | None
     snapshot_every: float | None = None
     audit: tuple[float, int, int] | None = None
+    verified: tuple[float, int, int] | None = None
     step: ClockStep | None = None
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
     """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
 
-    The query raises `RedisError` if the last snapshot and the last audit cannot be read.
+    The query raises `RedisError` if the last snapshot, the last audit or the last verification cannot be read.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands += [("HMGET", keys.sequences, LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
-    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit", CLOCK_STEP))
+    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit", VERIFIED, CLOCK_STEP))
 
     def parse(replies: list[Any]) -> ServerStats:
         memory, counts = ({} if isinstance(reply, RedisError) else reply for reply in replies[:2])
         *replies, latest = replies[1:]
-        snapshot, every, audit, step = raise_on_error(latest)
+        snapshot, every, audit, verified, step = raise_on_error(latest)
         present: set[bytes] = set()
         for consumers in replies[1::4]:
             present.update(_present(consumers))
@@ -99,18 +102,19 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
             by_stream(limit for _, limit in bounds),
             float(snapshot) if snapshot else None,
             float(every) if every else None,
-            _audited(audit),
+            _result(audit),
+            _result(verified),
             parse_step(step),
         )
 
     return Query(commands, parse)
 
 
-def _audited(text: bytes | None) -> tuple[float, int, int] | None:
+def _result(text: bytes | None) -> tuple[float, int, int] | None:
     if not text:
         return None
-    at, counters, differences = text.split()
-    return float(at), int(counters), int(differences)
+    at, first, second = text.split()
+    return float(at), int(first), int(second)
 
 
 def _present(consumers: Any) -> Iterable[bytes]:

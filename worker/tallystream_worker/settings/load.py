@@ -22,6 +22,7 @@ from tallystream_worker.settings.settings import (
     ServeSettings,
     Settings,
     SnapshotSettings,
+    VerifySettings,
     WorkerSettings,
 )
 
@@ -36,6 +37,7 @@ SECTIONS: Final = {
     "archive": ArchiveSettings,
     "snapshot": SnapshotSettings,
     "audit": AuditSettings,
+    "verify": VerifySettings,
 }
 """The settings class of each section of the configuration file."""
 
@@ -55,6 +57,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     archive: ArchiveSettings = msgspec.field(default_factory=ArchiveSettings)
     snapshot: SnapshotSettings = msgspec.field(default_factory=SnapshotSettings)
     audit: AuditSettings = msgspec.field(default_factory=AuditSettings)
+    verify: VerifySettings = msgspec.field(default_factory=VerifySettings)
     metric: dict[str, Metric] | None = None
     ratio: dict[str, Ratio] = {}
     zone: str = "UTC"

@@ -223,13 +223,21 @@ class AuditSettings:
     """Share of the counters to compare, more than 0 and at most 1."""
 
     def __post_init__(self) -> None:
-        try:
-            if self.every and seconds(self.every) is None:
-                raise ConfigurationError("audit.every: must be a time such as 6h, or empty for no audits")
-        except ValueError as error:
-            raise ConfigurationError(f"audit.every: {error}") from None
-        if not 0 < self.sample <= 1:
-            raise ConfigurationError(f"audit.sample: must be more than 0 and at most 1, not {self.sample}")
+        _check_schedule("audit", "audits", self.every, self.sample)
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """The verifications that run while a worker counts."""
+
+    every: str = ""
+    """Time between two verifications, such as `1d`; empty for none."""
+
+    sample: float = 1.0
+    """Share of the counters to compare with the events, more than 0 and at most 1."""
+
+    def __post_init__(self) -> None:
+        _check_schedule("verify", "verifications", self.every, self.sample)
 
 
 @dataclass(frozen=True)
@@ -244,6 +252,7 @@ class Settings:
         archive: The archive.
         snapshot: The snapshots.
         audit: The audits.
+        verify: The verifications.
         rules: The declared metrics, ratios and alerts; the default ones if the configuration states none.
         states_rules: Whether the configuration states rules.
         states_metrics: Whether the configuration states metrics; if not, those of `rules` are the default ones.
@@ -257,6 +266,7 @@ class Settings:
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     snapshot: SnapshotSettings = field(default_factory=SnapshotSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)
     rules: Rules = DEFAULT_RULES
     states_rules: bool = True
     states_metrics: bool = True
@@ -308,6 +318,16 @@ class Settings:
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9._-]+(?::[0-9]{1,5})?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def _check_schedule(section: str, what: str, every: str, sample: float) -> None:
+    try:
+        if every and seconds(every) is None:
+            raise ConfigurationError(f"{section}.every: must be a time such as 6h, or empty for no {what}")
+    except ValueError as error:
+        raise ConfigurationError(f"{section}.every: {error}") from None
+    if not 0 < sample <= 1:
+        raise ConfigurationError(f"{section}.sample: must be more than 0 and at most 1, not {sample}")
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

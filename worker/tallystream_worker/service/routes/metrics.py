@@ -202,6 +202,11 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("audit_timestamp_seconds", "End of the last audit of a worker in seconds since 1970.", at)
         yield _gauge("audit_counters", "Counters that the last audit compared.", counters)
         yield _gauge("audit_differences", "Counters that differed in the last audit; must be 0.", differences)
+    if vitals.verified is not None:
+        at, faults, failed = vitals.verified
+        yield _gauge("verify_timestamp_seconds", "End of the last verification by a worker in seconds since 1970.", at)
+        yield _gauge("verify_faults", "Kinds of faults that the last verification found; must be 0.", faults)
+        yield _gauge("verify_unchecked", "Checks that the last verification could not make.", failed)
     if vitals.step is not None:
         yield _gauge("clock_step_seconds", "The last step of a server's clock: above 0 if ahead.", vitals.step.seconds)
         yield _gauge("clock_step_timestamp_seconds", "The server's time after that step.", vitals.step.at)

@@ -1,0 +1,526 @@
+"""A verification finds each fault by its name, and finds nothing in a deployment that is right, also under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import create_engine, text
+
+from tallystream import Producer
+from tallystream.deployment import Deployment
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.process import logs
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.service.server_stats import query_server_stats
+from tallystream_worker.settings.settings import (
+    ArchiveSettings,
+    RedisSettings,
+    Settings,
+    SnapshotSettings,
+    VerifySettings,
+)
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify.findings import KINDS
+from tallystream_worker.verify.schedule import ScheduledVerification
+from tallystream_worker.verify.verify import verify
+from tests.harness import Harness
+from tests.paths import ROOT
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tallystream_worker.verify.report import Verification
+
+RULES = Rules(
+    {
+        "view": Metric(windows=("hour", "day"), top=3, ids=None),
+        "vote": Metric(once="forever", top=3),
+        "sale": Metric(ids="month"),
+        "call": Metric(limit=5, per="day"),
+        "visit": Metric(unique="day", ids=None),
+        "page": Metric(exact=False, top=3, ids=None),
+    }
+)
+
+
+class World:
+    """A deployment with an archive and a snapshot, whose events were all counted.
+
+    Attributes:
+        harness: Its server.
+        store: Its archive.
+        database: Its snapshot.
+        folder: The folder of both.
+    """
+
+    def __init__(self, harness: Harness, folder: Path) -> None:
+        self.harness, self.folder = harness, folder
+        self.client = harness.client
+        self.keys = harness.layout.keys[0]
+        self.store = Store(str(folder / "archive"))
+        self.database = Database(str(folder / "snapshot.sqlite"))
+
+    def emit(self, events: int = 40) -> None:
+        """Append events of every metric in several entries, by two producers and a client without a gate."""
+        for name in range(2):
+            with Producer(self.harness.url, linger=0) as producer:
+                for number in range(events):
+                    emit_each(producer, number + name * events)
+                    if number % 10 == 9:
+                        producer.flush(10)
+        self.client.xadd(self.keys.stream, {"metric": "view", "subject": "plain"})
+        self.client.xadd(self.keys.stream, {"metric": "unknown", "subject": "plain"})
+
+    def copy(self) -> None:
+        """Archive every entry, and take a snapshot."""
+        deployment = Deployment.load(self.client)
+        Archive(self.client, self.store, deployment).run_once(settled=0)
+        Snapshotter(self.client, self.database, deployment).run_once()
+
+    def verify(self, *, archive: bool = True, snapshot: bool = True) -> Verification:
+        """Return the report of a verification."""
+        sources = Sources(self.store if archive else None, self.database if snapshot else None)
+        return verify(self.client, "tally", sources)
+
+    def files(self) -> list[Path]:
+        """Return the files of the archive of the first partition, in order."""
+        return sorted(self.folder.glob(f"archive/**/partition={self.keys.prefix[7:-2]}/*.parquet"))
+
+
+def emit_each(producer: Producer, number: int) -> None:
+    """Emit one event of each metric."""
+    producer.emit("view", f"a{number % 50}", number % 7 + 1)
+    producer.emit("vote", f"a{number % 9}", actor=f"u{number}")
+    producer.emit("sale", "shop", id=f"s{number}")
+    producer.emit("call", f"k{number % 3}")
+    producer.emit("visit", "home", actor=f"u{number}")
+    producer.emit("page", f"p{number % 20}")
+
+
+@pytest.fixture
+def world(server, tmp_path: Path) -> Iterator[World]:
+    """Provide one partition with counted events of every kind, two archive files at least, and a snapshot."""
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        found = World(harness, tmp_path)
+        for _ in range(3):
+            found.emit()
+            harness.drain("closer", claim_idle=0)
+            found.copy()
+        yield found
+        found.database.close()
+
+
+def names(report: Verification) -> set[str]:
+    """Return the names of the findings of a report."""
+    return set(report.findings)
+
+
+def test_nothing_is_found_in_a_deployment_that_is_right(world):
+    """A verification of correct data proves every part and finds nothing; what it does not prove has a reason."""
+    report = world.verify()
+    assert (report.findings, report.failed, report.status) == ({}, [], 0)
+    assert {each.check for each in report.proofs} >= {
+        "deployment", "log", "accounts", "counters", "leaderboards", "snapshot"
+    }  # fmt: skip
+    (log,) = [each for each in report.proofs if each.check == "log"]
+    assert log.figures["entries"] == world.client.xlen(world.keys.stream)
+    assert not [each for each in report.limits if each.check in ("log", "keys", "archive")]
+
+
+def top_value(world: World) -> bytes:
+    """Return a subject on the leaderboard of views."""
+    return world.client.zrevrange(world.keys.top("view"), 0, 0)[0]
+
+
+def key_like(world: World, pattern: str) -> bytes:
+    """Return the first key of the partition that matches a pattern."""
+    return min(world.client.keys(f"{world.keys.prefix}{pattern}"))
+
+
+def entry(world: World, at: int) -> tuple[bytes, dict[bytes, bytes]]:
+    """Return the ID and the fields of the entry of a producer with this place in the stream."""
+    found = [(id_, fields) for id_, fields in world.client.xrange(world.keys.stream) if b"p" in fields]
+    return found[at]
+
+
+def producers(world: World) -> list[bytes]:
+    """Return the producers with a record."""
+    return sorted(name for name in world.client.hkeys(world.keys.sequences) if not name.startswith(b"!"))
+
+
+def append_twice(world: World) -> None:
+    """Append the last entry of a producer a second time, past the sequence gate."""
+    world.client.xadd(world.keys.stream, entry(world, -1)[1])
+
+
+def keep_a_record_back(world: World) -> None:
+    """Set the record of a producer back to its entry before the last."""
+    fields = entry(world, -1)[1]
+    last = int(fields[b"q"])
+    before = next(id_ for id_, found in world.client.xrange(world.keys.stream)
+                  if found.get(b"p") == fields[b"p"] and found[b"q"] == b"%d" % (last - 1))  # fmt: skip
+    world.client.hset(world.keys.sequences, fields[b"p"], b"%d %s" % (last - 1, before))
+
+
+def set_group(world: World, id_: bytes | str) -> None:
+    """Move the consumer group that counts."""
+    world.client.execute_command("XGROUP SETID", world.keys.stream, world.keys.group, id_)
+
+
+def move_group_forward(world: World) -> None:
+    """Append events, and move the group past them without counting them."""
+    world.emit(10)
+    set_group(world, "$")
+
+
+def rewrite(file: Path, change: Callable[[pa.Table], pa.Table], name: Path | None = None) -> None:
+    """Replace a file of the archive by one with other rows, under the same name or another."""
+    table = pq.read_table(file)
+    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), name or file)
+
+
+def double_an_entry(world: World) -> None:
+    """Put the rows of the first entry of a producer at the end of a file again, with the next ID."""
+
+    def change(table: pa.Table) -> pa.Table:
+        first = next(i for i, name in enumerate(table["producer"].to_pylist()) if name is not None)
+        rows = table.filter(pa.compute.equal(table["received"], table["received"][first]))
+        number = pa.array([n + 1_000_000 for n in table["received_n"].to_pylist()[-1:]] * len(rows), pa.uint64())
+        moment = pa.array([table["received"][-1].as_py()] * len(rows), table["received"].type)
+        rows = rows.set_column(0, table.schema.field(0), moment).set_column(1, table.schema.field(1), number)
+        return pa.concat_tables([table, rows])
+
+    rewrite(world.files()[0], change)
+
+
+def overlap(world: World) -> None:
+    """Copy the first file of the archive to a name whose range is within it."""
+    first = world.files()[0]
+    begin, _, end = first.stem.partition("_")
+    milliseconds, _, number = begin.partition("-")
+    rewrite(first, lambda table: table, first.with_name(f"{milliseconds}-{int(number) + 1}_{end}.parquet"))
+
+
+def change_table(world: World, statement: str) -> None:
+    """Run a statement in the database of the snapshot."""
+    engine = create_engine(f"sqlite:///{world.folder}/snapshot.sqlite")
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
+    "the stream is deleted": (lambda w: w.client.delete(w.keys.stream), {"log.missing"}),
+    "the sequences are deleted": (lambda w: w.client.delete(w.keys.sequences), {"sequences.missing"}),
+    "one record is deleted": (lambda w: w.client.hdel(w.keys.sequences, producers(w)[0]), {"sequences.missing"}),
+    "a record is set back": (keep_a_record_back, {"sequences.differ"}),
+    "a record names no entry": (
+        lambda w: w.client.hset(w.keys.sequences, producers(w)[0], f"900 {int(1e13)}-0"), {"sequences.differ"},
+    ),
+    "the ledger is deleted": (lambda w: w.client.delete(w.keys.ledger), {"ledger.missing"}),
+    "a figure of the ledger is changed": (
+        lambda w: w.client.hincrby(w.keys.ledger, "counted", 3), {"ledger.unbalanced", "ledger.differs"},
+    ),
+    "the appended events are changed": (
+        lambda w: w.client.hincrby(w.keys.ledger, "appended", 3), {"ledger.unbalanced", "log.differs"},
+    ),
+    "the dead letters are deleted": (lambda w: w.client.delete(w.keys.dead), {"dead.differ"}),
+    "the periods are deleted": (lambda w: w.client.delete(w.keys.periods), {"periods.missing"}),
+    "the group is deleted": (lambda w: w.client.xgroup_destroy(w.keys.stream, w.keys.group), {"group.missing"}),
+    "the group is moved back": (lambda w: set_group(w, entry(w, 3)[0]), {"group.moved"}),
+    "the group is moved forward": (move_group_forward, {"group.moved"}),
+    "the group is after the end": (lambda w: set_group(w, f"{int(1e13)}-0"), {"group.ahead"}),
+    "an entry is deleted": (lambda w: w.client.xdel(w.keys.stream, entry(w, 4)[0]), {"log.deleted", "archive.unknown"}),
+    "the first entry is deleted": (lambda w: w.client.xdel(w.keys.stream, entry(w, 0)[0]), {"log.removed"}),
+    "an entry is there twice": (append_twice, {"log.repeated", "log.differs"}),
+    "a total is changed": (
+        lambda w: w.client.incr(w.keys.total("view", top_value(w).decode())),
+        {"counters.differ", "leaderboards.differ"},
+    ),
+    "a total is deleted": (lambda w: w.client.delete(key_like(w, "total:view:*")), {"counters.differ"}),
+    "a bucket is deleted": (lambda w: w.client.delete(key_like(w, "hour:view:*")), {"buckets.differ"}),
+    "a limit is deleted": (lambda w: w.client.delete(key_like(w, "limit:call:*")), {"limits.differ"}),
+    "votes are deleted": (lambda w: w.client.delete(key_like(w, "once:vote:*")), {"votes.differ"}),
+    "the ids are deleted": (lambda w: w.client.delete(key_like(w, "seen:sale:*")), {"ids.differ"}),
+    "the actors are deleted": (lambda w: w.client.delete(key_like(w, "unique:visit:*")), {"uniques.differ"}),
+    "a score is changed": (
+        lambda w: w.client.zincrby(w.keys.top("view"), 5, top_value(w)), {"leaderboards.differ"},
+    ),
+    "a place is removed": (lambda w: w.client.zrem(w.keys.top("view"), top_value(w)), {"leaderboards.incomplete"}),
+    "a leaderboard of a bucket is deleted": (
+        lambda w: w.client.delete(key_like(w, "top:hour:view:*")), {"leaderboards.differ"},
+    ),
+    "a sketch is changed": (
+        lambda w: w.client.execute_command("BITFIELD", w.keys.sketch("page"), "INCRBY", "i64", "#7", 1),
+        {"sketches.differ"},
+    ),
+    "the first file is removed": (lambda w: w.files()[0].unlink(), {"archive.gap"}),
+    "a file in the middle is removed": (lambda w: w.files()[1].unlink(), {"archive.gap", "archive.lacks"}),
+    "the last file is removed": (lambda w: w.files()[-1].unlink(), {"archive.gap"}),
+    "all files are removed": (lambda w: [file.unlink() for file in w.files()], {"archive.missing"}),
+    "an entry is doubled in a file": (double_an_entry, {"archive.repeated"}),
+    "two files overlap": (overlap, {"archive.overlap", "archive.repeated"}),
+    "rows are missing in a file": (lambda w: rewrite(w.files()[0], lambda t: t.slice(3)), {"archive.differs"}),
+    "the votes of the snapshot are deleted": (lambda w: change_table(w, "DELETE FROM votes"), {"snapshot.differs"}),
+    "a total of the snapshot is changed": (
+        lambda w: change_table(w, "UPDATE totals SET value = value + 1"), {"snapshot.differs"},
+    ),
+    "the snapshot has no position": (lambda w: change_table(w, "DELETE FROM positions"), {"snapshot.missing"}),
+    "the snapshot is of other data": (
+        lambda w: change_table(w, "UPDATE facts SET value = 'x' WHERE name = 'epoch'"), {"snapshot.other"},
+    ),
+    "the snapshot is old": (lambda w: change_table(w, "UPDATE positions SET taken = 1"), {"snapshot.old"}),
+    "the snapshot is ahead": (
+        lambda w: change_table(w, "UPDATE positions SET generated = '10000000000000-0'"), {"snapshot.ahead"},
+    ),
+    "the description is deleted": (lambda w: w.client.delete("tally:meta"), {"deployment.missing"}),
+    "another generation is live": (lambda w: w.client.set(w.keys.live, 2), {"deployment.generations_differ"}),
+    "a partition is closed": (lambda w: w.client.set(w.keys.live, "1 closed"), {"deployment.closed"}),
+    "the tags are changed": (
+        lambda w: w.client.hset("tally:meta", "tags", "p1.1840"), {"deployment.tags_differ"},
+    ),
+    "a restore was interrupted": (
+        lambda w: (w.client.delete("tally:meta"), w.client.hset("tally:meta", "restoring", "[]")),
+        {"deployment.restore_unfinished"},
+    ),
+}  # fmt: skip
+"""By description, what is done to a deployment that is right, and the findings that must be among those reported."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found_by_its_name(world, fault):
+    """A verification names each fault that is put into the data, the archive or the snapshot by hand."""
+    spoil, expected = FAULTS[fault]
+    spoil(world)
+    report = world.verify()
+    assert names(report) >= expected
+    assert report.status == 1
+    for each in report.findings.values():
+        assert each.details
+        assert each.kind.remedy
+
+
+def test_a_missing_entry_is_a_gap_of_its_producer(world):
+    """Without an archive, an entry that is gone from the middle of the stream is a gap between two of its producer."""
+    second = next(id_ for id_, fields in world.client.xrange(world.keys.stream) if fields.get(b"q") == b"2")
+    world.client.xdel(world.keys.stream, second)
+    assert names(world.verify(archive=False)) >= {"log.deleted", "log.gap"}
+
+
+def test_a_verification_without_copies_states_what_is_missing(world):
+    """If the older entries are gone and nothing has them, the report states this and proves the rest."""
+    assert not world.verify(archive=False, snapshot=False).findings
+    removed = world.client.xtrim(world.keys.stream, maxlen=8, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    report = world.verify(archive=False, snapshot=False)
+    assert names(report) == set()
+    assert {each.check for each in report.limits} >= {"log", "counters", "snapshot"}
+    assert report.status == 0
+    whole = world.verify()
+    assert (names(whole), [each for each in whole.limits if each.check == "log"]) == (set(), [])
+    with_archive, without = (next(each for each in found.proofs if each.check == "log") for found in (whole, report))
+    assert with_archive.figures["events"] > without.figures["events"]
+
+
+def test_a_check_that_cannot_be_made_is_not_a_proof(world):
+    """If a figure cannot be read, its check is named with the reason, the others are made, and the status is 2."""
+    world.client.hset(world.keys.ledger, "entries:plain", "x")
+    report = world.verify()
+    assert {each.check for each in report.failed} == {"accounts", "snapshot"}
+    assert all("entries:plain" in each.text or "'x'" in each.text for each in report.failed)
+    assert (names(report), report.status) == (set(), 2)
+
+
+def test_entries_in_hand_are_no_fault(world):
+    """If some entries are pending, and others are not delivered yet, a verification finds nothing."""
+    world.emit(10)
+    world.harness.fetch(0, "holder")(2, 0)
+    report = world.verify()
+    assert names(report) == set()
+    (accounts,) = [each for each in report.proofs if each.check == "accounts"]
+    assert accounts.figures["waiting"] > len(world.harness.pending()) == 2
+
+
+@contextmanager
+def load(url: str) -> Iterator[None]:
+    """Emit events of every metric without a pause, by a producer that is replaced now and then."""
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not stop.is_set():
+            with Producer(url, linger=0.002) as producer:
+                for _ in range(50):
+                    number += 1
+                    emit_each(producer, number)
+                    producer.decide("call", f"d{number % 40}")
+                    if stop.wait(0.1):
+                        break
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_found_while_events_arrive(server, tmp_path):
+    """While producers, workers, archive and snapshots run, no verification finds anything, nor fails."""
+    chosen = Settings(
+        RedisSettings(server.url, partitions=2),
+        rules=RULES,
+        archive=ArchiveSettings(str(tmp_path / "archive"), every=0.2),
+        snapshot=SnapshotSettings(str(tmp_path / "snapshot.sqlite"), every=0.5),
+    )
+    store = Store(chosen.archive.url)
+    client = server.client()
+    with (
+        counting(chosen, logs.configure(quiet=True)),
+        closing(Database(chosen.snapshot.url)) as database,
+        load(server.url),
+    ):
+        until(database.facts, 20, what="a snapshot")
+        for _ in range(RUNS):
+            report = verify(client, "tally", Sources(store, database))
+            assert (report.findings, report.failed) == ({}, [])
+
+
+RUNS = int(os.environ.get("TALLYSTREAM_RUNS", "3"))
+
+
+def test_the_page_lists_every_finding():
+    """The page has each finding with its meaning and its remedy, in order, and no other."""
+    page = (ROOT / "docs" / "verify.md").read_text(encoding="utf-8")
+    rows = [line for line in page.split("## Findings")[1].splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{name}` | {kind.meaning} | {kind.remedy} |" for name, kind in KINDS.items()]
+
+
+def test_each_finding_is_found_by_a_test():
+    """Each kind of finding is that of a fault in these tests."""
+    tested = {name for _, expected in FAULTS.values() for name in expected}
+    assert set(KINDS) - tested == OTHERWISE
+
+
+OTHERWISE = {"log.gap", "group.pending_gone", "archive.skips", "snapshot.behind"}
+"""Findings of separate tests."""
+
+
+@pytest.mark.timeout(300)
+def test_the_command_prints_a_page(world):
+    """`verify` exits with 0, 1 or 2; it prints what is wrong, its remedy, and what is proved; --json has the same."""
+    program = Path(sys.executable).with_name("tallystream")
+    environment = {**os.environ, "TALLYSTREAM_REDIS_URL": world.harness.url}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        places = ("--archive", world.store.url, "--snapshot", f"{world.folder}/snapshot.sqlite")
+        return subprocess.run(
+            [program, "verify", *places, *arguments],
+            env=environment, cwd=world.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    said = command()
+    assert (said.returncode, "nothing is wrong" in said.stdout, "Proved:" in said.stdout) == (0, True, True), said
+    world.client.incr(world.keys.total("call", "k1"))
+    said = command("--json")
+    found = json.loads(said.stdout)
+    assert (said.returncode, found["status"]) == (1, 1)
+    assert [each["name"] for each in found["findings"]] == ["counters.differ", "snapshot.differs"]
+    world.client.delete("tally:meta")
+    said = command()
+    assert (said.returncode, "WRONG: deployment.missing (1)" in said.stdout) == (1, True), said
+    assert "tallystream restore" in said.stdout
+    world.client.flushall()
+    said = command()
+    assert (said.returncode, "cannot verify" in said.stderr) == (2, True), said
+
+
+def test_a_pending_entry_that_is_gone_is_named(world):
+    """An entry that is pending and was deleted is named, until a worker enters its events as trimmed."""
+    world.emit(10)
+    world.harness.fetch(0, "holder")(2, 0)
+    world.client.xdel(world.keys.stream, world.harness.pending()[0])
+    assert names(world.verify()) >= {"group.pending_gone", "log.removed"}
+
+
+def test_a_snapshot_whose_later_entries_are_gone_is_named(world):
+    """If entries after the snapshot are gone from the stream, the snapshot is of no use without an archive."""
+    world.emit(10)
+    world.harness.drain("closer", claim_idle=0)
+    removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    assert names(world.verify(archive=False)) == {"snapshot.behind"}
+
+
+def test_a_gap_within_the_archive_is_named(world):
+    """If an entry is gone from a file and from the stream, its producer's entries have a gap in the archive."""
+
+    def change(table: pa.Table) -> pa.Table:
+        found = [(row["producer"], row["sequence"]) for row in table.select(["producer", "sequence"]).to_pylist()]
+        return table.filter(pa.array([sequence != 2 for _, sequence in found]))
+
+    rewrite(world.files()[0], change)
+    removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    assert "archive.skips" in names(world.verify())
+
+
+def scheduled(world: World, lines: list[tuple[str, dict[str, object]]], stopping: threading.Event) -> Any:
+    """Return the scheduled verification of a worker; `lines` gets its log lines."""
+
+    class Log:
+        def error(self, event: str, **fields: object) -> None:
+            lines.append((event, fields))
+
+        warning = error
+
+    chosen = Settings(RedisSettings(world.harness.url, partitions=1), rules=RULES, verify=VerifySettings("6h"))
+    return ScheduledVerification(chosen, world.client, Log(), stopping)
+
+
+def test_a_verification_is_done_by_one_worker_when_it_is_due(world):
+    """One of two workers verifies; neither again before it is due. Faults are logged, stored, and published."""
+    lines: list[tuple[str, dict[str, object]]] = []
+    world.client.incr(world.keys.total("call", "k1"))
+    first, second = (scheduled(world, lines, threading.Event()) for _ in range(2))
+    assert first.run_once()["findings"] == "counters.differ"
+    assert (second.run_once(), first.run_once()) == (None, None)
+    assert [(event, fields["findings"]) for event, fields in lines] == [
+        ("verification.found_faults", "counters.differ")
+    ]
+    with closing(Totals(world.harness.url)) as totals:
+        stats = totals.run(query_server_stats(totals.deployment.layout))
+    assert stats.verified is not None
+    assert stats.verified[1:] == (1, 0)
+    world.client.hset("tally:meta", "verified", "0 0 0")
+    world.client.set(world.keys.prefix + "verifying", "another worker")
+    assert second.run_once() is None
+
+
+def test_a_worker_that_stops_gives_its_verification_up(world):
+    """A worker that stops during a verification leaves neither a lease nor a result."""
+    stopping = threading.Event()
+    stopping.set()
+    assert scheduled(world, [], stopping).run_once() is None
+    assert not world.client.exists(world.keys.prefix + "verifying")
+    assert world.client.hget("tally:meta", "verified") is None

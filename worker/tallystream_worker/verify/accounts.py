@@ -1,0 +1,202 @@
+"""Checks the position of the consumer group and the balance of the ledger, both of one moment, while events arrive.
+
+At a checkpoint, an entry is either waiting (after the position of the group, or pending) or has its outcome. So the
+ledger's `entries:settled` is the number of entries that were ever appended less those waiting, and its events balance
+with the events that wait.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import ConsumerGroupMissing, StreamError
+from tallystream.reading.ledger import OUTCOMES
+from tallystream.storage.keys import FIRST
+from tallystream.wire.codec import stated_events, was_decided, was_sequenced
+from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.rebuild.checkpoint import Checkpoint, checkpoint
+from tallystream_worker.rebuild.source import stream_entries
+from tallystream_worker.verify.pages import pages
+
+if TYPE_CHECKING:
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+_TRIES: Final = 5
+_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired")
+
+
+@dataclass(frozen=True)
+class PartitionAccount:
+    """The figures of one partition at a checkpoint.
+
+    Attributes:
+        moment: The checkpoint.
+        ledger: The ledger of the live generation, by field.
+        topic: The fields of the topic's ledger in `_OF_THE_TOPIC`.
+        added: The number of entries that were ever appended.
+        gone: How many of them the stream does not have any more.
+        entries: The number of entries that wait.
+        events: The number of events in them that are in `appended`, and have no outcome.
+        vanished: IDs that are pending, and not in the stream.
+    """
+
+    moment: Checkpoint
+    ledger: dict[str, int]
+    topic: dict[str, int]
+    added: int
+    gone: int
+    entries: int
+    events: int
+    vanished: list[str]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the ledger has no field, although entries have an outcome."""
+        return not self.ledger and self.added > self.entries
+
+    @property
+    def unsettled(self) -> int:
+        """How many entries have neither an outcome nor wait; below 0 if some will get a second outcome."""
+        return self.added - self.entries - self.ledger.get("entries:settled", 0)
+
+    @property
+    def removed(self) -> int:
+        """How many entries are gone for another reason than retention, and are not in the ledger yet."""
+        return self.gone - self.topic["entries:retired"] - self.ledger.get("entries:removed", 0)
+
+    @property
+    def skipped(self) -> int:
+        """The number of entries without an outcome that are not explained by `removed`; below 0 as in `unsettled`."""
+        return self.unsettled - max(0, min(self.removed, self.unsettled))
+
+    def unaccounted(self, generation: int) -> int:
+        """Return the number of events that are appended, do not wait, and have no outcome; below 0 if too many have."""
+        appended = self.ledger.get("appended", 0)
+        if generation != FIRST:
+            appended += self.topic["appended"] - self.topic["plain"]
+        outcomes = Counter[str]()
+        for name, events in self.ledger.items():
+            if "@" not in name:
+                outcomes[name.partition(":")[0]] += events
+        return appended - self.events - sum(outcomes[name] for name in OUTCOMES)
+
+
+def check(scene: Scene) -> None:
+    """Check that each appended entry waits or has one outcome, and that the events of each ledger balance."""
+    report = scene.report
+    for _, keys in scene.streams():
+        try:
+            account = _settled(scene, keys)
+        except ConsumerGroupMissing:
+            report.find("group.missing", f"{keys.stream}: {keys.group}")
+            continue
+        if account is None:
+            report.limit("accounts", f"{keys.stream}: entries were trimmed faster than they could be read")
+            continue
+        _note(scene, keys, account)
+
+
+def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
+    report, moment = scene.report, account.moment
+    if moment.delivered > moment.generated:
+        report.find("group.ahead", f"{keys.stream}: {_text(moment.delivered)} is after {_text(moment.generated)}")
+    for id_ in account.vanished:
+        report.find("group.pending_gone", f"{keys.stream}: {id_}")
+    if account.is_empty:
+        report.find("ledger.missing", f"{keys.ledger}: {account.added - account.entries:,} entries have an outcome")
+        return
+    if account.skipped:
+        what = "were skipped" if account.skipped > 0 else "wait, although they have an outcome"
+        report.find("group.moved", f"{keys.stream}: {abs(account.skipped):,} entries {what}")
+    unaccounted = account.unaccounted(keys.generation)
+    if unaccounted and not (unaccounted > 0 and account.removed > 0):
+        report.find("ledger.unbalanced", f"{keys.ledger}: {unaccounted:+,} events")
+    if trimmed := account.ledger.get("trimmed", 0):
+        report.limit("accounts", f"{keys.ledger}: {trimmed:,} events that were removed before they were counted")
+    counted = account.added - account.entries
+    report.prove(
+        "accounts",
+        f"{keys.stream}: {counted:,} entries have one outcome, {account.entries:,} wait",
+        stream=keys.stream, settled=counted, waiting=account.entries,
+    )  # fmt: skip
+
+
+def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
+    """Read the account until it balances, at most five times; `None` if entries were always gone before being read.
+
+    An account that does not balance is read again, because retention may have removed entries during the reading.
+    """
+    account: PartitionAccount | None = None
+    for _ in range(_TRIES):
+        found = _read(scene, keys)
+        if found is None:
+            continue
+        account = found
+        if not account.skipped and not account.vanished and not account.unaccounted(keys.generation):
+            break
+    return account
+
+
+def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
+    client = scene.client
+    commands = [
+        ("HGETALL", keys.ledger),
+        ("HMGET", keys.topic_ledger, *_OF_THE_TOPIC),
+        ("XINFO STREAM", keys.stream),
+        ("GET", keys.begun),
+    ]
+    moment, (ledger, topic, about, begun) = checkpoint(client, keys, commands)
+    begun_at = parse_id((begun or b"0-0").decode()) if keys.generation != FIRST else (0, 0)
+    entries = events = 0
+
+    def add(entry: Entry) -> None:
+        nonlocal entries, events
+        entries += 1
+        is_appended = was_sequenced(entry.fields) and parse_id(entry.id) > begun_at
+        if is_appended and not was_decided(entry.fields, keys.generation):
+            events += stated_events(entry.fields)
+
+    for entry in stream_entries(client, keys, _text(moment.delivered), _text(moment.generated)):
+        add(entry)
+    vanished: list[str] = []
+    for page in pages(moment.pending):
+        with client.pipeline(transaction=True) as pipeline:
+            for id_ in page:
+                pipeline.xrange(keys.stream, id_, id_)
+                pipeline.xpending_range(keys.stream, keys.group, id_, id_, 1)
+            replies = pipeline.execute()
+        for id_, found, pending in zip(page, replies[::2], replies[1::2], strict=True):
+            if found:
+                add(Entry(id_, found[0][1]))
+            elif pending:
+                vanished.append(id_)
+            else:
+                return None
+    return PartitionAccount(
+        moment,
+        {name.decode(errors="replace"): _number(keys, name, value) for name, value in ledger.items()},
+        {name: int(value or 0) for name, value in zip(_OF_THE_TOPIC, topic, strict=True)},
+        about["entries-added"],
+        about["entries-added"] - about["length"],
+        entries,
+        events,
+        vanished,
+    )
+
+
+def _number(keys: PartitionKeys, name: bytes, value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise StreamError(
+            f"{keys.ledger}: field {name.decode(errors='replace')} is not a whole number, so the ledger is not known; "
+            "count it again: tallystream rebuild"
+        ) from None
+
+
+def _text(id_: StreamID) -> str:
+    return f"{id_[0]}-{id_[1]}"

@@ -1,0 +1,140 @@
+"""Reads the entries of one partition from the archive, without their events, and checks that the files adjoin."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.client.replies import is_key_missing
+from tallystream.wire.codec import COPIED
+from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.verify.sequence_walk import Link, link_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.archive.store import File, Store
+    from tallystream_worker.verify.report import Verification
+
+_COLUMNS: Final = ["received", "received_n", "events", "producer", "sequence", "decided", "raw"]
+
+
+class ArchivedLinks:
+    """The archive of one partition; `check_files` comes before the other methods.
+
+    Args:
+        client: The server; its consumer group tells what is archived.
+        store: The archive.
+        keys: The keys of the partition.
+        number: The number of the partition.
+        report: Gets the faults of the files.
+    """
+
+    def __init__(
+        self, client: redis.Redis, store: Store, keys: PartitionKeys, number: int, report: Verification
+    ) -> None:
+        self._store, self._keys, self._number, self._report = store, keys, number, report
+        self._position = _position(client, keys.stream)
+        self._files = list(store.files(number))
+        self._begins: StreamID | None = None
+        self._is_sound = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the archive has every entry from the first that was ever appended to its last one."""
+        return self._begins == (0, 0) and self._is_sound
+
+    def reaches(self, held: StreamID | None, until: StreamID) -> bool:
+        """Return whether no entry is missing between the archive and the stream, whose first and last IDs these are."""
+        last = self._files[-1].last if self._files else (0, 0)
+        # An entry that was removed from the stream was archived before: trimming stops at the group of the archive.
+        return last >= until if held is None else last >= held or self._position is not None
+
+    def should_have(self, id_: StreamID) -> bool:
+        """Return whether an entry of the stream must be in a file."""
+        if self._begins is None or self._position is None:
+            return False
+        return self._begins < id_ <= self._position
+
+    def check_files(self, held: StreamID | None) -> None:
+        """Report files that overlap, and gaps between them; `held` is the first ID of the stream."""
+        if not self._files:
+            if self._position is not None and held is not None and held <= self._position:
+                self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")
+            return
+        befores = [parse_id(self._store.before(file)) for file in self._files]
+        self._begins = befores[0]
+        for (file, later), before in zip(pairwise(self._files), befores[1:], strict=True):
+            if later.first <= file.last:
+                self._fault("archive.overlap", f"{file.path} ends at {_text(file.last)}, after {later.path} begins")
+            elif before > file.last:
+                self._fault("archive.gap", f"between {_text(file.last)} and {_text(before)}, before {later.path}")
+        end = self._files[-1].last
+        if self._position is not None and self._position > end:
+            self._fault("archive.gap", f"between {_text(end)} and {_text(self._position)}, after the last file")
+        if held is not None and held <= self._begins:
+            self._fault("archive.gap", f"between {_text(held)} and {_text(self._begins)}, before the first file")
+        elif self._begins != (0, 0):
+            self._report.limit(
+                "archive", f"{self._keys.stream}: entries up to {_text(self._begins)}, before the archive begins"
+            )
+
+    def links(self, until: StreamID) -> Iterator[Link]:
+        """Yield the archived entries in the order of the files, without those after an ID."""
+        for file in self._files:
+            for link in _links(self._store, file):
+                if link.id <= until:
+                    yield link
+
+    def _fault(self, name: str, text: str) -> None:
+        self._is_sound = False
+        self._report.find(name, f"{self._keys.stream}: {text}")
+
+
+def _links(store: Store, file: File) -> Iterator[Link]:
+    """Yield the entries of one file; a file has at most about 500,000 rows."""
+    from tallystream_worker.archive.rows import raw_fields  # noqa: PLC0415  # pyarrow is an extra
+
+    table = store.columns(file, _COLUMNS)
+    columns = {name: table.column(name).to_pylist() for name in _COLUMNS[1:]}
+    received, numbers = table.column("received").cast("int64").to_pylist(), columns["received_n"]
+    start, rows = 0, len(received)
+    while start < rows:
+        id_, events, row = (received[start], numbers[start]), 0, start
+        while row < rows and (received[row], numbers[row]) == id_:
+            events += columns["events"][row]
+            row += 1
+        producer, raw = columns["producer"][start], columns["raw"][start]
+        if raw is not None:
+            yield link_of(Entry(f"{id_[0]}-{id_[1]}", raw_fields(raw)))
+        elif producer is None:
+            yield Link(id_, events, is_gated=columns["decided"][start] is not None)
+        elif producer == COPIED.decode():
+            yield Link(id_, events, is_gated=True)
+        else:
+            yield Link(id_, events, producer.encode(), columns["sequence"][start], is_gated=True)
+        start = row
+
+
+def _position(client: Any, stream: str) -> StreamID | None:
+    """Return the ID up to which entries are archived; `None` if nothing archives the stream."""
+    from redis.exceptions import ResponseError  # noqa: PLC0415
+
+    from tallystream_worker.archive.archiver import ARCHIVE_GROUP  # noqa: PLC0415  # pyarrow is an extra
+
+    try:
+        groups = client.xinfo_groups(stream)
+    except ResponseError as error:
+        if is_key_missing(error):
+            return None
+        raise
+    found = next((each for each in groups if each["name"] == ARCHIVE_GROUP.encode()), None)
+    return None if found is None else parse_id(found["last-delivered-id"].decode())
+
+
+def _text(id_: StreamID) -> str:
+    return f"{id_[0]}-{id_[1]}"

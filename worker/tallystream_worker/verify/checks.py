@@ -1,0 +1,51 @@
+"""The list of checks of a verification, in the order in which they run. A new check is one more entry here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tallystream_worker.verify import (
+    accounts,
+    counters,
+    dead,
+    deployment,
+    keys,
+    leaderboards,
+    log,
+    server,
+    snapshots,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tallystream_worker.verify.scene import Scene
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: Its name in the report.
+        run: Adds what it finds, proves and does not prove to the report of the scene.
+    """
+
+    name: str
+    run: Callable[[Scene], None]
+
+
+CHECKS: Final = (
+    Check("deployment", deployment.check),
+    Check("server", server.check),
+    Check("keys", keys.check),
+    Check("log", log.check),
+    Check("accounts", accounts.check),
+    Check("dead", dead.check),
+    Check("counters", counters.check),
+    Check("sketches", counters.check_sketches),
+    Check("leaderboards", leaderboards.check),
+    Check("snapshot", snapshots.check),
+)
+"""All checks."""

@@ -1,0 +1,104 @@
+"""Compares the counters with the entries: every kind by the audit, and sketches also by their sum."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import ConfigurationError
+from tallystream.rules.batch import SKETCH_ROWS, SKETCH_WIDTH
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.verify.scene import utc
+
+if TYPE_CHECKING:
+    from tallystream_worker.rebuild.report import Report as Audited
+    from tallystream_worker.verify.scene import Scene
+
+_KINDS: Final = {
+    "total": "counters", "up": "counters", "minute": "buckets", "hour": "buckets", "day": "buckets",
+    "month": "buckets", "limit": "limits", "once": "votes", "seen": "ids", "unique": "uniques",
+    "top": "leaderboards", "sketch": "sketches", "ledger": "ledger",
+}  # fmt: skip
+"""By the first part of a counter's name, the first part of the name of the finding."""
+
+
+def check(scene: Scene) -> None:
+    """Check that every counter is what the entries give, counted again in a scratch server."""
+    try:
+        found = audit(
+            scene.client,
+            scene.deployment,
+            scene.rules,
+            sources=scene.sources,
+            sample=scene.sample,
+            show=lambda stream, entries, counters: scene.show(
+                f"{stream}: {entries:,} entries counted again, {counters:,} counters compared"
+            ),
+        )
+    except ConfigurationError as error:
+        scene.report.limit("counters", f"no counter was compared: {error}")
+        return
+    for each in found.differences:
+        kind = _KINDS.get(each.counter.partition(":")[0].partition(" ")[0], "counters")
+        name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"
+        scene.report.find(name, f"{each.stream}: {each.counter} is {each.found}, expected {each.expected}")
+    scene.report.prove(
+        "counters",
+        f"{found.counters - len(found.differences):,} counters are what {found.entries:,} entries give",
+        counters=found.counters - len(found.differences),
+        entries=found.entries,
+    )
+    _limit(scene, found)
+
+
+def _limit(scene: Scene, found: Audited) -> None:
+    """State which counters the audit left out, and why."""
+    report = scene.report
+    for scope in found.scopes:
+        if scope.base == "snapshot":
+            report.limit(
+                "counters",
+                f"{scope.stream}: counts before the snapshot of {utc(scope.moment * 1000)}, which is taken as correct",
+            )
+        elif scope.moment:
+            report.limit(
+                "counters",
+                f"{scope.stream}: totals, and buckets that begin before {utc(scope.since * 1000)} ({scope.unproved:,} "
+                f"keys), because entries up to {utc(scope.moment * 1000)} are gone",
+            )
+    if found.expired:
+        report.limit("counters", f"{found.expired:,} pieces of buckets that are past their retention")
+    if scene.sample < 1:
+        report.limit("counters", f"all but a sample of {scene.sample:.2%} of the keys, which was asked for")
+    for metric, rule in sorted(scene.rules.metric.items()):
+        if rule.max_subjects is not None or rule.seen == "bloom":
+            cause = "max_subjects" if rule.max_subjects is not None else 'seen = "bloom"'
+            report.limit("counters", f"{metric}: its counters depend on the order of events, because of {cause}")
+
+
+def check_sketches(scene: Scene) -> None:
+    """Check that each row of a sketch adds up to the amounts in the sketch, which the ledger states.
+
+    An estimate is then at most too high by the other amounts in its cells, which is the bound that a read states.
+    """
+    metrics = [name for name, rule in scene.rules.metric.items() if rule.max_subjects is not None or not rule.exact]
+    for _, keys in scene.streams():
+        for metric in metrics:
+            with scene.client.pipeline(transaction=True) as pipeline:
+                pipeline.get(keys.sketch(metric))
+                pipeline.hget(keys.ledger, f"sketched@{metric}")
+                cells, sketched = pipeline.execute()
+            sums, expected = row_sums(cells or b""), int(sketched or 0)
+            if any(each != expected for each in sums):
+                scene.report.find(
+                    "sketches.differ", f"{keys.sketch(metric)}: rows add up to {sums}, but {expected:,} was added"
+                )
+
+
+def row_sums(cells: bytes) -> list[int]:
+    """Return the sum of each row of a sketch, given the bytes of its key."""
+    numbers = array("q", cells.ljust(8 * SKETCH_ROWS * SKETCH_WIDTH, b"\0"))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return [sum(numbers[row * SKETCH_WIDTH : (row + 1) * SKETCH_WIDTH]) for row in range(SKETCH_ROWS)]

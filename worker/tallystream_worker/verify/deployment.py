@@ -1,0 +1,46 @@
+"""Checks that the description of the deployment and the live generations of its partitions agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tallystream.storage.keys import tag_of
+
+if TYPE_CHECKING:
+    from tallystream_worker.verify.scene import Scene
+
+
+def check(scene: Scene) -> None:
+    """Check that readers and scripts use the same generation, and name operations that are not finished."""
+    deployment, report, client = scene.deployment, scene.report, scene.client
+    layout = deployment.layout
+    for keys in layout.keys:
+        live, *words = (client.get(keys.live) or b"1").decode().split()
+        closed = any(not word.isdecimal() for word in words)  # else the number of the rules
+        if int(live) != deployment.generation and deployment.building is None:
+            report.find(
+                "deployment.generations_differ",
+                f"{keys.live}: generation {live}, but {layout.meta} has {deployment.generation}",
+            )
+        if closed and deployment.moving is None:
+            report.find("deployment.closed", f"{keys.live}")
+    tags = client.hget(layout.meta, "tags") or b""
+    if tags.decode().split() != [tag_of(number) for number in range(layout.partitions)]:
+        report.find("deployment.tags_differ", f"{layout.meta}: {layout.partitions} partitions, and the tags {tags!r}")
+    if deployment.building is not None:
+        report.limit(
+            "deployment",
+            f"generation {deployment.building}, which a rebuild has not finished: run tallystream rebuild again, or "
+            "give it up with tallystream rebuild --drop",
+        )
+    if deployment.moving is not None:
+        report.limit(
+            "deployment",
+            f"topic {deployment.moving}, which a repartition has not finished: run tallystream rebuild --partitions N "
+            "again, or give it up with tallystream rebuild --drop",
+        )
+    report.prove(
+        "deployment",
+        f"{layout.partitions} partitions, topic {layout.topic}, generation {deployment.generation}",
+        partitions=layout.partitions, topic=layout.topic, generation=deployment.generation,
+    )  # fmt: skip

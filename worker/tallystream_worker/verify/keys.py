@@ -1,0 +1,106 @@
+"""Looks at the name of every key of the namespace: names leftovers, and checks that periods are registered."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from tallystream.storage.keys import FIRST, FIRST_TOPIC, tag_of
+from tallystream_worker.rebuild.drop import KINDS, counter_keys
+from tallystream_worker.snapshot.names import bucket_of, parse, removal_of
+from tallystream_worker.verify.pages import pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+_NAME: Final = re.compile(r"\{([^}]*)\}:(?:l([0-9]+):)?(?:g([0-9]+):)?(.*)", re.DOTALL)
+_OF_A_GENERATION: Final = frozenset(
+    "ledger dead begun backfilled periods forgotten cut adopted resets".split()  # noqa: SIM905  # as they are named
+)
+_OF_A_DROPPED_TOPIC: Final = frozenset(("seq", "live", "files"))
+_OF_A_TOPIC: Final = frozenset(
+    "stream seq copied holds live hottest dropped archive alerts alerting watched meta files auditing verifying".split()  # noqa: SIM905
+)
+
+
+def check(scene: Scene) -> None:
+    """Check that every key is one that is in use, and that each key of a period is registered to be removed."""
+    deployment = scene.deployment
+    namespace, names = deployment.layout.namespace, Counter[str]()
+    tags = {tag_of(number) for number in range(deployment.layout.partitions)}
+    topics = {deployment.layout.topic: tags}
+    for layout in filter(None, [deployment.kept_layout]):
+        topics[layout.topic] = {tag_of(number) for number in range(layout.partitions)}
+    generations = {FIRST, deployment.generation, *deployment.others, *deployment.layout.generations}
+    if deployment.building is not None:
+        generations.add(deployment.building)
+    for key in _all(scene, namespace):
+        name = key.decode(errors="replace").removeprefix(f"{namespace}:")
+        if (kind := _leftover(name, topics, generations, deployment.moving)) is not None:
+            names[kind] += 1
+    for kind, count in sorted(names.items()):
+        scene.report.limit("keys", f"{count:,} keys of no use: {kind}")
+    _check_periods(scene)
+
+
+def _all(scene: Scene, namespace: str) -> Iterator[bytes]:
+    pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})
+    keys: Iterator[bytes] = scene.client.scan_iter(match=f"{pattern}:*", count=1000)
+    yield from keys
+
+
+def _leftover(  # one line for each kind
+    name: str, topics: dict[int, set[str]], generations: set[int], moving: int | None
+) -> str | None:
+    """Return what a key of no use is; `None` if the key is in use."""
+    if name == "meta":
+        return None
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return f"the name {name[:60]!r} has no partition"
+    tag, topic, generation, rest = found.groups()
+    number, kind = int(topic or FIRST_TOPIC), rest.partition(":")[0]
+    is_of_dropped_topic = number not in topics and kind in _OF_A_DROPPED_TOPIC
+    if kind in ("meta", "files", "rules") or number == moving or is_of_dropped_topic:
+        return None
+    if number not in topics:
+        return f"topic {number}, which is not kept"
+    if tag not in topics[number]:
+        return f"partition {tag}, which topic {number} does not have"
+    if kind == "restoring":
+        return "a restore that was interrupted"
+    if kind not in (_OF_A_GENERATION | KINDS if generation else _OF_A_GENERATION | KINDS | _OF_A_TOPIC):
+        return f"the kind {kind[:60]!r} is not known"
+    is_kept = generation is None or len(topics) > 1 or int(generation) in generations
+    return None if is_kept else f"generation {generation}, which is not kept"
+
+
+def _check_periods(scene: Scene) -> None:
+    for _, keys in scene.streams():
+        for page in pages(_periods(scene, keys)):
+            with scene.client.pipeline(transaction=True) as pipeline:
+                for name, member in page:
+                    pipeline.exists(keys.counters + name)
+                    pipeline.zscore(keys.periods, member)
+                replies = pipeline.execute()
+            for (name, _), exists, score in zip(page, replies[::2], replies[1::2], strict=True):
+                if exists and score is None:
+                    scene.report.find("periods.missing", f"{keys.periods}: {keys.counters}{name}")
+
+
+def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
+    """Yield the keys of periods that are removed, without prefix, and the member that registers each."""
+    skipped = len(keys.counters.encode())
+    for key in counter_keys(scene.client, keys):
+        name = key[skipped:].decode(errors="surrogateescape")
+        found = parse(name, scene.rules) if not name.startswith("top:") else None
+        if found is None:
+            continue
+        bucket = bucket_of(found[0]) or (name if name.startswith("seen:") else None)
+        if bucket is None or (removal := removal_of(bucket, scene.rules)) is None:
+            continue
+        yield name, f"{removal[0]} {name}"

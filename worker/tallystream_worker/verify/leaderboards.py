@@ -1,0 +1,183 @@
+"""Checks leaderboards against the counters: each place has the value of its counter, and no subject is left out.
+
+A leaderboard keeps the subjects with the largest values. A subject that is not on a full one has at most its last
+value, or at most the bound that the ledger has, because values have fallen. If `top` was added or raised later,
+subjects may be missing: reads then state leaderboards of buckets as missing, and an error for that of all time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.client.server_time import server_time
+from tallystream.reading.deployment_cache import removed_ends
+from tallystream.reading.leaderboards import Leaderboard, bound_field, query_top
+from tallystream.reading.query import Query
+from tallystream.rules.parts import BOARDS, board_length
+from tallystream.rules.windows import labelled
+from tallystream_worker.rebuild.drop import counter_keys
+from tallystream_worker.verify.pages import PAGE, pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tallystream.rules.metrics import Metric
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+_TRIES: Final = 3
+
+
+@dataclass(frozen=True)
+class _Board:
+    """A leaderboard as it was read; `key` and `values` are the full keys of it and of its counters.
+
+    `values` is the prefix of the keys of totals, or the key of the hash of a bucket. `window` is that of the bucket.
+    """
+
+    metric: str
+    rule: Metric
+    key: str
+    values: str
+    window: str | None
+    scores: dict[bytes, int]
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.scores) >= board_length(self.rule.top)
+
+    @property
+    def last(self) -> int:
+        return min(self.scores.values(), default=0)
+
+    def may_be_wrong(self, subject: bytes, value: int) -> bool:
+        """Return whether the leaderboard, as it was read, disagrees with a value that was read later."""
+        if subject in self.scores:
+            return self.scores[subject] != value
+        return value > self.last if self.is_full else value != 0
+
+
+def check(scene: Scene) -> None:
+    """Check that each place has the value of its counter, and that the subjects left out are within the bound."""
+    for metric, rule in sorted(scene.rules.metric.items()):
+        if rule.top and (not rule.exact or rule.max_subjects is not None):
+            scene.report.limit("leaderboards", f"{metric}: its leaderboard has estimates of a sketch")
+    compared = 0
+    for _, keys in scene.streams():
+        for board, values in _boards(scene, keys):
+            compared += 1
+            suspects: set[bytes] = set()
+            seen: set[bytes] = set()
+            for subject, value in values:
+                if subject in board.scores:
+                    seen.add(subject)
+                if board.may_be_wrong(subject, value):
+                    suspects.add(subject)
+                    if len(suspects) >= PAGE:
+                        _look_again(scene, keys, board, suspects)
+                        suspects.clear()
+            _look_again(scene, keys, board, suspects | (board.scores.keys() - seen))
+    if compared:
+        scene.report.prove("leaderboards", f"{compared:,} leaderboards agree with their counters", boards=compared)
+
+
+def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterable[tuple[bytes, int]]]]:
+    """Yield each leaderboard of exact values, and the values of its subjects, read after it."""
+    kept = {
+        name: rule for name, rule in scene.rules.metric.items() if rule.top and rule.exact and rule.max_subjects is None
+    }
+    for metric, rule in kept.items():
+        key, prefix = keys.top(metric), f"{keys.counters}total:{metric}:"
+        scores = _scores(scene, key)
+        yield _Board(metric, rule, key, prefix, None, scores), _totals(scene, keys, prefix)
+    removed = _removed(scene)
+    begin = f"{keys.counters}top:"
+    for raw in counter_keys(scene.client, keys):
+        name = raw.decode(errors="surrogateescape").removeprefix(begin)
+        window, _, rest = name.partition(":")
+        metric, _, label = rest.partition(":")
+        if not raw.startswith(begin.encode()) or not label or metric not in kept:
+            continue
+        bucket = labelled(window, label, scene.rules.zone)
+        if bucket is None or bucket.start < removed.get(f"{BOARDS}:{metric}", 0):
+            continue
+        hash_ = keys.window(window, metric, label)
+        scores = _scores(scene, begin + name)
+        fields = ((field, int(value)) for field, value in scene.client.hscan_iter(hash_, count=PAGE))
+        yield _Board(metric, kept[metric], begin + name, hash_, window, scores), fields
+
+
+def _removed(scene: Scene) -> dict[str, int]:
+    """Return the ends of removed buckets, and the marks of changed rules, by kind and metric."""
+    return removed_ends([scene.client.hgetall(keys.forgotten) for keys in scene.deployment.layout.keys], scene.rules)
+
+
+def _scores(scene: Scene, key: str) -> dict[bytes, int]:
+    return {member: int(score) for member, score in scene.client.zrange(key, 0, -1, withscores=True)}
+
+
+def _totals(scene: Scene, keys: PartitionKeys, prefix: str) -> Iterator[tuple[bytes, int]]:
+    skipped = len(prefix.encode())
+    named = (key for key in counter_keys(scene.client, keys) if key.startswith(prefix.encode()))
+    for page in pages(named):
+        for key, value in zip(page, scene.client.mget(page), strict=True):
+            if value is not None:
+                yield key[skipped:], int(value)
+
+
+def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[bytes]) -> None:
+    """Read the suspects with the leaderboard at one moment each, and report those that are wrong."""
+    for subject in sorted(suspects):
+        with scene.client.pipeline(transaction=True) as pipeline:
+            if board.window is not None:
+                pipeline.hget(board.values, subject)
+            else:
+                pipeline.get(board.values.encode() + subject)
+            pipeline.zscore(board.key, subject)
+            pipeline.zcard(board.key)
+            pipeline.zrange(board.key, 0, 0, withscores=True)
+            pipeline.hget(keys.ledger, bound_field(board.metric, board.window))
+            raw, score, length, last, bound = pipeline.execute()
+        value = int(raw or 0)
+        where = f"{board.key}: {subject.decode(errors='replace')}"
+        if score is not None:
+            if int(score) != value:
+                scene.report.find("leaderboards.differ", f"{where} has {int(score):,}, its counter {value:,}")
+            continue
+        is_full = length >= board_length(board.rule.top)
+        bounds = [int(last[0][1])] * is_full + ([] if bound is None else [int(bound)])
+        if (value <= max(bounds) if bounds else value == 0) or board.rule.spread:
+            continue
+        if board.window is not None or _is_beyond(scene, board, subject):
+            scene.report.find("leaderboards.incomplete", f"{where} with {value:,} is not listed")
+
+
+def _is_beyond(scene: Scene, board: _Board, subject: bytes) -> bool:
+    """Return whether a total exceeds the last place that a read returns by more than the error that it states."""
+    for _ in range(_TRIES):  # events may arrive between the two reads
+        now = server_time(scene.client) / 1000
+        removed = _removed(scene)
+        found: Leaderboard = _run(
+            scene,
+            query_top(scene.deployment.layout, scene.rules, board.metric, board.rule.top, now=now, removed=removed),
+        )
+        if found.error is None:
+            return False
+        value = int(scene.client.get(board.values.encode() + subject) or 0)
+        listed = {place.subject for place in found.top}
+        full = len(found.top) == board.rule.top
+        if subject.decode(errors="replace") in listed or value <= (found.top[-1].value if full else 0) + found.error:
+            return False
+    return True
+
+
+def _run(scene: Scene, query: Query[Any]) -> Any:
+    while True:
+        with scene.client.pipeline(transaction=False) as pipeline:
+            for command in query.commands:
+                pipeline.execute_command(*command)
+            answer = query.parse(pipeline.execute(raise_on_error=False))
+        if not isinstance(answer, Query):
+            return answer
+        query = answer

@@ -1,0 +1,270 @@
+"""Checks the entries of each partition, from the first archived one to the last of the stream, with the producers.
+
+One pass over the archive and the stream, side by side: the files of the archive adjoin, each of its entries that the
+stream should still have is there with as many events, and each producer's entries have successive numbers. Then the
+records in the sequences are compared with the last entry of each producer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.storage.keys import FIRST_TOPIC, REAPED, REAPED_SPOOL
+from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.counting.entry import Entry
+from tallystream_worker.verify.archived import ArchivedLinks
+from tallystream_worker.verify.pages import PAGE, pages
+from tallystream_worker.verify.scene import Scene, utc
+from tallystream_worker.verify.sequence_walk import SOURCE, Link, SequenceWalk, link_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.storage.keys import PartitionKeys
+
+_RANDOM_NAME: Final = frozenset(b"0123456789abcdef")
+_RANDOM_LENGTH: Final = 16
+
+
+def check(scene: Scene) -> None:
+    """Check that no entry was lost or appended twice, in the streams, in the archive, and for each producer."""
+    for number, keys in enumerate(scene.deployment.layout.keys):
+        if scene.client.exists(keys.stream):
+            _Partition(scene, number, keys).check()
+        elif (appended := int(scene.client.hget(keys.topic_ledger, "appended") or 0)) or scene.client.exists(
+            keys.sequences
+        ):
+            scene.report.find("log.missing", f"{keys.stream}: {appended:,} events were appended")
+
+
+class _Partition:
+    def __init__(self, scene: Scene, number: int, keys: PartitionKeys) -> None:
+        self._scene, self._client, self._report = scene, scene.client, scene.report
+        self._keys = keys
+        # Before the files are listed: everything up to this position is in a file then.
+        archive = scene.sources.archive
+        self._archived = None if archive is None else ArchivedLinks(self._client, archive, keys, number, scene.report)
+        self._about, ledger = self._moment()
+        self._appended, plain, self._gated, retired = (int(value or 0) for value in ledger)
+        self._appended -= plain
+        self._until = _id(self._about["last-generated-id"])
+        self._retired = retired
+        first = self._about["first-entry"]
+        self._held = None if first is None else _id(first[0])
+        """The first ID of the stream when the check began; `None` if the stream was empty."""
+        self._gone = self._about["entries-added"] - self._about["length"]
+        self._walk = SequenceWalk(is_whole=self._gone == 0)
+
+    def _moment(self) -> tuple[Any, Any]:
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.xinfo_stream(self._keys.stream)
+            pipeline.execute_command(
+                "HMGET", self._keys.topic_ledger, "appended", "plain", "entries:gated", "entries:retired"
+            )
+            pipeline.execute_command("HGET", self._keys.ledger, "entries:removed")
+            about, ledger, self._removed = pipeline.execute()
+        return about, ledger
+
+    def check(self) -> None:
+        self._deletions()
+        if self._archived is not None:
+            self._archived.check_files(self._held)
+            if self._gone and self._archived.is_whole and self._archived.reaches(self._held, self._until):
+                self._walk = SequenceWalk(is_whole=True)
+        self._walk_all()
+        self._compare_ledger()
+        self._compare_records()
+        self._prove()
+
+    def _deletions(self) -> None:
+        stream = self._keys.stream
+        removed = int(self._removed or 0)
+        if (more := self._gone - self._retired - removed) > 0:
+            self._report.find("log.removed", f"{stream}: {more:,} entries", times=more)
+        if removed > 0:
+            self._report.limit("log", f"{stream}: another client removed {removed:,} entries, which the ledger states")
+        deleted = self._about.get("max-deleted-entry-id")
+        if deleted is not None and self._held is not None and _id(deleted) > self._held:
+            self._report.find("log.deleted", f"{stream}: the last one deleted is {deleted.decode()}")
+
+    def _walk_all(self) -> None:
+        stream = _Ahead(self._held_links())
+        archived = _Ahead(iter(()) if self._archived is None else self._archived.links(self._until))
+        while stream.next is not None or archived.next is not None:
+            old, new = archived.next, stream.next
+            if old is not None and (new is None or old.id <= new.id):
+                archived.step()
+                if self._walk.entries and old.id <= self._walk.last:
+                    self._report.find("archive.repeated", f"{self._keys.stream}: entry {_text(old.id)}")
+                elif new is not None and old.id == new.id:
+                    stream.step()
+                    self._note_events(old, new)
+                    self._add(new, is_archived=False)
+                else:
+                    self._note_unknown(old)
+                    self._add(old, is_archived=True)
+            elif new is not None:
+                stream.step()
+                if self._archived is not None and self._archived.should_have(new.id):
+                    self._report.find("archive.lacks", f"{self._keys.stream}: entry {_text(new.id)}")
+                self._add(new, is_archived=False)
+
+    def _add(self, link: Link, *, is_archived: bool) -> None:
+        fault = self._walk.add(link)
+        if fault is not None:
+            names = ("archive.skips", "archive.repeated") if is_archived else ("log.gap", "log.repeated")
+            self._report.find(names[fault.is_repeat], f"{self._keys.stream}: {fault.text}")
+
+    def _note_events(self, old: Link, new: Link) -> None:
+        if old != new:
+            self._report.find(
+                "archive.differs",
+                f"{self._keys.stream}: entry {_text(new.id)} with {new.events:,} events, archived with {old.events:,}",
+            )
+
+    def _note_unknown(self, link: Link) -> None:
+        """Report an archived entry that the stream lacks, unless retention may have removed it."""
+        if self._held is not None and link.id > self._held and link.id >= (self._first_now() or self._until):
+            self._report.find("archive.unknown", f"{self._keys.stream}: entry {_text(link.id)}")
+
+    def _first_now(self) -> StreamID | None:
+        found = self._client.xrange(self._keys.stream, count=1)
+        return _id(found[0][0]) if found else None
+
+    def _held_links(self) -> Iterator[Link]:
+        """Yield the entries of the stream, up to its last one when the check began."""
+        after, until = "", _text(self._until)
+        while True:
+            with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.xrange(self._keys.stream, f"({after}" if after else "-", until, count=PAGE)
+                pipeline.xrange(self._keys.stream, count=1)
+                page, first = pipeline.execute()
+            if after and first and _id(first[0][0]) > parse_id(after):
+                self._walk.interrupt()  # retention has passed this check: entries between two pages may be gone
+            for id_, fields in page:
+                after = id_.decode()
+                yield link_of(Entry(after, fields))
+            self._scene.show(f"{self._keys.stream}: {self._walk.entries:,} entries read")
+            if len(page) < PAGE:
+                return
+
+    def _compare_ledger(self) -> None:
+        walk = self._walk
+        if self._gone or not walk.is_whole or self._keys.topic != FIRST_TOPIC:
+            return  # the figures also contain entries that are gone; a copy of a plain entry is not in them
+        if (walk.gated_entries, walk.gated_events) != (self._gated, self._appended):
+            self._report.find(
+                "log.differs",
+                f"{self._keys.stream}: {walk.gated_entries:,} entries with {walk.gated_events:,} events, but the "
+                f"ledger has {self._gated:,} with {self._appended:,}",
+            )
+
+    # -- producers --------------------------------------------------------------------------------------
+
+    def _compare_records(self) -> None:
+        later: list[tuple[bytes, int, StreamID]] = []
+        seen: set[int] = set()  # HSCAN may return a field twice
+        for producer, value in self._client.hscan_iter(self._keys.sequences, count=1000):
+            number, _, id_ = value.partition(b" ")
+            if (
+                producer.startswith(b"!")
+                or (producer.startswith(SOURCE) and b"@" in producer)
+                or hash(producer) in seen
+            ):
+                continue
+            seen.add(hash(producer))
+            record = int(number), _id(id_)
+            last = self._walk.take(producer)
+            if record[1] > self._until:
+                later.append((producer, *record))
+            elif last is None:
+                if self._walk.first is not None and record[1] >= self._walk.first:
+                    self._differs(producer, record, None)
+            elif last != record:
+                self._differs(producer, record, last)
+            if len(later) >= PAGE:
+                self._compare_later(later)
+                later.clear()
+        self._compare_later(later)
+        self._compare_missing()
+
+    def _compare_later(self, records: list[tuple[bytes, int, StreamID]]) -> None:
+        """Compare records that name entries appended since the check began with these entries."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for _, _, id_ in records:
+                pipeline.xrange(self._keys.stream, _text(id_), _text(id_))
+            pipeline.xrange(self._keys.stream, count=1)
+            *found, first = pipeline.execute()
+        for (producer, number, id_), page in zip(records, found, strict=True):
+            link = link_of(Entry(_text(id_), page[0][1])) if page else None
+            if link is None and first and _id(first[0][0]) > id_:
+                continue  # retention removed it meanwhile
+            if link is None or (link.producer, link.sequence) != (producer, number):
+                self._differs(producer, (number, id_), None)
+
+    def _compare_missing(self) -> None:
+        """Report producers without a record, except those whose record may have been removed for their silence."""
+        for page in pages(self._walk.left()):
+            with self._client.pipeline(transaction=False) as pipeline:
+                for id_ in page:
+                    pipeline.xrange(self._keys.stream, _text(id_), _text(id_))
+                pipeline.hmget(self._keys.sequences, REAPED, REAPED_SPOOL)
+                *entries, (drawn, spool) = pipeline.execute()
+            for id_, entry in zip(page, entries, strict=True):
+                producer = entry[0][1].get(b"p", b"") if entry else None
+                if producer is None:
+                    continue  # only the archive has it, and its name with it
+                horizon = spool if producer.startswith(b"spool:") else drawn if _is_random(producer) else None
+                if horizon is None or id_ >= _id(horizon.split()[0]):
+                    self._report.find(
+                        "sequences.missing", f"{self._keys.sequences}: {producer.decode(errors='replace')}"
+                    )
+
+    def _differs(self, producer: bytes, record: tuple[int, StreamID], last: tuple[int, StreamID] | None) -> None:
+        there = "the stream has no such entry" if last is None else f"its last entry is {last[0]:,} at {_text(last[1])}"
+        self._report.find(
+            "sequences.differ",
+            f"{self._keys.sequences}: {producer.decode(errors='replace')} has {record[0]:,} at {_text(record[1])}, but "
+            + there,
+        )
+
+    def _prove(self) -> None:
+        walk, stream = self._walk, self._keys.stream
+        if walk.first is None:
+            self._report.prove("log", f"{stream}: no entry is kept", stream=stream, entries=0, events=0)
+            return
+        self._report.prove(
+            "log",
+            f"{stream}: from {_text(walk.first)} ({utc(walk.first[0])}) to {_text(walk.last)} ({utc(walk.last[0])}), "
+            f"{walk.entries:,} entries with {walk.events:,} events",
+            stream=stream, first=_text(walk.first), last=_text(walk.last), since=walk.first[0] / 1000,
+            until=walk.last[0] / 1000, entries=walk.entries, events=walk.events,
+        )  # fmt: skip
+        if not walk.is_whole:
+            self._report.limit(
+                "log",
+                f"{stream}: entries before {_text(walk.first)}, because neither stream nor archive has all of them",
+            )
+
+
+class _Ahead:
+    """An iterator of entries whose next one can be looked at."""
+
+    def __init__(self, links: Iterator[Link]) -> None:
+        self._links = links
+        self.next = next(links, None)
+
+    def step(self) -> None:
+        self.next = next(self._links, None)
+
+
+def _is_random(producer: bytes) -> bool:
+    return len(producer) == _RANDOM_LENGTH and _RANDOM_NAME.issuperset(producer)
+
+
+def _id(raw: bytes) -> StreamID:
+    return parse_id(raw.decode())
+
+
+def _text(id_: StreamID) -> str:
+    return f"{id_[0]}-{id_[1]}"

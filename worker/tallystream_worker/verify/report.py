@@ -1,0 +1,108 @@
+"""The report of a verification: what is proved, what is wrong, and what is not proved and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tallystream_worker.verify.findings import SHOWN, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A statement that a check has proved.
+
+    Attributes:
+        check: The name of the check.
+        text: The statement: from when to when, and how much.
+        figures: The same figures for programs.
+    """
+
+    check: str
+    text: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NotProved:
+    """A statement that a verification does not prove.
+
+    Attributes:
+        check: The name of the check.
+        text: What is not proved, and why.
+    """
+
+    check: str
+    text: str
+
+
+@dataclass
+class Verification:
+    """Collects the result of a verification; `find`, `prove`, `limit` and `fail` add to it.
+
+    Attributes:
+        at: When the verification began, in seconds since 1970.
+        findings: By name, what is wrong.
+        proofs: What is proved.
+        limits: What is not proved, and why.
+        failed: What could not be checked, and why.
+    """
+
+    at: float
+    findings: dict[str, Finding] = field(default_factory=dict)
+    proofs: list[Proof] = field(default_factory=list)
+    limits: list[NotProved] = field(default_factory=list)
+    failed: list[NotProved] = field(default_factory=list)
+
+    def find(self, name: str, detail: str, *, times: int = 1) -> None:
+        """Add a finding; of each kind, the first five details are kept."""
+        found = self.findings.setdefault(name, Finding(name))
+        found.count += times
+        if len(found.details) < SHOWN:
+            found.details.append(detail)
+
+    def prove(self, check: str, text: str, **figures: Any) -> None:
+        """Add a statement that is proved."""
+        self.proofs.append(Proof(check, text, figures))
+
+    def limit(self, check: str, text: str) -> None:
+        """Add a statement about what is not proved, and why."""
+        self.limits.append(NotProved(check, text))
+
+    def fail(self, check: str, text: str) -> None:
+        """Add the reason for which a check could not be made."""
+        self.failed.append(NotProved(check, text))
+
+    @property
+    def status(self) -> int:
+        """The exit status: 1 if something is wrong, else 2 if a check could not be made, else 0."""
+        return 1 if self.findings else 2 if self.failed else 0
+
+    def said(self) -> dict[str, object]:
+        """Return the fields of a log line: `findings` (their names), `failed` (the checks), `proofs`, `limits`."""
+        return {
+            "findings": ", ".join(sorted(self.findings)),
+            "failed": ", ".join(sorted({each.check for each in self.failed})),
+            "proofs": len(self.proofs),
+            "limits": len(self.limits),
+        }
+
+    def summary(self) -> dict[str, object]:
+        """Return the report for programs, as JSON can have it."""
+        return {
+            "status": self.status,
+            "at": self.at,
+            "findings": [
+                {
+                    "name": each.name, "count": each.count, "details": each.details,
+                    "meaning": each.kind.meaning, "remedy": each.kind.remedy,
+                }
+                for each in self.findings.values()
+            ],
+            "proved": [{"check": each.check, "text": each.text, **each.figures} for each in self.proofs],
+            "not_proved": [{"check": each.check, "text": each.text} for each in self.limits],
+            "not_checked": [{"check": each.check, "text": each.text} for each in self.failed],
+        }  # fmt: skip

@@ -1,0 +1,131 @@
+"""Checks that the entries of each producer follow each other without a gap or a repeat. Pure: no Redis, no files.
+
+A producer numbers its entries 1, 2, 3, ...; a source of an ingest numbers each by the offset at which it ends, so its
+numbers only ascend. Memory: about 200 bytes for each producer, whose names are kept as hashes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tallystream.wire.codec import COPIED, stated_events, was_sequenced
+from tallystream.wire.stream_id import StreamID, parse_id
+
+if TYPE_CHECKING:
+    from tallystream_worker.counting.entry import Entry
+
+SOURCE: Final = b"file:"
+"""The beginning of the name of a source of an ingest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One entry, without its events.
+
+    Attributes:
+        id: Its stream ID.
+        events: The number of events that it states.
+        producer: The name of its producer; `None` if it has none: it was decided, copied, or added by another client.
+        sequence: Its number; 0 without a producer.
+        is_gated: Whether one of our scripts appended it, which also added its events to the ledger.
+    """
+
+    id: StreamID
+    events: int
+    producer: bytes | None = None
+    sequence: int = 0
+    is_gated: bool = False
+
+
+def link_of(entry: Entry) -> Link:
+    """Return the link of an entry of a stream."""
+    fields = entry.fields
+    producer, sequence = fields.get(b"p"), fields.get(b"q", b"")
+    if producer in (None, COPIED) or not sequence.isdigit() or b"v" not in fields:
+        producer, sequence = None, b"0"
+    return Link(parse_id(entry.id), stated_events(fields), producer, int(sequence), was_sequenced(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An entry that does not follow the one before of the same producer.
+
+    Attributes:
+        is_repeat: Whether the entry, or a later one, came before; else entries are missing before it.
+        text: Which entry, and what was expected.
+    """
+
+    is_repeat: bool
+    text: str
+
+
+class SequenceWalk:
+    """Takes the entries of one partition in the order of their IDs.
+
+    Args:
+        is_whole: Whether the first entry that is added is the first that was ever appended.
+    """
+
+    def __init__(self, *, is_whole: bool) -> None:
+        self._is_whole = is_whole
+        self._last: dict[int, tuple[int, StreamID]] = {}  # by hash of a name, the last number and its entry
+        self.first: StreamID | None = None
+        """The ID of the first entry since the walk began or was interrupted; `None` before it."""
+        self.last: StreamID = (0, 0)
+        """The ID of the last entry."""
+        self.entries = self.events = 0
+        """The numbers of entries and of the events in them."""
+        self.gated_entries = self.gated_events = 0
+        """The same, of entries that scripts appended."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every entry up to `last` was added."""
+        return self._is_whole
+
+    def interrupt(self) -> None:
+        """Note that the next entry may follow on missing ones."""
+        self._is_whole = False
+        self._last.clear()
+        self.first = None
+
+    def add(self, link: Link) -> Fault | None:
+        """Add the next entry; return what is wrong with its number, `None` if nothing is."""
+        self.first = self.first or link.id
+        self.last = link.id
+        self.entries += 1
+        self.events += link.events
+        self.gated_entries += link.is_gated
+        self.gated_events += link.events if link.is_gated else 0
+        if link.producer is None:
+            return None
+        name = hash(link.producer)
+        before = self._last.get(name)
+        if before is None:
+            self._last[name] = (link.sequence, link.id)
+            if not self._is_whole or link.sequence == 1 or link.producer.startswith(SOURCE):
+                return None
+            return Fault(is_repeat=False, text=f"{_entry(link)} is the first of its producer")
+        if link.sequence <= before[0]:
+            return Fault(is_repeat=True, text=f"{_entry(link)} comes after number {before[0]:,} at {_text(before[1])}")
+        self._last[name] = (link.sequence, link.id)
+        if link.sequence == before[0] + 1 or link.producer.startswith(SOURCE):
+            return None
+        return Fault(is_repeat=False, text=f"{_entry(link)} follows on number {before[0]:,} at {_text(before[1])}")
+
+    def take(self, producer: bytes) -> tuple[int, StreamID] | None:
+        """Return the number and the ID of the last entry of a producer, and forget it; `None` if it has none."""
+        return self._last.pop(hash(producer), None)
+
+    def left(self) -> list[StreamID]:
+        """Return the IDs of the last entries of the producers that `take` was not called for."""
+        return [last for _, last in self._last.values()]
+
+
+def _entry(link: Link) -> str:
+    return f"entry {_text(link.id)}, number {link.sequence:,} of {(link.producer or b'').decode(errors='replace')},"
+
+
+def _text(id_: StreamID) -> str:
+    return f"{id_[0]}-{id_[1]}"

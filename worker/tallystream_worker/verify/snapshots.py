@@ -1,0 +1,118 @@
+"""Checks the snapshot: it is of this data, young enough, within the streams, and restores to the live values."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tallystream.client.server_time import server_time
+from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
+from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.snapshot.point_in_time import ViewLost
+from tallystream_worker.verify.scene import Scene, utc
+
+if TYPE_CHECKING:
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.drill import Verdict
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+
+_BY_HAND: Final = 26 * 3600.0
+"""Seconds that a snapshot may be old if no worker takes them: they are then taken daily, for example by cron."""
+
+_SLACK: Final = 300.0
+_TRIES: Final = 5
+_PAUSE: Final = 0.5
+
+
+def check(scene: Scene) -> None:
+    """Check that the snapshot is recent, belongs to the streams, and is equal to the live values after a restore."""
+    report, database = scene.report, scene.sources.snapshot
+    if database is None:
+        report.limit("snapshot", "no snapshot is configured, so nothing was restored on trial")
+        return
+    facts = database.facts()
+    if not facts:
+        report.find("snapshot.missing", database.place)
+        return
+    layout = scene.deployment.layout
+    expected = {"epoch": scene.deployment.epoch, "namespace": layout.namespace, "log": str(layout.topic)}
+    if differing := [name for name, value in expected.items() if facts.get(name, str(FIRST_TOPIC)) != value]:
+        report.find("snapshot.other", f"{database.place}: another {', '.join(differing)}")
+        return
+    oldest, is_sound = float("inf"), True
+    for number, keys in scene.streams():
+        found = database.position(number)
+        if found is None:
+            report.find("snapshot.missing", f"{database.place}: {keys.stream}")
+            is_sound = False
+            continue
+        oldest = min(oldest, found[0].taken)
+        is_sound = _is_within(scene, keys, database, *found) and is_sound
+    _check_age(scene, database, oldest)
+    if is_sound:
+        _check_restore(scene, database, oldest)
+
+
+def _is_within(
+    scene: Scene, keys: PartitionKeys, database: Database, position: SnapshotPosition, generation: int
+) -> bool:
+    report = scene.report
+    if generation != keys.generation:
+        report.find("snapshot.other", f"{database.place}: generation {generation} of {keys.stream}")
+        return False
+    newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
+    if parse_id(position.generated) > parse_id(newest):
+        report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
+        return False
+    if not position.is_reached(scene.client, keys.stream) and scene.sources.archive is None:
+        report.find("snapshot.behind", f"{database.place}: {keys.stream} begins after {position.floor}")
+        return False
+    return True
+
+
+def _check_age(scene: Scene, database: Database, oldest: float) -> None:
+    every = scene.client.hget(scene.deployment.layout.meta, SNAPSHOT_EVERY)
+    most = 2 * float(every) + _SLACK if every else _BY_HAND
+    age = (server_time(scene.client) - oldest) / 1000
+    if most < age < float("inf"):
+        scene.report.find("snapshot.old", f"{database.place}: of {utc(oldest)}, and may be {most:,.0f} s old")
+
+
+def _check_restore(scene: Scene, database: Database, oldest: float) -> None:
+    verdict = _drill(scene, database)
+    if verdict.differing:
+        shown = verdict.differences[0]
+        scene.report.find(
+            "snapshot.differs",
+            f"{database.place}: {shown.table} {' '.join(shown.key)} is {shown.restored} after a restore, {shown.live} "
+            "live",
+            times=verdict.differing,
+        )
+        return
+    since = "" if oldest == float("inf") else f" (of {utc(oldest)})"
+    scene.report.prove(
+        "snapshot",
+        f"{verdict.compared:,} values are equal after a restore of {database.place}{since}",
+        values=verdict.compared,
+    )
+
+
+def _drill(scene: Scene, database: Database) -> Verdict:
+    from tallystream_worker.snapshot.drill import drill  # noqa: PLC0415  # SQLAlchemy takes its time
+
+    store, archived = scene.sources.archive, None
+    if store is not None:
+        from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
+
+        archived = partial(entries, store)
+
+    for _ in range(_TRIES):
+        scene.show(f"restoring {database.place} on trial")
+        try:
+            return drill(scene.client, database, scene.deployment, archived)
+        except ViewLost:
+            time.sleep(_PAUSE)  # a worker takes a snapshot of the same partition
+    return drill(scene.client, database, scene.deployment, archived)

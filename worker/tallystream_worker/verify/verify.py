@@ -1,0 +1,95 @@
+"""Verifies a deployment from end to end: runs every check, also after one could not be made."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
+
+from tallystream.client.replies import BROKEN
+from tallystream.deployment import Deployment
+from tallystream.errors import DeploymentChanged, TallyError
+from tallystream_worker.verify.checks import CHECKS
+from tallystream_worker.verify.report import Verification
+from tallystream_worker.verify.scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from tallystream_worker.rebuild.baseline import Sources
+
+
+class Stopped(TallyError):
+    """Ends a running verification; raise it from `show`."""
+
+
+def verify(
+    client: redis.Redis,
+    namespace: str,
+    sources: Sources,
+    *,
+    sample: float = 1.0,
+    show: Callable[[str], Any] = lambda _: None,
+) -> Verification:
+    """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
+
+    Events may be appended and counted meanwhile; no key is changed.
+
+    Args:
+        client: Client of the server.
+        namespace: The first part of every key.
+        sources: The archive and the snapshot; each may be missing.
+        sample: The share of the counters to compare with the entries, more than 0 and at most 1.
+        show: Called now and then with the current step, from several threads. If it raises `Stopped`, so does this
+            function.
+
+    Raises:
+        ConfigurationError: this release cannot read the stored data, or no worker has published the rules yet.
+        Stopped: `show` raised it.
+        redis.RedisError: the server does not reply, or rejects a command that every check needs.
+    """
+    report = Verification(time.time())
+    try:
+        found = Deployment.find(client, namespace)
+    except DeploymentChanged as error:
+        report.find("deployment.restore_unfinished", str(error))
+        return report
+    if not found.is_stored:
+        pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})
+        key = next(iter(client.scan_iter(match=f"{pattern}:*", count=1000)), None)
+        if key is not None:
+            report.find("deployment.missing", f"{found.layout.root} does not exist, but {key.decode()} does")
+            return report
+        found.ensure_stored()
+    found.ensure_declared()
+    scene = Scene(client, found, sources, report, sample, show)
+    for check in CHECKS:
+        show(check.name)
+        try:
+            check.run(scene)
+        except Stopped:
+            raise
+        except BROKEN:
+            raise
+        except (TallyError, RedisError, ValueError) as error:  # a value that another client wrote may be no number
+            report.fail(check.name, str(error))
+    _refuse_a_switch(client, scene)
+    return report
+
+
+def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
+    """Discard findings if the live topic or generation changed meanwhile: the checks then read parts of both."""
+    try:
+        now = scene.deployment.reload(client)
+    except DeploymentChanged as error:
+        scene.report.findings.clear()
+        scene.report.fail("deployment", str(error))
+        return
+    if now.layout != scene.deployment.layout or now.declared != scene.deployment.declared:
+        scene.report.findings.clear()
+        scene.report.fail(
+            "deployment", "the live topic, generation or rules changed during the verification: run it again"
+        )
