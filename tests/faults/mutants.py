@@ -644,8 +644,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/reading/series.py",
-                "since[window] = max(since.get(window, end), end)",
-                "since.setdefault(window, end)",
+                "since[window] = max(since.get(window, begin), begin)",
+                "since.setdefault(window, begin)",
             ),
         ),
         tests=(f"{_EXPIRY}::test_reads_state_what_a_clock_that_was_ahead_for_hours_has_removed",),
@@ -816,8 +816,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/producing/decider.py",
-                "value = int(total) if total else 0 if rule.max_subjects is None else None",
-                "value = int(total) if total else None",
+                "int(total) if total else 0 if rule.max_subjects is None else None",
+                "int(total) if total else None",
             ),
         ),
         tests=(f"{_VOTE_ORDER}::test_the_total_after_a_first_amount_of_0",),
@@ -1134,11 +1134,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "added-leaderboard-without-an-error",
-        (Edit(_PARTS, "if new == 0 or old == 0 or splits then", "if false then"),),
-        tests=(
-            f"{_CHANGED}::test_a_leaderboard_that_is_added_states_that_it_lacks_subjects",
-            f"{_CHANGED}::test_a_leaderboard_that_is_removed_and_added_again_has_no_old_values",
-        ),
+        (Edit(_PARTS, "    call('HSET', ledger_key, field, format('%.0f', MAX))\n", ""),),
+        tests=(f"{_CHANGED}::test_a_leaderboard_that_is_added_states_that_it_lacks_subjects",),
     ),
     Mutant(
         "raised-leaderboard-without-a-bound",
@@ -1449,5 +1446,25 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_VERIFY}::test_entries_in_hand_are_no_fault[valkey]",),
+    ),
+    Mutant(
+        "old-values-of-a-removed-leaderboard",
+        (Edit(_PARTS, "    call('UNLINK', key)\n", ""),),
+        tests=(f"{_CHANGED}::test_a_leaderboard_that_is_removed_and_added_again_has_no_old_values",),
+    ),
+    Mutant(
+        "ids-of-one-form",
+        (Edit(_EVENT_IDS, "former and former.finder(self, rule, seen)", "nil"),),
+        tests=(f"{_CHANGED}::test_ids_of_another_form_are_still_known",),
+    ),
+    Mutant(
+        "removed-ids-of-another-form",
+        (Edit(_FORGET, "ends[removed] = nil", "ends[removed] = ends[removed]"),),
+        tests=(f"{_CHANGED}::test_ids_of_another_form_are_still_known",),
+    ),
+    Mutant(
+        "range-from-a-time-within-a-bucket",
+        (Edit("tallystream/reading/series.py", "begin = end if first.start == end else first.end", "begin = end"),),
+        tests=(f"{_CHANGED}::test_a_range_begins_with_the_first_bucket_after_the_change",),
     ),
 )

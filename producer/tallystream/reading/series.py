@@ -254,7 +254,10 @@ def _open_since(
     since = rules.metric[metric].open_since(kinds, now, rules.zone)
     for window, kind in kinds.items():
         if end := removed.get(f"{kind}:{metric}"):
-            since[window] = max(since.get(window, end), end)
+            end = min(end, int(now) + 1)  # every later end leaves out all buckets up to the present
+            first = bucket(window, end // MINUTE, rules.zone)
+            begin = end if first.start == end else first.end
+            since[window] = max(since.get(window, begin), begin)
     return since
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from tallystream.rules.alert_watch import looks, touches
-from tallystream.rules.parts import board_length, parts
+from tallystream.rules.parts import board_length, id_label, parts
 from tallystream.rules.windows import LABEL_LENGTHS, Bucket, bucket, id_length, id_period
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ class Batch:
         minute, length = period.start // 60, id_length(rule.ids)
         before = id_period(rule.ids, minute - length // 60).label if period.start else ""  # "": there is none
         labels = (period.label, before, id_period(rule.ids, minute + length // 60).label)
-        keys = [self._keys.seen(metric, label) for label in labels]
+        keys = [self._keys.seen(metric, id_label(rule, label)) for label in labels]
         self._keep("seen", metric, period, id_period_kept(rule, period), keys[0])
         return *keys, period.start * 1000
 

@@ -61,6 +61,15 @@ def _zoned(window: str, zone: str) -> str:
     return zone if window in ("day", "month") else "UTC"
 
 
+BLOOM: Final = "b"
+"""The end of the label of a period of ids that are stored in a Bloom filter."""
+
+
+def id_label(rule: Metric, label: str) -> str:
+    """Return the last part of the key of a period of ids, from the label of the period; `""` for no period."""
+    return f"{label}{BLOOM}" if label and rule.seen == "bloom" else label
+
+
 def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     """Yield the kinds of marks that a partition will get when it counts by a rule for the first time.
 

@@ -225,7 +225,7 @@ def next_id_label(ids: str, label: str) -> str:
 
 def id_window(ids: str) -> str:
     """Return the window whose buckets are the periods of ids, for a value of `ids`."""
-    return "31d" if ids == "month" else ids
+    return {"minute": "60s", "hour": "1h", "day": "1d", "month": "31d"}[ids]
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:

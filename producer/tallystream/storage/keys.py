@@ -282,7 +282,7 @@ class PartitionKeys:
         return f"{self.counters}once:{metric}:{label}:{subject}"
 
     def seen(self, metric: str, label: str) -> str:
-        """The IDs of the events of a period: a hash, or a Bloom filter if the metric has `seen = "bloom"`.
+        """The IDs of the events of a period: a hash, or a Bloom filter if the label ends with `b` (`seen = "bloom"`).
 
         The hash is: subject, line feed and ID -> the earliest event, `<at> <amount> <labels>`. If the latest event with
         the ID in the period was later, `+<milliseconds>` follows the time.

@@ -114,6 +114,19 @@ def test_an_old_worker_that_counts_after_the_change_moves_the_place(harness):
     assert mark() == kept, "while nothing changes, the place stays"
 
 
+def test_a_range_begins_with_the_first_bucket_after_the_change(harness):
+    """A sum and a leaderboard over a range miss only what is before the first whole bucket that lacks nothing."""
+    harness.rules = Rules({"m": Metric(ids=None)})
+    declare(harness, Metric(ids=None))
+    count(harness, {"s00": 1})
+    declare(harness, Metric(ids=None, windows=("hour",), top=3))
+    last = int(harness.client.xinfo_stream(harness.layout.keys[0].stream)["last-generated-id"].split(b"-")[0]) / 1000
+    first = (int(last + MAX_AHEAD) // 3600 + 1) * 3600
+    for made, arguments in ((query_rolling, ("s00", "m", "12h")), (query_top, ("m", 3, "12h"))):
+        found = later(harness, made, *arguments, after=6 * 3600)
+        assert (found.start, found.complete, found.missing[0].end) == (first, False, first), made
+
+
 @pytest.mark.parametrize("window", [None, "day", "2d"])
 def test_a_leaderboard_that_is_added_states_that_it_lacks_subjects(harness, window):
     """Until a rebuild, the error of all time is not known, and the buckets of the change are missing."""
@@ -240,3 +253,32 @@ def test_a_new_metric_and_a_lowered_leaderboard_lack_nothing(harness):
         for window in (None, "day"):
             board = totals.top("m", window)
             assert (board.places, board.complete, board.error) == ([("s00", 2)], True, 0)
+
+
+FORMS = [
+    (Metric(ids="day"), Metric(ids="day", seen="bloom")),
+    (Metric(ids="day", seen="bloom"), Metric(ids="day")),
+    (Metric(ids="day"), Metric(ids="month")),
+    (Metric(ids="month"), Metric(ids="hour")),
+    (Metric(ids="hour", seen="bloom"), Metric(ids="month")),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), FORMS)
+def test_ids_of_another_form_are_still_known(harness, before, after):
+    """After `ids` or `seen` is changed, copies of earlier events are duplicates, and new events are not late."""
+    keys = harness.layout.keys[0]
+    declare(harness, before)
+    count(harness, {"s00": 1}, id="first")
+    # Workers have removed the ids of a week ago.
+    harness.client.hset(keys.forgotten, "seen:m", int((time.time() - 7 * 86_400) * 1000))
+    declare(harness, after)
+    for id_ in ("first", "second", "second", "first"):
+        count(harness, {"s00": 1}, id=id_)
+    declare(harness, before)
+    for id_ in ("first", "second", "third", "third"):
+        count(harness, {"s00": 1}, id=id_)
+    with closing(Totals(harness.url)) as totals:
+        assert totals.get("s00", "m").value == 3
+    outcomes = {name: events for name, events in harness.ledger().items() if "@" not in name}
+    assert outcomes == {"appended": 9, "counted": 3, "duplicate": 6}

@@ -871,7 +871,8 @@ def test_keys_are_kept_and_removed_after_a_restore(server, database):
         server.client().flushall()
         restore(harness.client, database)
         assert harness.client.zcard(keys.periods) == 0
-        assert harness.client.hgetall(keys.forgotten) == {b"limit:call": b"5", UNTIL.encode(): b"%d" % before[-1][1]}
+        found = {name: end for name, end in harness.client.hgetall(keys.forgotten).items() if b"rules" not in name}
+        assert found == {b"limit:call": b"5", UNTIL.encode(): b"%d" % before[-1][1]}
 
 
 def test_keys_of_earlier_rules_are_removed_after_a_restore(server, database):

@@ -262,7 +262,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "a score is changed": (
         lambda w: w.client.zincrby(w.keys.top("view"), 5, top_value(w)), {"leaderboards.differ"},
     ),
-    "a place is removed": (lambda w: w.client.zrem(w.keys.top("view"), top_value(w)), {"leaderboards.incomplete"}),
+    "a place is removed": (lambda w: w.client.zrem(w.keys.top("view"), top_value(w)), {"leaderboards.differ"}),
+    "a place and the bound of the others are removed": (
+        lambda w: (w.client.zrem(w.keys.top("view"), top_value(w)), w.client.hdel(w.keys.ledger, "unlisted@view")),
+        {"leaderboards.incomplete"},
+    ),
     "a leaderboard of a bucket is deleted": (
         lambda w: w.client.delete(key_like(w, "top:hour:view:*")), {"leaderboards.differ"},
     ),

@@ -16,7 +16,7 @@ def bounds_note(figure: RangeFigure) -> str:
     if figure.complete or figure.start is None:
         return ""
     missing = " and ".join(f"{utc(span.start)} to {utc(span.end)}" for span in figure.missing)
-    return f"incomplete: buckets of {missing} have expired or lack events; the figures begin at {utc(figure.start)}"
+    return f"incomplete: buckets of {missing} have expired, or lack events; the figures begin at {utc(figure.start)}"
 
 
 def utc(second: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.names import bucket_of, parse, period_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,26 @@ class RemovedPeriods:
                 self._ends[name] = max(int(end), self._ends.get(name, 0))
 
     def can_compare(self, name: str) -> bool:
-        """Return `False` if a key is of such a period; `name` is without the generation's prefix."""
+        """Return `False` if a key is of such a period, or of a part that its metric's rule does not have any more.
+
+        `name` is without the generation's prefix.
+        """
+        if not self._is_declared(name):
+            return False
         name = name.removeprefix("top:")
         end = self._ends.get(":".join(name.split(":", 2)[:2]))
         found = parse(name, self._rules) if end is not None else None
         kept = None if found is None else period_of(bucket_of(found[0]) or name, self._rules)
         return end is None or kept is None or kept[0].start * 1000 >= end
+
+    def _is_declared(self, name: str) -> bool:
+        """Return whether the rule of a key has the window, the uniques or the ids that the key is of."""
+        of_board, name = name.startswith("top:"), name.removeprefix("top:")
+        kind, metric, *_ = [*name.split(":", 2), ""]
+        rule = self._rules.metric.get(metric)
+        if rule is None or kind not in (*WINDOWS, "unique", "seen"):
+            return True
+        if kind in WINDOWS:
+            return kind in rule.windows and (not of_board or rule.top > 0)
+        found = parse(name, self._rules)
+        return found is not None and period_of(bucket_of(found[0]) or name, self._rules) is not None

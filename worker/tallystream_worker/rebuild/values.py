@@ -7,6 +7,7 @@ from itertools import compress, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.rules.parts import BLOOM
 from tallystream_worker.rebuild.drop import counter_keys
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def pieces(
         kind = name.partition(":")[0]
         if kind == "labels":
             continue  # no counter: it only names the buckets
+        if kind == "seen" and name.endswith(BLOOM):  # of a metric that had Bloom filters
+            continue
         if kind == "top" and (rule := rules.metric.get(metric)) is not None and not rule.exact:
             continue
         if kind in _NUMBERS:

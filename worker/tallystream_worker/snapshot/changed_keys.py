@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import CodecError, EventError
 from tallystream.rules.batch import BucketResolver
+from tallystream.rules.parts import id_label
 from tallystream.rules.windows import LABEL_LENGTHS, bucket, id_period
 from tallystream.wire.codec import COPIED, decode
 
@@ -131,7 +132,7 @@ class ChangedKeys:
         elif id_ is not None and rule.ids is not None:
             label = id_period(rule.ids, minute).label
             if rule.seen == "bloom":
-                self.items[("structures",)].add(f"seen:{metric}:{label}")
+                self.items[("structures",)].add(f"seen:{metric}:{id_label(rule, label)}")
             else:
                 self.items["ids", metric, label].add(f"{subject}{SEPARATOR}{id_}")
         if rule.unique is not None and actor is not None:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tallystream.rules.batch import id_period_kept, period_kept
+from tallystream.rules.parts import BLOOM
 from tallystream.rules.windows import LABEL_LENGTHS, labelled, labelled_id_period
 from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, Group
@@ -75,7 +76,7 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
     if rule is None:
         return None
     if kind == "seen":
-        period = labelled_id_period(rule.ids, label) if rule.ids is not None else None
+        period = labelled_id_period(rule.ids, label.removesuffix(BLOOM)) if rule.ids is not None else None
         return None if period is None else (period, id_period_kept(rule, period))
     length = {"limit": rule.per, "once": rule.once, "unique": rule.unique}.get(kind, kind)
     if length is None or length in ("total", "forever"):
@@ -100,7 +101,8 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
     """
     if (found := period_of(name, rules)) is not None:
         return (found[0].end * 1000, found[1]) if found[1] else None
-    label = name.split(":", 2)[2]
+    kind, _, label = name.split(":", 2)
+    label = label.removesuffix(BLOOM) if kind == "seen" else label
     window = next((each for each, length in LABEL_LENGTHS.items() if len(label) == length), label.rpartition("-")[0])
     period = labelled(window, label, rules.zone) if window else None
     return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)
@@ -124,8 +126,7 @@ def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
         case "limit":
             return ("limits", metric, tail), None
         case "seen":
-            rule = rules.metric.get(metric)
-            if rule is not None and rule.seen == "bloom":
+            if name.endswith(BLOOM):
                 return ("structures",), name
             return ("ids", metric, tail), None
         case "once" | "unique":

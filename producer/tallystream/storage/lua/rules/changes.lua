@@ -18,6 +18,7 @@ local function new(batch, ledger_key)
     window_extra = {}, -- by key of the bucket: additions to it by the rules with state
     overflow = {}, -- by rule: the subjects that its sketch counts, see totals.lua
     forgotten_ends = {}, -- by kind and metric: the end of the last period that was removed, see forget_periods.lua
+    former = {}, -- by metric: other forms in which its IDs are stored, see event_ids.lua
     gone = {}, -- by key of a period: true if it was removed
     left_out = {}, -- by key or prefix of a bucket: true if an event is not added to it, see lib/buckets.lua
     is_steady = nil, -- whether the clock has advanced steadily for an hour, see lib/buckets.lua

@@ -6,6 +6,8 @@
 -- the time of the latest. Two neighbouring periods have copies of each other if the earliest event in the later period
 -- is at most `apart` after the latest event in the earlier one. Then the later period's event does not count.
 --
+-- If `ids` or `seen` of a metric is changed, its IDs are stored in another form: see former_ids.lua.
+--
 -- No key of IDs expires: forget_periods.lua removes a period once no entry is left that may have a copy. If an event
 -- arrives nevertheless, and it is not known any more whether it is a copy, it does not count, but is added to `late`.
 local additions = require('tallystream.storage.lua.rules.additions')
@@ -14,7 +16,6 @@ local records = require('tallystream.storage.lua.rules.records')
 
 local call = redis.call
 local FIRST = 6 -- index of the first event in an element of `seen`, see plan.lua
-local BLOOM_BITS, BLOOM_HASHES = 8388608, 7 -- 1 MiB, an approximation: with 400,000 IDs, 1 in 6,600 counts as a copy
 local BITS = chunks.SIZE / 4 -- bits that one BITFIELD sets: each takes 4 arguments
 
 local function count_duplicate(self, rule)
@@ -38,21 +39,11 @@ local function uncount(self, rule)
   count_duplicate(self, rule)
 end
 
--- Returns the positions of the bits that mark an ID: double hashing (Kirsch and Mitzenmacher, 2006) of its SHA-1.
-local function bloom_positions(field)
-  local digest = redis.sha1hex(field)
-  local first, step = tonumber(string.sub(digest, 1, 8), 16), tonumber(string.sub(digest, 9, 16), 16)
-  local positions = {}
-  for n = 1, BLOOM_HASHES do
-    positions[n] = string.format('%.0f', (first + n * step) % BLOOM_BITS)
-  end
-  return positions
-end
-
 -- Plans events with an ID by a Bloom filter: an approximation that takes a few new events for duplicates. The first
 -- event of an ID that arrives in a period or its neighbours counts, whatever its time. So this is the only rule whose
 -- totals depend on the order of the events; the documentation of its setting states it.
-local function filter(self, rule, seen)
+local function filter(self, rule, seen, is_former)
+  local bloom = require('tallystream.storage.lua.rules.bloom')
   local keys, set = {}, {}
   for i = 2, 4 do
     if i == 2 or call('EXISTS', seen[i]) == 1 then
@@ -61,15 +52,13 @@ local function filter(self, rule, seen)
   end
   local known, before, after = self.ids[seen[2]], self.ids[seen[3]], self.ids[seen[4]]
   for i = FIRST, #seen do
-    local field, subject, amount, _, labels = unpack(seen[i])
-    local positions, gets = bloom_positions(field), {}
-    for n, position in ipairs(positions) do
-      gets[3 * n - 2], gets[3 * n - 1], gets[3 * n] = 'GET', 'u1', position
-    end
+    local field, subject, amount, at, labels = unpack(seen[i])
+    local positions = bloom.positions(field)
     local found = known[field] or (before and before[field]) or (after and after[field])
     for _, key in ipairs(keys) do
-      found = found or math.min(unpack(call('BITFIELD_RO', key, unpack(gets)))) == 1
+      found = found or bloom.contains(key, positions)
     end
+    found = found or (is_former and is_former(field, at))
     if found then
       count_duplicate(self, rule)
     else
@@ -143,8 +132,8 @@ local function plan_event(self, rule, event, old, earlier, later)
   return records.build_id(first, last, amount, text)
 end
 
--- Plans events with an ID by hashes.
-local function identify(self, rule, seen)
+-- Plans events with an ID by hashes. A copy of an event whose ID is stored in another form leaves no record.
+local function identify(self, rule, seen, is_former)
   local fields, writes = {}, {}
   for i = FIRST, #seen do
     fields[i - FIRST + 1] = seen[i][1]
@@ -152,7 +141,12 @@ local function identify(self, rule, seen)
   local own, before, after = lookup(self, seen[2], fields), lookup(self, seen[3], fields), lookup(self, seen[4], fields)
   local known = self.ids[seen[2]]
   for n, field in ipairs(fields) do
-    known[field] = plan_event(self, rule, seen[n + FIRST - 1], own(n), before(n), after(n))
+    local event = seen[n + FIRST - 1]
+    if is_former and is_former(field, event[4]) then
+      count_duplicate(self, rule)
+    else
+      known[field] = plan_event(self, rule, event, own(n), before(n), after(n))
+    end
   end
   for field, record in pairs(known) do
     writes[#writes + 1] = field
@@ -171,7 +165,8 @@ local function plan(self)
     else
       self.ids[seen[2]] = self.ids[seen[2]] or {}
       local remember = rule.bloom == 1 and filter or identify
-      remember(self, rule, seen)
+      local former = self.former[rule.metric] and require('tallystream.storage.lua.rules.former_ids')
+      remember(self, rule, seen, former and former.finder(self, rule, seen))
     end
   end
 end

@@ -36,8 +36,19 @@ end
 local function find(planned)
   local prefix = prefix_of(planned.ledger_key)
   call('ZCARD', prefix .. 'periods')
+  local ends = planned.forgotten_ends
   for kind, last in pairs(maps.from_flat(call('HGETALL', prefix .. 'forgotten'))) do
-    planned.forgotten_ends[kind] = tonumber(last)
+    ends[kind] = tonumber(last)
+    local metric = string.match(kind, '^!former:(.+)$')
+    if metric then
+      planned.former[metric] = last
+    end
+  end
+  for _, rule in ipairs(planned.rules) do
+    local removed, form = 'seen:' .. rule.metric, ends['copies:' .. rule.metric]
+    if form and (ends[removed] or -1) <= form then -- such a period had IDs in another form, see event_ids.lua
+      ends[removed] = nil
+    end
   end
   for _, period in ipairs(planned.batch.periods) do
     local kind, finish = unpack(period)

@@ -83,6 +83,20 @@ local function marks_of(before, now, mark)
   return marks
 end
 
+-- Returns until when an event may be a copy of one whose ID is stored in the form `before.ids`, and all such forms:
+-- "<form>@<millisecond> ...".
+local function former_ids(forgotten, rule, before, mark)
+  local WINDOWS = require('tallystream.storage.lua.rules.former_ids').WINDOWS
+  local reach = mark + WINDOWS[before.ids and string.match(before.ids, '^%w+') or '31d']
+  local forms = before.ids and { format('%s@%.0f', before.ids, reach) } or {}
+  for form, bound in string.gmatch(call('HGET', forgotten, '!former:' .. rule.metric) or '', '([^ @]+)@(%d+)') do
+    if form ~= before.ids then
+      forms[#forms + 1] = form .. '@' .. bound
+    end
+  end
+  return reach, table.concat(forms, ' ')
+end
+
 -- Stores the parts of a rule, with the marks of those that differ from `stored`. `stored` is false if the metric was
 -- never counted: then nothing is lacking.
 local function store(ledger_key, forgotten, rule, stored)
@@ -92,6 +106,11 @@ local function store(ledger_key, forgotten, rule, stored)
     local splits = is_split(ledger_key, rule, before, now)
     if splits then
       marks.sketches = mark
+    end
+    if now.ids and now.ids ~= before.ids then
+      local former
+      marks.copies, former = former_ids(forgotten, rule, before, mark)
+      call('HSET', forgotten, '!former:' .. rule.metric, former)
     end
     for kind, latest in pairs(marks) do
       local name = kind .. ':' .. rule.metric
