@@ -38,6 +38,7 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reap_consumers, reap_producers, reaper_service
+from tallystream_worker.maintenance.rules import RulesAdopter
 from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.service.server import serving
@@ -81,8 +82,11 @@ def forget() -> None:
 
 
 def configure(config: str) -> None:
-    """Publish the rules of a configuration file, as a worker does at its start."""
-    open_deployment(load(Path(config), {}), structlog.get_logger())
+    """Publish the rules of a configuration file, and record since when they count, as a worker does at its start."""
+    settings = load(Path(config), {})
+    open_deployment(settings, structlog.get_logger())
+    with contextlib.closing(connect(settings.redis.url)) as client:
+        RulesAdopter(client, Deployment.load(client)).run_once()
 
 
 def emit(url: str, producer: str, events: list[dict[str, Any]], spool: str | None = None) -> list[str | None]:

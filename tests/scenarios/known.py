@@ -18,7 +18,6 @@ class Known(Enum):
     NEGATIVE_SKETCHES = "f06: sketches with negative amounts"
     LIKE_FILES = "f22: a file that begins like another one is taken for it"
     HALF_CHARACTERS = "m04: half an emoji in one of many events refuses the whole list"
-    RULE_CHANGES = "f03, f25, g11: a rule that is added to a metric with events"
 
 
 UNDEFINED = frozenset({Known.LARGE_SUMS})

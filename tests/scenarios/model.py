@@ -16,6 +16,8 @@ from tests.oracle import AHEAD
 from tests.oracle_rules import Books, Happened, is_late, tally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tallystream.rules.metrics import Metric, Rules
     from tests.scenarios.script import Occurrence
 
@@ -107,7 +109,6 @@ class Kept:
         dead: The places of its dead letters, also of those that were given up.
         undeclared: See `Model`.
         dropped: See `Model`.
-        unsure: See `Model`.
         changed: See `Model`.
     """
 
@@ -115,7 +116,6 @@ class Kept:
     dead: set[int]
     undeclared: set[int]
     dropped: set[int]
-    unsure: set[tuple[str, str]]
     changed: set[str]
 
 
@@ -139,8 +139,9 @@ class Model:
         """Places of the dead letters that were lost with the server: a snapshot does not contain them."""
         self.resets: dict[tuple[str, str], tuple[int, ...]] = {}
         """By metric and subject, the place in the log of its last reset."""
-        self.unsure: set[tuple[str, str]] = set()
-        """Metrics and windows that were added to a metric with events: their buckets began empty."""
+        self.since: dict[tuple[str, str], float] = {}
+        """By metric and part of its rule (a window, `unique`, `top`, `limit`) that was added or changed since the last
+        recount: the second up to which buckets may be missing, because they may lack events from before the change."""
         self.changed: set[str] = set()
         """Metrics with events that began to count one vote for each actor: their totals have the older events."""
         self._settled = 0
@@ -194,18 +195,38 @@ class Model:
         for name, metric in rules.metric.items():
             before = self.rules.metric.get(name)
             if before is not None:
-                self.unsure |= {(name, window) for window in metric.windows if window not in before.windows}
-                if before.once != metric.once:
-                    self.changed.add(name)
+                self._mark(name, before, metric)
         self.rules = rules
         self._changed()
+
+    def _mark(self, name: str, before: Metric, now: Metric) -> None:
+        """Record the parts of a rule that count from now on."""
+        added: set[str] = {window for window in now.windows if window not in before.windows}
+        added |= {"unique"} if now.unique not in (None, before.unique) else set()
+        added |= {"top"} if now.top > before.top else set()
+        added |= {"all"} if now.top and not before.top else set()
+        added |= {"limit"} if now.per not in (None, before.per) else set()
+        self.since |= {(name, part): self.latest + AHEAD + 2 for part in added}
+        if before.once != now.once:
+            self.changed.add(name)
+
+    def may_lack(self, metric: str, parts: Iterable[str], start: float | None) -> bool:
+        """Return whether a bucket that begins at a second may lack events, because a part of the rule was added.
+
+        Args:
+            metric: The metric.
+            parts: The parts of its rule that the bucket needs.
+            start: When the bucket begins; `None` for all time.
+        """
+        marks = [self.since[metric, part] for part in parts if (metric, part) in self.since]
+        return any(start is None or start < mark for mark in marks)
 
     def recount(self) -> None:
         """Record that the history was counted again by the present rules; what was given up stays so."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
         self.undeclared -= declared - self.dropped
         self.unlisted.clear()  # counting again makes new dead letters
-        self.unsure.clear()
+        self.since.clear()
         self.changed.clear()
         self._changed()
 
@@ -218,9 +239,7 @@ class Model:
     def snapshot(self) -> None:
         """Record that a snapshot was taken."""
         listed = {place for place in self.dead if place < self._settled}
-        self._snapshot = Kept(
-            self.rules, listed, set(self.undeclared), set(self.dropped), set(self.unsure), set(self.changed)
-        )
+        self._snapshot = Kept(self.rules, listed, set(self.undeclared), set(self.dropped), set(self.changed))
 
     @property
     def is_behind(self) -> bool:
@@ -237,7 +256,8 @@ class Model:
         self.unlisted |= kept.dead
         self.undeclared |= kept.undeclared
         self.dropped &= kept.dropped
-        self.unsure, self.changed = set(kept.unsure), set(kept.changed)
+        # The snapshot may be older than the change of a rule: then the rule counts from the restore on.
+        self.since, self.changed = dict.fromkeys(self.since, self.latest + AHEAD + 2), set(kept.changed)
         self._changed()
 
     def drop(self) -> None:

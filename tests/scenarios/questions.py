@@ -103,9 +103,7 @@ def questions(model: Model, now: Present) -> Iterator[Question]:
 
 
 def _windows(model: Model, metric: str) -> list[str]:
-    """Return the windows of a metric; none if one was added to it, because its buckets do not have the older events."""
-    if any(name == metric for name, _ in model.unsure):
-        return []
+    """Return the windows of a metric."""
     return list(dict.fromkeys(model.rules.metric[metric].windows))
 
 
@@ -151,7 +149,7 @@ def _series(model: Model, metric: str, subject: str, window: str, now: Present) 
             if point["bucket"] != own.label or point["start"] != own.start:
                 return f"bucket {point} is {own}"
             if point["value"] is None:
-                if not model.may_be_removed(metric, window, own.end):
+                if not (model.may_be_removed(metric, window, own.end) or model.may_lack(metric, [window], own.start)):
                     return f"{point['bucket']} is missing, but it is kept"
                 continue
             if not model.is_open(metric, window, own.end, now.first):
@@ -186,7 +184,13 @@ def _is_one_of(name: str, found: Any, expected: list[Any]) -> str | None:
 
 
 def _wrong_bounds(
-    model: Model, metric: str, windows: list[str], over: str, now: Present, answer: dict[str, Any]
+    model: Model,
+    metric: str,
+    windows: list[str],
+    over: str,
+    now: Present,
+    answer: dict[str, Any],
+    part: str | None = None,
 ) -> str | None:
     """Return what is wrong with the bounds of a figure over a duration that ends now.
 
@@ -210,8 +214,9 @@ def _wrong_bounds(
         kept = min(length, model.rules.metric[metric].retention_seconds(each) or length)
         if kept // LENGTHS[each] > FEW:
             continue  # a read has at most 1,000 buckets, and so may begin later
-        before = bucket(each, (start - 1) // MINUTE, zone).end
-        if not model.may_be_removed(metric, each, before):
+        before = bucket(each, (start - 1) // MINUTE, zone)
+        needed = [each if part != "unique" else part, *([part] if part else [])]
+        if not (model.may_be_removed(metric, each, before.end) or model.may_lack(metric, needed, before.start)):
             return f"lacks what is before {start}, but its {each} is kept"
     return None
 
@@ -254,7 +259,8 @@ def _votes(model: Model, metric: str, subject: str) -> Question:
 def _sensible_votes(metric: str, subject: str) -> Question:
     def judge(answer: dict[str, Any]) -> str | None:
         score, up, down = answer["score"], answer["up"], answer["down"]
-        return None if min(up, down) >= 0 and score == up - down else f"score {score} of {up} up and {down} down"
+        fits = answer["error"] is None or score == up - down
+        return None if min(up, down) >= 0 and fits else f"score {score} of {up} up and {down} down"
 
     return Question(("votes", subject, metric), judge, f"/v1/votes/{metric}/{quote(subject, safe='')}")
 
@@ -266,6 +272,9 @@ def _limit(model: Model, metric: str, subject: str, now: Present) -> Question:
 
     def judge(answer: dict[str, Any]) -> str | None:
         expected = []
+        if answer["error"] is None:
+            starts = [each.start for each in now.buckets(per, model.rules.zone)]
+            return None if model.may_lack(metric, ["limit"], min(starts)) else "the error is not known"
         for current in now.buckets(per, model.rules.zone):
             used = model.books.asked[metric, current.label, subject]
             expected.append((used, max(0, limit - used), None if per == "total" else float(current.end)))
@@ -282,9 +291,9 @@ def _uniques(model: Model, metric: str, subject: str, now: Present) -> Iterator[
         def judge(answer: dict[str, Any], over: str | None = over) -> str | None:
             start, end = answer["start"], answer["end"]
             if over is None:
-                problem = _not_current(model, metric, unique, now, answer)
+                problem = _not_current(model, metric, unique, now, answer, ["unique"])
             else:
-                problem = _wrong_bounds(model, metric, [unique], over, now, answer)
+                problem = _wrong_bounds(model, metric, [unique], over, now, answer, "unique")
             if problem or model.lacks(metric, subject, start, end, [unique]):
                 return problem
             truth = model.actors(metric, subject, start, end)
@@ -295,12 +304,14 @@ def _uniques(model: Model, metric: str, subject: str, now: Present) -> Iterator[
         yield Question(("uniques", subject, metric, over), judge, path)
 
 
-def _not_current(model: Model, metric: str, window: str, now: Present, answer: dict[str, Any]) -> str | None:
+def _not_current(
+    model: Model, metric: str, window: str, now: Present, answer: dict[str, Any], parts: list[str]
+) -> str | None:
     """Return what is wrong with the bounds of a figure of the current bucket of a window."""
     current: list[tuple[Any, ...]] = []
     for each in now.buckets(window, model.rules.zone):
         current.append((each.start, each.end, True, []))
-        if model.may_be_removed(metric, window, each.end):
+        if model.may_be_removed(metric, window, each.end) or model.may_lack(metric, parts, each.start):
             current.append((each.end, each.end, False, [{"start": each.start, "end": each.end}]))
     found = (answer["start"], answer["end"], answer["complete"], answer["missing"])
     return _is_one_of("start, end, complete, missing", found, current)
@@ -317,11 +328,14 @@ def _top(model: Model, metric: str, window: str | None, now: Present) -> Questio
     def judge(answer: dict[str, Any]) -> str | None:
         start, end = answer["start"], answer["end"]
         if window is None:
-            problem = _differs("start, end, complete", (start, end, answer["complete"]), (None, None, True))
+            known = answer["error"] is not None
+            problem = _differs("start, end, complete", (start, end, answer["complete"]), (None, None, known))
+            if not known:
+                return problem if model.may_lack(metric, ["all"], None) else "the error is not known"
         elif window in WINDOWS:
-            problem = _not_current(model, metric, window, now, answer)
+            problem = _not_current(model, metric, window, now, answer, [window, "top"])
         else:
-            problem = _wrong_bounds(model, metric, windows, window, now, answer)
+            problem = _wrong_bounds(model, metric, windows, window, now, answer, "top")
         if problem:
             return problem
         if window is not None and model.lacks(metric, None, start, end, windows):

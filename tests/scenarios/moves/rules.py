@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.window import WINDOWS
-from tests.scenarios.known import Known, avoided
 from tests.scenarios.move import Move
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class ChangeFloor(Move, frozen=True, omit_defaults=False):
 
 
 class ChangeTop(Move, frozen=True):
-    """An operator makes the leaderboards of a metric longer, or adds them: their error covers what they do not list.
+    """An operator adds, removes or changes the leaderboards of a metric: their error covers what they do not list.
 
     Attributes:
         metric: The metric.
@@ -52,22 +51,28 @@ class ChangeTop(Move, frozen=True):
 
     @classmethod
     def draw(cls, draft: Draft) -> ChangeTop | None:
-        """Return a longer leaderboard of a metric."""
-        metric, top = draft.pick(list(draft.rules.metric)), draft.pick([3, 30])
-        if avoided(Known.RULE_CHANGES) or draft.rules.metric[metric].top >= top:
+        """Return another length of the leaderboards of a metric; 0 removes them."""
+        metric, top = draft.pick(list(draft.rules.metric)), draft.pick([0, 3, 30])
+        if draft.rules.metric[metric].top == top:
             return None
-        return cls(metric, top)
+        move = cls(metric, top)
+        draft.changes_rules(move.changed)
+        return move
+
+    def changed(self, rules: Rules) -> Rules:
+        """Return rules with leaderboards of this length."""
+        rule = replace(rules.metric[self.metric], top=self.top)
+        return replace(rules, metric=rules.metric | {self.metric: rule})
 
     def play(self, world: World) -> None:
         """Count what waits, and change the rules."""
         if self.metric in world.rules.metric:
             world.count()
-            changed = replace(world.rules.metric[self.metric], top=self.top)
-            world.declare(Rules(world.rules.metric | {self.metric: changed}, zone=world.rules.zone))
+            world.declare(self.changed(world.rules))
 
 
 class AddWindow(Move, frozen=True):
-    """An operator adds a window to a metric: events count as before, and the new buckets begin empty.
+    """An operator adds a window to a metric: events count as before, and the buckets before are missing.
 
     Attributes:
         metric: The metric.
@@ -82,8 +87,6 @@ class AddWindow(Move, frozen=True):
         """Return a window that a metric does not have."""
         metric = draft.pick(list(draft.rules.metric))
         rule = draft.rules.metric[metric]
-        if avoided(Known.RULE_CHANGES) and (rule.once or rule.ids or rule.limit or rule.unique or rule.top):
-            return None
         lacking = [window for window in WINDOWS if window not in rule.windows]
         if not lacking:
             return None
@@ -101,6 +104,72 @@ class AddWindow(Move, frozen=True):
         if self.metric in world.rules.metric and self.window not in world.rules.metric[self.metric].windows:
             world.count()
             world.declare(self.added(world.rules))
+
+
+class RemoveWindow(Move, frozen=True):
+    """An operator removes a window of a metric; if it is added again, the buckets before are missing.
+
+    Attributes:
+        metric: The metric.
+        window: The window.
+    """
+
+    metric: str
+    window: str
+
+    @classmethod
+    def draw(cls, draft: Draft) -> RemoveWindow | None:
+        """Return a window that a metric has."""
+        found = [(name, window) for name, rule in draft.rules.metric.items() for window in rule.windows]
+        if not found:
+            return None
+        move = cls(*draft.pick(found))
+        return move if draft.changes_rules(move.removed) else None
+
+    def removed(self, rules: Rules) -> Rules:
+        """Return rules without the window."""
+        rule = rules.metric[self.metric]
+        kept = {name: length for name, length in rule.retention.items() if name != self.window}
+        windows = tuple(window for window in rule.windows if window != self.window)
+        return replace(rules, metric=rules.metric | {self.metric: replace(rule, windows=windows, retention=kept)})
+
+    def play(self, world: World) -> None:
+        """Count what waits, and change the rules."""
+        if self.metric in world.rules.metric and self.window in world.rules.metric[self.metric].windows:
+            world.count()
+            world.declare(self.removed(world.rules))
+
+
+class ChangeUniques(Move, frozen=True, omit_defaults=False):
+    """An operator adds, changes or removes the unique actors of a metric.
+
+    Attributes:
+        metric: The metric.
+        unique: The new window, or `None`.
+    """
+
+    metric: str
+    unique: str | None
+
+    @classmethod
+    def draw(cls, draft: Draft) -> ChangeUniques | None:
+        """Return a window of unique actors that a metric does not have."""
+        metric = draft.pick(list(draft.rules.metric))
+        move = cls(metric, draft.pick([None, "hour", "day", "month"]))
+        if draft.rules.metric[metric].unique == move.unique:
+            return None
+        return move if draft.changes_rules(move.changed) else None
+
+    def changed(self, rules: Rules) -> Rules:
+        """Return rules with these uniques."""
+        rule = replace(rules.metric[self.metric], unique=self.unique)
+        return replace(rules, metric=rules.metric | {self.metric: rule})
+
+    def play(self, world: World) -> None:
+        """Count what waits, and change the rules."""
+        if self.metric in world.rules.metric:
+            world.count()
+            world.declare(self.changed(world.rules))
 
 
 class Declare(Move, frozen=True):
