@@ -33,7 +33,7 @@ RULES = Rules(
     },
     {"rate": Ratio(("vote",), ("view",))},
     "Europe/Vienna",
-    (Alert("hot", "view", window="hour", above=5.5), Alert("cold", "view", over="2h", below=1, clear=3)),
+    (Alert("hot", "view", window="hour", above=5.5), Alert("cold", "view", over="2h", below=1.0, clear=3.0)),
 )
 FEW = Rules({"view": Metric(windows=("day",))})
 
