@@ -39,14 +39,13 @@ local function find(planned)
   local ends = planned.forgotten_ends
   for kind, last in pairs(maps.from_flat(call('HGETALL', prefix .. 'forgotten'))) do
     ends[kind] = tonumber(last)
-    local metric = string.match(kind, '^!former:(.+)$')
-    if metric then
-      planned.former[metric] = last
+    if not ends[kind] and string.sub(kind, 1, 8) == '!former:' then
+      planned.former[string.sub(kind, 9)] = last
     end
   end
-  for _, rule in ipairs(planned.rules) do
-    local removed, form = 'seen:' .. rule.metric, ends['copies:' .. rule.metric]
-    if form and (ends[removed] or -1) <= form then -- such a period had IDs in another form, see event_ids.lua
+  for metric in pairs(planned.former) do
+    local removed = 'seen:' .. metric
+    if (ends[removed] or -1) <= (ends['copies:' .. metric] or -1) then -- its IDs had another form, see former_ids.lua
       ends[removed] = nil
     end
   end
