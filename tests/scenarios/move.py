@@ -81,6 +81,7 @@ ELSEWHERE: Final = {
     29: "the model has no answer for sums near 2^53",
     32: "it needs a cluster",
     34: "it replaces a part of the worker",
+    36: "the model cannot know which confirmed writes the server loses",
 }
 """The rows of the fault table that no move plays, and why; the fault suite plays them."""
 
