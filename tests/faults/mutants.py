@@ -984,8 +984,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/cli/generation.py",
-                "note_retractions(settings, deployment, archive, deployment.rules_of(generation).retracted)",
-                "pass",
+                "retracted = deployment.rules_of(generation).retracted",
+                "retracted = deployment.rules.retracted",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
@@ -1005,8 +1005,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/snapshotter.py",
-                'self._database.producers(partition))\n        return ""',
-                'self._database.producers(partition))\n        put_mark(self._client, keys, "", before.mark)\n'
+                '_ALL if held is None else held.decode())\n        return ""',
+                '_ALL if held is None else held.decode())\n        put_mark(self._client, keys, "", before.mark)\n'
                 "        return before.mark",
             ),
         ),
@@ -1173,7 +1173,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "reads-of-a-dropped-log",
-        (Edit("tallystream/reading/replaced.py", "return live == b", "return True or live == b"),),
+        (Edit("tallystream/reading/replaced.py", "return generation == b", "return True or generation == b"),),
         tests=("tests/integration/reading/test_replaced.py::test_every_read_follows_what_replaced_its_log",),
     ),
     Mutant(

@@ -27,7 +27,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.rules.retraction import Retraction
-from tallystream.storage.keys import DUE, SNAPSHOTS, UNTIL, partition_of
+from tallystream.storage.keys import DUE, RESTORED, SNAPSHOTS, UNTIL, partition_of
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
@@ -487,7 +487,8 @@ def dump(harness: Harness) -> dict:
                 value = client.get(key)
             elif kind == b"hash":
                 value = client.hgetall(key)
-                value.pop(SNAPSHOTS.encode(), None)  # a restore brings back only the mark of its snapshot
+                for mark in (SNAPSHOTS, RESTORED):  # a restore brings back only the mark of its snapshot
+                    value.pop(mark.encode(), None)
             elif kind == b"set":
                 value = client.smembers(key)
             else:

@@ -96,7 +96,10 @@ class PartitionRestore:
 
     def open(self) -> None:
         """Let workers and deciders count in the restored generation, the first one."""
-        self._client.set(self._keys.live, FIRST)
+        if self._keys.topic == FIRST_TOPIC:
+            self._client.delete(self._keys.live)
+        else:
+            self._client.set(self._keys.live, FIRST)  # without this key, nothing is live in a later topic
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.

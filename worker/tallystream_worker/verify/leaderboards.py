@@ -8,13 +8,11 @@ subjects may be missing: reads then state leaderboards of buckets as missing, an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from tallystream.client.server_time import server_time
 from tallystream.reading.deployment_cache import removed_ends
-from tallystream.reading.leaderboards import Leaderboard, bound_field, query_top
-from tallystream.reading.query import Query
-from tallystream.rules.parts import BOARDS, board_length
+from tallystream.reading.leaderboards import bound_field
+from tallystream.rules.parts import ALL_TIME, BOARDS, board_length
 from tallystream.rules.windows import labelled
 from tallystream_worker.rebuild.drop import counter_keys
 from tallystream_worker.verify.pages import PAGE, pages
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Metric
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
-
-_TRIES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,13 @@ def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterabl
     kept = {
         name: rule for name, rule in scene.rules.metric.items() if rule.top and rule.exact and rule.max_subjects is None
     }
+    removed = _removed(scene)
     for metric, rule in kept.items():
+        if f"{ALL_TIME}:{metric}" in removed:
+            continue
         key, prefix = keys.top(metric), f"{keys.counters}total:{metric}:"
         scores = _scores(scene, key)
         yield _Board(metric, rule, key, prefix, None, scores), _totals(scene, keys, prefix)
-    removed = _removed(scene)
     begin = f"{keys.counters}top:"
     for raw in counter_keys(scene.client, keys):
         name = raw.decode(errors="surrogateescape").removeprefix(begin)
@@ -147,37 +145,5 @@ def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[
             continue
         is_full = length >= board_length(board.rule.top)
         bounds = [int(last[0][1])] * is_full + ([] if bound is None else [int(bound)])
-        if (value <= max(bounds) if bounds else value == 0) or board.rule.spread:
-            continue
-        if board.window is not None or _is_beyond(scene, board, subject):
+        if value > max(bounds) if bounds else value != 0:
             scene.report.find("leaderboards.incomplete", f"{where} with {value:,} is not listed")
-
-
-def _is_beyond(scene: Scene, board: _Board, subject: bytes) -> bool:
-    """Return whether a total exceeds the last place that a read returns by more than the error that it states."""
-    for _ in range(_TRIES):  # events may arrive between the two reads
-        now = server_time(scene.client) / 1000
-        removed = _removed(scene)
-        found: Leaderboard = _run(
-            scene,
-            query_top(scene.deployment.layout, scene.rules, board.metric, board.rule.top, now=now, removed=removed),
-        )
-        if found.error is None:
-            return False
-        value = int(scene.client.get(board.values.encode() + subject) or 0)
-        listed = {place.subject for place in found.top}
-        full = len(found.top) == board.rule.top
-        if subject.decode(errors="replace") in listed or value <= (found.top[-1].value if full else 0) + found.error:
-            return False
-    return True
-
-
-def _run(scene: Scene, query: Query[Any]) -> Any:
-    while True:
-        with scene.client.pipeline(transaction=False) as pipeline:
-            for command in query.commands:
-                pipeline.execute_command(*command)
-            answer = query.parse(pipeline.execute(raise_on_error=False))
-        if not isinstance(answer, Query):
-            return answer
-        query = answer
