@@ -586,7 +586,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/partition_audit.py",
-                "        if not self._removed.can_compare(name):\n            return False\n",
+                "        if not (self._removed.is_declared(name) and self._removed.can_compare(name)):\n"
+                "            return False\n",
                 "",
             ),
         ),

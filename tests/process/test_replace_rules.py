@@ -56,6 +56,9 @@ def test_the_terminal_is_asked(server, tmp_path, answer, left, processes):
         with closing(connect(server.url)) as client:
             if answer:
                 until(lambda: sorted(Deployment.load(client).rules.metric) == left, 60, what="the metric to be removed")
+                with Producer(server.url) as producer:
+                    producer.emit("view", "a")
+                    producer.flush(60, wait="counted")  # the worker runs
                 process.send_signal(signal.SIGTERM)
             said, _ = process.communicate(timeout=60)
             assert sorted(Deployment.load(client).rules.metric) == left

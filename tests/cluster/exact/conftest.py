@@ -1,41 +1,16 @@
-"""On one day, runs each test on a cluster of one kind of server; on the next day, of the other kind.
-
-`TALLYSTREAM_ALL=1` runs each on both, as every night.
-"""
+"""Runs each test here on one kind of server a day."""
 
 from __future__ import annotations
 
-import datetime as dt
-import os
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.local_cluster import KINDS
+from tests.kinds_of_today import leave_out
 
 if TYPE_CHECKING:
     import pytest
 
-HERE = Path(__file__).parent
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of this folder whose other kind of server is due today.
-
-    If an argument of pytest contains `::`, or if `TALLYSTREAM_ALL` is set, nothing is deselected.
-    """
-    if "TALLYSTREAM_ALL" in os.environ or any("::" in name for name in config.args):
-        return
-    today = dt.datetime.now(dt.UTC).date().toordinal()
-    left_out = {item for item in items if item.path.is_relative_to(HERE) and not is_due(item, today)}
-    items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
-
-
-def is_due(item: pytest.Item, day: int) -> bool:
-    """Return whether a test is due on a day: true on one of two days, and for its two kinds on different days."""
-    kind = item.callspec.params.get("server_process") if hasattr(item, "callspec") else None
-    if kind not in KINDS:
-        return True
-    alone = item.nodeid.replace(f"[{kind}", "[").replace(f"-{kind}", "-")
-    return (zlib.crc32(alone.encode()) + KINDS.index(kind) + day) % len(KINDS) == 0
+    """Deselect the tests of this folder whose other kind of server is due today."""
+    leave_out(Path(__file__).parent, config, items)

@@ -80,7 +80,8 @@ def find_lost(
             there = {} if entries else _origins(client, keys.stream, part[0].id, part[-1].id)
             lost: list[Entry] = []
             for entry in part:
-                if not entries and not lost and there.get(entry.id) == _origin(entry.fields):
+                is_there = entry.id in there and there[entry.id] == _origin(entry.fields)  # the origin may be `None`
+                if not entries and not lost and is_there:
                     common = entry.id
                 else:
                     lost.append(entry)

@@ -229,7 +229,7 @@ class PartitionAudit:
         It cannot if its bucket has closed, or if `now` is past the time until which its state is kept. It cannot if its
         period was removed, or events were left out of it, because reads state it as missing. Any other key can be.
         """
-        if not self._removed.can_compare(name):
+        if not (self._removed.is_declared(name) and self._removed.can_compare(name)):
             return False
         end = self._ends.get(name)
         if end is None and (self._kept or name.startswith("unique:")):

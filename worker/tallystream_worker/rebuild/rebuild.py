@@ -282,6 +282,7 @@ class _Partition:
             self._rules,
             max_keys=self._max_keys,
             begun=(begun or b"0-0").decode(),
+            watching=False,
             dropped=self._dropped,
         )
         backfill = Backfill(self.client, self._keys, fold)

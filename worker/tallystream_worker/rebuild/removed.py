@@ -32,20 +32,18 @@ class RemovedPeriods:
                 self._ends[name] = max(int(end), self._ends.get(name, 0))
 
     def can_compare(self, name: str) -> bool:
-        """Return `False` if a key is of such a period, or of a part that its metric's rule does not have any more.
-
-        `name` is without the generation's prefix.
-        """
-        if not self._is_declared(name):
-            return False
+        """Return `False` if a key, given without the generation's prefix, is of such a period."""
         name = name.removeprefix("top:")
         end = self._ends.get(":".join(name.split(":", 2)[:2]))
         found = parse(name, self._rules) if end is not None else None
         kept = None if found is None else period_of(bucket_of(found[0]) or name, self._rules)
         return end is None or kept is None or kept[0].start * 1000 >= end
 
-    def _is_declared(self, name: str) -> bool:
-        """Return whether the rule of a key has the window, the uniques or the ids that the key is of."""
+    def is_declared(self, name: str) -> bool:
+        """Return whether the rule of a key has the window, the uniques or the ids that the key is of.
+
+        If not, a rule was changed: the key is left over from the rule before.
+        """
         of_board, name = name.startswith("top:"), name.removeprefix("top:")
         kind, metric, *_ = [*name.split(":", 2), ""]
         rule = self._rules.metric.get(metric)

@@ -82,6 +82,11 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
     for metric in metrics:
         if not deployment.rules.metric[metric].exact:
             raise EventError("metric", f"{metric} is counted in a sketch (exact = false), which cannot be reset")
+        if deployment.rules.metric[metric].spread and deployment.moving is not None:
+            # The copies of a pass end at different places of the partitions: some could come after the reset.
+            raise StreamError(
+                f"{metric} is spread, and a repartition runs: reset it after tallystream rebuild has ended"
+            )
     run = _Run(client, deployment, subject, metrics)
     while True:
         try:

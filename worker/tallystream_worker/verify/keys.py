@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.storage.keys import FIRST, FIRST_TOPIC, tag_of
 from tallystream_worker.rebuild.drop import KINDS, counter_keys
+from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.snapshot.names import bucket_of, parse, removal_of
 from tallystream_worker.verify.pages import pages
 
@@ -94,11 +95,11 @@ def _check_periods(scene: Scene) -> None:
 
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
     """Yield the keys of periods that are removed, without prefix, and the member that registers each."""
-    skipped = len(keys.counters.encode())
+    skipped, periods = len(keys.counters.encode()), RemovedPeriods(scene.rules)
     for key in counter_keys(scene.client, keys):
         name = key[skipped:].decode(errors="surrogateescape")
         found = parse(name, scene.rules) if not name.startswith("top:") else None
-        if found is None:
+        if found is None or not periods.is_declared(name):
             continue
         bucket = bucket_of(found[0]) or (name if name.startswith("seen:") else None)
         if bucket is None or (removal := removal_of(bucket, scene.rules)) is None:

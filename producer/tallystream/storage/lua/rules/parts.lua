@@ -107,7 +107,7 @@ local function store(ledger_key, forgotten, rule, stored)
     if splits then
       marks.sketches = mark
     end
-    if now.ids and now.ids ~= before.ids then
+    if now.ids ~= before.ids then
       local former
       marks.copies, former = former_ids(forgotten, rule, before, mark)
       call('HSET', forgotten, '!former:' .. rule.metric, former)
