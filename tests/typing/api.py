@@ -53,7 +53,7 @@ def read(url: str) -> None:
     with Totals(url) as totals:
         total = totals.get("article:1", "view", after="1-0", timeout=1.0)
         assert_type(total.value, int)
-        assert_type(total.error, float)
+        assert_type(total.error, float | None)
         assert_type(total.lag, int | None)
         many = totals.get_many([("article:1", "view"), ("article:2", "view")])
         assert_type(many.values["article:1", "view"], int)
