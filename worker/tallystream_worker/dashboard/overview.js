@@ -89,7 +89,8 @@ export class Overview {
       this.fill(board, places ?? []);
       const begin = incomplete[metric];
       board.since.hidden = begin === undefined;
-      setText(board.since, begin === undefined ? "" : `only since ${moment(begin)}: earlier buckets have expired`);
+      const lacks = begin === null ? "subjects are missing until tallystream rebuild" : `only since ${moment(begin)}: earlier buckets have expired`;
+      setText(board.since, begin === undefined ? "" : lacks);
       board.list.classList.toggle("incomplete", begin !== undefined);
       setText(board.empty, places ? `Nothing ${HINTS.get(window)}yet.` : `No ${window === "7d" ? "" : window} window is kept for ${metric}.`.replace("  ", " "));
     }

@@ -114,11 +114,13 @@ function figure(title, value, detail, ...more) {
 function limitCard(metric, limit) {
   const meter = el("meter", { min: 0, max: limit.limit, value: Math.min(limit.used, limit.limit), high: limit.limit * 0.9, optimum: 0, "aria-label": `${metric.metric} used` });
   const until = limit.reset_at ? `, resets ${clock(limit.reset_at * 1000)} (in ${duration(limit.reset_at - Date.now() / 1000)})` : "";
-  return figure(`Limit, ${metric.metric}`, `${number(limit.remaining)} left`, `${number(limit.used)} of ${number(limit.limit)} used${PER.get(metric.per) ?? ` this ${metric.per}`}${until}`, meter);
+  const lacks = limit.error === null ? "; events from before the limit was added are not included" : "";
+  return figure(`Limit, ${metric.metric}`, `${number(limit.remaining)} left`, `${number(limit.used)} of ${number(limit.limit)} used${PER.get(metric.per) ?? ` this ${metric.per}`}${until}${lacks}`, meter);
 }
 
 function votesCard(metric, votes) {
   const all = votes.up + votes.down;
   const meter = el("meter", { min: 0, max: Math.max(1, all), value: votes.up, "aria-label": "Votes up" });
-  return figure(`Score, ${metric.metric}`, number(votes.score), `${number(votes.up)} up, ${number(votes.down)} down`, meter);
+  const lacks = votes.error === null ? "; the score also has events from before votes were declared" : "";
+  return figure(`Score, ${metric.metric}`, number(votes.score), `${number(votes.up)} up, ${number(votes.down)} down${lacks}`, meter);
 }

@@ -101,12 +101,13 @@ class TopFigures(msgspec.Struct, frozen=True):
         window: A window such as `day`, a range such as `7d`, or `all` for the totals.
         metrics: By metric, the leaderboard in `window`; a metric without a leaderboard or the window is left out.
         incomplete: By metric, the second (since 1970) at which its leaderboard begins, if the begin of the range that
-            was asked for has expired; other metrics are left out.
+            was asked for has expired. `null` if the leaderboard of all time lacks subjects, because `top` was added to
+            a metric with events. Other metrics are left out.
     """
 
     window: str
     metrics: dict[str, list[Place]]
-    incomplete: dict[str, int]
+    incomplete: dict[str, int | None]
 
 
 class Rates:
@@ -220,13 +221,13 @@ async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
         RedisError: the leaderboards cannot be read.
     """
     found: dict[str, list[Place]] = {}
-    incomplete: dict[str, int] = {}
+    incomplete: dict[str, int | None] = {}
     for metric in sorted(rules.metric):
         try:
             board = await totals.top(metric, None if window == "all" else window)
         except EventError:
             continue  # a metric without a leaderboard, or without this window
         found[metric] = board.top
-        if not board.complete and board.start is not None:
+        if not board.complete:
             incomplete[metric] = board.start
     return TopFigures(window, found, incomplete)
