@@ -259,18 +259,6 @@ MUTANTS: Final = (
         "X",
     ),
     Mutant(
-        "restore-that-forgets-the-gate",
-        (
-            Edit(
-                "tallystream_worker/snapshot/partition_restore.py",
-                "(self._keys.stream, self._keys.sequences, self._keys.live,",
-                "(self._keys.stream, self._keys.live,",
-            ),
-        ),
-        (21,),
-        "B",
-    ),
-    Mutant(
         "stale-batch-keeps-its-exclusions",
         (
             Edit(
