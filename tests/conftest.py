@@ -12,6 +12,7 @@ from hypothesis import Phase, settings
 
 from tallystream_worker.server.embedded import EmbeddedServer
 from tests.clock import KINDS, ClockedServer
+from tests.kinds_of_today import leave_out
 from tests.servers import Server, matrix, running
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ if "CI" in os.environ:
 # A shell that runs pytest in the background makes it ignore SIGINT. Restore the default: programs that a test starts
 # inherit the setting, and the test stops them with SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that are due on another day."""
+    leave_out(config, items)
 
 
 def pytest_report_header() -> str:

@@ -1,6 +1,6 @@
-"""On one day, runs each test of a folder on one kind of server; on the next day, on the other kind.
+"""On one day, runs each test of some folders on one kind of server; on the next day, on the other kind.
 
-`TALLYSTREAM_ALL=1` runs each on both, as every night. A folder asks for this in its `conftest.py`.
+`TALLYSTREAM_ALL=1` runs each on both, as every night.
 """
 
 from __future__ import annotations
@@ -8,25 +8,37 @@ from __future__ import annotations
 import datetime as dt
 import os
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
+
+FOLDERS: Final = tuple(
+    Path(__file__).parent / name
+    for name in (
+        "cluster/exact",
+        "integration/rebuild",
+        "integration/repartition",
+        "integration/snapshot",
+        "integration/verify",
+    )
+)
+"""The folders whose tests take long."""
 
 KINDS: Final = ("valkey", "redis", "cluster-valkey", "cluster-redis")
 
 
-def leave_out(folder: Path, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of a folder whose other kind of server is due today.
+def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of these folders whose other kind of server is due today.
 
     If an argument of pytest contains `::`, or if `TALLYSTREAM_ALL` is set, nothing is deselected.
     """
     if "TALLYSTREAM_ALL" in os.environ or any("::" in name for name in config.args):
         return
     today = dt.datetime.now(dt.UTC).date().toordinal()
-    left_out = {item for item in items if item.path.is_relative_to(folder) and not is_due(item, today)}
+    slow = (item for item in items if any(item.path.is_relative_to(folder) for folder in FOLDERS))
+    left_out = {item for item in slow if not is_due(item, today)}
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Final, Self
 
 from tallystream.errors import ConfigurationError, DeploymentChanged
 from tallystream.rules.metrics import Rules, read
-from tallystream.storage.deployment_hash import RESTORING, by_number, fields_of, live_topic, number, spread_metrics
+from tallystream.storage.deployment_hash import (
+    RESTORING,
+    by_number,
+    fields_of,
+    live_topic,
+    number,
+    parse_live,
+    spread_metrics,
+)
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
 
@@ -303,7 +311,7 @@ class Deployment:
             live: By partition, the value of its key `live`: a generation, followed by ` closed` if the partition counts
                 no more because another topic is live; `None` for the first generation.
         """
-        generations = tuple(int((each or b"%d" % FIRST).split()[0]) for each in live)
+        generations = tuple(FIRST if each is None else parse_live(each)[0] for each in live)
         return replace(self, layout=replace(self.layout, generations=generations))
 
     @property

@@ -1162,7 +1162,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "reads-of-a-dropped-log",
-        (Edit("tallystream/reading/replaced.py", "return generation == b", "return True or generation == b"),),
+        (Edit("tallystream/reading/replaced.py", "return parse_live(live)", "return True or parse_live(live)"),),
         tests=("tests/integration/reading/test_replaced.py::test_every_read_follows_what_replaced_its_log",),
     ),
     Mutant(
@@ -1324,7 +1324,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "numbered-rules-look-replaced",
-        (Edit("tallystream/reading/replaced.py", "and all(word.isdigit() for word in rest)", "and not rest"),),
+        (
+            Edit(
+                "tallystream/reading/replaced.py",
+                "parse_live(live) == (keys.generation, True)",
+                'live == b"%d" % keys.generation',
+            ),
+        ),
         tests=("tests/integration/reading/test_replaced.py::test_a_read_of_the_live_log_reads_no_description",),
     ),
     Mutant(

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.reading.query import Answer, Command, Query, raise_on_error
+from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import FIRST, FIRST_TOPIC
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def checked(query: Query[Answer], layout: Layout) -> Query[Answer | _Replaced]:
 def _is_live(keys: PartitionKeys, live: bytes | None) -> bool:
     if live is None:
         return keys.topic == FIRST_TOPIC and keys.generation == FIRST
-    generation, *rest = live.split()  # the number of the rules follows, or a word if the partition is closed
-    return generation == b"%d" % keys.generation and all(word.isdigit() for word in rest)
+    return parse_live(live) == (keys.generation, True)
 
 
 def _partition(command: Command) -> int | None:

@@ -53,6 +53,12 @@ def live_mark(generation: int, revision: int) -> str:
     return f"{generation} {revision}" if revision else str(generation)
 
 
+def parse_live(value: bytes) -> tuple[int, bool]:
+    """Return the generation in a value of `PartitionKeys.live`, and whether the partition is open: see that key."""
+    generation, *words = value.split()
+    return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`
+
+
 def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:
     """Return the fields `spread@<metric>`, which mark metrics whose events may be in any partition."""
     return {f"{_SPREAD}{metric}": 1 for metric in sorted(metrics)}

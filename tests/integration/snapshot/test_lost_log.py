@@ -60,14 +60,19 @@ def emit(harness: Harness, subject: str, events: int = 10, producer: Producer | 
     harness.drain()
 
 
-def test_a_snapshot_that_has_more_than_the_server_is_kept(harness, database):
-    """If the server lost the end of its log, no snapshot replaces the better one, however many entries follow."""
+def lose_the_end(harness: Harness, database: Database) -> None:
+    """Take a snapshot, count an entry, take another snapshot, and let the server lose the entry."""
     emit(harness, "a")
     take(harness, database)
     earlier = copy_of(harness.client)
     emit(harness, "lost")
     take(harness, database)
     go_back(harness.client, earlier)
+
+
+def test_a_snapshot_that_has_more_than_the_server_is_kept(harness, database):
+    """If the server lost the end of its log, no snapshot replaces the better one, however many entries follow."""
+    lose_the_end(harness, database)
     for subject in ("b", "c"):
         emit(harness, subject)
         with pytest.raises(LogLost, match=r"1 producers or sources have not sent theirs again.*--accept-loss"):
@@ -157,12 +162,7 @@ def test_counts_that_were_lost_without_entries(harness, database):
 
 def test_a_loss_is_accepted_on_the_command_line(harness, database):
     """The command names the loss and both choices; with --accept-loss, it replaces the snapshot."""
-    emit(harness, "a")
-    take(harness, database)
-    earlier = copy_of(harness.client)
-    emit(harness, "lost")
-    take(harness, database)
-    go_back(harness.client, earlier)
+    lose_the_end(harness, database)
     command = [PROGRAM, "snapshot", database.place, "--once", "--redis", harness.url]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1

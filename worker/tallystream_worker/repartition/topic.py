@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace as changed
 
+from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
@@ -120,8 +121,7 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
     newest = int(client.hget(deployment.layout.meta, "newest-revision") or revision)
     if publish(rules) != publish(deployment.rules):
         revision = newest = newest + 1
-        seconds, microseconds = client.time()
-        at = max([(seconds * 1000 + microseconds // 1000, 0), *(parse_id(name.decode()) for name, _ in records[-1:])])
+        at = max([(server_time(client), 0), *(parse_id(name.decode()) for name, _ in records[-1:])])
         fields = {"number": revision, "by": publisher(), "generation": FIRST}
         encoded = {name.encode(): str(value).encode() for name, value in fields.items()}
         records.append((f"{at[0]}-{at[1] + 1}".encode(), encoded | {b"rules": publish(rules)}))

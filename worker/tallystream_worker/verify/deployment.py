@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import tag_of
 
 if TYPE_CHECKING:
@@ -15,14 +16,13 @@ def check(scene: Scene) -> None:
     deployment, report, client = scene.deployment, scene.report, scene.client
     layout = deployment.layout
     for keys in layout.keys:
-        live, *words = (client.get(keys.live) or b"1").decode().split()
-        closed = any(not word.isdecimal() for word in words)  # else the number of the rules
-        if int(live) != deployment.generation and deployment.building is None:
+        live, is_open = parse_live(client.get(keys.live) or b"1")
+        if live != deployment.generation and deployment.building is None:
             report.find(
                 "deployment.generations_differ",
                 f"{keys.live}: generation {live}, but {layout.meta} has {deployment.generation}",
             )
-        if closed and deployment.moving is None:
+        if not is_open and deployment.moving is None:
             report.find("deployment.closed", f"{keys.live}")
     tags = client.hget(layout.meta, "tags") or b""
     if tags.decode().split() != [tag_of(number) for number in range(layout.partitions)]:
