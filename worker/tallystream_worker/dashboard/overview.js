@@ -11,6 +11,11 @@ const KEPT = 60; // seconds of the rate that the small chart shows
 const LINES = 5;
 const HINTS = new Map([["hour", "this hour "], ["day", "today "], ["7d", "in 7 days "], ["all", ""]]);
 
+// Says which events a leaderboard lacks; `begin` is the second from which it has them all, null if no bucket is whole.
+function lacking(begin) {
+  return begin === null ? "subjects are missing until tallystream rebuild" : `only since ${moment(begin)}: earlier buckets have expired`;
+}
+
 export class Overview {
   constructor(declared, choose) {
     this.declared = declared;
@@ -89,8 +94,7 @@ export class Overview {
       this.fill(board, places ?? []);
       const begin = incomplete[metric];
       board.since.hidden = begin === undefined;
-      const lacks = begin === null ? "subjects are missing until tallystream rebuild" : `only since ${moment(begin)}: earlier buckets have expired`;
-      setText(board.since, begin === undefined ? "" : lacks);
+      setText(board.since, begin === undefined ? "" : lacking(begin));
       board.list.classList.toggle("incomplete", begin !== undefined);
       setText(board.empty, places ? `Nothing ${HINTS.get(window)}yet.` : `No ${window === "7d" ? "" : window} window is kept for ${metric}.`.replace("  ", " "));
     }
