@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def until(
     condition: Callable[[], T],
-    timeout: float = 10,
+    timeout: float = 30,
     interval: float = 0.005,
     what: str = "the condition",
 ) -> T:

@@ -71,7 +71,7 @@ class Following:
                     self._events.put((name, id_, json.loads(value)))
         self._events.put(None)
 
-    def next(self, name: str = "counters", timeout: float = 10) -> tuple[str, Any]:
+    def next(self, name: str = "counters", timeout: float = 30) -> tuple[str, Any]:
         """Return the id and data of the next event of this name; skip others."""
         deadline = time.monotonic() + timeout
         while (event := self._events.get(timeout=max(0.01, deadline - time.monotonic()))) is not None:
@@ -86,7 +86,7 @@ class Following:
             if any(each["value"] == value and each["metric"] == metric for each in data["counters"]):
                 return id_
 
-    def ended(self, timeout: float = 10) -> bool:
+    def ended(self, timeout: float = 30) -> bool:
         """Wait for the end of the stream; return whether it ended in time."""
         deadline = time.monotonic() + timeout
         with contextlib.suppress(Empty):
