@@ -901,6 +901,11 @@ MUTANTS: Final = (
         tests=(f"{_IDS}::test_a_late_event_of_a_removed_period_adds_no_actor",),
     ),
     Mutant(
+        "live-updates-after-a-lost-entry",
+        (Edit("tallystream_worker/live/changes.py", "is_unbroken and _begins_at", "is_unbroken or _begins_at"),),
+        tests=("tests/integration/live/test_live.py::test_a_reader_of_entries_that_the_server_lost_is_reset",),
+    ),
+    Mutant(
         "changes-of-a-failed-read-are-not-sent",
         (
             Edit(

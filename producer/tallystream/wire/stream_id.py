@@ -25,3 +25,9 @@ def before(stream_id: StreamID) -> StreamID:
     if sequence > 0:
         return milliseconds, sequence - 1
     return (milliseconds - 1, 2**64 - 1) if milliseconds > 0 else (0, 0)
+
+
+def after(stream_id: StreamID) -> StreamID:
+    """Return the smallest stream ID above `stream_id`."""
+    milliseconds, sequence = stream_id
+    return (milliseconds, sequence + 1) if sequence < 2**64 - 1 else (milliseconds + 1, 0)

@@ -22,6 +22,7 @@ from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream_worker.service.server import serving
 from tests.harness import Harness
 from tests.http_service import settings_for
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 from tests.web_socket import WebSocket
 
@@ -177,9 +178,40 @@ def test_a_log_that_was_trimmed_resets(harness: Harness, url: str) -> None:
     harness.client.xtrim(harness.layout.keys_of("a").stream, maxlen=0)
     with Following(f"{url}/v1/live?metric=view", last_event_id=id_) as stream:
         _, data = stream.next("reset")
-        assert "streams no longer have all entries" in data["reason"]
+        assert "streams no longer have the entries" in data["reason"]
         count(harness, ("view", "a"))
         stream.until_value(3)
+
+
+def two_timelines(harness: Harness) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """Return two states after one view of `a`: with a second one; with a later view of a neighbour in its stream."""
+    keys = harness.layout.keys_of("a")
+    neighbour = next(name for n in range(1_000) if harness.layout.keys_of(name := f"s{n}") == keys)
+    count(harness, ("view", "a"))
+    common = copy_of(harness.client)
+    count(harness, ("view", "a"))
+    one = copy_of(harness.client)
+    go_back(harness.client, common)
+    count(harness, ("view", neighbour))
+    return one, copy_of(harness.client)
+
+
+@pytest.mark.parametrize("follows", ["again", "now"])
+def test_a_reader_of_entries_that_the_server_lost_is_reset(harness: Harness, url: str, follows: str) -> None:
+    """If a server lost entries and has later ones, a reader of the lost ones gets a reset and the true totals."""
+    with_a, with_b = two_timelines(harness)
+    go_back(harness.client, with_a)
+    address = f"{url}/v1/live?metric=view&subject=a"
+    with Following(address) as stream:
+        id_ = stream.until_value(2)
+        go_back(harness.client, with_b)
+        if follows == "now":
+            assert "lost by the server" in stream.next("reset")[1]["reason"]
+            stream.until_value(1)
+    if follows == "again":
+        with Following(address, last_event_id=id_) as stream:
+            assert "lost by the server" in stream.next("reset")[1]["reason"]
+            stream.until_value(1)
 
 
 def test_other_data_resets(url: str) -> None:

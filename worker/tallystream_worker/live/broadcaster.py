@@ -25,7 +25,7 @@ from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.live import cursor
-from tallystream_worker.live.changes import changed_between, query_reach
+from tallystream_worker.live.changes import changed_between
 from tallystream_worker.live.figures import Figures
 from tallystream_worker.live.messages import Message, MessageBatch, StaleMessage
 from tallystream_worker.live.overview import as_of_counted
@@ -80,6 +80,8 @@ _LONGEST_PAUSE: Final = 5.0
 """The longest back-off of failed passes, in seconds."""
 
 _MANY: Final = "too many counters changed to send each of them"
+
+_LOST: Final = "the streams no longer have the entries at the given position: lost by the server, or trimmed"
 
 
 class TooManyReaders(TallyError):
@@ -278,7 +280,8 @@ class Broadcaster:
         """Return, for each subscription, its counters that changed from the positions `before` to `positions`.
 
         If too many changed, reset the readers of the subscription, and return only its counters that are followed by
-        name and may have changed. For a second after a pass with too many entries, read none, and return these only.
+        name and may have changed. If a stream no longer has its entry at `before`, reset all readers, and return all
+        these too. For a second after a pass with too many entries, read none, and return these only.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
@@ -288,11 +291,14 @@ class Broadcaster:
         budget = int(_BUDGET * self._pace)
         changed = await changed_between(self._totals, layout, before, end, budget, metrics)
         self._move(cursor.data_of(deployment), positions)
-        if changed is None or self._comparisons(changed) > _MATCHES:
+        if changed is None or self._comparisons(changed.subjects) > _MATCHES:
             self._rest_until = time.monotonic() + _REST
             self._reset(_MANY, [wanted for wanted in self._channels if wanted.patterns])
             return {wanted: _named(wanted, moved, deployment) for wanted in self._channels}
-        found = {wanted: wanted.among(changed) for wanted in self._channels}
+        found = {wanted: wanted.among(changed.subjects) for wanted in self._channels}
+        if not changed.is_unbroken:
+            self._reset(_LOST, self._channels)
+            found = {wanted: counters | _named(wanted, moved, deployment) for wanted, counters in found.items()}
         for wanted in [wanted for wanted, counters in found.items() if len(counters) > MAX_HELD]:
             self._reset(_MANY, [wanted])
             found[wanted] = _named(wanted, moved, deployment)
@@ -351,17 +357,16 @@ class Broadcaster:
         counters = set(wanted.named)
         if resumes:
             layout = (await self._totals.deployment()).layout
-            changed = None
             if since is None:
                 reader.reset("the data was replaced after the given position", id_)
-            elif _is_ahead(since, end) or not await self._totals.run(query_reach(layout, since)):
-                reader.reset("the streams no longer have all entries after the given position", id_)
+            elif _is_ahead(since, end):
+                reader.reset("the data was rewound to before the given position", id_)
             else:
-                changed = await changed_between(self._totals, layout, since, end, _RESUME_BUDGET, wanted.metrics)
-                if changed is None:
-                    reader.reset(_MANY, id_)
-            if changed is not None:
-                counters = wanted.among(changed)
+                found = await changed_between(self._totals, layout, since, end, _RESUME_BUDGET, wanted.metrics)
+                if found is None or not found.is_unbroken:
+                    reader.reset(_MANY if found is None else _LOST, id_)
+                else:
+                    counters = wanted.among(found.subjects)
         reader.first(MessageBatch(await self._read(counters), id_, as_of_counted(positions), lag_of(positions)))
 
     @property

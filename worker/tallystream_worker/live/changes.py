@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tallystream.errors import CodecError, EventError
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.wire.codec import decode
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import after, parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,13 +24,28 @@ Changes = dict[str, set[str]]
 MAX_CHANGES: Final = 10_000
 """The largest number of changed subjects of one metric; if more changed, `changed_between` returns `None`."""
 
+
+class Found(NamedTuple):
+    """What changed between two positions.
+
+    Attributes:
+        subjects: The changes.
+        is_unbroken: Whether each stream still had its entry at the first position. If not, the server lost that entry,
+            or it was trimmed. Later entries prove nothing: a server that lost the end of its log continues with later
+            IDs. Then counters that are not in `subjects` may have changed too.
+    """
+
+    subjects: Changes
+    is_unbroken: bool
+
+
 _PAGE: Final = 64
 """The number of entries in one reply: at most 4 MiB with the largest entries that a producer makes."""
 
 
 async def changed_between(
     totals: Totals, layout: Layout, start: Cursor, end: Cursor, budget: int, metrics: frozenset[str]
-) -> Changes | None:
+) -> Found | None:
     """Read the entries after `start` and up to `end`, and return their subjects by metric.
 
     Entries that cannot be decoded are skipped, because they change no counter.
@@ -38,22 +53,30 @@ async def changed_between(
     Args:
         totals: Reads the streams.
         layout: The keys of the partitions.
-        start: The stream ID of each partition after which to read.
+        start: The stream ID of each partition after which to read. It is the ID of an entry, the ID just before an
+            entry, or `(0, 0)`.
         end: The stream ID of each partition up to which to read.
         budget: About how many bytes of entries to read at most.
         metrics: The metrics to return.
 
     Returns:
-        The changes; `None` if the entries exceed the budget, or change more than `MAX_CHANGES` subjects of a metric.
+        What changed; `None` if the entries exceed the budget, or change more than `MAX_CHANGES` subjects of a metric.
 
     Raises:
         RedisError: the streams cannot be read.
     """
     changed: Changes = defaultdict(set)
     cursors = {number: position for number, position in enumerate(start) if position < end[number]}
+    unproved = {number for number, position in cursors.items() if position != (0, 0)}
+    is_unbroken = True
     while cursors:
         for number, entries in (await totals.run(_query_page(layout, cursors, end))).items():
+            if number in unproved:
+                unproved.remove(number)
+                is_unbroken = is_unbroken and _begins_at(cursors[number], entries)
             for id_, fields in entries:
+                if id_ == b"%d-%d" % cursors[number]:
+                    continue
                 budget -= sum(map(len, fields.values()))
                 _touch(changed, metrics, id_, fields)
             if len(entries) < _PAGE:
@@ -62,36 +85,16 @@ async def changed_between(
                 cursors[number] = parse_id(entries[-1][0].decode())
         if any(len(subjects) > MAX_CHANGES for subjects in changed.values()) or (cursors and budget < 0):
             return None
-    return changed
+    return Found(changed, is_unbroken)
 
 
-def query_reach(layout: Layout, since: Cursor) -> Query[bool]:
-    """Return a query for whether the streams of all partitions still have every entry after their positions in `since`.
-
-    The answer is `False` also if a stream was rewound to before its position. A partition at `0-0` is not checked.
-    """
-
-    def parse(replies: list[Any]) -> bool:
-        return all(
-            _reaches(stream, position) for stream, position in zip(replies, since, strict=True) if position != (0, 0)
-        )
-
-    return Query([("XINFO STREAM", keys.stream) for keys in layout.keys], parse)
-
-
-def _reaches(stream: Any, position: StreamID) -> bool:
-    stream = raise_on_error(stream)
-    if position > parse_id(stream["last-generated-id"].decode()):
-        return False  # the stream was rewound: its entries are not those that the reader has seen
-    if stream["entries-added"] == stream["length"]:
-        return True
-    first = parse_id(stream["recorded-first-entry-id"].decode()) if stream["length"] else None
-    return position >= (first or parse_id(stream["last-generated-id"].decode()))
+def _begins_at(position: StreamID, entries: list[Any]) -> bool:
+    return bool(entries) and parse_id(entries[0][0].decode()) in (position, after(position))
 
 
 def _query_page(layout: Layout, cursors: Mapping[int, StreamID], end: Cursor) -> Query[dict[int, Any]]:
     commands = [
-        ("XRANGE", layout.keys[number].stream, "({}-{}".format(*position), "{}-{}".format(*end[number]), "COUNT", _PAGE)
+        ("XRANGE", layout.keys[number].stream, "{}-{}".format(*position), "{}-{}".format(*end[number]), "COUNT", _PAGE)
         for number, position in cursors.items()
     ]
     return Query(commands, lambda replies: dict(zip(list(cursors), map(raise_on_error, replies), strict=True)))
