@@ -70,6 +70,7 @@ class Totals:
         Raises:
             ConfigurationError: the stored deployment has another layout version than this release; or, until one with
                 rules has been read, another number of partitions than `partitions`. Later, a repartition may change it.
+            DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             redis.RedisError: the server cannot be read.
         """
         return self._remembered.get() or await self._reload()
@@ -85,7 +86,7 @@ class Totals:
     async def get_many(
         self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0
     ) -> CounterTotals:
-        """Return many totals in a list `counters`, each once, in the given order; see `tallystream.Totals.get_many`."""
+        """Return the totals of many counters, each once, in the given order; see `tallystream.Totals.get_many`."""
         return await self._ask(questions.get_many(counters), after, timeout, together=True)
 
     async def of(
@@ -192,9 +193,11 @@ class Totals:
     ) -> Answer:
         """Run a query, again and again until its answer includes all entries up to `after`, and return that answer.
 
+        If another generation or topic has become live, read the deployment again, and run the query for the new one.
+
         Args:
             question: Takes the present deployment, and returns the query; called again for each attempt.
-            after: Stream ID to wait for, in the partitions that are read; `None` runs the query once.
+            after: Stream ID to wait for, in the partitions that are read; `None` does not wait.
             timeout: Most seconds to wait for `after`.
             together: Whether the query shares a pipeline with concurrent reads.
 

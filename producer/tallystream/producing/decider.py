@@ -37,14 +37,14 @@ class Decision:
     """The decision on one event that was counted at once.
 
     Attributes:
-        accepted: Whether the event was counted: it was within the limit, or it is now the vote of its actor.
+        accepted: Whether the event was counted, or is now the vote of its actor; if not, `reason` states why.
         total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
             the subject has no exact counter (`max_subjects`).
-        remaining: Events that the limit still allows in this bucket; `None` without a limit.
-        reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit or with
-            `per = "total"`.
-        reason: Reason for a rejection: `limit`, `once` (the actor already has this vote) or `duplicate` (the id was
-            already counted); `None` if accepted.
+        remaining: Events that the limit still allows in this bucket; `None` without a limit, and for a duplicate.
+        reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, for a duplicate, and
+            with `per = "total"`.
+        reason: Reason for a rejection: `limit`, `once` (the actor already has this vote, or one with a later time) or
+            `duplicate` (the id was already counted); `None` if accepted.
         id: Stream ID of the entry that records the event, accepted or rejected.
     """
 

@@ -55,7 +55,7 @@ class Votes(Figure, frozen=True):
         score: The sum of the votes, `up - down`. If `error` is `null`, `once` was added to a metric with events: then
             the score also has the amounts of earlier events.
         up: The number of votes with the amount 1.
-        down: The number of votes with the amount -1; if `error` is `null`, a number that is too low.
+        down: The number of votes with the amount -1, computed as `up - score`; it is wrong if `error` is `null`.
     """
 
     metric: str

@@ -199,7 +199,7 @@ def _begins_within_an_hour(window: str, zone: str, since: int) -> Bucket | None:
 
 
 def id_length(ids: str) -> int:
-    """Return the seconds between two events with one id up to which they are copies, for a value of `ids`."""
+    """Return how many seconds at most lie between two events with one id that are copies, for a value of `ids`."""
     return _ID_LENGTHS[ids]
 
 
@@ -291,6 +291,8 @@ def _tile(
     first: int, stop: int, windows: Sequence[str], zone: str, since: Mapping[str, int], most: int | None
 ) -> list[tuple[str, Bucket]] | None:
     """Return kept buckets from `first` to `stop` without gaps, coarse ones preferred; `None` if there are none.
+
+    If there are more than `most` buckets, return the first `most` + 1 only, which do not reach `stop`.
 
     Buckets of several windows may not meet: in a zone with a half-hour offset, days begin within an hour.
     """

@@ -79,9 +79,10 @@ class PartitionArchiver:
         self._on_loss = on_loss
 
     def ensure_group(self) -> None:
-        """Create the consumer group at the end of the newest file; if it exists, set lost entries aside.
+        """Create the consumer group at the end of the newest file; if it exists, move it if files are ahead of it.
 
-        Without files, the group begins before the first entry of the stream. See `_continue_after`.
+        Without files, the group begins before the first entry of the stream. Archived entries that the server has lost
+        are set aside: see `_continue_after`.
 
         Raises:
             ArchiveError: the archive cannot be listed.

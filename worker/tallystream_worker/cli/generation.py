@@ -27,6 +27,8 @@ def build(
 ) -> None:
     """Count a generation until it has caught up, with a progress bar; make it the live one if `review` returns true.
 
+    Before and after the switch, write the retractions of its rules into the snapshot and the archive.
+
     Args:
         settings: The configuration.
         deployment: The deployment that the generation is part of.

@@ -76,7 +76,10 @@ def is_whole(letters: Sequence[DroppedLetter]) -> bool:
 
 
 def without(payload: Payload, letters: Sequence[DroppedLetter]) -> Payload:
-    """Return a copy of a payload without the events of dropped dead letters, with each visit as a single."""
+    """Return a copy of a payload without the events of dropped dead letters, with each visit as a single.
+
+    A dead letter that is the whole entry removes nothing here: call `is_whole` first.
+    """
     payload = payload.by_singles()
     if not letters:
         return payload
@@ -123,7 +126,7 @@ def _items_of(source: str, fields: Mapping[bytes, bytes]) -> bytes:
 
 
 def places(singles: Iterable[Single], first: int = 0) -> Iterator[int]:
-    """Yield of each event how many events of the same metric, subject, actor and time are before it.
+    """Yield, for each event, how many events of the same metric, subject, actor and time are before it.
 
     Args:
         singles: All single events of an entry, in order.

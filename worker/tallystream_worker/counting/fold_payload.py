@@ -180,7 +180,10 @@ class PayloadFold:
             result.counted[metric] += 1
 
     def _count_earlier(self, single: Single) -> int:
-        """Return how many events of the same metric, subject, actor and time are before an event in its entry."""
+        """Return how many events of the same metric, subject, actor and time are before an event in its entry.
+
+        Call it once for each such event, in order: it counts the event for the later ones.
+        """
         for passed in self._whole or ():
             if passed is single:
                 break
@@ -200,7 +203,10 @@ class PayloadFold:
             result.batch.add_reset(self._places(reset.metric, entry.received // 60_000), reset.subject, entry.id)
 
     def _open(self, result: FoldResult, entry: Entry, metric: str, minute: int) -> BucketSet:
-        """Return the bucket set of a metric and a minute, without the buckets that closed before the entry arrived."""
+        """Return the bucket set of a metric and a minute, without the buckets that closed before the entry arrived.
+
+        The batch records the closed buckets.
+        """
         place = self._places(metric, minute)
         if entry.received < place.closes_first:
             return place
@@ -209,6 +215,8 @@ class PayloadFold:
 
     def _refusal(self, metric: str, at: int, entry: Entry) -> str:
         """Return why an event of amount 1 without actor cannot be counted; `""` if no rule forbids it.
+
+        If the metric is not declared, also note that the rules may be outdated.
 
         Args:
             metric: The metric, which may be undeclared.

@@ -45,7 +45,7 @@ class RefreshingFold:
     ) -> tuple[FoldResult, Sequence[Entry]]:
         """Fold entries as `Fold` does; if the rules may be outdated, fold again by the published rules if they differ.
 
-        Later calls use the newer rules.
+        First `follow` the number of the last `notice`. Later calls use the newer rules.
         """
         self.follow(self._noticed)
         while True:
@@ -55,13 +55,13 @@ class RefreshingFold:
                 return result, rest
 
     def follow(self, revision: int) -> bool:
-        """Fold by the published rules from now on if their number is above that of the present rules.
+        """If the number of the present rules is below `revision`, read the published rules; fold by them from now on.
 
         Args:
             revision: The number that the rules must have at least.
 
         Returns:
-            Whether the rules have at least this number now.
+            Whether the rules have at least this number now; false if they cannot be read.
         """
         if self._revision < revision:
             self._refresh(revision)
@@ -72,7 +72,10 @@ class RefreshingFold:
         self._noticed = revision
 
     def _refresh(self, revision: int) -> bool:
-        """Read the published rules; return whether they differ from the present ones."""
+        """Fold by the published rules from now on; return whether they differ from those before.
+
+        If they cannot be read, keep the present rules and return false.
+        """
         found = self._latest(revision)
         if found is None or found == (self._rules, self._revision):
             return False

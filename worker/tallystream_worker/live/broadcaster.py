@@ -129,6 +129,7 @@ class Broadcaster:
             TooManyReaders: there are too many readers, or counters followed by name, or the broadcaster was ended.
             EventError: `since` is not a position.
             ConfigurationError: this release cannot read the stored data.
+            DeploymentChanged: the stored data was deleted, or a restore has not finished.
             RedisError: the deployment or the counters cannot be read; the reader is not added.
         """
         if self._ended or len(self._readers) >= MAX_READERS:

@@ -67,8 +67,9 @@ class RulesAdopter:
         self._deployment = deployment
 
     def run_once(self) -> None:
-        """Record it in each partition, by the rules that are published now: an older worker does not undo it.
+        """Record in each partition that its metrics are counted by the rules that are published now.
 
+        An older worker reads the same rules, so it does not undo this.
         Do nothing if the server has other data than the worker started with, or if no rules are published.
 
         Raises:

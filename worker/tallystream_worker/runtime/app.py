@@ -51,20 +51,20 @@ def open_deployment(
 ) -> Deployment:
     """Check the settings against the stored deployment, publish their rules to producers and readers, and return it.
 
-    If the settings state no rules, the stored rules stay; stored metrics that the settings lack stay in any case.
-    Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing was counted.
-    Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with changed rules
-    are logged as a warning.
+    If the settings state no rules, the stored rules stay; stored metrics that the settings lack stay too, except those
+    in `removing`. Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing
+    was counted. Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with
+    changed rules are logged as a warning.
 
     Args:
         settings: The configuration.
-        log: Logger for the warning; `None` for no warning.
+        log: Logger for that warning, and for what was published and kept; `None` to log nothing.
         removing: The stored metrics to remove, if the settings lack them.
         publishing: Whether to publish the rules of the settings. If not, they are published only if none are stored: a
             process that another one restarts must not bring back rules that were replaced meanwhile.
 
     Returns:
-        The deployment, with the rules that were published before this call.
+        The deployment, with the rules that were published before this call; `declared` is `None` if none were.
 
     Raises:
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does

@@ -51,7 +51,7 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
 def ensure_sent_again(
     client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, producers: Mapping[str, str], held: str
 ) -> None:
-    """Ensure that a partition whose mark of a snapshot is missing has the events of every entry of the snapshot.
+    """Raise `LogLost` unless a partition without the snapshot's mark has the events of every entry of the snapshot.
 
     It has them if the last entry is there, because then no entry was lost. Or producers have sent the lost ones again.
 

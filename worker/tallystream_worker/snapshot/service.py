@@ -38,7 +38,9 @@ class LiveSnapshot:
         self._every = every
 
     def run_once(self) -> dict[str, object] | None:
-        """Take a snapshot; return the fields of a log line, or `None` if no row was written or removed.
+        """Publish the interval and take a snapshot; return the fields of a log line.
+
+        Return `None` if no row was written or removed, and no snapshot of an earlier release was replaced.
 
         The fields are `rows`, their number, and `replaced`, the format of the snapshot of an earlier release that this
         one has replaced, if it has.

@@ -29,7 +29,10 @@ _OF_A_TOPIC: Final = frozenset(
 
 
 def check(scene: Scene) -> None:
-    """Check that every key is one that is in use, and that each key of a period is registered to be removed."""
+    """Report keys that are not in use, as a limit of the verification, and keys of periods that nothing will remove.
+
+    The latter are faults: such a key is not registered in the sorted set `periods` of its partition.
+    """
     deployment = scene.deployment
     namespace, names = deployment.layout.namespace, Counter[str]()
     tags = {tag_of(number) for number in range(deployment.layout.partitions)}
@@ -94,7 +97,7 @@ def _check_periods(scene: Scene) -> None:
 
 
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
-    """Yield the keys of periods that are removed, without prefix, and the member that registers each."""
+    """Yield the keys of periods that workers remove some day, without prefix, and the member that registers each."""
     skipped, periods = len(keys.counters.encode()), RemovedPeriods(scene.rules)
     for key in counter_keys(scene.client, keys):
         name = key[skipped:].decode(errors="surrogateescape")

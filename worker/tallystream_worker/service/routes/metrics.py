@@ -34,7 +34,7 @@ class ExtraMetrics:
 
 @get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
-    """Return the metrics as text; if Redis does not reply, only those of this process and `tallystream_redis_up 0`."""
+    """Return the metrics as text; if Redis cannot be read, only those of this process and `tallystream_redis_up 0`."""
     collector = LedgerCollector(None, None)
     try:
         deployment = await totals.deployment()
@@ -63,8 +63,8 @@ class LedgerCollector:
     `""` is for entries that cannot be read or have an undeclared metric.
 
     Args:
-        ledger: The ledger; `None` if Redis is away.
-        vitals: The server statistics; `None` if Redis is away.
+        ledger: The ledger; `None` if Redis cannot be read.
+        vitals: The server statistics; `None` if Redis cannot be read.
         rules: The declared rules; `None` if there are none.
         firing: The firing alerts; `None` if they were not read.
     """
