@@ -186,7 +186,7 @@ def test_two_archivists_write_the_same_files(harness, folder):
 
         slow._read = late
         slow.run_once(settled=0)
-    while fast.run_once(settled=0):
+    while fast.run_once(settled=0) is not None:
         pass
     assert archived(folder, 0) == stream(harness, 0)
     files = list(Store(str(folder)).files(0))

@@ -214,7 +214,7 @@ def test_two_archivers_find_the_same_loss(harness, folder):
 
         slow._position = late
         slow.ensure_group()
-        while slow.run_once(settled=0):
+        while slow.run_once(settled=0) is not None:
             pass
     check(harness, folder)
     assert len(lost) == 1

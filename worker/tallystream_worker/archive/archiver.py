@@ -105,11 +105,12 @@ class PartitionArchiver:
         else:
             self._continue_after(position)
 
-    def run_once(self, *, settled: float = SETTLED) -> int:
-        """Write the next entries to one file, and move the group; return the number of events in the file, 0 if none.
+    def run_once(self, *, settled: float = SETTLED) -> int | None:
+        """Write the next entries to one file, and move the group; return the number of events in the file.
 
-        The entries are of one UTC day and at most about 500,000 rows; call again until the result is 0. The result is
-        0 also if another archiver has written the same entries meanwhile.
+        The entries are of one UTC day and at most about 500,000 rows; call again until the result is `None`: there are
+        no more entries, or another archiver has written them meanwhile. A file can have 0 events, for example if all
+        its entries are resets.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; younger entries are left for a later
@@ -128,13 +129,13 @@ class PartitionArchiver:
             )
         found = self._read(position, "+", None, self._is_young(settled)) if settled else self._read(position, "+", None)
         if not found.rows.entries:
-            return 0
+            return None
         names = [self._keys.stream, self._keys.archive]
         answer, *claimed = _CLAIM(
             self._client, names, [ARCHIVE_GROUP, position, found.first, found.last, found.rows.entries]
         )
         if answer == b"moved":
-            return 0
+            return None
         first, last, count = (part.decode() for part in claimed)
         if self._continue_after(position):
             return self.run_once(settled=settled)

@@ -88,7 +88,7 @@ class Archive:
         events = 0
         try:
             for archivist in self.archivists:
-                while written := archivist.run_once(settled=settled):
+                while (written := archivist.run_once(settled=settled)) is not None:
                     events += written
         except Exception:
             self._begun = False  # the server may have lost data, the groups included
