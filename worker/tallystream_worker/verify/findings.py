@@ -100,7 +100,8 @@ KINDS: Final = {
     "periods.missing": Kind("A key of a period is not registered for removal, so it is never removed.", _REBUILD),
     "archive.missing": Kind(
         "The archive has no file, although entries of the stream are marked as archived.",
-        "restore the files from a copy, or set [archive] url to an empty folder",
+        "correct [archive] url, or restore the files from a copy; without a copy, only later entries are archived, and "
+        "a fault is reported until retention has removed the earlier ones from the stream",
     ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",
@@ -137,7 +138,8 @@ KINDS: Final = {
     "snapshot.ahead": Kind("The snapshot has entries that the stream never had.", _SNAPSHOT),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",
-        "if an archive has these entries: tallystream verify --archive URL; otherwise: " + _SNAPSHOT,
+        "if an archive has these entries, nothing needs mending: name it with tallystream verify --archive URL; "
+        "otherwise: " + _SNAPSHOT,
     ),
     "snapshot.differs": Kind("After a restore of the snapshot, a value differs from the live value.", _SNAPSHOT),
 }  # fmt: skip
