@@ -119,7 +119,8 @@ class Appender:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
         A stream that was full, held or closed less than 0.1 seconds ago is left out. Before that, confirmed entries
-        that a server is known to have lost are queued again.
+        that a server is known to have lost are queued again. If entries are given up (`unknown`), return these at once,
+        and send nothing.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
@@ -213,7 +214,11 @@ class Appender:
         return confirmed, first_error
 
     def _refused(self, partition: int, sequence: int, answer: bytes) -> None:
-        """Act on the reply of the gate to an entry that was not appended."""
+        """Handle an entry that the gate did not append.
+
+        If the gate lacks earlier entries or removed the record, make the next `send` read the record and act. Otherwise
+        the stream is full, held or closed: send nothing to it for 0.1 seconds; set `is_closed`, or count `backlogged`.
+        """
         if answer in (b"gap", b"forgotten"):
             self._rollbacks.suspect(partition)
             return
@@ -226,7 +231,7 @@ class Appender:
             self.backlogged += 1
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
-        """Add an entry that was just confirmed to `confirmed`, if that is the first time."""
+        """Note the time of a confirmation, and add the entry to `confirmed` if it was never confirmed before."""
         self._rollbacks.confirmed_at = time.monotonic()
         if not entry.was_confirmed:
             entry.was_confirmed = True
@@ -237,7 +242,8 @@ class Appender:
     def lasts(self) -> list[int]:
         """Return, by partition, the last sequence of each queue that the server has (0: none); final in a closed topic.
 
-        If the record of a queue was removed, its confirmed entries are in the topic; see `PartitionQueue.last_of`.
+        If the record of a queue was removed, its confirmed entries are in the topic. Those that were sent without a
+        reply may be there: they are included, and counted as `unknown`; see `PartitionQueue.last_of`.
 
         Raises:
             RedisError: the server did not answer; the sequences are not known.

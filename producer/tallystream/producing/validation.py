@@ -118,7 +118,8 @@ class EventValidator:
     def subject(self, subject: str) -> tuple[str, int]:
         """Check a subject that is not in `known`; return its normal form and its route.
 
-        The route is `UNROUTED` before the deployment was first read.
+        A subject that is given in its normal form is added to `known`. Before the deployment was first read, the route
+        is `UNROUTED`, and nothing is added.
 
         Raises:
             EventError: the subject is invalid.

@@ -141,7 +141,13 @@ def query_top(
 
 
 def _covered(rules: Rules, metric: str, window: str | None, now: float, removed: Mapping[str, int]) -> Covered | None:
-    """Return the buckets that a leaderboard is read from; `None` for all time."""
+    """Return the buckets that a leaderboard is read from; `None` for all time.
+
+    Buckets that begin before `top` was last added or raised are left out, because their leaderboards lack subjects.
+
+    Raises:
+        EventError: the metric does not have the window, or the duration is not valid.
+    """
     if window is None:
         return None
     if since := removed.get(f"{BOARDS}:{metric}"):

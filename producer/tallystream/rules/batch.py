@@ -46,8 +46,8 @@ class BucketSet:
         buckets: One bucket for each window of the metric; `None` for a window that is left out.
         labels: The label of the limit's bucket, then of each window's; `""` for no bucket.
         text: The labels in one text, with `-` for no bucket; `""` if the metric has neither a limit nor windows.
-        closes: By window of the metric, the second at which its bucket closes; `None` means never, or no bucket.
-        closes_first: The earliest millisecond in `closes`.
+        closes: For each window of the metric, the second at which its bucket closes; `None` means never, or no bucket.
+        closes_first: The earliest of `closes`, in milliseconds since 1970; 2^53 if no bucket closes.
     """
 
     __slots__ = ("buckets", "closes", "closes_first", "labels", "limit", "metric", "rule", "text")
@@ -101,9 +101,10 @@ class BucketResolver:
         return place
 
     def open(self, place: BucketSet, received: int) -> BucketSet:
-        """Return a place without the buckets that had closed at millisecond `received`, when the server got the event.
+        """Return a place without the window buckets that had closed at `received`; the place itself if none had.
 
-        So what a bucket contains does not depend on the moment at which an event is counted. The total counts it.
+        `received` is the millisecond at which the server received the event. So the content of a bucket does not depend
+        on the moment at which an event is counted. The event still counts in the total and towards the limit.
         """
         if received < place.closes_first:
             return place
@@ -130,7 +131,8 @@ class Batch:
         sums: By bucket set and subject, the sum of the amounts, for events that no rule with state needs separately.
         limited: By bucket set and subject, the number of events, for metrics with a limit.
         received: Millisecond at which the server received the first of the events; used only if there are alerts.
-        closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never.
+        closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never. Filled by
+            `encode`.
     """
 
     def __init__(self, keys: PartitionKeys, zone: str, alerts: Mapping[str, Sequence[Alert]] | None = None) -> None:
@@ -279,11 +281,10 @@ class Batch:
 
     @property
     def ends(self) -> dict[str, int]:
-        """By key, the millisecond until which it can be compared; 0 means forever. It is complete after `encode`.
+        """By key, the millisecond until which an audit can compare it; 0 means forever. It is complete after `encode`.
 
-        That is when a bucket closes, or until when the state of a rule is kept.
-
-        A bucket of unique actors has the prefix of its keys. The state of a period is kept at least until then.
+        For a bucket, this is when it closes; for the state of a rule, a time until which it is surely kept. A bucket of
+        unique actors is here by the prefix of its keys.
         """
         kept = {key: until for (_, _, until), keys in self._periods.items() for key in keys}
         return kept | self.closes | {prefix: until for _, prefix, until, *_ in self._uniques}
@@ -304,7 +305,7 @@ class Batch:
         return resets + plain // 4 + limited // 4 + 4 * rest
 
     def encode(self, ids: list[str], ledger: dict[str, int]) -> bytes:
-        """Return the batch as msgpack, in the form that `plan.lua` reads.
+        """Return the batch as msgpack, in the form that `plan.lua` reads; fill `closes`.
 
         Args:
             ids: The stream IDs of the entries that are acknowledged in the same call.
@@ -351,7 +352,10 @@ class Batch:
         return _encode(batch)
 
     def _ids(self, metric: str, rule: Metric, period: Bucket) -> tuple[Any, ...]:
-        """Return what the script needs to know about a period of ids: its key, its neighbours' keys, and its begin."""
+        """Return the key of a period of ids, the keys of the periods before and after it, and its begin (milliseconds).
+
+        For the first period, the key before it has an empty label. Also record until when the period's key is kept.
+        """
         assert rule.ids is not None  # noqa: S101  # else no event with an id was added
         minute, length = period.start // 60, id_length(rule.ids)
         before = id_period(rule.ids, minute - length // 60).label if period.start else ""  # "": there is none

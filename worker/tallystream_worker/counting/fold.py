@@ -41,7 +41,8 @@ class Fold:
         rules: The declared metrics.
         max_keys: A batch is closed when it touches about this many counters. This bounds the time for which one script
             call blocks the server.
-        max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded.
+        max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded,
+            unless it is an entry of resets.
         begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
             to it are added to `appended` in the ledger of the generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
@@ -76,8 +77,8 @@ class Fold:
     ) -> tuple[FoldResult, Sequence[Entry]]:
         """Fold entries into one batch, in their order; stop when the batch touches about `max_keys` counters.
 
-        An entry of resets is alone in its batch, because everything before it must be counted first. The live
-        generation has counted it already, so there it is an entry like others.
+        An entry of resets is alone in its batch, because everything before it must be counted first. In the generation
+        that counted the resets when they were appended, it is an entry like others.
 
         Args:
             entries: The entries, in any order; an ID that occurs twice is folded once.

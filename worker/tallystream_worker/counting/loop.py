@@ -102,6 +102,7 @@ class CountingLoop:
             GenerationSwitched: another generation is live, the partition is closed, or it is counted by newer rules
                 that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
+            StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.
             redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
                 may not have been applied; call `fetch.recover()`, and the next call begins with the pending entries.
             Exception: the error of an entry, when the 8th entry fails with no batch counted since the first.
@@ -125,6 +126,7 @@ class CountingLoop:
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time.
             GenerationSwitched, ConsumerGroupMissing: the last batch was not counted; those applied before it were.
+            StreamError: see `_count_first`.
             Exception: any other error, under the conditions of `Quarantine.bisect`. If it is an error of the connection
                 to Redis, the last batch may or may not have been applied.
         """
@@ -155,10 +157,12 @@ class CountingLoop:
                 raise GenerationSwitched(f"{self.keys.stream}: generation {self.keys.generation} is not the live one")
 
     def _count_first(self, earlier: Sequence[str]) -> int:
-        """Count pending entries, whichever consumer has them, because a reset is after them or one of them.
+        """Claim and count the pending entries that must be counted before a batch, whichever consumer has them.
+
+        Return how many were acknowledged.
 
         Raises:
-            StreamError: some of them stay pending.
+            StreamError: this is the 11th call with no batch counted since the first; nothing was claimed.
         """
         self._early += 1
         if self._early > _MOST_EARLY:

@@ -63,8 +63,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
 
     Raises:
         StreamError: the fields do not contain the number of events that the dead letter states, another generation is
-            live now, the state that would decide an event (ids, a limit, a vote) was removed, or a subject of an event
-            with an id or a limit was reset since. Nothing was changed.
+            live now, newer rules count the partition now, the state that would decide an event (ids, a limit, a vote)
+            was removed, or a subject of an event with an id or a limit was reset since. Nothing was changed.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]

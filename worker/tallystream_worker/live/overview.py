@@ -215,7 +215,8 @@ async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
     Args:
         totals: Reads the leaderboards.
         rules: The declared metrics.
-        window: A window such as `day` for its current bucket, a range such as `7d`, or `all` for the totals.
+        window: A window such as `day` for its current bucket, a range such as `7d`, or `all` for the totals. If it is
+            not valid, every metric is left out.
 
     Raises:
         RedisError: the leaderboards cannot be read.

@@ -42,7 +42,8 @@ class RemovedPeriods:
     def is_declared(self, name: str) -> bool:
         """Return whether the rule of a key has the window, the uniques or the ids that the key is of.
 
-        If not, a rule was changed: the key is left over from the rule before.
+        If not, a rule was changed: the key is left over from the rule before. Return `True` for a key of another kind,
+        or of a metric that is not declared.
         """
         of_board, name = name.startswith("top:"), name.removeprefix("top:")
         kind, metric, *_ = [*name.split(":", 2), ""]

@@ -71,7 +71,8 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
 def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
     """Return the deployment of a new topic; store its hash, with its rules, unless it is stored already.
 
-    Its retractions apply to the copies that are marked with them.
+    The recorded changes of the rules are copied with the hash, and the partitions of the topic are opened. The topic's
+    retractions apply to the copies that are marked with them.
 
     Args:
         client: The server.
@@ -165,9 +166,10 @@ def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> boo
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
-    """Give up and remove the topic that a repartition fills, reopen the live one; return the number of removed keys.
+    """Give up and remove the topic that a repartition fills; return the number of removed keys.
 
-    Returns 0 if no topic is being filled, and does nothing.
+    Also reopen the live topic, and remove the repartition's retention holds from it. If no topic is being filled, do
+    nothing and return 0.
 
     Raises:
         StreamError: the topic has become the live one.

@@ -231,7 +231,8 @@ class PartitionWorker:
         """Return the published rules of a generation and their number.
 
         If the number is below `revision`, the server lost the latest rules in a failover, after a partition on another
-        node of the cluster was counted by them. Then the stored rules get a number above `revision`.
+        node of the cluster was counted by them. If the generation is live, publish the stored rules again with a number
+        above `revision`, and log a warning.
         """
         found = self._deployment.reload(self._applying)
         if found.revision_of(generation) < revision and generation == found.generation:

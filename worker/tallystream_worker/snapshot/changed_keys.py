@@ -55,7 +55,10 @@ class ChangedKeys:
         self.resets: set[tuple[str, str]] = set()
 
     def add(self, entry: Entry) -> None:
-        """Add the producer of an entry, and the counters of declared metrics unless the entry cannot be decoded."""
+        """Add the producer of an entry, and its counters and resets of declared metrics.
+
+        If the entry cannot be decoded, add none of these. If no producer would send it again, set `unsent` in any case.
+        """
         producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
         is_of_producer = producer is not None and sequence.isdigit() and producer != COPIED
         if not is_of_producer:

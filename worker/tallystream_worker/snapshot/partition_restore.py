@@ -91,7 +91,10 @@ class PartitionRestore:
         """The highest number of a generation in the snapshot and the later entries; known after `run`."""
 
     def close(self) -> None:
-        """Stop workers and deciders from counting here, and make every worker load the deployment again."""
+        """Close the partition: no worker or decider counts here, and every worker loads the deployment again.
+
+        The consumer groups that count are removed from the stream; `run` creates that of the first generation again.
+        """
         _CLOSE(self._client, [self._keys.stream, self._keys.live], [GROUP])
 
     def open(self) -> None:
@@ -103,6 +106,8 @@ class PartitionRestore:
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
+
+        First, all present counters of the partition are deleted: every key except those that `_wipe` names.
 
         The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
         the stream or are appended meanwhile. Earlier entries, which the snapshot contains, are removed.

@@ -86,7 +86,13 @@ class PartitionAccount:
 
 
 def check(scene: Scene) -> None:
-    """Check that each appended entry waits or has one outcome, and that the events of each ledger balance."""
+    """Report entries that were skipped or will get a second outcome, and ledgers whose events do not balance.
+
+    Also report a missing consumer group, and pending entries that are gone from the stream.
+
+    Raises:
+        StreamError: a field of a ledger is not a whole number.
+    """
     report = scene.report
     for _, keys in scene.streams():
         try:

@@ -24,7 +24,10 @@ _KINDS: Final = {
 
 
 def check(scene: Scene) -> None:
-    """Check that every counter is what the entries give, counted again in a scratch server."""
+    """Report each counter whose value is not what the entries give, counted again in a scratch server.
+
+    Also report which counters could not be compared, and why.
+    """
     try:
         found = audit(
             scene.client,
@@ -78,9 +81,9 @@ def _limit(scene: Scene, found: Audited) -> None:
 
 
 def check_sketches(scene: Scene) -> None:
-    """Check that each row of a sketch adds up to the amounts in the sketch, which the ledger states.
+    """Report each sketch with a row that does not add up to the amounts in the sketch, which the ledger states.
 
-    An estimate is then at most too high by the other amounts in its cells, which is the bound that a read states.
+    If all rows do, an estimate is too high by at most the other amounts in its cells: the bound that a read states.
     """
     metrics = [name for name, rule in scene.rules.metric.items() if rule.max_subjects is not None or not rule.exact]
     for _, keys in scene.streams():

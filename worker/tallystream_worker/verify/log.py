@@ -27,7 +27,7 @@ _RANDOM_LENGTH: Final = 16
 
 
 def check(scene: Scene) -> None:
-    """Check that no entry was lost or appended twice, in the streams, in the archive, and for each producer."""
+    """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer."""
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
             _Partition(scene, number, keys).check()
@@ -132,7 +132,10 @@ class _Partition:
         return _id(found[0][0]) if found else None
 
     def _held_links(self) -> Iterator[Link]:
-        """Yield the entries of the stream, up to its last one when the check began."""
+        """Yield the entries of the stream, up to its last one when the check began.
+
+        Interrupt the walk if retention may have removed entries between two pages.
+        """
         after, until = "", _text(self._until)
         while True:
             with self._client.pipeline(transaction=True) as pipeline:
@@ -189,7 +192,10 @@ class _Partition:
         self._compare_missing()
 
     def _compare_later(self, records: list[tuple[bytes, int, StreamID]]) -> None:
-        """Compare records that name entries appended since the check began with these entries."""
+        """Report each record that names an entry appended since the check began, if it is not this producer's entry.
+
+        An entry that retention has removed meanwhile is no fault.
+        """
         with self._client.pipeline(transaction=False) as pipeline:
             for _, _, id_ in records:
                 pipeline.xrange(self._keys.stream, _text(id_), _text(id_))

@@ -18,7 +18,10 @@ _FACTS: Final = Script("tallystream_worker.verify", "server")
 
 
 def check(scene: Scene) -> None:
-    """State whether the servers may evict keys, what a crash may lose, and when a clock stepped."""
+    """Add to the report's limits: servers that may evict keys, what a crash may lose, and when a clock stepped.
+
+    If a server refuses to state this, that is a limit as well.
+    """
     report, said = scene.report, set[str]()
     for keys in scene.deployment.layout.keys:
         try:

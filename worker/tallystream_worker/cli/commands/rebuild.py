@@ -42,7 +42,8 @@ def rebuild(
     If no configuration file states rules, the stored rules are used. Stored metrics that the file lacks are counted
     too, unless --replace-rules is given.
 
-    The previous generation is kept until --drop. Run the same command again to continue an interrupted rebuild.
+    The previous generation is kept until --drop; --undo switches back to it. Run the same command again to continue an
+    interrupted rebuild.
 
     With --partitions the events are copied to a new topic and counted there by the live rules, for example
     `tallystream rebuild --partitions 16`. Before the switch, --drop gives the repartition up. After the switch it
