@@ -124,6 +124,16 @@ def test_a_day_has_files_of_its_own(harness, folder):
     check(harness, folder)
 
 
+def test_a_file_without_events_does_not_end_a_pass(harness, folder):
+    """After the entries of a day that have no events, the entries of later days are archived in the same pass."""
+    stream_key = harness.layout.keys[0].stream
+    harness.client.xadd(stream_key, {"v": "?", "n": "0"}, id=f"{20_000 * DAY}-0")
+    harness.client.xadd(stream_key, {"metric": "view", "subject": "article:4"}, id=f"{20_001 * DAY}-0")
+    open_archive(harness, folder).run_once(settled=0)
+    assert len(list(folder.rglob("*.parquet"))) == 2
+    assert archived(folder, 0) == stream(harness, 0)
+
+
 def test_a_range_is_read(harness, folder):
     """The archive can be read from one ID to another, both excluded."""
     emit(harness)

@@ -1,4 +1,4 @@
-"""The task of the broadcaster survives every error of a pass, however often passes fail."""
+"""The task of the broadcaster survives every error of a pass; its limit counts each followed counter once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tallystream_worker.live.broadcaster import Broadcaster
+from tallystream_worker.live.broadcaster import Broadcaster, TooManyReaders
 from tallystream_worker.live.subscriber import LiveReader
 from tallystream_worker.live.subscription import subscription_of
 from tallystream_worker.settings.settings import RedisSettings
@@ -101,6 +101,22 @@ def test_a_change_is_sent_although_its_first_read_failed(server: Server, monkeyp
         assert failures == 1
         assert [message.event for message in told] == ["stale", "counters"]
         assert b'"value":1' in told[-1].body
+
+    with Harness(server.url) as harness:
+        asyncio.run(follow(harness))
+
+
+def test_a_counter_that_two_readers_follow_is_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second reader of the same counters is added, although there is no room for further counters."""
+    monkeypatch.setattr("tallystream_worker.live.broadcaster.MAX_NAMED", 1)
+
+    async def follow(harness: Harness) -> None:
+        broadcaster = Broadcaster(RedisSettings(harness.url))
+        for _ in range(2):
+            await broadcaster.join(LiveReader(subscription_of(["view"], ["a"])))
+        with pytest.raises(TooManyReaders, match="follow the maximum of 1 counters"):
+            await broadcaster.join(LiveReader(subscription_of(["view"], ["b"])))
+        await broadcaster.close()
 
     with Harness(server.url) as harness:
         asyncio.run(follow(harness))

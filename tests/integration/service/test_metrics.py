@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from tallystream.producing.producer import Producer
-from tallystream.storage.keys import GROUP
+from tallystream.storage.keys import GROUP, RESTORING
 from tests.harness import Harness
 from tests.http_service import http_service
 
@@ -144,6 +144,16 @@ def test_without_redis_the_rest_still_shows(fresh_server: Callable[..., Embedded
     Gauge("tallystream_extra", "An extra one.", registry=registry).set(7)
     with http_service(server.url, registry) as http:
         server.kill()
+        samples = scrape(http)
+    assert samples == {("redis_up", ()): 0, ("extra", ()): 7}
+
+
+def test_during_a_restore_the_rest_still_shows(server: Server) -> None:
+    """While a restore replaces the counters, the page has the metrics of the process."""
+    registry = CollectorRegistry()
+    Gauge("tallystream_extra", "An extra one.", registry=registry).set(7)
+    with Harness(server.url) as harness, http_service(server.url, registry) as http:
+        harness.client.hset(harness.layout.root, RESTORING, "1")
         samples = scrape(http)
     assert samples == {("redis_up", ()): 0, ("extra", ()): 7}
 

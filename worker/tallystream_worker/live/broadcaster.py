@@ -134,7 +134,7 @@ class Broadcaster:
         """
         if self._ended or len(self._readers) >= MAX_READERS:
             raise TooManyReaders(f"this service has its maximum of {MAX_READERS:,} readers: try again later")
-        named = sum(len(wanted.subjects) * len(wanted.metrics) for wanted in (*self._channels, reader.wanted) if wanted)
+        named = sum(len(wanted.subjects) * len(wanted.metrics) for wanted in {*self._channels, reader.wanted} if wanted)
         if named > MAX_NAMED:
             raise TooManyReaders(
                 f"readers follow the maximum of {MAX_NAMED:,} counters by name: follow a pattern, or try again later"

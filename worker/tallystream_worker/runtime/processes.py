@@ -165,11 +165,12 @@ def _end_with_parent() -> None:
 def _numbered(settings: Settings, number: int) -> Settings:
     named = replace(settings, worker=replace(settings.worker, name=f"{settings.worker.consumer}-{number}"))
     if number > 0:
-        # Archive, snapshots and audits run in process 0 only.
+        # Archive, snapshots, audits and verifications run in process 0 only.
         named = replace(
             named,
             archive=replace(settings.archive, url=""),
             snapshot=replace(settings.snapshot, url=""),
             audit=replace(settings.audit, every=""),
+            verify=replace(settings.verify, every=""),
         )
     return named

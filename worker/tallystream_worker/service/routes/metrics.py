@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
 from tallystream.client.error_text import text_of
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.alerts import FiringAlerts, query_alerts
 from tallystream.reading.ledger import Ledger, PartitionLedger, query_ledger
 from tallystream.rules.metrics import Rules
@@ -48,7 +48,7 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
                 query_alerts(deployment.layout, deployment.declared, deployment.now, deployment.removed)
             )
         collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
-    except (RedisError, ConfigurationError) as error:
+    except (RedisError, ConfigurationError, StreamError) as error:
         structlog.get_logger().warning("service.ledger_unavailable", problem=text_of(error))
     text = generate_latest(collector)
     if extra.registry is not None:
@@ -86,7 +86,7 @@ class LedgerCollector:
 
         The first is always `tallystream_redis_up`: 1 if there is a ledger, else 0. Nothing is read from Redis.
         """
-        yield _gauge("redis_up", "1 if Redis replied to this scrape, else 0.", 0 if self._ledger is None else 1)
+        yield _gauge("redis_up", "1 if this scrape could read the ledger from Redis, else 0.", 0 if self._ledger is None else 1)
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
             yield from _of_partitions(self._ledger)
