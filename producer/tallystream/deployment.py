@@ -59,7 +59,8 @@ class Deployment:
             the deployment; `None` if no reader has read it. Reads of ranges use the server's clock.
         removed: By kind and metric (`hour:view`, `unique:view`, `limit:call`), the end in seconds of the last period
             that workers removed; empty until a reader reads it. Reads state buckets up to it as missing, also those
-            that are open again, because the server's clock was ahead or `retention` was raised.
+            that are open again, because the server's clock was ahead or `retention` was raised. Also has the marks of
+            changed rules (see `tallystream.rules.parts`).
     """
 
     layout: Layout
@@ -99,6 +100,7 @@ class Deployment:
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` is not 1 to 1,024, or
                 this release cannot read the stored layout version or rules.
+            DeploymentChanged: a restore has not finished.
         """
         wanted = Layout(partitions or unless_stored, namespace)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
@@ -112,6 +114,7 @@ class Deployment:
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
                 version or rules.
+            DeploymentChanged: a restore has not finished.
         """
         found = cls.find(client, namespace)
         found.ensure_declared()
@@ -123,6 +126,7 @@ class Deployment:
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
+            DeploymentChanged: a restore has not finished.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
@@ -254,7 +258,8 @@ class Deployment:
         """Read the deployment again and return a new object: only its namespace and epoch are surely the same.
 
         Raises:
-            DeploymentChanged: the data was deleted or replaced: the stored epoch is missing or differs.
+            DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), or a restore
+                has not finished.
             ConfigurationError: this release cannot read the stored layout version or rules.
             redis.RedisError: the server does not answer, or refuses the command.
         """

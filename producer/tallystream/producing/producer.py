@@ -173,6 +173,7 @@ class Producer:
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
+            DeploymentChanged: a restore has not finished; the event was not counted.
             redis.RedisError: the event may or may not be counted; see `Decider`.
         """
         event = rule.Event(metric, subject, amount, actor, at, id)
@@ -196,6 +197,7 @@ class Producer:
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -62,7 +62,7 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
 
     Attributes:
         start: The first second (since 1970) that the figures cover; `null` for all time.
-        end: The first second after that.
+        end: The first second after the covered time; `null` for all time.
         complete: Whether the figures cover the whole range that was asked for.
         missing: The parts of it that the figures do not cover, because their buckets have expired, or because the kept
             ones among them are too fine: a read has at most 1,000 buckets.
@@ -152,7 +152,7 @@ class ReadBarrier:
         return False
 
     def pause(self) -> float:
-        """Return the seconds to sleep before the next poll: more each time, but never beyond the timeout."""
+        """Return the seconds to sleep before the next poll: more at each call, up to 0.05, never beyond the timeout."""
         pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
         self._pause = min(self._longest, self._pause * 1.5)
         return pause

@@ -55,7 +55,7 @@ def _is_live(keys: PartitionKeys, live: bytes | None) -> bool:
 
 
 def _partition(command: Command) -> int | None:
-    """Return the number of the partition that a command reads, by the hash tag of its key (see `tag_of`)."""
+    """Return the number of the partition that a command reads, by the tag of its key (see `tag_of`); `None` if none."""
     key = command[1] if len(command) > 1 else ""
     number = key.partition("{p")[2].partition(".")[0] if isinstance(key, str) else ""
     return int(number) if number.isdecimal() else None

@@ -48,8 +48,9 @@ class Totals:
     Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
     (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
     `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
-    another layout version than this release; `FlushTimeout`, if `after` was not counted within `timeout`; and
-    `redis.RedisError`, if the server cannot be read.
+    another layout version than this release; `DeploymentChanged`, if the data was deleted, or a restore has not
+    finished; `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot
+    be read.
 
     Args:
         url: The URL of Redis or Valkey.

@@ -73,6 +73,8 @@ def id_label(rule: Metric, label: str) -> str:
 def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     """Yield the kinds of marks that a partition will get when it counts by a rule for the first time.
 
+    `ALL_TIME` may be among them, although no partition stores it. Equal parts yield nothing; a kind may come twice.
+
     Args:
         stored: The parts by which the metric was counted last in the partition.
         rule: The declared rule.

@@ -37,7 +37,8 @@ CLOCK_STEP: Final = "clock-step"
 """Field for monitoring: the last step of a server's clock that a worker noticed; see `tallystream.reading.clocks`."""
 
 RESTORING: Final = "restoring"
-"""The only field of the root while a restore replaces the counters; its value is for a repeated restore."""
+"""Field that the root has, instead of a description, while a restore replaces the counters; if it is interrupted,
+until it is repeated. Its value has the retractions of the restored rules, for the repetition."""
 
 _SPREAD: Final = "spread@"
 

@@ -206,8 +206,8 @@ class Payload(msgspec.Struct, array_like=True, gc=False, frozen=True):
     def by_singles(self) -> Payload:
         """Return a payload of the same events, in which every event stored in columns (`visits`) is a `Single` instead.
 
-        Each row of `visits` becomes one element at the end of `singles`, and the new payload has no `visits`. This
-        payload does not change; it is returned itself if `visits` is empty.
+        Each row of `visits` becomes one element at the beginning of `singles`, in order, and the new payload has no
+        `visits`. This payload does not change; it is returned itself if `visits` is empty.
 
         Raises:
             ValueError: the columns of an element of `visits` differ in length.
@@ -323,7 +323,7 @@ def is_reset(fields: Mapping[bytes, bytes]) -> bool:
 
 
 def earlier_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return the number in field `i`: events that were before the one event of a dead letter; 0 if it is missing."""
+    """Return the number in field `i`: events that were before the one event of a dead letter; 0 without it."""
     earlier = fields.get(b"i", b"")
     return int(earlier) if earlier.isdigit() and len(earlier) <= 7 else 0  # noqa: PLR2004  # 7 digits
 
@@ -348,7 +348,7 @@ def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
 
 
 def stated_time(fields: Mapping[bytes, bytes]) -> int | None:
-    """Return the time that a packed entry states in `t`, in milliseconds; `None` if it states none."""
+    """Return the time that a packed entry states in `t`, in milliseconds; `None` if it states no valid one."""
     stated = fields.get(b"t")
     if stated is None or b"v" not in fields or not stated.isdigit() or len(stated) > _TIME_DIGITS:
         return None

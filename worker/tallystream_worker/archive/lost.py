@@ -64,8 +64,8 @@ def find_lost(
         position: The position of the group `archive`.
 
     Returns:
-        The ID of the last archived entry before the first one that the stream does not have; and the entries after it,
-        `None` if there are none.
+        The ID of the last archived entry before the first one that the stream does not have (`position` if there is
+        none); and all archived entries after this ID, `None` if there are none.
 
     Raises:
         ArchiveError: a file cannot be read.

@@ -71,7 +71,8 @@ class Store:
     Args:
         url: A folder, or a URL that `pyarrow.fs.FileSystem.from_uri` accepts: `s3://bucket/path`, `gs://`, `abfs://`,
             `hdfs://`, `fsspec+<protocol>://`.
-        namespace: The namespace of the deployment. If the manifest at the URL names another one, a subfolder is used.
+        namespace: The namespace of the deployment. A subfolder is used if the manifest at the URL names another one, or
+            if there is no manifest and this is not the default one.
         log: The number of the topic. Later topics than the first have subfolders, because the entries that a
             repartition copied are in both topics.
 
@@ -143,7 +144,7 @@ class Store:
         return None if found is None else msgspec.json.decode(found)
 
     def note(self, retracted: Sequence[Retraction]) -> None:
-        """Write the retractions that are live from now on into the manifest; not if there is no manifest.
+        """Replace the retractions in the manifest by those that are live now; do nothing if there is no manifest.
 
         Raises:
             ArchiveError: the manifest cannot be read or written.
@@ -153,7 +154,7 @@ class Store:
             self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(found | {_RETRACTED: retracted}))
 
     def retracted(self) -> list[Retraction]:
-        """Return the retractions that were live when one was last noted.
+        """Return the retractions that `note` wrote last; empty if it has written none, or there is no manifest.
 
         Raises:
             ArchiveError: the manifest cannot be read.

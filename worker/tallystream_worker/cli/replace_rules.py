@@ -33,13 +33,14 @@ class ReplaceRules:
     yes: Annotated[bool, flag("with --replace-rules: remove them without a question")] = False
 
     def removing(self, settings: Settings) -> list[str]:
-        """Return the metrics to remove; print them first, and ask for confirmation on a terminal.
+        """Return the metrics to remove; print them first, and ask for confirmation unless `yes` is set. Remove nothing.
 
         Returns:
             The metrics; empty without `--replace-rules`, or if the configuration lacks none.
 
         Raises:
-            ConfigurationError: the configuration states no metrics, or the removal was not confirmed.
+            ConfigurationError: the configuration states no metrics, the removal was not confirmed (without a terminal,
+                only `yes` confirms it), or `yes` is set without `replace_rules`.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         if not self.replace_rules:

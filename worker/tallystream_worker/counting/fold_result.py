@@ -99,8 +99,9 @@ class FoldResult:
         """By ledger field, the number to add; a field that would get 0 is missing.
 
         `counted`, `late`, `retracted` and `dead` are events of all metrics, and with `@metric` of one metric. Late
-        events that are counted have only `late-counted@metric`. The other fields are `appended` and `plain` (events),
-        `entries:plain` and `entries:settled` (entries). The script adds the events whose outcome it decides.
+        events that are counted have only `late-counted@metric`. `dropped` (events) is also part of `dead`. The other
+        fields are `appended` and `plain` (events), `entries:plain` and `entries:settled` (entries). The script adds the
+        events whose outcome it decides.
         """
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.entries)})
         moves["plain"] = self.plain_events

@@ -56,8 +56,8 @@ CLAIM_IDLE: Final = 1.0
 when a generation stops being live; `rebuild --undo` counts them."""
 
 SWITCH_TIMEOUT: Final = 60.0
-"""Seconds after which the switch of one partition may fail: it fails when a step then finds no entry to count, although
-the live generation has still counted more."""
+"""Seconds after which the switch of one partition fails, if the new generation still lacks entries that the live one
+has counted."""
 
 
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:

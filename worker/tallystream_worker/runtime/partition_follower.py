@@ -92,7 +92,8 @@ class PartitionFollower:
 
         If the topic has changed, start a pool for it, then stop the old pool and wait for its end.
 
-        If the server has the data of another deployment, or none, set `pool.foreign` and change nothing; else clear it.
+        If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
+        change nothing else. Otherwise clear it.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.

@@ -48,7 +48,8 @@ def publish_rules(
 ) -> Published:
     """Publish the rules of a configuration, together with the stored metrics that it lacks; record the change.
 
-    If another process publishes rules at the same time, the rules are made again from those.
+    Rules that are equal to the stored ones are not published again, and no change is recorded. If another process
+    publishes rules at the same time, the rules are made again from those.
 
     Args:
         client: The server.
@@ -71,7 +72,9 @@ def publish_rules(
 
 
 def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> Deployment:
-    """Give the stored rules a number above `above`, unless another process has done so; return the deployment.
+    """Give the stored rules a number above `above`, and return the deployment, read again.
+
+    If another process has published rules since `deployment` was read, do nothing: their number may be lower.
 
     Args:
         client: The server.
@@ -79,6 +82,7 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
         above: The number.
 
     Raises:
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     _store(client, deployment, deployment.rules, above)

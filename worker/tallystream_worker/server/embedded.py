@@ -47,7 +47,7 @@ class EmbeddedServer:
         extra: More arguments of the server, which override the default ones: `["--appendfsync", "always"]`.
         binary: The server program; default: the one that `find_binary` returns.
         is_scratch: Whether the data is of no use after this process: if it is killed, the server is killed too, and the
-            folder is removed. Otherwise the server runs on, and the next start in the folder takes it over.
+            folder is removed. Otherwise the server runs on, and the next start in the folder first shuts it down.
 
     After `kill()` and another `start()` the URL is the same, so clients find the server again.
     """

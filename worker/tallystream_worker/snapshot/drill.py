@@ -92,6 +92,7 @@ def drill(
             no archive.
         ViewLost: the live values of one moment could not be read.
         ConfigurationError: no worker has published the rules yet.
+        EmbeddedServerError: the temporary server cannot be started.
     """
     live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []

@@ -69,7 +69,8 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
         rules: The declared metrics.
 
     Returns:
-        `None` if the metric is not declared, its rule lacks this kind, the label is invalid, or the period never ends.
+        `None` if the metric is not declared, its rule has no ids, limit, votes or unique actors for a bucket of these,
+        the label is invalid, or the period never ends. A window such as `hour` need not be in the rule.
     """
     kind, metric, label = name.split(":", 2)
     rule = rules.metric.get(metric)

@@ -76,8 +76,12 @@ def restore(
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
-    The restored rules have every retraction that the snapshot, the server or the caller knows. If the counters of the
-    snapshot are older than one of them, they have its events until a rebuild.
+    The restored rules also have the retractions that were made after the snapshot: those of the server's rules, or, if
+    the server has no rules of this data, those that the database, the caller or an interrupted restore knows. Until a
+    rebuild, the counters have the events of these.
+
+    Until it ends, and after an interruption until it is repeated, workers do not count and readers get an error;
+    producers that run append as before.
 
     Args:
         client: The server to restore to. It must have no keys of the deployment, except those of an interrupted
@@ -157,7 +161,11 @@ def restore(
 def _lacking(
     client: redis.Redis, facts: Mapping[str, str], rules: Rules, retracted: Sequence[Retraction]
 ) -> list[Retraction]:
-    """Return the known retractions that the counters of a snapshot do not have."""
+    """Return the known retractions that the counters of a snapshot do not have.
+
+    If the server has rules of the same data, only their retractions are known; otherwise those of the facts, and
+    `retracted`.
+    """
     known = [*decode_retractions(facts[RETRACTED]), *retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
     with suppress(ConfigurationError, DeploymentChanged):

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def check(scene: Scene) -> None:
-    """Check that readers and scripts use the same generation, and name operations that are not finished."""
+    """Report hash tags that differ, partitions whose live generation is not the deployment's, and closed partitions.
+
+    A rebuild that is not finished explains other generations, and a repartition closed partitions: then the operation
+    is reported as not proved instead.
+    """
     deployment, report, client = scene.deployment, scene.report, scene.client
     layout = deployment.layout
     for keys in layout.keys:

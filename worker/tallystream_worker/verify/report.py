@@ -58,7 +58,7 @@ class Verification:
     failed: list[NotProved] = field(default_factory=list)
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
-        """Add a finding; of each kind, the first five details are kept."""
+        """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept."""
         found = self.findings.setdefault(name, Finding(name))
         found.count += times
         if len(found.details) < SHOWN:

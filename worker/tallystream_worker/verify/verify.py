@@ -36,7 +36,8 @@ def verify(
 ) -> Verification:
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
-    Events may be appended and counted meanwhile; no key is changed.
+    Events may be appended and counted meanwhile; no key is changed. If the data is replaced, or the live topic,
+    generation or rules change meanwhile, the report has no findings, and states a check that could not be made.
 
     Args:
         client: Client of the server.
@@ -81,7 +82,7 @@ def verify(
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
-    """Discard findings if the live topic or generation changed meanwhile: the checks then read parts of both."""
+    """Discard all findings, and report a failed check, if the data, topic, generation or rules changed meanwhile."""
     try:
         now = scene.deployment.reload(client)
     except DeploymentChanged as error:
