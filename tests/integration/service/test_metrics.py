@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from tallystream.producing.producer import Producer
-from tallystream.storage.keys import GROUP, RESTORING
+from tallystream.storage.deployment_hash import RESTORING
+from tallystream.storage.keys import GROUP
 from tests.harness import Harness
 from tests.http_service import http_service
 
@@ -153,7 +154,7 @@ def test_during_a_restore_the_rest_still_shows(server: Server) -> None:
     registry = CollectorRegistry()
     Gauge("tallystream_extra", "An extra one.", registry=registry).set(7)
     with Harness(server.url) as harness, http_service(server.url, registry) as http:
-        harness.client.hset(harness.layout.root, RESTORING, "1")
+        harness.client.hset("tally:meta", RESTORING, "1")
         samples = scrape(http)
     assert samples == {("redis_up", ()): 0, ("extra", ()): 7}
 

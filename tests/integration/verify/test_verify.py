@@ -307,6 +307,10 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
 """By description, what is done to a deployment that is right, and the findings that must be among those reported."""
 
 
+_CHECKS = {"log": "log", "sequences": "log", "group": "accounts", "deployment": "deployment"}
+"""By the first part of the name of a finding, the check whose proof of the one partition it contradicts."""
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_found_by_its_name(world, fault):
     """A verification names each fault that is put into the data, the archive or the snapshot by hand."""
@@ -318,6 +322,20 @@ def test_each_fault_is_found_by_its_name(world, fault):
     for each in report.findings.values():
         assert each.details
         assert each.kind.remedy
+    contradicted = {_CHECKS.get(name.partition(".")[0]) for name in report.findings}
+    assert not contradicted & {each.check for each in report.proofs}
+
+
+def test_a_leaderboard_that_is_wrong_is_not_proved(world):
+    """The number of leaderboards that agree leaves out one that does not."""
+
+    def agreeing() -> int:
+        return next(each.figures["boards"] for each in world.verify().proofs if each.check == "leaderboards")
+
+    before = agreeing()
+    board = next(world.client.scan_iter(f"{world.keys.counters}top:view", count=1_000))
+    world.client.zincrby(board, 1, world.client.zrange(board, 0, 0)[0])
+    assert agreeing() == before - 1
 
 
 def test_a_missing_entry_is_a_gap_of_its_producer(world):

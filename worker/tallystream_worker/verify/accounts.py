@@ -108,6 +108,7 @@ def check(scene: Scene) -> None:
 
 def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
     report, moment = scene.report, account.moment
+    faults_before = report.faults
     if moment.delivered > moment.generated:
         report.find("group.ahead", f"{keys.stream}: {_text(moment.delivered)} is after {_text(moment.generated)}")
     for id_ in account.vanished:
@@ -127,7 +128,7 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
     report.prove(
         "accounts",
         f"{keys.stream}: {counted:,} entries have one outcome, {account.entries:,} wait",
-        stream=keys.stream, settled=counted, waiting=account.entries,
+        faults_before=faults_before, stream=keys.stream, settled=counted, waiting=account.entries,
     )  # fmt: skip
 
 

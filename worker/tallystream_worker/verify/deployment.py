@@ -18,7 +18,7 @@ def check(scene: Scene) -> None:
     is reported as not proved instead.
     """
     deployment, report, client = scene.deployment, scene.report, scene.client
-    layout = deployment.layout
+    layout, faults_before = deployment.layout, report.faults
     for keys in layout.keys:
         live, is_open = parse_live(client.get(keys.live) or b"1")
         if live != deployment.generation and deployment.building is None:
@@ -46,5 +46,5 @@ def check(scene: Scene) -> None:
     report.prove(
         "deployment",
         f"{layout.partitions} partitions, topic {layout.topic}, generation {deployment.generation}",
-        partitions=layout.partitions, topic=layout.topic, generation=deployment.generation,
+        faults_before=faults_before, partitions=layout.partitions, topic=layout.topic, generation=deployment.generation,
     )  # fmt: skip

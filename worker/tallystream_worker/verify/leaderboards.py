@@ -59,10 +59,10 @@ def check(scene: Scene) -> None:
     for metric, rule in sorted(scene.rules.metric.items()):
         if rule.top and (not rule.exact or rule.max_subjects is not None):
             scene.report.limit("leaderboards", f"{metric}: its leaderboard has estimates of a sketch")
-    compared = 0
+    agreeing = 0
     for _, keys in scene.streams():
         for board, values in _boards(scene, keys):
-            compared += 1
+            faults_before = scene.report.faults
             suspects: set[bytes] = set()
             seen: set[bytes] = set()
             for subject, value in values:
@@ -74,8 +74,12 @@ def check(scene: Scene) -> None:
                         _look_again(scene, keys, board, suspects)
                         suspects.clear()
             _look_again(scene, keys, board, suspects | (board.scores.keys() - seen))
-    if compared:
-        scene.report.prove("leaderboards", f"{compared:,} leaderboards agree with their counters", boards=compared)
+            agreeing += scene.report.faults == faults_before
+    if agreeing:
+        scene.report.prove(
+            "leaderboards", f"{agreeing:,} leaderboards agree with their counters",
+            faults_before=scene.report.faults, boards=agreeing,
+        )  # fmt: skip
 
 
 def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterable[tuple[bytes, int]]]]:

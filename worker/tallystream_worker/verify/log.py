@@ -40,6 +40,7 @@ def check(scene: Scene) -> None:
 class _Partition:
     def __init__(self, scene: Scene, number: int, keys: PartitionKeys) -> None:
         self._scene, self._client, self._report = scene, scene.client, scene.report
+        self._faults_before = scene.report.faults
         self._keys = keys
         # Before the files are listed: everything up to this position is in a file then.
         archive = scene.sources.archive
@@ -237,12 +238,16 @@ class _Partition:
     def _prove(self) -> None:
         walk, stream = self._walk, self._keys.stream
         if walk.first is None:
-            self._report.prove("log", f"{stream}: no entry is kept", stream=stream, entries=0, events=0)
+            self._report.prove(
+                "log", f"{stream}: no entry is kept",
+                faults_before=self._faults_before, stream=stream, entries=0, events=0,
+            )  # fmt: skip
             return
         self._report.prove(
             "log",
             f"{stream}: from {_text(walk.first)} ({utc(walk.first[0])}) to {_text(walk.last)} ({utc(walk.last[0])}), "
             f"{walk.entries:,} entries with {walk.events:,} events",
+            faults_before=self._faults_before,
             stream=stream, first=_text(walk.first), last=_text(walk.last), since=walk.first[0] / 1000,
             until=walk.last[0] / 1000, entries=walk.entries, events=walk.events,
         )  # fmt: skip

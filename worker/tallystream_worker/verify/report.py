@@ -64,9 +64,20 @@ class Verification:
         if len(found.details) < SHOWN:
             found.details.append(detail)
 
-    def prove(self, check: str, text: str, **figures: Any) -> None:
-        """Add a statement that is proved."""
-        self.proofs.append(Proof(check, text, figures))
+    @property
+    def faults(self) -> int:
+        """How many faults were found so far."""
+        return sum(found.count for found in self.findings.values())
+
+    def prove(self, check: str, text: str, *, faults_before: int, **figures: Any) -> None:
+        """Add a statement as proved; if a fault was found since `faults` was `faults_before`, as not proved.
+
+        Read `faults` before the first check that the statement depends on.
+        """
+        if self.faults == faults_before:
+            self.proofs.append(Proof(check, text, figures))
+        else:
+            self.limit(check, f"{text}: a fault above contradicts it")
 
     def limit(self, check: str, text: str) -> None:
         """Add a statement about what is not proved, and why."""

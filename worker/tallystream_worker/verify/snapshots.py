@@ -96,6 +96,7 @@ def _check_restore(scene: Scene, database: Database, oldest: float) -> None:
     scene.report.prove(
         "snapshot",
         f"{verdict.compared:,} values are equal after a restore of {database.place}{since}",
+        faults_before=scene.report.faults,
         values=verdict.compared,
     )
 

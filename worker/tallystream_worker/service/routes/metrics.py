@@ -86,7 +86,9 @@ class LedgerCollector:
 
         The first is always `tallystream_redis_up`: 1 if there is a ledger, else 0. Nothing is read from Redis.
         """
-        yield _gauge("redis_up", "1 if this scrape could read the ledger from Redis, else 0.", 0 if self._ledger is None else 1)
+        yield _gauge(
+            "redis_up", "1 if this scrape could read the ledger from Redis, else 0.", 0 if self._ledger is None else 1
+        )
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
             yield from _of_partitions(self._ledger)
