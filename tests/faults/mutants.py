@@ -79,6 +79,7 @@ _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
+_REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
@@ -1461,5 +1462,23 @@ MUTANTS: Final = (
         "range-from-a-time-within-a-bucket",
         (Edit("tallystream/reading/series.py", "begin = end if first.start == end else first.end", "begin = end"),),
         tests=(f"{_CHANGED}::test_a_range_begins_with_the_first_bucket_after_the_change",),
+    ),
+    Mutant(
+        "continued-rebuild-reads-trimmed-entries-twice",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/begin.lua",
+                "return { 'begun', call('GET', begun), call('GET', outlived) }",
+                "local now, oldest = streams.info(stream), call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]\n"
+                "local gone = now['entries-added'] - now.length\n"
+                "return { 'begun', call('GET', begun), format('%.0f ', gone) .. (oldest and oldest[1] or '') }",
+            ),
+        ),
+        tests=(f"{_REBUILD}::test_a_continued_rebuild_counts_nothing_twice",),
+    ),
+    Mutant(
+        "continued-rebuild-counts-for-the-workers",
+        (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_live():\n", "        if False:\n"),),
+        tests=(f"{_REBUILD}::test_a_continued_rebuild_leaves_live_partitions_to_the_workers",),
     ),
 )

@@ -195,6 +195,15 @@ class PartitionKeys:
         return self.counters + "begun"
 
     @cached_property
+    def gone(self) -> str:
+        """String: how many entries the stream had lost when a rebuild began this generation, a space, and its first ID.
+
+        The ID is missing if the stream was empty. Only these entries are counted from the archive: entries that are
+        trimmed later were counted from the stream.
+        """
+        return self.counters + "gone"
+
+    @cached_property
     def adopted(self) -> str:
         """Hash: number of rules -> two stream IDs: where in the log the generation's counters began to follow them.
 

@@ -104,7 +104,7 @@ CASES: Final = [
     ("rebuild/backfill", "mark dead ledger", "", "batch:a - 1-1", "applied"),
     ("rebuild/backfill", "mark dead ledger", "", "batch:a 9-9 1-1", "at text"),
     ("rebuild/backfill", "mark dead ledger", FULL, "batch:full - 1-1", "rejected text text"),
-    ("rebuild/begin", "stream begun ledger topic", PENDING, "g-2", "begun text number"),
+    ("rebuild/begin", "stream begun ledger topic gone", PENDING, "g-2", "begun text text"),
     ("rebuild/promote", "meta changes", "HSET meta rules old rules@2 new", "2 me", "promoted"),
     ("rebuild/propose", "meta", "", "new", "building text"),
     ("rebuild/propose", "meta", "HSET meta building 2 rules@2 others", "new", "other text"),
