@@ -1481,4 +1481,20 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_live():\n", "        if False:\n"),),
         tests=(f"{_REBUILD}::test_a_continued_rebuild_leaves_live_partitions_to_the_workers",),
     ),
+    Mutant(
+        "killed-snapshot-holds-up-the-next",
+        (Edit("tallystream_worker/snapshot/lua/open.lua", "if left > ARGV[3] - ARGV[4] then", "if left >= 0 then"),),
+        tests=(f"{_SNAPSHOT}::test_the_next_snapshot_replaces_a_killed_one",),
+    ),
+    Mutant(
+        "slow-snapshot-takes-the-values-of-the-next",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/take.lua",
+                "if call('GET', KEYS[1]) ~= ARGV[1] then",
+                "if call('EXISTS', KEYS[1]) == 0 then",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_the_next_snapshot_replaces_a_killed_one",),
+    ),
 )

@@ -213,11 +213,13 @@ class Snapshotter:
         if before is not None and _retried(cut) != known:
             # A retry of a dead letter changes counters, and no entry shows which ones.
             cut.give_up()
+            cut.remove_copies(counters + name for name in copy)
             return self.take(partition, None)
         # If stream IDs are ahead of the server's clock, they do not tell when the first uncounted entry was appended.
         first = floor if (floor := parse_id(cut.position.floor)[0]) <= cut.position.taken else 0
         try:
             states = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
+            cut.take()  # each step may take a while: show that this snapshot is alive
             if records := records_of_dropped(self._client, keys):
                 states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
             found: Any = self._client.hgetall(keys.forgotten)
@@ -232,8 +234,7 @@ class Snapshotter:
             cut.give_up()
             raise
         finally:
-            if copy:
-                self._client.delete(*(cut.copy_of(counters + name) for name in copy))
+            cut.remove_copies(counters + name for name in copy)
         failpoints.reach("after-cut")
         producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
         producers |= self._horizons(keys)
@@ -273,6 +274,7 @@ class Snapshotter:
             self._touch(late, keys, read, cut.position.generated)
             self._touch_reset(late, keys)
             self._touch_replaced(late)
+            cut.take()
             reading.some(late.items)
             touched.producers |= late.producers
             touched.unsent = late.unsent or touched.unsent
