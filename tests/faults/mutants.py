@@ -1497,4 +1497,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_SNAPSHOT}::test_the_next_snapshot_replaces_a_killed_one",),
     ),
+    Mutant(
+        "retractions-of-another-topic-reach-nothing",
+        (
+            Edit(
+                "tallystream_worker/snapshot/retractions.py",
+                "each = msgspec.structs.replace(each, until=until)",
+                "each = msgspec.structs.replace(each, until=each.until or until)",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_restore_of_an_earlier_topic_keeps_retractions",),
+    ),
 )

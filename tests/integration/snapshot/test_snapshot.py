@@ -44,6 +44,7 @@ from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.retract import ends, propose_without
+from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings, SnapshotSettings
 from tallystream_worker.snapshot import point_in_time, snapshotter
@@ -52,6 +53,7 @@ from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.point_in_time import ViewLost, open_view
 from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.retractions import note_retractions
 from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.service import snapshot_service
 from tallystream_worker.snapshot.snapshotter import Snapshotter
@@ -275,6 +277,52 @@ def test_a_restore_keeps_later_retractions(server, tmp_path, known):
         assert harness.totals() == {("view", "s"): 5}
         take(harness, database)
         assert restore(harness.client, database, force=True).lacking == []
+    database.close()
+
+
+@pytest.mark.parametrize("known", ["server", "snapshot"])
+def test_a_restore_of_an_earlier_topic_keeps_retractions(server, tmp_path, known):
+    """A restore of a topic from before a repartition has each retraction once, also those that were made later."""
+    database, store = Database(str(tmp_path / "snapshot.sqlite")), Store(str(tmp_path / "archive"))
+    with Harness(server.url, partitions=2) as harness, Producer(server.url) as producer:
+        for actor in ("bot", "man", "cat", "dog"):
+            producer.emit("view", "s", 5, actor=actor)
+        producer.flush()
+        harness.drain()
+        Archive(harness.client, store, harness.deployment).run_once(settled=0)
+        chosen = Settings(RedisSettings(server.url), rules=harness.rules)
+
+        def retract(actor: str) -> Retraction:
+            deployment = Deployment.load(harness.client)
+            retraction = Retraction(ends(harness.client, deployment), actor=actor)
+            generation = propose_without(harness.client, deployment, retraction)
+            build(chosen, Deployment.load(harness.client), generation, "")
+            rebuilt = Deployment.load(harness.client)
+            drop(harness.client, rebuilt, *rebuilt.others)
+            return retraction
+
+        first = retract("bot")
+        take(harness, database)
+        second = retract("cat")
+        repartition(chosen, Deployment.load(harness.client), 3)
+        moved = retract("dog")
+        if known == "snapshot":
+            note_retractions(database, Deployment.load(harness.client).rules.retracted)
+        lacking = restore(harness.client, database, force=True).lacking
+        assert [each.actor for each in lacking] == ["cat", "dog"]
+        assert lacking[0] == second
+        assert lacking[1] != moved
+        restored = Deployment.load(harness.client)
+        assert restored.rules.retracted == (first, *lacking)
+        generation = propose(harness.client, restored, restored.rules)
+        build(chosen, Deployment.load(harness.client), generation, store.url)
+        harness.layout = Deployment.load(harness.client).layout
+        assert harness.totals() == {("view", "s"): 5}
+        with Producer(server.url) as after:
+            after.emit("view", "s", 7, actor="dog")
+            after.flush()
+        harness.drain()
+        assert harness.totals() == {("view", "s"): 12}
     database.close()
 
 
