@@ -1508,4 +1508,17 @@ MUTANTS: Final = (
         ),
         tests=(f"{_SNAPSHOT}::test_a_restore_of_an_earlier_topic_keeps_retractions",),
     ),
+    Mutant(
+        "restored-stream-without-a-comparison",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "archived = min(archived, restored)",
+                "archived = max(archived, restored)",
+            ),
+        ),
+        tests=(
+            "tests/integration/archive/test_lost_entries.py::test_a_restore_sets_aside_what_the_restored_stream_lacks",
+        ),
+    ),
 )

@@ -46,7 +46,8 @@ CLOSED: Final = "!closed"
 """Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
 
 RESTORED: Final = "!restored"
-"""Field of the sequences: the mark of the snapshot from which the partition was restored last."""
+"""Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the
+restored stream begins, and the number of entries that this stream lacked."""
 
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
@@ -134,8 +135,8 @@ class PartitionKeys:
         `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`
         is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and `!reaped:spool` are how far records
         of silent producers were removed; `!active`, `!marks:drawn` and `!marks:spool` measure the silence (see
-        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`), and `!restored` that of the
-        snapshot from which the partition was restored last.
+        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`), and `!restored` is
+        about the last restore of the partition (see `RESTORED`).
         """
         return self.prefix + "seq"
 
