@@ -1521,4 +1521,9 @@ MUTANTS: Final = (
             "tests/integration/archive/test_lost_entries.py::test_a_restore_sets_aside_what_the_restored_stream_lacks",
         ),
     ),
+    Mutant(
+        "audit-without-trimmed-resets",
+        (Edit("tallystream_worker/rebuild/partition_audit.py", "        self._load_resets(after)\n", ""),),
+        tests=("tests/integration/rebuild/test_audit.py::test_a_trimmed_reset_is_no_difference",),
+    ),
 )
