@@ -79,6 +79,7 @@ _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
+_MIGRATION: Final = "tests/integration/repartition/test_migration.py"
 _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
@@ -1525,5 +1526,25 @@ MUTANTS: Final = (
         "audit-without-trimmed-resets",
         (Edit("tallystream_worker/rebuild/partition_audit.py", "        self._load_resets(after)\n", ""),),
         tests=("tests/integration/rebuild/test_audit.py::test_a_trimmed_reset_is_no_difference",),
+    ),
+    Mutant(
+        "paused-repartition-reopens-the-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/reopen.lua",
+                "if tonumber(call('HGET', KEYS[1], '!closing') or '0') > tonumber(ARGV[1]) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_paused_run_does_not_reopen_what_another_has_closed",),
+    ),
+    Mutant(
+        "paused-repartition-activates-its-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/activate.lua", "elseif closing ~= ARGV[4] then", "elseif false then"
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
     ),
 )

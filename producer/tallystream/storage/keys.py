@@ -45,6 +45,9 @@ HORIZONS: Final = [REAPED, REAPED_SPOOL]
 CLOSED: Final = "!closed"
 """Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
 
+CLOSING: Final = "closing"
+"""Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
+
 RESTORED: Final = "!restored"
 """Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the
 restored stream begins, and the number of entries that this stream lacked."""
@@ -130,6 +133,7 @@ class PartitionKeys:
 
         Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
         the topic to append to instead, `""` if the stream is open; a stream of a later topic is closed without it.
+        `!closing` is the number of the last closing or reopening.
         `!hold` is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
         states an earlier time than that of its ID, and the earliest time that such an entry states (see
         `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`

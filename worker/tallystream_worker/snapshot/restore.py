@@ -24,7 +24,7 @@ from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
@@ -124,7 +124,8 @@ def restore(
         int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
     }
     kept: dict[str, Any] = {
-        _NEWEST: _close_others(client, layout, root, earlier),
+        CLOSING: (closing := (number(root, CLOSING.encode()) or 0) + 1),
+        _NEWEST: _close_others(client, layout, root, earlier, closing),
         **_numbers(client, layout, root, facts),
     }
     if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
@@ -195,7 +196,9 @@ def _latest(client: redis.Redis, layout: Layout) -> int:
     return latest
 
 
-def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int]) -> int:
+def _close_others(
+    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int], closing: int
+) -> int:
     """Close every other topic that would count events, and return the highest number of a topic.
 
     These are the live topic of the server, and the first topic, which counts unless it is closed (see
@@ -207,6 +210,7 @@ def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, byte
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash; after an interrupted restore, it has the returned number.
         earlier: By number of each earlier topic, its partitions.
+        closing: The number of the closing: a repartition that was paused does not reopen the topics.
     """
     live = live_topic(root, layout.namespace).topic
     present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
@@ -216,7 +220,7 @@ def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, byte
     for topic in counting.keys() - {layout.topic}:
         for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.hset(keys.sequences, CLOSED, layout.topic)
+                pipeline.hset(keys.sequences, mapping={CLOSED: layout.topic, f"!{CLOSING}": closing})
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
     return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)
