@@ -1547,4 +1547,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
     ),
+    Mutant(
+        "restore-that-forgets-the-gate",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "(self._keys.stream, self._keys.sequences, self._keys.live,",
+                "(self._keys.stream, self._keys.live,",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_restore_keeps_the_sequence_gate",),
+    ),
 )

@@ -28,6 +28,7 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import DUE, RESTORED, SNAPSHOTS, UNTIL, partition_of
+from tallystream.storage.scripts import Script
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
@@ -741,6 +742,33 @@ def test_producers_may_append_while_it_is_restored(harness, database, monkeypatc
     harness.drain()
     assert harness.totals() == emitted
     assert books(harness)["counted"] == books(harness)["appended"] == emitted.total()
+
+
+def test_a_restore_keeps_the_sequence_gate(harness, database, monkeypatch):
+    """While a restore replaces counters, an entry that a producer sends again is appended once, as always."""
+    run, answers = TableLoader.run, []
+    with Producer(harness.url) as producer:
+        for number in range(20):
+            producer.emit("plain", f"s{number}")
+        producer.flush(10)
+    harness.drain()
+    take(harness, database)
+    emitted, append = harness.totals(), Script("tallystream.storage", "append")
+    calls = []
+    for keys in harness.layout.keys:
+        ((_, fields),) = harness.client.xrange(keys.stream)
+        sent = [fields[name] for name in (b"v", b"p", b"q", b"n", b"b")]
+        calls.append(([keys.stream, keys.sequences, keys.topic_ledger], [*sent, "0-0", ""]))
+
+    def send_again(self, *arguments):
+        answers.extend(append(harness.client, *call)[0] for call in calls)
+        return run(self, *arguments)
+
+    monkeypatch.setattr(TableLoader, "run", send_again)
+    restore(harness.client, database, force=True)
+    harness.drain()
+    assert answers == [b"already"] * 4  # in both partitions, before each of them is restored
+    assert harness.totals() == emitted
 
 
 def test_the_archive_is_used_if_producers_have_appended_before_a_restore(harness, database, tmp_path):
