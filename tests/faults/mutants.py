@@ -1558,4 +1558,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_the_sequence_gate",),
     ),
+    Mutant(
+        "restore-leaves-out-what-the-snapshot-lacks",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restored_log.py",
+                "if is_copy and sent not in self._uncounted:",
+                "if is_copy:",
+            ),
+        ),
+        tests=(f"{_LOST_LOG}::test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again",),
+    ),
 )

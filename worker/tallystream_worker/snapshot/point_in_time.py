@@ -70,6 +70,8 @@ class SnapshotPosition:
         mark: The mark of the snapshot in the partition: see `mark.lua`; `""` if the view is no snapshot.
         unsent: The ID of an entry after which every entry up to `generated` is of a producer, which sends it again if
             the server loses it.
+        uncounted: The producers and sequences of the entries up to `generated` that are not applied: see
+            `uncounted.py`; `""` for none.
     """
 
     taken: int
@@ -78,6 +80,7 @@ class SnapshotPosition:
     pending: tuple[str, ...] = ()
     mark: str = ""
     unsent: str = "0-0"
+    uncounted: str = ""
 
     @property
     def floor(self) -> str:

@@ -108,6 +108,7 @@ positions: Final = Table(
     Column("generation", Integer, nullable=False),
     Column("mark", Text, nullable=False),
     Column("unsent", Text, nullable=False),
+    Column("uncounted", Text, nullable=False),
 )
 """The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.SnapshotPosition`."""
 

@@ -29,10 +29,13 @@ from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotP
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
 from tallystream_worker.snapshot.rule_records import RECORDS, rule_records
 from tallystream_worker.snapshot.schema import FORMAT
+from tallystream_worker.snapshot.uncounted import encode_uncounted
 from tallystream_worker.snapshot.values import ValueReader
 from tallystream_worker.snapshot.write import Taken
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
     from tallystream.deployment import Deployment
@@ -242,7 +245,7 @@ class Snapshotter:
         # The entries before a whole snapshot are not read, so any of them may be one that no producer sends again.
         unsent = cut.position.generated if before is None else touched.unsent or before.unsent
         return Taken(
-            replace(cut.position, unsent=unsent),
+            replace(cut.position, unsent=unsent, uncounted=encode_uncounted(self._uncounted(keys, cut.position))),
             keys.generation,
             reading.values,
             reading.expires,
@@ -291,6 +294,15 @@ class Snapshotter:
                 touched.add(Entry(after, fields))
             if len(found) < _READ:
                 return after
+
+    def _uncounted(self, keys: PartitionKeys, position: SnapshotPosition) -> Iterator[Entry]:
+        """Yield the entries that were appended before a moment and are not applied at it."""
+        after = position.floor
+        while parse_id(after) < parse_id(position.generated):
+            found: Any = self._client.xrange(keys.stream, f"({after}", position.generated, count=_READ)
+            entries = [Entry(id_.decode(), fields) for id_, fields in found]
+            yield from (entry for entry in entries if not position.includes(entry, keys.generation))
+            after = entries[-1].id if entries else position.generated
 
     def _touch_reset(self, touched: ChangedKeys, keys: PartitionKeys) -> None:
         """Add the counters of the subjects that were reset."""
