@@ -82,6 +82,8 @@ _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
+_MIGRATION: Final = "tests/integration/repartition/test_migration.py"
+_REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1466,5 +1468,110 @@ MUTANTS: Final = (
         "range-from-a-time-within-a-bucket",
         (Edit("tallystream/reading/series.py", "begin = end if first.start == end else first.end", "begin = end"),),
         tests=(f"{_CHANGED}::test_a_range_begins_with_the_first_bucket_after_the_change",),
+    ),
+    Mutant(
+        "continued-rebuild-reads-trimmed-entries-twice",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/begin.lua",
+                "return { 'begun', call('GET', begun), call('GET', outlived) }",
+                "local now, oldest = streams.info(stream), call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]\n"
+                "local gone = now['entries-added'] - now.length\n"
+                "return { 'begun', call('GET', begun), format('%.0f ', gone) .. (oldest and oldest[1] or '') }",
+            ),
+        ),
+        tests=(f"{_REBUILD}::test_a_continued_rebuild_counts_nothing_twice",),
+    ),
+    Mutant(
+        "continued-rebuild-counts-for-the-workers",
+        (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_live():\n", "        if False:\n"),),
+        tests=(f"{_REBUILD}::test_a_continued_rebuild_leaves_live_partitions_to_the_workers",),
+    ),
+    Mutant(
+        "killed-snapshot-holds-up-the-next",
+        (Edit("tallystream_worker/snapshot/lua/open.lua", "if left > ARGV[3] - ARGV[4] then", "if left >= 0 then"),),
+        tests=(f"{_SNAPSHOT}::test_the_next_snapshot_replaces_a_killed_one",),
+    ),
+    Mutant(
+        "slow-snapshot-takes-the-values-of-the-next",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/take.lua",
+                "if call('GET', KEYS[1]) ~= ARGV[1] then",
+                "if call('EXISTS', KEYS[1]) == 0 then",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_the_next_snapshot_replaces_a_killed_one",),
+    ),
+    Mutant(
+        "retractions-of-another-topic-reach-nothing",
+        (
+            Edit(
+                "tallystream_worker/snapshot/retractions.py",
+                "each = msgspec.structs.replace(each, until=until)",
+                "each = msgspec.structs.replace(each, until=each.until or until)",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_restore_of_an_earlier_topic_keeps_retractions",),
+    ),
+    Mutant(
+        "restored-stream-without-a-comparison",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "archived = min(archived, restored)",
+                "archived = max(archived, restored)",
+            ),
+        ),
+        tests=(
+            "tests/integration/archive/test_lost_entries.py::test_a_restore_sets_aside_what_the_restored_stream_lacks",
+        ),
+    ),
+    Mutant(
+        "audit-without-trimmed-resets",
+        (Edit("tallystream_worker/rebuild/partition_audit.py", "        self._load_resets(after)\n", ""),),
+        tests=("tests/integration/rebuild/test_audit.py::test_a_trimmed_reset_is_no_difference",),
+    ),
+    Mutant(
+        "paused-repartition-reopens-the-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/reopen.lua",
+                "if tonumber(call('HGET', KEYS[1], '!closing') or '0') > tonumber(ARGV[1]) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_paused_run_does_not_reopen_what_another_has_closed",),
+    ),
+    Mutant(
+        "paused-repartition-activates-its-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/activate.lua", "elseif closing ~= ARGV[4] then", "elseif false then"
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
+    ),
+    Mutant(
+        "restore-that-forgets-the-gate",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "(self._keys.stream, self._keys.sequences, self._keys.live,",
+                "(self._keys.stream, self._keys.live,",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_restore_keeps_the_sequence_gate",),
+    ),
+    Mutant(
+        "restore-leaves-out-what-the-snapshot-lacks",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restored_log.py",
+                "if is_copy and sent not in self._uncounted:",
+                "if is_copy:",
+            ),
+        ),
+        tests=(f"{_LOST_LOG}::test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again",),
     ),
 )

@@ -45,8 +45,12 @@ HORIZONS: Final = [REAPED, REAPED_SPOOL]
 CLOSED: Final = "!closed"
 """Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
 
+CLOSING: Final = "closing"
+"""Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
+
 RESTORED: Final = "!restored"
-"""Field of the sequences: the mark of the snapshot from which the partition was restored last."""
+"""Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the
+restored stream begins, and the number of entries that this stream lacked."""
 
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
@@ -129,13 +133,14 @@ class PartitionKeys:
 
         Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
         the topic to append to instead, `""` if the stream is open; a stream of a later topic is closed without it.
+        `!closing` is the number of the last closing or reopening.
         `!hold` is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
         states an earlier time than that of its ID, and the earliest time that such an entry states (see
         `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`
         is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and `!reaped:spool` are how far records
         of silent producers were removed; `!active`, `!marks:drawn` and `!marks:spool` measure the silence (see
-        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`), and `!restored` that of the
-        snapshot from which the partition was restored last.
+        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`), and `!restored` is
+        about the last restore of the partition (see `RESTORED`).
         """
         return self.prefix + "seq"
 
@@ -193,6 +198,15 @@ class PartitionKeys:
         When an entry up to this ID is counted, its events are added to `appended` in the ledger of the generation.
         """
         return self.counters + "begun"
+
+    @cached_property
+    def gone(self) -> str:
+        """String: how many entries the stream had lost when a rebuild began this generation, a space, and its first ID.
+
+        The ID is missing if the stream was empty. Only these entries are counted from the archive: entries that are
+        trimmed later were counted from the stream.
+        """
+        return self.counters + "gone"
 
     @cached_property
     def adopted(self) -> str:

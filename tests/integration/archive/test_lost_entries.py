@@ -14,14 +14,18 @@ import duckdb
 import pytest
 
 from tallystream import Producer
+from tallystream.deployment import Deployment
 from tallystream.wire.stream_id import parse_id
-from tallystream_worker.archive.archiver import PartitionArchiver
+from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive, LiveArchive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import VARIABLE
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
 from tests.rewind import copy_of, go_back
 from tests.unit.archive.test_rows import meaning
@@ -146,6 +150,37 @@ def test_a_lost_position_alone_loses_nothing(harness, folder):
     check(harness, folder)
     assert lost == []
     assert not list(folder.rglob("*.lost"))
+
+
+def test_a_restore_sets_aside_what_the_restored_stream_lacks(harness, folder):
+    """After a restore that did not read the archive, archived entries that were sent again are in it once."""
+    lost: list[LostEntries] = []
+    database = Database(str(folder.parent / "snapshot.sqlite"))
+    keys = harness.layout.keys[0]
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        archive(harness, folder, lost)
+        harness.drain()
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        emit(harness, producer, "kept", 2)
+        earlier = copy_of(harness.client)
+        emit(harness, producer, "again")
+        archive(harness, folder, lost)
+        go_back(harness.client, earlier)
+        restore(harness.client, database, force=True)
+        producer.emit("view", "new")
+        rewound(producer)
+    archive(harness, folder, lost)
+    stream = [meaning(Entry(id_.decode(), fields)) for id_, fields in harness.client.xrange(keys.stream)]
+    archived = [meaning(entry) for entry in entries(Store(str(folder)), 0)]
+    assert archived[6:] == stream
+    assert [(each.entries, each.sent_again) for each in lost] == [(6, 5)]
+    archive(harness, folder, lost)
+    harness.client.xtrim(keys.stream, maxlen=2, approximate=False)  # trimmed entries are not lost
+    harness.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
+    archive(harness, folder, lost)
+    assert len(lost) == 1
+    database.close()
 
 
 def test_a_kill_while_entries_are_set_aside(harness, folder):

@@ -106,7 +106,7 @@ def test_a_closed_log_is_read_until_another_one_is_live(harness):
     layout = topic.propose(harness.client, deployment, 3)
     with Totals(harness.url) as totals:
         expected = figures([totals] * 7)
-        topic.close(harness.client, deployment, layout)
+        topic.close(harness.client, deployment, layout, 1)
         assert figures([totals] * 7) == expected
 
 

@@ -24,6 +24,7 @@ from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.windows import bucket, labelled
+from tallystream.wire.codec import VERSION, Payload, Reset, encode
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
@@ -313,6 +314,34 @@ def test_tampered_buckets_are_named_where_the_log_was_trimmed(server):
         (scope,) = found.scopes
         assert scope.base == "log"
         assert scope.unproved > 2
+
+
+def test_a_trimmed_reset_is_no_difference(server):
+    """Votes in a period that began after a trimmed reset are compared, and no difference is reported."""
+    rules = Rules({"vote": Metric(once="day", ids=None)})
+    reset = {"v": VERSION, "n": 0, "b": encode(Payload([], [], [Reset("vote", "s")]))}
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        keys = harness.layout.keys[0]
+
+        def append(hours: int, fields: dict) -> None:
+            received = int((time.time() - hours * 3600) * 1000)
+            of_event = {} if "v" in fields else {"at": received / 1000}
+            harness.client.xadd(keys.stream, fields | of_event, received)
+
+        vote = {"metric": "vote", "subject": "s", "actor": "u"}
+        for hours, fields in ((100, vote), (99, reset), (98, vote)):
+            append(hours, fields)
+        harness.finish()
+        harness.client.xtrim(keys.stream, maxlen=0, approximate=False)
+        for hours in (50, 26):
+            append(hours, vote)
+        harness.finish()
+        found = report(harness)
+        assert found.differences == []
+        assert found.counters > 0
+        (key, *_) = sorted(harness.client.scan_iter(match=f"{keys.prefix}once:vote:*"), reverse=True)
+        harness.client.hset(key, "", "1-0")  # a wrong place of the reset is still reported
+        assert [each.counter.partition(":")[0] for each in report(harness).differences] == ["once"]
 
 
 def test_an_audit_of_a_range(server):

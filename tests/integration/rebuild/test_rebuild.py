@@ -22,6 +22,7 @@ from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
+from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
 from tallystream_worker.archive.service import Archive
@@ -263,6 +264,63 @@ def test_what_is_gone_comes_from_the_archive(server, tmp_path, left):
             assert (totals.get("a", "view").value, totals.get("b", "view").value) == (31, 30)
             books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.appended, books.unaccounted) == (61, 0)
+
+
+@pytest.mark.parametrize("first", [10, 0])
+def test_a_continued_rebuild_counts_nothing_twice(server, tmp_path, first):
+    """Entries that are archived and trimmed after a rebuild began are counted once if it is interrupted and continued.
+
+    `first` is the number of entries that the stream has when the rebuild begins.
+    """
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        (keys,) = harness.layout.keys
+        emit(harness, "a", 30)
+        harness.finish()
+        archive = Archive(harness.client, store := Store(str(tmp_path)), Deployment.create_or_load(harness.client))
+        archive.run_once(settled=0)
+        harness.client.xtrim(keys.stream, maxlen=first, approximate=False)
+        deployment = Deployment.create_or_load(harness.client)
+        generation = propose(harness.client, deployment, RULES)
+        deployment = Deployment.create_or_load(harness.client)
+        settings = settings_for(server.url, RULES)
+        with Rebuild(settings, deployment, generation, archive=store.url) as run:
+            run.begin()  # and it is killed
+        emit(harness, "a", 5)
+        harness.drain()
+        archive.run_once(settled=0)
+        with Rebuild(settings, deployment, generation, archive=store.url) as run:
+            run.begin()
+            run.catch_up()
+        harness.client.xtrim(keys.stream, maxlen=3, approximate=False)
+        rebuilt(harness, archive=store.url)
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view").value == 35
+            books = totals.run(query_ledger(totals.deployment.layout))
+            assert (books.appended, books.counted, books.unaccounted) == (35, 35, 0)
+
+
+def test_a_continued_rebuild_leaves_live_partitions_to_the_workers(server):
+    """In a partition that has switched, a continued rebuild counts nothing: the worker counts, and alerts fire."""
+    alert = Alert("many", "view", above=5)
+    rules = Rules({"view": Metric()}, alert=(alert,))
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        emit(harness, "a", 3)
+        harness.finish()
+        generation = propose(harness.client, Deployment.create_or_load(harness.client), rules)
+        deployment = Deployment.create_or_load(harness.client)
+        with Rebuild(settings_for(server.url, rules), deployment, generation) as run:
+            run.begin()
+            run.catch_up()
+            run._partitions[0].switch()  # and it is killed before the description changes
+        emit(harness, "a", 3)
+        rebuilt(harness, rules)
+        (keys,) = harness.layout.keys
+        assert keys.generation == generation
+        harness.drain()
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view").value == 6
+        ((_, notification),) = harness.client.xrange(keys.outbox)
+        assert notification[b"subject"] == b"a"
 
 
 PLACES = ["rebuild-begun:1", "before-apply:1", "after-apply:2", "rebuild-filled:2", "rebuild-caught-up:1"]

@@ -187,7 +187,7 @@ def test_producers_hold_what_is_refused_and_go_on_in_the_new_log(server, tmp_pat
         with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
             emit_all(10)
-            topic.close(harness.client, deployment, moving.new.layout)
+            topic.close(harness.client, deployment, moving.new.layout, 1)
             emit_all(100)  # refused, and kept in the buffers
             until(lambda: plain.stats.buffered and spooled.stats.buffered, what="held events")
             moving.switch(counting)
@@ -237,7 +237,7 @@ def test_a_decision_waits_until_it_is_known_where_it_goes(server):
         verdicts = []
         with CatchUpCounter(configured, moving.new, PLAIN) as counting:
             moving.catch_up(counting)
-            topic.close(harness.client, deployment, layout)
+            topic.close(harness.client, deployment, layout, 1)
             waiting = threading.Thread(target=lambda: verdicts.append(decide(Event("call", "k")).remaining))
             waiting.start()
             moving.switch(counting)
@@ -255,7 +255,7 @@ def test_a_decision_that_waits_for_too_long_was_not_made(server, monkeypatch):
     with Harness(server.url, rules=PLAIN, partitions=1) as harness:
         deployment = Deployment.create_or_load(harness.client)
         decide = Decider(harness.client, deployment)
-        topic.close(harness.client, deployment, topic.propose(harness.client, deployment, 2))
+        topic.close(harness.client, deployment, topic.propose(harness.client, deployment, 2), 1)
         with pytest.raises(GenerationSwitched, match="the event was not counted"):
             decide(Event("call", "k"))
         assert topic.give_up(harness.client, Deployment.create_or_load(harness.client)) == 0
@@ -287,6 +287,72 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         assert (
             topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).topic == 3
         )  # no number is used twice
+
+
+def interrupted(harness: Harness, monkeypatch, meanwhile, *, drained: bool) -> None:
+    """Run a repartition to 3 partitions that is paused after it closed the topic, or after it copied everything.
+
+    `meanwhile` is called during the pause; afterwards, the paused run must fail.
+    """
+    deployment = Deployment.load(harness.client)
+    chosen = settings_for(harness.url, PLAIN)
+    layout = topic.propose(harness.client, deployment, 3)
+    run = Repartition(chosen, harness.client, deployment, layout)
+    drain = run._drain
+
+    def pause(counter: CatchUpCounter) -> None:
+        if drained:
+            drain(counter)
+        meanwhile()
+        if not drained:
+            drain(counter)
+
+    monkeypatch.setattr(run, "_drain", pause)
+    run.begin()
+    with CatchUpCounter(chosen, run.new, run.rules) as counter:
+        run.catch_up(counter)
+        with pytest.raises(StreamError):
+            run.switch(counter)
+
+
+def test_a_paused_run_does_not_reopen_what_another_has_closed(server, monkeypatch):
+    """If a run is paused while another one completes the repartition, it fails, and the old topic stays closed."""
+    with Harness(server.url, partitions=2, rules=PLAIN) as harness, Producer(server.url) as producer:
+        producer.emit("view", "a", 3)
+        producer.flush()
+        harness.drain()
+        deployment = Deployment.load(harness.client)
+        interrupted(
+            harness, monkeypatch, lambda: repartition(settings_for(server.url, PLAIN), deployment, 3), drained=False
+        )
+        for keys in deployment.layout.keys:
+            assert harness.client.hget(keys.sequences, "!closed") == b"2"
+            assert harness.client.get(keys.live) == b"1 closed"
+
+
+def test_a_paused_run_does_not_activate_what_another_has_reopened(server, monkeypatch):
+    """If a run is paused while another one fails and reopens the topic, it does not make its own topic live."""
+    with Harness(server.url, partitions=2, rules=PLAIN) as harness, Producer(server.url) as producer:
+        producer.emit("view", "a", 3)
+        producer.flush()
+        harness.drain()
+        deployment = Deployment.load(harness.client)
+
+        def fail() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Repartition, "_drain", lambda *_: (_ for _ in ()).throw(StreamError("failed")))
+                with pytest.raises(StreamError, match="failed"):
+                    repartition(settings_for(server.url, PLAIN), deployment, 3)
+            producer.emit("view", "a", 4)  # the topic is open
+            producer.flush()
+
+        interrupted(harness, monkeypatch, fail, drained=True)
+        harness.drain()
+        assert Deployment.load(harness.client).layout == deployment.layout
+        assert harness.totals() == {("view", "a"): 7}
+        moved(harness, 3)
+        harness.drain()
+        assert harness.totals() == {("view", "a"): 7}
 
 
 def test_trimmed_entries_are_moved_from_the_archive(server, tmp_path):

@@ -201,7 +201,7 @@ def test_a_move_that_failed_leaves_a_later_log_open(server):
         deployment = Deployment.create_or_load(harness.client)
         layout = topic.propose(harness.client, deployment, 4)
         topic.begin(harness.client, deployment, layout, harness.rules)
-        topic.close(harness.client, deployment, layout)
+        topic.close(harness.client, deployment, layout, 1)
         topic.give_up(harness.client, Deployment.create_or_load(harness.client))
         with Producer(server.url) as producer:
             producer.emit("view", "a")

@@ -13,6 +13,9 @@ from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import SNAPSHOTS
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.lost_log import LogLost, put_mark
 from tallystream_worker.snapshot.point_in_time import ViewLost
@@ -102,6 +105,39 @@ def test_what_the_log_has_after_a_snapshot_is_added_to_it(harness, database):
     assert harness.totals() == {("view", "a"): 10, ("view", "lost"): 10, ("view", "again"): 10, ("view", "new"): 20}
     take(harness, database)
     assert totals(database) == {"a": 10, "lost": 10, "again": 10, "new": 20}
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again(harness, database, tmp_path, archived):
+    """Entries that were not counted at a snapshot, then lost and sent again, count once after a restore."""
+    keys = harness.layout.keys[0]
+    store = Store(str(tmp_path / "archive"))
+    with Producer(harness.url) as producer:
+        emit(harness, "a", producer=producer)
+        earlier = copy_of(harness.client)
+        emit(harness, "counted", producer=producer)
+        for subject in ("pending", "unread", "unread"):
+            producer.emit("view", subject)
+            producer.flush()
+            if subject == "pending":
+                assert harness.client.xreadgroup(keys.group, "w", {keys.stream: ">"})
+        take(harness, database)
+        if archived:
+            Archive(harness.client, store, harness.deployment).run_once(settled=0)
+        go_back(harness.client, earlier)
+        producer.emit("view", "new")
+        until(lambda: producer.stats.rewound_streams, what="the rollback of the producer")
+        producer.flush()
+        source = (lambda n, after, before: entries(store, n, after, before)) if archived else None
+        (part,) = restore(harness.client, database, source, force=True).parts
+        producer.emit("view", "new")
+    harness.drain()
+    assert harness.totals() == {
+        ("view", "a"): 10, ("view", "counted"): 10, ("view", "pending"): 1, ("view", "unread"): 2, ("view", "new"): 2,
+    }  # fmt: skip
+    assert part.missing == 0
+    ledger = harness.ledger()
+    assert (ledger["appended"], ledger["counted"], ledger.get("trimmed", 0)) == (25, 25, 0)
 
 
 def test_nothing_stops_if_everything_was_sent_again(harness, database):

@@ -18,6 +18,7 @@ from redis.exceptions import ResponseError
 from tallystream.client.replies import is_group_there, is_key_missing
 from tallystream.client.server_time import server_time
 from tallystream.errors import StreamError
+from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.archive.lost import find_lost, set_aside
@@ -79,9 +80,10 @@ class PartitionArchiver:
         self._on_loss = on_loss
 
     def ensure_group(self) -> None:
-        """Create the consumer group at the end of the newest file; if it exists, move it if files are ahead of it.
+        """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
-        Without files, the group begins before the first entry of the stream. Archived entries that the server has lost
+        Without files, the group begins before the first entry of the stream. After a restore, it begins where the
+        restored stream begins, because this stream may lack archived entries. Archived entries that the server has lost
         are set aside: see `_continue_after`.
 
         Raises:
@@ -94,6 +96,8 @@ class PartitionArchiver:
         if position is None:
             if newest is None:
                 archived = self._beginning()
+            elif (restored := self._restored()) is not None:
+                archived = min(archived, restored)
             try:
                 self._client.xgroup_create(
                     self._keys.stream, ARCHIVE_GROUP, id=_text(archived), mkstream=True,
@@ -102,7 +106,8 @@ class PartitionArchiver:
             except ResponseError as error:
                 if not is_group_there(error):
                     raise
-        else:
+            position = self._position()
+        if position is not None:
             self._continue_after(position)
 
     def run_once(self, *, settled: float = SETTLED) -> int | None:
@@ -248,6 +253,21 @@ class PartitionArchiver:
             raise
         found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
         return next((id_.decode() for id_ in found), None)
+
+    def _restored(self) -> StreamID | None:
+        """Return the ID after which a restored stream begins; `None` if it is not restored, or was trimmed since.
+
+        Entries that were trimmed must not be taken for lost ones.
+        """
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.hget(self._keys.sequences, RESTORED)
+            pipeline.execute_command("XINFO STREAM", self._keys.stream)
+            restored, about = pipeline.execute(raise_on_error=False)
+        if restored is None or isinstance(about, ResponseError):
+            return None
+        _, begins, lacked = restored.decode().split(" ")
+        trimmed = int(about["entries-added"]) - int(about["length"]) - int(lacked)
+        return None if trimmed else parse_id(begins)
 
     def _beginning(self) -> tuple[int, int]:
         """Return the ID before the first entry of the stream; 0-0 only if no entry was ever removed from the stream."""

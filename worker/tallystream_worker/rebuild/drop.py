@@ -53,7 +53,8 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
                 page = []
         removed += client.unlink(
             *page,
-            *(keys.dead, keys.begun, keys.backfilled, keys.periods, keys.forgotten, keys.adopted, keys.resets),
+            *(keys.dead, keys.begun, keys.gone, keys.backfilled),
+            *(keys.periods, keys.forgotten, keys.adopted, keys.resets),
         )
         if generation == FIRST:
             if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:

@@ -8,6 +8,7 @@ from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time, server_time
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.dead_letters.store import dropped, letters
@@ -140,11 +141,23 @@ class PartitionAudit:
                 self._applied = AppliedEntries(self._client, self._keys, base.after)
                 return base, position.taken / 1000
         after = base.after
+        self._load_resets(after)
         if base.is_archived:
             self._mark = ""
             after = self._count_archive(base.after)
         self._applied = AppliedEntries(self._client, self._keys, after)
         return base, 0.0 if base.gone is None else base.gone / 1000
+
+    def _load_resets(self, after: str) -> None:
+        """Give the scratch counters the last resets up to the ID `after`, whose entries are left out.
+
+        Periods of votes that begin later state the last reset of their subject.
+        """
+        found: Any = self._client.hgetall(self._keys.resets)
+        if old := {
+            name: place for name, place in found.items() if parse_id(place.decode()) <= parse_id(after or "0-0")
+        }:
+            self._scratch.hset(self._copy.resets, mapping=old)
 
     def _count_archive(self, after: str) -> str:
         """Fold the archived entries after `after` that are gone from the stream; return the ID of the last of them.

@@ -17,8 +17,10 @@ from msgspec.structs import replace
 from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
-from tallystream.storage.deployment_hash import spread_fields
+from tallystream.storage.deployment_hash import parse_live, spread_fields
+from tallystream.storage.keys import FIRST, FIRST_TOPIC
 from tallystream.storage.scripts import Script
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -247,9 +249,12 @@ class _Partition:
         self.client.close()
 
     def begin(self) -> None:
-        names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger]
-        _, first, self.gone = _BEGIN(self.client, names, [self._keys.group])
-        self._first = first.decode() or None
+        names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger, self._keys.gone]
+        _, begun, outlived = _BEGIN(self.client, names, [self._keys.group])
+        gone, _, first = outlived.decode().partition(" ")
+        self.gone = int(gone)
+        # An empty stream has lost every entry up to `begun`; the group of the generation gets those after it.
+        self._first = first or _after(begun.decode())
         # Nothing is dropped while a second generation exists: see drop.lua.
         self._dropped = dropped(self.client, self._keys)
 
@@ -268,11 +273,19 @@ class _Partition:
         return self.gone - int(self.client.hget(self._keys.ledger, "entries:backfilled") or 0)
 
     def catch_up(self) -> None:
+        if self._is_live():
+            return  # an earlier run has switched; the workers count here, and only they evaluate alerts
         if self._archive and self.missing() > 0:
             self._backfill()
         failpoints.reach("rebuild-filled")
         while not self._rebuild.stopping.is_set() and self._step():
             pass
+
+    def _is_live(self) -> bool:
+        live: bytes | None = self.client.execute_command("GET", self._keys.live)
+        if live is None:
+            return self._keys.topic == FIRST_TOPIC and self._keys.generation == FIRST
+        return parse_live(live)[0] == self._keys.generation
 
     def _backfill(self) -> None:
         begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
@@ -288,6 +301,7 @@ class _Partition:
         backfill = Backfill(self.client, self._keys, fold)
         mark = backfill.mark
         page = []
+        # Entries from `_first` on are counted from the stream, even if the archive has them too.
         for entry in archived_entries(self._archive, self._keys, self._number, mark, self._first):
             page.append(entry)
             if len(page) == _PAGE:
@@ -349,3 +363,8 @@ class _Partition:
                     "seconds; try again when fewer events arrive"
                 )
             self._step()
+
+
+def _after(stream_id: str) -> str:
+    milliseconds, number = parse_id(stream_id)
+    return f"{milliseconds}-{number + 1}"

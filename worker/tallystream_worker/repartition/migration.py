@@ -146,25 +146,27 @@ class Repartition:
     def switch(self, counting: CatchUpCounter) -> None:
         """Close the old topic, copy and count the rest of its entries, and make the new topic live.
 
-        After any error before the new topic is live, the old topic is open again.
+        After any error before the new topic is live, the old topic is open again, unless another run has closed it.
 
         Args:
             counting: Counts the new topic.
 
         Raises:
-            StreamError: the repartition was given up, or the rules changed since it began.
+            StreamError: the repartition was given up, another run continued it, or the rules changed since it began.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """
         self._look()
+        closing = topic.next_closing(self._client, self._old)
         try:
-            topic.close(self._client, self._old, self.new.layout)
+            topic.close(self._client, self._old, self.new.layout, closing)
             self._drain(counting)
         except BaseException:
-            topic.reopen(self._client, self._old)  # the old topic is still live; producers kept what it refused
+            # The old topic is still live, and producers kept what it refused; or another run has closed it.
+            topic.reopen(self._client, self._old, closing)
             raise
         # If this run is interrupted from here on, the next run finds out which topic is live.
-        if not topic.activate(self._client, self._old, self.new.layout):
-            topic.reopen(self._client, self._old)
+        if not topic.activate(self._client, self._old, self.new.layout, closing):
+            topic.reopen(self._client, self._old, closing)
             raise self._given_up()
         failpoints.reach("move-pointed")
         self._told("moved")

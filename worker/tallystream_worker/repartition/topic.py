@@ -14,7 +14,7 @@ from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, Layout
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
@@ -130,7 +130,12 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
     return {"revision": revision, "newest-revision": newest}
 
 
-def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
+def next_closing(client: redis.Redis, deployment: Deployment) -> int:
+    """Return a number for the next closing of topics; closings with a lower number change nothing from now on."""
+    return client.hincrby(deployment.layout.root, CLOSING)
+
+
+def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> None:
     """Close every partition of a topic: nothing more is appended through the sequence gate, decided or counted in it.
 
     Plain events of other clients can still be added to its streams.
@@ -139,30 +144,45 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout) -> None:
         client: The server of the topic.
         deployment: The deployment whose topic is closed.
         layout: The layout of the topic that follows; its number is in the reply to refused producers.
+        closing: The number that `next_closing` returned.
+
+    Raises:
+        StreamError: another process has begun a later closing; partitions may be closed.
     """
     for keys in deployment.layout.keys:
-        _CLOSE(client, [keys.sequences, keys.live], [layout.topic])
+        (answer,) = _CLOSE(client, [keys.sequences, keys.live], [layout.topic, closing])
+        if answer == b"overtaken":
+            raise _overtaken()
 
 
-def reopen(client: redis.Redis, deployment: Deployment) -> None:
+def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     """Reopen every partition of the deployment's topic; producers then append the entries that were refused meanwhile.
 
-    Nothing happens to a partition that is not closed.
+    Nothing happens to a partition that is not closed, or that a later closing than `closing` has changed.
     """
     for keys in deployment.layout.keys:
-        _REOPEN(client, [keys.sequences, keys.live], [])
+        _REOPEN(client, [keys.sequences, keys.live], [closing])
 
 
-def activate(client: redis.Redis, deployment: Deployment, layout: Layout) -> bool:
+def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> bool:
     """Make the topic of `layout` the live one, and keep the topic of `deployment` as an earlier topic.
 
     Returns:
         `True` if the topic of `layout` is live now, also if it was live before; `False` if nothing was changed, because
         the repartition to this topic was given up.
+
+    Raises:
+        StreamError: another process has begun a later closing than `closing`. Nothing was changed.
     """
     before = deployment.layout
-    (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions])
+    (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions, closing])
+    if answer == b"overtaken":
+        raise _overtaken()
     return bool(answer == b"active")
+
+
+def _overtaken() -> StreamError:
+    return StreamError("another process has continued the same repartition: let it finish, or run the command again")
 
 
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
@@ -180,7 +200,7 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
         raise StreamError(f"cannot give up the repartition: its topic {moving} is the live one now")
-    reopen(client, deployment)
+    reopen(client, deployment, next_closing(client, deployment))
     for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)
     found = client.hget(Layout(namespace=deployment.layout.namespace, topic=moving).meta, "partitions")

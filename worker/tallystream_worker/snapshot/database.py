@@ -126,7 +126,9 @@ class Database:
         if row is None:
             return None
         pending = tuple(row.pending.split())
-        position = SnapshotPosition(row.taken, row.delivered, row.generated, pending, row.mark, row.unsent)
+        position = SnapshotPosition(
+            row.taken, row.delivered, row.generated, pending, row.mark, row.unsent, row.uncounted
+        )
         return position, row.generation
 
     def producers(self, partition: int) -> dict[str, str]:
@@ -177,6 +179,7 @@ class Database:
                 "partition": partition, "taken": position.taken, "delivered": position.delivered,
                 "generated": position.generated, "pending": " ".join(position.pending),
                 "generation": taken.generation, "mark": position.mark, "unsent": position.unsent,
+                "uncounted": position.uncounted,
             }  # fmt: skip
             upsert(connection, schema.positions, [row], self._schema)
             failpoints.reach("before-commit")

@@ -130,7 +130,8 @@ class PartitionRestore:
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker wrote another snapshot meanwhile, which happens in a drill
         survived = bool(self._client.exists(self._keys.stream))
-        if self._client.hget(self._keys.sequences, RESTORED) == position.mark.encode():
+        restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
+        if restored.partition(b" ")[0] == position.mark.encode():
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
         self.newest = generation
         log = RestoredLog(position, generation, load)
@@ -239,7 +240,11 @@ class PartitionRestore:
         client.delete(self._ledger, self._sequences)
         client.hset(self._ledger, mapping=log.ledger())
         # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
-        records = {**log.producers, SNAPSHOTS: log.position.mark, RESTORED: log.position.mark}
+        records = {
+            **log.producers,
+            SNAPSHOTS: log.position.mark,
+            RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
+        }
         if self._keys.topic != FIRST_TOPIC:
             records[CLOSED] = ""  # a later topic is closed without this field, see lib/appending.lua
         client.hset(self._sequences, mapping=records)

@@ -7,6 +7,7 @@ For this, each script call of the hot path runs one PTTL; only while a view is o
 
 from __future__ import annotations
 
+import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import redis
 
@@ -27,20 +28,30 @@ if TYPE_CHECKING:
 SILENCE: Final = 30_000
 """Milliseconds without a call of `take` after which the server removes a view and its old values."""
 
+TAKEOVER: Final = 3_000
+"""Milliseconds without a call of `take` after which another snapshot replaces a view."""
+
+PATIENCE: Final = 5.0
+"""Seconds for which `open_view` waits for another snapshot; more than `TAKEOVER`, so a killed one holds up none."""
+
+_LOOK: Final = 0.05
+
 MOST_PENDING: Final = 10_000
 """The number of pending entries from which no view is opened; `open.lua` returns no more of them."""
 
-_TAKE: Final = 5000
+_WORDS: Final = 5000
 
 _OPEN: Final = Script("tallystream_worker.snapshot", "open")
+_TAKE: Final = Script("tallystream_worker.snapshot", "take")
 _CLOSE: Final = Script("tallystream_worker.snapshot", "close")
+_GIVE_UP: Final = Script("tallystream_worker.snapshot", "give_up")
 
 
 class ViewLost(TallyError):
     """The values of one moment cannot be read.
 
     Another snapshot of the partition is being taken, 10,000 or more entries are pending, or this snapshot made no call
-    for 30 seconds.
+    for 30 seconds, or for 3 seconds and another one began.
     """
 
 
@@ -59,6 +70,8 @@ class SnapshotPosition:
         mark: The mark of the snapshot in the partition: see `mark.lua`; `""` if the view is no snapshot.
         unsent: The ID of an entry after which every entry up to `generated` is of a producer, which sends it again if
             the server loses it.
+        uncounted: The producers and sequences of the entries up to `generated` that are not applied: see
+            `uncounted.py`; `""` for none.
     """
 
     taken: int
@@ -67,6 +80,7 @@ class SnapshotPosition:
     pending: tuple[str, ...] = ()
     mark: str = ""
     unsent: str = "0-0"
+    uncounted: str = ""
 
     @property
     def floor(self) -> str:
@@ -140,13 +154,10 @@ class PointInTimeView:
         Raises:
             ViewLost: the view is no longer open.
         """
-        with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.pexpire(self.key, SILENCE)
-            pipeline.lpop(f"{self.key}:before", _TAKE)
-            alive, words = pipeline.execute()
-        if not alive:
-            raise ViewLost(f"{self.key}: the snapshot paused for more than {SILENCE // 1000} s; take it again")
-        self._words += words or []
+        answer, *words = _TAKE(self.client, [self.key], [self.token, SILENCE, _WORDS])
+        if answer == b"lost":
+            raise self._lost()
+        self._words += words
         self._hear()
 
     def close(self) -> None:
@@ -162,13 +173,24 @@ class PointInTimeView:
                 self._hear()
                 return
             if answer == b"lost":
-                raise ViewLost(f"{self.key}: the snapshot paused for more than {SILENCE // 1000} s; take it again")
+                raise self._lost()
             self.take()
 
     def give_up(self) -> None:
         """Remove the view and its old values from the server, unless another view was opened since."""
-        if self.client.get(self.key) == self.token.encode():
-            self.client.delete(self.key, f"{self.key}:before", f"{self.key}:copied")
+        _GIVE_UP(self.client, [self.key], [self.token])
+
+    def remove_copies(self, names: Iterable[str]) -> None:
+        """Remove the copies of this view: those of the keys `names`, and those that scripts have made since."""
+        names = {*names, *(key.decode() for key, was_copied in self.copies.items() if was_copied)}
+        if names:
+            self.client.unlink(*map(self.copy_of, names))
+
+    def _lost(self) -> ViewLost:
+        return ViewLost(
+            f"{self.key}: the snapshot paused for more than {SILENCE // 1000} s, or for more than {TAKEOVER // 1000} s "
+            "and another snapshot began; take it again"
+        )
 
     def _hear(self) -> None:
         """Parse the fetched words (the parts of records of old values), and remove them, up to an incomplete record.
@@ -208,19 +230,24 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
             the moment, under keys that expire after ten minutes.
 
     Raises:
-        ViewLost: another snapshot of the partition is being taken, or too many entries are pending.
+        ViewLost: another snapshot of the partition was still being taken after 5 seconds, or too many entries are
+            pending.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
     token = uuid.uuid4().hex
-    answer, *state = _OPEN(
-        client, [keys.stream, key, keys.ledger, keys.topic_ledger], [keys.group, token, SILENCE, *copy]
-    )
+    names = [keys.stream, key, keys.ledger, keys.topic_ledger]
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer, *state = _OPEN(client, names, [keys.group, token, SILENCE, TAKEOVER, *copy])
+        if answer != b"busy" or time.monotonic() > deadline:
+            break
+        time.sleep(_LOOK)
     if answer == b"busy":
         raise ViewLost(f"{key}: another snapshot of this partition is being taken; try again when it has finished")
     taken, delivered, generated, pending, ledger, log = state
     if len(pending) >= MOST_PENDING:
-        client.delete(key)
+        _GIVE_UP(client, [key], [token])
         raise ViewLost(f"{keys.stream}: {MOST_PENDING:,} or more entries are pending; try again when fewer are")
     position = SnapshotPosition(
         int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)

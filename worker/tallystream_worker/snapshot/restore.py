@@ -17,23 +17,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
+from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
-from tallystream_worker.snapshot.retractions import RETRACTED, decode_retractions, encode_retractions
+from tallystream_worker.snapshot.retractions import (
+    RETRACTED,
+    decode_retractions,
+    encode_retractions,
+    missing_retractions,
+)
 from tallystream_worker.snapshot.rule_records import NUMBERS, restore_rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import redis
 
@@ -115,13 +122,14 @@ def restore(
         )
     rules = read_rules(facts["rules"].encode())
     noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
-    lacking = _lacking(client, facts, rules, noted)
+    lacking = _lacking(client, layout, facts, rules, noted)
     rules = replace(rules, retracted=(*rules.retracted, *lacking))
     earlier = {
         int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
     }
     kept: dict[str, Any] = {
-        _NEWEST: _close_others(client, layout, root, earlier),
+        CLOSING: (closing := (number(root, CLOSING.encode()) or 0) + 1),
+        _NEWEST: _close_others(client, layout, root, earlier, closing),
         **_numbers(client, layout, root, facts),
     }
     if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
@@ -159,27 +167,46 @@ def restore(
 
 
 def _lacking(
-    client: redis.Redis, facts: Mapping[str, str], rules: Rules, retracted: Sequence[Retraction]
+    client: redis.Redis, layout: Layout, facts: Mapping[str, str], rules: Rules, retracted: Sequence[Retraction]
 ) -> list[Retraction]:
-    """Return the known retractions that the counters of a snapshot do not have.
+    """Return the known retractions that the counters of a snapshot do not have, as retractions of its topic.
 
-    If the server has rules of the same data, only their retractions are known; otherwise those of the facts, and
-    `retracted`.
+    Those of the facts and `retracted` are known. If the server has rules of the same data and topic, these replace
+    them; if its rules are of another topic, theirs are known too.
     """
-    known = [*decode_retractions(facts[RETRACTED]), *retracted]
+    sources = [decode_retractions(facts[RETRACTED]), retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
     with suppress(ConfigurationError, DeploymentChanged):
         found = Deployment.find(client, facts["namespace"])
         if found.epoch == facts["epoch"] and found.declared is not None:
-            known = [*found.declared.retracted]  # the live rules are the latest: a retraction may have been undone
-    lacking: list[Retraction] = []
-    for each in known:
-        if each not in rules.retracted and each not in lacking:
-            lacking.append(each)
-    return lacking
+            if found.layout.topic == layout.topic:
+                sources = [found.declared.retracted]  # the latest rules: a retraction may have been undone
+            else:
+                sources = [*_of_a_kept_topic(client, layout, facts), *sources, found.declared.retracted]
+    return missing_retractions(rules.retracted, sources, layout, _latest(client, layout))
 
 
-def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int]) -> int:
+def _of_a_kept_topic(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> Iterator[Sequence[Retraction]]:
+    """Yield the retractions that the server has for a topic that is no longer live, if it has them."""
+    found: Any = client.hmget(layout.meta, ["epoch", "rules"])
+    epoch, rules = found
+    if rules is not None and epoch == facts["epoch"].encode():
+        yield read_rules(rules).retracted
+
+
+def _latest(client: redis.Redis, layout: Layout) -> int:
+    """Return a millisecond that is not before the ID of any entry in the streams."""
+    latest = server_time(client)
+    for keys in layout.keys:
+        if client.exists(keys.stream):
+            about: Any = client.xinfo_stream(keys.stream)
+            latest = max(latest, parse_id(about["last-generated-id"].decode())[0])
+    return latest
+
+
+def _close_others(
+    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int], closing: int
+) -> int:
     """Close every other topic that would count events, and return the highest number of a topic.
 
     These are the live topic of the server, and the first topic, which counts unless it is closed (see
@@ -191,6 +218,7 @@ def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, byte
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash; after an interrupted restore, it has the returned number.
         earlier: By number of each earlier topic, its partitions.
+        closing: The number of the closing: a repartition that was paused does not reopen the topics.
     """
     live = live_topic(root, layout.namespace).topic
     present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
@@ -200,7 +228,7 @@ def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, byte
     for topic in counting.keys() - {layout.topic}:
         for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.hset(keys.sequences, CLOSED, layout.topic)
+                pipeline.hset(keys.sequences, mapping={CLOSED: layout.topic, f"!{CLOSING}": closing})
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
     return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)

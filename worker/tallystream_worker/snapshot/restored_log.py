@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.storage.keys import FIRST
-from tallystream.wire.codec import COPIED, stated_events, was_decided, was_sequenced
+from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
+from tallystream_worker.snapshot.uncounted import decode_uncounted, origin
 
 if TYPE_CHECKING:
     from tallystream_worker.snapshot.load import TableLoader
@@ -49,6 +50,7 @@ class RestoredLog:
         """The ID of the last added entry."""
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
         self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
+        self._uncounted = decode_uncounted(position.uncounted)
         self._gated = self._settled = self._settled_plain = 0
         self._settled_before = load.ledger.get("entries:settled", 0)
         self.missing = self._ledger.get("appended", 0) - sum(
@@ -61,6 +63,7 @@ class RestoredLog:
 
         If the server had lost entries, producers sent some of them again. An entry after the snapshot whose sequence is
         not above that of its producer is such a copy, and is left out: the snapshot or an earlier entry has its events.
+        But if the snapshot lacks the events, and no earlier entry has them, the copy takes the place of the lost entry.
 
         The returned entry differs only if its event was decided (counted in the call that appended it): its field `d`,
         the generation that counted it, becomes 1 if the snapshot contains its effect, and 0 if it is to be counted.
@@ -68,8 +71,12 @@ class RestoredLog:
         id_, events = parse_id(entry.id), stated_events(entry.fields)
         gated = was_sequenced(entry.fields)
         self.last = entry.id
-        if id_ > self._generated and self._is_copy(entry):
+        sent = origin(entry.fields)
+        is_copy = id_ > self._generated and self._is_copy(sent)
+        if is_copy and sent not in self._uncounted:
             return None
+        if sent is not None:
+            self._uncounted.discard(sent)
         counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
         applied = id_ <= self._delivered and entry.id not in self.pending
         self.handed += id_ <= self._delivered
@@ -78,7 +85,11 @@ class RestoredLog:
             self.newest = max(self.newest, int(fields[b"d"]))
             # The snapshot contains its effect, or it is to be counted like other entries; both are in `appended`.
             fields[b"d"] = b"%d" % FIRST if counted else _UNCOUNTED
-        if id_ > self._generated and gated:
+        if is_copy and sent is not None:
+            self.missing -= events  # they are in `appended`, by the lost entry
+            if self.producers[sent[0]].partition(" ")[0] == str(sent[1]):
+                self.producers[sent[0]] = f"{sent[1]} {entry.id}"
+        elif id_ > self._generated and gated:
             self._ledger["appended"] = self._ledger.get("appended", 0) + events
             if b"q" in fields:
                 producer = fields[b"p"].decode(errors="replace")
@@ -91,12 +102,11 @@ class RestoredLog:
         self.entries += not applied
         return Entry(entry.id, fields)
 
-    def _is_copy(self, entry: Entry) -> bool:
-        producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
-        if producer is None or producer == COPIED or not sequence.isdigit():
+    def _is_copy(self, sent: tuple[str, int] | None) -> bool:
+        if sent is None:
             return False
-        known = self.producers.get(producer.decode(errors="replace"), "0 ")
-        return int(sequence) <= int(known.partition(" ")[0])
+        known = self.producers.get(sent[0], "0 ")
+        return sent[1] <= int(known.partition(" ")[0])
 
     @property
     def gone(self) -> int:

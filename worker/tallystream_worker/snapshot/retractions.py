@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tallystream.rules.retraction import Retraction
+from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tallystream.storage.keys import Layout
     from tallystream_worker.snapshot.database import Database
 
 RETRACTED: Final = "retracted"
@@ -40,3 +42,44 @@ def note_retractions(database: Database, retracted: Sequence[Retraction]) -> Non
     facts, text = database.facts(), encode_retractions(retracted)
     if facts and facts.get(RETRACTED) != text:
         database.state({RETRACTED: text})
+
+
+def missing_retractions(
+    present: Sequence[Retraction], sources: Sequence[Sequence[Retraction]], layout: Layout, latest: int
+) -> list[Retraction]:
+    """Return the retractions in `sources` that are not in `present`, as retractions of one topic.
+
+    A repartition removes `until` of each retraction (see `after_copying`), so such a retraction is compared by what it
+    describes. A retraction that was made in another topic reaches to the latest ID in its `until`: copies of the
+    entries that it applies to have no earlier IDs than the entries.
+
+    Args:
+        present: The retractions of the topic.
+        sources: Lists of retractions, each of this topic or of another one.
+        layout: The layout of the topic.
+        latest: A millisecond that is not before that of any entry of the topic.
+    """
+    streams = {keys.stream for keys in layout.keys}
+    known, missing = list(present), []
+    for source in sources:
+        unmatched = list(known)
+        for retraction in source:
+            each = retraction
+            if each not in known and not each.until.keys() & streams:
+                if not each.until and (same := next((k for k in unmatched if _is_same(k, each)), None)) is not None:
+                    unmatched.remove(same)
+                    continue
+                last = max((parse_id(id_)[0] for id_ in each.until.values()), default=latest)
+                until = dict.fromkeys(sorted(streams), f"{last}-{2**64 - 1}")
+                each = msgspec.structs.replace(each, until=until)
+            if each not in known:
+                missing.append(each)
+                known.append(each)
+            elif each in unmatched:
+                unmatched.remove(each)
+    return missing
+
+
+def _is_same(one: Retraction, other: Retraction) -> bool:
+    """Return whether two retractions describe the same events; `until` is not compared."""
+    return msgspec.structs.replace(one, until={}) == msgspec.structs.replace(other, until={})

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
-FORMAT: Final = "3"
+FORMAT: Final = "4"
 """The version of these tables, stored in `facts`."""
 
 metadata: Final = MetaData()
@@ -108,6 +108,7 @@ positions: Final = Table(
     Column("generation", Integer, nullable=False),
     Column("mark", Text, nullable=False),
     Column("unsent", Text, nullable=False),
+    Column("uncounted", Text, nullable=False),
 )
 """The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.SnapshotPosition`."""
 

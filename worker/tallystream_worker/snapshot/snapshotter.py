@@ -29,10 +29,13 @@ from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotP
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
 from tallystream_worker.snapshot.rule_records import RECORDS, rule_records
 from tallystream_worker.snapshot.schema import FORMAT
+from tallystream_worker.snapshot.uncounted import encode_uncounted
 from tallystream_worker.snapshot.values import ValueReader
 from tallystream_worker.snapshot.write import Taken
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
     from tallystream.deployment import Deployment
@@ -213,11 +216,13 @@ class Snapshotter:
         if before is not None and _retried(cut) != known:
             # A retry of a dead letter changes counters, and no entry shows which ones.
             cut.give_up()
+            cut.remove_copies(counters + name for name in copy)
             return self.take(partition, None)
         # If stream IDs are ahead of the server's clock, they do not tell when the first uncounted entry was appended.
         first = floor if (floor := parse_id(cut.position.floor)[0]) <= cut.position.taken else 0
         try:
             states = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
+            cut.take()  # each step may take a while: show that this snapshot is alive
             if records := records_of_dropped(self._client, keys):
                 states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
             found: Any = self._client.hgetall(keys.forgotten)
@@ -232,8 +237,7 @@ class Snapshotter:
             cut.give_up()
             raise
         finally:
-            if copy:
-                self._client.delete(*(cut.copy_of(counters + name) for name in copy))
+            cut.remove_copies(counters + name for name in copy)
         failpoints.reach("after-cut")
         producers |= {name: f"{sequence} {id_}" for name, (sequence, id_) in touched.producers.items()}
         producers |= self._horizons(keys)
@@ -241,7 +245,7 @@ class Snapshotter:
         # The entries before a whole snapshot are not read, so any of them may be one that no producer sends again.
         unsent = cut.position.generated if before is None else touched.unsent or before.unsent
         return Taken(
-            replace(cut.position, unsent=unsent),
+            replace(cut.position, unsent=unsent, uncounted=encode_uncounted(self._uncounted(keys, cut.position))),
             keys.generation,
             reading.values,
             reading.expires,
@@ -273,6 +277,7 @@ class Snapshotter:
             self._touch(late, keys, read, cut.position.generated)
             self._touch_reset(late, keys)
             self._touch_replaced(late)
+            cut.take()
             reading.some(late.items)
             touched.producers |= late.producers
             touched.unsent = late.unsent or touched.unsent
@@ -289,6 +294,15 @@ class Snapshotter:
                 touched.add(Entry(after, fields))
             if len(found) < _READ:
                 return after
+
+    def _uncounted(self, keys: PartitionKeys, position: SnapshotPosition) -> Iterator[Entry]:
+        """Yield the entries that were appended before a moment and are not applied at it."""
+        after = position.floor
+        while parse_id(after) < parse_id(position.generated):
+            found: Any = self._client.xrange(keys.stream, f"({after}", position.generated, count=_READ)
+            entries = [Entry(id_.decode(), fields) for id_, fields in found]
+            yield from (entry for entry in entries if not position.includes(entry, keys.generation))
+            after = entries[-1].id if entries else position.generated
 
     def _touch_reset(self, touched: ChangedKeys, keys: PartitionKeys) -> None:
         """Add the counters of the subjects that were reset."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"\{([^}]*)\}:(?:l([0-9]+):)?(?:g([0-9]+):)?(.*)", re.DOTALL)
 _OF_A_GENERATION: Final = frozenset(
-    "ledger dead begun backfilled periods forgotten cut adopted resets".split()  # noqa: SIM905  # as they are named
+    "ledger dead begun gone backfilled periods forgotten cut adopted resets".split()  # noqa: SIM905  # as they are named
 )
 _OF_A_DROPPED_TOPIC: Final = frozenset(("seq", "live", "files"))
 _OF_A_TOPIC: Final = frozenset(

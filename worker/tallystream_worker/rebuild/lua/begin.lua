@@ -2,16 +2,18 @@
 -- begin: creates an empty generation of counters in one partition, to be counted from the stream's beginning.
 --
 -- KEYS[1] stream   KEYS[2] begun   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
+-- KEYS[5] gone
 -- ARGV[1] the generation's group
 --
--- Returns {"begun", first entry's ID or "", number of entries that are gone}   the generation may have begun before
+-- Returns {"begun", begun, gone}   the values of these keys; the generation may have begun before
 --
--- Invariant: the group, the ID `begun` and the ledger's first figures are written at one moment. From then on no entry
--- is trimmed before the generation has counted it, because its group has not read it.
+-- Invariant: the group, `begun`, `gone` and the first figures of the ledger are written at one moment. From then on no
+-- entry is trimmed before the generation has counted it, because its group has not read it. Entries that are trimmed
+-- later are not `gone`: the generation has counted them from the stream.
 local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call, format = redis.call, string.format
-local stream, begun, ledger, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local stream, begun, ledger, group, outlived = KEYS[1], KEYS[2], KEYS[3], ARGV[1], KEYS[5]
 
 -- Returns the first fields and values of the generation's ledger. Every entry up to `begun`, plain or not, is added to
 -- the ledger when it is counted: see tallystream.reading.ledger.
@@ -35,6 +37,7 @@ end
 if call('EXISTS', stream) == 0 then
   call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
   call('SET', begun, '0-0')
+  call('SET', outlived, '0 ')
 elseif call('EXISTS', begun) == 0 then
   local info, topic = streams.info(stream), maps.from_flat(call('HGETALL', KEYS[4]))
   if info.length == 0 then -- then nothing is read, and the group must not look as if nothing were counted
@@ -42,9 +45,9 @@ elseif call('EXISTS', begun) == 0 then
   else
     call('XGROUP', 'CREATE', stream, group, '0')
   end
+  local gone, first = info['entries-added'] - info.length, call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   call('SET', begun, info['last-generated-id'])
-  call('HSET', ledger, unpack(first_figures(topic, info['entries-added'] - info.length)))
+  call('SET', outlived, format('%.0f ', gone) .. (first and first[1] or ''))
+  call('HSET', ledger, unpack(first_figures(topic, gone)))
 end
-local info = streams.info(stream)
-local first = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-return { 'begun', first and first[1] or '', info['entries-added'] - info.length }
+return { 'begun', call('GET', begun), call('GET', outlived) }

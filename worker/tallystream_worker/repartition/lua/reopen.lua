@@ -1,13 +1,19 @@
 #!lua
 -- reopen: lets a closed partition take entries and count them again, because the repartition failed or was given up.
 --
--- KEYS[1] sequences (hash)   KEYS[2] live generation
+-- KEYS[1] sequences (hash)   KEYS[2] live generation   ARGV[1] the number of the closing that failed: see close.lua
 --
--- Returns {"reopened"}   the partition was closed
---         {"open"}       the partition was not closed
+-- Returns {"reopened"}    the partition was closed
+--         {"open"}        the partition was not closed
+--         {"overtaken"}   a later closing has closed or reopened the partition: nothing was changed
 --
--- Invariant: the generation that was live when the partition was closed is the live one again.
+-- Invariant: the generation that was live when the partition was closed is the live one again. A process that was
+-- paused does not reopen what another one has closed since.
 local call = redis.call
+
+if tonumber(call('HGET', KEYS[1], '!closing') or '0') > tonumber(ARGV[1]) then
+  return { 'overtaken' }
+end
 local live = call('GET', KEYS[2])
 local closed = call('HGET', KEYS[1], '!closed')
 if live then
@@ -16,5 +22,5 @@ end
 if not closed or closed == '' then
   return { 'open' }
 end
-call('HSET', KEYS[1], '!closed', '')
+call('HSET', KEYS[1], '!closed', '', '!closing', ARGV[1])
 return { 'reopened' }

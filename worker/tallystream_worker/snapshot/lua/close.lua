@@ -7,6 +7,8 @@
 --         {"more"}                too many words are left: fetch some first
 --         {"lost"}                the snapshot paused for too long, so what was read is not of one moment
 --
+-- The copies stay: the snapshot reads them after this call, and then removes them.
+--
 -- Invariant: `cut` is removed in the call that returns the last words, so a closed snapshot lacks no old value.
 local call = redis.call
 local cut = KEYS[1]
