@@ -81,6 +81,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
+_SENT_AGAIN = "tests/integration/producing/test_producer.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -1461,5 +1462,29 @@ MUTANTS: Final = (
         "range-from-a-time-within-a-bucket",
         (Edit("tallystream/reading/series.py", "begin = end if first.start == end else first.end", "begin = end"),),
         tests=(f"{_CHANGED}::test_a_range_begins_with_the_first_bucket_after_the_change",),
+    ),
+    Mutant(
+        "producer-pauses-between-bursts-of-lost-entries",
+        (
+            Edit(
+                "tallystream/producing/send_queue.py",
+                "return appender.answered > before or",
+                "return bool(confirmed) or",
+            ),
+        ),
+        tests=(f"{_SENT_AGAIN}::test_a_long_lost_end_of_the_log_is_sent_again_without_pauses[valkey]",),
+    ),
+    Mutant(
+        "archiver-removes-the-file-that-another-one-writes",
+        (
+            Edit(
+                "tallystream_worker/archive/store.py",
+                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n',
+                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n'
+                '    for leftover in path.parent.glob(f".{path.name}.*.part"):\n'
+                "        leftover.unlink(missing_ok=True)\n",
+            ),
+        ),
+        tests=("tests/integration/archive/test_archive.py::test_a_file_that_several_archivers_write_at_once",),
     ),
 )
