@@ -81,7 +81,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
-_SENT_AGAIN = "tests/integration/producing/test_producer.py"
+_SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -1486,5 +1486,16 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/archive/test_archive.py::test_a_file_that_several_archivers_write_at_once",),
+    ),
+    Mutant(
+        "restore-drops-the-entries-before-the-snapshot",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                'for entry in self._left("0-0", position.floor):',
+                "for entry in ():",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_what_is_left_of_the_stream_is_enough[valkey-sqlite]",),
     ),
 )
