@@ -84,6 +84,7 @@ _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
 _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
+_SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1573,5 +1574,40 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_LOST_LOG}::test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again",),
+    ),
+    Mutant(
+        "producer-pauses-between-bursts-of-lost-entries",
+        (
+            Edit(
+                "tallystream/producing/send_queue.py",
+                "return appender.answered > before or",
+                "return bool(confirmed) or",
+            ),
+        ),
+        tests=(f"{_SENT_AGAIN}::test_a_long_lost_end_of_the_log_is_sent_again_without_pauses[valkey]",),
+    ),
+    Mutant(
+        "archiver-removes-the-file-that-another-one-writes",
+        (
+            Edit(
+                "tallystream_worker/archive/store.py",
+                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n',
+                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n'
+                '    for leftover in path.parent.glob(f".{path.name}.*.part"):\n'
+                "        leftover.unlink(missing_ok=True)\n",
+            ),
+        ),
+        tests=("tests/integration/archive/test_archive.py::test_a_file_that_several_archivers_write_at_once",),
+    ),
+    Mutant(
+        "restore-drops-the-entries-before-the-snapshot",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                'for entry in self._left("0-0", position.floor):',
+                "for entry in ():",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_what_is_left_of_the_stream_is_enough[valkey-sqlite]",),
     ),
 )

@@ -73,6 +73,8 @@ class Appender:
         self._rollbacks = RollbackWatch(client, epoch, on_rename)
         self.last_ids: list[str | None] = [None] * layout.partitions
         """By partition, the stream ID of the last confirmed entry of this appender."""
+        self.answered = 0
+        """Entries that were confirmed or given up; one that is sent again after a rollback counts again."""
         self.resent = 0
         """Entries that were sent again after the sequence gate had already let them through."""
         self.backlogged = 0
@@ -233,6 +235,7 @@ class Appender:
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
         """Note the time of a confirmation, and add the entry to `confirmed` if it was never confirmed before."""
         self._rollbacks.confirmed_at = time.monotonic()
+        self.answered += 1
         if not entry.was_confirmed:
             entry.was_confirmed = True
             confirmed.append(entry)

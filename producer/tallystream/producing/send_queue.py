@@ -67,7 +67,7 @@ class SendQueue:
 
         Returns:
             `False` if the sender must back off because no entry was confirmed and more are due, else `True`; and the
-            first error reply of the server, or `None`.
+            first error reply of the server, or `None`. An entry that is sent again after a rollback is confirmed again.
 
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.
@@ -77,10 +77,11 @@ class SendQueue:
         self._cycle, sealed = self.buffer.seal()
         for partition, pack in sealed:
             appender.push(partition, SealedEntry(self._cycle, pack.events, pack.size, pack.build()))
+        before = appender.answered
         confirmed, error = appender.send()
         oldest = appender.oldest_cycle
         self._settle(confirmed)
-        return bool(confirmed) or oldest is None or appender.due != 0, error
+        return appender.answered > before or oldest is None or appender.due != 0, error
 
     def move(self, layout: Layout) -> None:
         """Move to another topic: seal again, for the partitions there, the entries that the closed topic does not have.

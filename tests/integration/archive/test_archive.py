@@ -7,7 +7,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tallystream.errors import ConfigurationError, StreamError
 from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
-from tallystream_worker.archive.store import ArchiveError, Store, day_of
+from tallystream_worker.archive.store import ArchiveError, Store, _write_whole, day_of
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process.failpoints import ARCHIVE_PLACES, VARIABLE
 from tests.harness import Harness
@@ -201,6 +203,21 @@ def test_two_archivists_write_the_same_files(harness, folder):
     assert archived(folder, 0) == stream(harness, 0)
     files = list(Store(str(folder)).files(0))
     assert all(before.last < after.first for before, after in pairwise(files))
+
+
+def test_a_file_that_several_archivers_write_at_once(tmp_path):
+    """If several archivers write the same file at the same moment, each succeeds, and no temporary file is left."""
+    writers, rounds = 4, 100
+    barrier = threading.Barrier(writers)
+
+    def write(_: int) -> None:
+        for number in range(rounds):
+            barrier.wait(30)
+            _write_whole(tmp_path / f"{number}.parquet", b"entries")
+
+    with ThreadPoolExecutor(writers) as threads:
+        list(threads.map(write, range(writers)))
+    assert {file.name for file in tmp_path.iterdir()} == {f"{number}.parquet" for number in range(rounds)}
 
 
 def test_a_server_that_came_back_with_less(harness, folder):

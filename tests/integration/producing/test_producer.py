@@ -492,3 +492,20 @@ def test_a_lost_end_of_the_log_is_logged(harness, caplog):
         producer.flush()
     assert f"stream.rolled_back stream={stream} after={kept} until={lost} resent=1 lost=0" in caplog.text
     assert harness.client.xlen(stream) == 3
+
+
+def test_a_long_lost_end_of_the_log_is_sent_again_without_pauses(harness):
+    """A producer sends 2,000 lost entries of one stream again within 30 s: each burst that arrives is progress."""
+    with Producer(harness.url, entry_events=1) as producer:
+        producer.emit("view", "a")
+        producer.flush()
+        earlier = copy_of(harness.client)
+        for _ in range(2000):
+            producer.emit("view", "a")
+        producer.flush(30)
+        go_back(harness.client, earlier)
+        producer.emit("view", "a")
+        producer.flush(30)
+        assert (producer.stats.rewound_streams, producer.stats.lost_entries) == (1, 0)
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 2002}

@@ -386,8 +386,6 @@ def _write_whole(path: Path, content: Any) -> None:
     Temporary files of the same name that killed runs left are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.part"):
-        leftover.unlink(missing_ok=True)  # left by a run that was killed
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with beside.open("wb") as sink:
@@ -402,6 +400,9 @@ def _write_whole(path: Path, content: Any) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
+    # After the rename: one may be of another archiver that writes the same entries now, and then finds them written.
+    for leftover in path.parent.glob(f".{path.name}.*.part"):
+        leftover.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -109,8 +109,8 @@ class PartitionRestore:
 
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
 
-        The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
-        the stream or are appended meanwhile. Earlier entries, which the snapshot contains, are removed.
+        The new stream has every entry that the stream still has, or that is appended meanwhile: a later audit, rebuild
+        or archive pass reads them. Before those that the snapshot may lack, it has such entries of the archive.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
@@ -135,6 +135,8 @@ class PartitionRestore:
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
         self.newest = generation
         log = RestoredLog(position, generation, load)
+        for entry in self._left("0-0", position.floor):
+            self._append(log, entry)
         for entry in self._old(archived, position):
             self._append(log, entry)
         copied = position.floor
@@ -192,9 +194,10 @@ class PartitionRestore:
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
 
-    def _left(self, after: str) -> Iterator[Entry]:
+    def _left(self, after: str, until: str = "+") -> Iterator[Entry]:
+        """Yield the entries of the stream after an ID, up to another one."""
         while True:
-            found = self._client.xrange(self._keys.stream, f"({after}", "+", count=_READ)
+            found = self._client.xrange(self._keys.stream, f"({after}", until, count=_READ)
             for id_, fields in found:
                 after = id_.decode()
                 yield Entry(after, fields)
@@ -222,12 +225,12 @@ class PartitionRestore:
         except ResponseError as error:
             if not is_key_missing(error):
                 raise
-        client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=log.gone)
+        client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=log.gone + log.early)
         top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
         # Entries that are in the snapshot and were not found count as added: audits and rebuilds ask for their number.
         added = client.xlen(self._log) + log.gone
         client.execute_command("XSETID", self._log, f"{top[0]}-{top[1]}", "ENTRIESADDED", added)
-        handed = log.handed
+        handed = log.handed - log.early
         while handed > 0:
             reply = client.execute_command(
                 "XREADGROUP", "GROUP", group, CONSUMER, "COUNT", min(handed, _READ), "STREAMS", self._log, ">"

@@ -44,10 +44,13 @@ class RestoredLog:
         """Number of added entries that were undelivered or pending at the snapshot's moment."""
         self.handed = 0
         """Number of added entries that were delivered at the snapshot's moment: some applied, some pending."""
+        self.early = 0
+        """How many of these precede every entry that was pending or undelivered at the snapshot's moment."""
         self.newest = FIRST
         """The highest number of a generation that decided one of the added entries."""
         self.last = ""
         """The ID of the last added entry."""
+        self._floor = parse_id(position.floor)
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
         self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
         self._uncounted = decode_uncounted(position.uncounted)
@@ -80,6 +83,7 @@ class RestoredLog:
         counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
         applied = id_ <= self._delivered and entry.id not in self.pending
         self.handed += id_ <= self._delivered
+        self.early += id_ <= self._floor
         fields = dict(entry.fields)
         if was_decided(fields):
             self.newest = max(self.newest, int(fields[b"d"]))
