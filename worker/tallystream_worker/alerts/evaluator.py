@@ -66,7 +66,8 @@ class AlertEvaluator:
     def run_once(self, now: float | None = None) -> int:
         """Fire and resolve the alerts with `over` or `rate`, and end those with `window` that fire for an ended bucket.
 
-        Each change also writes its notification to the outbox of the partition.
+        Each change also writes its notification to the outbox of the partition. While an outbox is full, its partition
+        changes no state. An alert fires for at most `MAX_FIRING` subjects of a partition at a time.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.

@@ -115,6 +115,6 @@ def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
 
 
 def _span(seconds: int) -> str:
-    """Return a number of seconds as whole days, hours or minutes, rounded up."""
+    """Return a number of seconds as text in whole days, hours or seconds, rounded up; exactly a day is `24 hours`."""
     unit, name = next((unit, name) for unit, name in ((DAY, "days"), (HOUR, "hours"), (1, "seconds")) if seconds > unit)
     return f"{-(-seconds // unit)} {name}"

@@ -72,7 +72,7 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
     """Whether the values cover the whole range that was asked for."""
 
     missing: list[Gap]
-    """The parts of it that have expired."""
+    """The parts of that range that the values do not cover, for example because their buckets have expired."""
 
 
 class StatusScreen:

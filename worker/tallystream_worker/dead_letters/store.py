@@ -89,7 +89,8 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
         The number of the dead letters that existed, and of their events.
 
     Raises:
-        ConfigurationError: another generation or topic exists, and may have counted the events already.
+        ConfigurationError: another generation or topic exists, and may have counted the events already; nothing was
+            dropped.
     """
     entries, events, left = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
     if left:

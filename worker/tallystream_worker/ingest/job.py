@@ -100,7 +100,8 @@ def _size(job: Job) -> int:
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
     """Append the events of a job that were not appended before; begin again if another run or topic intervenes.
 
-    Stores the deployment if there is none. While a stream is full or the server is lost, waits and tries again.
+    Stores the deployment if there is none. While a stream is full, or the server is lost during the appends, waits and
+    tries again.
 
     Args:
         job: The file, or the part of it, to read.
@@ -113,7 +114,8 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
     Raises:
         SourceError: the file cannot be read.
         ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
-        RedisError: the server cannot be reached at the beginning, or rejects the appends and would do so again.
+        RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
+            would do so again.
     """
     client = connect(store.url)
     try:

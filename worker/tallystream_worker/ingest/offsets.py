@@ -119,8 +119,8 @@ class OffsetGate:
 
         Returns:
             The number of events that are appended, also by an earlier call whose reply was lost; and why some are not:
-            a stream is full, or the server rejects writes. `None` if all are, or if another call can append them at
-            once; see `waiting`.
+            a stream is full, a reset holds appends back for a moment, or the server rejects writes. `None` if all are,
+            or if another call can append them at once; see `waiting`.
 
         Raises:
             SourceMoved: the stored offset is not the expected one, or the topic is closed.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tallystream.reading.counters import Counter
 
 MAX_SUBJECTS: Final = 50
-"""The largest number of subjects and patterns together, and of metrics, that one reader follows."""
+"""The largest number of subjects and patterns together that one reader follows. Metrics have no such limit."""
 
 MAX_STARS: Final = 8
 """The largest number of `*` in a pattern."""

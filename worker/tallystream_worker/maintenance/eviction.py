@@ -64,7 +64,7 @@ class EvictionWatch:
         self._evicted: dict[str, int] = {}
 
     def run_once(self) -> None:
-        """Check the server of each partition.
+        """Check the server of each partition: log when it begins or ceases to be able to evict, and evicted keys.
 
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.

@@ -41,6 +41,8 @@ class Loss:
 def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     """Add the events of entries that vanished before they were counted to the ledger's `trimmed`, in one partition.
 
+    If no entry is pending or unread, also move the last delivered ID of the consumer group to the end of the stream.
+
     Returns:
         The loss, which is in the ledger only if `proved` is true; `None` if no events are missing, or if entries are
         pending or unread.

@@ -76,7 +76,9 @@ def reap_producers(
     longest: float = _LONGEST_PASS,
     step: int = _STEP,
 ) -> tuple[str, int]:
-    """Add the time since the last call to the active time, and remove the silent ones among about `step` producers.
+    """Add the time since the last call to the active time, and remove records of silent producers with random names.
+
+    One call examines about `step` producers.
 
     Args:
         client: Runs the script.

@@ -240,7 +240,8 @@ class PartitionAudit:
         """Return whether a key can be compared at millisecond `now`.
 
         It cannot if its bucket has closed, or if `now` is past the time until which its state is kept. It cannot if its
-        period was removed, or events were left out of it, because reads state it as missing. Any other key can be.
+        period was removed, or events were left out of it, because reads state it as missing. It cannot if it is left
+        over from a rule that was changed (see `RemovedPeriods.is_declared`). Any other key can be.
         """
         if not (self._removed.is_declared(name) and self._removed.can_compare(name)):
             return False

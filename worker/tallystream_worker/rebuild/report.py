@@ -38,7 +38,8 @@ class Report:
     Attributes:
         counters: Number of counters that were compared.
         entries: Number of entries that were folded.
-        expired: Number of pieces (see `Piece`) past their retention, which were not compared.
+        expired: Number of pieces (see `Piece`) that were not compared, because they are past their retention, of a
+            removed period, or left over from a rule that was changed.
         differences: The counters that differ from the expected value.
         scopes: For each partition that has a stream, what could be proved.
     """

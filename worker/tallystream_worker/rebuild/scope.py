@@ -44,7 +44,8 @@ class Span:
     def needs(self, rules: Rules) -> int:
         """Return the millisecond from which entries must be read to prove the buckets.
 
-        It is `MAX_AHEAD` before the range, or before the first id or limit period that reaches into the range.
+        It is `MAX_AHEAD` before the earliest of: the range, the limit period in which it begins, and the period of ids
+        before the one in which it begins.
         """
         minute = int(self.begin) // 60
         limits = {rule.per for rule in rules.metric.values() if rule.per not in (None, "total")}

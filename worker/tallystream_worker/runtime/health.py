@@ -58,7 +58,10 @@ class HealthProbe:
         return _answer("alive", self.hung())
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 200 if every partition is counted, else 503, and a JSON body; `problems` has the reasons."""
+        """Return status 200, or 503 if a partition has a problem, and a JSON body, with the reasons if 503.
+
+        See `problems` for what counts as one.
+        """
         return _answer("ready", self.problems())
 
     def hung(self) -> list[str]:

@@ -21,7 +21,7 @@ _HOLDS: Final = 0.1
 
 
 class StreamCapacity:
-    """Knows which streams are full; reads this at most ten times a second."""
+    """Tells whether streams have room for events; reads this from the server at most ten times a second."""
 
     def __init__(self) -> None:
         self._full: frozenset[int] = frozenset()

@@ -30,14 +30,14 @@ _LONGEST: Final = 86_400
 
 
 def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now: int) -> dict[str, tuple[str, int]]:
-    """Return the states of the alerts of one partition.
+    """Read and return the states of the alerts of one partition: firing, watched, and undelivered notifications.
 
     Args:
         client: The server of the counters.
         keys: The keys of the partition.
         rules: The rules, with the alerts.
-        since: The millisecond of the first entry that is not counted yet; buckets that ended long before it are left
-            out.
+        since: The millisecond of the first entry that is not counted yet; buckets that ended long before it, or more
+            than a day before `now`, are left out.
         now: The millisecond of the snapshot's moment.
 
     Returns:

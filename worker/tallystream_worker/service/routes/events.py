@@ -74,6 +74,9 @@ class Events(Controller):
     ) -> Appended:
         """Append the events, and respond when they are in the streams; after 5 seconds, respond 504.
 
+        After a 504 the events are still appended, as soon as Redis accepts them. If there is no room, none is appended,
+        and the response is 503.
+
         If an event is invalid, none is appended, so the corrected body can be sent again. Senders that cannot correct
         events use `partial`: the valid events are appended, and the response lists the first 20 of the others.
         """
