@@ -74,7 +74,7 @@ class UnknownVersion(CodecError):
 
 
 class StreamError(TallyError):
-    """A stream, its consumer group, or the data stored with it is missing or inconsistent."""
+    """A stream, its consumer group, or the data stored with it is missing, inconsistent or not as a call needs it."""
 
 
 class ConsumerGroupMissing(StreamError):
@@ -82,7 +82,7 @@ class ConsumerGroupMissing(StreamError):
 
 
 class DeploymentChanged(StreamError):
-    """The data that this process started with was deleted or replaced, or is being restored: the process must wait."""
+    """The data that this process started with was deleted or replaced, or is being restored: see the message."""
 
 
 class GenerationSwitched(StreamError):

@@ -134,6 +134,7 @@ class Producer:
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
+            DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed.
             redis.RedisError: the event may or may not be counted; see `tallystream.producing.decider.Decider`.
         """
@@ -152,7 +153,8 @@ class Producer:
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events are still sent and counted.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
-            redis.RedisError: with `counted`, the server could not be read.
+            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            redis.RedisError: only with `wait="counted"`: the server could not be read.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 

@@ -207,7 +207,7 @@ class Buffer:
         return cycle, sealed
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Return the packs to send now: the full ones, and all others if `linger` has passed or a caller waits.
+        """Return the packs to send now: all if `linger` has passed, a caller waits or `put` is refused, else full ones.
 
         Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
         with many events is still one sum in each entry.

@@ -30,6 +30,8 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
 
     Raises:
         FlushTimeout: the monotonic second `deadline` has passed.
+        ConfigurationError: this release cannot read the stored deployment.
+        DeploymentChanged: a restore has not finished.
         redis.RedisError: the server cannot be read.
     """
     layout, last_ids, reload_at = appender.layout, list(appender.last_ids), 0.0

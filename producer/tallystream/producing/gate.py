@@ -56,7 +56,9 @@ def parse_record(reply: list[bytes | None]) -> GateRecord:
 
 
 def newest_ids(client: redis.Redis, layout: Layout, *, spool: bool) -> list[str]:
-    """Return a recent stream ID of each partition, to begin new queues with.
+    """Return a recent stream ID of each partition, to begin new queues with; `0-0` if the server has recorded none.
+
+    `spool` is whether the entries of the queues are in a spool: the server keeps a separate ID for these.
 
     Raises:
         redis.RedisError: the server did not answer.

@@ -121,7 +121,10 @@ class PartitionQueue:
         return entry
 
     def confirm_to(self, last: int) -> list[SealedEntry]:
-        """Take every waiting entry up to the sequence `last` for confirmed, and return them."""
+        """Take every waiting entry up to the sequence `last` for confirmed, and return them.
+
+        `confirmed` becomes `last` even if fewer entries wait, and stays if it is higher.
+        """
         entries = []
         while self.waiting and self.confirmed < last:
             entries.append(self.confirm())

@@ -108,7 +108,7 @@ def query_alert_page(
 ) -> Query[Alerts]:
     """Return a query for the declared alerts, and for `n` of those that fire in second `now`, after `offset` others.
 
-    At most about 1,000 subjects of one alert and partition are listed.
+    With `n` 0, the counts may be too high: see `query_alerts`.
 
     Raises:
         EventError: `n` is not 0 to 1,000, or `offset` is negative.

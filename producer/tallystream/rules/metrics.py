@@ -380,7 +380,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 def first_doubled(listed: Iterable[str]) -> str | None:
-    """Return the first item that a list of a configuration contains again; `None` if the list is a set."""
+    """Return the first item of a list that is equal to an earlier one; `None` if no item is repeated."""
     known: set[str] = set()
     for each in listed:
         if each in known:

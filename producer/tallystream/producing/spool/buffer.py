@@ -144,12 +144,14 @@ class Spool(Buffer):
     def open(self, layout: Layout, since: Sequence[str] = ()) -> None:
         """Begin a queue for each partition of a layout, unless the spool already has its queues.
 
+        If the spool has files, write the new queues to them.
+
         Args:
             layout: The layout.
             since: A recent stream ID of each partition, from `newest_ids`; empty if they were not read.
 
         Raises:
-            SpoolError: the spool has queues for another number of partitions, or for another topic.
+            SpoolError: the spool has queues for another number of partitions or another topic, or cannot be written.
         """
         with self._lock:
             if self.names and (len(self.names), self._queues.topic) != (layout.partitions, layout.topic):
@@ -187,6 +189,9 @@ class Spool(Buffer):
         """Record, before anything is sent under it, the new name of a queue: sequence `base + 1` becomes 1.
 
         No entry of the new name has a stream ID before `since`.
+
+        Raises:
+            SpoolError: the name could not be written to the spool; nothing has changed.
         """
         with self._lock:
             segments = self._open_segments()
