@@ -14,7 +14,7 @@ from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, Layout
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
@@ -219,6 +219,21 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
         return 0
     removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     client.hdel(layout.root, "kept")
+    return removed
+
+
+def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
+    """Remove the topics that a restore of another topic has left; return the number of removed keys of each.
+
+    As in `drop`, the sequences stay, and the topics stay closed.
+    """
+    removed = {}
+    found: bytes = client.execute_command("HGET", deployment.layout.root, LEFT) or b""
+    for left in found.decode().split():
+        number, _, partitions = left.partition(":")
+        layout = Layout(int(partitions), deployment.layout.namespace, topic=int(number))
+        removed[layout.topic] = _remove(client, layout, kept=_KEPT)
+    client.hdel(deployment.layout.root, LEFT)
     return removed
 
 
