@@ -1569,4 +1569,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_LOST_LOG}::test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again",),
     ),
+    Mutant(
+        "snapshot-that-does-not-wait",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                'if answer != b"busy" or time.monotonic() > deadline:',
+                "if answer or time.monotonic() > deadline:",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_snapshot_waits_for_another",),
+    ),
 )
