@@ -1580,4 +1580,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_SNAPSHOT}::test_a_snapshot_waits_for_another",),
     ),
+    Mutant(
+        "verify-takes-kept-periods-for-faults",
+        (
+            Edit(
+                "tallystream_worker/verify/keys.py",
+                "                if any(_is_kept_forever(name, rules) for rules in former):",
+                "                if False:",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_periods_that_were_kept_forever_are_no_fault",),
+    ),
 )
