@@ -1591,4 +1591,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_VERIFY}::test_periods_that_were_kept_forever_are_no_fault",),
     ),
+    Mutant(
+        "restored-rules-without-a-number",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "live_mark(FIRST, revision)",
+                "live_mark(FIRST, 0)",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_rule_records.py::test_the_next_change_has_a_place",),
+    ),
 )

@@ -13,7 +13,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
-from tallystream.storage.deployment_hash import fields_of, spread_fields
+from tallystream.storage.deployment_hash import fields_of, live_mark, spread_fields
 from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
@@ -87,9 +87,9 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         fields |= _numbers(client, deployment, layout, rules)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
-    open_partitions(client, layout)
     stored = client.execute_command("HGETALL", layout.meta)
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
+    open_partitions(client, layout, found.revision)
     if publish(found.rules) != publish(rules):
         raise ConfigurationError(
             "the repartition was begun with other rules: give it up with tallystream rebuild --drop, then repartition "
@@ -98,8 +98,10 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     return found
 
 
-def open_partitions(client: redis.Redis, layout: Layout) -> None:
+def open_partitions(client: redis.Redis, layout: Layout, revision: int) -> None:
     """Let a later topic take and count events; change nothing in a partition that was opened or closed before.
+
+    `revision` numbers the rules that the topic is counted by.
 
     Without this, every script refuses to count in the topic or to append to it. So an emptied server, on which the
     first topic is live again, refuses processes that still know the later one.
@@ -107,7 +109,7 @@ def open_partitions(client: redis.Redis, layout: Layout) -> None:
     with client.pipeline(transaction=False) as pipeline:
         for keys in layout.keys:
             pipeline.hsetnx(keys.sequences, CLOSED, "")
-            pipeline.set(keys.live, FIRST, nx=True)
+            pipeline.set(keys.live, live_mark(FIRST, revision), nx=True)
         pipeline.execute()
 
 

@@ -148,12 +148,12 @@ def restore(
         progress(part)
         failpoints.reach("after-partition")
     restore_rule_records(client, layout, facts)
-    for each in partitions:
-        each.open()
-    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     newest, revision = (int(kept[name]) for name in NUMBERS)
     if lacking or revision > int(facts["revision"]):
         revision += 1  # different rules never have the same number
+    for each in partitions:
+        each.open(revision)
+    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     newest = max(newest, *(each.newest for each in partitions))
     described = fields | {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
     described |= spread_fields(facts["spread"].split())
