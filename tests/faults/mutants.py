@@ -1610,4 +1610,37 @@ MUTANTS: Final = (
         ),
         tests=(f"{_SNAPSHOT}::test_what_is_left_of_the_stream_is_enough[valkey-sqlite]",),
     ),
+    Mutant(
+        "snapshot-that-does-not-wait",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                'if answer != b"busy" or time.monotonic() > deadline:',
+                "if answer or time.monotonic() > deadline:",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_snapshot_waits_for_another",),
+    ),
+    Mutant(
+        "verify-takes-kept-periods-for-faults",
+        (
+            Edit(
+                "tallystream_worker/verify/keys.py",
+                "                if any(_is_kept_forever(name, rules) for rules in former):",
+                "                if False:",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_periods_that_were_kept_forever_are_no_fault",),
+    ),
+    Mutant(
+        "restored-rules-without-a-number",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "live_mark(FIRST, revision)",
+                "live_mark(FIRST, 0)",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_rule_records.py::test_the_next_change_has_a_place",),
+    ),
 )

@@ -48,6 +48,9 @@ CLOSED: Final = "!closed"
 CLOSING: Final = "closing"
 """Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
 
+LEFT: Final = "left"
+"""Field of the root hash: topics that a restore of another topic has left, each as `<number>:<partitions>`."""
+
 RESTORED: Final = "!restored"
 """Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the
 restored stream begins, and the number of entries that this stream lacked."""

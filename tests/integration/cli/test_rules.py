@@ -108,6 +108,8 @@ def test_nothing_is_removed_without_a_confirmation(shell):
     assert "like: 0 events were counted" in done.stderr
     assert "confirm it with --yes" in done.stderr
     assert metrics(shell.url) == ["like", "view"]
+    for other in (["--undo"], ["--drop"], ["--partitions", "8"]):
+        assert "do not combine --replace-rules" in shell("rebuild", "--replace-rules", *other, status=1).stderr
     assert "--yes confirms --replace-rules, which is missing" in shell("worker", "--yes", status=1).stderr
 
 

@@ -18,6 +18,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import Payload, Single, encode
 from tallystream.wire.event import Event
+from tallystream_worker.cli.repartition import drop_topics
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 from tallystream_worker.snapshot.database import Database
@@ -173,6 +174,14 @@ def test_a_restore_of_an_earlier_log_closes_the_later_one(server, tmp_path):
         assert [decide(Event("call", "k")).total for _ in range(2)] == [4, 5]
         deployment = Deployment.create_or_load(harness.client)
         assert (deployment.layout, topic.propose(harness.client, deployment, 3).topic) == (first, 3)
+        restore(harness.client, database, force=True)  # also leaves the topic that was being filled
+        deployment = Deployment.create_or_load(harness.client)
+        assert set(drop_topics(harness.client, deployment)) == {2, 3}
+        assert drop_topics(harness.client, deployment) == {}
+        left = {key.decode().rpartition(":")[2] for key in harness.client.scan_iter(match="*}:l[23]:*")}
+        assert left == {"seq", "live"}
+        assert [refusals(harness.client, keys) for keys in later.keys] == [REFUSED] * 3
+        assert decide(Event("call", "k")).total == 5
 
 
 def test_a_restore_of_a_later_log_closes_the_first_one(server, tmp_path):

@@ -13,6 +13,8 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.generation import build
+from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import open_deployment
@@ -47,7 +49,7 @@ def publish(harness: Harness, rules: Rules) -> None:
 def count(harness: Harness) -> None:
     """Append one event to each partition, and count it."""
     with Producer(harness.url) as producer:
-        for subject in ("a", "b", "c", "d", "e"):
+        for subject in "abcdefghij":
             producer.emit("view", subject)
         producer.flush(10)
     harness.drain()
@@ -75,6 +77,27 @@ def test_a_restore_brings_the_record_back(harness, tmp_path):
     count(harness)
     publish(harness, RULES[0])
     assert [change.number for change in changes_of(records(harness)[0])] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("way", ["restore", "rebuild", "repartition"])
+def test_the_next_change_has_a_place(harness, tmp_path, way):
+    """A change of the rules has a place in every partition, also if it is the first after a restore or a switch."""
+    chosen = Settings(RedisSettings(harness.url), rules=RULES[2])
+    deployment = Deployment.load(harness.client)
+    if way == "restore":
+        database = Database(str(tmp_path / "copy.sqlite"))
+        Snapshotter(harness.client, database, deployment).run_once()
+        restore(harness.client, database, force=True)
+    elif way == "rebuild":
+        generation = propose(harness.client, deployment, RULES[2])
+        build(chosen, Deployment.load(harness.client), generation, "")
+    else:
+        repartition(chosen, deployment, 3)
+    publish(harness, RULES[0])
+    harness.layout = Deployment.load(harness.client).layout
+    count(harness)
+    number = str(Deployment.load(harness.client).revision).encode()
+    assert [number in places for places in records(harness)[1]] == [True] * harness.layout.partitions
 
 
 def test_a_snapshot_has_no_change_after_its_rules(harness, tmp_path):

@@ -1033,6 +1033,15 @@ def test_a_view_that_is_read_is_not_replaced(harness, monkeypatch):
     cut.close()
 
 
+def test_a_snapshot_waits_for_another(harness, database, monkeypatch):
+    """If another view of a partition is open, as during a drill, a snapshot waits until it is closed."""
+    emit_some(harness, 1)
+    other = open_view(harness.client, harness.layout.keys[0], [])
+    monkeypatch.setattr(point_in_time.time, "sleep", lambda _: other.close())
+    take(harness, database)
+    assert rows(database, "totals") == harness.totals()
+
+
 def test_the_next_snapshot_replaces_a_killed_one(server, database, monkeypatch):
     """A snapshot replaces one that made no call for a while; a process that was only slow spoils and keeps nothing."""
     monkeypatch.setattr(point_in_time, "TAKEOVER", 500)

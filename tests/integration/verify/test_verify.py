@@ -20,11 +20,13 @@ from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.windows import bucket
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.publication import publish_rules
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.settings.settings import (
     ArchiveSettings,
@@ -34,6 +36,7 @@ from tallystream_worker.settings.settings import (
     VerifySettings,
 )
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.names import removal_of
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
 from tallystream_worker.verify.schedule import ScheduledVerification
@@ -129,6 +132,34 @@ def world(server, tmp_path: Path) -> Iterator[World]:
 def names(report: Verification) -> set[str]:
     """Return the names of the findings of a report."""
     return set(report.findings)
+
+
+def test_periods_that_were_kept_forever_are_no_fault(server):
+    """After `retention` was shortened from forever, the buckets that are never removed are stated, and no fault."""
+    with Harness(server.url, rules=Rules({}), partitions=1) as harness:
+        for kept in ("forever", "31d"):
+            rules = Rules({"view": Metric(windows=("hour",), retention={"hour": kept}, ids=None)})
+            publish_rules(
+                harness.client, Settings(RedisSettings(server.url), rules=rules), Deployment.load(harness.client)
+            )
+            harness.rules = rules
+            if kept == "forever":
+                with Producer(server.url) as producer:
+                    producer.emit("view", "a")
+                    producer.flush()
+                harness.drain()
+        report = verify(harness.client, "tally", Sources())
+        assert report.findings == {}
+        (limit,) = [each.text for each in report.limits if each.check == "keys"]
+        assert limit.startswith("1 keys are of periods that earlier rules kept forever")
+
+
+@pytest.mark.parametrize("once", ["31d", "7d", "1h"])
+def test_a_label_of_a_length_is_no_month(once):
+    """The period of a removed rule is found by its label, also if this is as long as that of a month."""
+    label = bucket(once, 29_000_000).label
+    end = bucket(once, 29_000_000).end * 1000
+    assert removal_of(f"once:vote:{label}", Rules({"vote": Metric()})) == (end, end + 400 * 86_400_000)
 
 
 def test_nothing_is_found_in_a_deployment_that_is_right(world):

@@ -89,7 +89,9 @@ def to_partitions(
 
 
 def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
-    """Give up an unfinished repartition, and drop the topic that is kept from before the last finished repartition.
+    """Give up an unfinished repartition, and drop every topic that is not live.
+
+    These are the topic that is kept from before the last repartition, and those that a restore has left.
 
     Returns:
         By number of each topic that was removed, the number of removed keys.
@@ -97,7 +99,7 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     Raises:
         StreamError: the unfinished repartition has just made its topic the live one.
     """
-    removed = {}
+    removed = topic.drop_left(client, deployment)
     if deployment.moving is not None:
         removed[deployment.moving] = topic.give_up(client, deployment)
     if deployment.kept is not None:

@@ -350,7 +350,8 @@ class _Partition:
     def switch(self) -> None:
         deadline = time.monotonic() + SWITCH_TIMEOUT
         present, keys = self._present, self._keys
-        arguments = [present.generation, present.group, keys.generation, keys.group]
+        revision = self._deployment.revision_of(keys.generation)
+        arguments = [present.generation, present.group, keys.generation, keys.group, revision]
         while True:
             (answer,) = _SWITCH(self.client, [keys.stream, keys.live], arguments)
             if answer == b"switched":

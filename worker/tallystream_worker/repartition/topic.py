@@ -13,8 +13,8 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
-from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, Layout
+from tallystream.storage.deployment_hash import fields_of, live_mark, spread_fields
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
@@ -88,9 +88,9 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         fields = fields_of(layout, deployment.epoch) | {"rules": publish(rules)} | spread_fields(rules.spread)
         fields |= _numbers(client, deployment, layout, rules)
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
-    open_partitions(client, layout)
     stored = client.execute_command("HGETALL", layout.meta)
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
+    open_partitions(client, layout, found.revision)
     if publish(found.rules) != publish(rules):
         raise ConfigurationError(
             "the repartition was begun with other rules: give it up with tallystream rebuild --drop, then repartition "
@@ -99,8 +99,10 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     return found
 
 
-def open_partitions(client: redis.Redis, layout: Layout) -> None:
+def open_partitions(client: redis.Redis, layout: Layout, revision: int) -> None:
     """Let a later topic take and count events; change nothing in a partition that was opened or closed before.
+
+    `revision` numbers the rules that the topic is counted by.
 
     Without this, every script refuses to count in the topic or to append to it. So an emptied server, on which the
     first topic is live again, refuses processes that still know the later one.
@@ -108,7 +110,7 @@ def open_partitions(client: redis.Redis, layout: Layout) -> None:
     with client.pipeline(transaction=False) as pipeline:
         for keys in layout.keys:
             pipeline.hsetnx(keys.sequences, CLOSED, "")
-            pipeline.set(keys.live, FIRST, nx=True)
+            pipeline.set(keys.live, live_mark(FIRST, revision), nx=True)
         pipeline.execute()
 
 
@@ -221,6 +223,21 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
         return 0
     removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     client.hdel(layout.root, "kept")
+    return removed
+
+
+def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
+    """Remove the topics that a restore of another topic has left; return the number of removed keys of each.
+
+    As in `drop`, the sequences stay, and the topics stay closed.
+    """
+    removed = {}
+    found: bytes = client.execute_command("HGET", deployment.layout.root, LEFT) or b""
+    for left in found.decode().split():
+        number, _, partitions = left.partition(":")
+        layout = Layout(int(partitions), deployment.layout.namespace, topic=int(number))
+        removed[layout.topic] = _remove(client, layout, kept=_KEPT)
+    client.hdel(deployment.layout.root, LEFT)
     return removed
 
 

@@ -25,6 +25,9 @@ HASHES: Final = frozenset({"windows", "limits", "votes", "ids"})
 _LEFTOVER: Final = 400 * 86_400
 """Seconds for which a bucket that no rule has any more is kept after its end."""
 
+_LENGTH: Final = re.compile(r"([1-9][0-9]*[smhd])-[0-9]+")
+_WINDOWS: Final = {length: window for window, length in LABEL_LENGTHS.items()}
+
 _LABEL: Final = re.compile(r"forever|[1-9][0-9]*[smhd]-[0-9]+|[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:T[0-9]{2})?")
 
 
@@ -104,7 +107,8 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
         return (found[0].end * 1000, found[1]) if found[1] else None
     kind, _, label = name.split(":", 2)
     label = label.removesuffix(BLOOM) if kind == "seen" else label
-    window = next((each for each, length in LABEL_LENGTHS.items() if len(label) == length), label.rpartition("-")[0])
+    # A label such as `31d-661` names its length, and may be as long as the label of a month.
+    window = length[1] if (length := _LENGTH.fullmatch(label)) else _WINDOWS.get(len(label))
     period = labelled(window, label, rules.zone) if window else None
     return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
+from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
@@ -97,12 +98,12 @@ class PartitionRestore:
         """
         _CLOSE(self._client, [self._keys.stream, self._keys.live], [GROUP])
 
-    def open(self) -> None:
-        """Let workers and deciders count in the restored generation, the first one."""
-        if self._keys.topic == FIRST_TOPIC:
-            self._client.delete(self._keys.live)
-        else:
-            self._client.set(self._keys.live, FIRST)  # without this key, nothing is live in a later topic
+    def open(self, revision: int) -> None:
+        """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
+
+        With the number, the script that counts by the next rules records their place.
+        """
+        self._client.set(self._keys.live, live_mark(FIRST, revision))
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.

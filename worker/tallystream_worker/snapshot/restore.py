@@ -24,7 +24,7 @@ from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, Layout
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, LEFT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
@@ -132,6 +132,8 @@ def restore(
         _NEWEST: _close_others(client, layout, root, earlier, closing),
         **_numbers(client, layout, root, facts),
     }
+    if left := _left(client, layout, root):
+        kept[LEFT] = " ".join(f"{topic}:{count}" for topic, count in sorted(left.items()))
     if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
         kept["kept"] = root[b"kept"]  # workers still copy what is appended to the topic before
     begun = {RESTORING: encode_retractions(rules.retracted), **kept}
@@ -150,12 +152,12 @@ def restore(
         progress(part)
         failpoints.reach("after-partition")
     restore_rule_records(client, layout, facts)
-    for each in partitions:
-        each.open()
-    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     newest, revision = (int(kept[name]) for name in NUMBERS)
     if lacking or revision > int(facts["revision"]):
         revision += 1  # different rules never have the same number
+    for each in partitions:
+        each.open(revision)
+    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     newest = max(newest, *(each.newest for each in partitions))
     described = fields | {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
     described |= spread_fields(facts["spread"].split())
@@ -209,9 +211,9 @@ def _close_others(
 ) -> int:
     """Close every other topic that would count events, and return the highest number of a topic.
 
-    These are the live topic of the server, and the first topic, which counts unless it is closed (see
-    `lib/generations.lua`). A process that still knows such a topic is refused, and reads the deployment again. No later
-    topic gets a number that was used before.
+    These are the live topic of the server, the one that a repartition fills, and the first topic, which counts unless
+    it is closed (see `lib/generations.lua`). A process that still knows such a topic is refused, and reads the
+    deployment again. No later topic gets a number that was used before.
 
     Args:
         client: The server to restore to.
@@ -225,6 +227,8 @@ def _close_others(
     counting = {topic: partitions for topic, partitions in earlier.items() if topic == FIRST_TOPIC}
     if present is not None:
         counting[live] = int(present)
+    if (moving := number(root, b"moving")) is not None:
+        counting[moving] = int(root[b"moving-partitions"])
     for topic in counting.keys() - {layout.topic}:
         for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
             with client.pipeline(transaction=True) as pipeline:
@@ -232,6 +236,29 @@ def _close_others(
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
     return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)
+
+
+def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
+    """Return the partitions of each topic that nothing uses after the restore, by number; `rebuild --drop` removes it.
+
+    These are the live topic of the server, the one before it, and the one that a repartition fills, unless they are
+    restored; and those that an earlier restore has left.
+    """
+    found = {
+        int(topic): int(count)
+        for topic, _, count in (e.partition(":") for e in root.get(LEFT.encode(), b"").decode().split())
+    }
+    live = live_topic(root, layout.namespace).topic
+    if live != layout.topic and RESTORING.encode() not in root:
+        present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
+        before = number(root, b"kept")
+        for topic, count in ((live, present), (before, root.get(b"partitions@%d" % (before or 0)))):
+            if topic is not None and count is not None:
+                found[topic] = int(count)
+    if (moving := number(root, b"moving")) is not None:
+        found[moving] = int(root[b"moving-partitions"])
+    found.pop(layout.topic, None)
+    return found
 
 
 def _numbers(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from tallystream.errors import ConfigurationError
+from tallystream.rules.metrics import read
 from tallystream.storage.keys import FIRST, FIRST_TOPIC, tag_of
+from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.rebuild.drop import KINDS, counter_keys
 from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.snapshot.names import bucket_of, parse, removal_of
@@ -15,6 +19,7 @@ from tallystream_worker.verify.pages import pages
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
 
@@ -84,6 +89,7 @@ def _leftover(  # one line for each kind
 
 
 def _check_periods(scene: Scene) -> None:
+    former, kept = _former_rules(scene), 0
     for _, keys in scene.streams():
         for page in pages(_periods(scene, keys)):
             with scene.client.pipeline(transaction=True) as pipeline:
@@ -92,8 +98,34 @@ def _check_periods(scene: Scene) -> None:
                     pipeline.zscore(keys.periods, member)
                 replies = pipeline.execute()
             for (name, _), exists, score in zip(page, replies[::2], replies[1::2], strict=True):
-                if exists and score is None:
+                if not exists or score is not None:
+                    continue
+                if any(_is_kept_forever(name, rules) for rules in former):
+                    kept += 1
+                else:
                     scene.report.find("periods.missing", f"{keys.periods}: {keys.counters}{name}")
+    if kept:
+        scene.report.limit(
+            "keys",
+            f"{kept:,} keys are of periods that earlier rules kept forever, so they are never removed; tallystream "
+            "rebuild counts them by the present rules",
+        )
+
+
+def _former_rules(scene: Scene) -> list[Rules]:
+    """Return the recorded earlier rules of the topic that this release can read."""
+    found = []
+    for _, fields in read_changes(scene.client, scene.deployment.layout):
+        with suppress(ConfigurationError):
+            found.append(read(fields[b"rules"]))
+    return found
+
+
+def _is_kept_forever(name: str, rules: Rules) -> bool:
+    """Return whether rules with the metric of a key, given without prefix, keep the key's period forever."""
+    found = parse(name, rules)
+    bucket = None if found is None else bucket_of(found[0]) or name
+    return bucket is not None and bucket.split(":", 2)[1] in rules.metric and removal_of(bucket, rules) is None
 
 
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:

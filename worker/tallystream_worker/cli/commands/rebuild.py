@@ -50,10 +50,7 @@ def rebuild(
     cannot be undone; repartition again instead. If the configuration turns `spread` off for a metric, the command
     repartitions to the present number of partitions.
     """
-    if sum((undo, drop, partitions is not None)) > 1 or (no_switch and partitions is not None):
-        raise ConfigurationError(
-            "give only one of --undo, --drop and --partitions, and do not combine --no-switch with --partitions"
-        )
+    _refuse_combinations(undo, drop, partitions, no_switch=no_switch, replacing=replacing.replace_rules)
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
@@ -105,6 +102,25 @@ def rebuild(
     else:
         console.print(
             f"generation {generation} is live; the previous one is kept: --undo goes back to it, --drop removes it"
+        )
+
+
+def _refuse_combinations(
+    undo: bool,
+    drop: bool,
+    partitions: int | None,
+    *,
+    no_switch: bool,
+    replacing: bool,
+) -> None:
+    chosen = sum((undo, drop, partitions is not None))
+    if chosen > 1 or (no_switch and partitions is not None):
+        raise ConfigurationError(
+            "give only one of --undo, --drop and --partitions, and do not combine --no-switch with --partitions"
+        )
+    if chosen and replacing:
+        raise ConfigurationError(
+            "do not combine --replace-rules with --undo, --drop or --partitions, which remove no metric: rebuild first"
         )
 
 

@@ -3,6 +3,7 @@
 --
 -- KEYS[1] stream   KEYS[2] live generation
 -- ARGV[1] present generation   ARGV[2] its group   ARGV[3] the generation to be live   ARGV[4] its group
+-- ARGV[5] the number of the rules that the generation to be live is counted by; 0 for none
 --
 -- Returns {"switched"}   the other generation is live; it may have been live before
 --         {"incomplete"} the other generation lacks an entry that the present one may have counted
@@ -39,5 +40,6 @@ for _, entry in ipairs(waiting) do
     return { 'incomplete' }
   end
 end
-call('SET', KEYS[2], ARGV[3])
+-- With the number, the script that counts by the next rules records their place: see lib/revisions.lua.
+call('SET', KEYS[2], ARGV[5] == '0' and ARGV[3] or ARGV[3] .. ' ' .. ARGV[5])
 return { 'switched' }
