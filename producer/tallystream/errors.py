@@ -11,12 +11,15 @@ TallyError
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
+   |- KeyLost               a key of a partition was deleted or evicted; nothing is appended or counted without it
    |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
    |- DeploymentChanged     the data that this process started with was deleted or replaced, or is restored
    '- GenerationSwitched    another generation of counters is live; nothing was counted
 """
 
 from __future__ import annotations
+
+import re
 
 
 class TallyError(Exception):
@@ -75,6 +78,25 @@ class UnknownVersion(CodecError):
 
 class StreamError(TallyError):
     """A stream, its consumer group, or the data stored with it is missing or inconsistent."""
+
+
+class KeyLost(StreamError):
+    """A key was deleted or evicted, and counting without it would be wrong: nothing was appended or counted.
+
+    Args:
+        key: Name of the key.
+    """
+
+    def __init__(self, key: str) -> None:
+        of_a_generation = re.search(r":(seen|limit):|:g\d+:ledger$", key)
+        remedy = "rebuild the counters (tallystream rebuild)"
+        if not of_a_generation:
+            remedy = "restore the latest snapshot (tallystream restore --force)"
+        super().__init__(
+            f"{key} was deleted or evicted, although other keys show that it existed: nothing is appended or counted "
+            f"that needs it. To repair it, {remedy}"
+        )
+        self.key = key
 
 
 class ConsumerGroupMissing(StreamError):

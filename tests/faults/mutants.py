@@ -81,6 +81,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
+_LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -169,7 +170,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "group-recreated-at-0",
-        (Edit("tallystream_worker/counting/fetch.py", "if settled and not self._group_exists():", "if False:"),),
+        (Edit("tallystream_worker/counting/lua/ensure_group.lua", "if not OF_THE_TOPIC[field] then", "if false then"),),
         (23,),
         "BLMX",
     ),
@@ -932,8 +933,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/repartition/lua/copy.lua",
-                "if not generations.is_open(",
-                "if false and generations.is_open(",
+                "elseif not generations.is_open(",
+                "elseif false and generations.is_open(",
             ),
         ),
         tests=(f"{_REPLACED}::test_every_script_refuses_a_log_that_was_given_up",),
@@ -1461,5 +1462,63 @@ MUTANTS: Final = (
         "range-from-a-time-within-a-bucket",
         (Edit("tallystream/reading/series.py", "begin = end if first.start == end else first.end", "begin = end"),),
         tests=(f"{_CHANGED}::test_a_range_begins_with_the_first_bucket_after_the_change",),
+    ),
+    Mutant(
+        "lost-sequences-taken-for-none",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/sentinels.lua",
+                "if begun or gated or (live and not is_restoring) or has_counted(prefix) then",
+                "if false then",
+            ),
+        ),
+        tests=(
+            f"{_LOST}::test_nothing_is_appended_without_a_sentinel",
+            f"{_LOST}::test_nothing_is_counted_without_a_sentinel",
+            f"{_LOST}::test_all_sentinels_at_once_are_not_taken_for_a_new_partition",
+        ),
+    ),
+    Mutant(
+        "gap-before-damage",
+        (Edit("tallystream/storage/lua/append.lua", "  if not begun then", "  if false then"),),
+        tests=(f"{_LOST}::test_nothing_is_appended_without_a_sentinel",),
+    ),
+    Mutant(
+        "lost-sequences-taken-for-lost-entries",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "            if partition in self.damaged:",
+                "            if False:",
+            ),
+        ),
+        tests=(f"{_LOST}::test_an_idle_producer_does_not_take_lost_sequences_for_lost_entries",),
+    ),
+    Mutant(
+        "lost-ids-and-limits-begin-again",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/forget_periods.lua",
+                "  return call('EXISTS', key) == 0 and call(",
+                "  return false and call(",
+            ),
+        ),
+        tests=(f"{_LOST}::test_nothing_is_counted_without_the_state_of_a_period",),
+    ),
+    Mutant(
+        "deployment-created-over-data",
+        (Edit("tallystream/deployment.py", "if not client.exists(wanted.root) and any(", "if False and any("),),
+        tests=(f"{_LOST}::test_a_deployment_is_not_created_over_the_data_of_another",),
+    ),
+    Mutant(
+        "counting-while-the-server-may-evict",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_worker.py",
+                "if policy := self._evicting.get(stream):",
+                "if (policy := self._evicting.get(stream)) and False:",
+            ),
+        ),
+        tests=("tests/integration/maintenance/test_eviction.py::test_counting_pauses_while_the_server_may_evict",),
     ),
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import spread_fields
 from tallystream.storage.scripts import Script
@@ -76,7 +76,11 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
         )
     rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
     deployment.refuse_gathering(rules)
-    answer, number = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
+    answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
+    if answer == b"gone":
+        deployment.reload(client)  # states why
+        raise KeyLost(deployment.layout.meta)
+    (number,) = found
     if answer == b"other":
         raise ConfigurationError(
             f"generation {number.decode()} is being built by other rules: continue with the configuration that it was "
@@ -248,7 +252,10 @@ class _Partition:
 
     def begin(self) -> None:
         names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger]
-        _, first, self.gone = _BEGIN(self.client, names, [self._keys.group])
+        answer, first, *gone = _BEGIN(self.client, names, [self._keys.group])
+        if answer == b"damaged":
+            raise KeyLost(first.decode())
+        (self.gone,) = gone
         self._first = first.decode() or None
         # Nothing is dropped while a second generation exists: see drop.lua.
         self._dropped = dropped(self.client, self._keys)
@@ -338,7 +345,9 @@ class _Partition:
         present, keys = self._present, self._keys
         arguments = [present.generation, present.group, keys.generation, keys.group]
         while True:
-            (answer,) = _SWITCH(self.client, [keys.stream, keys.live], arguments)
+            answer, *lost = _SWITCH(self.client, [keys.stream, keys.live], arguments)
+            if answer == b"damaged":
+                raise KeyLost(lost[0].decode())
             if answer == b"switched":
                 return
             if answer == b"other":

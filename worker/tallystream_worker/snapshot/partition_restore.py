@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
+from tallystream.storage.keys import BEGUN, CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -96,10 +96,7 @@ class PartitionRestore:
 
     def open(self) -> None:
         """Let workers and deciders count in the restored generation, the first one."""
-        if self._keys.topic == FIRST_TOPIC:
-            self._client.delete(self._keys.live)
-        else:
-            self._client.set(self._keys.live, FIRST)  # without this key, nothing is live in a later topic
+        self._client.set(self._keys.live, FIRST)  # with the sequences and the ledger that `run` writes, a sentinel
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
@@ -156,12 +153,13 @@ class PartitionRestore:
     def _wipe(self) -> None:
         """Remove every key of the partition except those that other processes need.
 
-        These are the stream, the live generation, the dropped dead letters, the sequences, and the marks of what was
-        copied from the topic before. Without the sequences, producers that append meanwhile would append entries a
-        second time; without the marks, workers would copy entries a second time.
+        These are the stream, the dropped dead letters, the marks of what was copied from the topic before, and the
+        sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append meanwhile: without the sequences, they
+        would append entries a second time. Without the marks, workers would copy entries a second time.
         """
-        kept = (self._keys.stream, self._keys.sequences, self._keys.live, self._keys.dropped, self._keys.copied)
-        keep = {name.encode() for name in kept}
+        keys = self._keys
+        sentinels = (keys.sequences, keys.topic_ledger, keys.live)
+        keep = {name.encode() for name in (keys.stream, *sentinels, keys.dropped, keys.copied)}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
         for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
@@ -234,7 +232,7 @@ class PartitionRestore:
         client.delete(self._ledger, self._sequences)
         client.hset(self._ledger, mapping=log.ledger())
         # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
-        records = {**log.producers, SNAPSHOTS: log.position.mark, RESTORED: log.position.mark}
+        records = {**log.producers, BEGUN: "1", SNAPSHOTS: log.position.mark, RESTORED: log.position.mark}
         if self._keys.topic != FIRST_TOPIC:
             records[CLOSED] = ""  # a later topic is closed without this field, see lib/appending.lua
         client.hset(self._sequences, mapping=records)

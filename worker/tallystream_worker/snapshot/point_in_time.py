@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import TallyError
+from tallystream.errors import KeyLost, TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import parse_id
@@ -209,6 +209,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
 
     Raises:
         ViewLost: another snapshot of the partition is being taken, or too many entries are pending.
+        KeyLost: the partition has lost a key.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
@@ -216,6 +217,8 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     answer, *state = _OPEN(
         client, [keys.stream, key, keys.ledger, keys.topic_ledger], [keys.group, token, SILENCE, *copy]
     )
+    if answer == b"damaged":
+        raise KeyLost(state[0].decode())
     if answer == b"busy":
         raise ViewLost(f"{key}: another snapshot of this partition is being taken; try again when it has finished")
     taken, delivered, generated, pending, ledger, log = state

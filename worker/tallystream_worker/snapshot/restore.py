@@ -23,7 +23,7 @@ from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
+from tallystream.storage.keys import BEGUN, CLOSED, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
@@ -192,7 +192,7 @@ def _close_others(client: redis.Redis, layout: Layout, root: Mapping[bytes, byte
     for topic in counting.keys() - {layout.topic}:
         for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.hset(keys.sequences, CLOSED, layout.topic)
+                pipeline.hset(keys.sequences, mapping={BEGUN: 1, CLOSED: layout.topic})
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
     return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)

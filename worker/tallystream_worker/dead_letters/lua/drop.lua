@@ -10,6 +10,7 @@
 --
 -- Returns {"dropped", entries, events, left}: the number of entries that existed and were removed, and of their events;
 --         the number of entries that were left, because another generation or topic may have counted their events
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried. A
 -- record is written only while every generation that exists has dead-lettered the events, so that all of them agree.
@@ -32,6 +33,10 @@ local function has_copies(first, live)
   return false
 end
 
+local lost = require('tallystream.storage.lua.lib.sentinels').lost(KEYS[4])
+if lost then
+  return { 'damaged', lost }
+end
 local is_copied = has_copies(ARGV[1], ARGV[2])
 local entries, events, left = 0, 0, 0
 call('HGET', KEYS[2], 'dropped') -- a key of another type is an error here, before anything is written

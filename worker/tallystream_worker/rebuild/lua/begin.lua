@@ -5,10 +5,12 @@
 -- ARGV[1] the generation's group
 --
 -- Returns {"begun", first entry's ID or "", number of entries that are gone}   the generation may have begun before
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the group, the ID `begun` and the ledger's first figures are written at one moment. From then on no entry
 -- is trimmed before the generation has counted it, because its group has not read it.
 local maps = require('tallystream.storage.lua.lib.maps')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call, format = redis.call, string.format
 local stream, begun, ledger, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -32,9 +34,14 @@ local function first_figures(topic, gone)
   return flat
 end
 
+local lost = sentinels.ensure(stream)
+if lost then
+  return { 'damaged', lost }
+end
 if call('EXISTS', stream) == 0 then
   call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
   call('SET', begun, '0-0')
+  call('HSET', ledger, unpack(first_figures(maps.from_flat(call('HGETALL', KEYS[4])), 0)))
 elseif call('EXISTS', begun) == 0 then
   local info, topic = streams.info(stream), maps.from_flat(call('HGETALL', KEYS[4]))
   if info.length == 0 then -- then nothing is read, and the group must not look as if nothing were counted

@@ -5,9 +5,16 @@
 --
 -- Returns {"reopened"}   the partition was closed
 --         {"open"}       the partition was not closed
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the generation that was live when the partition was closed is the live one again.
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local call = redis.call
+
+local lost = sentinels.lost(KEYS[1])
+if lost then
+  return { 'damaged', lost }
+end
 local live = call('GET', KEYS[2])
 local closed = call('HGET', KEYS[1], '!closed')
 if live then

@@ -7,11 +7,13 @@
 -- Returns {"busy"}   another snapshot is being taken
 --         {"open", milliseconds now, last delivered, last generated, { pending ID, ... }, { ledger field, value, ... },
 --          { appended, plain }}   the last two are from the topic's ledger
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua): the last snapshot is its repair
 -- Raises NOGROUP if the group does not exist.
 --
 -- Invariant: as long as `cut` exists, the value that every counter has at this moment can be read: see
 -- copy_on_write.lua. Structures of which each write changes many parts (sketches and their leaderboards) are copied.
 local clock = require('tallystream.storage.lua.lib.clock')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream, cut, group = KEYS[1], KEYS[2], ARGV[1]
@@ -20,6 +22,10 @@ local MOST_PENDING = 10000
 
 if call('EXISTS', cut) == 1 then
   return { 'busy' }
+end
+local lost = sentinels.lost(stream)
+if lost then
+  return { 'damaged', lost }
 end
 local delivered = streams.existing_group(stream, group)['last-delivered-id']
 local generated = streams.last_id(stream)
