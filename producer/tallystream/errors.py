@@ -20,6 +20,7 @@ TallyError
 from __future__ import annotations
 
 import re
+from typing import Final
 
 
 class TallyError(Exception):
@@ -88,15 +89,37 @@ class KeyLost(StreamError):
     """
 
     def __init__(self, key: str) -> None:
-        of_a_generation = re.search(r":(seen|limit):|:g\d+:ledger$", key)
-        remedy = "rebuild the counters (tallystream rebuild)"
-        if not of_a_generation:
-            remedy = "restore the latest snapshot (tallystream restore --force)"
+        remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
         super().__init__(
             f"{key} was deleted or evicted, although other keys show that it existed: nothing is appended or counted "
-            f"that needs it. To repair it, {remedy}"
+            f"that needs it. {remedy}"
         )
         self.key = key
+
+
+_REMEDIES: Final = {
+    r":(seen|limit|labels):|:g\d+:(ledger|begun|backfilled)$|:forgotten$": (
+        "To repair it, rebuild the counters (tallystream rebuild; if a rebuild is not finished, give it up first with "
+        "tallystream rebuild --drop)"
+    ),
+    r":copied$": (
+        "To repair it, give the repartition up or, if it is finished, remove the topic before (tallystream rebuild "
+        "--drop)"
+    ),
+    r":alerts$": (
+        "The next notification creates it. Those that waited in it are lost, so compare the alerts that fire with the "
+        "messages that you received"
+    ),
+    r":files$": (
+        "The next ingest creates it. Do not ingest a file again that was shorter than 64 KiB and has grown since"
+    ),
+    r":adopted$": "No counter depends on it: only the places of earlier changes of the rules are lost",
+    r":rules$": (
+        "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
+    ),
+    r"": "To repair it, restore the latest snapshot (tallystream restore --force)",
+}
+"""By the end of a key's name, what repairs a partition without the key; the first pattern that matches applies."""
 
 
 class ConsumerGroupMissing(StreamError):

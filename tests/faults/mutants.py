@@ -81,6 +81,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
+_EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
@@ -1520,5 +1521,42 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/maintenance/test_eviction.py::test_counting_pauses_while_the_server_may_evict",),
+    ),
+    Mutant(
+        "lost-marks-of-removed-periods",
+        (Edit(_PARTS, "if call('EXISTS', forgotten) == 0 and", "if false and"),),
+        tests=(f"{_EVERY_KEY}::test_a_deleted_key_is_never_silent",),
+    ),
+    Mutant(
+        "copies-again-without-marks",
+        (Edit("tallystream_worker/repartition/lua/copy.lua", "if call('EXISTS', copied) == 0 and", "if false and"),),
+        tests=("tests/integration/storage/test_script_replies.py::test_a_reply_has_its_shape",),
+    ),
+    Mutant(
+        "lost-keys-that-no-check-names",
+        (Edit("tallystream_worker/verify/checks.py", '    Check("lost", lost_keys.check),\n', ""),),
+        tests=(f"{_EVERY_KEY}::test_a_deleted_key_is_never_silent",),
+    ),
+    Mutant(
+        "deleted-stream-taken-for-a-new-one",
+        (
+            Edit(
+                "tallystream_worker/counting/lua/ensure_group.lua",
+                "if added < math.max(gated, settled) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_LOST}::test_a_deleted_stream_is_not_taken_for_a_new_one",),
+    ),
+    Mutant(
+        "snapshot-over-its-own-repair",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/open.lua",
+                "local lost = sentinels.lost(stream)",
+                "local lost = false and sentinels.lost(stream)",
+            ),
+        ),
+        tests=("tests/integration/storage/test_script_replies.py::test_a_reply_has_its_shape",),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import KeyLost
+from tallystream.storage.keys import FIRST
 from tallystream.storage.scripts import Script
 
 if TYPE_CHECKING:
@@ -25,16 +26,25 @@ def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
     return bool(answer != b"whole")
 
 
+def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
+    """Return the sentinel that a partition has lost, or `None`: without it, entries would be appended or counted twice.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    answer, *lost = _FIND_LOST(client, [keys.stream], [])
+    return lost[0].decode() if answer == b"damaged" else None
+
+
 def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
-    """Raise an error if a partition has lost a key without which entries would be appended or counted twice.
+    """Raise an error if a partition has lost a sentinel: see `lost_key`.
 
     Raises:
         KeyLost: the partition has lost a key.
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    answer, *lost = _FIND_LOST(client, [keys.stream], [])
-    if answer == b"damaged":
-        raise KeyLost(lost[0].decode())
+    if (lost := lost_key(client, keys)) is not None:
+        raise KeyLost(lost)
 
 
 def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:
@@ -43,5 +53,19 @@ def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    answer, *lost = _FIND_LOST(client, [keys.stream], [])
-    return bool(answer == b"damaged" and lost[0].decode() == keys.sequences)
+    return lost_key(client, keys) == keys.sequences
+
+
+def begun_of(client: redis.Redis, keys: PartitionKeys) -> str:
+    """Return the last stream ID before a generation began, `0-0` for the first generation; see `PartitionKeys.begun`.
+
+    Raises:
+        KeyLost: a later generation has lost the key.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    if keys.generation == FIRST:
+        return "0-0"
+    begun: bytes | None = client.execute_command("GET", keys.begun)
+    if begun is None:
+        raise KeyLost(keys.begun)
+    return begun.decode()

@@ -26,6 +26,7 @@ def begin(harness: Harness, generation: int) -> None:
         harness.client.hincrby(keys.topic_ledger, "entries:gated", 0)
         harness.client.set(keys.live, generation)
         harness.client.hset(keys.ledger, "entries:settled", 0)
+        harness.client.set(keys.begun, harness.client.xinfo_stream(keys.stream)["last-generated-id"])
     harness.client.hset(harness.layout.meta, "generation", generation)
 
 

@@ -19,6 +19,7 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import spread_fields
 from tallystream.storage.scripts import Script
+from tallystream.storage.sentinels import begun_of
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -282,13 +283,13 @@ class _Partition:
             pass
 
     def _backfill(self) -> None:
-        begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+        begun = begun_of(self.client, self._keys)
         fold = Fold(
             self._layout,
             self._number,
             self._rules,
             max_keys=self._max_keys,
-            begun=(begun or b"0-0").decode(),
+            begun=begun,
             watching=False,
             dropped=self._dropped,
         )
@@ -311,14 +312,14 @@ class _Partition:
 
     def _step(self) -> int:
         if self._consumer is None:
-            begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+            begun = begun_of(self.client, self._keys)
             fold = partial(
                 Fold,
                 self._layout,
                 self._number,
                 max_keys=self._max_keys,
                 max_deliveries=_MOST_TRIES,
-                begun=(begun or b"0-0").decode(),
+                begun=begun,
                 watching=False,
                 dropped=self._dropped,
             )

@@ -12,7 +12,7 @@ from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.client.error_text import named_text
 from tallystream.errors import GenerationSwitched, KeyLost, StreamError
-from tallystream.storage.sentinels import refuse_lost
+from tallystream.storage.sentinels import begun_of, refuse_lost
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -226,14 +226,13 @@ class PartitionWorker:
             keys: The keys of the partition in the generation.
         """
         worker = self._settings.worker
-        begun: bytes | None = self._applying.execute_command("GET", keys.begun)
         fold = partial(
             Fold,
             found.layout,
             self._partition,
             max_keys=worker.max_keys,
             max_deliveries=worker.max_deliveries,
-            begun=begun.decode() if begun else "0-0",
+            begun=begun_of(self._applying, keys),
         )
         rules, revision = found.numbered_rules_of(keys.generation)
         refreshing = RefreshingFold(rules, fold, partial(self._latest, keys.generation), revision)

@@ -153,13 +153,15 @@ class PartitionRestore:
     def _wipe(self) -> None:
         """Remove every key of the partition except those that other processes need.
 
-        These are the stream, the dropped dead letters, the marks of what was copied from the topic before, and the
-        sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append meanwhile: without the sequences, they
-        would append entries a second time. Without the marks, workers would copy entries a second time.
+        These are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
+        identities of ingested files, and the sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append
+        meanwhile: without the sequences, they would append entries a second time. Without the marks, workers would
+        copy entries a second time.
         """
         keys = self._keys
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)
-        keep = {name.encode() for name in (keys.stream, *sentinels, keys.dropped, keys.copied)}
+        kept = (keys.stream, *sentinels, keys.dropped, keys.copied, self._layout.files)
+        keep = {name.encode() for name in kept}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
         for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
@@ -230,7 +232,12 @@ class PartitionRestore:
             if applied:
                 client.xack(self._log, group, *applied)
         client.delete(self._ledger, self._sequences)
-        client.hset(self._ledger, mapping=log.ledger())
+        account = log.ledger()
+        if dropped_ := client.hlen(self._keys.dropped):
+            account["entries:dropped"] = dropped_  # see `dead_letters/lua/drop.lua`
+        if client.exists(self._keys.copied):
+            account["entries:copied"] = 1  # see `repartition/lua/copy.lua`
+        client.hset(self._ledger, mapping=account)
         # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
         records = {**log.producers, BEGUN: "1", SNAPSHOTS: log.position.mark, RESTORED: log.position.mark}
         if self._keys.topic != FIRST_TOPIC:

@@ -10,7 +10,9 @@ SHOWN: Final = 5
 
 _REBUILD: Final = "tallystream rebuild (with --archive URL if entries are gone from the streams)"
 _SNAPSHOT: Final = "tallystream snapshot --once --whole"
-_LOST: Final = "tallystream restore, if a snapshot or the archive has the events; producers send again what they keep"
+_LOST: Final = (
+    "tallystream restore --force, if a snapshot or the archive has the events; producers send again what they keep"
+)
 _CHAIN: Final = "tallystream audit, to see which counters it concerns; then " + _REBUILD
 
 
@@ -47,6 +49,7 @@ KINDS: Final = {
     "deployment.restore_unfinished": Kind(
         "A restore runs, or was interrupted.", "run the same tallystream restore again"
     ),
+    "keys.lost": Kind("A key was deleted or evicted; other keys show that it existed.", "the command in the detail, if there is one"),
     "log.missing": Kind("A stream does not exist, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry among those that the stream keeps.", _CHAIN),
     "log.removed": Kind(
@@ -77,7 +80,7 @@ KINDS: Final = {
         "An entry that waits to be acknowledged is gone from the stream.",
         "tallystream worker, which enters its events as trimmed; with an archive, " + _REBUILD,
     ),
-    "ledger.missing": Kind("A partition has counted entries, and has no ledger.", _REBUILD),
+    "ledger.missing": Kind("A partition has counted entries, and has no ledger.", "tallystream restore --force"),
     "ledger.unbalanced": Kind("Appended events are not equal to the events with an outcome and those waiting.", _CHAIN),
     "ledger.differs": Kind("A figure of the ledger is not the one that the entries give.", _REBUILD),
     "counters.differ": Kind("A total is not the one that the entries give.", _REBUILD),

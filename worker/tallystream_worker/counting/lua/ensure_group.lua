@@ -14,7 +14,10 @@
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
-local OF_THE_TOPIC = { appended = true, [sentinels.GATED] = true, ['entries:retired'] = true }
+local OF_THE_TOPIC = {}
+for _, field in ipairs({ 'appended', sentinels.GATED, 'entries:retired', 'entries:copied', 'entries:dropped' }) do
+  OF_THE_TOPIC[field] = true
+end
 
 local lost = sentinels.lost(KEYS[1])
 if lost then

@@ -20,6 +20,8 @@ local call = redis.call
 local mark = call('GET', KEYS[1]) or ''
 if mark ~= ARGV[2] then
   return { 'at', mark }
+elseif mark == '' and call('HEXISTS', KEYS[3], 'entries:backfilled') == 1 then
+  return { 'damaged', KEYS[1] }
 end
 local planned = plan(cmsgpack.unpack(ARGV[1]), KEYS[3])
 if planned.lost then

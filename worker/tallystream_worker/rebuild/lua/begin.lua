@@ -38,6 +38,10 @@ local lost = sentinels.ensure(stream)
 if lost then
   return { 'damaged', lost }
 end
+local dropped = string.gsub(stream, 'stream$', 'dropped')
+if call('HLEN', dropped) < tonumber(call('HGET', KEYS[4], 'entries:dropped') or '0') then
+  return { 'damaged', dropped } -- without the records, dead letters that were dropped would count
+end
 if call('EXISTS', stream) == 0 then
   call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
   call('SET', begun, '0-0')

@@ -25,12 +25,16 @@ local call = redis.call
 local stream, copied, ledger = KEYS[1], KEYS[2], KEYS[3]
 local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
+local COPIED = 'entries:copied' -- field of the ledger, a sentinel: marks were written
 
 local lost = sentinels.ensure(stream)
 if lost then
   return { 'damaged', lost }
 elseif not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
   return { 'closed' }
+end
+if call('EXISTS', copied) == 0 and call('HEXISTS', ledger, COPIED) == 1 then
+  return { 'damaged', copied } -- without the marks, every entry would be copied again
 end
 local moves = {}
 for i = 1, marks do
@@ -66,5 +70,6 @@ if entries > 0 then
 end
 if #moves > 0 then
   call('HSET', copied, unpack(moves))
+  call('HSET', ledger, COPIED, 1)
 end
 return { 'copied' }

@@ -66,7 +66,12 @@ local function check_parts(planned, decided_at)
   local stored = #names > 0 and redis.call('HMGET', forgotten, unpack(names))
   for i, rule in ipairs(rules) do
     if stored[i] ~= rule.parts then
-      require('tallystream.storage.lua.rules.parts').update(planned.ledger_key, rules)
+      local parts = require('tallystream.storage.lua.rules.parts')
+      planned.lost = parts.find_lost(planned.ledger_key)
+      if planned.lost then
+        return
+      end
+      parts.update(planned.ledger_key, rules)
       stored = redis.call('HMGET', forgotten, unpack(names))
       break
     end
