@@ -49,7 +49,9 @@ KINDS: Final = {
     "deployment.restore_unfinished": Kind(
         "A restore runs, or was interrupted.", "run the same tallystream restore again"
     ),
-    "keys.lost": Kind("A key was deleted or evicted; other keys show that it existed.", "the command in the detail, if there is one"),
+    "keys.lost": Kind(
+        "A key was deleted or evicted; other keys show that it existed.", "the command in the detail, if there is one"
+    ),
     "log.missing": Kind("A stream does not exist, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry among those that the stream keeps.", _CHAIN),
     "log.removed": Kind(
