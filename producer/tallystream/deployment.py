@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self
 
-from tallystream.errors import ConfigurationError, DeploymentChanged
+from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
     RESTORING,
@@ -23,6 +23,7 @@ from tallystream.storage.deployment_hash import (
 )
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
+from tallystream.storage.sentinels import was_counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -98,11 +99,14 @@ class Deployment:
             unless_stored: The number of partitions of a new deployment if `partitions` is `None`.
 
         Raises:
+            KeyLost: no deployment is stored, but workers have counted entries of its partitions.
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` is not 1 to 1,024, or
                 this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
         """
         wanted = Layout(partitions or unless_stored, namespace)
+        if not client.exists(wanted.root) and any(was_counted(client, keys) for keys in wanted.keys):
+            raise KeyLost(wanted.root)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
         _, *present = _INIT(client, [wanted.root], flat)
         return cls._of_root(client, dict(zip(present[::2], present[1::2], strict=True)), partitions, namespace)

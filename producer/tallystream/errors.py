@@ -11,12 +11,16 @@ TallyError
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
+   |- KeyLost               a key of a partition was deleted or evicted; nothing is appended or counted without it
    |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
    |- DeploymentChanged     the data that this process started with was deleted or replaced, or is restored
    '- GenerationSwitched    another generation of counters is live; nothing was counted
 """
 
 from __future__ import annotations
+
+import re
+from typing import Final
 
 
 class TallyError(Exception):
@@ -75,6 +79,47 @@ class UnknownVersion(CodecError):
 
 class StreamError(TallyError):
     """A stream, its consumer group, or the data stored with it is missing, inconsistent or not as a call needs it."""
+
+
+class KeyLost(StreamError):
+    """A key was deleted or evicted, and counting without it would be wrong: nothing was appended or counted.
+
+    Args:
+        key: Name of the key.
+    """
+
+    def __init__(self, key: str) -> None:
+        remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
+        super().__init__(
+            f"{key} was deleted or evicted, although other keys show that it existed: nothing is appended or counted "
+            f"that needs it. {remedy}"
+        )
+        self.key = key
+
+
+_REMEDIES: Final = {
+    r":(seen|limit|labels):|:g\d+:(ledger|begun|gone|backfilled)$|:forgotten$": (
+        "To repair it, rebuild the counters (tallystream rebuild; if a rebuild is not finished, give it up first with "
+        "tallystream rebuild --drop)"
+    ),
+    r":copied$": (
+        "To repair it, give the repartition up or, if it is finished, remove the topic before (tallystream rebuild "
+        "--drop)"
+    ),
+    r":alerts$": (
+        "The next notification creates it. Those that waited in it are lost, so compare the alerts that fire with the "
+        "messages that you received"
+    ),
+    r":files$": (
+        "The next ingest creates it. Do not ingest a file again that was shorter than 64 KiB and has grown since"
+    ),
+    r":adopted$": "No counter depends on it: only the places of earlier changes of the rules are lost",
+    r":rules$": (
+        "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
+    ),
+    r"": "To repair it, restore the latest snapshot (tallystream restore --force)",
+}
+"""By the end of a key's name, what repairs a partition without the key; the first pattern that matches applies."""
 
 
 class ConsumerGroupMissing(StreamError):

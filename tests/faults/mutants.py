@@ -85,6 +85,8 @@ _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
 _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
+_EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
+_LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -172,7 +174,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "group-recreated-at-0",
-        (Edit("tallystream_worker/counting/fetch.py", "if settled and not self._group_exists():", "if False:"),),
+        (Edit("tallystream_worker/counting/lua/ensure_group.lua", "if not OF_THE_TOPIC[field] then", "if false then"),),
         (23,),
         "BLMX",
     ),
@@ -940,8 +942,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/repartition/lua/copy.lua",
-                "if not generations.is_open(",
-                "if false and generations.is_open(",
+                "elseif not generations.is_open(",
+                "elseif false and generations.is_open(",
             ),
         ),
         tests=(f"{_REPLACED}::test_every_script_refuses_a_log_that_was_given_up",),
@@ -1642,5 +1644,100 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/snapshot/test_rule_records.py::test_the_next_change_has_a_place",),
+    ),
+    Mutant(
+        "lost-sequences-taken-for-none",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/sentinels.lua",
+                "if begun or gated or (live and not is_restoring) or has_counted(prefix) then",
+                "if false then",
+            ),
+        ),
+        tests=(
+            f"{_LOST}::test_nothing_is_appended_without_a_sentinel",
+            f"{_LOST}::test_nothing_is_counted_without_a_sentinel",
+            f"{_LOST}::test_all_sentinels_at_once_are_not_taken_for_a_new_partition",
+        ),
+    ),
+    Mutant(
+        "gap-before-damage",
+        (Edit("tallystream/storage/lua/append.lua", "  if not begun then", "  if false then"),),
+        tests=(f"{_LOST}::test_nothing_is_appended_without_a_sentinel",),
+    ),
+    Mutant(
+        "lost-sequences-taken-for-lost-entries",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "            if partition in self.damaged:",
+                "            if False:",
+            ),
+        ),
+        tests=(f"{_LOST}::test_an_idle_producer_does_not_take_lost_sequences_for_lost_entries",),
+    ),
+    Mutant(
+        "lost-ids-and-limits-begin-again",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/forget_periods.lua",
+                "  return call('EXISTS', key) == 0 and call(",
+                "  return false and call(",
+            ),
+        ),
+        tests=(f"{_LOST}::test_nothing_is_counted_without_the_state_of_a_period",),
+    ),
+    Mutant(
+        "deployment-created-over-data",
+        (Edit("tallystream/deployment.py", "if not client.exists(wanted.root) and any(", "if False and any("),),
+        tests=(f"{_LOST}::test_a_deployment_is_not_created_over_the_data_of_another",),
+    ),
+    Mutant(
+        "counting-while-the-server-may-evict",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_worker.py",
+                "if policy := self._evicting.get(stream):",
+                "if (policy := self._evicting.get(stream)) and False:",
+            ),
+        ),
+        tests=("tests/integration/maintenance/test_eviction.py::test_counting_pauses_while_the_server_may_evict",),
+    ),
+    Mutant(
+        "lost-marks-of-removed-periods",
+        (Edit(_PARTS, "if call('EXISTS', forgotten) == 0 and", "if false and"),),
+        tests=(f"{_EVERY_KEY}::test_a_deleted_key_is_never_silent",),
+    ),
+    Mutant(
+        "copies-again-without-marks",
+        (Edit("tallystream_worker/repartition/lua/copy.lua", "if call('EXISTS', copied) == 0 and", "if false and"),),
+        tests=("tests/integration/storage/test_script_replies.py::test_a_reply_has_its_shape",),
+    ),
+    Mutant(
+        "lost-keys-that-no-check-names",
+        (Edit("tallystream_worker/verify/checks.py", '    Check("lost", lost_keys.check),\n', ""),),
+        tests=(f"{_EVERY_KEY}::test_a_deleted_key_is_never_silent",),
+    ),
+    Mutant(
+        "deleted-stream-taken-for-a-new-one",
+        (
+            Edit(
+                "tallystream_worker/counting/lua/ensure_group.lua",
+                "if added < math.max(gated, settled) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_LOST}::test_a_deleted_stream_is_not_taken_for_a_new_one",),
+    ),
+    Mutant(
+        "snapshot-over-its-own-repair",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/open.lua",
+                "local lost = sentinels.lost(stream)",
+                "local lost = false and sentinels.lost(stream)",
+            ),
+        ),
+        tests=("tests/integration/storage/test_script_replies.py::test_a_reply_has_its_shape",),
     ),
 )

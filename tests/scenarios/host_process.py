@@ -28,9 +28,10 @@ import structlog
 from tallystream import Producer, aio
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import TallyError
+from tallystream.errors import KeyLost, TallyError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.reading.totals import Totals
+from tallystream.storage.sentinels import begun_of, refuse_lost
 from tallystream_worker.cli.main import main as command_line
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -188,13 +189,13 @@ def count(url: str, consumer: str, shuffle: int | None = None, most: int | None 
         client = stack.enter_context(contextlib.closing(connect(url)))
         deployment = Deployment.load(client)
         for partition, keys in enumerate(deployment.layout.keys):
-            begun = client.execute_command("GET", keys.begun)
+            refuse_lost(client, keys)
             fold = partial(
                 Fold,
                 deployment.layout,
                 partition,
                 max_deliveries=_MAX_DELIVERIES,
-                begun=begun.decode() if begun else "0-0",
+                begun=begun_of(client, keys),
             )
             fetch = Fetch(client, keys, consumer, claim_idle=_CLAIM_AT_ONCE)
             rules, revision = deployment.numbered_rules_of(keys.generation)
@@ -216,7 +217,7 @@ def try_count(url: str, consumer: str) -> str | None:
     """Count as `count` does; return the name of the exception if the server refuses or the connection breaks."""
     try:
         count(url, consumer)
-    except redis.RedisError as error:
+    except (redis.RedisError, KeyLost) as error:
         return type(error).__name__
     return None
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from tallystream.client.durability import DurabilityCheck
+from tallystream.errors import KeyLost
 from tallystream.producing.gate import START, parse_record, queue_read
 from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
+from tallystream.storage.sentinels import has_lost_sequences
 from tallystream.wire.codec import VERSION
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ KEEP_BYTES: Final = 8 * 2**20
 
 _PAUSE: Final = 0.1
 """Seconds until the next attempt at a stream that is full, held by a reset, or closed."""
+
+_PAUSE_DAMAGED: Final = 1.0
+"""Seconds until the next attempt at a partition that has lost a key."""
 
 
 class Appender:
@@ -81,6 +86,7 @@ class Appender:
         """Number of times that a stream refused entries because the stream had reached its limit."""
         self.unconfirmed = 0
         """Number of `send` calls whose entries were written, but whose durability was not confirmed in time."""
+        self._lost_keys: dict[int, str] = {}  # by partition, the key that the server has lost
         self.is_closed = False
         """Whether a stream is closed because another topic becomes live: call `lasts`, `settle`, then `move`."""
 
@@ -117,17 +123,17 @@ class Appender:
             moments.append(check_at)
         return max(0.0, min(moments) - now) if moments else None
 
-    def send(self) -> tuple[list[SealedEntry], RedisError | None]:
+    def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
-        A stream that was full, held or closed less than 0.1 seconds ago is left out. Before that, confirmed entries
-        that a server is known to have lost are queued again. If entries are given up (`unknown`), return these at once,
-        and send nothing.
+        A stream that was full, held or closed less than 0.1 seconds ago is left out, and one whose partition has lost a
+        key for 1 second. Before that, confirmed entries that a server is known to have lost are queued again. If
+        entries are given up (`unknown`), return these at once, and send nothing.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
-            server (memory full, read-only, loading, missing permission), or `None`. The other entries stay queued. A
-            missing script is no error: the next call loads it.
+            server (memory full, read-only, loading, missing permission), or that a partition has lost a key, or `None`.
+            The other entries stay queued. A missing script is no error: the next call loads it.
 
         Raises:
             RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
@@ -136,8 +142,10 @@ class Appender:
         confirmed: list[SealedEntry] = []
         for entry in rollbacks.roll_back(self.layout, self.queues):
             self._report(entry, confirmed)
+        for partition in rollbacks.damaged:
+            self._pause_damaged(partition, self.layout.keys[partition].sequences)
         if confirmed:
-            return confirmed, None  # now: if the connection breaks, they are not returned again
+            return confirmed, self._damage  # now: if the connection breaks, they are not returned again
         now = time.monotonic()
         sent: list[tuple[int, int]] = []  # partition and sequence of each entry
         with self._client.pipeline(transaction=False) as pipeline:
@@ -148,7 +156,7 @@ class Appender:
                         sent.append((partition, sequence))
             checked = rollbacks.queue_checks(pipeline, self.layout, self.queues, now)
             if not sent and not checked:
-                return [], None
+                return [], self._damage
             if sent:
                 self._durability.queue(pipeline)
             if sent and not self._script_is_loaded:
@@ -180,7 +188,7 @@ class Appender:
 
     def _settle(
         self, sent: Sequence[tuple[int, int]], replies: Sequence[Any]
-    ) -> tuple[list[SealedEntry], RedisError | None]:
+    ) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         first_error: RedisError | None = None
         if is_written_only := bool(sent) and self._durability.is_needed:
             if isinstance(replies[-1], RedisError):
@@ -208,29 +216,43 @@ class Appender:
             answer, detail = reply[0], reply[1].decode() if len(reply) > 1 else ""
             if answer not in (b"appended", b"already"):
                 stopped.add(partition)
-                self._refused(partition, sequence, answer)
+                self._refused(partition, sequence, answer, detail)
             elif not is_written_only:
                 self.resent += answer == b"already"
+                self._lost_keys.pop(partition, None)
                 self.last_ids[partition] = detail or self.last_ids[partition]
                 self._report(queue.confirm(detail), confirmed)
-        return confirmed, first_error
+        return confirmed, first_error or self._damage
 
-    def _refused(self, partition: int, sequence: int, answer: bytes) -> None:
+    def _refused(self, partition: int, sequence: int, answer: bytes, detail: str) -> None:
         """Handle an entry that the gate did not append.
 
-        If the gate lacks earlier entries or removed the record, make the next `send` read the record and act. Otherwise
-        the stream is full, held or closed: send nothing to it for 0.1 seconds; set `is_closed`, or count `backlogged`.
+        If the gate lacks earlier entries or removed the record, make the next `send` read the record and act. If the
+        partition has lost a key, send nothing to it for 1 second. Otherwise the stream is full, held or closed: send
+        nothing to it for 0.1 seconds; set `is_closed`, or count `backlogged`.
         """
         if answer in (b"gap", b"forgotten"):
             self._rollbacks.suspect(partition)
             return
         queue = self.queues[partition]
+        if answer == b"damaged":
+            self._pause_damaged(partition, detail)
+            return
         queue.sent = min(queue.sent, sequence - 1)  # the gate first checks whether the stream has the entry
         queue.resume_at = time.monotonic() + _PAUSE
         if answer == b"closed":
             self.is_closed = True
         elif answer == b"full":
             self.backlogged += 1
+
+    def _pause_damaged(self, partition: int, key: str) -> None:
+        self._lost_keys[partition] = key
+        self.queues[partition].resume_at = time.monotonic() + _PAUSE_DAMAGED
+
+    @property
+    def _damage(self) -> KeyLost | None:
+        """The error of a partition that has lost a key and has not taken an entry since; `None` if there is none."""
+        return next((KeyLost(key) for key in self._lost_keys.values()), None)
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
         """Note the time of a confirmation, and add the entry to `confirmed` if it was never confirmed before."""
@@ -249,8 +271,12 @@ class Appender:
         reply may be there: they are included, and counted as `unknown`; see `PartitionQueue.last_of`.
 
         Raises:
+            KeyLost: a partition has lost its sequences.
             RedisError: the server did not answer; the sequences are not known.
         """
+        for keys in self.layout.keys:
+            if has_lost_sequences(self._client, keys):
+                raise KeyLost(keys.sequences)
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
                 queue_read(pipeline, keys, queue.producer)
@@ -296,6 +322,7 @@ class Appender:
         self.layout = layout
         self.queues = list(queues or new_queues(layout))
         self._rollbacks.reset()
+        self._lost_keys.clear()
         self.is_closed = False
 
 

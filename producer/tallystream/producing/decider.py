@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import EventError, GenerationSwitched, StreamFull, Unconfirmed
+from tallystream.errors import EventError, GenerationSwitched, KeyLost, StreamFull, Unconfirmed
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
@@ -85,6 +85,7 @@ class Decider:
                 the metric, the total would exceed the largest amount, or by the server's clock its time is too late or
                 too far ahead; the event was not appended.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
+            KeyLost: the partition has lost a key; the event was not counted.
             Unconfirmed: the event was appended and decided (counted or rejected), but no replica or disk confirmed that
                 in time.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
@@ -141,6 +142,8 @@ class Decider:
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
         if answer in (b"switched", b"outdated"):
             return None
+        if answer == b"damaged":
+            raise KeyLost(details[0].decode())
         if answer == b"full":
             raise StreamFull(
                 f"{keys.stream} has reached its limit of {int(details[0]):,} entries: "

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from tallystream.producing.gate import GateRecord, parse_record, queue_read
 from tallystream.producing.partition_queue import another_name
+from tallystream.storage.sentinels import has_lost_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ class RollbackWatch:
         self._checked_at = float("-inf")
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
+        self.damaged: set[int] = set()
+        """The partitions whose sequences the server had lost at the last rollback: their entries are not sent again."""
         self.is_unsure = False
         """Whether entries or checks were sent in a pipeline whose replies have not arrived."""
         self.rewound = 0
@@ -113,14 +116,19 @@ class RollbackWatch:
         Raises:
             RedisError: the server did not answer; nothing has changed.
         """
+        self.damaged = set()
         if not self._suspects:
             return []
         epoch, records = self._read(layout, queues)
         is_another_life = self._epoch is not None and epoch != self._epoch
+        if not is_another_life:
+            self.damaged = {n for n in records if has_lost_sequences(self._client, layout.keys[n])}
         given_up: list[SealedEntry] = []
         for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
-            if is_another_life:
+            if partition in self.damaged:
+                pass
+            elif is_another_life:
                 self._rename(partition, queue, record, queue.confirmed)
                 self.rewound += 1
                 _log.warning("stream.reset stream=%s: entries confirmed by the old stream are not sent again", stream)

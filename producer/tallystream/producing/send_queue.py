@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tallystream.client.durability import DurabilityCheck
     from tallystream.deployment import Deployment
+    from tallystream.errors import KeyLost
     from tallystream.producing.buffer import Buffer
     from tallystream.storage.keys import Layout
 
@@ -62,7 +63,7 @@ class SendQueue:
         self.appender = Appender(client, layout, deployment.epoch, durability, queues, on_rename)
         self._cycle = 0
 
-    def step(self) -> tuple[bool, RedisError | None]:
+    def step(self) -> tuple[bool, RedisError | KeyLost | None]:
         """Seal buffered events into entries, and send some unconfirmed entries of each partition (`Appender.send`).
 
         Returns:
@@ -90,6 +91,7 @@ class SendQueue:
         they are read, and nothing is sent before a spool has recorded them: if this fails, call it again.
 
         Raises:
+            KeyLost: the closed topic has lost its sequences.
             SpoolError: the spool cannot be written.
             redis.RedisError: the sequences of the closed topic could not be read.
         """

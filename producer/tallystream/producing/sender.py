@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from tallystream.client.backoff import Backoff
 from tallystream.client.error_text import named_text, text_of
 from tallystream.client.replies import is_connection_stale, is_refusal
-from tallystream.errors import ConfigurationError, DeploymentChanged, SpoolError
+from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
 from tallystream.producing.spool.buffer import Spool
@@ -121,7 +121,7 @@ class Sender:
                     buffer.fail(ConfigurationError(f"Redis refuses this producer: {error}"))
                     return
                 self._lost(error)
-            except (SpoolError, DeploymentChanged) as error:
+            except (SpoolError, DeploymentChanged, KeyLost) as error:
                 self._say(str(error))
             except Exception as error:  # noqa: BLE001  # if a bug ended the thread, no further event would be sent
                 self._say(named_text(error), error)
@@ -171,7 +171,9 @@ class Sender:
                 send_queue.move(deployment.layout)
             led_on, error = send_queue.step()
             progress = progress or led_on
-            if error is not None:
+            if isinstance(error, KeyLost):
+                self._say(str(error))
+            elif error is not None:
                 if is_refusal(error):
                     raise error
                 self._lost(error)

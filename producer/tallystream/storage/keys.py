@@ -18,7 +18,7 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT: Final = 4
+LAYOUT: Final = 5
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
@@ -32,6 +32,9 @@ MAX_PARTITIONS: Final = 1024
 
 GROUP: Final = "tally"
 """The consumer group that counts the first generation. `PartitionKeys.group` has the names for later generations."""
+
+BEGUN: Final = "!begun"
+"""Field of the sequences, a sentinel: something was written to the partition; see `lib/sentinels.lua`."""
 
 REAPED: Final = "!reaped"
 """Field of the sequences: `<horizon> <newest mark>`, of the producers without a spool; see `lib/producers.lua`."""
@@ -135,6 +138,8 @@ class PartitionKeys:
         is that in an earlier topic.
 
         Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
+        Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
+        entries that the stream may have, and `!closed` is
         the topic to append to instead, `""` if the stream is open; a stream of a later topic is closed without it.
         `!closing` is the number of the last closing or reopening.
         `!hold` is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
@@ -162,9 +167,10 @@ class PartitionKeys:
         """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
         The second number is missing until an entry is counted by published rules. ` closed` follows if a repartition
-        closed the partition, and ` restoring` while a restore replaces the counters. Without this key, the first
-        generation is live in the first topic, and no generation in a later topic. The key stays when its topic is
-        dropped, so that nothing is counted in the topic again.
+        closed the partition, and ` restoring` while a restore replaces the counters. Every partition to which anything
+        was written has this key (see `sentinels.lua`). In another one, the first generation is live in the first topic,
+        and no generation in a later topic. The key stays when its topic is dropped, so that nothing is counted in the
+        topic again.
         """
         return self.prefix + "live"
 

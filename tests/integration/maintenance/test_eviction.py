@@ -10,12 +10,15 @@ from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
+from tallystream.producing.producer import Producer
+from tallystream.reading.totals import Totals
 from tallystream_worker.maintenance.eviction import EvictionWatch
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
 from tests.http_service import http_service
 from tests.integration.service.test_metrics import scrape
+from tests.waiting import until
 
 LIMIT = 20_000_000
 
@@ -45,7 +48,7 @@ def test_evicted_keys_are_logged_and_served(fresh_server):
     with Harness(server.url, partitions=1) as harness:
         capture = LogCapture()
         log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
-        watch = EvictionWatch(harness.client, Deployment.create_or_load(harness.client), log)
+        watch = EvictionWatch(harness.client, Deployment.create_or_load(harness.client), log, {})
         watch.run_once()
         assert capture.entries == []
         used = harness.client.info("memory")["used_memory"]
@@ -64,3 +67,30 @@ def test_evicted_keys_are_logged_and_served(fresh_server):
         assert told == [("server.may_evict", None), ("server.keeps_keys", None), ("keys.evicted", evicted)]
         with http_service(server.url) as http:
             assert scrape(http)["redis_evicted_keys_total", ()] == evicted
+
+
+@pytest.mark.parametrize("eviction", ["refuse", "allow"])
+def test_counting_pauses_while_the_server_may_evict(fresh_server, monkeypatch, eviction):
+    """If the policy is changed while a worker runs, it states the policy and counts nothing until it is set back."""
+    monkeypatch.setattr("tallystream_worker.maintenance.eviction.EVERY", 0.05)
+    server = fresh_server()
+    log = structlog.wrap_logger(None, processors=[LogCapture()])
+    with Harness(server.url, partitions=1) as harness:
+        settings = Settings(RedisSettings(server.url, partitions=1, eviction=eviction), rules=harness.rules)
+        with counting(settings, log) as worker, Producer(server.url) as producer, Totals(server.url) as totals:
+            producer.emit("view", "a")
+            producer.flush(10, wait="counted")
+            harness.client.config_set("maxmemory", 10**9)
+            harness.client.config_set("maxmemory-policy", "allkeys-lru")
+            watched = {each.name: each for each in worker.services[1:]}["eviction"]
+            for _ in range(2):  # the first pass may have begun before the change
+                since = watched.health.passed
+                until(lambda since=since: watched.health.passed > since)
+            if eviction == "refuse":
+                until(lambda: "maxmemory-policy allkeys-lru" in (worker.health[0].problem or ""))
+            producer.emit("view", "a")
+            producer.flush(10)
+            if eviction == "refuse":
+                assert totals.get("a", "view").value == 1
+                harness.client.config_set("maxmemory-policy", "noeviction")
+            until(lambda: totals.get("a", "view").value == 2)

@@ -124,6 +124,45 @@ class DestroyGroup(WithEvents, frozen=True):
         world.count()
 
 
+class LoseKey(WithEvents, frozen=True):
+    """A client renames a key of every partition; nothing is counted until the key is back.
+
+    Attributes:
+        key: The end of the name of the key.
+    """
+
+    weight: ClassVar[int] = 1
+
+    key: str = "seq"
+
+    @classmethod
+    def draw(cls, draft: Draft) -> LoseKey | None:
+        """Return the move with one of the keys without which nothing may be counted."""
+        drawn = WithEvents.draw(draft)
+        return None if drawn is None else cls(drawn.events, draft.pick(["seq", "ledger", "live"]))
+
+    def shorter(self) -> Iterator[Move]:
+        """Yield the move with fewer events."""
+        for events in fewer(self.events):
+            yield LoseKey(events, self.key)
+
+    def play(self, world: World) -> None:
+        """Emit events, rename the keys, let a worker try to count them, and rename the keys back."""
+        world.emit(self.events)
+        if not world.model.waiting:
+            return  # every event was refused by its producer, so nothing needs to be counted
+        keys = [stream.removesuffix("stream") + self.key for stream in world.streams()]
+        keys = [key for key in keys if world.execute("EXISTS", key)]
+        for key in keys:
+            world.execute("RENAME", key, f"{key}-away")
+        found = world.try_count()
+        for key in keys:
+            world.execute("RENAME", f"{key}-away", key)
+        if found != "KeyLost":
+            raise Mismatch(f"without {self.key}, a worker that counts raised {found}")
+        world.count()
+
+
 class FailOver(Move, frozen=True):
     """A replica that has every write takes over."""
 

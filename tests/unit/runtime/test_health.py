@@ -63,4 +63,5 @@ def test_a_service_that_fails_shows_and_stops_nothing():
     assert samples["tallystream_service_up", "archive"] == 0
     assert samples["tallystream_service_up", "trim"] == 1
     assert samples["tallystream_partition_up", "0"] == 1
+    assert samples["tallystream_key_lost", "0"] == 0
     assert samples["tallystream_hot_subject_ratio", "0"] == 0.5

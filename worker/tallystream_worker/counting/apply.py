@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.durability import MEMORY
 from tallystream.client.replies import is_group_missing
-from tallystream.errors import StreamError
+from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream_worker.process import failpoints
@@ -144,6 +144,7 @@ def apply(
             rejects a write; nothing was changed.
         redis.ConnectionError, redis.TimeoutError: the batch may or may not have been applied; applying it again is
             safe.
+        KeyLost: the partition has lost a key; nothing was changed.
         StreamError: the script returned an unknown reply.
     """
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
@@ -167,6 +168,8 @@ def apply(
         return Outdated(int(texts[0]))
     if answer == b"rejected":
         return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
+    if answer == b"damaged":
+        raise KeyLost(texts[0])
     raise StreamError(f"{keys.stream}: apply.lua returned {answer!r}")
 
 

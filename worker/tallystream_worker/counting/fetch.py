@@ -15,10 +15,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
-
-from tallystream.client.replies import is_group_there, is_key_missing
-from tallystream.errors import ConsumerGroupMissing
+from tallystream.errors import ConsumerGroupMissing, KeyLost
+from tallystream.storage.scripts import Script
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
 
@@ -37,8 +35,7 @@ MAX_READ: Final = 256
 
 _CLAIM_COUNT: Final = 64
 _DONE: Final = "0-0"
-_OF_THE_TOPIC: Final = frozenset({b"appended", b"entries:gated", b"entries:retired"})
-"""The ledger fields that may exist before any entry was counted."""
+_ENSURE_GROUP: Final = Script("tallystream_worker.counting", "ensure_group")
 
 
 def next_read_size(size: int, found: int) -> int:
@@ -79,24 +76,22 @@ class Fetch:
         """Create the stream and its consumer group, at the beginning of the stream, if they do not exist.
 
         Raises:
+            KeyLost: the partition has lost a key without which entries would be appended or counted twice.
             ConsumerGroupMissing: entries were counted, but the group, which remembers which ones, is gone. A new group
                 would count entries twice (from the beginning of the stream) or never (from its end), so an operator
                 has to decide.
         """
-        ledger: list[bytes] = self._client.execute_command("HKEYS", self._keys.ledger)
-        settled = sorted(name.decode() for name in ledger if name not in _OF_THE_TOPIC)
-        if settled and not self._group_exists():
-            group = self._keys.group
+        group = self._keys.group
+        names = [self._keys.stream, self._keys.ledger, self._keys.topic_ledger]
+        answer, *details = _ENSURE_GROUP(self._client, names, [group])
+        if answer == b"damaged":
+            raise KeyLost(details[0].decode())
+        if answer == b"missing":
             raise ConsumerGroupMissing(
                 f"{self._keys.stream}: consumer group {group!r} is missing, but the ledger shows that entries "
-                f"were settled through it ({', '.join(settled[:3])}). Nothing is counted in this partition until the "
+                f"were settled through it ({details[0].decode()}). Nothing is counted in this partition until the "
                 "counters are rebuilt. Run: tallystream rebuild"
             )
-        try:
-            self._client.xgroup_create(self._keys.stream, self._keys.group, id="0", mkstream=True)
-        except ResponseError as error:
-            if not is_group_there(error):
-                raise
 
     def recover(self, *, as_delivery: bool = False) -> None:
         """Make the next fetches begin with the worker's own pending entries, because the last batch may not be counted.
@@ -226,13 +221,3 @@ class Fetch:
         )
         times = {row["message_id"].decode(): int(row["times_delivered"]) for row in pending}
         return [Entry(entry.id, entry.fields, times.get(entry.id, entry.deliveries)) for entry in entries]
-
-    def _group_exists(self) -> bool:
-        try:
-            return any(
-                group["name"] == self._keys.group.encode() for group in self._client.xinfo_groups(self._keys.stream)
-            )
-        except ResponseError as error:
-            if is_key_missing(error):
-                return False
-            raise

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from tallystream.errors import StreamError
+from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
@@ -62,6 +62,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         The events by outcome; `None` if the dead letter does not exist any more.
 
     Raises:
+        KeyLost: the partition has lost a key; nothing was changed.
         StreamError: the fields do not contain the number of events that the dead letter states, another generation is
             live now, newer rules count the partition now, the state that would decide an event (ids, a limit, a vote)
             was removed, or a subject of an event with an id or a limit was reset since. Nothing was changed.
@@ -93,6 +94,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         )
         if answer == b"applied":
             return Retried(settled, kept)
+        if answer == b"damaged":
+            raise KeyLost(details[0].decode())
         if answer == b"switched":
             raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the dead letters again")
         if answer == b"outdated":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.client.replies import is_refusal
-from tallystream.errors import TallyError
+from tallystream.errors import KeyLost, TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION
 
@@ -123,6 +123,7 @@ class OffsetGate:
             or if another call can append them at once; see `waiting`.
 
         Raises:
+            KeyLost: a partition has lost a key; nothing was appended to it.
             SourceMoved: the stored offset is not the expected one, or the topic is closed.
             RedisError: the connection broke, or the server will reject the write again (no permission, wrong key type).
                 Chunks that are not known to be appended stay queued.
@@ -150,6 +151,8 @@ class OffsetGate:
                 if is_refusal(reply):
                     raise reply
                 problem = f"the server replies {reply}"
+            elif reply[0] == b"damaged":
+                raise KeyLost(reply[1].decode())
             elif reply[0] == b"closed":
                 raise SourceMoved(
                     f"{self._layout.keys[partition].stream} is closed: a repartition moves its events to a new topic"

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from tallystream_worker.process.periodic import PeriodicService
     from tallystream_worker.settings.settings import Settings
 
-EVERY: Final = 60.0
+EVERY: Final = 10.0
 """Seconds between two checks of a running worker."""
+
+MAY_EVICT: Final = "the server may evict keys (maxmemory-policy {}): an evicted counter is wrong"
 
 _UNREADABLE: Final = ("ACL failure", "no permissions", "not allowed from script")
 """Parts of the error replies of servers whose `INFO` this user or a script may not call."""
@@ -54,9 +56,14 @@ class EvictionWatch:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         log: Logs changes of state, and evicted keys.
+        evicting: By stream, the policy of each server that may evict keys; filled by each check. The partition workers
+            read it, and pause.
     """
 
-    def __init__(self, client: redis.Redis, deployment: Deployment, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self, client: redis.Redis, deployment: Deployment, log: FilteringBoundLogger, evicting: dict[str, str]
+    ) -> None:
+        self.evicting = evicting
         self._client = client
         self._deployment = deployment
         self._log = log
@@ -75,8 +82,10 @@ class EvictionWatch:
         policy, evicted = _look(self._client, keys)
         state = self._states[keys.stream]
         if policy:
-            state.failed(f"the server may evict keys (maxmemory-policy {policy}): an evicted counter is wrong")
+            self.evicting[keys.stream] = policy
+            state.failed(MAY_EVICT.format(policy))
         else:
+            self.evicting.pop(keys.stream, None)
             state.works()
         before = self._evicted.get(keys.stream, evicted)
         self._evicted[keys.stream] = evicted
@@ -88,10 +97,13 @@ class EvictionWatch:
             )  # fmt: skip
 
 
-def eviction_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that watches for evicted keys, not started."""
+def eviction_service(
+    settings: Settings, deployment: Deployment, log: FilteringBoundLogger, evicting: dict[str, str]
+) -> PeriodicService:
+    """Return the service that watches for evicted keys, not started; see `EvictionWatch` for `evicting`."""
     client = connect(settings.redis.url)
-    return maintenance_service("eviction", EVERY, EvictionWatch(client, deployment, log).run_once, client, log)
+    watch = EvictionWatch(client, deployment, log, evicting if settings.redis.eviction == "refuse" else {})
+    return maintenance_service("eviction", EVERY, watch.run_once, client, log)
 
 
 def _look(client: redis.Redis, keys: PartitionKeys) -> tuple[str, int]:

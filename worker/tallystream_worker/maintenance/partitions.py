@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.backoff import Backoff
 from tallystream.client.replies import is_stream_or_group_missing
-from tallystream.errors import DeploymentChanged
+from tallystream.errors import DeploymentChanged, KeyLost
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -43,17 +43,20 @@ def for_each_partition(
         job: Called with the partition's number, its keys, and the deployment that is stored now.
 
     Raises:
-        redis.RedisError: the deployment could not be read; or the first error of the job, after all partitions.
+        redis.RedisError, KeyLost: the deployment could not be read; or the first error of the job, after all
+            partitions.
         ConfigurationError: this release cannot read the stored layout version or rules.
     """
     try:
         found = deployment.reload(client)
     except DeploymentChanged:
         return
-    failed: RedisError | None = None
+    failed: RedisError | KeyLost | None = None
     for partition, keys in enumerate(found.layout.keys):
         try:
             job(partition, keys, found)
+        except KeyLost as error:
+            failed = failed or error
         except RedisError as error:
             if not is_stream_or_group_missing(error):
                 failed = failed or error

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
+from tallystream.errors import KeyLost
 from tallystream.storage.scripts import Script
 from tallystream_worker.dead_letters.store import shorten
 from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
@@ -71,11 +72,12 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     after the server's clock was set back or advanced by more than ten minutes between two calls.
 
     Raises:
+        KeyLost: the partition has lost a key.
         redis.ResponseError: the stream does not exist, or a retention hold is not a stream ID.
         redis.RedisError: the server does not reply.
     """
     age = retention.age_seconds
-    _, removed, entries, size, limit, holder = _TRIM(
+    answer, *found = _TRIM(
         client,
         [keys.stream, keys.retention_holds, keys.topic_ledger, keys.sequences],
         [
@@ -87,6 +89,9 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
             retention.dead_bytes,
         ],
     )
+    if answer == b"damaged":
+        raise KeyLost(found[0].decode())
+    removed, entries, size, limit, holder = found
     return Trimmed(removed, entries, size, limit, holder.decode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import StreamError
+from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.apply import dead_entry_arguments
 
@@ -59,6 +59,7 @@ class Backfill:
             told: Called with the fold of each batch after the batch was counted.
 
         Raises:
+            KeyLost: the generation has lost a key; nothing was changed.
             StreamError: the server has another mark, because another process counts the same entries.
             redis.RedisError: the present batch may be counted or not; earlier batches are. Read the property `mark`
                 and continue after the entry that it names.
@@ -72,6 +73,8 @@ class Backfill:
                 told(folded)
                 entries, mark = rest, reached
                 excluded = {}
+            elif answer == b"damaged":
+                raise KeyLost(details[0].decode())
             elif answer == b"rejected":
                 texts = [detail.decode() for detail in details]
                 excluded = folded.excluding(zip(texts[::2], texts[1::2], strict=True))

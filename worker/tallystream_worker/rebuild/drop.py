@@ -23,7 +23,9 @@ KINDS: Final = frozenset(
 )
 """The first parts of the names of counters, after the generation's prefix."""
 
-_OF_THE_TOPIC: Final = frozenset({b"appended", b"plain", b"entries:gated", b"entries:retired"})
+_OF_THE_TOPIC: Final = frozenset(
+    (b"appended", b"plain", b"entries:gated", b"entries:retired", b"entries:copied", b"entries:dropped")
+)
 _STEP: Final = 500
 
 

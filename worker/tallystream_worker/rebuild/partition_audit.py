@@ -294,8 +294,14 @@ class PartitionAudit:
             wrong[name] = Difference(self._keys.stream, name, wanted.get(name), found.get(name))
 
     def _compare_ledgers(self, wrong: dict[str, Difference]) -> None:
-        moment, (live,) = checkpoint(self._client, self._keys, [("HGETALL", self._keys.ledger)])
+        commands = [("HGETALL", self._keys.ledger), ("HGETALL", self._keys.resets)]
+        moment, (live, resets) = checkpoint(self._client, self._keys, commands)
         self._bring_to(moment)
+        for name, place in self._scratch.execute_command("HGETALL", self._copy.resets).items():
+            if resets.get(name) != place:
+                counter = f"resets -> {name.decode(errors='replace')}".replace("\n", " ")
+                found = resets[name].decode(errors="replace") if name in resets else None
+                wrong[counter] = Difference(self._keys.stream, counter, place.decode(), found)
         expected: dict[bytes, bytes] = self._scratch.execute_command("HGETALL", self._copy.ledger)
         inexact = {m for m, rule in self._rules.metric.items() if rule.seen == "bloom" or rule.max_subjects is not None}
         for name in sorted({*live, *expected}, key=bytes):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import parse_live, spread_fields
 from tallystream.storage.keys import FIRST, FIRST_TOPIC
 from tallystream.storage.scripts import Script
+from tallystream.storage.sentinels import begun_of
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -78,7 +79,11 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
         )
     rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
     deployment.refuse_gathering(rules)
-    answer, number = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
+    answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
+    if answer == b"gone":
+        deployment.reload(client)  # states why
+        raise KeyLost(deployment.layout.meta)
+    (number,) = found
     if answer == b"other":
         raise ConfigurationError(
             f"generation {number.decode()} is being built by other rules: continue with the configuration that it was "
@@ -250,8 +255,10 @@ class _Partition:
 
     def begin(self) -> None:
         names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger, self._keys.gone]
-        _, begun, outlived = _BEGIN(self.client, names, [self._keys.group])
-        gone, _, first = outlived.decode().partition(" ")
+        answer, begun, *outlived = _BEGIN(self.client, names, [self._keys.group])
+        if answer == b"damaged":
+            raise KeyLost(begun.decode())
+        gone, _, first = outlived[0].decode().partition(" ")
         self.gone = int(gone)
         # An empty stream has lost every entry up to `begun`; the group of the generation gets those after it.
         self._first = first or _after(begun.decode())
@@ -288,13 +295,13 @@ class _Partition:
         return parse_live(live)[0] == self._keys.generation
 
     def _backfill(self) -> None:
-        begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+        begun = begun_of(self.client, self._keys)
         fold = Fold(
             self._layout,
             self._number,
             self._rules,
             max_keys=self._max_keys,
-            begun=(begun or b"0-0").decode(),
+            begun=begun,
             watching=False,
             dropped=self._dropped,
         )
@@ -318,14 +325,14 @@ class _Partition:
 
     def _step(self) -> int:
         if self._consumer is None:
-            begun: bytes | None = self.client.execute_command("GET", self._keys.begun)
+            begun = begun_of(self.client, self._keys)
             fold = partial(
                 Fold,
                 self._layout,
                 self._number,
                 max_keys=self._max_keys,
                 max_deliveries=_MOST_TRIES,
-                begun=(begun or b"0-0").decode(),
+                begun=begun,
                 watching=False,
                 dropped=self._dropped,
             )
@@ -353,7 +360,9 @@ class _Partition:
         revision = self._deployment.revision_of(keys.generation)
         arguments = [present.generation, present.group, keys.generation, keys.group, revision]
         while True:
-            (answer,) = _SWITCH(self.client, [keys.stream, keys.live], arguments)
+            answer, *lost = _SWITCH(self.client, [keys.stream, keys.live], arguments)
+            if answer == b"damaged":
+                raise KeyLost(lost[0].decode())
             if answer == b"switched":
                 return
             if answer == b"other":

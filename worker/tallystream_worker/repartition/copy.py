@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
-from tallystream.errors import CodecError, EventError, StreamError
+from tallystream.errors import CodecError, EventError, KeyLost, StreamError
 from tallystream.rules.retraction import applying
 from tallystream.storage.keys import partition_of
 from tallystream.storage.scripts import Script
@@ -234,6 +234,8 @@ class StreamCopier:
                     raise CopiedElsewhere(
                         f"{self._new.keys[home].stream}: its topic was given up or replaced meanwhile"
                     )
+                elif reply[0] == b"damaged":
+                    raise KeyLost(reply[1].decode())
                 elif reply[0] != b"copied":
                     raise CopiedElsewhere(
                         f"{self._new.keys[home].stream}: another repartition is copying the same events: it has copied "

@@ -10,11 +10,11 @@ from msgspec.structs import replace as changed
 
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, live_mark, spread_fields
-from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
+from tallystream.storage.keys import CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 _PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
+_OPEN: Final = Script("tallystream_worker.repartition", "open")
 _CLOSE: Final = Script("tallystream_worker.repartition", "close")
 _REOPEN: Final = Script("tallystream_worker.repartition", "reopen")
 _ACTIVATE: Final = Script("tallystream_worker.repartition", "activate")
@@ -54,7 +55,11 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
             f"cannot repartition while generation {deployment.building} is being built: let the rebuild finish, or "
             "give it up with: tallystream rebuild --drop"
         )
-    answer, number = _PROPOSE(client, [deployment.layout.root], [partitions])
+    answer, *found = _PROPOSE(client, [deployment.layout.root], [partitions])
+    if answer == b"gone":
+        deployment.reload(client)  # states why
+        raise KeyLost(deployment.layout.root)
+    (number,) = found
     if answer == b"other":
         raise ConfigurationError(
             f"a repartition to {number.decode()} partitions is not finished: continue it with "
@@ -106,12 +111,14 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int) -> None:
 
     Without this, every script refuses to count in the topic or to append to it. So an emptied server, on which the
     first topic is live again, refuses processes that still know the later one.
+
+    Raises:
+        KeyLost: a partition has lost a key; the partitions before it are open.
     """
-    with client.pipeline(transaction=False) as pipeline:
-        for keys in layout.keys:
-            pipeline.hsetnx(keys.sequences, CLOSED, "")
-            pipeline.set(keys.live, live_mark(FIRST, revision), nx=True)
-        pipeline.execute()
+    for keys in layout.keys:
+        answer, *lost = _OPEN(client, [keys.sequences], [live_mark(FIRST, revision)])
+        if answer == b"damaged":
+            raise KeyLost(lost[0].decode())
 
 
 def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> dict[str, Any]:
@@ -150,9 +157,12 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: 
 
     Raises:
         StreamError: another process has begun a later closing; partitions may be closed.
+        KeyLost: a partition has lost a key; the partitions before it are closed.
     """
     for keys in deployment.layout.keys:
-        (answer,) = _CLOSE(client, [keys.sequences, keys.live], [layout.topic, closing])
+        answer, *lost = _CLOSE(client, [keys.sequences, keys.live], [layout.topic, closing])
+        if answer == b"damaged":
+            raise KeyLost(lost[0].decode())
         if answer == b"overtaken":
             raise _overtaken()
 
@@ -163,7 +173,9 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     Nothing happens to a partition that is not closed, or that a later closing than `closing` has changed.
     """
     for keys in deployment.layout.keys:
-        _REOPEN(client, [keys.sequences, keys.live], [closing])
+        answer, *lost = _REOPEN(client, [keys.sequences, keys.live], [closing])
+        if answer == b"damaged":
+            raise KeyLost(lost[0].decode())
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> bool:

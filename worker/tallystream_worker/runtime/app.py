@@ -183,8 +183,10 @@ class Worker:
         name = consumer or settings.worker.consumer
         delivered = next((each.delivered for each in subscribers if isinstance(each, WorkerMetrics)), None)
 
+        evicting: dict[str, str] = {}
+
         def pool(deployment: Deployment) -> WorkerPool:
-            return WorkerPool(settings, deployment, log, subscribers, consumer=name)
+            return WorkerPool(settings, deployment, log, subscribers, consumer=name, evicting=evicting)
 
         self._timeout = settings.worker.stop_timeout
         self.follower = follower = PartitionFollower(settings, deployment, log, pool)
@@ -197,7 +199,7 @@ class Worker:
             losses_service(settings, deployment, log),
             reaper_service(settings, deployment, name, log),
             clock_service(settings, deployment, log),
-            eviction_service(settings, deployment, log),
+            eviction_service(settings, deployment, log, evicting),
             hot_subjects_service(settings, deployment, lambda: follower.pool.hot_subjects, log),
             *alert_services(settings, deployment, log, name, delivered),
         ]

@@ -89,6 +89,11 @@ class HealthProbe:
         passed = GaugeMetricFamily(
             "tallystream_last_pass_timestamp_seconds", "Time of the last successful pass.", labels=["partition"]
         )
+        lost = GaugeMetricFamily(
+            "tallystream_key_lost",
+            "1 while the partition is not counted because one of its keys was deleted or evicted, else 0.",
+            labels=["partition"],
+        )
         hottest = GaugeMetricFamily(
             "tallystream_hot_subject_ratio",
             "Share of the partition's events, 0 to 1, of its hot subject; tallystream status names the subject.",
@@ -98,6 +103,7 @@ class HealthProbe:
         for each in self._worker.health:
             up.add_metric([str(each.partition)], each.problem is None)
             passed.add_metric([str(each.partition)], wall + each.passed)
+            lost.add_metric([str(each.partition)], each.lost_key is not None)
             if each.hot_subject is not None:
                 hottest.add_metric([str(each.partition)], each.hot_subject.share)
         services = GaugeMetricFamily(
@@ -107,7 +113,7 @@ class HealthProbe:
         )
         for service in self._worker.service_health:
             services.add_metric([service.name], service.problem is None)
-        yield from (up, passed, hottest, services)
+        yield from (up, passed, lost, hottest, services)
 
 
 class HealthProbes:

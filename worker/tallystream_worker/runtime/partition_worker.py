@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -10,19 +11,21 @@ from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.client.error_text import named_text
-from tallystream.errors import GenerationSwitched
+from tallystream.errors import GenerationSwitched, KeyLost, StreamError
+from tallystream.storage.sentinels import begun_of, refuse_lost
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.quarantine import is_entry_error
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
+from tallystream_worker.maintenance.eviction import MAY_EVICT
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog, kind_of
 from tallystream_worker.runtime.publication import publish_again
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -43,6 +46,9 @@ _MOVED_PAUSE: Final = 0.05
 _FIRST_PAUSE: Final = 0.1
 """Seconds of the back-off after the first failed pass."""
 
+_CHECK: Final = 5.0
+"""Seconds between two checks of the partition's keys, so that a lost key is also noticed if no entry arrives."""
+
 _LONGEST_PAUSE: Final = 5.0
 """Longest back-off between failed passes, in seconds."""
 
@@ -58,6 +64,7 @@ class PartitionHealth:
         tried: Monotonic second at which the last pass began, successful or not; see `ServiceHealth`.
         hot_subject: The subject with the most events of the partition in the last seconds, hot or not; `None` if it is
             unknown.
+        lost_key: The key that the partition has lost; `None` if it has lost none.
     """
 
     partition: int
@@ -65,6 +72,7 @@ class PartitionHealth:
     passed: float
     tried: float
     hot_subject: HotSubject | None = None
+    lost_key: str | None = None
 
 
 class PartitionWorker:
@@ -78,6 +86,7 @@ class PartitionWorker:
         subscribers: Called with the result of each applied batch.
         log: Logger for the changes of state.
         foreign: Set while the server has the data of another deployment, or none.
+        evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
     """
 
     def __init__(
@@ -89,6 +98,7 @@ class PartitionWorker:
         subscribers: Sequence[BatchSubscriber],
         log: FilteringBoundLogger,
         foreign: threading.Event,
+        evicting: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._deployment = deployment
@@ -97,6 +107,7 @@ class PartitionWorker:
         self._subscribers = subscribers
         self._log = log.bind(stream=deployment.layout.keys[partition].stream)
         self._foreign = foreign
+        self._evicting = evicting
         self._reading = connect(settings.redis.url, block=BLOCK)
         self._applying = connect(settings.redis.url)
         self._durability = DurabilityCheck(settings.worker.durability)
@@ -104,6 +115,9 @@ class PartitionWorker:
         self._rules: Rules | None = None  # the rules that `_loop` began with
         self._fold: tuple[int, RefreshingFold] | None = None  # of `_loop`, and the generation that it counts
         self._has_failed = False
+        self._check_at = 0.0
+        self.lost_key: str | None = None
+        """The key that the last pass found lost; `None` if it found none."""
         self._left = ""  # the kind of error for which an entry was left pending last
         self._subscriber_problem = ""  # the kind of error that a subscriber raised last
 
@@ -132,13 +146,22 @@ class PartitionWorker:
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or none.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
+            KeyLost: the partition has lost a key.
+            StreamError: the server may evict keys.
             Exception: see `CountingLoop.run_once`.
         """
+        stream = self._deployment.layout.keys[self._partition].stream
+        if policy := self._evicting.get(stream):
+            raise StreamError(f"{stream}: {MAY_EVICT.format(policy)}. Set maxmemory-policy noeviction on the server")
         loop = self._loop
         if loop is None or self._has_failed or self._foreign.is_set():
             loop = self._open()
             self._has_failed = False
+        if time.monotonic() >= self._check_at:
+            refuse_lost(self._applying, loop.keys)
+            self._check_at = time.monotonic() + _CHECK
         loop.run_once(BLOCK)
+        self.lost_key = None
 
     def notice(self, deployment: Deployment) -> None:
         """Count by the rules of a deployment that was read later from the next batch on; safe across threads."""
@@ -159,6 +182,7 @@ class PartitionWorker:
             The seconds to wait before the next pass; `None` for the back-off.
         """
         self._has_failed = True
+        self.lost_key = error.key if isinstance(error, KeyLost) else None
         if isinstance(error, GenerationSwitched):
             # The entries stay pending in the old generation: if the rebuild is undone, they are counted then.
             return _MOVED_PAUSE
@@ -202,14 +226,13 @@ class PartitionWorker:
             keys: The keys of the partition in the generation.
         """
         worker = self._settings.worker
-        begun: bytes | None = self._applying.execute_command("GET", keys.begun)
         fold = partial(
             Fold,
             found.layout,
             self._partition,
             max_keys=worker.max_keys,
             max_deliveries=worker.max_deliveries,
-            begun=begun.decode() if begun else "0-0",
+            begun=begun_of(self._applying, keys),
         )
         rules, revision = found.numbered_rules_of(keys.generation)
         refreshing = RefreshingFold(rules, fold, partial(self._latest, keys.generation), revision)

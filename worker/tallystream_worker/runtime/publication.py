@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tallystream.errors import KeyLost
 from tallystream.rules.changes import differences
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import spread_fields
@@ -93,4 +94,7 @@ def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int
     layout = deployment.layout
     arguments = [deployment.revision, publish(rules), publisher(), above, *spread_fields(rules.spread)]
     status: bytes = _PUBLISH(client, [layout.meta, layout.rule_changes], arguments)[0]
+    if status == b"gone":
+        deployment.reload(client)  # states why
+        raise KeyLost(layout.meta)
     return status

@@ -14,7 +14,7 @@ from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.runtime.partition_worker import PartitionHealth, PartitionWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -32,6 +32,7 @@ class WorkerPool:
         log: Logger for the changes of state.
         subscribers: Called with the result of each applied batch.
         consumer: Consumer name in the group; default: the configured one.
+        evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class WorkerPool:
         subscribers: Sequence[BatchSubscriber] = (),
         *,
         consumer: str | None = None,
+        evicting: Mapping[str, str] | None = None,
     ) -> None:
         self.layout = deployment.layout
         """The layout of the topic."""
@@ -53,7 +55,9 @@ class WorkerPool:
         name = consumer or settings.worker.consumer
         everyone: list[BatchSubscriber] = [*subscribers, self.hot_subjects]
         self._workers = [
-            PartitionWorker(settings, deployment, partition, name, everyone, log, self.foreign)
+            PartitionWorker(
+                settings, deployment, partition, name, everyone, log, self.foreign, {} if evicting is None else evicting
+            )
             for partition in range(deployment.layout.partitions)
         ]
         self.services = [worker.service() for worker in self._workers]
@@ -85,6 +89,8 @@ class WorkerPool:
         """The state of the thread of each partition."""
         states = [service.health for service in self.services]
         return [
-            PartitionHealth(number, state.problem, state.passed, state.tried, self.hot_subjects.of(number))
-            for number, state in enumerate(states)
+            PartitionHealth(
+                number, state.problem, state.passed, state.tried, self.hot_subjects.of(number), worker.lost_key
+            )
+            for number, (state, worker) in enumerate(zip(states, self._workers, strict=True))
         ]

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
 from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
+from tallystream.storage.keys import BEGUN, CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -101,7 +101,8 @@ class PartitionRestore:
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
-        With the number, the script that counts by the next rules records their place.
+        With the number, the script that counts by the next rules records their place. With the sequences and the ledger
+        that `run` writes, the value is a sentinel (see `lib/sentinels.lua`).
         """
         self._client.set(self._keys.live, live_mark(FIRST, revision))
 
@@ -165,11 +166,14 @@ class PartitionRestore:
     def _wipe(self) -> None:
         """Remove every key of the partition except those that other processes need.
 
-        These are the stream, the live generation, the dropped dead letters, the sequences, and the marks of what was
-        copied from the topic before. Without the sequences, producers that append meanwhile would append entries a
-        second time; without the marks, workers would copy entries a second time.
+        These are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
+        identities of ingested files, and the sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append
+        meanwhile: without the sequences, they would append entries a second time. Without the marks, workers would
+        copy entries a second time.
         """
-        kept = (self._keys.stream, self._keys.sequences, self._keys.live, self._keys.dropped, self._keys.copied)
+        keys = self._keys
+        sentinels = (keys.sequences, keys.topic_ledger, keys.live)
+        kept = (keys.stream, *sentinels, keys.dropped, keys.copied, self._layout.files)
         keep = {name.encode() for name in kept}
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
@@ -242,10 +246,16 @@ class PartitionRestore:
             if applied:
                 client.xack(self._log, group, *applied)
         client.delete(self._ledger, self._sequences)
-        client.hset(self._ledger, mapping=log.ledger())
+        account = log.ledger()
+        if dropped_ := client.hlen(self._keys.dropped):
+            account["entries:dropped"] = dropped_  # see `dead_letters/lua/drop.lua`
+        if client.exists(self._keys.copied):
+            account["entries:copied"] = 1  # see `repartition/lua/copy.lua`
+        client.hset(self._ledger, mapping=account)
         # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
         records = {
             **log.producers,
+            BEGUN: "1",
             SNAPSHOTS: log.position.mark,
             RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
         }

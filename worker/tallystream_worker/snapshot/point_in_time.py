@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import TallyError
+from tallystream.errors import KeyLost, TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import parse_id
@@ -232,6 +232,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     Raises:
         ViewLost: another snapshot of the partition was still being taken after 5 seconds, or too many entries are
             pending.
+        KeyLost: the partition has lost a key.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
@@ -243,6 +244,8 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
         if answer != b"busy" or time.monotonic() > deadline:
             break
         time.sleep(_LOOK)
+    if answer == b"damaged":
+        raise KeyLost(state[0].decode())
     if answer == b"busy":
         raise ViewLost(f"{key}: another snapshot of this partition is being taken; try again when it has finished")
     taken, delivered, generated, pending, ledger, log = state

@@ -24,7 +24,7 @@ from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, LEFT, Layout
+from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, LEFT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
@@ -232,7 +232,8 @@ def _close_others(
     for topic in counting.keys() - {layout.topic}:
         for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
             with client.pipeline(transaction=True) as pipeline:
-                pipeline.hset(keys.sequences, mapping={CLOSED: layout.topic, f"!{CLOSING}": closing})
+                closed: dict[Any, Any] = {BEGUN: 1, CLOSED: layout.topic, f"!{CLOSING}": closing}
+                pipeline.hset(keys.sequences, mapping=closed)
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
     return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)

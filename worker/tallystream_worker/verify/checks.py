@@ -13,6 +13,7 @@ from tallystream_worker.verify import (
     keys,
     leaderboards,
     log,
+    lost_keys,
     server,
     snapshots,
 )
@@ -40,6 +41,7 @@ CHECKS: Final = (
     Check("deployment", deployment.check),
     Check("server", server.check),
     Check("keys", keys.check),
+    Check("lost", lost_keys.check),
     Check("log", log.check),
     Check("accounts", accounts.check),
     Check("dead", dead.check),

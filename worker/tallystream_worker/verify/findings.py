@@ -11,7 +11,8 @@ SHOWN: Final = 5
 _REBUILD: Final = "tallystream rebuild (with --archive URL if entries are gone from the streams)"
 _SNAPSHOT: Final = "tallystream snapshot --once --whole"
 _LOST: Final = (
-    "tallystream restore, if a snapshot or the archive has the events; producers send the entries again that they keep"
+    "tallystream restore --force, if a snapshot or the archive has the events; producers send the entries again that "
+    "they keep"
 )
 _CHAIN: Final = "tallystream audit, to see which counters differ; then " + _REBUILD
 
@@ -49,6 +50,9 @@ KINDS: Final = {
     "deployment.restore_unfinished": Kind(
         "A restore is running, or was interrupted.", "if it was interrupted: run the same tallystream restore again"
     ),
+    "keys.lost": Kind(
+        "A key was deleted or evicted; other keys show that it existed.", "the command in the detail, if there is one"
+    ),
     "log.missing": Kind("A stream does not exist, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(
@@ -82,7 +86,7 @@ KINDS: Final = {
         "without an archive: tallystream worker, which adds the events to the ledger as trimmed; with an archive: "
         + _REBUILD,
     ),
-    "ledger.missing": Kind("A partition has counted entries, but no ledger.", _REBUILD),
+    "ledger.missing": Kind("A partition has counted entries, but no ledger.", "tallystream restore --force"),
     "ledger.unbalanced": Kind(
         "The number of appended events is not the number of events that have an outcome or wait.", _CHAIN
     ),

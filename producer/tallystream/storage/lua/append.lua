@@ -13,6 +13,7 @@
 --         {"closed", topic}  the stream is closed and does not have this entry: append it to that topic
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
 --         {"held"}           a reset holds appends back for a moment; nothing was done
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was done
 --
 -- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order, also if
 -- its record was removed. No clock decides: stream IDs alone show whether a missing record may have been removed, or
@@ -23,11 +24,19 @@ local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
 local producer, sequence = ARGV[2], tonumber(ARGV[3])
 
 local last, last_id = 0, ''
-local known, limit, closed, held = unpack(redis.call('HMGET', sequences, producer, '!limit', '!closed', '!hold'))
+local known, limit, closed, held, begun =
+  unpack(redis.call('HMGET', sequences, producer, '!limit', '!closed', '!hold', '!begun'))
 if known then
   last, last_id = string.match(known, '^(%d+) (.+)$')
   last = tonumber(last)
 else
+  if not begun then
+    -- Before "gap": the producer would take that reply for the loss of its entries, and send them again.
+    local lost = require('tallystream.storage.lua.lib.sentinels').lost(stream)
+    if lost then
+      return { 'damaged', lost }
+    end
+  end
   local producers = require('tallystream.storage.lua.lib.producers')
   if producers.may_be_removed(sequences, producer, ARGV[6]) then
     return { 'forgotten' }
@@ -43,7 +52,7 @@ end
 if sequence > last + 1 then
   return { 'gap', tostring(last) }
 end
-local refusal = appending.refusal(stream, ledger, limit, closed, held)
+local refusal = appending.refusal(stream, ledger, limit, closed, held, begun)
 if refusal then
   return refusal
 end

@@ -17,6 +17,7 @@
 --         {"rejected"}       a counter cannot take the event; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
 --         {"outdated", number}   rules with this higher number count the partition now; nothing was done
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was done
 -- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
 -- `total` is "" if there is no key, and "?" if a part of the total may be in the sketch.
 -- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit.
@@ -37,7 +38,11 @@ local refusal = generations.refusal(KEYS[2], KEYS[1], ARGV[2])
 if refusal then
   return refusal
 end
-local limit = call('HGET', KEYS[5], '!limit')
+local limit, begun = unpack(call('HMGET', KEYS[5], '!limit', '!begun'))
+local lost = not begun and require('tallystream.storage.lua.lib.sentinels').ensure(KEYS[1])
+if lost then
+  return { 'damaged', lost }
+end
 if appending.is_full(KEYS[1], limit) then
   return { 'full', limit }
 end
@@ -52,13 +57,20 @@ if earliest > now and earliest > (streams.parse_id(streams.last_id(KEYS[1])) or 
 end
 local batch = cmsgpack.unpack(ARGV[1])
 local changes = plan(batch, KEYS[3], now)
+if changes.lost then
+  return { 'damaged', changes.lost }
+end
 if #changes.rejected > 0 then
   return { 'rejected' }
 end
 if changes.forgotten > 0 then
   return { 'late' }
 end
-numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS)
+local _, gated = unpack(numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS))
+lost = not gated and require('tallystream.storage.lua.lib.sentinels').lost(KEYS[1])
+if lost then
+  return { 'damaged', lost }
+end
 
 -- From here on nothing fails.
 local id = appending.add_entry(KEYS[1], KEYS[5], now, unpack(ARGV, 7))

@@ -13,6 +13,7 @@
 --         {"early", ID, ...}                   these pending entries must be counted first, see rules/resets.lua; only
 --                                              if the batch has a reset or is for any generation
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
+--         {"damaged", key}                     the partition has lost this key (see lib/sentinels.lua)
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
 -- It also removes the state of periods that no uncounted entry can have an event of, see rules/forget_periods.lua.
@@ -31,6 +32,12 @@ local group = ARGV[1]
 local refusal = ARGV[3] ~= '' and generations.refusal(KEYS[4], stream, ARGV[3])
 if refusal then
   return refusal
+end
+if call('HEXISTS', string.sub(stream, 1, -7) .. 'seq', '!begun') == 0 then
+  local lost = require('tallystream.storage.lua.lib.sentinels').ensure(stream)
+  if lost then
+    return { 'damaged', lost }
+  end
 end
 local batch = cmsgpack.unpack(ARGV[2])
 local ids = batch.ids
@@ -55,10 +62,15 @@ if ids[1] and (batch.resets or ARGV[3] == '') then
 end
 
 local planned = plan(batch, KEYS[3])
+if planned.lost then
+  return { 'damaged', planned.lost }
+end
 if #planned.rejected > 0 then
   return require('tallystream.storage.lua.rules.rejection')(planned)
 end
-call('XLEN', dead)
+if ARGV[4] then
+  call('XLEN', dead)
+end
 local periods, forgetting = string.gsub(KEYS[3], 'ledger$', 'periods'), nil
 if call('EXISTS', periods) == 1 then
   forgetting = require('tallystream.storage.lua.rules.forget_periods').plan(stream, group, ids, planned)

@@ -10,6 +10,7 @@
 --
 -- Returns {"dropped", entries, events, left}: the number of entries that existed and were removed, and of their events;
 --         the number of entries that were left, because another generation or topic may have counted their events
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried. A
 -- record is written only while every generation that exists has dead-lettered the events, so that all of them agree.
@@ -32,8 +33,12 @@ local function has_copies(first, live)
   return false
 end
 
+local lost = require('tallystream.storage.lua.lib.sentinels').lost(KEYS[4])
+if lost then
+  return { 'damaged', lost }
+end
 local is_copied = has_copies(ARGV[1], ARGV[2])
-local entries, events, left = 0, 0, 0
+local entries, events, left, records = 0, 0, 0, 0
 call('HGET', KEYS[2], 'dropped') -- a key of another type is an error here, before anything is written
 call('HLEN', KEYS[3])
 for i = 3, #ARGV, 2 do
@@ -45,9 +50,12 @@ for i = 3, #ARGV, 2 do
     events = events + (tonumber(maps.from_flat(found[2]).events) or 0)
     entries = entries + call('XDEL', KEYS[1], id)
     if record ~= '' then
-      call('HSET', KEYS[3], ARGV[2] .. ' ' .. id, record)
+      records = records + call('HSET', KEYS[3], ARGV[2] .. ' ' .. id, record)
     end
   end
+end
+if records > 0 then -- by this number, a rebuild finds out that records were lost
+  call('HINCRBY', string.gsub(KEYS[3], 'dropped$', 'ledger'), 'entries:dropped', records)
 end
 if events > 0 then
   call('HINCRBY', KEYS[2], 'dropped', string.format('%.0f', events))

@@ -16,6 +16,7 @@
 --         {"reset"}                            a subject with ids or a limit was reset since
 --         {"forgotten"}                        the state of the period of an event was removed
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta
+--         {"damaged", key}                     the partition has lost this key (see lib/sentinels.lua)
 --
 -- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again. This call
 -- also changes `entries:retried` in the ledger, so that the next snapshot reads every counter: no entry of the stream
@@ -28,6 +29,10 @@ local rejection = require('tallystream.storage.lua.rules.rejection')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
+local lost = require('tallystream.storage.lua.lib.sentinels').ensure(KEYS[4])
+if lost then
+  return { 'damaged', lost }
+end
 local refusal = generations.refusal(KEYS[4], KEYS[5], ARGV[2])
 if refusal then
   return refusal
@@ -44,6 +49,9 @@ if call('EXISTS', (string.gsub(KEYS[3], 'ledger$', 'resets'))) == 1 then
   end
 end
 local planned = plan(batch, KEYS[3])
+if planned.lost then
+  return { 'damaged', planned.lost }
+end
 if planned.forgotten > 0 then
   return { 'forgotten' }
 end

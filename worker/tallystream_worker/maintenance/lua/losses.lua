@@ -8,6 +8,7 @@
 -- Returns {"waiting"}                    entries are pending or unread, so it is not known how many are missing
 --         {"settled", entries, events}   these had vanished and are in the ledger now (mostly 0, 0)
 --         {"open", entries, events}      events are missing, but no entries vanished: a fault; nothing was changed
+--         {"damaged", key}               the partition has lost this key (see lib/sentinels.lua); nothing was changed
 -- Raises NOGROUP if the group is gone.
 --
 -- Two figures, which only the server and the other scripts change, prove that entries vanished: the stream has had more
@@ -17,10 +18,15 @@
 -- Invariant: `trimmed` grows only by the events that are missing while no entry is pending or unread, so it can make
 -- the ledger balance, but cannot unbalance it.
 local maps = require('tallystream.storage.lua.lib.maps')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local stream, ledger, topic = KEYS[1], KEYS[2], KEYS[3]
 local call = redis.call
 
+local lost = sentinels.lost(stream)
+if lost then
+  return { 'damaged', lost }
+end
 local info, group = streams.info(stream), streams.existing_group(stream, ARGV[1])
 local delivered, generated = group['last-delivered-id'], info['last-generated-id']
 if group.pending > 0 or #call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1) > 0 then

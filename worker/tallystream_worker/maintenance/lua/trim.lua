@@ -14,15 +14,22 @@
 -- age: a clock that is ahead for a moment must not cost the entries that a rebuild needs.
 --
 -- Returns {"trimmed", removed, entries, bytes, limit (entries, 0 for none), holder of the oldest entry}
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: no entry is removed that a group, whatever its name, has not read or not acknowledged, or that is after a
 -- retention hold. If the counting group is missing, it is not known which entries were counted, so none is removed.
 -- Trim by MINID only: MAXLEN would remove entries that are not counted.
 local clock = require('tallystream.storage.lua.lib.clock')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local stream, holds, ledger, sequences = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call = redis.call
 local HOUR, LEAP = 3600000, 600000 -- milliseconds; workers call this script every few seconds
+
+local lost = sentinels.lost(stream)
+if lost then
+  return { 'damaged', lost }
+end
 
 local mark, holder -- the smallest ID that must stay, and the group or retention hold that needs it
 local function hold(id, name)

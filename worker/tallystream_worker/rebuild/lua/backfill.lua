@@ -8,6 +8,7 @@
 -- Returns {"applied"}
 --         {"at", mark}                         the stored mark is this one ("" for none); nothing was changed
 --         {"rejected", metric, subject, ...}   these counters cannot take their delta; nothing was changed
+--         {"damaged", key}                     the generation has lost this key; nothing was changed
 --
 -- Invariant: the mark moves only in the call that adds the deltas, so the source is counted exactly up to the mark.
 local add_dead_letters = require('tallystream_worker.dead_letters.lua.add')
@@ -19,8 +20,13 @@ local call = redis.call
 local mark = call('GET', KEYS[1]) or ''
 if mark ~= ARGV[2] then
   return { 'at', mark }
+elseif mark == '' and call('HEXISTS', KEYS[3], 'entries:backfilled') == 1 then
+  return { 'damaged', KEYS[1] }
 end
 local planned = plan(cmsgpack.unpack(ARGV[1]), KEYS[3])
+if planned.lost then
+  return { 'damaged', planned.lost }
+end
 if #planned.rejected > 0 then
   return rejection(planned)
 end

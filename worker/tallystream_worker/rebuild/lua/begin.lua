@@ -6,11 +6,13 @@
 -- ARGV[1] the generation's group
 --
 -- Returns {"begun", begun, gone}   the values of these keys; the generation may have begun before
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the group, `begun`, `gone` and the first figures of the ledger are written at one moment. From then on no
 -- entry is trimmed before the generation has counted it, because its group has not read it. Entries that are trimmed
 -- later are not `gone`: the generation has counted them from the stream.
 local maps = require('tallystream.storage.lua.lib.maps')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call, format = redis.call, string.format
 local stream, begun, ledger, group, outlived = KEYS[1], KEYS[2], KEYS[3], ARGV[1], KEYS[5]
@@ -34,10 +36,22 @@ local function first_figures(topic, gone)
   return flat
 end
 
+local lost = sentinels.ensure(stream)
+if lost then
+  return { 'damaged', lost }
+end
+if call('EXISTS', begun) == 1 and call('EXISTS', outlived) == 0 then
+  return { 'damaged', outlived }
+end
+local dropped = string.gsub(stream, 'stream$', 'dropped')
+if call('HLEN', dropped) < tonumber(call('HGET', KEYS[4], 'entries:dropped') or '0') then
+  return { 'damaged', dropped } -- without the records, dead letters that were dropped would count
+end
 if call('EXISTS', stream) == 0 then
   call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
   call('SET', begun, '0-0')
   call('SET', outlived, '0 ')
+  call('HSET', ledger, unpack(first_figures(maps.from_flat(call('HGETALL', KEYS[4])), 0)))
 elseif call('EXISTS', begun) == 0 then
   local info, topic = streams.info(stream), maps.from_flat(call('HGETALL', KEYS[4]))
   if info.length == 0 then -- then nothing is read, and the group must not look as if nothing were counted

@@ -6,11 +6,15 @@
 -- Returns {"building", generation}   this generation is being built by these rules
 --         {"other", generation}      this generation is being built by other rules
 --         {"kept", generation}       this old generation is still kept
+--         {"gone"}                   the hash describes no deployment: it was deleted, or a restore runs
 --
 -- Invariant: no number is used twice, because decided entries keep the number of their generation in the stream. The
 -- rules get a number too, `revision@<n>`: that of the live rules if they are equal, else a new one.
 local rule_changes = require('tallystream.storage.lua.lib.rule_changes')
 local call = redis.call
+if call('HEXISTS', KEYS[1], 'layout') == 0 then
+  return { 'gone' }
+end
 local building = call('HGET', KEYS[1], 'building')
 if building then
   return { call('HGET', KEYS[1], 'rules@' .. building) == ARGV[1] and 'building' or 'other', building }

@@ -17,6 +17,7 @@
 --         {"switched"}            another generation is live now: nothing was done
 --         {"outdated", number}    rules with this higher number count the partition now: nothing was done
 --         {"none"}                the partition has no stream: there is nothing to reset
+--         {"damaged", key}        the partition has lost this key (see lib/sentinels.lua): nothing was done
 -- Raises NOGROUP if the group does not exist.
 --
 -- After the replies "ready", "waiting" and "reset", appends are held back for a second, or until `!hold` is removed.
@@ -32,6 +33,7 @@ local maps = require('tallystream.storage.lua.lib.maps')
 local numbers = require('tallystream.storage.lua.lib.numbers')
 local plan = require('tallystream.storage.lua.rules.plan')
 local rejection = require('tallystream.storage.lua.rules.rejection')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local write = require('tallystream.storage.lua.rules.write')
 local call, format = redis.call, string.format
@@ -73,10 +75,17 @@ local closed = call('HGET', sequences, '!closed')
 if closed and closed ~= '' then
   return { 'closed', closed }
 end
+local lost = sentinels.ensure(stream)
+if lost then
+  return { 'damaged', lost }
+end
 local refusal = generations.refusal(KEYS[2], stream, ARGV[1])
 if refusal then
   return refusal
 elseif call('EXISTS', stream) == 0 then
+  if tonumber(call('HGET', KEYS[4], sentinels.GATED) or '0') > 0 then
+    return { 'damaged', stream }
+  end
   return { 'none' }
 end
 local group = streams.existing_group(stream, ARGV[2])
@@ -101,6 +110,9 @@ for _, reset in ipairs(batch.resets) do
   reset[3] = id
 end
 local planned = plan(batch, KEYS[3])
+if planned.lost then
+  return { 'damaged', planned.lost }
+end
 if #planned.rejected > 0 then
   return rejection(planned)
 end

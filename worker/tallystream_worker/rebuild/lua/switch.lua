@@ -8,6 +8,7 @@
 -- Returns {"switched"}   the other generation is live; it may have been live before
 --         {"incomplete"} the other generation lacks an entry that the present one may have counted
 --         {"other"}      neither of the two is live
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 -- Raises NOGROUP if the group of the generation to be live does not exist.
 --
 -- Invariant: the new generation contains every entry of the present one, so no total goes back. The present generation
@@ -15,11 +16,16 @@
 -- refuse to count in it.
 local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream = KEYS[1]
 local LATER = 100 -- entries that may wait to be counted, if none of them was decided
 
+local lost = sentinels.ensure(stream)
+if lost then
+  return { 'damaged', lost }
+end
 local live = string.match(generations.live(KEYS[2]), '^(%d+) ?%d*$') -- no match if the partition is closed
 if live == ARGV[3] then
   return { 'switched' }

@@ -10,6 +10,7 @@
 -- Returns {"copied"}
 --         {"at", partition, ID}   the mark of this partition is this ID ("" for none); nothing was changed
 --         {"closed"}              the topic that is copied to was given up or replaced; nothing was changed
+--         {"damaged", key}        the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the marks move only in the call that appends the parts, so each part up to a mark is here, once.
 -- The ID of a copy keeps the millisecond of its entry, unless the stream has a later ID. Lateness is measured by the
@@ -18,14 +19,22 @@ local appending = require('tallystream.storage.lua.lib.appending')
 local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
 local numbers = require('tallystream.storage.lua.lib.numbers')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream, copied, ledger = KEYS[1], KEYS[2], KEYS[3]
 local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
+local COPIED = 'entries:copied' -- field of the ledger, a sentinel: marks were written
 
-if not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
+local lost = sentinels.ensure(stream)
+if lost then
+  return { 'damaged', lost }
+elseif not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
   return { 'closed' }
+end
+if call('EXISTS', copied) == 0 and call('HEXISTS', ledger, COPIED) == 1 then
+  return { 'damaged', copied } -- without the marks, every entry would be copied again
 end
 local moves = {}
 for i = 1, marks do
@@ -61,5 +70,6 @@ if entries > 0 then
 end
 if #moves > 0 then
   call('HSET', copied, unpack(moves))
+  call('HSET', ledger, COPIED, 1)
 end
 return { 'copied' }

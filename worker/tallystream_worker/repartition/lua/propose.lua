@@ -6,9 +6,13 @@
 -- Returns {"moving", topic}         this topic is being filled
 --         {"other", partitions}     a topic with this other number of partitions is being filled
 --         {"kept", topic}           this earlier topic is still kept
+--         {"gone"}                  the hash describes no deployment: it was deleted, or a restore runs
 --
 -- Invariant: no number is used twice, so no producer mistakes one topic for another.
 local call = redis.call
+if call('HEXISTS', KEYS[1], 'layout') == 0 then
+  return { 'gone' }
+end
 local moving, partitions, kept, live, newest =
   unpack(call('HMGET', KEYS[1], 'moving', 'moving-partitions', 'kept', 'log', 'newest-log'))
 if moving then

@@ -10,6 +10,7 @@
 -- Returns {"published", number}   the rules are stored
 --         {"unchanged", number}   these rules were stored already
 --         {"moved", number}       another caller has stored rules with this number meanwhile; nothing was changed
+--         {"gone"}                the hash describes no deployment: it was deleted, or a restore runs
 --
 -- Invariant: the call that stores rules also gives them a number and records them, so no change is missing in the
 -- record. Rules that were made from the stored ones never replace others.
@@ -17,7 +18,10 @@ local rule_changes = require('tallystream.storage.lua.lib.rule_changes')
 local call = redis.call
 local meta, changes = KEYS[1], KEYS[2]
 
-local stored, number, generation = unpack(call('HMGET', meta, 'rules', 'revision', 'generation'))
+local stored, number, generation, layout = unpack(call('HMGET', meta, 'rules', 'revision', 'generation', 'layout'))
+if not layout then
+  return { 'gone' }
+end
 if (number or '0') ~= ARGV[1] then
   return { 'moved', number or '0' }
 end

@@ -8,12 +8,14 @@
 -- Returns {"busy"}   another snapshot is being taken
 --         {"open", milliseconds now, last delivered, last generated, { pending ID, ... }, { ledger field, value, ... },
 --          { appended, plain }}   the last two are from the topic's ledger
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua): the last snapshot is its repair
 -- Raises NOGROUP if the group does not exist.
 --
 -- Invariant: as long as `cut` exists, the value that every counter has at this moment can be read: see
 -- copy_on_write.lua. Structures of which each write changes many parts (sketches and their leaderboards) are copied.
 -- A snapshot that is replaced can do nothing more, because its token is gone: see take.lua, close.lua, give_up.lua.
 local clock = require('tallystream.storage.lua.lib.clock')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local remove_view = require('tallystream_worker.snapshot.lua.remove_view')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
@@ -24,6 +26,10 @@ local MOST_PENDING = 10000
 local left = call('PTTL', cut) -- each call of a snapshot sets it to ARGV[3]
 if left > ARGV[3] - ARGV[4] then
   return { 'busy' }
+end
+local lost = sentinels.lost(stream)
+if lost then
+  return { 'damaged', lost }
 end
 local delivered = streams.existing_group(stream, group)['last-delivered-id']
 local generated = streams.last_id(stream)

@@ -1,10 +1,11 @@
 -- appending: functions for every script that appends entries to the stream of a partition.
 --
--- Four fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
+-- Five fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
 -- the stream may have. `!closed` is the topic to append to instead if the stream is closed, and '' if it is open; it
 -- stays when the topic is dropped. A later topic has this field from its beginning; without it, its stream is closed:
 -- the topic was given up, or the server was emptied. `!hold` is the time until which a reset holds appends back, in
--- milliseconds. `!stated` is about entries that state an earlier time than that of their ID: see `add_stated`.
+-- milliseconds. `!stated` is about entries that state an earlier time than that of their ID: see `add_stated`. `!begun`
+-- is a sentinel: see sentinels.lua.
 local clock = require('tallystream.storage.lua.lib.clock')
 
 local call = redis.call
@@ -37,10 +38,10 @@ local function hold(sequences, now)
   call('HSET', sequences, '!hold', string.format('%.0f', now + HOLD))
 end
 
--- Returns the reply "closed", "held" or "full" if nothing may be appended, else `nil`. The topic in "closed" is
--- `unknown` if the stream does not state it. Raises an error if the ledger exists and is not a hash. `limit`, `closed`
--- and `held` are the values of their fields, `false` if there are none.
-local function refusal(stream, ledger, limit, closed, held)
+-- Returns the reply "closed", "held", "full" or "damaged" if nothing may be appended, else `nil`. The topic in "closed"
+-- is `unknown` if the stream does not state it. Raises an error if the ledger exists and is not a hash. `limit`,
+-- `closed`, `held` and `begun` are the values of their fields, `false` if there are none.
+local function refusal(stream, ledger, limit, closed, held, begun)
   closed = closed or (string.find(stream, '}:l%d+:stream$') and 'unknown' or '')
   if closed ~= '' then
     return { 'closed', closed }
@@ -51,7 +52,11 @@ local function refusal(stream, ledger, limit, closed, held)
   if is_full(stream, limit) then
     return { 'full', limit }
   end
-  call('HGET', ledger, 'appended') -- a key of another type is an error here, before anything is written
+  -- A ledger of another type is an error here, before anything is written.
+  if not (call('HGET', ledger, ENTRIES) and begun) then
+    local lost = require('tallystream.storage.lua.lib.sentinels').ensure(stream)
+    return lost and { 'damaged', lost }
+  end
 end
 
 -- Returns the two values of the field `!stated`, see `add_stated`; nil if no entry has stated an earlier time.

@@ -15,10 +15,17 @@ local function is_open(key)
 end
 
 -- Returns `nil` if a batch may be counted, else the reply that refuses it: {"switched"}, or {"outdated", number} if the
--- partition is counted by newer rules already, with their number. `wanted` is the live generation and the number of the
--- rules of the batch, in the form that `live` returns.
+-- partition is counted by newer rules already, with their number, or {"damaged", key} if the key was lost. `wanted` is
+-- the live generation and the number of the rules of the batch, in the form that `live` returns.
 local function refusal(key, stream, wanted)
-  local present = live(key)
+  local present = redis.call('GET', key)
+  if not present then
+    local lost = require('tallystream.storage.lua.lib.sentinels').ensure(key)
+    if lost then
+      return { 'damaged', lost }
+    end
+    present = live(key)
+  end
   if present ~= wanted then
     return require('tallystream.storage.lua.lib.revisions')(key, stream, present, wanted)
   end

@@ -14,12 +14,15 @@ local function number_string(n)
 end
 
 -- Raises an error if one of the fields of the hash `key` exists and is not a whole number: HINCRBY would fail on it.
+-- Returns the values of the fields. There are at most a few hundred of them.
 local function check_whole(key, fields)
-  for i, value in ipairs(chunks.hash_values(key, fields)) do
+  local values = chunks.hash_values(key, fields)
+  for i, value in ipairs(values) do
     if value and not string.match(value, '^%-?%d+$') then
       error({ err = 'ERR ' .. key .. ' field ' .. fields[i] .. ' is not a whole number' })
     end
   end
+  return values
 end
 
 return { check_whole = check_whole, number_string = number_string, MAX = MAX, OUT_OF_RANGE = OUT_OF_RANGE }

@@ -42,7 +42,8 @@ local function follow(key, stream, present, wanted)
       prefix, group = prefix .. 'g' .. generation .. ':', group .. '-' .. generation
     end
     local first, last = place(stream, group)
-    call('HSET', prefix .. 'adopted', number, first .. ' ' .. last)
+    local added = call('HSET', prefix .. 'adopted', number, first .. ' ' .. last)
+    call('HINCRBY', prefix .. 'ledger', 'entries:adopted', added) -- by this number, it is noticed if places were lost
   end
   call('SET', key, wanted)
 end

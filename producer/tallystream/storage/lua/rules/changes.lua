@@ -25,6 +25,7 @@ local function new(batch, ledger_key)
     watched = {}, -- by key of the states: new values of counters with alerts, see alerts.lua
 
     -- Used for the script's reply.
+    lost = nil, -- name of a key that was deleted or evicted; then nothing may be written
     rejected = {}, -- metric, subject, ...: counters that cannot take their delta; if any, nothing may be written
     used = {}, -- by subject in a limit's bucket: all events that arrived so far
     duplicates = 0, -- events whose ID was counted before

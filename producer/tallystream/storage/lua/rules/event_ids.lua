@@ -132,6 +132,18 @@ local function plan_event(self, rule, event, old, earlier, later)
   return records.build_id(first, last, amount, text)
 end
 
+-- Records in `lost` if one of the three periods of an element of `seen` was deleted or evicted: without it, copies
+-- would count.
+local function find_lost(self, rule, seen)
+  local is_lost = require('tallystream.storage.lua.rules.forget_periods').is_lost
+  for i = 2, 4 do
+    local finish = seen[5] + (i == 2 and rule.apart or i == 3 and 0 or 2 * rule.apart)
+    if is_lost(self, seen[i], finish) then
+      self.lost = seen[i]
+    end
+  end
+end
+
 -- Plans events with an ID by hashes. A copy of an event whose ID is stored in another form leaves no record.
 local function identify(self, rule, seen, is_former)
   local fields, writes = {}, {}
@@ -163,6 +175,7 @@ local function plan(self)
       additions.settle_late(self, rule, #seen - FIRST + 1)
       self.gone[seen[2]] = true
     else
+      find_lost(self, rule, seen)
       self.ids[seen[2]] = self.ids[seen[2]] or {}
       local remember = rule.bloom == 1 and filter or identify
       local former = self.former[rule.metric] and require('tallystream.storage.lua.rules.former_ids')

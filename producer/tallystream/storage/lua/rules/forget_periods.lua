@@ -24,6 +24,7 @@ local AGAIN = 3600000 -- milliseconds for which a period must be due
 local STEP = 1000 -- periods that one call removes, in addition to as many as its batch adds
 local DUE = '!due' -- field: "<milliseconds> <bound>": periods kept until before the bound were due at that time
 local STATE = { limit = true, once = true, seen = true, unique = true } -- kinds without leaderboards
+local EXACT = { limit = true, seen = true } -- kinds of which each recorded key exists, unless it is lost
 local UNTIL = '!until' -- field: the largest score of a period that was removed
 
 -- Returns the prefix of the keys of the generation with this ledger.
@@ -59,6 +60,14 @@ local function find(planned)
   end
 end
 
+-- Returns true if a key is registered in `periods`, although it does not exist: then it was deleted or evicted.
+-- `finish` is the millisecond at which its period ends.
+local function is_lost(planned, key, finish)
+  local prefix = prefix_of(planned.ledger_key)
+  local member = format('%.0f ', finish) .. string.sub(key, #prefix + 1)
+  return call('EXISTS', key) == 0 and call('ZSCORE', prefix .. 'periods', member)
+end
+
 -- Records that no event is added to the period of a kind and metric that ends at millisecond `finish`, or to those
 -- before it.
 local function forget(planned, kind, finish)
@@ -68,22 +77,37 @@ local function forget(planned, kind, finish)
   end
 end
 
--- Records until when the periods of the batch are kept, except those that were removed. Buckets that events are left
--- out of count as removed: an event may be received, or counted, too late for its bucket. If the bucket is open after
--- all, because the clock is set back or `retention` is raised, reads state it as missing.
+-- Returns the keys of ids and limits that the batch writes. If all its events are copies, it writes none, although it
+-- names them in `periods`.
+local function written_state(planned)
+  local written = {}
+  for _, hash in ipairs(planned.hashes) do
+    written[hash[1]] = true
+  end
+  for _, bits in ipairs(planned.bits) do
+    written[bits[1]] = #bits[2] > 0
+  end
+  return written
+end
+
+-- Records until when the periods of the batch are kept, except those that were removed. A key of ids or limits is
+-- recorded when it is written, so that a recorded key that does not exist is lost: see `is_lost`. Buckets that events
+-- are left out of count as removed: an event may be received, or counted, too late for its bucket. If the bucket is
+-- open after all, because the clock is set back or `retention` is raised, reads state it as missing.
 local function keep(planned)
   local prefix = prefix_of(planned.ledger_key)
-  local added, first = {}, #prefix + 1
+  local added, first, written = {}, #prefix + 1, written_state(planned)
   for kind, finish in pairs(planned.batch.left_out) do
     forget(planned, kind, finish)
   end
   for _, periods in ipairs({ planned.batch.periods, planned.unique_periods }) do
     for _, period in ipairs(periods) do
       local finish, kept = format('%.0f ', period[2]), format('%.0f', period[3])
+      local must_be_written = EXACT[string.match(period[1], '^%l+')]
       for i = 4, #period do
         if planned.left_out[period[i]] then
           forget(planned, period[1], period[2])
-        elseif period[3] > 0 and not planned.gone[period[i]] then
+        elseif period[3] > 0 and not planned.gone[period[i]] and (written[period[i]] or not must_be_written) then
           local n = #added
           added[n + 1], added[n + 2] = kept, finish .. string.sub(period[i], first)
         end
@@ -184,4 +208,4 @@ local function write(planned)
   end
 end
 
-return { find = find, keep = keep, plan = plan, write = write }
+return { find = find, is_lost = is_lost, keep = keep, plan = plan, write = write }

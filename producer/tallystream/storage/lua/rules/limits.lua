@@ -7,6 +7,17 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local min, tonumber = math.min, tonumber
 local number_string = numbers.number_string
 
+-- Records in `lost` if the bucket with this key was deleted or evicted: without it, the limit would begin again.
+local function find_lost(self, key)
+  for _, period in ipairs(self.batch.periods) do
+    for i = 4, #period do
+      if period[i] == key and require('tallystream.storage.lua.rules.forget_periods').is_lost(self, key, period[2]) then
+        self.lost = key
+      end
+    end
+  end
+end
+
 -- Plans one bucket of a limit: `key` is its hash, `asked` has the amounts of the new events by subject.
 local function plan_bucket(self, key, asked)
   local rule, labels, amounts = asked.rule, asked.labels, asked.amounts
@@ -19,6 +30,9 @@ local function plan_bucket(self, key, asked)
       additions.settle_late(self, rule, amount)
     end
     return
+  end
+  if redis.call('EXISTS', key) == 0 then
+    find_lost(self, key)
   end
   local stored = chunks.hash_values(key, subjects)
   for i, subject in ipairs(subjects) do

@@ -141,4 +141,13 @@ local function update(ledger_key, rules, only_counted)
   return changed
 end
 
-return { update = update }
+-- Returns the name of the hash `forgotten` if it was deleted or evicted, else `nil`: without it, state that was removed
+-- would count again as if it had never existed. The first batch of a generation that counts an event writes the hash.
+local function find_lost(ledger_key)
+  local forgotten = string.gsub(ledger_key, 'ledger$', 'forgotten')
+  if call('EXISTS', forgotten) == 0 and (tonumber(call('HGET', ledger_key, 'counted')) or 0) > 0 then
+    return forgotten
+  end
+end
+
+return { find_lost = find_lost, update = update }

@@ -3,7 +3,7 @@
 -- plan(batch, ledger key, decided_at) only reads, with one exception: if a metric was counted by other rules before, it
 -- records the change (see parts.lua), which is right also if the batch is not written. It returns the changes to write
 -- (see changes.lua). Their list `rejected` names the counters that cannot take their delta: if it is not empty, nothing
--- may be written.
+-- may be written. If their `lost` is the name of a key, this key was deleted or evicted: nothing may be written either.
 -- `decided_at` is the time of a decision in milliseconds, `nil` for a batch of appended events.
 -- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
 --
@@ -52,6 +52,8 @@ local numbers = require('tallystream.storage.lua.lib.numbers')
 local totals = require('tallystream.storage.lua.rules.totals')
 local windows = require('tallystream.storage.lua.rules.windows')
 
+local SETTLED, GATED = 'entries:settled', 'entries:gated' -- fields of a ledger
+
 -- Records that metrics are counted by other rules than before, if they are.
 local function check_parts(planned, decided_at)
   local rules, forgotten, names = planned.rules, string.gsub(planned.ledger_key, 'ledger$', 'forgotten'), {}
@@ -64,7 +66,12 @@ local function check_parts(planned, decided_at)
   local stored = #names > 0 and redis.call('HMGET', forgotten, unpack(names))
   for i, rule in ipairs(rules) do
     if stored[i] ~= rule.parts then
-      require('tallystream.storage.lua.rules.parts').update(planned.ledger_key, rules)
+      local parts = require('tallystream.storage.lua.rules.parts')
+      planned.lost = parts.find_lost(planned.ledger_key)
+      if planned.lost then
+        return
+      end
+      parts.update(planned.ledger_key, rules)
       stored = redis.call('HMGET', forgotten, unpack(names))
       break
     end
@@ -92,16 +99,30 @@ local function plan_state(planned)
   end
 end
 
+-- Returns the name of a ledger without its sentinel if it was lost, else `nil`. For the topic's ledger (`generation` is
+-- `nil`), see lib/sentinels.lua. The script begin.lua writes `entries:settled` when it creates a later generation. The
+-- scratch counters of an audit, which have a number below 0, have no sentinel.
+local function lost_ledger(key, generation)
+  if not generation then
+    return require('tallystream.storage.lua.lib.sentinels').ensure(key)
+  end
+  return generation > 0 and key or nil
+end
+
 local function plan_ledger(planned)
   local ledger = planned.batch.ledger
   for i = 1, #ledger, 2 do
     changes.add_to_ledger(planned, ledger[i], ledger[i + 1])
   end
-  local fields = {}
+  local generation = string.match(planned.ledger_key, ':g(%-?%d+):ledger$')
+  local fields = { generation and SETTLED or GATED }
   for field in pairs(planned.ledger) do
     fields[#fields + 1] = field
   end
-  numbers.check_whole(planned.ledger_key, fields)
+  local values = numbers.check_whole(planned.ledger_key, fields)
+  if not values[1] and not planned.lost then
+    planned.lost = lost_ledger(planned.ledger_key, tonumber(generation))
+  end
 end
 
 local function plan(batch, ledger_key, decided_at)

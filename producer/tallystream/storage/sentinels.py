@@ -1,0 +1,71 @@
+"""Finds out whether a partition has lost a key: it was deleted or evicted; `lua/lib/sentinels.lua` states how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import KeyLost
+from tallystream.storage.keys import FIRST
+from tallystream.storage.scripts import Script
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
+
+_FIND_LOST: Final = Script("tallystream.storage", "find_lost")
+
+
+def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
+    """Return whether a worker has counted entries of a partition, or the partition has lost a key.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    answer, *_ = _FIND_LOST(client, [keys.stream], [])
+    return bool(answer != b"whole")
+
+
+def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
+    """Return the sentinel that a partition has lost, or `None`: without it, entries would be appended or counted twice.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    answer, *lost = _FIND_LOST(client, [keys.stream], [])
+    return lost[0].decode() if answer == b"damaged" else None
+
+
+def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
+    """Raise an error if a partition has lost a sentinel: see `lost_key`.
+
+    Raises:
+        KeyLost: the partition has lost a key.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    if (lost := lost_key(client, keys)) is not None:
+        raise KeyLost(lost)
+
+
+def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:
+    """Return whether a partition has lost its sequences: then a missing record does not show what was appended.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    return lost_key(client, keys) == keys.sequences
+
+
+def begun_of(client: redis.Redis, keys: PartitionKeys) -> str:
+    """Return the last stream ID before a generation began, `0-0` for the first generation; see `PartitionKeys.begun`.
+
+    Raises:
+        KeyLost: a later generation has lost the key.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    if keys.generation == FIRST:
+        return "0-0"
+    begun: bytes | None = client.execute_command("GET", keys.begun)
+    if begun is None:
+        raise KeyLost(keys.begun)
+    return begun.decode()

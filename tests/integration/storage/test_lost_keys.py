@@ -1,0 +1,272 @@
+"""A key that was deleted or evicted is never taken for one that never existed: it is refused by name, or audited."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from tallystream.deployment import Deployment
+from tallystream.errors import ConsumerGroupMissing, KeyLost
+from tallystream.producing.appender import Appender
+from tallystream.producing.decider import Decider
+from tallystream.producing.partition_queue import SealedEntry
+from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.event import Event
+from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.health import HealthProbe
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RULES = Rules(
+    {
+        "view": Metric(windows=("day",), top=2, unique="day", ids="day"),
+        "like": Metric(once="forever"),
+        "call": Metric(limit=5, per="day", ids=None),
+    }
+)
+SENTINELS = ["sequences", "ledger", "live"]
+COUNTERS = ["total:view:s", "top:view", "day:view:", "top:day:view:", "unique:view:", "up:like:s", "once:like:"]
+
+
+@pytest.fixture
+def harness(server) -> Iterator[Harness]:
+    """Yield a harness of one partition with all rules; nothing is appended."""
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        yield harness
+
+
+def entry(number: int = 0) -> SealedEntry:
+    """Return an entry with events of every rule."""
+    pack, now = EntryBuilder(), time.time()
+    pack.add("view", "s", 1, now, "a", f"i{number}")
+    pack.add("like", "s", 1, now, f"a{number}", None)
+    pack.add("call", "s", 1, now, None, None)
+    pack.add("view", f"t{number}", 1, now, None, None)
+    return SealedEntry(1, pack.events, pack.size, pack.build())
+
+
+def append(appender: Appender, *numbers: int) -> None:
+    """Append an entry for each number, and check that all are confirmed."""
+    for number in numbers:
+        appender.push(0, entry(number))
+    assert appender.send()[1] is None
+    assert appender.oldest_cycle is None
+
+
+def found(harness: Harness, beginning: str) -> str:
+    """Return the name of the only key that begins so after the prefix of the counters."""
+    (name,) = harness.client.scan_iter(match=f"{harness.layout.keys[0].counters}{beginning}*")
+    return name.decode()
+
+
+@pytest.mark.parametrize("name", ["sequences", "ledger"])
+def test_nothing_is_appended_without_a_sentinel(harness, name):
+    """A producer keeps its entries while a key is missing; when the key is back, each entry is appended once."""
+    keys = harness.layout.keys[0]
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    append(appender, 1, 2, 3)
+    key = getattr(keys, name)
+    harness.client.rename(key, "kept")
+    for each in (appender, Appender(harness.client, harness.layout, harness.deployment.epoch)):
+        each.push(0, entry(4))
+        error = each.send()[1]
+        assert isinstance(error, KeyLost)
+        assert (error.key, each.rewound) == (key, 0)
+        assert harness.client.xlen(keys.stream) == 3
+        harness.client.delete(key)  # nothing was written to it either
+    harness.client.rename("kept", key)
+    appender.queues[0].resume_at = 0.0
+    assert appender.send() == ([appender.queues[0].kept[-1]], None)
+    assert harness.client.xlen(keys.stream) == 4
+
+
+def test_an_idle_producer_does_not_take_lost_sequences_for_lost_entries(harness, monkeypatch):
+    """The check of an idle producer finds no record, and sends nothing again, because the sequences are gone."""
+    monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.0)
+    keys = harness.layout.keys[0]
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    append(appender, 1, 2)
+    harness.client.delete(keys.sequences)
+    errors = [appender.send()[1] for _ in range(3)]
+    assert isinstance(errors[-1], KeyLost)
+    assert (appender.rewound, appender.oldest_cycle, harness.client.xlen(keys.stream)) == (0, None, 2)
+
+
+@pytest.mark.parametrize("name", SENTINELS)
+def test_nothing_is_counted_without_a_sentinel(harness, name):
+    """A batch and a decision name the missing key and change nothing."""
+    keys = harness.layout.keys[0]
+    appender = Appender(harness.client, harness.layout)
+    append(appender, 1)
+    harness.drain()
+    append(appender, 2)
+    totals = harness.totals()
+    harness.client.delete(getattr(keys, name))
+    consumer = harness.consumer()
+    decide = Decider(harness.client, Deployment.load(harness.client))
+    for attempt in (consumer.run_once, lambda: decide(Event("view", "s")), consumer.fetch.ensure_group):
+        with pytest.raises(KeyLost, match=getattr(keys, name)):
+            attempt()
+    assert harness.totals() == totals
+    assert not harness.client.exists(getattr(keys, name))
+
+
+@pytest.mark.parametrize("beginning", ["seen:view", "limit:call"])
+def test_nothing_is_counted_without_the_state_of_a_period(harness, beginning):
+    """Events of a period whose ids or limits are gone are not counted: they could count a second time."""
+    appender = Appender(harness.client, harness.layout)
+    append(appender, 1)
+    harness.drain()
+    append(appender, 1)
+    key = found(harness, beginning)
+    harness.client.delete(key)
+    totals = harness.totals()
+    with pytest.raises(KeyLost, match=key):
+        harness.drain()
+    assert harness.totals() == totals
+
+
+@pytest.mark.parametrize("name", SENTINELS)
+def test_a_worker_names_the_lost_key_and_continues_when_it_is_back(harness, server, monkeypatch, name):
+    """The partition pauses, also without new entries; the reason and a metric state it, until the key is back."""
+    monkeypatch.setattr("tallystream_worker.runtime.partition_worker._CHECK", 0.01)
+    capture = LogCapture()
+    log = structlog.wrap_logger(None, processors=[capture])
+    settings = Settings(RedisSettings(server.url, partitions=1), rules=RULES)
+    append(Appender(harness.client, harness.layout), 1)
+    key = getattr(harness.layout.keys[0], name)
+    with counting(settings, log) as worker:
+        probe = HealthProbe(worker)
+        until(lambda: harness.totals() == totals_after(1))
+        harness.client.rename(key, "kept")
+        until(lambda: worker.health[0].lost_key == key)
+        paused = [each["problem"] for each in capture.entries if each["event"] == "partition.paused"]
+        assert paused == [str(KeyLost(key))]
+        samples = {sample.name: sample.value for family in probe.collect() for sample in family.samples}
+        assert (samples["tallystream_key_lost"], samples["tallystream_partition_up"]) == (1, 0)
+        harness.client.rename("kept", key)
+        until(lambda: worker.health[0].problem is None)
+        assert worker.health[0].lost_key is None
+
+
+def test_nothing_is_counted_through_a_new_group(harness):
+    """A worker does not create the group again after entries were counted."""
+    keys = harness.layout.keys[0]
+    append(Appender(harness.client, harness.layout), 1)
+    harness.drain()
+    harness.client.xgroup_destroy(keys.stream, keys.group)
+    with pytest.raises(ConsumerGroupMissing, match="tallystream rebuild"):
+        harness.fetch(0).ensure_group()
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_deleted_stream_is_not_taken_for_a_new_one(harness, is_counted, goes_on):
+    """The ledger shows more entries than the stream had, so a worker names the stream, also if a producer continues."""
+    keys = harness.layout.keys[0]
+    appender = Appender(harness.client, harness.layout)
+    append(appender, 1, 2)
+    if is_counted:
+        harness.drain()
+    harness.client.delete(keys.stream)
+    if goes_on:
+        append(appender, 3)
+    with pytest.raises(KeyLost, match="restore --force") as raised:
+        harness.fetch(0).ensure_group()
+    assert raised.value.key == keys.stream
+
+
+def test_a_deployment_is_not_created_over_the_data_of_another(harness):
+    """Without the meta hash, neither a producer nor a worker makes a new deployment of the partitions."""
+    append(Appender(harness.client, harness.layout), 1)
+    harness.drain()
+    harness.client.delete(harness.layout.root)
+    with pytest.raises(KeyLost, match=harness.layout.root):
+        Deployment.create_or_load(harness.client, 1)
+    assert not harness.client.exists(harness.layout.root)
+    harness.client.flushall()
+    assert Deployment.create_or_load(harness.client, 1).is_stored
+
+
+@pytest.mark.parametrize("beginning", COUNTERS)
+def test_an_audit_names_a_counter_that_was_deleted(harness, beginning):
+    """Any other key of counters is a difference of the next audit."""
+    append(Appender(harness.client, harness.layout), 1)
+    harness.drain()
+    key = found(harness, beginning)
+    harness.client.delete(key)
+    report = audit(harness.client, Deployment.load(harness.client), harness.rules)
+    name = key.removeprefix(harness.layout.keys[0].counters)
+    assert any(each.counter.partition(" -> ")[0] == name for each in report.differences)
+
+
+def test_all_sentinels_at_once_are_not_taken_for_a_new_partition(harness):
+    """If all three are gone, the consumer group shows that the partition is not new."""
+    keys = harness.layout.keys[0]
+    append(Appender(harness.client, harness.layout), 1)
+    harness.drain()
+    harness.client.delete(keys.sequences, keys.ledger, keys.live)
+    appender = Appender(harness.client, harness.layout)
+    appender.push(0, entry(2))
+    assert isinstance(appender.send()[1], KeyLost)
+    assert harness.client.xlen(keys.stream) == 1
+
+
+@pytest.mark.parametrize("name", [*SENTINELS, "meta"])
+def test_a_forced_restore_repairs_a_lost_key(harness, tmp_path, name):
+    """After `restore --force`, every event is counted once, and a producer continues its sequence."""
+    keys = harness.layout.keys[0]
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    append(appender, 1, 2)
+    harness.drain()
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        append(appender, 3)
+        harness.client.delete(harness.layout.root if name == "meta" else getattr(keys, name))
+        restore(harness.client, database, force=True)
+    harness.drain()
+    assert harness.totals() == totals_after(3)
+    append(appender, 4)
+    harness.drain()
+    assert harness.totals() == totals_after(4)
+    assert (appender.rewound, harness.waiting()) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["seen:view", "limit:call"])
+def test_a_rebuild_repairs_the_state_of_a_period(harness, server, name):
+    """After the ids or the limits of a period were lost, a rebuild counts every event once."""
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    append(appender, 1, 2)
+    harness.drain()
+    harness.client.delete(found(harness, name))
+    append(appender, 2)  # its ids are those of the entry before
+    settings = Settings(RedisSettings(server.url, partitions=1), rules=RULES)
+    deployment = Deployment.load(harness.client)
+    with Rebuild(settings, deployment, propose(harness.client, deployment, RULES)) as rebuild:
+        rebuild.begin()
+        rebuild.catch_up()
+        rebuild.switch()
+    with Totals(server.url) as totals:
+        assert [totals.get("s", metric).value for metric in RULES.metric] == [2, 2, 3]
+
+
+def totals_after(entries: int) -> dict[tuple[str, str], int]:
+    """Return the totals after the entries 1 to `entries`."""
+    totals = {("view", "s"): entries, ("like", "s"): entries, ("call", "s"): min(5, entries)}
+    return totals | {("view", f"t{number}"): 1 for number in range(1, entries + 1)}

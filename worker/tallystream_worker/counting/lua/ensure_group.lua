@@ -1,0 +1,42 @@
+#!lua
+-- ensure_group: creates the stream and its consumer group, at the beginning of the stream, unless entries were counted.
+--
+-- KEYS[1] stream   KEYS[2] the generation's ledger (hash)   KEYS[3] the topic's ledger (hash)
+-- ARGV[1] group
+--
+-- Returns {"ready"}           the group exists; it may have existed before
+--         {"missing", field}  the group is gone, and this field of the ledger shows that it has counted entries
+--         {"damaged", key}    the partition has lost this key, see lib/sentinels.lua; or the stream was deleted: the
+--                             ledgers have more entries than it ever had
+--
+-- Invariant: a group is created only if no entry of the stream was counted in the generation: a new group would count
+-- entries twice (from the beginning of the stream) or never (from its end).
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
+local streams = require('tallystream.storage.lua.lib.streams')
+local call = redis.call
+local OF_THE_TOPIC = {}
+for _, field in ipairs({ 'appended', sentinels.GATED, 'entries:retired', 'entries:copied', 'entries:dropped' }) do
+  OF_THE_TOPIC[field] = true
+end
+
+local lost = sentinels.lost(KEYS[1])
+if lost then
+  return { 'damaged', lost }
+end
+local exists = call('EXISTS', KEYS[1]) == 1
+if exists and streams.group(KEYS[1], ARGV[1]) then
+  return { 'ready' }
+end
+local gated = tonumber(call('HGET', KEYS[3], sentinels.GATED) or '0')
+local settled = tonumber(call('HGET', KEYS[2], 'entries:settled') or '0')
+local added = exists and streams.info(KEYS[1])['entries-added'] or 0
+if added < math.max(gated, settled) then
+  return { 'damaged', KEYS[1] }
+end
+for _, field in ipairs(call('HKEYS', KEYS[2])) do
+  if not OF_THE_TOPIC[field] then
+    return { 'missing', field }
+  end
+end
+call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+return { 'ready' }

@@ -1,0 +1,129 @@
+"""Names each key that was deleted or evicted, as far as other keys show that it existed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tallystream.errors import KeyLost
+from tallystream.storage.keys import FIRST
+from tallystream.storage.sentinels import lost_key
+from tallystream_worker.rebuild.drop import counter_keys
+from tallystream_worker.snapshot.names import parse
+from tallystream_worker.verify.pages import pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+_UNLESS_LOST = ("limit", "seen")
+"""Kinds of keys that exist whenever they are registered in `PartitionKeys.periods`: see `rules/forget_periods.lua`."""
+
+
+def check(scene: Scene) -> None:
+    """Check that each key exists whose existence another key proves."""
+    deployment, client = scene.deployment, scene.client
+    layout = deployment.layout
+    lost: list[str] = []
+    if deployment.revision and not client.exists(layout.rule_changes):
+        lost.append(layout.rule_changes)
+    if not client.exists(layout.files) and any(_has_sources(client, keys) for keys in layout.keys):
+        lost.append(layout.files)
+    for keys in layout.keys:
+        if (sentinel := lost_key(client, keys)) is not None:
+            lost.append(sentinel)
+        lost += _hashes(client, keys)
+        lost += _outbox(client, keys)
+        lost += _periods(scene, keys)
+        lost += _labels(scene, keys)
+    for key in lost:
+        scene.report.find("keys.lost", str(KeyLost(key)))
+
+
+def _has_sources(client: Any, keys: PartitionKeys) -> bool:
+    """Return whether the sequences have the record of an ingested file."""
+    return next(iter(client.hscan_iter(keys.sequences, match="file:*", count=1000)), None) is not None
+
+
+def _hashes(client: Any, keys: PartitionKeys) -> Iterator[str]:
+    """Yield the keys that fields of the ledgers prove."""
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.hmget(keys.topic_ledger, "entries:copied", "entries:dropped")
+        pipeline.hmget(keys.ledger, "counted", "entries:adopted")
+        pipeline.exists(keys.copied)
+        pipeline.hlen(keys.dropped)
+        pipeline.exists(keys.forgotten)
+        pipeline.exists(keys.begun)
+        pipeline.exists(keys.gone)
+        pipeline.hlen(keys.adopted)
+        (copied, dropped), (counted, adopted), *replies = pipeline.execute()
+    has_copied, records, has_forgotten, has_begun, has_gone, places = replies
+    if places < int(adopted or 0):
+        yield keys.adopted
+    if copied and not has_copied:
+        yield keys.copied
+    if records < int(dropped or 0):
+        yield keys.dropped
+    if int(counted or 0) > 0 and not has_forgotten:
+        yield keys.forgotten
+    if keys.generation != FIRST:
+        yield from [keys.begun] * (not has_begun)
+        yield from [keys.gone] * (not has_gone)
+
+
+def _outbox(client: Any, keys: PartitionKeys) -> Iterator[str]:
+    """Yield the outbox if it is gone: each state of an alert was written with a notification, and the stream stays."""
+    pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "alerting:*"
+    fires = next(iter(client.scan_iter(match=pattern, count=1000)), None) is not None
+    if fires and not client.exists(keys.outbox):
+        yield keys.outbox
+
+
+def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[str]:
+    """Yield the ids and limits of periods that are registered, and do not exist."""
+    for page in pages(_registered(scene.client, keys)):
+        with scene.client.pipeline(transaction=True) as pipeline:
+            for member in page:
+                pipeline.exists(keys.counters.encode() + member.partition(b" ")[2])
+                pipeline.zscore(keys.periods, member)
+            replies = pipeline.execute()
+        for member, exists, score in zip(page, replies[::2], replies[1::2], strict=True):
+            if not exists and score is not None:
+                yield keys.counters + member.partition(b" ")[2].decode(errors="replace")
+
+
+def _registered(client: Any, keys: PartitionKeys) -> Iterator[bytes]:
+    for member, _ in client.zscan_iter(keys.periods, count=1000):
+        if member.partition(b" ")[2].partition(b":")[0].decode(errors="replace") in _UNLESS_LOST:
+            yield member
+
+
+def _labels(scene: Scene, keys: PartitionKeys) -> set[str]:
+    """Return the sets of labels that lack the label of a bucket, or of a period of votes, that exists."""
+    lost = set()
+    for page in pages(_labelled(scene, keys)):
+        with scene.client.pipeline(transaction=True) as pipeline:
+            for key, name, label in page:
+                pipeline.exists(key)
+                pipeline.sismember(name, label)
+            replies = pipeline.execute()
+        for (_, name, _), exists, is_member in zip(page, replies[::2], replies[1::2], strict=True):
+            if exists and not is_member:
+                lost.add(name)
+    return lost
+
+
+def _labelled(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[bytes, str, str]]:
+    """Yield each bucket of a window and each hash of votes, the key of the set of its metric, and its label there."""
+    skipped = len(keys.counters.encode())
+    for key in counter_keys(scene.client, keys):
+        name = key[skipped:].decode(errors="surrogateescape")
+        found = parse(name, scene.rules) if not name.startswith("top:") else None
+        if found is None:
+            continue
+        group = found[0]
+        if group[0] == "windows":
+            yield key, keys.labels(group[2]), f"{group[1]}:{group[3]}"
+        elif group[0] == "votes":
+            yield key, keys.labels(group[1]), f"once:{group[2]}"
