@@ -63,6 +63,7 @@ PARTITION: dict[str, tuple[str, list[Any]]] = {
     "alerting": (MENDED, ["many", ""]),
     "archive": (MENDED, []),
     "begun": (FOUND, []),
+    "gone": (FOUND, []),
     "dead": (FOUND, []),
     "dropped": (FOUND, []),
     "forgotten": (REFUSED, []),

@@ -54,7 +54,7 @@ class RestoredLog:
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
         self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
         self._uncounted = decode_uncounted(position.uncounted)
-        self._gated = self._settled = self._settled_plain = 0
+        self._gated = self._settled = self._settled_plain = self._plain = 0
         self._settled_before = load.ledger.get("entries:settled", 0)
         self.missing = self._ledger.get("appended", 0) - sum(
             value for name, value in self._ledger.items() if _is_outcome(name)
@@ -103,6 +103,7 @@ class RestoredLog:
         self._gated += gated
         self._settled += applied
         self._settled_plain += applied and not gated
+        self._plain += events if applied and not gated else 0
         self.entries += not applied
         return Entry(entry.id, fields)
 
@@ -125,6 +126,7 @@ class RestoredLog:
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}
+        account.setdefault("plain", self._plain)  # the snapshot of a later generation does not have it
         if self.missing > 0:
             account["trimmed"] = account.get("trimmed", 0) + self.missing
         return account

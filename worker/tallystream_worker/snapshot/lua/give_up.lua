@@ -5,6 +5,8 @@
 --
 -- Returns {"given_up"}
 --         {"lost"}       the view is no longer open, or it is that of another snapshot: nothing was changed
+--
+-- Invariant: a snapshot that was only slow does not remove the view of the one that has taken over from it.
 local remove_view = require('tallystream_worker.snapshot.lua.remove_view')
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
