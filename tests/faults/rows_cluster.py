@@ -59,9 +59,9 @@ def slots_move(world: World) -> None:
 
 def _with_every_key(world: World) -> None:
     """Create every key that scripts declare: a missing one would make both nodes refuse a script during a move."""
+    world.harness.open_partitions()
     for keys in world.harness.layout.keys:
         world.harness.client.xadd(keys.stream, {"no": "event"})
-        world.harness.client.set(keys.live, keys.generation)
     world.inject("poison entry", len(world.harness.layout.keys))
     world.until(lambda: len(world.harness.dead()) == len(world.harness.layout.keys), "all poison in dead letters")
 

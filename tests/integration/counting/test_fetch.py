@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.exceptions import ResponseError
 
-from tallystream.errors import ConsumerGroupMissing
+from tallystream.errors import ConsumerGroupMissing, KeyLost
 from tallystream.storage.keys import GROUP
 from tallystream_worker.counting.fetch import Fetch
 from tests.harness import Harness
@@ -111,7 +111,7 @@ def test_the_first_start_begins_at_the_beginning(server):
 
 @pytest.mark.parametrize("lost", ["group", "stream"])
 def test_a_lost_group_is_not_begun_anew(harness, lost):
-    """If entries were counted and the group is missing, an error is raised, and no new group is created."""
+    """If entries were counted and the group or the stream is missing, an error is raised, and neither is created."""
     append(harness, 2)
     harness.drain()
     stream = harness.layout.keys[0].stream
@@ -119,10 +119,10 @@ def test_a_lost_group_is_not_begun_anew(harness, lost):
         harness.client.xgroup_destroy(stream, GROUP)
     else:
         harness.client.delete(stream)
-    with pytest.raises(ConsumerGroupMissing) as refused:
+    with pytest.raises(ConsumerGroupMissing if lost == "group" else KeyLost) as refused:
         harness.fetch(0).ensure_group()
     assert stream in str(refused.value)
-    assert lost == "stream" or harness.client.xinfo_groups(stream) == []
+    assert not harness.client.exists(stream) if lost == "stream" else harness.client.xinfo_groups(stream) == []
     assert harness.totals() == {("view", "a"): 2}
 
 

@@ -11,7 +11,7 @@ from tallystream.errors import GenerationSwitched
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream.storage.keys import BEGUN, Layout
+from tallystream.storage.keys import Layout
 from tallystream.wire.event import Event
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
@@ -20,10 +20,9 @@ from tests.harness import Harness
 
 def begin(harness: Harness, generation: int) -> None:
     """Make an empty generation the live one in every partition; it counts only later entries."""
+    harness.open_partitions()
     for keys in harness.layout.of(generation).keys:
         harness.client.xgroup_create(keys.stream, keys.group, "$", mkstream=True)
-        harness.client.hset(keys.sequences, BEGUN, 1)  # this and the next two are the sentinels of the partition
-        harness.client.hincrby(keys.topic_ledger, "entries:gated", 0)
         harness.client.set(keys.live, generation)
         harness.client.hset(keys.ledger, "entries:settled", 0)
         harness.client.set(keys.begun, harness.client.xinfo_stream(keys.stream)["last-generated-id"])

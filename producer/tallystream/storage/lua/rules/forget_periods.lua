@@ -82,10 +82,10 @@ end
 local function written_state(planned)
   local written = {}
   for _, hash in ipairs(planned.hashes) do
-    written[hash[1]] = true
+    written[hash[1]] = written[hash[1]] or #hash[2] > 0
   end
   for _, bits in ipairs(planned.bits) do
-    written[bits[1]] = #bits[2] > 0
+    written[bits[1]] = written[bits[1]] or #bits[2] > 0
   end
   return written
 end
