@@ -1602,4 +1602,26 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/snapshot/test_rule_records.py::test_the_next_change_has_a_place",),
     ),
+    Mutant(
+        "lost-rules-wait-for-an-event",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "if counting > found.revision and",
+                "if False and",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_worker_publishes_again_after_a_loss",),
+    ),
+    Mutant(
+        "number-of-lost-rules-is-used-again",
+        (
+            Edit(
+                "tallystream_worker/runtime/publication.py",
+                "counting if counting > deployment.revision else 0",
+                "0",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_lost_number_is_not_used_again",),
+    ),
 )
