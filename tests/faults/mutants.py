@@ -1624,4 +1624,15 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/runtime/test_publication.py::test_a_lost_number_is_not_used_again",),
     ),
+    Mutant(
+        "reset-forgets-the-sketch",
+        (
+            Edit(
+                "tallystream/reading/counters.py",
+                "estimated if was_reset else 0",
+                "0",
+            ),
+        ),
+        tests=(f"{_RESET}::test_a_reset_of_a_subject_in_the_sketch_states_an_error",),
+    ),
 )
