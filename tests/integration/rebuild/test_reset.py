@@ -309,7 +309,7 @@ def test_buckets_that_have_not_begun_are_reset_too(harness, totals):
     count(harness, *(("soon", SUBJECT, 5, now + after, None) for after in (-90_000, 0, 60, 600, 3000)))
     take_back(harness, SUBJECT, "soon")
     values = window_values(harness, "soon", SUBJECT)
-    assert len(values) >= 7
+    assert len(values) >= 6  # one more if the last event is in the next hour
     assert set(values.values()) == {0}
     keys = harness.layout.keys_of(SUBJECT)
     for board in harness.client.scan_iter(f"{keys.prefix}top:*"):
