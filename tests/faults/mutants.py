@@ -1740,4 +1740,37 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/storage/test_script_replies.py::test_a_reply_has_its_shape",),
     ),
+    Mutant(
+        "lost-rules-wait-for-an-event",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "if counting > found.revision and",
+                "if False and",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_worker_publishes_again_after_a_loss",),
+    ),
+    Mutant(
+        "number-of-lost-rules-is-used-again",
+        (
+            Edit(
+                "tallystream_worker/runtime/publication.py",
+                "counting if counting > deployment.revision else 0",
+                "0",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_lost_number_is_not_used_again",),
+    ),
+    Mutant(
+        "reset-forgets-the-sketch",
+        (
+            Edit(
+                "tallystream/reading/counters.py",
+                "estimated if was_reset else 0",
+                "0",
+            ),
+        ),
+        tests=(f"{_RESET}::test_a_reset_of_a_subject_in_the_sketch_states_an_error",),
+    ),
 )

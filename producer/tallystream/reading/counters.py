@@ -216,6 +216,7 @@ def query_counters(
         for subject, metric in sketched[-1]:
             commands.append(estimate_command(keys.sketch(metric), subject))
             commands.append(("HGET", keys.ledger, f"sketched@{metric}"))
+            commands.append(("HGET", keys.resets, f"{metric}\n{subject}"))
 
     def parse(replies: list[Any]) -> Reading:
         reading = Reading(asked.copy(), {})
@@ -226,10 +227,13 @@ def query_counters(
             values = dict(zip(wanted, raise_on_error(next(answers)), strict=True))
             for counter in in_sketch:
                 cells, sketched_sum = raise_on_error(next(answers)), int(raise_on_error(next(answers)) or 0)
+                was_reset = raise_on_error(next(answers)) is not None
                 exact = values[counter]
                 if sketched_sum > 0 and (exact is None or f"{SKETCHES}:{counter[1]}" in removed):
-                    values[counter] = int(exact or 0) + estimate(cells)
-                    reading.errors[counter] = bound(sketched_sum)
+                    estimated = estimate(cells)
+                    values[counter] = int(exact or 0) + estimated
+                    # A reset takes nothing out of a sketch, so all of the estimate may be from before it.
+                    reading.errors[counter] = max(bound(sketched_sum), estimated if was_reset else 0)
             for counter, value in values.items():
                 reading.values[counter] += int(value or 0)
         for counter, value in reading.values.items():

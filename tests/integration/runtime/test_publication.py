@@ -13,12 +13,15 @@ from structlog.testing import LogCapture
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
+from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.changes import RuleChange, changes_of
 from tallystream.rules.metrics import Metric, Ratio, Rules
-from tallystream_worker.runtime.app import open_deployment
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Harness
+from tests.waiting import until
 
 OWN = Rules({"view": Metric(windows=("day",))})
 BOTH = Rules(
@@ -124,6 +127,46 @@ def test_starts_at_the_same_time_keep_the_metrics_of_all(server):
     with closing(connect(server.url)) as client:
         assert sorted(stored(client).metric) == names
         assert [change.number for change in changes(client)] == list(range(1, 9))
+
+
+def lose_the_last_rules(server) -> tuple[bytes, ...]:
+    """Let a partition be counted by rules whose publication is then lost, as on another node; return its live value."""
+    client = server.client()
+    start(server.url, OWN)
+    with Harness(server.url, rules=OWN, partitions=4) as harness:
+        earlier = client.dump(harness.layout.meta)
+        start(server.url, BOTH)
+        harness.rules = stored(client)
+        with Producer(server.url) as producer:
+            for number in range(20):
+                producer.emit("view", f"s{number}")
+            producer.flush()
+        harness.drain()
+        client.restore(harness.layout.meta, 0, earlier, replace=True)
+        return tuple(client.get(keys.live) for keys in harness.layout.keys)
+
+
+def test_a_worker_publishes_again_after_a_loss(server):
+    """If the server lost the rules that count a partition, decisions are taken again soon, though no event arrives."""
+    client = server.client()
+    assert b"1 2" in lose_the_last_rules(server)
+    lines = LogCapture()
+    log = structlog.wrap_logger(None, processors=[lines], wrapper_class=structlog.make_filtering_bound_logger(0))
+    settings = settings_for(server.url, OWN)
+    with counting(settings, log, publishing=False):
+        until(lambda: Deployment.load(client).revision == 3, what="the rules with a higher number")
+    assert stored(client) == OWN
+    assert [line["number"] for line in lines.entries if line["event"] == "rules.lost"] == [2]
+    with Producer(server.url) as producer:
+        assert all(producer.decide("view", f"s{number}").accepted for number in range(20))
+
+
+def test_a_lost_number_is_not_used_again(server):
+    """Rules that are published after a loss get a number above that of the lost rules."""
+    client = server.client()
+    lose_the_last_rules(server)
+    start(server.url, Rules({"view": Metric(windows=("hour",))}))
+    assert Deployment.load(client).revision == 3
 
 
 def test_a_restarted_process_brings_nothing_back(server):

@@ -10,6 +10,7 @@ from tallystream.client.connect import connect
 from tallystream.errors import DeploymentChanged
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog
+from tallystream_worker.runtime.publication import counting_number, publish_again, warn_of_lost_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
+    from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.process.periodic import ServiceHealth
     from tallystream_worker.runtime.supervisor import WorkerPool
     from tallystream_worker.settings.settings import Settings
 
 INTERVAL: Final = 0.5
 """Seconds between checks of the live topic: about the time for which new entries wait after a repartition."""
+
+_LOOKED_AT: Final = 32
+"""Partitions of which one check reads the number of the rules that count them."""
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 5.0
@@ -53,6 +58,8 @@ class PartitionFollower:
         self._make = pool
         self._client = connect(settings.redis.url)
         self._is_stopping = False
+        self._found = deployment
+        self._next = 0
         self._following = PeriodicService(
             "follow",
             INTERVAL,
@@ -92,6 +99,9 @@ class PartitionFollower:
 
         If the topic has changed, start a pool for it, then stop the old pool and wait for its end.
 
+        If the server lost the latest rules, after a partition on another node of the cluster was counted by them, store
+        the rules that are left with a higher number: until then, this partition refuses batches and decisions.
+
         If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
         change nothing else. Otherwise clear it.
 
@@ -99,16 +109,29 @@ class PartitionFollower:
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: the stored data is of another release.
         """
+        # Read the numbers before the deployment: rules are stored before a partition is counted by them.
+        counting = counting_number(self._client, self._found, self._some_partitions())
         try:
             found = self._deployment.reload(self._client)
+            if counting > found.revision and _counts_the_same(found, self._found):
+                found = publish_again(self._client, found, counting)
+                warn_of_lost_rules(self._log, counting)
         except DeploymentChanged:
             self.pool.foreign.set()  # the partition workers report it
             return
+        self._found = found
         self.pool.foreign.clear()
         if found.layout.topic != self._deployment.layout.topic:
             self._go_on(found)
         else:
             self.pool.notice(found)
+
+    def _some_partitions(self) -> list[PartitionKeys]:
+        """Return the next partitions to look at, so that many partitions do not cost many commands in each pass."""
+        keys = self._deployment.layout.keys
+        chosen = [keys[(self._next + n) % len(keys)] for n in range(min(_LOOKED_AT, len(keys)))]
+        self._next += len(chosen)
+        return chosen
 
     def _go_on(self, found: Deployment) -> None:
         pool = self._make(found)  # before the old pool stops: new entries wait for the new pool
@@ -128,3 +151,9 @@ class PartitionFollower:
         if not has_ended:
             self._log.warning("worker.stop_timed_out", timeout=self._timeout, problem="the batch stays pending")
         return has_ended
+
+
+def _counts_the_same(found: Deployment, before: Deployment) -> bool:
+    """Return whether two descriptions have the same live topic and generation, and rules are published."""
+    is_same = (found.layout.topic, found.generation) == (before.layout.topic, before.generation)
+    return is_same and found.declared is not None

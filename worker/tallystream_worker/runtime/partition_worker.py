@@ -21,7 +21,7 @@ from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.maintenance.eviction import MAY_EVICT
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.state_log import StateLog, kind_of
-from tallystream_worker.runtime.publication import publish_again
+from tallystream_worker.runtime.publication import publish_again, warn_of_lost_rules
 
 if TYPE_CHECKING:
     import threading
@@ -260,12 +260,7 @@ class PartitionWorker:
         found = self._deployment.reload(self._applying)
         if found.revision_of(generation) < revision and generation == found.generation:
             found = publish_again(self._applying, found, revision)
-            self._log.warning(
-                "rules.lost",
-                number=revision,
-                problem="the server lost the latest change of the rules, so the rules before it are used again",
-                action="restart a worker that has the latest configuration",
-            )
+            warn_of_lost_rules(self._log, revision)
         return found.numbered_rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:

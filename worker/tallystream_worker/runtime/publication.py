@@ -13,12 +13,14 @@ from tallystream.storage.scripts import Script
 from tallystream_worker.process.publisher import publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     import redis
+    from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.settings.settings import Settings
 
 _PUBLISH: Final = Script("tallystream_worker.runtime", "publish")
@@ -66,7 +68,9 @@ def publish_rules(
         before = deployment.declared
         rules = settings.rules_over(before, removing)
         deployment.refuse_gathering(rules)
-        if _store(client, deployment, rules) != b"moved":
+        # A cluster may have lost rules that a partition on another node was counted by: use no number again.
+        counting = counting_number(client, deployment, deployment.layout.keys)
+        if _store(client, deployment, rules, counting if counting > deployment.revision else 0) != b"moved":
             kept = [name for name in settings.missing_from(before) if name in rules.metric]
             return Published(before, rules, kept)
         deployment = deployment.reload(client)
@@ -88,6 +92,29 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
     """
     _store(client, deployment, deployment.rules, above)
     return deployment.reload(client)
+
+
+def counting_number(client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys]) -> int:
+    """Return the highest number of rules by which the live generation is counted in some partitions; 0 for none."""
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in partitions:
+            pipeline.get(keys.live)
+        found: list[bytes | None] = pipeline.execute()
+    numbers = (value.split() for value in found if value is not None)
+    of_generation = str(deployment.generation).encode()
+    return max(
+        (int(each[1]) for each in numbers if each[0] == of_generation and each[1:2] and each[1].isdigit()), default=0
+    )
+
+
+def warn_of_lost_rules(log: FilteringBoundLogger, number: int) -> None:
+    """Log that the server lost the rules with a number, after a partition was counted by them."""
+    log.warning(
+        "rules.lost",
+        number=number,
+        problem="the server lost the latest change of the rules, so the rules before it are used again",
+        action="restart a worker that has the latest configuration",
+    )
 
 
 def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int = 0) -> bytes:

@@ -104,7 +104,10 @@ class PartitionRestore:
         With the number, the script that counts by the next rules records their place. With the sequences and the ledger
         that `run` writes, the value is a sentinel (see `lib/sentinels.lua`).
         """
-        self._client.set(self._keys.live, live_mark(FIRST, revision))
+        if revision or self._keys.topic != FIRST_TOPIC:
+            self._client.set(self._keys.live, live_mark(FIRST, revision))
+        else:
+            self._client.delete(self._keys.live)  # without a number, the key is needed in later topics alone
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.

@@ -14,6 +14,7 @@ local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 
 local call = redis.call
+local NOT_KNOWN = '9007199254740991' -- see leaderboards.lua
 local MOST = 1000 -- pending entries that `earlier` reads
 
 -- Returns the value of a counter, and rejects the subject if it is not a whole number. `nil` is 0.
@@ -63,6 +64,20 @@ local function resets_key(ledger_key)
   return (string.gsub(ledger_key, 'ledger$', 'resets'))
 end
 
+-- The part of a total that is in a sketch stays, because nothing can be taken out of a sketch: other subjects share its
+-- cells. Reads of the total then state an error that covers this part (reading/counters.py). The error of the
+-- leaderboard is not known any more.
+local function mark_sketched(self, rule, subject)
+  local sketched = tonumber(call('HGET', self.ledger_key, 'sketched@' .. rule.metric)) or 0
+  local forgotten = string.gsub(self.ledger_key, 'ledger$', 'forgotten')
+  if rule.top == 0 or sketched == 0 then
+    return
+  end
+  if call('EXISTS', rule.total .. subject) == 0 or call('HEXISTS', forgotten, 'sketches:' .. rule.metric) == 1 then
+    self.hashes[#self.hashes + 1] = { self.ledger_key, { 'unlisted@' .. rule.metric, NOT_KNOWN } }
+  end
+end
+
 -- Plans the resets of a batch, and gathers the totals before in `planned.taken`.
 local function plan(self)
   local key = resets_key(self.ledger_key)
@@ -72,6 +87,7 @@ local function plan(self)
     local rule, subject, place = self.rules[reset[1]], reset[2], reset[3]
     self.taken[i] = string.format('%.0f', take_total(self, rule, rule.total, subject))
     take_total(self, rule, rule.up, subject)
+    mark_sketched(self, rule, subject)
     take_labels(self, rule, subject, place)
     self.hashes[#self.hashes + 1] = { key, { rule.metric .. '\n' .. subject, place } }
   end
