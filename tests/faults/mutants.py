@@ -1479,8 +1479,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/store.py",
-                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n',
-                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n'
+                "    path.parent.mkdir(parents=True, exist_ok=True)\n",
+                "    path.parent.mkdir(parents=True, exist_ok=True)\n"
                 '    for leftover in path.parent.glob(f".{path.name}.*.part"):\n'
                 "        leftover.unlink(missing_ok=True)\n",
             ),
