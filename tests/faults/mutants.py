@@ -1492,10 +1492,21 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                'for entry in self._left("0-0", position.floor):',
-                "for entry in ():",
+                "if self._has_lost_nothing(position):",
+                "if False:",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_what_is_left_of_the_stream_is_enough[valkey-sqlite]",),
+    ),
+    Mutant(
+        "restore-leaves-a-hole-in-the-stream",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "if self._has_lost_nothing(position):",
+                "if True:",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_lost_log.py::test_a_restored_stream_has_no_hole[valkey]",),
     ),
 )
