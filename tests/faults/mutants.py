@@ -1593,8 +1593,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/store.py",
-                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n',
-                '    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")\n'
+                "    path.parent.mkdir(parents=True, exist_ok=True)\n",
+                "    path.parent.mkdir(parents=True, exist_ok=True)\n"
                 '    for leftover in path.parent.glob(f".{path.name}.*.part"):\n'
                 "        leftover.unlink(missing_ok=True)\n",
             ),
@@ -1606,8 +1606,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                'for entry in self._left("0-0", position.floor):',
-                "for entry in ():",
+                "if self._has_lost_nothing(position):",
+                "if False:",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_what_is_left_of_the_stream_is_enough[valkey-sqlite]",),
@@ -1772,5 +1772,16 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_RESET}::test_a_reset_of_a_subject_in_the_sketch_states_an_error",),
+    ),
+    Mutant(
+        "restore-leaves-a-hole-in-the-stream",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "if self._has_lost_nothing(position):",
+                "if True:",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_lost_log.py::test_a_restored_stream_has_no_hole[valkey]",),
     ),
 )

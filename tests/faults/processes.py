@@ -12,13 +12,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from redis.exceptions import RedisError
+
 from tallystream import Producer
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import FlushTimeout
+from tallystream.errors import FlushTimeout, TallyError
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
 from tallystream_worker.cli.commands.dead import dead
+from tallystream_worker.cli.commands.rebuild import rebuild
 from tallystream_worker.cli.commands.restore import restore
 from tallystream_worker.cli.options import Where
 from tallystream_worker.process import failpoints, logs
@@ -27,6 +31,7 @@ from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime import processes
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.settings.settings import (
+    ArchiveSettings,
     RedisSettings,
     RetentionSettings,
     Settings,
@@ -38,7 +43,7 @@ from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tallystream_worker.counting.outcome import BatchResult
 
@@ -49,9 +54,11 @@ RULES = Rules(
         "vote": Metric(windows=("day",), once="forever"),
         "score": Metric(floor=0),
         "flood": Metric(max_subjects=200, ids=None),
+        "seat": Metric(limit=20, per="total", ids=None),
     }
 )
-"""The rules of every scenario: `view` and `like` are the pairs; the others have state that a replay must reproduce."""
+"""The rules of every scenario: `view` and `like` are the pairs; the others have state that a replay must reproduce.
+Only the process `decider` has events of `seat`."""
 
 BY_HAND = 3600.0
 """A linger in seconds so long that only size and flushes seal an entry, so a pair is never split over two entries."""
@@ -73,12 +80,14 @@ def worker(
     name: str,
     retention: dict[str, Any] | None = None,
     snapshot: dict[str, Any] | None = None,
+    archive: dict[str, Any] | None = None,
+    changes: dict[str, dict[str, Any]] | None = None,
     failing_metrics: float = 0.0,
     **settings: Any,
 ) -> int:
     """Count until SIGTERM, as `tallystream worker` does, and return the exit status.
 
-    With `failing_metrics`, the worker's metrics raise for this share of the batches.
+    `changes` are those of `changed`. With `failing_metrics`, the worker's metrics raise for this share of the batches.
     """
     _begin()
     if failing_metrics:
@@ -86,11 +95,21 @@ def worker(
     chosen = Settings(
         redis=RedisSettings(url=url),
         worker=WorkerSettings(name=name, **settings),
-        rules=RULES,
+        rules=changed(changes or {}),
         retention=RetentionSettings(**(retention or {})),
+        archive=ArchiveSettings(**(archive or {})),
         snapshot=SnapshotSettings(**(snapshot or {})),
     )
     return processes.run_one([chosen], logs.configure(), None)
+
+
+def changed(changes: Mapping[str, Mapping[str, Any]]) -> Rules:
+    """Return `RULES` with other rules of some metrics: by metric, the fields of `Metric` to replace."""
+    metrics = {
+        name: msgspec.convert(msgspec.to_builtins(rule) | dict(changes.get(name, {})), Metric)
+        for name, rule in RULES.metric.items()
+    }
+    return Rules(metrics)
 
 
 def _break_metrics(share: float) -> None:
@@ -131,6 +150,38 @@ def bring_back(url: str, place: str) -> int:
     """Replace the counters by those of a snapshot, as `tallystream restore --force` does."""
     _begin()
     restore(place, force=True, where=Where(redis=url))
+    return 0
+
+
+def count_again(url: str, archive: str = "") -> int:
+    """Count all entries again by the stored rules, as `tallystream rebuild` does, and drop the counters before."""
+    _begin()
+    rebuild(archive=archive, where=Where(redis=url))
+    rebuild(drop=True, where=Where(redis=url))
+    return 0
+
+
+def decider(url: str, journal: str, seed: int, subjects: int, pause: float) -> int:
+    """Decide events of `seat` until SIGTERM, and write the outcome of each to a journal: `<outcome> <subject>`.
+
+    The outcome is `accepted` or `rejected`; `unknown` if the event may be decided; `refused` if it was not.
+    """
+    chance = random.Random(seed)
+    with (
+        listening() as stop,
+        contextlib.closing(Producer(url)) as producer,
+        Path(journal).open("a", encoding="utf-8", buffering=1) as book,
+    ):
+        while not stop.is_set():
+            subject = f"s{chance.randrange(subjects)}"
+            try:
+                outcome = "accepted" if producer.decide("seat", subject).accepted else "rejected"
+            except RedisError:
+                outcome = "unknown"
+            except TallyError:
+                outcome = "refused"
+            book.write(f"{outcome} {subject}\n")
+            stop.wait(chance.uniform(0, pause))
     return 0
 
 

@@ -196,7 +196,7 @@ def _rewrite_log(world: World) -> None:
 
 
 def _rewind_some(world: World, most: int) -> None:
-    first, set_up = _log(world), _log(world).stat().st_size
+    first, set_up = log_of(world), log_of(world).stat().st_size
     world.crowd()
     world.worker("a")
     world.loss = "the server's append-only file was cut"
@@ -204,7 +204,7 @@ def _rewind_some(world: World, most: int) -> None:
         world.flow(100)
         with world.watch.rewinding():
             world.crash_server()
-            log = _log(world)
+            log = log_of(world)
             least, size = set_up if log == first else 0, log.stat().st_size
             with log.open("r+b") as file:
                 file.truncate(size - world.chance.randint(0, min(most, size - least)))
@@ -214,7 +214,7 @@ def _rewind_some(world: World, most: int) -> None:
     world.flow(100)
 
 
-def _log(world: World) -> Path:
+def log_of(world: World) -> Path:
     """Return the part of the append-only file that the server writes to now."""
     files = (world.server.data / "appendonlydir").glob("*.incr.aof")
     return max(files, key=lambda file: int(file.name.split(".")[-3]))

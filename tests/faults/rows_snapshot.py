@@ -67,7 +67,7 @@ def snapshot_dies(world: World) -> None:
     for _ in range(world.chance.randint(2, 4)):
         world.chance.choice([_killed_somewhere, _killed_somewhere, _killed_any_time, _locked, _away])(world, place)
         world.flow(20)
-        _hasten(world)
+        hasten(world)
         _drill(world, place)
     world.heal()
     world.flow(50)
@@ -122,7 +122,7 @@ def _snapshots(world: World, place: Place, *, failpoint: str | None = None) -> C
     return world.process("snapshots", failpoint=failpoint, url=world.url, place=place.url, every=0.1)
 
 
-def _hasten(world: World) -> None:
+def hasten(world: World) -> None:
     """In nine of ten cases, expire the consistent view that a killed snapshot left open, instead of waiting for it."""
     if world.chance.random() < 0.9:
         for keys in world.harness.layout.keys:
@@ -136,7 +136,7 @@ def _drill(world: World, place: Place) -> None:
         if not database.facts():
             return  # the first snapshot was not complete
         try:
-            verdict = _held(
+            verdict = held(
                 lambda: drill(world.harness.client, database, Deployment.create_or_load(world.harness.client))
             )
         except SnapshotError as error:  # the entries that it needs were trimmed
@@ -167,7 +167,7 @@ def _again(world: World, place: Place) -> None:
 def _taken(world: World, database: Database) -> set[str]:
     """Take a snapshot; return all its rows, except the ledger fields `entries:...`, which trimming changes."""
     deployment = Deployment.create_or_load(world.harness.client)
-    _held(lambda: Snapshotter(world.harness.client, database, deployment).run_once())
+    held(lambda: Snapshotter(world.harness.client, database, deployment).run_once())
     return {
         f"{table.name} {row}"
         for partition in range(deployment.layout.partitions)
@@ -177,12 +177,12 @@ def _taken(world: World, database: Database) -> set[str]:
     }
 
 
-def _held(take: Callable[[], T]) -> T:
+def held(take: Callable[[], T]) -> T:
     """Call `take` until it does not raise `ViewLost`, i.e. until the view of a killed snapshot has expired."""
 
-    def held() -> T | None:
+    def taken() -> T | None:
         with contextlib.suppress(ViewLost):
             return take()
         return None
 
-    return until(held, SILENCE / 1000 + 10, 0.2, "a consistent view")
+    return until(taken, SILENCE / 1000 + 10, 0.2, "a consistent view")

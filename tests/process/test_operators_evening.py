@@ -173,7 +173,7 @@ def _is_ready(port: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_count_is_right_after_an_evening_of_changes(fresh_server, tmp_path):
-    """Rules change, events are retracted, a replica takes over, counters are rebuilt and restored: all is right."""
+    """Rules change, an actor is retracted, a replica takes over, counters are rebuilt and restored: none is wrong."""
     with watched(fresh_server, tmp_path) as servers, Operator(servers.url, tmp_path) as operator:
         operator.declare(windows=["day"], limit=LIMITS[0])
         with Load(servers.url) as load:

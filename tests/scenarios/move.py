@@ -82,6 +82,10 @@ ELSEWHERE: Final = {
     32: "it needs a cluster",
     34: "it replaces a part of the worker",
     36: "the model cannot know which confirmed writes the server loses",
+    37: "the model cannot know which confirmed writes the server loses",
+    38: "the model cannot know which lost entries the producers still keep, and send again",
+    39: "moves change rules when no event waits; the fault suite changes them while events arrive",
+    40: "it needs processes that emit, decide and count at the same time",
 }
 """The rows of the fault table that no move plays, and why; the fault suite plays them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tallystream.storage.keys import SNAPSHOTS
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.lost_log import LogLost, put_mark
 from tallystream_worker.snapshot.point_in_time import ViewLost
@@ -138,6 +141,25 @@ def test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again(harness, database,
     assert part.missing == 0
     ledger = harness.ledger()
     assert (ledger["appended"], ledger["counted"], ledger.get("trimmed", 0)) == (25, 25, 0)
+
+
+def test_a_restored_stream_has_no_hole(harness, database, tmp_path):
+    """If only the archive has an entry that the server lost, an audit after a restore still counts every entry."""
+    store = Store(str(tmp_path / "archive"))
+    emit(harness, "a")
+    take(harness, database)
+    earlier = copy_of(harness.client)
+    emit(harness, "lost")
+    Archive(harness.client, store, Deployment.load(harness.client)).run_once(settled=0)
+    take(harness, database)
+    go_back(harness.client, earlier)
+    emit(harness, "new")
+    restore(harness.client, database, partial(entries, store), force=True)
+    deployment = Deployment.load(harness.client)
+    Archive(harness.client, store, deployment).run_once(settled=0)
+    found = audit(harness.client, deployment, deployment.rules, sources=Sources(archive=store))
+    assert (found.differences, found.unproved) == ([], 0)
+    assert harness.totals() == {("view", "a"): 10, ("view", "lost"): 10, ("view", "new"): 10}
 
 
 def test_nothing_stops_if_everything_was_sent_again(harness, database):

@@ -114,8 +114,9 @@ class PartitionRestore:
 
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
 
-        The new stream has every entry that the stream still has, or that is appended meanwhile: a later audit, rebuild
-        or archive pass reads them. Before those that the snapshot may lack, it has such entries of the archive.
+        The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
+        the stream or are appended meanwhile. If the stream has lost none of its entries, the new one also has those
+        before: an audit, a rebuild or the archive may need them. Otherwise it would have a hole, so they are left out.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
@@ -140,8 +141,9 @@ class PartitionRestore:
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
         self.newest = generation
         log = RestoredLog(position, generation, load)
-        for entry in self._left("0-0", position.floor):
-            self._append(log, entry)
+        if self._has_lost_nothing(position):
+            for entry in self._left("0-0", position.floor):
+                self._append(log, entry)
         for entry in self._old(archived, position):
             self._append(log, entry)
         copied = position.floor
@@ -201,6 +203,19 @@ class PartitionRestore:
             return
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
+
+    def _has_lost_nothing(self, position: SnapshotPosition) -> bool:
+        """Return whether the stream has every entry from its first to the last one of the snapshot's moment.
+
+        A server that loses entries loses the last ones; another client may delete any.
+        """
+        if not self._client.exists(self._keys.stream):
+            return False
+        about = self._client.xinfo_stream(self._keys.stream)
+        first, deleted = about["first-entry"], about["max-deleted-entry-id"]
+        if first is None or parse_id(deleted.decode()) > parse_id(first[0].decode()):
+            return False
+        return bool(self._client.xrange(self._keys.stream, position.generated, position.generated))
 
     def _left(self, after: str, until: str = "+") -> Iterator[Entry]:
         """Yield the entries of the stream after an ID, up to another one."""
