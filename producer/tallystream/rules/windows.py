@@ -77,10 +77,10 @@ def zone_of(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1024)  # called for each single event, with a handful of different durations
 def seconds(duration: str) -> int | None:
-    """Return a duration such as `90s`, `15m`, `8h` or `400d` in seconds; `None` for `forever`.
+    """Return a duration in seconds: 1 to 9999999 with `s`, `m`, `h` or `d`, such as `90s`; `None` for `forever`.
 
     Raises:
-        ValueError: `duration` has none of these forms.
+        ValueError: `duration` is neither.
     """
     if duration == "forever":
         return None

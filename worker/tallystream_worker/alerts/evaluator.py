@@ -97,7 +97,10 @@ class AlertEvaluator:
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
-        """End an alert with `window` for each subject that fires in the bucket before the current; return how many."""
+        """End an alert with `window` for each subject that fires in the bucket before the current; return how many.
+
+        Each end is notified. If the outbox is full, the other subjects stay firing, for a later pass.
+        """
         assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)
         label = bucket(alert.window, current.start // 60 - 1, self._rules.zone).label

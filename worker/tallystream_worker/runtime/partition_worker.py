@@ -77,7 +77,8 @@ class PartitionWorker:
         consumer: Consumer name in the group.
         subscribers: Called with the result of each applied batch.
         log: Logger for the changes of state.
-        foreign: Set while the server has the data of another deployment, or none.
+        foreign: Set by the thread that follows the topic, while the server has the data of another deployment, or none.
+            Each pass then checks the deployment first, and fails.
     """
 
     def __init__(

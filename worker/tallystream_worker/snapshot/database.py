@@ -102,7 +102,7 @@ class Database:
                 self._open = None
 
     def clear(self) -> None:
-        """Remove all rows of the snapshot."""
+        """Remove all rows of the snapshot in one transaction, or in that of `at_once`; the tables stay."""
         with self._transaction() as connection:
             for table in schema.metadata.sorted_tables:
                 connection.execute(delete(table))

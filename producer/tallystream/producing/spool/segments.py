@@ -147,7 +147,10 @@ class SegmentedLog:
         self.end += len(record)
 
     def make_room(self) -> bool:
-        """Delete the reserve file, so that records for the delivery fit on a full disk; return whether it existed."""
+        """Delete the reserve file, so that records for the delivery fit on a full disk; return whether it was deleted.
+
+        Return `False` if it does not exist, or cannot be deleted.
+        """
         try:
             (self.folder / "reserve").unlink()
         except OSError:

@@ -171,7 +171,8 @@ def _pack_summed(
 ) -> None:
     """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums.
 
-    Rows that break a rule are not packed: `note` is called as by `pack_rows`.
+    The rows have a subject and a time, and no actor or id. If a row breaks a rule, no row of its subject and minute is
+    packed (of any subject, if the metric or the minute is not valid), and `note` is called once for all of them.
     """
     subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
     try:
