@@ -127,8 +127,8 @@ class PartitionWorker:
     def run_once(self) -> None:
         """Read entries once and count them; wait up to a second if there are none.
 
-        The first pass, and the pass after a failed one, first finds the live generation, and begins with the pending
-        entries of this consumer.
+        The first pass, the pass after a failed one, and each pass while `foreign` is set first find the live generation
+        (and the consumer group; see `_open`), and begin with the pending entries of this consumer.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or none.
@@ -197,6 +197,8 @@ class PartitionWorker:
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return a new counting loop for a generation of this partition, with the rules of that generation.
+
+        From now on, `notice` changes the rules of this loop.
 
         Args:
             found: The deployment as read now.

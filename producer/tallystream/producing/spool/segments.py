@@ -82,7 +82,10 @@ class SegmentedLog:
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
-        """Lock and return the segments in a folder; `None` if another process has the lock, or without records."""
+        """Lock and return the segments in a folder; `None` if another process has the lock.
+
+        Also return `None` if the folder has no lock file that can be opened, or no records.
+        """
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
         except OSError:
@@ -108,7 +111,7 @@ class SegmentedLog:
         return self._out is None or self.end - max(self._files) >= SEGMENT_BYTES
 
     def rotate(self) -> None:
-        """Begin a new file at the end position.
+        """Begin a new file at the end position, in place of one that is there already.
 
         Raises:
             SpoolError: the file cannot be created.
