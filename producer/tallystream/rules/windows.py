@@ -229,7 +229,13 @@ def id_window(ids: str) -> str:
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
-    """Return the bucket of a window that has the label `label`; `None` if no bucket of the window has this label."""
+    """Return the bucket of a window that has the label `label`; `None` if no bucket of the window has this label.
+
+    Also return `None` if `window` is not a window.
+
+    Raises:
+        ConfigurationError: there is no time zone `zone`.
+    """
     try:
         if window in _FORMATS:
             found = dt.datetime.strptime(label, _FORMATS[window])  # noqa: DTZ007  # the zone is put in below
