@@ -207,7 +207,7 @@ class Buffer:
         return cycle, sealed
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Return the packs to send now: all if `linger` has passed, a caller waits or `put` is refused, else full ones.
+        """Take out the packs to send now: all if `linger` has passed, a caller waits or the buffer closes, else full.
 
         Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
         with many events is still one sum in each entry.
@@ -259,7 +259,11 @@ class Buffer:
     # -- called with the lock ---------------------------------------------------------------------------
 
     def _make_room(self) -> bool:
-        """Apply `when_full` while the buffer is full; return whether the event may be added, or raise as `put` does."""
+        """Return `True` when the buffer has room; if it is full, wait, return `False` or raise, as `put` does.
+
+        The caller has the lock, which is free during the wait. An event that is refused because the buffer is full is
+        counted as dropped.
+        """
         settings = self._settings
         deadline = time.monotonic() + settings.block_timeout
         while True:

@@ -80,6 +80,8 @@ class Decider:
     def __call__(self, event: Event) -> Decision:
         """Append and count one event in one round trip, and return the decision; a rejection is no error.
 
+        While another generation, topic or rules become live, read the deployment again and repeat, up to 5 seconds.
+
         Raises:
             EventError: the metric is undeclared, spread or in a sketch, the amount, the actor or the time does not fit
                 the metric, the total would exceed the largest amount, or by the server's clock its time is too late or
@@ -111,9 +113,10 @@ class Decider:
         return outcome
 
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
-        """Decide one event in a deployment's live generation; return `None` if that is not, or no longer, live.
+        """Append and decide one event in a deployment's live generation; return `None` if that is not live any more.
 
-        Also return `None` if newer rules than those of the deployment count the partition.
+        Also return `None` if newer rules than those of the deployment count the partition. In both cases, nothing was
+        appended. The errors are those of a call of this object.
         """
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)

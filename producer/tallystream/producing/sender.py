@@ -155,7 +155,16 @@ class Sender:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _pass(self) -> bool:
-        """Move every send queue to the live topic, and take one step of each; return whether any made progress."""
+        """Move every send queue to the live topic, and take one step of each; return whether any made progress.
+
+        The first pass creates the queue of this process. Spools of dead processes are adopted now and then, and are
+        released when they are delivered. An error reply that is no refusal is only logged.
+
+        Raises:
+            ConfigurationError, DeploymentChanged: see `EventValidator.refresh`.
+            SpoolError: a spool cannot be read or written.
+            redis.RedisError: the connection broke, or a server refuses the entries.
+        """
         if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
             self._validator.forget()  # read the deployment again in each pass, until it names the new topic
         deployment = self._validator.refresh()
@@ -190,7 +199,13 @@ class Sender:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
-        """Take over the segments of the next dead process in the spool; if there is none, plan the next search."""
+        """Take over the segments of the next dead process in the spool; if there is none, plan the next search.
+
+        Segments that cannot be read are logged, and not tried again by this process.
+
+        Raises:
+            redis.RedisError: the server did not answer; a later call takes the segments over.
+        """
         for segments in orphaned_segments(spool.folder, self._refused):
             try:
                 buffer = Spool(BufferSettings(), spool, segments)

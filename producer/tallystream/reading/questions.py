@@ -2,6 +2,7 @@
 
 A `Question` is a function that takes the current deployment and returns a query. While a reader waits for a stream ID,
 it calls the function again with the deployment of that moment, because another generation may have become live.
+If an argument is not valid, the call of the `Question` raises `EventError`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def query_subjects(
 ) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects on the all-time leaderboards whose name begins with `prefix`.
 
-    The first 1,000 places of each leaderboard in each partition are searched.
+    Each subject comes once, with the metric of its largest total. The first 1,000 places of each leaderboard in each
+    partition are searched.
 
     Raises:
         EventError: no subject can begin with `prefix`, or `n` is not 1 to 50.

@@ -212,7 +212,11 @@ class Totals:
         return self._ask(questions.alerts(n, offset))
 
     def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first."""
+        """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first.
+
+        Each subject comes once, with the metric of its largest total. In each partition, the first 1,000 places of each
+        leaderboard are searched.
+        """
         return self._ask(questions.search(prefix, n))
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:

@@ -62,7 +62,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def span(self) -> str | None:
-        """The length of the range (`over` or `rate`); `None` if the script checks the alert when it counts."""
+        """The declared range, `over` or `rate`, such as `1h`; `None` if the script checks the alert when it counts."""
         return self.over or self.rate
 
     @property

@@ -89,9 +89,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def unspreadable_reason(self) -> str | None:
-        """The name of the first declared rule that needs all events of a subject in one partition.
+        """The first declared setting that needs all events of a subject in one partition; `None` if there is none.
 
-        With such a rule the metric cannot be spread; `None` if the metric can be spread.
+        It is `once`, `limit`, `unique`, `max_subjects` or `exact = false`; the metric cannot be spread with it. Nor can
+        a metric with an alert, which is not part of the metric: see `Rules.alerts`.
         """
         rules = {
             "once": self.once is not None,

@@ -77,10 +77,10 @@ def zone_of(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1024)  # called for each single event, with a handful of different durations
 def seconds(duration: str) -> int | None:
-    """Return a duration such as `90s`, `15m`, `8h` or `400d` in seconds; `None` for `forever`.
+    """Return a duration in seconds: 1 to 9999999 with `s`, `m`, `h` or `d`, such as `90s`; `None` for `forever`.
 
     Raises:
-        ValueError: `duration` has none of these forms.
+        ValueError: `duration` is neither.
     """
     if duration == "forever":
         return None
@@ -229,7 +229,13 @@ def id_window(ids: str) -> str:
 
 
 def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
-    """Return the bucket of a window that has the label `label`; `None` if no bucket of the window has this label."""
+    """Return the bucket of a window that has the label `label`; `None` if no bucket of the window has this label.
+
+    Also return `None` if `window` is not a window.
+
+    Raises:
+        ConfigurationError: there is no time zone `zone`.
+    """
     try:
         if window in _FORMATS:
             found = dt.datetime.strptime(label, _FORMATS[window])  # noqa: DTZ007  # the zone is put in below

@@ -61,7 +61,7 @@ def parse_live(value: bytes) -> tuple[int, bool]:
 
 
 def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:
-    """Return the fields `spread@<metric>`, which mark metrics whose events may be in any partition."""
+    """Return a field `spread@<metric>` with the value 1 for each given metric: its events may be in any partition."""
     return {f"{_SPREAD}{metric}": 1 for metric in sorted(metrics)}
 
 

@@ -80,7 +80,7 @@ def _normalise(event: Event, field: str, value: str) -> None:
 
 
 def check_metric(metric: object) -> None:
-    """Raise `EventError` if `metric` is not a valid name of a metric (`METRIC`)."""
+    """Raise `EventError` unless `metric` is a `str` that matches `METRIC`; it need not be declared."""
     if not isinstance(metric, str) or METRIC.fullmatch(metric) is None:
         raise EventError("metric", "must be 1 to 64 of a-z, 0-9, '_', '.', '-', starting with a letter or digit")
 

@@ -282,6 +282,27 @@ def test_rows_of_units_are_judged_one_by_one(server, table):
         assert harness.ledger()["late"] == 1  # a limit of 1970 is not kept
 
 
+def test_a_bad_row_leaves_the_rows_beside_it(server, table):
+    """A row that a rule rejects is reported alone; rows of the same subject and minute are counted."""
+    path = table(
+        metric=["call", "call", "call", "sketch", "sketch", "sketch", "sketch"],
+        subject=["a", "a", "a", "b", "b", "b", "b"],
+        amount=[1, 5, 1, 7, -1, 3, -1],
+        at=[1e9] * 7,
+    )
+    rules = Rules({"call": Metric(limit=9, per="total"), "sketch": Metric(exact=False)})
+    with Harness(server.url, rules=rules) as harness:
+        progress = ingest(harness, path, "parquet")
+        assert (progress.events, progress.bad) == (4, 3)
+        assert sorted((row["line"], row["reason"].split(":")[0]) for row in progress.examples) == [
+            (2, "amount"), (5, "amount"),
+        ]  # fmt: skip
+        assert (ingest(harness, path, "parquet").events, ingest(harness, path, "parquet").known) == (0, 4)
+        harness.drain()
+        assert harness.ledger()["late"] == 2  # a limit of 2001 is not kept
+        assert harness.ledger()["counted"] == 2
+
+
 def test_rows_with_actors_fill_many_entries(server, table):
     """A file whose rows all have an actor and the same partition counts every row once."""
     path = table(subject=["a"] * 20_000, actor=[f"{row}:{'u' * 200}" for row in range(20_000)], at=[1.0] * 20_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.codec import Group, Payload, Single
 from tallystream_worker.counting.outcome import BatchResult
@@ -74,7 +75,11 @@ def test_a_partition_is_hot_where_it_is_busy():
 
 def test_the_advice_fits_the_rules():
     """The advice for a hot subject depends on what the rules of its metric allow."""
-    rules = Rules({"view": Metric(), "call": Metric(limit=1, per="hour"), "hit": Metric(spread=True)})
+    rules = Rules(
+        {"view": Metric(), "call": Metric(limit=1, per="hour"), "hit": Metric(spread=True), "like": Metric()},
+        alert=(Alert("many", "like", above=9),),
+    )
     assert "spread = true in [metric.view]" in advice(HotSubject("view", "a", 0.9, 1e5), rules)
     assert "has limit, so it cannot be spread" in advice(HotSubject("call", "a", 0.9, 1e5), rules)
     assert "is spread" in advice(HotSubject("hit", "a", 0.9, 1e5), rules)
+    assert "has an alert, so it cannot be spread" in advice(HotSubject("like", "a", 0.9, 1e5), rules)

@@ -67,7 +67,8 @@ class AlertEvaluator:
         """Fire and resolve the alerts with `over` or `rate`, and end those with `window` that fire for an ended bucket.
 
         Each change also writes its notification to the outbox of the partition. While an outbox is full, its partition
-        changes no state. An alert fires for at most `MAX_FIRING` subjects of a partition at a time.
+        changes no state. An alert fires for at most `MAX_FIRING` subjects of a partition at a time. If `layout` returns
+        `None`, nothing is done.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.
@@ -77,6 +78,8 @@ class AlertEvaluator:
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
+
+        Any error of `layout` is raised too.
         """
         now = server_time(self._client) // 1000 if now is None else now
         layout = self._layout()
@@ -97,7 +100,10 @@ class AlertEvaluator:
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
-        """End an alert with `window` for each subject that fires in the bucket before the current; return how many."""
+        """End an alert with `window` for each subject that fires in the bucket before the current; return how many.
+
+        Each end is notified. If the outbox is full, the other subjects stay firing, for a later pass.
+        """
         assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)
         label = bucket(alert.window, current.start // 60 - 1, self._rules.zone).label

@@ -141,7 +141,8 @@ class Notifier:
     def run_once(self) -> int:
         """Read new notifications, and deliver those whose URL has no back-off at present.
 
-        Blocks while it posts, at most about 10 seconds for each URL that does not reply.
+        Blocks while it posts, at most about 10 seconds for each URL that does not reply. The first call, and a call
+        after the groups were lost, creates the consumer groups of the outboxes.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook

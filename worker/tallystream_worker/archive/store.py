@@ -162,10 +162,10 @@ class Store:
         return msgspec.convert((self.manifest() or {}).get(_RETRACTED, []), list[Retraction])
 
     def add_rules(self, changes: Mapping[str, Mapping[str, str]]) -> None:
-        """Add changes of the rules to those that the archive has; the archive keeps all of them.
+        """Add changes of the rules to those that the archive has, which stay. Write nothing if it has all of them.
 
         Args:
-            changes: By ID, the fields of the recorded changes.
+            changes: By ID, the fields of the recorded changes; they replace the fields of a stored change with that ID.
 
         Raises:
             ArchiveError: the changes cannot be read or written.

@@ -39,9 +39,12 @@ def build(
         review: Called once after the catch-up; the switch is made only if it returns true.
 
     Raises:
-        ConfigurationError: entries are gone and no archive is named.
-        StreamError: entries are missing, or the generation did not catch up with the live one.
-        SnapshotError, ArchiveError: a retraction could not be noted in the backup, so no switch was made.
+        ConfigurationError: entries are gone, no archive is named, and no loss is accepted.
+        StreamError: entries are missing, or another rebuild counts the generation; no switch was made. Or a third
+            generation is live, or this one did not catch up with the live one; some partitions may have switched.
+        ArchiveError: the archive cannot be read; no switch was made.
+        SnapshotError, ArchiveError: a retraction could not be noted in the backup: before the switch, which was not
+            made, or after it, and the generation is live.
     """
     with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:

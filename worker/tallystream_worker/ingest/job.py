@@ -113,7 +113,9 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
 
     Raises:
         SourceError: the file cannot be read.
+        EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
         ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
+        DeploymentChanged: a restore has not finished.
         RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
             would do so again.
     """
@@ -141,6 +143,8 @@ def _append_text(
 
     Raises:
         SourceMoved: the segments must be read again.
+        EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
+        SourceError, redis.RedisError: see `run`.
     """
     with open_source(job.path) as source:
         head = source.head(PREFIX)
@@ -171,6 +175,7 @@ def _append_rows(
 
     Raises:
         SourceMoved: the segment must be read again.
+        SourceError, redis.RedisError: see `run`.
     """
     identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
     begin = job.first * SEGMENT_ROWS

@@ -111,21 +111,18 @@ class EventPacker:
             metric: Their metric.
             subject: Their subject.
             minute: Whole minutes since 1970.
-            amounts: The sum, the smallest and the largest of their amounts.
+            amounts: The sum, the smallest and the largest of their amounts, each of which `check_rules` accepts.
             events: The number of events.
             offset: An offset of theirs: either all of them were appended before, or none.
 
         Raises:
-            EventError: the events break a rule; none was packed.
+            EventError: the subject, the metric or the minute is not valid; no event was packed.
         """
         subject, partition = self.route(subject)
         if metric not in self._metrics:
             self._admit_metric(metric)
         self._check_minute(minute)
         total, least, most = amounts
-        if metric in self._needs_check and self._rules is not None:
-            for amount in {least, most}:
-                self._rules.refuse(metric, amount, None)
         if self.is_known(subject, partition, offset):
             self.known += events
             return
@@ -186,6 +183,15 @@ class EventPacker:
         if metric not in self._metrics:
             self._admit_metric(metric)
         return metric not in self._needs_check
+
+    def check_rules(self, metric: str, amount: int) -> None:
+        """Check an event without an actor by the rules of its metric, for which `is_summable` was called before.
+
+        Raises:
+            EventError: the rules reject the event.
+        """
+        if metric in self._needs_check and self._rules is not None:
+            self._rules.refuse(metric, amount, None)
 
     def pack_block(self, metric: str, found: BlockEvents, end: int) -> None:
         """Add the events that `BlockReader` found in a block of lines to the packs of their partitions.

@@ -123,9 +123,10 @@ class SegmentAppender:
         return self._finish(end)
 
     def append_rows(self, path: str, metric: str, begin: int, end: int) -> bool:
-        """Append the events of a Parquet file's rows from `begin` to before `end`; return whether to continue.
+        """Append the events of a Parquet file's rows from `begin` to before `end`; return `False` if `report` did.
 
-        Rows are counted from 0. A row without a metric gets `metric`.
+        Rows are counted from 0. A row without a metric gets `metric`. Rows that are not events are noted in the
+        progress, and events that were appended before are skipped.
         """
         progress, at = self._progress, begin
 

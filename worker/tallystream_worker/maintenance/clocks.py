@@ -51,7 +51,7 @@ class SteppingClock:
         self._read = 0.0
 
     def step(self, server: float, before: float, after: float) -> float:
-        """Return the size in seconds of a step since the last call, 0 if there was none.
+        """Return the size in seconds of a step since the last call; 0 at the first call, and within `TOLERANCE`.
 
         Args:
             server: The time by the server's clock, in seconds.
@@ -73,7 +73,9 @@ class SteppingClock:
 
 
 class ClockWatch:
-    """Logs and publishes the steps of the servers' clocks, and logs streams whose IDs are ahead of the clock.
+    """Finds steps of the servers' clocks, and streams whose IDs are ahead of the clock.
+
+    It logs both. The largest step of each pass is also written into the field `clock-step` of the topic's hash.
 
     Args:
         client: The connection to the partitions.
@@ -101,8 +103,11 @@ class ClockWatch:
     def run_once(self) -> None:
         """Read the clock of each partition's server; log and publish the largest step, and log IDs that are ahead.
 
+        Do nothing if the server has the data of another deployment.
+
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.
+            ConfigurationError: this release cannot read the stored layout version or rules.
         """
         self._steps = []
         try:

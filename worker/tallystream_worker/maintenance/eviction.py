@@ -75,6 +75,7 @@ class EvictionWatch:
 
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.
+            ConfigurationError: this release cannot read the stored layout version or rules.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -109,7 +110,8 @@ def eviction_service(
 def _look(client: redis.Redis, keys: PartitionKeys) -> tuple[str, int]:
     """Return the policy by which a partition's server may evict keys, and the number of keys that it has evicted.
 
-    The policy is `""` if the server evicts none, has no memory limit, or does not let this user read it.
+    The policy is `""` if the server evicts none, has no memory limit, or does not let this user read it; in the last
+    case, the number is 0.
     """
     try:
         _, policy, limit, evicted = _EVICTION(client, [keys.stream], [])

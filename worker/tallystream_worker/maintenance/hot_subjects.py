@@ -61,16 +61,12 @@ class HotSubject:
 
 def advice(hot: HotSubject, rules: Rules | None) -> str:
     """Return a text on how to relieve the partition of a hot subject; `rules` is `None` if none are published."""
-    rule = rules.metric.get(hot.metric) if rules is not None else None
-    if rule is None:
+    if rules is None or (rule := rules.metric.get(hot.metric)) is None:
         return "the rules of its metric are not published yet"
     if rule.spread:
         return "its metric is spread already, except for events with an id"
-    if rule.unspreadable_reason is not None:
-        return (
-            f"its metric has {rule.unspreadable_reason}, so it cannot be spread: "
-            "give the partition's server more processor"
-        )
+    if (reason := rule.unspreadable_reason or ("an alert" if hot.metric in rules.alerts else None)) is not None:
+        return f"its metric has {reason}, so it cannot be spread: give the partition's server more processor"
     return f"spread = true in [metric.{hot.metric}] would send its events to all partitions"
 
 

@@ -122,7 +122,8 @@ class Reaper:
         One pass examines about 500 producers of each partition; the next pass continues after them.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
+            ConfigurationError: this release cannot read the stored layout version or rules.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

@@ -32,6 +32,8 @@ _ADOPT: Final = Script("tallystream.storage", "adopt_rules")
 def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
     """Record in one partition that its metrics are counted by these rules from now on.
 
+    Metrics without a record of earlier rules, and those that these rules do not change, are left alone.
+
     Returns:
         The metrics that were counted by other rules before.
 

@@ -123,15 +123,15 @@ class Trimmer:
         self._dead_full = StreamStates(log, "dead_letters.nearly_full", "dead_letters.have_room")
 
     def run_once(self) -> None:
-        """Remove from each partition entries and dead letters beyond the configured age and sizes; log what is full.
+        """Remove from each partition entries and dead letters beyond the configured age and sizes.
 
-        Entries that a reader needs stay. In a partition, one pass makes at most 50 calls that trim the stream, and 51
-        that drop dead letters; the next pass removes the rest. Do nothing if the server has the data of another
-        deployment.
+        Log dropped dead letters, and each stream or store of dead letters that reaches 80 % of its limit. Entries that
+        a reader needs stay. In a partition, one pass makes at most 50 calls that trim the stream, and 51 that drop dead
+        letters; the next pass removes the rest. Do nothing if the server has the data of another deployment.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

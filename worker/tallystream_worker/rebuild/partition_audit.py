@@ -131,6 +131,9 @@ class PartitionAudit:
 
         If the snapshot is no longer usable, a base is chosen again. The time, in seconds since 1970, is that of the
         snapshot, or of the ID up to which entries are left out; 0 if no entry is left out.
+
+        Raises:
+            ConfigurationError, ArchiveError, SnapshotError: see `choose`.
         """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
@@ -163,6 +166,9 @@ class PartitionAudit:
         """Fold the archived entries after `after` that are gone from the stream; return the ID of the last of them.
 
         Without such entries, return `after`, or `0-0` if `after` is empty.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
         """
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
@@ -179,7 +185,13 @@ class PartitionAudit:
         return None if held is None else held.id
 
     def _load(self) -> SnapshotPosition | None:
-        """Replace the scratch counters by the snapshot; return its position, `None` if it has become unusable."""
+        """Replace the scratch counters by the snapshot; return its position, `None` if it has become unusable.
+
+        Also note until when the snapshot keeps its buckets.
+
+        Raises:
+            SnapshotError: the snapshot cannot be read, or lacks the partition.
+        """
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen

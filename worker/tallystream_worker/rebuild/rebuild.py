@@ -271,9 +271,9 @@ class _Partition:
         return sum(lags) + max(0, self.missing())
 
     def missing(self) -> int:
-        """Return how many of the entries that are gone from the stream this generation has not counted.
+        """Return how many of the entries that were gone from the stream at `begin` this generation has not counted.
 
-        For a generation older than the live one, return 0: it counted them before they were trimmed.
+        Return 0 before `begin`, and for a generation older than the live one: it counted them before they were trimmed.
         """
         if self._keys.generation < self._present.generation or not self.gone:
             return 0

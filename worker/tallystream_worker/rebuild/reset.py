@@ -130,16 +130,30 @@ class _Run:
         return [_Part(layout.keys[partition], tuple(names)) for partition, names in sorted(by_partition.items())]
 
     def _time(self, parts: Iterable[_Part]) -> int:
-        """Hold all partitions until everything is counted; return a millisecond after each of their stream IDs.
+        """Hold appends back until everything in the partitions is counted; return a millisecond after all their IDs.
 
         With the same time in all partitions, the resets stay in their place in the log if a repartition merges the
-        partitions in the order of their IDs.
+        partitions in the order of their IDs. The errors are those of `_reset`.
         """
         ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
         return max(ready, default=0) + _MARGIN
 
     def _reset(self, part: _Part, at: int) -> bool:
-        """Append and count the reset of a partition; return `False` if an entry of the partition has a later ID."""
+        """Wait until everything in the partition is counted, append and count its reset, and note it as done.
+
+        The totals before are added to the result. A partition without a stream is done at once.
+
+        Args:
+            part: The reset.
+            at: The millisecond of the ID of its entry; 0 for the present.
+
+        Returns:
+            `False`, with nothing done, if an entry of the partition has the ID of `at` or a later one.
+
+        Raises:
+            _SwitchedError: another generation is live, or other rules count it.
+            StreamError: see `reset`; nothing was done in this partition.
+        """
         answer, *details = self._call(part, at)
         if answer == b"passed":
             return False
@@ -150,7 +164,10 @@ class _Run:
         return True
 
     def _call(self, part: _Part, at: int | str) -> Any:
-        """Call the script until nothing waits to be counted; return its reply, with each error reply raised."""
+        """Call the script until nothing waits to be counted; return its reply: `reset`, `ready`, `passed` or `none`.
+
+        For any other reply, raise `_SwitchedError` or `StreamError`; see `_reset`.
+        """
         keys = part.keys
         names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]
         resets = [Reset(metric, self._subject) for metric in part.metrics]

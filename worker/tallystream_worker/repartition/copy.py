@@ -165,7 +165,11 @@ class StreamCopier:
             pipeline.execute()
 
     def _from(self, source: int) -> Iterator[tuple[int, Entry]]:
-        """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first."""
+        """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first.
+
+        Raises:
+            StreamError, ArchiveError: see `_archived`.
+        """
         mark, keys = self.mark(source), self._old.keys[source]
         if self._archive and source not in self._archived_wholly:
             held = next(stream_entries(self._client, keys, count=1), None)
@@ -183,6 +187,7 @@ class StreamCopier:
         Raises:
             StreamError: entries are neither in the stream nor in the archive, and no loss is accepted; raised at the
                 end.
+            ArchiveError: the archive cannot be read.
         """
         stream = self._old.keys[source].stream
         about: dict[str, Any] = self._client.xinfo_stream(stream)
@@ -249,7 +254,8 @@ class StreamCopier:
         """Yield the parts of an entry, one for each new partition of its events.
 
         Each part is marked with the retractions that remove events of it. An entry that cannot be decoded is a single
-        part, which is dead-lettered in the new topic again.
+        part, which is dead-lettered in the new topic again. Events of dropped dead letters are left out, and with them
+        an entry that was dropped whole.
         """
         gated = was_sequenced(entry.fields)
         retractions = applying(self._retracted, self._old.keys[source].stream, entry.id, entry.fields)

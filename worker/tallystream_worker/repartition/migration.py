@@ -133,7 +133,8 @@ class Repartition:
             counting: Counts the new topic.
 
         Raises:
-            StreamError, redis.RedisError: see `StreamCopier`; an interrupted repartition can be continued.
+            StreamError, ArchiveError, redis.RedisError: see `StreamCopier` and `CatchUpCounter`; an interrupted
+                repartition can be continued.
         """
         while True:
             before = self._copying.entries
@@ -153,6 +154,7 @@ class Repartition:
 
         Raises:
             StreamError: the repartition was given up, another run continued it, or the rules changed since it began.
+            ArchiveError: an archive cannot be read or written; the old topic is live.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """
         self._look()
@@ -235,6 +237,7 @@ def repartition(
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
         StreamError: the repartition was given up, the rules changed, entries are missing, or another process copies the
             same entries.
+        ArchiveError: an archive cannot be read or written; call again to continue.
         redis.RedisError: the server did not answer; call again to continue.
     """
     client = connect(settings.redis.url)

@@ -85,7 +85,8 @@ class PartitionWorker:
         consumer: Consumer name in the group.
         subscribers: Called with the result of each applied batch.
         log: Logger for the changes of state.
-        foreign: Set while the server has the data of another deployment, or none.
+        foreign: Set by the thread that follows the topic, while the server has the data of another deployment, or none.
+            Each pass then checks the deployment first, and fails.
         evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
     """
 
@@ -140,8 +141,8 @@ class PartitionWorker:
     def run_once(self) -> None:
         """Read entries once and count them; wait up to a second if there are none.
 
-        The first pass, and the pass after a failed one, first finds the live generation, and begins with the pending
-        entries of this consumer.
+        The first pass, the pass after a failed one, and each pass while `foreign` is set first find the live generation
+        (and the consumer group; see `_open`), and begin with the pending entries of this consumer.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or none.
@@ -220,6 +221,8 @@ class PartitionWorker:
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return a new counting loop for a generation of this partition, with the rules of that generation.
+
+        From now on, `notice` changes the rules of this loop.
 
         Args:
             found: The deployment as read now.

@@ -62,6 +62,7 @@ def publish_rules(
 
     Raises:
         ConfigurationError: the rules contradict stored ones.
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     while True:

@@ -101,7 +101,7 @@ class Tokens:
 
 
 def tokens_of(serve: ServeSettings) -> Tokens:
-    """Return the configured tokens of all roles; a setting of the form `file:PATH` names a file with the tokens.
+    """Return the `Tokens` of all roles: each setting is tokens separated by spaces, or `file:PATH`, a file of them.
 
     Raises:
         ConfigurationError: a file cannot be read or is empty, or a token is too short, too long or not ASCII.

@@ -45,7 +45,10 @@ class Writer:
         self._is_stalled = stalled
 
     def producer(self) -> Producer:
-        """Return the producer, and create it at the first call; its `emit` raises at once if the buffer is full."""
+        """Return the producer, whose `emit` raises `BufferFull` at once if the buffer is full; create it if needed.
+
+        Call it for each write: after `give_up` or `close` it creates and returns a new producer.
+        """
         if self._producer is None:
             self._producer = Producer(
                 self._store.url, namespace=self._store.namespace, when_full="raise", buffer_events=MAX_HELD

@@ -36,8 +36,8 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
         client: The server of the counters.
         keys: The keys of the partition.
         rules: The rules, with the alerts.
-        since: The millisecond of the first entry that is not counted yet; buckets that ended long before it, or more
-            than a day before `now`, are left out.
+        since: The millisecond of the first entry that is not counted yet; buckets that ended before the one before it
+            are left out. Buckets that ended over a day before `now` are also left out, even with uncounted entries.
         now: The millisecond of the snapshot's moment.
 
     Returns:

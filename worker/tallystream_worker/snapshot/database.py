@@ -102,7 +102,7 @@ class Database:
                 self._open = None
 
     def clear(self) -> None:
-        """Remove all rows of the snapshot."""
+        """Remove all rows of the snapshot in one transaction, or in that of `at_once`; the tables stay."""
         with self._transaction() as connection:
             for table in schema.metadata.sorted_tables:
                 connection.execute(delete(table))
@@ -158,7 +158,7 @@ class Database:
         return found
 
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
-        """Write a partition's snapshot in one transaction; return the number of counters written or removed.
+        """Write a partition's snapshot in one transaction, or in that of `at_once`; return how many counters changed.
 
         Args:
             partition: The number of the partition.
@@ -223,7 +223,12 @@ class Database:
             raise SnapshotError(f"{self.place} cannot be used: {problem}") from error
 
     def _prepare(self) -> None:
-        """Choose the file or schema of this namespace, and create missing tables."""
+        """Choose the file or schema of this namespace, set `owner`, and create missing tables.
+
+        Raises:
+            ConfigurationError: `is_there` is true, and the SQLite file does not exist.
+            SQLAlchemyError: the database cannot be used.
+        """
         is_sqlite = self._engine.dialect.name == "sqlite"
         self.owner = self._owner()
         if (self.owner or NAMESPACE) != self._namespace:

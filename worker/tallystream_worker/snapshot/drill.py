@@ -93,6 +93,8 @@ def drill(
         ViewLost: the live values of one moment could not be read.
         ConfigurationError: no worker has published the rules yet.
         EmbeddedServerError: the temporary server cannot be started.
+
+    Any error of `archived` is raised too.
     """
     live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []

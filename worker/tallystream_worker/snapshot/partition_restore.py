@@ -126,7 +126,9 @@ class PartitionRestore:
             The result.
 
         Raises:
-            SnapshotError: the database contains no snapshot of the partition.
+            SnapshotError: the database contains no snapshot of the partition, or cannot be used.
+
+        Any error of `archived` is raised too.
         """
         while True:
             self._wipe()

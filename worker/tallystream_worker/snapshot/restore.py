@@ -103,6 +103,8 @@ def restore(
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
         StreamError: the server is not empty, and `force` is not set.
+
+    Any error of `archived` is raised too.
     """
     facts = database.facts()
     if not facts:

@@ -45,7 +45,8 @@ class LiveSnapshot:
         The fields are `rows`, their number, and `replaced`, the format of the snapshot of an earlier release that this
         one has replaced, if it has.
 
-        The deployment is read again each time, because its rules, generation and topic may have changed.
+        The deployment is read again each time, because its rules, generation and topic may have changed. If the topic
+        has changed, the interval is removed from the earlier one.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with.

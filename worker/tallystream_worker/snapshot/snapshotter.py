@@ -111,7 +111,7 @@ class Snapshotter:
         """Take a snapshot of every partition, one after the other, and move their retention holds.
 
         If the server has lost entries that the last snapshot contains, and they were all sent again, every counter of
-        the partition is read.
+        the partition is read. A snapshot of an earlier release or an earlier topic is replaced in one transaction.
 
         Args:
             whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
@@ -175,6 +175,9 @@ class Snapshotter:
         """Return the mark of the last snapshot, or `""` if the server has lost it, so that every counter must be read.
 
         Even if the server has all entries of the snapshot, it may have lost that they were counted.
+
+        Raises:
+            LogLost: the server has also lost entries of the snapshot, and they were not all sent again.
         """
         if put_mark(self._client, keys, before.mark):
             return before.mark
@@ -193,6 +196,7 @@ class Snapshotter:
 
         Raises:
             ViewLost: the values of one moment could not be read.
+            SnapshotError: `before` is given, and the database cannot be read.
             redis.RedisError: the server did not answer, or refused a command.
         """
         keys = self._deployment.layout.keys[partition]

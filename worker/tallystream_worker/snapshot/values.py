@@ -29,6 +29,8 @@ _COMMANDS: Final = 20
 class ValueReader:
     """Reads the counters of one partition, and collects their values at the moment of the view.
 
+    Call `everything` or `some`, and `copies`; close the view; then call `settle`. All of them write into `values`.
+
     Args:
         cut: The open view.
         rules: The rules that the counters are counted by.
@@ -48,7 +50,7 @@ class ValueReader:
         self.expires: dict[str, int] = {}
 
     def some(self, touched: Mapping[Group, Iterable[str]]) -> None:
-        """Read the values of the given items into `values`; note in `expires` until when their buckets are kept.
+        """Read the values of the given items into `values`, and set `expires` for their buckets.
 
         Args:
             touched: By group, the items to read.
@@ -59,7 +61,9 @@ class ValueReader:
         self._run(self._reads(touched))
 
     def everything(self) -> None:
-        """Read every counter of the generation into `values`, except structures that `copies` reads.
+        """Read every counter of the generation into `values`, and set `expires`; call `copies` for the rest.
+
+        Leaderboards and sketches are left to `copies`. Bloom filters are read.
 
         Raises:
             ViewLost: the view is no longer open.
@@ -82,7 +86,7 @@ class ValueReader:
                 return
 
     def copies(self, names: Iterable[str]) -> None:
-        """Read the structures that were copied when the view was opened, such as sketches; `names` has no prefixes."""
+        """Read the copies that the view made of leaderboards and sketches into `values`; `names` has no prefixes."""
         for name in names:
             self.values[("structures",)][name] = self._structure(self._cut.copy_of(self._prefix + name))
 

@@ -27,6 +27,9 @@ def check(scene: Scene) -> None:
     """Report each counter whose value is not what the entries give, counted again in a scratch server.
 
     Also report which counters could not be compared, and why.
+
+    Raises:
+        StreamError, ConsumerGroupMissing, ArchiveError, SnapshotError: see `audit`.
     """
     try:
         found = audit(

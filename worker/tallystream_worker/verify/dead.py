@@ -14,7 +14,7 @@ _TRIES: Final = 5
 
 
 def check(scene: Scene) -> None:
-    """Check that the dead letters have the events that the ledger enters as dead and not dropped."""
+    """Report partitions whose dead letters do not have the events that the ledger enters as dead and not dropped."""
     for number, keys in scene.streams():
         for _ in range(_TRIES):
             before = _state(scene, keys)

@@ -65,7 +65,14 @@ def _all(scene: Scene, namespace: str) -> Iterator[bytes]:
 def _leftover(  # one line for each kind
     name: str, topics: dict[int, set[str]], generations: set[int], moving: int | None
 ) -> str | None:
-    """Return what a key of no use is; `None` if the key is in use."""
+    """Return a text on what a key is that nothing uses, or that has no known name; `None` if it may be in use.
+
+    Args:
+        name: The key without the namespace.
+        topics: By the number of each kept topic, the hash tags of its partitions.
+        generations: The numbers of the kept generations.
+        moving: The topic that a repartition builds; `None` if none runs.
+    """
     if name == "meta":
         return None
     found = _NAME.fullmatch(name)
@@ -129,7 +136,11 @@ def _is_kept_forever(name: str, rules: Rules) -> bool:
 
 
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
-    """Yield the keys of periods that workers remove some day, without prefix, and the member that registers each."""
+    """Scan a partition; yield each key, without prefix, of a period that workers remove some day, and its member.
+
+    The member of the sorted set `periods` must register the key. Leaderboards, and keys of periods that no rule
+    declares, are left out.
+    """
     skipped, periods = len(keys.counters.encode()), RemovedPeriods(scene.rules)
     for key in counter_keys(scene.client, keys):
         name = key[skipped:].decode(errors="surrogateescape")

@@ -55,7 +55,10 @@ class _Board:
 
 
 def check(scene: Scene) -> None:
-    """Check that each place has the value of its counter, and that the subjects left out are within the bound."""
+    """Report places without the value of their counter, and subjects that are left out although they are large enough.
+
+    Leaderboards of metrics with a sketch are reported as not checked.
+    """
     for metric, rule in sorted(scene.rules.metric.items()):
         if rule.top and (not rule.exact or rule.max_subjects is not None):
             scene.report.limit("leaderboards", f"{metric}: its leaderboard has estimates of a sketch")
@@ -83,7 +86,10 @@ def check(scene: Scene) -> None:
 
 
 def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterable[tuple[bytes, int]]]]:
-    """Yield each leaderboard of exact values, and the values of its subjects, read after it."""
+    """Yield each leaderboard of exact values, and the values of its subjects, read after it.
+
+    Leaderboards from which subjects or whose buckets were removed are left out.
+    """
     kept = {
         name: rule for name, rule in scene.rules.metric.items() if rule.top and rule.exact and rule.max_subjects is None
     }

@@ -17,8 +17,8 @@ class Proof:
 
     Attributes:
         check: The name of the check.
-        text: The statement: from when to when, and how much.
-        figures: The same figures for programs.
+        text: The statement, with what was checked and how much.
+        figures: The figures of the text, for programs.
     """
 
     check: str

@@ -61,7 +61,9 @@ class Fault:
 
 
 class SequenceWalk:
-    """Takes the entries of one partition in the order of their IDs.
+    """Checks the numbers of each producer's entries in one partition, which are added in the order of their IDs.
+
+    It also counts the entries and their events.
 
     Args:
         is_whole: Whether the first entry that is added is the first that was ever appended.
@@ -91,7 +93,10 @@ class SequenceWalk:
         self.first = None
 
     def add(self, link: Link) -> Fault | None:
-        """Add the next entry; return what is wrong with its number, `None` if nothing is."""
+        """Add the next entry; return what is wrong with its number, `None` if nothing is or it has no producer.
+
+        A repeat, and a gap in the numbers, are wrong; a gap is not if the producer is an ingested file.
+        """
         self.first = self.first or link.id
         self.last = link.id
         self.entries += 1

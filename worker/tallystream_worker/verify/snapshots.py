@@ -28,7 +28,10 @@ _PAUSE: Final = 0.5
 
 
 def check(scene: Scene) -> None:
-    """Check that the snapshot is recent, belongs to the streams, and is equal to the live values after a restore."""
+    """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
+
+    Without a snapshot database, and for what cannot be compared, a limit is reported.
+    """
     report, database = scene.report, scene.sources.snapshot
     if database is None:
         report.limit("snapshot", "no snapshot is configured, so nothing was restored on trial")

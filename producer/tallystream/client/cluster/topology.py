@@ -108,7 +108,10 @@ class Topology:
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
     def refresh_candidates(self) -> Iterator[Address]:
-        """Yield the addresses of all known nodes, to ask for the slot map: nodes marked as failed come last."""
+        """Yield the addresses to ask for the slot map: the nodes of the latest one, then the seeds.
+
+        Nodes that are marked as failed come last.
+        """
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
 

@@ -202,8 +202,9 @@ class Spool(Buffer):
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Pack the events of the next plan; return the number of this seal, and pairs of partition and pack.
 
-        Plans of a dead process or an earlier topic come first; after them, new events are planned. Return the number of
-        the previous seal, and no packs, if there is no event or while 8 plans are unconfirmed.
+        Plans of a dead process or an earlier topic come first; after them, new events are planned. A new plan is first
+        written to the spool. Return the number of the previous seal, and no packs, if there is no event or while 8
+        plans are unconfirmed.
 
         Raises:
             SpoolError: the plan could not be written; none of its entries may be sent.

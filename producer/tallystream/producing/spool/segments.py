@@ -82,7 +82,10 @@ class SegmentedLog:
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
-        """Lock and return the segments in a folder; `None` if another process has the lock, or without records."""
+        """Lock and return the segments in a folder; `None` if another process has the lock.
+
+        Also return `None` if the folder has no lock file that can be opened, or no records.
+        """
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
         except OSError:
@@ -108,7 +111,7 @@ class SegmentedLog:
         return self._out is None or self.end - max(self._files) >= SEGMENT_BYTES
 
     def rotate(self) -> None:
-        """Begin a new file at the end position.
+        """Begin a new file at the end position, in place of one that is there already.
 
         Raises:
             SpoolError: the file cannot be created.
@@ -147,7 +150,10 @@ class SegmentedLog:
         self.end += len(record)
 
     def make_room(self) -> bool:
-        """Delete the reserve file, so that records for the delivery fit on a full disk; return whether it existed."""
+        """Delete the reserve file, so that records for the delivery fit on a full disk; return whether it was deleted.
+
+        Return `False` if it does not exist, or cannot be deleted.
+        """
         try:
             (self.folder / "reserve").unlink()
         except OSError:

@@ -171,14 +171,14 @@ def _pack_summed(
 ) -> None:
     """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums.
 
-    Rows that break a rule are not packed: `note` is called as by `pack_rows`.
+    The rows have a subject and a time, and no actor or id. Rows that break a rule are not packed: `note` is called once
+    for rows with the same fault, as by `pack_rows`.
     """
-    subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
-    try:
-        are_units = packer.is_summable(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()
-    except EventError as error:
-        note(pc.min(rows["row"]).as_py(), str(error), rows.num_rows)
+    rows = _accepted(pc, metric, rows, packer, note)
+    if not rows.num_rows:
         return
+    are_units = packer.is_summable(metric) and pc.all(pc.equal(rows["amount"], 1)).as_py()
+    subjects = pc.dictionary_encode(rows["subject"].combine_chunks())
     names, partitions, faults = [], [], {}
     for number, subject in enumerate(subjects.dictionary.to_pylist()):
         try:
@@ -226,6 +226,29 @@ def _pack_summed(
                 except EventError as error:
                     note(firsts[at], str(error), events[at])
         begin = end
+
+
+def _accepted(pc: Any, metric: str, rows: Any, packer: EventPacker, note: Callable[[int, str, int], None]) -> Any:
+    """Return the rows whose amount the rules of the metric accept; call `note` once for each amount of the others.
+
+    If the metric is not valid or not declared, return no rows, and call `note` once.
+    """
+    try:
+        if packer.is_summable(metric):
+            return rows
+    except EventError as error:
+        note(pc.min(rows["row"]).as_py(), str(error), rows.num_rows)
+        return rows.slice(0, 0)
+    pa, _, _ = _arrow()
+    amounts = rows.select(["amount", "row"]).group_by("amount", use_threads=False).aggregate(_UNITS)
+    rejected = []
+    for amount, events, first in zip(*(amounts[name].to_pylist() for name in amounts.column_names), strict=True):
+        try:
+            packer.check_rules(metric, amount)
+        except EventError as error:
+            rejected.append(amount)
+            note(first, str(error), events)
+    return rows.filter(pc.invert(pc.is_in(rows["amount"], value_set=pa.array(rejected, pa.int64()))))
 
 
 _NOWHERE: Final = -1

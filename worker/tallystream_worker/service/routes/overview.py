@@ -93,7 +93,8 @@ class Summary(Controller):
     ) -> FoundSubjects:
         """Return at most `n` subjects that begin with `prefix`, from the all-time leaderboards, largest total first.
 
-        In each partition, the first 1,000 places of each leaderboard are searched. A subject that has none of these
-        places is not found here: read it by its whole name, with `GET /v1/counters/{subject}`.
+        Each subject is listed once, with the metric of its largest total. In each partition, the first 1,000 places of
+        each leaderboard are searched. A subject that has none of these places is not found here: read it by its whole
+        name, with `GET /v1/counters/{subject}`.
         """
         return await totals.search(prefix, n)
