@@ -150,9 +150,9 @@ def test_an_entry_that_was_refused_is_sent_after_a_long_silence(harness):
 
 
 def copy(harness: Harness) -> dict[str, bytes | None]:
-    """Return a copy of the partition's stream, sequences and ledger, as in a backup; `None` for a missing key."""
+    """Return a copy of the partition's stream, sequences, ledger and live generation; `None` for a missing key."""
     keys = harness.layout.keys[0]
-    return {key: harness.client.dump(key) for key in (keys.stream, keys.sequences, keys.ledger)}
+    return {key: harness.client.dump(key) for key in (keys.stream, keys.sequences, keys.ledger, keys.live)}
 
 
 def put_back(harness: Harness, backup: dict[str, bytes | None]) -> None:
