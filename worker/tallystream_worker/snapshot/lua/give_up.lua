@@ -5,6 +5,8 @@
 --
 -- Returns {"given_up"}
 --         {"lost"}       the view is no longer open, or it is that of another snapshot: nothing was changed
+--
+-- Invariant: the view of a snapshot that has taken over stays.
 local remove_view = require('tallystream_worker.snapshot.lua.remove_view')
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
