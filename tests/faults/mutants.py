@@ -1024,8 +1024,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/restored_log.py",
-                "if id_ > self._generated and self._is_copy",
-                "if False and self._is_copy",
+                "is_copy = id_ > self._generated and self._is_copy(sent)",
+                "is_copy = False",
             ),
         ),
         tests=(f"{_LOST_LOG}::test_what_the_log_has_after_a_snapshot_is_added_to_it",),
