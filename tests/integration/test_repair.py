@@ -20,10 +20,14 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import ArchiveSettings, SnapshotSettings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
 from tests.paths import ROOT
 from tests.rewind import copy_of, go_back
@@ -104,8 +108,10 @@ class World:
 
     def copy(self) -> None:
         """Archive every entry, and take a snapshot."""
-        self.run("archive", "archive", "--once")
-        self.run("snapshot", "--once")
+        deployment = Deployment.load(self.client)
+        Archive(self.client, Store(str(self.folder / "archive")), deployment).run_once(settled=0)
+        with closing(Database(str(self.folder / "tally.sqlite"))) as database:
+            Snapshotter(self.client, database, deployment).run_once()
 
     def forget_producer(self) -> None:
         """End the producer, so that nothing is sent again."""
