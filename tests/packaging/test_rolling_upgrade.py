@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-BEFORE = ("52ba421aef",)
+BEFORE = ("caa144a230",)
 """Commits that represent earlier releases with the same layout."""
 
 EARLIER = {1: "29f7697d15", 2: "2a11b75705", 3: "c3842f5af9", 4: "2264bac866"}
