@@ -13,6 +13,7 @@ from collections import Counter
 from contextlib import closing
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -390,6 +391,33 @@ def emit_structures(harness: Harness, producer: Producer, round_: int) -> None:
         producer.emit("vote", f"s{number % 3}", (number + round_) % 3 - 1, actor=f"u{number % 20}")
     producer.flush()
     harness.drain()
+
+
+def test_a_bucket_that_is_removed_while_it_is_read_is_missing_after_a_restore(server, database, monkeypatch):
+    """If a bucket is removed after a snapshot has begun and before it is read, a restore states it as removed."""
+    day = time.time() // 86_400 * 86_400 - 3 * 86_400
+    end = str(int((day + 86_400) * 1000))
+    rules = Rules({"view": Metric(windows=("day",))})
+    with Harness(server.url, partitions=1, rules=rules) as harness, Producer(harness.url) as producer:
+        producer.emit("view", "a", at=day)
+        producer.flush()
+        harness.drain()
+        keys, read = harness.layout.keys[0], Snapshotter._read
+
+        def remove_first(*arguments: Any, **options: Any) -> Any:
+            label = time.strftime("%Y-%m-%d", time.gmtime(day))
+            assert harness.client.delete(keys.window("day", "view", label)) == 1
+            harness.client.hset(keys.forgotten, "day:view", end)  # as forget_periods.lua does
+            return read(*arguments, **options)
+
+        monkeypatch.setattr(Snapshotter, "_read", remove_first)
+        take(harness, database)
+        server.client().flushall()
+        restore(harness.client, database)
+        with Totals(harness.url) as totals:
+            figure = totals.sum("a", "view", "7d")
+        assert harness.client.hget(keys.forgotten, "day:view") == end.encode()
+        assert not figure.complete
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -229,14 +229,15 @@ class Snapshotter:
             cut.take()  # each step may take a while: show that this snapshot is alive
             if records := records_of_dropped(self._client, keys):
                 states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
-            found: Any = self._client.hgetall(keys.forgotten)
-            removed = {name.decode(): value.decode() for name, value in found.items()}
-            if ends := {name: end for name, end in removed.items() if name != DUE}:
-                states[keys.forgotten.removeprefix(keys.counters)] = (msgspec.json.encode(ends).decode(), 0)
-            found = self._client.hgetall(keys.resets)
+            found: Any = self._client.hgetall(keys.resets)
             if resets := {name.decode(): place.decode() for name, place in found.items()}:
                 states[keys.resets.removeprefix(keys.counters)] = (msgspec.json.encode(resets).decode(), 0)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)
+            # After the values: a bucket that was removed while they were read may be missing in them.
+            found = self._client.hgetall(keys.forgotten)
+            removed = {name.decode(): value.decode() for name, value in found.items()}
+            if ends := {name: end for name, end in removed.items() if name != DUE}:
+                states[keys.forgotten.removeprefix(keys.counters)] = (msgspec.json.encode(ends).decode(), 0)
         except BaseException:
             cut.give_up()
             raise
