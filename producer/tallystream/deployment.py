@@ -99,7 +99,8 @@ class Deployment:
             unless_stored: The number of partitions of a new deployment if `partitions` is `None`.
 
         Raises:
-            KeyLost: no deployment is stored, but workers have counted entries of its partitions.
+            KeyLost: no deployment is stored, but its partitions show that one was: workers have counted entries, or a
+                partition has lost a key. Nothing was stored.
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` is not 1 to 1,024, or
                 this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.

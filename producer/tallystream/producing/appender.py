@@ -126,14 +126,15 @@ class Appender:
     def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
-        A stream that was full, held or closed less than 0.1 seconds ago is left out, and one whose partition has lost a
-        key for 1 second. Before that, confirmed entries that a server is known to have lost are queued again. If
+        After a stream was full, held or closed, it is left out for 0.1 seconds; after a partition was found to have
+        lost a key, for 1 second. First, confirmed entries that a server is known to have lost are queued again. If
         entries are given up (`unknown`), return these at once, and send nothing.
 
         Returns:
-            The entries that are confirmed for the first time, or given up (`unknown`), and the first error reply of a
-            server (memory full, read-only, loading, missing permission), or that a partition has lost a key, or `None`.
-            The other entries stay queued. A missing script is no error: the next call loads it.
+            The entries that are confirmed for the first time, or given up (`unknown`); and an error, or `None`. The
+            error is the first error reply of a server (memory full, read-only, loading, missing permission); without
+            one, a `KeyLost` for as long as a partition has lost a key. All other entries stay queued. A missing script
+            is no error: the next call loads it.
 
         Raises:
             RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
@@ -229,7 +230,7 @@ class Appender:
 
         If the gate lacks earlier entries or removed the record, make the next `send` read the record and act. If the
         partition has lost a key, send nothing to it for 1 second. Otherwise the stream is full, held or closed: send
-        nothing to it for 0.1 seconds; set `is_closed`, or count `backlogged`.
+        nothing to it for 0.1 seconds; if it is closed, set `is_closed`; if it is full, add 1 to `backlogged`.
         """
         if answer in (b"gap", b"forgotten"):
             self._rollbacks.suspect(partition)

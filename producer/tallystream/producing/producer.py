@@ -171,6 +171,7 @@ class Producer:
             EventError: the event is invalid; it was not counted.
             ConfigurationError: no worker has published the rules yet.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
+            KeyLost: the partition or the deployment has lost a key; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.

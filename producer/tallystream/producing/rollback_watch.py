@@ -59,7 +59,7 @@ class RollbackWatch:
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
         self.damaged: set[int] = set()
-        """The partitions whose sequences the server had lost at the last rollback: their entries are not sent again."""
+        """The partitions that the last `roll_back` left as they were, because the server has lost their sequences."""
         self.is_unsure = False
         """Whether entries or checks were sent in a pipeline whose replies have not arrived."""
         self.rewound = 0
@@ -108,13 +108,17 @@ class RollbackWatch:
 
         If the next entry cannot follow under the same name, because entries that the server lost are no longer kept or
         because the record was removed, the queue begins again under a new name. If the epoch is another one (the server
-        was emptied, and counting began again), only entries that were never confirmed are sent.
+        was emptied, and counting began again), only entries that were never confirmed are sent. If a partition has lost
+        its sequences, its queue stays as it is, and the partition is added to `damaged`. No partition is suspected
+        afterwards.
 
         Returns:
             The unconfirmed entries that are not sent again, because a removed record may have covered them.
 
         Raises:
-            RedisError: the server did not answer; nothing has changed.
+            RedisError: the server did not answer; no queue has changed.
+
+        Any error of `on_rename` is raised too.
         """
         self.damaged = set()
         if not self._suspects:

@@ -68,7 +68,8 @@ class SendQueue:
 
         Returns:
             `False` if the sender must back off because no entry was confirmed and more are due, else `True`; and the
-            first error reply of the server, or `None`. An entry that is sent again after a rollback is confirmed again.
+            error that `Appender.send` returned (an error reply of the server, or `KeyLost`), or `None`. An entry that
+            is sent again after a rollback is confirmed again.
 
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.

@@ -158,10 +158,12 @@ class Sender:
         """Move every send queue to the live topic, and take one step of each; return whether any made progress.
 
         The first pass creates the queue of this process. Spools of dead processes are adopted now and then, and are
-        released when they are delivered. An error reply that is no refusal is only logged.
+        released when they are delivered. An error reply that is no refusal is only logged, and so is a lost key of a
+        partition: the entries stay queued.
 
         Raises:
             ConfigurationError, DeploymentChanged: see `EventValidator.refresh`.
+            KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
             SpoolError: a spool cannot be read or written.
             redis.RedisError: the connection broke, or a server refuses the entries.
         """

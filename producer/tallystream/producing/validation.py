@@ -72,6 +72,7 @@ class EventValidator:
         Raises:
             ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
             DeploymentChanged: a restore has not finished, and this producer has not read the deployment before.
+            KeyLost: the deployment was deleted, although workers have counted entries; see `Deployment.create_or_load`.
             redis.RedisError: the deployment cannot be read.
         """
         deployment = self.deployment

@@ -64,8 +64,8 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
         start: The first second (since 1970) that the figures cover; `null` for all time.
         end: The first second after the covered time; `null` for all time.
         complete: Whether the figures cover the whole range that was asked for.
-        missing: The parts of it that the figures do not cover, because their buckets have expired, or because the kept
-            ones among them are too fine: a read has at most 1,000 buckets.
+        missing: The parts of that range that the figures do not cover, because their buckets have expired, or because
+            the buckets that are kept there are too short: one read takes at most 1,000 buckets.
     """
 
     start: int | None

@@ -137,12 +137,10 @@ class PartitionKeys:
         the source was appended> <stream ID>` (see `ingest.lua`). If `@<topic>.<partition>` follows its name, the offset
         is that in an earlier topic.
 
-        Fields that begin with `!` are neither. `!limit` is the most entries that the stream may have, and `!closed` is
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
-        entries that the stream may have, and `!closed` is
-        the topic to append to instead, `""` if the stream is open; a stream of a later topic is closed without it.
-        `!closing` is the number of the last closing or reopening.
-        `!hold` is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
+        entries that the stream may have, and `!closed` is the topic to append to instead, `""` if the stream is open; a
+        stream of a later topic is closed without it. `!closing` is the number of the last closing or reopening. `!hold`
+        is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
         states an earlier time than that of its ID, and the earliest time that such an entry states (see
         `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`
         is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and `!reaped:spool` are how far records

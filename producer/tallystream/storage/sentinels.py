@@ -1,4 +1,4 @@
-"""Finds out whether a partition has lost a key: it was deleted or evicted; `lua/lib/sentinels.lua` states how."""
+"""Finds out whether a partition has lost a sentinel, a key that was deleted or evicted: see `lua/lib/sentinels.lua`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _FIND_LOST: Final = Script("tallystream.storage", "find_lost")
 
 
 def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a worker has counted entries of a partition, or the partition has lost a key.
+    """Return whether a partition was counted, closed or switched by a worker, or has lost a sentinel (see `lost_key`).
+
+    So it is `True` only if a deployment was stored; producers alone, without a worker, do not make it `True`.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
@@ -27,7 +29,10 @@ def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
 
 
 def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the sentinel that a partition has lost, or `None`: without it, entries would be appended or counted twice.
+    """Return the name of the sentinel that a partition has lost; `None` if none is lost, or nothing was ever written.
+
+    The sentinels are the sequences, the ledger of the topic, and the live generation: without one of them, entries
+    would be appended or counted twice. Other lost keys are not found here.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
@@ -37,10 +42,10 @@ def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
 
 
 def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
-    """Raise an error if a partition has lost a sentinel: see `lost_key`.
+    """Raise `KeyLost` if a partition has lost a sentinel (see `lost_key`); change nothing.
 
     Raises:
-        KeyLost: the partition has lost a key.
+        KeyLost: the partition has lost a sentinel.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     if (lost := lost_key(client, keys)) is not None:

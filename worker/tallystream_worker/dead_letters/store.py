@@ -91,6 +91,7 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
     Raises:
         ConfigurationError: another generation or topic exists, and may have counted the events already; nothing was
             dropped.
+        KeyLost: the partition has lost a key; nothing was dropped.
     """
     entries, events, left = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
     if left:

@@ -116,6 +116,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
         ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
         DeploymentChanged: a restore has not finished.
+        KeyLost: the deployment or a partition has lost a key; nothing was appended to that partition.
         RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
             would do so again.
     """

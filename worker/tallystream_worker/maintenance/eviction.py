@@ -101,7 +101,10 @@ class EvictionWatch:
 def eviction_service(
     settings: Settings, deployment: Deployment, log: FilteringBoundLogger, evicting: dict[str, str]
 ) -> PeriodicService:
-    """Return the service that watches for evicted keys, not started; see `EvictionWatch` for `evicting`."""
+    """Return the service that watches for evicted keys, not started.
+
+    It fills `evicting` (see `EvictionWatch`) only if `[redis] eviction` is `refuse`; otherwise it only logs.
+    """
     client = connect(settings.redis.url)
     watch = EvictionWatch(client, deployment, log, evicting if settings.redis.eviction == "refuse" else {})
     return maintenance_service("eviction", EVERY, watch.run_once, client, log)

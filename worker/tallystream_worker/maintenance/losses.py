@@ -84,6 +84,7 @@ class LossFinder:
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
+            KeyLost: a partition has lost a key; raised after all partitions were tried.
             ConfigurationError: this release cannot read the stored layout version or rules.
         """
         for_each_partition(self._client, self._deployment, self._partition)

@@ -131,7 +131,8 @@ class Trimmer:
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
-            redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.
+            redis.RedisError, KeyLost: the server does not reply, or rejects a command, or a partition has lost a key;
+                raised after all partitions were tried.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

@@ -71,6 +71,8 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
             still kept, or `rules` no longer spread a metric whose events are spread.
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        KeyLost: the stored deployment is not complete.
     """
     if deployment.moving is not None:
         raise ConfigurationError(
@@ -149,6 +151,7 @@ class Rebuild:
         Raises:
             ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted. The
                 consumer groups stay.
+            KeyLost: a partition has lost a key; the partitions before it have their groups.
         """
         for partition in self._partitions:
             partition.begin()
@@ -202,7 +205,8 @@ class Rebuild:
 
         Raises:
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
-                third generation is live. Partitions that have switched stay switched.
+                third generation is live, or (`KeyLost`) the partition has lost a key. Partitions that have switched
+                stay switched.
         """
         for partition in self._partitions:
             partition.switch()

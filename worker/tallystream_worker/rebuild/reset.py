@@ -77,7 +77,8 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
         EventError: a metric is counted in a sketch, from which nothing can be taken back. Nothing was changed.
         StreamError: a metric is spread and a repartition runs (nothing was changed); or the workers did not count
             everything within 10 seconds, nothing was counted yet, a counter is not a whole number, or a repartition has
-            closed the streams (if a metric is spread, some partitions may be reset).
+            closed the streams, or (`KeyLost`) a partition has lost a key. If a metric is spread, some partitions may be
+            reset then.
         redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe.
     """
     for metric in metrics:

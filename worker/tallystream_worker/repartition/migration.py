@@ -147,13 +147,15 @@ class Repartition:
     def switch(self, counting: CatchUpCounter) -> None:
         """Close the old topic, copy and count the rest of its entries, and make the new topic live.
 
-        After any error before the new topic is live, the old topic is open again, unless another run has closed it.
+        If closing, copying or counting fails, the old topic is opened again, unless another run has closed it. If the
+        server does not answer, the old topic may stay closed until the next run.
 
         Args:
             counting: Counts the new topic.
 
         Raises:
-            StreamError: the repartition was given up, another run continued it, or the rules changed since it began.
+            StreamError: the repartition was given up, another run continued it, the rules changed since it began, or a
+                partition has lost a key.
             ArchiveError: an archive cannot be read or written; the old topic is live.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """

@@ -49,6 +49,8 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
     Raises:
         ConfigurationError: a topic with another number of partitions is being filled, an earlier topic is still kept,
             or a generation is being built.
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        KeyLost: the stored deployment is not complete.
     """
     if deployment.building is not None:
         raise ConfigurationError(
@@ -87,6 +89,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
 
     Raises:
         ConfigurationError: the topic was begun with other rules.
+        KeyLost: a partition of the new topic has lost a key.
     """
     rules = changed(rules, retracted=after_copying(rules.retracted))
     if not client.exists(layout.meta):
@@ -140,7 +143,11 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
 
 
 def next_closing(client: redis.Redis, deployment: Deployment) -> int:
-    """Return a number for the next closing of topics; closings with a lower number change nothing from now on."""
+    """Store and return the number for the next closing of topics; it is higher than every earlier one.
+
+    From now on, `activate` refuses lower numbers. `close` and `reopen` change nothing by a lower number in a partition
+    that the new closing has changed.
+    """
     return client.hincrby(deployment.layout.root, CLOSING)
 
 
@@ -156,7 +163,7 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: 
         closing: The number that `next_closing` returned.
 
     Raises:
-        StreamError: another process has begun a later closing; partitions may be closed.
+        StreamError: a later closing of another process has changed a partition; the partitions before it are closed.
         KeyLost: a partition has lost a key; the partitions before it are closed.
     """
     for keys in deployment.layout.keys:
@@ -171,6 +178,9 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     """Reopen every partition of the deployment's topic; producers then append the entries that were refused meanwhile.
 
     Nothing happens to a partition that is not closed, or that a later closing than `closing` has changed.
+
+    Raises:
+        KeyLost: a partition has lost a key; the partitions before it are open.
     """
     for keys in deployment.layout.keys:
         answer, *lost = _REOPEN(client, [keys.sequences, keys.live], [closing])
@@ -207,6 +217,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
     Raises:
         StreamError: the topic has become the live one.
+        KeyLost: a partition of the live topic has lost a key: the repartition is given up, but partitions may be
+            closed, and the keys of its topic stay.
     """
     moving = deployment.moving
     if moving is None:
@@ -239,7 +251,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
 
 
 def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
-    """Remove the topics that a restore of another topic has left; return the number of removed keys of each.
+    """Remove the topics that a restore of another topic has left; return the number of removed keys, by topic.
 
     As in `drop`, the sequences stay, and the topics stay closed.
     """

@@ -70,6 +70,7 @@ def open_deployment(
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
             not support the configured durability, or may evict keys.
         DeploymentChanged: a restore has not finished, or the data was replaced meanwhile.
+        KeyLost: the deployment or a partition has lost a key; the rules are not published.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     client = connect(settings.redis.url)

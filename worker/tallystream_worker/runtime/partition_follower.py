@@ -95,12 +95,13 @@ class PartitionFollower:
         return self._end(self.pool, deadline) and has_ended
 
     def run_once(self) -> None:
-        """Check the live topic and its rules, which the partition workers follow.
+        """Read the deployment again, and pass its rules to the pool of partition workers.
 
-        If the topic has changed, start a pool for it, then stop the old pool and wait for its end.
+        If the topic has changed, instead start a pool for it, then stop the old pool and wait for its end.
 
         If the server lost the latest rules, after a partition on another node of the cluster was counted by them, store
-        the rules that are left with a higher number: until then, this partition refuses batches and decisions.
+        the rules that are left with a higher number, and log a warning: until then, this partition refuses batches and
+        decisions.
 
         If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
         change nothing else. Otherwise clear it.
@@ -127,7 +128,7 @@ class PartitionFollower:
             self.pool.notice(found)
 
     def _some_partitions(self) -> list[PartitionKeys]:
-        """Return the next partitions to look at, so that many partitions do not cost many commands in each pass."""
+        """Return the next 32 partitions in turn (all, if there are fewer), so that a pass needs few commands."""
         keys = self._deployment.layout.keys
         chosen = [keys[(self._next + n) % len(keys)] for n in range(min(_LOOKED_AT, len(keys)))]
         self._next += len(chosen)
@@ -154,6 +155,6 @@ class PartitionFollower:
 
 
 def _counts_the_same(found: Deployment, before: Deployment) -> bool:
-    """Return whether two descriptions have the same live topic and generation, and rules are published."""
+    """Return whether two descriptions have the same live topic and generation, and `found` has published rules."""
     is_same = (found.layout.topic, found.generation) == (before.layout.topic, before.generation)
     return is_same and found.declared is not None

@@ -142,13 +142,14 @@ class PartitionWorker:
         """Read entries once and count them; wait up to a second if there are none.
 
         The first pass, the pass after a failed one, and each pass while `foreign` is set first find the live generation
-        (and the consumer group; see `_open`), and begin with the pending entries of this consumer.
+        (and the consumer group; see `_open`), and begin with the pending entries of this consumer. Every 5 seconds, a
+        pass first checks whether the partition has lost a key.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or none.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
-            StreamError: the server may evict keys.
+            StreamError: the server may evict keys; nothing was read.
             Exception: see `CountingLoop.run_once`.
         """
         stream = self._deployment.layout.keys[self._partition].stream
@@ -174,7 +175,7 @@ class PartitionWorker:
         """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
 
         If the error may be caused by an entry, these entries count one more delivery. If another generation is live
-        (`GenerationSwitched`), the entries stay pending in the old one.
+        (`GenerationSwitched`), the entries stay pending in the old one. Also set `lost_key`.
 
         Args:
             error: The exception of the failed pass.
@@ -203,6 +204,7 @@ class PartitionWorker:
         Raises:
             DeploymentChanged: the server has the data of another deployment, or none.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
+            KeyLost: the partition has lost a key.
         """
         found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]

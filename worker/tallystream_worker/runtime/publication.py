@@ -51,8 +51,9 @@ def publish_rules(
 ) -> Published:
     """Publish the rules of a configuration, together with the stored metrics that it lacks; record the change.
 
-    Rules that are equal to the stored ones are not published again, and no change is recorded. If another process
-    publishes rules at the same time, the rules are made again from those.
+    Rules that are equal to the stored ones are not published again, and no change is recorded; except if the server
+    lost later rules that a partition was counted by: then they get a number above that of the lost ones. If another
+    process publishes rules at the same time, the rules are made again from those.
 
     Args:
         client: The server.
@@ -63,6 +64,7 @@ def publish_rules(
     Raises:
         ConfigurationError: the rules contradict stored ones.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        KeyLost: the stored deployment is not complete.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     while True:
@@ -78,7 +80,7 @@ def publish_rules(
 
 
 def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> Deployment:
-    """Give the stored rules a number above `above`, and return the deployment, read again.
+    """Give the stored rules a number above `above`, record this as a change, and return the deployment, read again.
 
     If another process has published rules since `deployment` was read, do nothing: their number may be lower.
 

@@ -91,6 +91,7 @@ def drill(
         SnapshotError: there is no complete snapshot, it is of other data, or entries after it were trimmed and there is
             no archive.
         ViewLost: the live values of one moment could not be read.
+        KeyLost: a live partition has lost a key.
         ConfigurationError: no worker has published the rules yet.
         EmbeddedServerError: the temporary server cannot be started.
 

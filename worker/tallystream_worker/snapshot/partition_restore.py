@@ -101,8 +101,9 @@ class PartitionRestore:
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
-        With the number, the script that counts by the next rules records their place. With the sequences and the ledger
-        that `run` writes, the value is a sentinel (see `lib/sentinels.lua`).
+        Store the number as the live generation: then the script that counts by the next rules records their place, and
+        the key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`). In the
+        first topic, `revision` 0 deletes the key instead.
         """
         if revision or self._keys.topic != FIRST_TOPIC:
             self._client.set(self._keys.live, live_mark(FIRST, revision))
@@ -209,7 +210,8 @@ class PartitionRestore:
     def _has_lost_nothing(self, position: SnapshotPosition) -> bool:
         """Return whether the stream has every entry from its first to the last one of the snapshot's moment.
 
-        A server that loses entries loses the last ones; another client may delete any.
+        Return `False` if the stream does not exist or is empty. A server that loses entries loses the last ones;
+        another client may delete any.
         """
         if not self._client.exists(self._keys.stream):
             return False
@@ -220,7 +222,7 @@ class PartitionRestore:
         return bool(self._client.xrange(self._keys.stream, position.generated, position.generated))
 
     def _left(self, after: str, until: str = "+") -> Iterator[Entry]:
-        """Yield the entries of the stream after an ID, up to another one."""
+        """Yield the entries of the stream after the ID `after`, up to and with `until` (`+`: to the end)."""
         while True:
             found = self._client.xrange(self._keys.stream, f"({after}", until, count=_READ)
             for id_, fields in found:
@@ -243,7 +245,11 @@ class PartitionRestore:
         log.queue.clear()
 
     def _set_up(self, log: RestoredLog) -> None:
-        """Write group, ledger and sequences for the restored stream, under temporary keys; `log` has what to write."""
+        """Write the ledger and the sequences for the restored stream, and its group and last ID, under temporary keys.
+
+        `log` has what to write. The entries that were delivered at the snapshot's moment are delivered again, and those
+        that it contains are acknowledged.
+        """
         client, position, group = self._client, log.position, self._keys.group
         try:
             client.xgroup_destroy(self._log, group)

@@ -161,7 +161,9 @@ class PointInTimeView:
         self._hear()
 
     def close(self) -> None:
-        """Close the view, and fetch the old values that are left; the view then has every old value.
+        """Close the view, and fetch the old values that are left; this object then has every old value.
+
+        The copies stay on the server: read them, then call `remove_copies`.
 
         Raises:
             ViewLost: the view is no longer open.
@@ -177,7 +179,11 @@ class PointInTimeView:
             self.take()
 
     def give_up(self) -> None:
-        """Remove the view and its old values from the server, unless another view was opened since."""
+        """Remove the view, its old values and the copies that scripts have made from the server.
+
+        Do nothing if the view is no longer open, or another one was opened since. Copies that `open_view` has made
+        stay: see `remove_copies`.
+        """
         _GIVE_UP(self.client, [self.key], [self.token])
 
     def remove_copies(self, names: Iterable[str]) -> None:
@@ -223,6 +229,9 @@ class PointInTimeView:
 def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> PointInTimeView:
     """Open a view of a partition at this moment, and return it.
 
+    Wait up to 5 seconds for another open view. Remove it if its snapshot has made no call for 3 seconds: that snapshot
+    then fails with `ViewLost`.
+
     Args:
         client: The server of the counters.
         keys: The keys of the generation in the partition.
@@ -230,9 +239,9 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
             the moment, under keys that expire after ten minutes.
 
     Raises:
-        ViewLost: another snapshot of the partition was still being taken after 5 seconds, or too many entries are
-            pending.
-        KeyLost: the partition has lost a key.
+        ViewLost: another snapshot of the partition was still being taken after 5 seconds, or 10,000 or more entries are
+            pending; no view is open.
+        KeyLost: the partition has lost a key; no view was opened.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"

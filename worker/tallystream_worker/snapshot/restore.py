@@ -83,9 +83,12 @@ def restore(
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
-    The restored rules also have the retractions that were made after the snapshot: those of the server's rules, or, if
-    the server has no rules of this data, those that the database, the caller or an interrupted restore knows. Until a
-    rebuild, the counters have the events of these.
+    The restored rules also have the retractions that were made after the snapshot: those of the server's rules, if
+    these are of the same data and topic; otherwise all that the server, the database, the caller or an interrupted
+    restore knows. Until a rebuild, the counters have the events of these.
+
+    The topic of the snapshot becomes the live one. Other topics that count events are closed, and an unfinished
+    repartition is given up; their keys stay until `rebuild --drop`.
 
     Until it ends, and after an interruption until it is repeated, workers do not count and readers get an error;
     producers that run append as before.
@@ -191,7 +194,7 @@ def _lacking(
 
 
 def _of_a_kept_topic(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> Iterator[Sequence[Retraction]]:
-    """Yield the retractions that the server has for a topic that is no longer live, if it has them."""
+    """Yield the retractions in the rules of the snapshot's topic, if the server still has these rules of this data."""
     found: Any = client.hmget(layout.meta, ["epoch", "rules"])
     epoch, rules = found
     if rules is not None and epoch == facts["epoch"].encode():
@@ -211,7 +214,7 @@ def _latest(client: redis.Redis, layout: Layout) -> int:
 def _close_others(
     client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int], closing: int
 ) -> int:
-    """Close every other topic that would count events, and return the highest number of a topic.
+    """Close every other topic that would count events, and return the highest number that a topic has had.
 
     These are the live topic of the server, the one that a repartition fills, and the first topic, which counts unless
     it is closed (see `lib/generations.lua`). A process that still knows such a topic is refused, and reads the

@@ -121,8 +121,8 @@ class RestoredLog:
     def ledger(self) -> dict[str, int]:
         """Return the ledger of the restored stream, by field.
 
-        The ledger is that of the snapshot, with the events appended since in `appended`, and missing events in
-        `trimmed`.
+        It is the ledger of the snapshot, with the events appended since added to `appended`, and missing events added
+        to `trimmed`. The `entries:` fields are those of the restored stream.
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}

@@ -50,8 +50,8 @@ def missing_retractions(
     """Return the retractions in `sources` that are not in `present`, as retractions of one topic.
 
     A repartition removes `until` of each retraction (see `after_copying`), so such a retraction is compared by what it
-    describes. A retraction that was made in another topic reaches to the latest ID in its `until`: copies of the
-    entries that it applies to have no earlier IDs than the entries.
+    describes. A retraction of another topic gets a new `until`, with every stream of this topic: the latest millisecond
+    in its own `until`, or `latest` if that is empty.
 
     Args:
         present: The retractions of the topic.

@@ -50,7 +50,7 @@ class LiveSnapshot:
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with.
-            SnapshotError, ConfigurationError, ViewLost: see `Snapshotter` and its `run_once`.
+            SnapshotError, ConfigurationError, ViewLost, KeyLost: see `Snapshotter` and its `run_once`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)

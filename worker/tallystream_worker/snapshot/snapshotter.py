@@ -122,6 +122,7 @@ class Snapshotter:
             LogLost: the server has lost entries that the last snapshot of a partition contains, and they were not all
                 sent again; that snapshot is unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
+            KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now; nothing more was written.
             redis.RedisError: the server did not answer, or refused a command.
@@ -196,6 +197,7 @@ class Snapshotter:
 
         Raises:
             ViewLost: the values of one moment could not be read.
+            KeyLost: the partition has lost a key.
             SnapshotError: `before` is given, and the database cannot be read.
             redis.RedisError: the server did not answer, or refused a command.
         """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def origin(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
-    """Return the producer of an entry and its sequence; `None` if it came from no producer, or is a copy."""
+    """Return the producer of an entry and its sequence; `None` if no producer sent it, or a repartition copied it."""
     producer, sequence = fields.get(b"p"), fields.get(b"q", b"")
     if producer is None or producer == COPIED or not sequence.isdigit():
         return None
@@ -29,7 +29,7 @@ def origin(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
 def encode_uncounted(entries: Iterable[Entry]) -> str:
     """Return the producers and sequences of entries as JSON: by producer, ranges as `[first, last]`; `""` for none.
 
-    The entries of each producer must be in order.
+    Entries without an `origin` are left out. The entries of each producer must be in order.
     """
     found: dict[str, list[list[int]]] = {}
     for entry in entries:

@@ -36,7 +36,8 @@ _OF_A_TOPIC: Final = frozenset(
 def check(scene: Scene) -> None:
     """Report keys that are not in use, as a limit of the verification, and keys of periods that nothing will remove.
 
-    The latter are faults: such a key is not registered in the sorted set `periods` of its partition.
+    The latter are faults: such a key is not registered in the sorted set `periods` of its partition. If earlier rules
+    kept its period forever, it is reported as a limit instead.
     """
     deployment = scene.deployment
     namespace, names = deployment.layout.namespace, Counter[str]()

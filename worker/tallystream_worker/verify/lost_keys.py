@@ -22,7 +22,7 @@ _UNLESS_LOST = ("limit", "seen")
 
 
 def check(scene: Scene) -> None:
-    """Check that each key exists whose existence another key proves."""
+    """Report each key that does not exist, or lacks records, although another key shows that it existed."""
     deployment, client = scene.deployment, scene.client
     layout = deployment.layout
     lost: list[str] = []
@@ -47,7 +47,11 @@ def _has_sources(client: Any, keys: PartitionKeys) -> bool:
 
 
 def _hashes(client: Any, keys: PartitionKeys) -> Iterator[str]:
-    """Yield the keys that fields of the ledgers prove."""
+    """Yield the keys of a partition that are gone, or have too few records, by what the ledgers state.
+
+    These are the marks of copied entries, the dropped dead letters, the removed periods, and the places of changed
+    rules. In a later generation, also yield its `begun` and `gone` if they do not exist.
+    """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.hmget(keys.topic_ledger, "entries:copied", "entries:dropped")
         pipeline.hmget(keys.ledger, "counted", "entries:adopted")
@@ -73,7 +77,10 @@ def _hashes(client: Any, keys: PartitionKeys) -> Iterator[str]:
 
 
 def _outbox(client: Any, keys: PartitionKeys) -> Iterator[str]:
-    """Yield the outbox if it is gone: each state of an alert was written with a notification, and the stream stays."""
+    """Yield the outbox of a partition if it does not exist, although an alert has a state there.
+
+    Each state was written together with a notification, and the outbox stays when it is empty.
+    """
     pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "alerting:*"
     fires = next(iter(client.scan_iter(match=pattern, count=1000)), None) is not None
     if fires and not client.exists(keys.outbox):
@@ -81,7 +88,7 @@ def _outbox(client: Any, keys: PartitionKeys) -> Iterator[str]:
 
 
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[str]:
-    """Yield the ids and limits of periods that are registered, and do not exist."""
+    """Yield the keys of ids and limits that are registered in the partition's `periods`, but do not exist."""
     for page in pages(_registered(scene.client, keys)):
         with scene.client.pipeline(transaction=True) as pipeline:
             for member in page:
@@ -100,7 +107,7 @@ def _registered(client: Any, keys: PartitionKeys) -> Iterator[bytes]:
 
 
 def _labels(scene: Scene, keys: PartitionKeys) -> set[str]:
-    """Return the sets of labels that lack the label of a bucket, or of a period of votes, that exists."""
+    """Return the keys of the sets of labels that lack the label of an existing bucket or period of votes."""
     lost = set()
     for page in pages(_labelled(scene, keys)):
         with scene.client.pipeline(transaction=True) as pipeline:

@@ -37,7 +37,9 @@ def verify(
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
     Events may be appended and counted meanwhile; no key is changed. If the data is replaced, or the live topic,
-    generation or rules change meanwhile, the report has no findings, and states a check that could not be made.
+    generation or rules change meanwhile, the report has no findings, and states a check that could not be made. If a
+    restore has not finished, or the deployment is gone although other keys exist, that is the only finding, and nothing
+    is checked.
 
     Args:
         client: Client of the server.
