@@ -17,6 +17,7 @@ from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.keys import GROUP
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.rebuild.audit import audit
@@ -163,6 +164,22 @@ def test_a_worker_names_the_lost_key_and_continues_when_it_is_back(harness, serv
         harness.client.rename("kept", key)
         until(lambda: worker.health[0].problem is None)
         assert worker.health[0].lost_key is None
+
+
+def test_a_worker_that_starts_counts_the_other_partitions(server):
+    """If one partition has lost a key before a worker starts, the worker names the key, and counts the others."""
+    settings = Settings(RedisSettings(server.url, partitions=2), rules=RULES)
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+        for partition in (0, 1):
+            appender.push(partition, entry(partition))
+        assert appender.send()[1] is None
+        key = harness.layout.keys[0].sequences
+        harness.client.delete(key)
+        with counting(settings, structlog.get_logger()) as worker:
+            until(lambda: worker.health[0].lost_key == key)
+            until(lambda: harness.client.xpending(harness.layout.keys[1].stream, GROUP)["pending"] == 0)
+            until(lambda: harness.client.hget(harness.layout.keys[1].ledger, "counted"))
 
 
 def test_nothing_is_counted_through_a_new_group(harness):

@@ -11,7 +11,7 @@ from msgspec.structs import replace as changed
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import ConsumerGroupMissing
+from tallystream.errors import ConsumerGroupMissing, KeyLost
 from tallystream_worker.alerts.service import alert_services
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.maintenance.clocks import clock_service
@@ -83,7 +83,7 @@ def open_deployment(
         # Create the groups before the rules are published: a producer that reads the rules may decide an event at once,
         # and a decision without a group that acknowledges it would look like the work of a lost group.
         for keys in deployment.layout.keys:
-            with suppress(ConsumerGroupMissing):  # the thread of that partition reports it
+            with suppress(ConsumerGroupMissing, KeyLost):  # the thread of that partition reports it; the others count
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
         if publishing or deployment.declared is None:
             published = publish_rules(client, settings, deployment, removing)

@@ -101,14 +101,10 @@ class PartitionRestore:
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
-        Store the number as the live generation: then the script that counts by the next rules records their place, and
-        the key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`). In the
-        first topic, `revision` 0 deletes the key instead.
+        Store the number with the live generation: then the script that counts by the next rules records their place.
+        The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`).
         """
-        if revision or self._keys.topic != FIRST_TOPIC:
-            self._client.set(self._keys.live, live_mark(FIRST, revision))
-        else:
-            self._client.delete(self._keys.live)  # without a number, the key is needed in later topics alone
+        self._client.set(self._keys.live, live_mark(FIRST, revision))
 
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
