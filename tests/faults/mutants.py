@@ -1560,8 +1560,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                "(self._keys.stream, self._keys.sequences, self._keys.live,",
-                "(self._keys.stream, self._keys.live,",
+                "sentinels = (keys.sequences, keys.topic_ledger, keys.live)",
+                "sentinels = (keys.topic_ledger, keys.live)",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_the_sequence_gate",),

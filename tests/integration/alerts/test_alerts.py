@@ -196,6 +196,7 @@ def test_a_rebuild_notices_nothing(server: Server) -> None:
         count(harness, ("like", "a", 11))
         anew = harness.layout.of(2)
         harness.client.xgroup_create(anew.keys[0].stream, anew.keys[0].group, "0")
+        harness.client.hset(anew.keys[0].ledger, "entries:settled", 0)  # as the begin of a rebuild does
         fetch = Fetch(harness.connect(), anew.keys[0], "w")
         fold = Fold(anew, 0, harness.rules, watching=False)
         consumer = CountingLoop(harness.connect(), anew, 0, fetch, fold, live_only=False)

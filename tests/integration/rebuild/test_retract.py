@@ -190,7 +190,8 @@ def test_a_dead_letter_of_retracted_events_stays_retracted_after_a_move(server):
         moved(harness, 2)
         (letter,) = (found for n in range(2) for found in letters(harness.client, harness.layout, n))
         readable = replace(letter, fields=dict(letter.fields) | {b"v": b"1"})  # as if a later release reads version 2
-        retried = retry(harness.client, harness.layout, harness.rules, readable)
+        now = Deployment.load(harness.client)
+        retried = retry(harness.client, now.layout, now.rules, readable, now.revision)
         assert (retried.counted, retried.dead) == (3, 0)
         assert harness.totals() == {("view", subject): 2}
         assert harness.ledger()["retracted"] == 2

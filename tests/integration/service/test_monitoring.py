@@ -42,8 +42,9 @@ ELSEWHERE = {
     "tallystream_alert_outbox_entries",
     "tallystream_audit_differences",
     "tallystream_verify_faults",
+    "tallystream_key_lost",
 }
-"""Metrics that exist only with snapshots, alerts or audits."""
+"""Metrics that exist only with snapshots, alerts or audits, or on the page of a worker."""
 
 
 def tool(name: str) -> str:

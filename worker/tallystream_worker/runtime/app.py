@@ -25,7 +25,7 @@ from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.runtime.partition_follower import PartitionFollower
-from tallystream_worker.runtime.publication import publish_rules
+from tallystream_worker.runtime.publication import publish_rules, warn_of_lost_rules
 from tallystream_worker.runtime.supervisor import WorkerPool
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def open_deployment(
 def _report(published: Published, settings: Settings, log: FilteringBoundLogger) -> None:
     """Log what the publication of the rules has changed, and what it has kept."""
     before, rules = published.before, published.rules
+    if published.lost:
+        warn_of_lost_rules(log, published.lost)
     if before is None:
         return
     if not settings.states_rules:

@@ -34,11 +34,13 @@ class Published:
         before: The rules that were stored before; `None` if none were.
         rules: The rules that are stored now.
         kept: The metrics that the configuration lacks, and that were kept.
+        lost: The number of later rules that the server lost, after a partition was counted by them; 0 for none.
     """
 
     before: Rules | None
     rules: Rules
     kept: list[str]
+    lost: int
 
     @property
     def differences(self) -> list[str]:
@@ -73,9 +75,10 @@ def publish_rules(
         deployment.refuse_gathering(rules)
         # A cluster may have lost rules that a partition on another node was counted by: use no number again.
         counting = counting_number(client, deployment, deployment.layout.keys)
-        if _store(client, deployment, rules, counting if counting > deployment.revision else 0) != b"moved":
+        lost = counting if counting > deployment.revision else 0
+        if _store(client, deployment, rules, lost) != b"moved":
             kept = [name for name in settings.missing_from(before) if name in rules.metric]
-            return Published(before, rules, kept)
+            return Published(before, rules, kept, lost)
         deployment = deployment.reload(client)
 
 
