@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class ProducerStats:
     """Counts of the events and entries of one producer so far.
 
-    `emitted = appended + buffered`; dropped events are not in `emitted`.
+    `emitted = appended + buffered`; dropped events are not in `emitted`. Events and entries of dead processes are only
+    in `adopted` and `unknown_entries`.
 
     Attributes:
         emitted: Events that were added to the buffer.
-        appended: Events that are in the streams, confirmed.
+        appended: Events that were confirmed, also those of `lost_entries`.
         buffered: Events that are not confirmed yet.
         dropped: Events that were not added because the buffer was full.
         resent_entries: Entries that were sent again after the sequence gate had already let them through.
@@ -21,12 +22,14 @@ class ProducerStats:
         lost_entries: Confirmed entries that a stream had lost and that the producer no longer kept to send again.
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had removed the
             record of their producer: after 30 days of silence, with a spool a year. They may be in the stream, so they
-            are not sent again; `appended` includes their events.
+            are not sent again; `appended` includes the events of those that are not of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries that were written, but not confirmed in time; these entries are
             sent again.
-        spooled_bytes: Bytes of this producer in the spool; 0 without a spool.
-        adopted: Events of dead processes that were sent from the spool.
+        spooled_bytes: Bytes of this producer in the spool; 0 without a spool. A confirmed event counts until its file,
+            about 4 MiB, is removed.
+        adopted: Events of dead processes that were sent from the spool; those of a process are added when all of them
+            are confirmed.
     """
 
     emitted: int

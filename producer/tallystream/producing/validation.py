@@ -61,7 +61,11 @@ class EventValidator:
         self.needs_check: set[str] = set()
         self._spread_seen: dict[str, float] = {}
         self.spread: frozenset[str] = frozenset()
-        """The metrics whose events this producer spreads over the partitions."""
+        """The metrics whose events this producer spreads over the partitions.
+
+        If a metric becomes spread while the producer works, it is added by the first `refresh` that reads the rules 3
+        seconds or more after another one has found this.
+        """
 
     def refresh(self) -> Deployment:
         """Return the deployment; read it again if the last read is over 10 seconds ago or `forget` was called.

@@ -44,6 +44,7 @@ class ReadCoalescer:
 
         Args:
             query: A query for counters, such as `query_counters` returns; its `parse` must not return another query.
+                Its `atomic` is ignored.
 
         Raises:
             redis.RedisError: the server cannot be read.

@@ -90,7 +90,8 @@ class Reading(msgspec.Struct, frozen=True):
     """Totals with the error of each, and the positions of their partitions.
 
     Attributes:
-        values: By counter, its total, in the order in which they were asked for; 0 if nothing was counted.
+        values: By counter, its total, in the order in which they were asked for; 0 if nothing was counted, but at least
+            the declared floor.
         positions: By partition number, a position that the values are complete up to.
         errors: By counter, by how much its value may be too high; only for estimates.
     """

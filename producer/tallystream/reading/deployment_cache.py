@@ -132,6 +132,8 @@ class DeploymentCache:
     def put(self, deployment: Deployment) -> Deployment:
         """Return the given deployment; cache it if it has rules, because missing rules may be published soon.
 
+        If it has none, the cache does not change.
+
         Raises:
             DeploymentChanged: it is not stored, although the deployment before was.
         """

@@ -141,7 +141,11 @@ class Ledger:
 
     @cached_property
     def events(self) -> Mapping[str, int]:
-        """By outcome, and for `appended`, the number of events of all metrics and rules."""
+        """By outcome, and for `appended`, the number of events of all metrics and rules; 0 for a missing outcome.
+
+        Each other field without a metric is in it as well: `entries` is a sum of the fields `entries:...`, so it is no
+        number of events.
+        """
         sums: Counter[str] = Counter()
         for account in self._accounts():
             if account.metric is None:
@@ -170,12 +174,12 @@ class Ledger:
 
     @property
     def dead(self) -> int:
-        """The number of dead letters in all partitions."""
+        """The number of dead letters in all partitions, in entries; `events["dead"]` is the number of their events."""
         return sum(partition.dead for partition in self.partitions)
 
     @property
     def unaccounted(self) -> int | None:
-        """The number of appended events without an outcome; `None` while entries wait, because it is not known then.
+        """The number of appended events without an outcome; `None` while entries wait, or if the lag is not known.
 
         A value other than 0 is a fault: the server lost writes, another client trimmed the stream, or tallystream has a
         defect.
@@ -211,7 +215,7 @@ class Ledger:
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """By metric, the sum of the totals of all its subjects."""
+        """By metric, the sum of the totals of all its subjects, as the ledgers have it; no total is read."""
         sums: Counter[str] = Counter()
         for account in self._accounts():
             if account.outcome == "total" and account.metric is not None:

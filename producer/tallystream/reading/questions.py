@@ -124,5 +124,8 @@ def alerts(n: int, offset: int) -> Question[Alerts]:
 
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
-    """Return the `Question` (deployment -> query) for at most `n` leaderboard subjects that begin with `prefix`."""
+    """Return the `Question` (deployment -> query) for at most `n` leaderboard subjects that begin with `prefix`.
+
+    Each subject comes once, with the metric of its largest total; largest first. `prefix` must not be empty.
+    """
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n, deployment.removed)

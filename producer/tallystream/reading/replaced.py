@@ -22,7 +22,8 @@ class _Replaced(Enum):
 
 
 REPLACED: Final = _Replaced.REPLACED
-"""The answer of a checked query if a partition that it read has another live generation, or was closed."""
+"""The answer of a checked query if a partition that it read has another live generation, is closed, or is being
+restored."""
 
 CHECK: Final = "GET"
 """The command of a check; no query for counters has another command of this name."""

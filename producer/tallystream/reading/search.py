@@ -59,11 +59,11 @@ def query_subjects(
 ) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects on the all-time leaderboards whose name begins with `prefix`.
 
-    Each subject comes once, with the metric of its largest total. The first 1,000 places of each leaderboard in each
-    partition are searched.
+    Each subject comes once, with the metric of its largest total; largest first, equal totals by name. The first 1,000
+    places of each leaderboard in each partition are searched.
 
     Raises:
-        EventError: no subject can begin with `prefix`, or `n` is not 1 to 50.
+        EventError: `prefix` is empty or no subject can begin with it, or `n` is not 1 to 50.
     """
     begins = check_text("prefix", prefix, MAX_SUBJECT_BYTES)
     if not 1 <= n <= MAX_FOUND:

@@ -215,7 +215,7 @@ class Totals:
         """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first.
 
         Each subject comes once, with the metric of its largest total. In each partition, the first 1,000 places of each
-        leaderboard are searched.
+        leaderboard are searched. An empty prefix is not valid.
         """
         return self._ask(questions.search(prefix, n))
 
@@ -226,7 +226,8 @@ class Totals:
     def run(self, query: Query[Answer]) -> Answer:
         """Send a query, and each further query that its `parse` returns; return the answer.
 
-        If the server has no memory for a transaction, send the query without one.
+        If the server has no memory for a transaction, send the query without one. Unlike the other methods, this does
+        not check that the generation that the query reads is still live; see `tallystream.reading.replaced`.
 
         Raises:
             redis.RedisError: the server cannot be read.

@@ -130,7 +130,8 @@ class Batch:
     Attributes:
         sums: By bucket set and subject, the sum of the amounts, for events that no rule with state needs separately.
         limited: By bucket set and subject, the number of events, for metrics with a limit.
-        received: Millisecond at which the server received the first of the events; used only if there are alerts.
+        received: Millisecond at which the server received the first of the events; used only if there are alerts. The
+            caller sets it (`add` does not); 0 until then, or for a decision.
         closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never. Filled by
             `encode`.
     """

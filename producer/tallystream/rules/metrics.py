@@ -105,7 +105,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def remembers(self) -> bool:
-        """Whether a rule (`limit`, or `once` with a period) keeps state by period, which cannot be kept forever."""
+        """Whether a rule keeps state by period, which cannot be kept forever: `limit`, or `once` with a period.
+
+        A limit with `per = "total"` is included, although its only period does not end.
+        """
         return self.limit is not None or self.once not in (None, "forever")
 
     @property
@@ -115,7 +118,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def late_seconds(self) -> int | None:
-        """How many seconds late an event may be; `None` means that any event is accepted."""
+        """How many seconds late an event may be; `None` means that any event is accepted.
+
+        For an event with an id, `id_late_seconds` applies instead if `keeps_ids`.
+        """
         return seconds(self.accept_late or (STATE_LATE if self.remembers else "forever"))
 
     @property
@@ -133,7 +139,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def rejects_late(self) -> bool:
-        """Whether a late event is not counted, but only added to `late` in the ledger; `False` if it is counted."""
+        """Whether a late event is not counted, but only added to `late` in the ledger; `False` if it is counted.
+
+        If an id makes an event count once, it is not counted if it is late, whatever this returns.
+        """
         return self.late == "aside" or self.remembers
 
     def retention_seconds(self, window: str) -> int | None:

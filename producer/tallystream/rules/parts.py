@@ -38,7 +38,10 @@ _MARKS: Final = {"limit": (LIMITS,), "top": (BOARDS, ALL_TIME), "sketch": _SPLIT
 
 
 def parts(rule: Metric, zone: str) -> str:
-    """Return the parts of a rule as a text: `<part>=<value>`, separated by spaces."""
+    """Return the parts of a rule as a text: `<part>=<value>`, separated by spaces; `""` if it has none.
+
+    Other settings, such as `retention`, `floor`, `accept_late` and the number `limit`, are not in it.
+    """
     found: dict[str, object] = {window: _zoned(window, zone) for window in WINDOWS if window in rule.windows}
     if rule.unique is not None:
         found["unique"] = f"{rule.unique}/{_zoned(rule.unique, zone)}"
@@ -71,9 +74,11 @@ def id_label(rule: Metric, label: str) -> str:
 
 
 def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
-    """Yield the kinds of marks that a partition will get when it counts by a rule for the first time.
+    """Yield the kinds of marks that a partition may get when it counts by a rule for the first time.
 
-    `ALL_TIME` may be among them, although no partition stores it. Equal parts yield nothing; a kind may come twice.
+    It may get fewer: the kinds of `top` and `max_subjects` come for each change of these settings, also if they are
+    lowered. `ALL_TIME` may be among them, although no partition stores it. Equal parts yield nothing; a kind may come
+    twice.
 
     Args:
         stored: The parts by which the metric was counted last in the partition.
@@ -96,5 +101,8 @@ def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
 
 
 def board_length(top: int) -> int:
-    """Return how many subjects a leaderboard stores to show `top`: more, because some may sink; 0 if `top` is 0."""
+    """Return how many subjects a leaderboard stores to show `top`; 0 if `top` is 0.
+
+    It stores half as many again, and at least 20 more, because some may sink.
+    """
     return top and top + max(20, top // 2)

@@ -85,9 +85,10 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def strip(self, group: Group) -> Group:
-        """Return a group without the retracted events.
+        """Return a copy of a group without the retracted events, which may be empty; `until` is not checked.
 
-        A retraction by actor or id returns the group itself, because its events have neither.
+        Return the group itself if its metric or minute does not match, or if the retraction names an actor or an id,
+        because the events of a group have neither.
         """
         if not self._concerns(group.metric, None, group.minute * _MINUTE_MS) or not self._is_plain:
             return group

@@ -159,6 +159,8 @@ def _midnight(date: dt.date, zone: ZoneInfo) -> int:
 def straddled(finer: str, coarser: str, zone: str, since: int) -> Bucket | None:
     """Return the first bucket of `coarser` that begins within a bucket of `finer`; `None` if the two windows nest.
 
+    If `coarser` is the finer window of the two, return its bucket that contains the second `since`.
+
     They nest if each bucket of `finer` lies within one bucket of `coarser`: then the counts of the coarser bucket
     follow from those of the finer ones. Minutes nest in every window. Hours nest in the days of zones whose midnight is
     always at a full hour of UTC: not in Asia/Kolkata, and in Australia/Lord_Howe only during summer time.
@@ -266,7 +268,8 @@ def cover(
 
     The cover begins with the finest bucket that contains `start` and is kept; if every such bucket has expired, it
     begins with the first bucket that is kept. It ends with the finest bucket that contains the end and can be reached.
-    Between the two, a coarser bucket replaces finer ones if it lies within the range.
+    Between the two, a coarser bucket replaces finer ones if it lies within the range. The list is empty if no kept
+    buckets reach the end, or if `windows` is empty.
 
     Args:
         start: The first second of the range.

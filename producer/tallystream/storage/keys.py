@@ -239,13 +239,17 @@ class PartitionKeys:
     def dropped(self) -> str:
         """Hash: consumer group and ID of a dead letter that was dropped for good -> its record.
 
-        No later generation counts its events.
+        One for all generations: no later generation counts its events.
         """
         return self.prefix + "dropped"
 
     @cached_property
     def ledger(self) -> str:
-        """Hash: the ledger of the generation, outcome -> events; fields that begin with `entries:` count entries."""
+        """Hash: the ledger of the generation, outcome -> number of events.
+
+        It also has fields that are no numbers of events, such as `entries:gated` and `total@<metric>`: see
+        `tallystream.reading.ledger`.
+        """
         return self.counters + "ledger"
 
     @cached_property
@@ -259,14 +263,17 @@ class PartitionKeys:
         return self.prefix + "alerts"
 
     def alerting(self, alert: str, label: str) -> str:
-        """Hash: subject -> state of `alert` in the bucket `label`: `<ID of its notification> <value>`, or `ended`."""
+        """Hash: subject -> state of `alert` in the bucket `label`: `<ID of its notification> <value>`, or `ended`.
+
+        One for all generations. `label` is `""` if the alert has no window.
+        """
         return f"{self.prefix}alerting:{alert}:{label}"
 
     def watched(self, alert: str) -> str:
         """Sorted set: the subjects of an alert on a range, by the millisecond of the last batch with the subject.
 
-        The millisecond is above that of all earlier batches, also if the clock was set back. Only the 10,000 latest
-        subjects are kept.
+        One for all generations. The millisecond is above that of all earlier batches, also if the clock was set back.
+        Only the 10,000 latest subjects are kept.
         """
         return f"{self.prefix}watched:{alert}"
 
@@ -283,11 +290,11 @@ class PartitionKeys:
         return f"{self.counters}{window}:{metric}:{label}"
 
     def top(self, metric: str) -> str:
-        """Sorted set: the subjects with the largest totals."""
+        """Sorted set: the subjects with the largest totals; more than are shown, see `rules.parts.board_length`."""
         return f"{self.counters}top:{metric}"
 
     def window_top(self, window: str, metric: str, label: str) -> str:
-        """Sorted set: the subjects with the largest sums in one bucket of a window."""
+        """Sorted set: the subjects with the largest sums in one bucket of a window; as many as in `top`."""
         return f"{self.counters}top:{window}:{metric}:{label}"
 
     def limit(self, metric: str, label: str) -> str:
@@ -315,17 +322,18 @@ class PartitionKeys:
         """Sorted set: `<end of the period> <key without prefix>` of each key that is removed with its period.
 
         These are the buckets of windows and the keys `unique`, `seen`, `limit` and `once`, unless they are kept
-        forever. The score is the time until which the key is kept. It is a time of the log: a period is removed once no
-        entry is left to count that was received earlier.
+        forever. The score is the time until which the key is kept; it and the end are in milliseconds since 1970. The
+        score is a time of the log: a period is removed once no entry is left to count that was received earlier.
         """
         return self.counters + "periods"
 
     @cached_property
     def forgotten(self) -> str:
-        """Hash: kind and metric, such as `limit:view` -> end of the last period that was removed.
+        """Hash: kind and metric, such as `limit:view` -> end of the last period that was removed, in milliseconds.
 
-        `!due` and `!until` are about what is removed next: see `forget_periods.lua`. `!rules:<metric>`,
-        `!former:<metric>` and other kinds are about changed rules: see `parts.lua`.
+        A change of the rules sets the same fields, such as `hour:view`, as if earlier buckets were removed; it also
+        sets `!rules:<metric>`, `!former:<metric>` and other kinds: see `parts.lua`. `!due` and `!until` are about what
+        is removed next: see `forget_periods.lua`.
         """
         return self.counters + "forgotten"
 

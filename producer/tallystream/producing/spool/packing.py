@@ -21,10 +21,12 @@ def pack(
         segments: Segments with the events.
         plan: Plan that selects the events.
         partitions: Number of partitions.
-        limits: Events and bytes of an entry at which to stop; `None` packs the whole plan.
+        limits: Numbers of events and of bytes: stop as soon as one entry has reached either. `None` packs the whole
+            plan.
 
     Returns:
-        The packs by partition, the position after the last record that was read, and the number of packed events.
+        The packs by partition (none for a partition without events), the position after the last record that was read
+        (`plan.start` if there was none), and the number of packed events.
     """
     packs: dict[int, EntryBuilder] = {}
     at, events = plan.start, 0

@@ -40,18 +40,21 @@ class SpoolQueues:
         """Plans of a dead process, and plans that must be made again for another topic; oldest first."""
 
     def begin(self, layout: Layout, since: Sequence[str] = ()) -> None:
-        """Begin a new queue for each partition of a layout, after the stream IDs `since`."""
+        """Begin a queue for each partition of a layout, with a new name and no entries; the plans stay.
+
+        `since` has, by partition, a stream ID that no entry of the new queue precedes; if it is empty, `0-0` is stored.
+        """
         self.names = [new_name(SPOOL) for _ in layout.keys]
         self.since = list(since) or [START] * layout.partitions
         self.sequences = [0] * layout.partitions
         self.topic = layout.topic
 
     def state(self, namespace: str, planned_to: int) -> records.QueueState:
-        """Return the record of the present queues; each new segment begins with one."""
+        """Return the record of the present queues, without the plans; the caller begins each new segment with one."""
         return records.QueueState(namespace, planned_to, self.names, self.sequences, self.topic, self.since)
 
     def restore(self, state: records.QueueState) -> None:
-        """Replace the queues by those of a state record."""
+        """Replace the queues by those of a state record; the plans stay, and `planned_to` is not used."""
         self.names, self.sequences, self.topic = state.names, state.sequences, state.topic
         self.since = state.since or [START] * len(state.names)
 
@@ -59,8 +62,8 @@ class SpoolQueues:
     def sequences_before_plans(self) -> list[int]:
         """By partition, the sequence before that of its first entry in `planned`; that in `sequences` if it has none.
 
-        Entries in flight, and the entries that are sent before the planned ones after a `switch`, have this sequence or
-        a lower one.
+        Entries with the sequence 0 or lower are left out: after a `rename`, they are not sent. Entries in flight, and
+        the entries that are sent before the planned ones after a `switch`, have the returned sequence or a lower one.
         """
         first = list(self.sequences)
         for plan in reversed(self.planned):
@@ -78,7 +81,10 @@ class SpoolQueues:
             self.sequences[partition] = sequence
 
     def rename(self, rename: records.QueueRename, sealed: Iterable[records.EntryPlan] = ()) -> None:
-        """Give a queue a new name, and renumber its entries in the plans `sealed` and in those to seal again."""
+        """Give a queue a new name; lower its sequences by `base`, also in the plans `sealed` and in `planned`.
+
+        The plans are changed in place. An entry whose sequence is then 0 or lower must not be sent any more.
+        """
         self.names[rename.partition] = rename.name
         self.since[rename.partition] = rename.since
         self.sequences[rename.partition] -= rename.base
@@ -86,7 +92,12 @@ class SpoolQueues:
             plan.entries = [(p, s - rename.base if p == rename.partition else s, n) for p, s, n in plan.entries]
 
     def switch(self, switch: records.TopicSwitch) -> None:
-        """Replace the queues by those of another topic; reduce each plan to the events that the closed topic lacks."""
+        """Replace the queues by those of another topic; reduce the plans to the events that the closed topic lacks.
+
+        The closed topic lacks the entries of `planned` after `switch.lasts`. A plan with such entries stays, but with
+        no entries: it must be sealed again. A plan of which the closed topic has all entries is dropped, and
+        one that had no entries before does not change.
+        """
         partitions = len(self.names)
         self.topic, self.names, self.sequences = switch.topic, switch.names, switch.sequences
         self.since = switch.since or [START] * len(switch.names)

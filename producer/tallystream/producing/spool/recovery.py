@@ -22,8 +22,8 @@ class Recovered:
     Attributes:
         queues: The queues, with the plans whose entries are not known to be confirmed.
         planned_to: Position up to which the events are planned.
-        confirmed_to: Position up to which all events are confirmed.
-        events: Number of events after `confirmed_to`.
+        confirmed_to: Position up to which all events are known to be confirmed, because their files were removed.
+        events: Number of events after `confirmed_to`; the server may have some of them.
     """
 
     queues: SpoolQueues
@@ -33,7 +33,10 @@ class Recovered:
 
 
 def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
-    """Claim (lock) and yield the segments of each dead process in a spool folder, except folders named in `known`."""
+    """Claim (lock) and yield the segments of each dead process in a spool folder, except folders named in `known`.
+
+    The caller must close them. If `spool` is not a folder, nothing is yielded.
+    """
     for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
         if folder.name not in known and folder.is_dir() and (segments := SegmentedLog.claim(folder)) is not None:
             yield segments
@@ -43,7 +46,8 @@ def recover(segments: SegmentedLog, namespace: str) -> Recovered:
     """Read the records of a dead process back; end `segments` after the last whole record, without changing files.
 
     Raises:
-        SpoolError: the records are of another namespace, or damaged.
+        SpoolError: the records are of another namespace; or a record is damaged, and more than 64 KiB follow it. Up to
+            64 KiB are taken for a record that the process did not write completely.
     """
     queues = SpoolQueues()
     at = planned_to = confirmed_to = segments.start

@@ -107,14 +107,14 @@ class SegmentedLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether the next record should begin a new file."""
+        """Whether `rotate` must be called before the next `write`: no file is open for it, or the file has 4 MiB."""
         return self._out is None or self.end - max(self._files) >= SEGMENT_BYTES
 
     def rotate(self) -> None:
-        """Begin a new file at the end position, in place of one that is there already.
+        """Begin a new file at the end position, in place of one that is there already; `write` adds to it from now on.
 
         Raises:
-            SpoolError: the file cannot be created.
+            SpoolError: the file cannot be created; the segments have not changed.
         """
         # The file may exist already with an incomplete record: truncate it.
         path = self.folder / f"{self.end:020d}.log"
@@ -132,8 +132,10 @@ class SegmentedLog:
     def write(self, kind: int, body: bytes) -> None:
         """Write one record; when this returns, the operating system has the record, with `in_sync` also the disk.
 
+        `rotate` must be called before the first `write`, also after `claim`; this method begins no file.
+
         Raises:
-            SpoolError: the record could not be written, and no part of it remains.
+            SpoolError: the record could not be written; what was written of it is cut off again.
         """
         record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
         assert self._out is not None  # noqa: S101  # rotate() comes first
@@ -163,7 +165,8 @@ class SegmentedLog:
     def read(self, position: int, end: int) -> Iterator[tuple[int, bytes, int]]:
         """Yield the kind, the body and the end position of each record from `position` to `end`.
 
-        End early at a damaged or incomplete record; the last end position is then that of the last good record.
+        `position` must be the start of a record that was not dropped. End early at a damaged or incomplete record; the
+        last end position is then that of the last good record.
         """
         while position < end:
             bases = list(self._files)  # another thread may begin a file meanwhile
@@ -186,11 +189,14 @@ class SegmentedLog:
             position += at
 
     def end_at(self, position: int) -> None:
-        """Set the end position: later bytes are an incomplete record, which was never reported as written."""
+        """Set the end position: later bytes are an incomplete record, which was never reported as written.
+
+        The files do not change; the next `rotate` begins its file at this position.
+        """
         self.end = position
 
     def drop(self, position: int) -> None:
-        """Remove the files whose records all end at or before a position, except the last file."""
+        """Remove the files whose records all end at or before a position, except the last file; `start` moves up."""
         bases = sorted(self._files)
         for base, following in pairwise(bases):
             if following > position:
