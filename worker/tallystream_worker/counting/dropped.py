@@ -63,7 +63,7 @@ def record_of(source: str, fields: Mapping[bytes, bytes], events: int, metric: s
 
 
 def dropped_letters(records: Iterable[str]) -> dict[str, list[DroppedLetter]]:
-    """Return the dropped dead letters by the stream ID of their entry."""
+    """Decode records as `record_of` makes them; return the dropped dead letters by the stream ID of their entry."""
     found: dict[str, list[DroppedLetter]] = {}
     for letter in (_decode(b64decode(record)) for record in records):
         found.setdefault(letter.source, []).append(letter)
@@ -71,7 +71,7 @@ def dropped_letters(records: Iterable[str]) -> dict[str, list[DroppedLetter]]:
 
 
 def is_whole(letters: Sequence[DroppedLetter]) -> bool:
-    """Return whether the dropped dead letters of an entry include the whole entry."""
+    """Return whether one of the dropped dead letters of an entry was the whole entry, or could not be decoded."""
     return any(not letter.items for letter in letters)
 
 
@@ -130,7 +130,7 @@ def places(singles: Iterable[Single], first: int = 0) -> Iterator[int]:
 
     Args:
         singles: All single events of an entry, in order.
-        first: How many such events were before those of a dead letter, in the original entry.
+        first: A number to add to each: of a dead letter, how many such events were before it in the original entry.
     """
     seen: Counter[tuple[str, str, str | None, int]] = Counter()
     for single in singles:

@@ -29,8 +29,8 @@ class Entry:
     def received(self) -> int:
         """The millisecond, by the server's clock, at which the entry was first appended; it never changes.
 
-        It is the time that the entry states, or that of its stream ID. A copy that a repartition made has the time of
-        its original.
+        It is the time that the entry states, or, if it states no valid one, that of `id_time`, and never later than
+        `id_time`. A copy that a repartition made has the time of its original.
         """
         return received_of(self.id, self.fields)
 

@@ -125,7 +125,10 @@ class Fetch:
         return entries
 
     def claim(self, ids: Sequence[str]) -> list[Entry]:
-        """Take over these pending entries, whichever consumer has them, and return those that still exist."""
+        """Take over these pending entries, whichever consumer has them, and return those that still exist.
+
+        This counts as a delivery of each. An ID that is not pending, or whose entry was trimmed, is left out.
+        """
         claimed = self._client.execute_command("XCLAIM", self._keys.stream, self._keys.group, self._consumer, 0, *ids)
         entries = [Entry(id_.decode(), fields) for id_, fields in claimed if fields]
         return self._with_deliveries(entries) if entries else []
@@ -156,7 +159,10 @@ class Fetch:
         return self._with_deliveries(entries) if entries else []
 
     def _still_held(self, count: int) -> list[Entry]:
-        """Read own pending entries without adding to their delivery count, and reset their idle time."""
+        """Return the next own pending entries without adding to their delivery count, and reset their idle time.
+
+        An entry that was trimmed has no fields.
+        """
         rows: list[dict[str, Any]] = self._client.xpending_range(
             self._keys.stream,
             self._keys.group,
@@ -214,7 +220,10 @@ class Fetch:
         return [Entry(id_.decode(), fields or {}) for id_, fields in found]
 
     def _with_deliveries(self, entries: list[Entry]) -> list[Entry]:
-        """Return copies of the entries with the delivery counts from this consumer's pending list in the server."""
+        """Return copies of the entries, which are in order, with the delivery counts from this consumer's pending list.
+
+        An entry that the reply lacks keeps its count.
+        """
         first, last = entries[0].id, entries[-1].id
         pending: list[dict[str, Any]] = self._client.xpending_range(
             self._keys.stream, self._keys.group, min=first, max=last, count=len(entries), consumername=self._consumer

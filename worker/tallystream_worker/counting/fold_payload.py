@@ -66,7 +66,8 @@ class PayloadFold:
         """Add the events of an entry to the batch of a result.
 
         Excluded events, and events that break a rule, are added to the dead letters of the result. Late events are
-        added to `result.late` and not counted if `Metric.rejects_late`; else they are counted.
+        added to `result.late` and not counted if `Metric.rejects_late`, or if they have an id that counts once; other
+        late events are counted, and also added to `result.late_counted`.
 
         Args:
             result: The result to add to.
@@ -182,7 +183,8 @@ class PayloadFold:
     def _count_earlier(self, single: Single) -> int:
         """Return how many events of the same metric, subject, actor and time are before an event in its entry.
 
-        Call it once for each such event, in order: it counts the event for the later ones.
+        If the entry is a dead letter, those before it in the original entry are included. Call this once for each such
+        event, in order: it counts the event for the later ones.
         """
         for passed in self._whole or ():
             if passed is single:
@@ -197,7 +199,7 @@ class PayloadFold:
         return earlier
 
     def _add_reset(self, result: FoldResult, entry: Entry, reset: Reset) -> None:
-        """Add a reset to the batch, unless the subject has no exact counters by these rules."""
+        """Add a reset to the batch; ignore it if its metric is not declared or not exact, or if it is excluded."""
         rule = self._rules.metric.get(reset.metric)
         if rule is not None and rule.exact and (reset.metric, reset.subject) not in result.excluded:
             result.batch.add_reset(self._places(reset.metric, entry.received // 60_000), reset.subject, entry.id)
@@ -236,8 +238,8 @@ class PayloadFold:
     def _without_amounts(self, result: FoldResult, entry: Entry, group: Group, rule: Metric) -> Group:
         """Add a dead letter of the sums that the rule forbids; return the group without them.
 
-        A metric with a limit forbids every amount except 1, so all of `group.sums`; any other metric forbids negative
-        sums.
+        The metric must have a limit, or not be exact. A limit forbids every amount except 1, so all of `group.sums`; a
+        metric that is not exact forbids negative sums.
         """
         faulty = {s: pair for s, pair in group.sums.items() if rule.limit is not None or pair[0] < 0}
         if not faulty:

@@ -68,7 +68,8 @@ class FoldResult:
         plain: The number of entries whose events are in `appended`: plain entries, and entries that are older than the
             generation.
         plain_events: The number of events in plain entries.
-        sample: The payload of the first decoded entry, without retracted events; `None` if no entry was decoded.
+        sample: The payload of the first decoded entry, without dropped and retracted events; `None` if no entry was
+            decoded.
     """
 
     batch: Batch
@@ -98,10 +99,11 @@ class FoldResult:
     def ledger(self) -> dict[str, int]:
         """By ledger field, the number to add; a field that would get 0 is missing.
 
-        `counted`, `late`, `retracted` and `dead` are events of all metrics, and with `@metric` of one metric. Late
-        events that are counted have only `late-counted@metric`. `dropped` (events) is also part of `dead`. The other
-        fields are `appended` and `plain` (events), `entries:plain` and `entries:settled` (entries). The script adds the
-        events whose outcome it decides.
+        `counted`, `late`, `retracted` and `dead` are events of all metrics, and with `@metric` of one metric. `late` is
+        of events that are not counted. Late events that are counted are in `counted` like others (or the script adds
+        them), and also in `late-counted@metric`. `dropped` (events) is also part of `dead`. The other fields are
+        `appended` and `plain` (events), `entries:plain` (entries), and `entries:settled`: the number of entries that
+        the batch acknowledges. The script adds the events whose outcome it decides.
         """
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.entries)})
         moves["plain"] = self.plain_events

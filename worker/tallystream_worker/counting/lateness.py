@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def is_late(entry: Entry, rule: Metric, at: int) -> bool:
-    """Return whether events of millisecond `at` are older than the metric accepts (`accept_late`)."""
+    """Return whether events of millisecond `at` are older than the metric accepts (`accept_late`).
+
+    False if the metric accepts any age. Events whose id counts once have another limit: see `record_if_late`.
+    """
     accepted = rule.late_seconds
     return accepted is not None and entry.received - at > accepted * 1000
 

@@ -102,6 +102,7 @@ class CountingLoop:
             GenerationSwitched: another generation is live, the partition is closed, or it is counted by newer rules
                 that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
+            KeyLost: the partition has lost a key; the last batch was not counted.
             StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.
             redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
                 may not have been applied; call `fetch.recover()`, and the next call begins with the pending entries.
@@ -125,7 +126,8 @@ class CountingLoop:
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time.
-            GenerationSwitched, ConsumerGroupMissing: the last batch was not counted; those applied before it were.
+            GenerationSwitched, ConsumerGroupMissing, KeyLost: the last batch was not counted; those applied before it
+                were.
             StreamError: see `_count_first`.
             Exception: any other error, under the conditions of `Quarantine.bisect`. If it is an error of the connection
                 to Redis, the last batch may or may not have been applied.

@@ -46,10 +46,10 @@ class Retried:
 
 
 def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter, revision: int = 0) -> Retried | None:
-    """Count the events of a dead letter by the given rules and remove it; add a new one of events that still fail.
+    """Count the events of a dead letter by the given rules and remove it; add new ones of events that still fail.
 
-    Several processes may retry a dead letter at the same time; it is counted once. A new dead letter has one attempt
-    more than the old one.
+    Several processes may retry a dead letter at the same time; it is counted once. The new dead letters have one
+    attempt more than the old one.
 
     Args:
         client: The server.

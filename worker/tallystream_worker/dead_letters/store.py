@@ -109,20 +109,26 @@ def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedL
 
 
 def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, str]:
-    """Return the records of the dropped dead letters of a partition as they are stored, by field."""
+    """Return the records of the dropped dead letters of a partition as they are stored, by field.
+
+    A field is the live consumer group at that time, a space, and the ID that the dead letter had in the dead stream.
+    """
     return {field.decode(): record.decode() for field, record in client.hscan_iter(keys.dropped, count=1000)}
 
 
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:
     """Drop the 100 oldest dead letters if the dead stream uses more than `most_bytes` bytes of memory (0: no limit).
 
-    One call may not be enough: call again until the returned fraction is at most 1.
+    One call may not be enough: call again until the returned fraction is at most 1, or no dead letter was dropped.
     A later rebuild finds the events of most of them in the stream again. Only entries that were given up are recorded,
     so that a rebuild does not count them; they are left while another generation or topic exists.
 
     Returns:
         The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit); the number of
         dead letters, and of their events, that were dropped.
+
+    Raises:
+        KeyLost: the partition has lost a key; nothing was dropped.
     """
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:

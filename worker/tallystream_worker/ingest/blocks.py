@@ -57,7 +57,7 @@ class BlockReader:
     def __call__(self, block: Block) -> BlockEvents:
         """Return the events of a block by partition and minute, and the lines that `combined.parse` must parse.
 
-        Nothing is packed. If the block has a line that is too long, `combined.parse` must parse all its lines.
+        Nothing is packed. If a line of the block may be too long, `combined.parse` must parse all its lines.
         """
         found = BlockEvents({}, {}, [])
         if _has_long_line(block.text):

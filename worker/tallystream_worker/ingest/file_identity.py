@@ -22,8 +22,9 @@ PREFIX: Final = 64 * 1024
 def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
     """Return the identity of a file whose first bytes are `head`; store the identity on the server if it is new.
 
-    A file that grows keeps its identity, also if it was shorter than `PREFIX` when the identity was stored. An empty
-    file is the exception: when it grows, it gets another identity.
+    Two files with the same `head` and `salt` have the same identity. A file that grows keeps its identity, also if it
+    was shorter than `PREFIX` when the identity was stored. The exceptions are an empty file, and Parquet, whose end is
+    part of `head`: when they grow, they get another identity.
 
     Args:
         client: The connection to the server that stores the identities, in a hash: identity -> size of `head` in bytes.

@@ -80,12 +80,12 @@ VIEWS: Final = Mapping()
 
 
 class ParsedLine(msgspec.Struct, frozen=True, gc=False):
-    """A line that is an event.
+    """A line from which an event was read; whether the event breaks a rule is not checked.
 
     Attributes:
         number: The number of the line, as in `Line`.
         offset: The offset of the line, as in `Line`.
-        event: The fields of the event.
+        event: The fields of the event, decoded but not checked.
     """
 
     number: int

@@ -113,7 +113,8 @@ class EventPacker:
             minute: Whole minutes since 1970.
             amounts: The sum, the smallest and the largest of their amounts, each of which `check_rules` accepts.
             events: The number of events.
-            offset: An offset of theirs: either all of them were appended before, or none.
+            offset: An offset of theirs: either all of them were appended before, or none. If all, they are skipped and
+                added to `known`.
 
         Raises:
             EventError: the subject, the metric or the minute is not valid; no event was packed.
@@ -135,7 +136,8 @@ class EventPacker:
 
         Args:
             metric: Their metric, for which `is_summable` is true.
-            partition: The partition that counts the subjects; `None` if the events were appended before.
+            partition: The partition that counts the subjects; `None` if the events were appended before: then they are
+                only added to `known`.
             minute: Whole minutes since 1970.
             subjects: The subjects, as `route` returns them.
             events: The number of events of each subject.
@@ -173,9 +175,10 @@ class EventPacker:
         return set(self.offsets).union(*self._earlier_offsets)
 
     def is_summable(self, metric: str) -> bool:
-        """Return whether the rules of a metric accept every event of amount 1, with any actor or none.
+        """Return whether the rules of a metric accept every event: it is exact, without `once` and `limit`.
 
-        True for every metric while no worker has published the rules.
+        True for every metric while no worker has published the rules. The rules of other metrics reject some amounts or
+        events without an actor: see `check_rules`.
 
         Raises:
             EventError: the metric is not valid or not declared.
@@ -223,7 +226,10 @@ class EventPacker:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield each partition that has at least 2,000 packed events or 64 KiB, and its chunk, which ends at `end`."""
+        """Yield each partition that has at least 2,000 packed events or 64 KiB, and its chunk, which ends at `end`.
+
+        The chunk is no longer in this object: the partition's next chunk begins, without events, at `end`.
+        """
         for partition in range(self._partitions):
             if self._is_full(partition):
                 yield partition, self._seal(partition, end)
@@ -245,7 +251,10 @@ class EventPacker:
         return actor if actor in self._actors else self._admit_actor(actor)
 
     def remaining_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield each partition that has packed events left, and its chunk, which ends at offset `end`."""
+        """Yield each partition that has packed events left, and its chunk, which ends at offset `end`.
+
+        As with `full_chunks`, the chunk is no longer in this object.
+        """
         for partition, pack in enumerate(self._packs):
             if pack.events:
                 yield partition, self._seal(partition, end)

@@ -44,7 +44,8 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
         The numbers of events and lines of all jobs by outcome, so far if `stop` was set.
 
     Raises:
-        SourceError, ConfigurationError, RedisError: see `job.run`; only if the jobs run in this process.
+        SourceError, EventError, ConfigurationError, DeploymentChanged, KeyLost, RedisError: see `job.run`; only if the
+            jobs run in this process.
         IngestFailed: the same errors, or the death, of another process.
     """
     if 1 in (processes, len(jobs)):
@@ -110,7 +111,7 @@ def _in_processes(
 
 
 def _end(workers: Sequence[BaseProcess], results: Any) -> None:
-    """Wait until all processes have exited; read their results meanwhile, because a full queue keeps them running."""
+    """Wait until all processes have exited; read and drop their results, because a full queue keeps them running."""
     while any(process.is_alive() for process in workers):
         with suppress(queue.Empty):
             results.get(timeout=_POLL)

@@ -24,7 +24,8 @@ class IngestProgress:
         known: The number of events that were appended before, and skipped; added at the end of each segment.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
-        examples: The first 10 bad lines: file, line and reason; the line is `None` if its number is not known.
+        examples: The first 10 bad lines: `file`, `line` and `reason`, and `begin` until `number_from_file` is called.
+            `line` is `None` if it is not known. Lines that were noted together have one example.
         last_ids: By topic and partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
     """

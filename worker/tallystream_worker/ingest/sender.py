@@ -55,6 +55,7 @@ class ChunkSender:
             `True`, or `False` if `report` ended the run.
 
         Raises:
+            KeyLost: earlier chunks were rejected, because a partition has lost a key.
             SourceMoved: earlier chunks were rejected, and the source must be read again.
             RedisError: earlier chunks were rejected, and another attempt would fail too.
         """
@@ -67,6 +68,7 @@ class ChunkSender:
         """Send all chunks and wait until they are appended; return `False` if `report` ended the run before.
 
         Raises:
+            KeyLost: chunks were rejected, because a partition has lost a key.
             SourceMoved: the chunks were rejected, and the source must be read again.
             RedisError: the chunks were rejected, and another attempt would fail too.
         """

@@ -214,6 +214,8 @@ class _Counted(io.RawIOBase):
 def open_source(path: str | os.PathLike[str]) -> Source:
     """Open a file of events, plain or gzip, for reading; `-` is standard input.
 
+    The first two bytes are read at once, to find out whether the file is gzip: this waits if it is an empty pipe.
+
     Raises:
         SourceError: the file does not exist or cannot be opened; the message names it.
     """

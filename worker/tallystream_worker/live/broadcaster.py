@@ -260,8 +260,8 @@ class Broadcaster:
     async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition]) -> None:
         """Give the readers the totals of the counters that changed since the last pass.
 
-        After the data was replaced or rewound, the readers get a reset and the totals of all counters that they follow
-        by name.
+        In the first pass, these are all counters that they follow by name. After the data was replaced or rewound, the
+        readers get a reset and the totals of all counters that they follow by name.
         """
         data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
@@ -282,7 +282,8 @@ class Broadcaster:
 
         If too many changed, reset the readers of the subscription, and return only its counters that are followed by
         name and may have changed. If a stream no longer has its entry at `before`, reset all readers, and return all
-        these too. For a second after a pass with too many entries, read none, and return these only.
+        these too. For a second after a pass with too many entries, read none, and return these only; else `positions`
+        become the position of the next messages.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}

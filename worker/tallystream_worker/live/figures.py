@@ -61,7 +61,8 @@ class Figures:
     async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
         """Read the overview and the followed leaderboards that are due, and give them to the readers that follow them.
 
-        A leaderboard that has not changed is not sent again.
+        The overview is read and sent at each call. A leaderboard is read at most once a second (every 5 seconds for a
+        range such as `7d`), and is not sent again if it has not changed.
 
         Returns:
             The counted position of each partition.

@@ -98,7 +98,7 @@ class Message:
 
     @cached_property
     def text(self) -> str:
-        """The message as the text of a WebSocket message."""
+        """The message as the text of a WebSocket message: a JSON object with `event`, `id` (may be null) and `data`."""
         raw = {"event": self.event, "id": self.id, "data": msgspec.Raw(self.body)}
         return _encode(raw).decode()
 

@@ -53,6 +53,8 @@ class SteppingClock:
     def step(self, server: float, before: float, after: float) -> float:
         """Return the size in seconds of a step since the last call; 0 at the first call, and within `TOLERANCE`.
 
+        It is negative if the clock was set back.
+
         Args:
             server: The time by the server's clock, in seconds.
             before: The monotonic second before that clock was read.
@@ -139,6 +141,6 @@ class ClockWatch:
 
 
 def clock_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that watches the clocks of all partitions' servers."""
+    """Return the service, not started, that watches the servers' clocks about every 2 seconds; see `ClockWatch`."""
     client = connect(settings.redis.url)
     return maintenance_service("clock", INTERVAL, ClockWatch(client, deployment, log).run_once, client, log)

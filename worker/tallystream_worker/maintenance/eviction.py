@@ -50,14 +50,14 @@ def refuse_eviction(client: redis.Redis, layout: Layout) -> None:
 
 
 class EvictionWatch:
-    """Logs servers that may evict keys, and how many keys they have evicted since the last check.
+    """Logs servers that may evict keys, and how many keys they have evicted since the last check (the first logs none).
 
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         log: Logs changes of state, and evicted keys.
-        evicting: By stream, the policy of each server that may evict keys; filled by each check. The partition workers
-            read it, and pause.
+        evicting: By stream, the policy of each server that may evict keys. Each check adds such streams, and removes
+            the others. The partition workers read it, and pause.
     """
 
     def __init__(

@@ -104,6 +104,9 @@ class LossFinder:
 
 
 def losses_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that adds losses of all partitions to their ledgers about every 2 seconds."""
+    """Return the service, not started, that finds and logs lost entries about every 2 seconds; see `LossFinder`.
+
+    Lost entries vanished before they were counted. The events of proved losses are added to `trimmed` in the ledgers.
+    """
     client = connect(settings.redis.url)
     return maintenance_service("losses", INTERVAL, LossFinder(client, deployment, log).run_once, client, log)

@@ -59,6 +59,9 @@ def head_and_tail(path: str, size: int) -> bytes:
     """Return the first and the last `size // 2` bytes of a file; the metadata of Parquet is at the end.
 
     Of a shorter file, some or all bytes are there twice.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     with Path(path).open("rb") as file:
         head = file.read(size // 2)
@@ -84,10 +87,12 @@ def pack_rows(
         begin: The first row, counted from 0.
         end: The row after the last one.
         packer: Packs the events.
-        note: Called with rows that are not events: the first of them, the reason, and how many they are.
+        note: Called with rows that are not events: the number of the first of them, counted from 0 in the file, the
+            reason, and how many they are.
 
     Raises:
-        SourceError: the file cannot be read, or a column has the wrong type.
+        SourceError: the file cannot be opened, or a value of a column cannot be converted.
+        OSError, pyarrow.ArrowException: a later part of the file cannot be read, or a column is a list or a struct.
     """
     pa, pc, pq = _arrow()
     row = 0
@@ -119,7 +124,8 @@ def _columns(pa: Any, pc: Any, table: Any, metric: str, path: str) -> Any:
     """Return a table with all columns of an event in their types; a missing metric becomes `metric`, an amount 1.
 
     Raises:
-        SourceError: a column has the wrong type.
+        SourceError: a value of a column cannot be converted to its type.
+        pyarrow.ArrowNotImplementedError: no value of a column can be converted, such as those of a list.
     """
     rows = table.num_rows
 
@@ -171,8 +177,9 @@ def _pack_summed(
 ) -> None:
     """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums.
 
-    The rows have a subject and a time, and no actor or id. Rows that break a rule are not packed: `note` is called once
-    for rows with the same fault, as by `pack_rows`.
+    The rows have a subject and a time, and no actor or id. Rows that break a rule are not packed, and the others are.
+    `note` is called as by `pack_rows`: once for all rows of an amount that the rules reject, and else once for the rows
+    of each subject and minute, or of each minute.
     """
     rows = _accepted(pc, metric, rows, packer, note)
     if not rows.num_rows:
@@ -229,7 +236,7 @@ def _pack_summed(
 
 
 def _accepted(pc: Any, metric: str, rows: Any, packer: EventPacker, note: Callable[[int, str, int], None]) -> Any:
-    """Return the rows whose amount the rules of the metric accept; call `note` once for each amount of the others.
+    """Return the rows whose amount the rules of the metric accept; for the others, call `note` once for each amount.
 
     If the metric is not valid or not declared, return no rows, and call `note` once.
     """
