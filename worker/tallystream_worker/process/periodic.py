@@ -120,7 +120,8 @@ class PeriodicService:
     def stop(self, deadline: float) -> bool:
         """Begin no further pass, and wait for the running one until the monotonic second `deadline`.
 
-        A pass that takes longer continues, but its thread does not keep the process alive.
+        A pass that takes longer continues, but its thread does not keep the process alive. The clients are closed after
+        the last pass; if the thread was never started, they are closed at once.
 
         Returns:
             Whether the thread has ended, or was never started.
@@ -133,7 +134,7 @@ class PeriodicService:
         return not self._thread.is_alive()
 
     def attempt(self) -> float:
-        """Run one pass, log a change of state, and return the seconds to wait before the next pass.
+        """Run one pass, without waiting; log a change of state; return the seconds to wait before the next pass.
 
         An exception of the pass is not raised: it becomes the problem of the service.
         """

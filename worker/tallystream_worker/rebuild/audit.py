@@ -55,7 +55,8 @@ def audit(
         rules: The rules that the counters should be counted by.
         sources: The archive and the snapshot from which to get what is gone from the streams.
         span: The buckets to compare; if unlimited, all counters.
-        sample: The share of the counters that is compared, from 0 to 1; every entry is folded in any case.
+        sample: The share of the keys that is compared, from 0 to 1, chosen by a hash of their names; a key is compared
+            whole. Every entry is folded in any case.
         show: Called after each page of entries and each chunk of counters, from several threads, with the name of a
             stream, and the numbers of entries folded and of counters compared for it so far. An error that it raises
             ends the audit.

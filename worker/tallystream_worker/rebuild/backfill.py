@@ -59,8 +59,9 @@ class Backfill:
             told: Called with the fold of each batch after the batch was counted.
 
         Raises:
-            KeyLost: the generation has lost a key; nothing was changed.
-            StreamError: the server has another mark, because another process counts the same entries.
+            KeyLost: the generation has lost a key; the present batch changed nothing, earlier batches are counted.
+            StreamError: the server has another mark, because another process counts the same entries; the present batch
+                changed nothing, earlier batches are counted.
             redis.RedisError: the present batch may be counted or not; earlier batches are. Read the property `mark`
                 and continue after the entry that it names.
         """

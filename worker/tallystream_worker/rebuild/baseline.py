@@ -30,7 +30,8 @@ class Sources:
     Attributes:
         archive: The archive; `None` if there is none.
         snapshot: The database of the snapshot; `None` if there is none.
-        prefers_snapshot: Whether to begin with the snapshot even if every entry still exists.
+        prefers_snapshot: Whether to begin with the snapshot even if every entry still exists; ignored by an audit whose
+            span has a beginning.
     """
 
     archive: Store | None = None
@@ -76,7 +77,8 @@ def opened(
         log: The number of the topic that is audited; each topic has its own archive.
 
     Raises:
-        ConfigurationError: the URL of the snapshot cannot be used.
+        ConfigurationError: the URL of the snapshot cannot be used. Whether the archive and the snapshot exist is not
+            checked here.
     """
     store = database = None
     if url := settings.archive.url if archive is None else archive:

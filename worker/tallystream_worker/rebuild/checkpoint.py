@@ -33,7 +33,7 @@ class Checkpoint:
     Attributes:
         delivered: The last ID that was delivered to the consumer group of the live generation.
         pending: The IDs of the pending entries of this group.
-        generated: The last ID of the stream.
+        generated: The last ID that the stream has generated, even if that entry was trimmed.
     """
 
     delivered: StreamID
@@ -80,7 +80,9 @@ def checkpoint(
 
 
 class AppliedEntries:
-    """Yields the entries of a partition that were applied between consecutive checkpoints, each once.
+    """Yields, by `until`, the entries of a partition that were applied between consecutive checkpoints, each once.
+
+    Entries that are trimmed before they are read are missing, without an error.
 
     Args:
         client: Client of the server of the stream.

@@ -57,7 +57,7 @@ class PartitionAudit:
         number: The number of the partition.
         sources: The archive and the snapshot to use in place of entries that are gone from the stream.
         span: The buckets to compare; if unlimited, all counters.
-        sample: The share of the counters that is compared, from 0 to 1.
+        sample: The share of the keys that is compared, from 0 to 1; see `audit`.
         show: Called after each page of entries and each chunk of counters, with the stream, the number of entries
             folded, and the number of counters compared.
     """
@@ -152,7 +152,7 @@ class PartitionAudit:
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _load_resets(self, after: str) -> None:
-        """Give the scratch counters the last resets up to the ID `after`, whose entries are left out.
+        """Give the scratch counters the last resets up to the ID `after`, whose entries are left out; none if empty.
 
         Periods of votes that begin later state the last reset of their subject.
         """

@@ -167,14 +167,15 @@ class Rebuild:
         """Count every entry that this generation has not counted: those gone from the streams, then those in them.
 
         Return when all partitions have caught up, or soon after `stopping` is set. The entries that are gone are read
-        from the archive, if there is one.
+        from the archive, if there is one. Nothing is counted in a partition in which the generation is live already.
 
         Args:
             show: Called with the progress every 0.1 seconds, and at the end.
 
         Raises:
             StreamError: entries are missing at the end (neither in the archive nor in the streams, or not counted
-                because `stopping` was set), and no loss is accepted; or another rebuild counts the same generation.
+                because `stopping` was set), and no loss is accepted; another rebuild counts the same generation; or
+                (`KeyLost`) a partition has lost a key.
             ArchiveError: the archive cannot be read.
         """
         of = sum(partition.waiting() for partition in self._partitions)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RemovedPeriods:
-    """The periods that generations have removed, or that events were left out of.
+    """By kind and metric, the end of the last period that generations have removed, or left events out of.
 
     Args:
         rules: The declared metrics.
@@ -25,14 +25,22 @@ class RemovedPeriods:
         self._ends: dict[str, int] = {}  # by kind and metric, the millisecond at which the last such period ends
 
     def learn(self, forgotten: Mapping[bytes, bytes]) -> None:
-        """Add the periods that a generation has recorded in its hash `forgotten`."""
+        """Add what a generation has recorded in its hash `forgotten`; the later of two ends stays.
+
+        Each field, `<kind>:<metric>`, has the millisecond at which the last removed period ends; fields that begin with
+        `!` are ignored.
+        """
         for kind, end in forgotten.items():
             if not kind.startswith(b"!"):
                 name = kind.decode()
                 self._ends[name] = max(int(end), self._ends.get(name, 0))
 
     def can_compare(self, name: str) -> bool:
-        """Return `False` if a key, given without the generation's prefix, is of such a period."""
+        """Return `False` if a key, given without the generation's prefix, may be of such a period.
+
+        These are all keys whose period begins before the recorded end of its kind and metric, whether removed or not.
+        A key without a period, such as a total, can be compared.
+        """
         name = name.removeprefix("top:")
         end = self._ends.get(":".join(name.split(":", 2)[:2]))
         found = parse(name, self._rules) if end is not None else None
@@ -42,8 +50,8 @@ class RemovedPeriods:
     def is_declared(self, name: str) -> bool:
         """Return whether the rule of a key has the window, the uniques or the ids that the key is of.
 
-        If not, a rule was changed: the key is left over from the rule before. Return `True` for a key of another kind,
-        or of a metric that is not declared.
+        A bucket's leaderboard also needs `top` above 0. If the rule lacks them, it was changed: the key is left over
+        from the rule before. Return `True` for a key of another kind, or of a metric that is not declared.
         """
         of_board, name = name.startswith("top:"), name.removeprefix("top:")
         kind, metric, *_ = [*name.split(":", 2), ""]

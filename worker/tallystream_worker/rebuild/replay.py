@@ -55,7 +55,7 @@ class Left:
 
     Attributes:
         unreadable: Entries that cannot be decoded.
-        resets: Resets of selected metrics and subjects; they are not events.
+        resets: Resets of selected metrics and subjects, at any time; they are not events.
         dropped: Events, selected or not, of dead letters that were dropped for good.
     """
 
@@ -71,13 +71,13 @@ def replay(
 
     The events come partition by partition, not in order of time. Events that were packed by minute are selected by the
     first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
-    event has their sum, and the others have 0. Rejected and retracted events are yielded too.
+    event has their sum, and the others have 0. Rejected, duplicate and retracted events are yielded too.
 
     Args:
         client: Client of the server of the streams.
         layout: The partitions to replay.
         wanted: The events to yield.
-        left: Counts what is left out.
+        left: Counts what is left out, while the events are read.
         archive: URL of the archive to read first, `""` for none.
 
     Raises:

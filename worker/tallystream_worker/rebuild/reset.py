@@ -79,7 +79,8 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
             everything within 10 seconds, nothing was counted yet, a counter is not a whole number, or a repartition has
             closed the streams, or (`KeyLost`) a partition has lost a key. If a metric is spread, some partitions may be
             reset then.
-        redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe.
+        redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe, but what the
+            failed call took away is not in the totals of the next call.
     """
     for metric in metrics:
         if not deployment.rules.metric[metric].exact:

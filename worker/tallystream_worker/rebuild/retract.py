@@ -48,7 +48,11 @@ class Effect:
 
 
 def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
-    """Return the last ID of each stream, by stream; a retraction that is made now reaches up to these."""
+    """Return the last ID that each stream has generated, by stream; a retraction that is made now reaches up to these.
+
+    Raises:
+        redis.ResponseError: a partition has no stream.
+    """
     return {
         keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in deployment.layout.keys
     }
@@ -102,6 +106,7 @@ def propose_without(client: redis.Redis, deployment: Deployment, retraction: Ret
 
     Raises:
         ConfigurationError: a repartition is running, another generation is being built, or an old one is still kept.
+        DeploymentChanged, KeyLost: see `propose`.
     """
     rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
     return propose(client, replace(deployment, declared=rules), rules)

@@ -126,7 +126,10 @@ class Scheduled:
 
 
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that runs an audit whenever the interval of the setting `[audit] every` has passed."""
+    """Return the service, not started, that runs an audit whenever the interval `[audit] every` has passed.
+
+    `[audit] every` must not be empty: the caller checks it.
+    """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = Scheduled(settings, client, log, stopping)
     return PeriodicService(

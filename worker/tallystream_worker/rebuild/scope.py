@@ -26,10 +26,10 @@ _FOREVER: Final = float("inf")
 
 @dataclass(frozen=True)
 class Span:
-    """The buckets that lie entirely within a range of time.
+    """The buckets that lie entirely within a range of time; without a limit on either side, totals too.
 
     Attributes:
-        begin: First second of the range, since 1970.
+        begin: First second of the range, since 1970; it is not rounded to a bucket.
         end: First second after the range.
     """
 
@@ -38,7 +38,7 @@ class Span:
 
     @property
     def is_all(self) -> bool:
-        """Whether the range is unlimited; only then are totals in it as well."""
+        """Whether the range is unlimited; only then are counters without a bucket, such as totals, in it as well."""
         return self.begin <= 0 and self.end == _FOREVER
 
     def needs(self, rules: Rules) -> int:
@@ -79,7 +79,7 @@ class Provable:
         return max(0, self._since) / 1000
 
     def asked(self, name: str) -> bool:
-        """Return whether a counter is in the span; `name` is its key without the generation's prefix."""
+        """Return whether a counter is in the span, provable or not; `name`: its key without the generation's prefix."""
         if self._span.is_all:
             return True
         found = self._bucket(name)

@@ -19,7 +19,10 @@ _PAGE: Final = 500
 def stream_entries(
     client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+", *, count: int = _PAGE
 ) -> Iterator[Entry]:
-    """Yield the entries of a stream after the ID `after` (`""`: all) up to and with `until`; read `count` at a time."""
+    """Yield the entries of a stream after the ID `after` (`""`: all) up to and with the ID `until` (`+`: all).
+
+    They are read `count` at a time while the caller iterates. A stream that does not exist has no entries.
+    """
     while True:
         page: list[Any] = client.execute_command(
             "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count
@@ -32,7 +35,9 @@ def stream_entries(
 
 
 def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, before: str | None) -> Iterator[Entry]:
-    """Yield the archived entries of a partition after the ID `after` and before `before` (`None`: to the last).
+    """Yield the archived entries of a partition after the ID `after` and before the ID `before`.
+
+    If `after` is empty, they begin with the first; if `before` is `None`, they end with the last.
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.

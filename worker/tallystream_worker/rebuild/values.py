@@ -74,7 +74,7 @@ class Piece:
 
     @property
     def metric(self) -> str:
-        """The metric in the name; not for plain numbers, which may be of several metrics."""
+        """The metric in the name; `IndexError` for plain numbers, which may be of several metrics."""
         return _metric(self.name)
 
     @property
@@ -111,7 +111,10 @@ class Piece:
         return ("PFCOUNT" if self.kind == "unique" else "GET", key)
 
     def values(self, reply: Any) -> Mapping[str, Value]:
-        """Return the values in the reply to `command`, by counter, without those that are absent, empty or 0."""
+        """Return the values in the reply to `command`, without those that are absent, empty or 0.
+
+        They are by counter, named like `Difference.counter`.
+        """
         if self.numbers:
             return {name: value for name, raw in zip(self.numbers, reply, strict=True) if (value := _value(raw))}
         if self.fields:
@@ -132,7 +135,7 @@ def pieces(
     wanted: Callable[[str], bool] = lambda _: True,
     agreed: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Piece]:
-    """Yield the comparable counters of a partition in pieces; a counter may come twice.
+    """Yield the comparable counters of a partition, without the ledger, in pieces; a counter may come twice.
 
     Metrics with a Bloom filter or with `max_subjects` are left out: which copies the filter lets through, and which
     subjects exceed the maximum, depends on the order of the events. Leaderboards of metrics with `exact = false` are

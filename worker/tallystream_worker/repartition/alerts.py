@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
-    """Copy the states of all alerts, without undelivered notifications, of a closed topic into a new topic.
+    """Copy the states of all alerts (firing and watched subjects) of a closed topic into a new topic.
 
     States in buckets that ended over a day ago are left out. A second call changes nothing.
 

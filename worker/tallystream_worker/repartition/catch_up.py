@@ -54,9 +54,10 @@ class CatchUpCounter:
         self._archive = self._open_archive()
 
     def __call__(self) -> int:
-        """Count every entry in the topic, and return how many were counted; then archive and trim what may be trimmed.
+        """Count the entries that wait in the topic, then archive and trim what may be; return how many were counted.
 
-        Nothing is archived or trimmed if no entry was counted.
+        Dead-lettered entries count too. Nothing is archived or trimmed if no entry was counted. An entry that
+        another running repartition has just fetched may stay uncounted; see `waiting`.
         """
         counted = sum(self._threads.map(_count, self._consumers))
         if counted:

@@ -121,7 +121,7 @@ class StreamCopier:
     def mark(self, source: int) -> str:
         """Return the ID up to which all new partitions have the entries of old partition `source`; `0-0` at first.
 
-        The marks are those that `look` read, moved by what this object has copied since.
+        The marks are those that `look` read, moved by what this object has copied since; `ValueError` before `look`.
         """
         return min((marks.get(source, "0-0") for marks in self._marks), key=parse_id)
 
@@ -135,7 +135,7 @@ class StreamCopier:
             CopiedElsewhere: another process copies the same entries; call `look`, then copy again. Or the new topic was
                 given up or replaced.
             StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
-                Without an archive, this is not checked.
+                Without an archive, this is not checked. Or (`KeyLost`) a new partition has lost a key.
             ArchiveError: the archive cannot be read.
             redis.RedisError: the last page may be copied or not; call `look`, then copy again.
         """
@@ -158,7 +158,10 @@ class StreamCopier:
         return self.entries - before
 
     def hold(self) -> None:
-        """Move the retention hold of each old partition to its mark, so that only copied entries are trimmed."""
+        """Set the retention hold of each old partition to its mark, so that only copied entries are trimmed.
+
+        Call `look` first. The hold is created if it is missing.
+        """
         with self._client.pipeline(transaction=False) as pipeline:
             for source, keys in enumerate(self._old.keys):
                 pipeline.hset(keys.retention_holds, HOLDER, self.mark(source))

@@ -53,8 +53,9 @@ def open_deployment(
 
     If the settings state no rules, the stored rules stay; stored metrics that the settings lack stay too, except those
     in `removing`. Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing
-    was counted. Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with
-    changed rules are logged as a warning.
+    was counted. A partition that has lost a key or its group raises nothing here: its thread reports it. Stored
+    retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with changed rules are
+    logged as a warning.
 
     Args:
         settings: The configuration.
@@ -70,7 +71,7 @@ def open_deployment(
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
             not support the configured durability, or may evict keys.
         DeploymentChanged: a restore has not finished, or the data was replaced meanwhile.
-        KeyLost: the deployment or a partition has lost a key; the rules are not published.
+        KeyLost: the stored deployment is lost or not complete; the rules are not published.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     client = connect(settings.redis.url)
@@ -168,6 +169,7 @@ class Worker:
 
     Raises:
         ConfigurationError: the stored data disagrees with the settings; see `open_deployment`.
+        DeploymentChanged, KeyLost: see `open_deployment`.
         ArchiveError: the archive belongs to another deployment, or cannot be used.
         SnapshotError: the snapshot database cannot be used.
         redis.RedisError: the server does not reply, or rejects a command.
@@ -274,7 +276,7 @@ def counting(
         publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
-        ConfigurationError, ArchiveError, SnapshotError, redis.RedisError: see `Worker`.
+        TallyError, redis.RedisError: see `Worker`.
     """
     worker = Worker(settings, log, subscribers, consumer=consumer, removing=removing, publishing=publishing)
     try:

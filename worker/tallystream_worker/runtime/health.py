@@ -131,7 +131,10 @@ class HealthProbes:
         return _answer("alive", [f"{name}: {hung}" for name, each in self._vigils.items() for hung in each.hung()])
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 200 if every partition of all namespaces is counted, else 503, and a JSON body."""
+        """Return status 200, or 503 if a partition of any namespace has a problem, and a JSON body.
+
+        See `HealthProbe.problems` for what counts as one.
+        """
         return _answer("ready", [f"{name}: {why}" for name, each in self._vigils.items() for why in each.problems()])
 
 

@@ -89,7 +89,10 @@ class PartitionFollower:
         self.pool.quiet()
 
     def stop(self, deadline: float) -> bool:
-        """Finish the running batches; return whether all threads ended by the monotonic second `deadline`."""
+        """Finish the running batches; return whether all threads ended by the monotonic second `deadline`.
+
+        Log a warning if a thread of a partition did not end: its batch stays pending.
+        """
         self.quiet()
         has_ended = self._following.stop(deadline)
         return self._end(self.pool, deadline) and has_ended
@@ -97,7 +100,8 @@ class PartitionFollower:
     def run_once(self) -> None:
         """Read the deployment again, and pass its rules to the pool of partition workers.
 
-        If the topic has changed, instead start a pool for it, then stop the old pool and wait for its end.
+        If the topic has changed, instead start a pool for it, then stop the old pool and wait for its end, up to
+        `[worker] stop_timeout`.
 
         If the server lost the latest rules, after a partition on another node of the cluster was counted by them, store
         the rules that are left with a higher number, and log a warning: until then, this partition refuses batches and

@@ -166,7 +166,10 @@ class PartitionWorker:
         self.lost_key = None
 
     def notice(self, deployment: Deployment) -> None:
-        """Count by the rules of a deployment that was read later from the next batch on; safe across threads."""
+        """From the next batch on, count by the rules of `deployment`, which was read later, if their number is higher.
+
+        The rules are read from the server then. Before the first pass, do nothing: it reads them. Safe across threads.
+        """
         if self._fold is not None:
             generation, fold = self._fold
             fold.notice(deployment.revision_of(generation))

@@ -45,6 +45,8 @@ def run_one(
 ) -> int:
     """Run a worker for each namespace in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
+    It is 0 even if a worker's running work did not end within `[worker] stop_timeout`.
+
     Args:
         tenants: The settings of each namespace; its consumer name is that of its own settings.
         log: Logger for the changes of state.
@@ -103,8 +105,10 @@ def run_many(
     """Run several worker processes until SIGTERM or Ctrl-C, and restart each that dies; return the exit status 0.
 
     Each process has a stable consumer name, `<name>-<number>`, so a restarted process continues at once with its
-    pending entries. Only process 0 archives, takes snapshots and audits. Process 0 uses `metrics_port`, process 1 the
-    port after it, and so on. A process that does not end in time after the signal is killed.
+    pending entries. Only process 0 archives, takes snapshots, audits and verifies. Process 0 uses `metrics_port`,
+    process 1 the port after it, and so on. A process is killed if it does not end within the sum of the namespaces'
+    `stop_timeout` and 2 seconds; the status is 0 then too. This process publishes the rules, once, before it starts the
+    others.
 
     Args:
         tenants: The settings of each namespace; the number of processes is that of the first.
@@ -114,7 +118,7 @@ def run_many(
         removing: By namespace, the stored metrics to remove; see `open_deployment`.
 
     Raises:
-        ConfigurationError, redis.RedisError: see `open_deployment`; errors of the processes are logged.
+        TallyError, redis.RedisError: see `open_deployment`. Errors of the processes raise nothing here.
     """
     for settings in tenants:
         # A wrong setting fails once here, instead of once in each process. Only this process publishes the rules: a

@@ -61,7 +61,7 @@ def publish_rules(
         client: The server.
         settings: The configuration.
         deployment: The deployment as it was read last.
-        removing: The stored metrics to remove.
+        removing: The stored metrics to remove, if the configuration lacks them.
 
     Raises:
         ConfigurationError: the rules contradict stored ones.
@@ -85,7 +85,8 @@ def publish_rules(
 def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> Deployment:
     """Give the stored rules a number above `above`, record this as a change, and return the deployment, read again.
 
-    If another process has published rules since `deployment` was read, do nothing: their number may be lower.
+    If another process has published rules since `deployment` was read, publish nothing, and return the deployment with
+    those: their number may be lower.
 
     Args:
         client: The server.
@@ -94,6 +95,7 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        KeyLost: the stored deployment is not complete.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     _store(client, deployment, deployment.rules, above)
@@ -101,7 +103,7 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 
 
 def counting_number(client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys]) -> int:
-    """Return the highest number of rules by which the live generation is counted in some partitions; 0 for none."""
+    """Return the highest number of rules by which the live generation is counted in any of `partitions`; 0 for none."""
     with client.pipeline(transaction=False) as pipeline:
         for keys in partitions:
             pipeline.get(keys.live)
@@ -114,7 +116,7 @@ def counting_number(client: redis.Redis, deployment: Deployment, partitions: Ite
 
 
 def warn_of_lost_rules(log: FilteringBoundLogger, number: int) -> None:
-    """Log that the server lost the rules with a number, after a partition was counted by them."""
+    """Log a warning that the server lost the rules with this number, after a partition was counted by them."""
     log.warning(
         "rules.lost",
         number=number,

@@ -68,7 +68,7 @@ class WorkerPool:
         start_all(self.services)
 
     def notice(self, deployment: Deployment) -> None:
-        """Make every partition follow the rules of a deployment that was read later."""
+        """Make every partition follow the rules of a deployment that was read later; see `PartitionWorker.notice`."""
         for worker in self._workers:
             worker.notice(deployment)
 

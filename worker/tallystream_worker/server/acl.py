@@ -95,7 +95,7 @@ def render(namespace: str, hashes: Mapping[str, str], *, fsync: bool = False) ->
 
 
 def generate(*, fsync: bool = False) -> dict[str, str]:
-    """Return a new random password of 256 bits for each user, by `User.name`. Nothing is stored."""
+    """Return a new random password of 256 bits for each user, by `User.name`; nothing is stored. `fsync` is ignored."""
     return {user.name: secrets.token_urlsafe(32) for user in users(fsync=fsync)}
 
 

@@ -36,6 +36,8 @@ _POLL: Final = 0.005
 class EmbeddedServer:
     """A Valkey or Redis server that this process starts and stops; its data stays in a folder.
 
+    It is started by `start`, or at the beginning of its context, whose end calls `stop`.
+
     Only this machine can reach the server: by a Unix socket that only the user of the process can open, and by a port
     on the loopback address if one is given. The append-only file is flushed to disk once a second (`appendfsync
     everysec`).
@@ -46,8 +48,9 @@ class EmbeddedServer:
             Every user of this machine can connect to a port.
         extra: More arguments of the server, which override the default ones: `["--appendfsync", "always"]`.
         binary: The server program; default: the one that `find_binary` returns.
-        is_scratch: Whether the data is of no use after this process: if it is killed, the server is killed too, and the
-            folder is removed. Otherwise the server runs on, and the next start in the folder first shuts it down.
+        is_scratch: Whether the data is of no use after this process: if it ends without `stop` or `kill`, the server is
+            killed too, and the folder is removed (`stop` and `kill` leave it). If not, the server runs on, and the next
+            start in the folder first shuts it down.
 
     After `kill()` and another `start()` the URL is the same, so clients find the server again.
     """
@@ -111,7 +114,8 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: the server was already started; the folder is used by another process, cannot be used,
                 or an earlier server in it does not stop; no server program is installed or can be run; or the server
-                exits, or does not reply for 30 s. For the last two the message quotes its log file.
+                exits, or does not reply for 30 s (reading its data excepted). For the last two the message quotes its
+                log file.
         """
         if self._process is not None:
             raise EmbeddedServerError("the embedded server is already running")
@@ -250,7 +254,7 @@ class EmbeddedServer:
 
 
 def _watch(pid: int, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a shell that kills a server, and removes its folder, when this process ends in any way.
+    """Start a shell that kills a server, and removes its folder, when this process ends in any way; return the shell.
 
     The shell reads from a pipe that only this process can write to, so the read ends when this process does.
     """

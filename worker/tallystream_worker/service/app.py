@@ -194,9 +194,9 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
     """Return the error response to a URL that must not reach the router; `None` for any other URL.
 
-    Refused are a path that is too long (the router would cache it), a path with empty segments or a slash at its end
-    (the router would drop them), and a query string that is not UTF-8 (the router would replace bytes, so that one
-    subject would become another). Whether the path is UTF-8 is not checked here.
+    Refused are a path that is too long (414; the router would cache it), a path with empty segments or a slash at its
+    end (404; the router would drop them), and a query string that is not UTF-8 (400; the router would replace bytes, so
+    that one subject would become another). Whether the path is UTF-8 is not checked here.
 
     Args:
         path: The raw path, percent-encoded.

@@ -96,6 +96,8 @@ class HostAndOriginCheck:
     def headers_for(self, origin: str) -> dict[str, str]:
         """Return the CORS headers of a response to a page of an origin; they never allow cookies.
 
+        There are none if `[serve] origins` is empty, and only `Vary` for an origin that it does not admit.
+
         Args:
             origin: The value of the header `Origin`; empty if the request has none.
         """

@@ -55,7 +55,7 @@ _decode: Final[Callable[[bytes | msgspec.Raw], CloudEvent]] = msgspec.json.Decod
 
 
 def read(text: bytes | msgspec.Raw) -> Event:
-    """Return the event of a CloudEvent in JSON.
+    """Return the event of a CloudEvent in JSON, not checked against the declared rules.
 
     Raises:
         EventError: the text is not a CloudEvent, or its event is not valid; `field` of the error has the attribute of

@@ -65,7 +65,8 @@ def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
         rules: The declared rules, which the event must fit.
 
     Raises:
-        EventError: the text is not an event, or the rules of its metric do not allow the event.
+        EventError: the text is not an event, its metric is not declared or its rules do not allow the event, or its
+            time is too far ahead.
     """
     event = decode_strictly(text, _decode)
     _refuse(event, rules, time.time())
@@ -81,8 +82,8 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
         rules: The declared rules, which each event must fit.
 
     Raises:
-        EventError: the text begins with `[`, or `kind` requires a JSON list, but the text is not a valid list. A body
-            that is one invalid event raises nothing: its fault is returned.
+        EventError: the text is not lines, and begins with `[` or must be a JSON list by `kind`, but is not a valid
+            list. A body that is one invalid event raises nothing: its fault is returned.
         ProblemDetailsException: 400 if the body has no event, or more than `MAX_EVENTS`.
     """
     many = kind in (NDJSON, CLOUD_EVENTS) or text.lstrip()[:1] == b"["
@@ -126,7 +127,9 @@ def at_fault(faults: Sequence[BadEvent], **members: Any) -> Exception:
 
 
 def all_at_once(text: bytes) -> list[Event] | None:
-    """Return the events of a JSON list, or `None` if its items must be read one by one, because one may be invalid.
+    """Return the events of a JSON list, not checked against rules, or `None` if its items must be read one by one.
+
+    `None` does not mean that an item is invalid: the text may only have a backslash.
 
     This is five times as fast as reading the items one by one. A repeated key is found by counting quotes: without
     escapes, a list has two quotes for each key and each text. If the list has more quotes than the decoded keys and
