@@ -111,7 +111,10 @@ def lines(
 
 
 def drivers(plan: Plan) -> list[PlanLine]:
-    """Return the largest costs of a plan, at most 8 of each kind: time of the servers by task, then memory by rule."""
+    """Return the largest costs of a plan, largest first, at most 8 of each kind, with their shares in the sum.
+
+    First the cores of the servers by task, then the memory by rule, and of the streams, without headroom.
+    """
     spent = sum(plan.server.values())
     time = [
         PlanLine(f"time: {what}", f"{seconds:,.3f} cores", f"{seconds / spent:.0%} of the servers' time")
@@ -128,6 +131,7 @@ def drivers(plan: Plan) -> list[PlanLine]:
 def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
     """Return a plan, its load and its constants as a dict for JSON, in bytes, cores and bytes per second.
 
+    Only `memory_bytes` includes the headroom. `measured` has the constants in their own units, such as microseconds.
     See `lines` for the arguments.
     """
     return {

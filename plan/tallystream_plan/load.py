@@ -80,7 +80,7 @@ class ExpectedLoad:
 
 
 def distinct(events: float, subjects: int, skew: float) -> float:
-    """Return the expected number of different subjects among independent events.
+    """Return the expected number of different subjects among independent events, approximately; 0 without events.
 
     A subject with probability p is among n events with probability 1 - (1 - p)^n, about 1 - exp(-np).
 

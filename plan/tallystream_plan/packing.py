@@ -25,8 +25,8 @@ class Packing:
     Attributes:
         entry_events: Events in one entry, on average.
         entries: Entries per second.
-        subjects: Subjects in the entries per second; a subject with several events in an entry is sent once. Events
-            that are packed one by one are not included.
+        subjects: Subjects in the entries per second; a subject with several events of a metric in an entry is sent
+            once, with events of two metrics twice. Events that are packed one by one are not included.
         singles: Events per second that are packed one by one, because their actor is needed.
         batch_events: Events in one batch of a busy worker: a full batch, or the largest read if that is smaller.
         batches: Batches per second.
@@ -53,7 +53,7 @@ def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
     Args:
         load: The expected load.
         partitions: Number of partitions.
-        max_keys: Counters at which a batch is full.
+        max_keys: The cost of a batch, in totals (see `_weight`), at which it is full.
     """
     rate = load.events / load.producers / partitions
     entry_events = min(ENTRY_EVENTS, 1 + rate * load.linger)
@@ -73,7 +73,7 @@ def _fresh(load: ExpectedLoad, partitions: int) -> float:
     """Return the subjects per second that workers validate because they are not cached; 0 if all subjects fit.
 
     A worker caches `REMEMBERED` subjects of each partition, and empties the cache when it is full. The number of events
-    after which it is full is found by bisection.
+    after which it is full is found by bisection; if that is more than `_NEVER`, the result is 0.
     """
     if load.subjects <= REMEMBERED * partitions:
         return 0.0
@@ -89,12 +89,15 @@ def _fresh(load: ExpectedLoad, partitions: int) -> float:
 
 
 def _subjects(load: ExpectedLoad, partitions: int, events: float) -> dict[str, float]:
-    """Return the number of different subjects among a number of events of one partition, by metric."""
+    """Return, by metric, the expected number of different subjects among `events` events of all metrics together.
+
+    The events are those of one partition.
+    """
     return {name: load.distinct(events * partitions * share) / partitions for name, share in load.shares.items()}
 
 
 def _batch(load: ExpectedLoad, partitions: int, max_keys: int, most: float) -> float:
-    """Return the number of events of one partition at which a batch is full, or `most` if that is less."""
+    """Return the number of events of one partition at which a batch is full, within 0.1 %, or `most` if it is less."""
     low, high = 1.0, most
     if _weight(load, partitions, high) <= max_keys:
         return high

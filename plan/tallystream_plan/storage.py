@@ -24,7 +24,8 @@ _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
     """Return the bytes of the counters of all partitions after a year, by metric and rule, such as `view: hours`.
 
-    A rule that needs no memory is left out.
+    A rule that needs no memory is left out. A leaderboard is in the memory of its total or window; exact ids and Bloom
+    filters are not included, nor unique actors if the load has no actors.
     """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():
@@ -58,7 +59,8 @@ def entry_bytes(packing: Packing, costs: Costs) -> float:
 def log_bytes(packing: Packing, partitions: int, costs: Costs, retention: RetentionSettings) -> float:
     """Return the bytes of the streams of all partitions at their bound of age or of size, whichever is smaller.
 
-    Without a bound of age, the streams have the entries of a year.
+    The bound of size is `retention.bytes` for each partition; 0 is no bound. Without a bound of age, the streams have
+    the entries of a year.
     """
     age = retention.age_seconds
     by_age = entry_bytes(packing, costs) * (YEAR if age is None else age)

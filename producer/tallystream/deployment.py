@@ -263,8 +263,8 @@ class Deployment:
         """Read the deployment again and return a new object: only its namespace and epoch are surely the same.
 
         Raises:
-            DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), or a restore
-                has not finished.
+            DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), a restore has
+                not finished, or this deployment was not stored and one is stored now.
             ConfigurationError: this release cannot read the stored layout version or rules.
             redis.RedisError: the server does not answer, or refuses the command.
         """

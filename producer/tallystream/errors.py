@@ -84,6 +84,8 @@ class StreamError(TallyError):
 class KeyLost(StreamError):
     """A key was deleted or evicted, and counting without it would be wrong: nothing was appended or counted.
 
+    The message states what repairs it.
+
     Args:
         key: Name of the key.
     """

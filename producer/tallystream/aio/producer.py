@@ -46,8 +46,7 @@ class Producer:
         settings: Any other argument of `tallystream.producing.producer.Producer`.
 
     Raises:
-        ConfigurationError: the URL or another setting is invalid.
-        SpoolError: the spool cannot be written.
+        ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
     """
 
     def __init__(
@@ -84,8 +83,10 @@ class Producer:
     ) -> None:
         """Add one event to the buffer; suspend the caller only while the buffer is full and `when_full` is `block`.
 
-        With a spool and `spool_sync="disk"`, the caller is also suspended until the event is on disk. A call that is
-        cancelled then may still add its event. See `tallystream.Event` for the arguments.
+        If the buffer is full and `when_full` is `drop`, return without adding the event. With a spool and
+        `spool_sync="disk"`, the caller is also suspended until the event is on disk; a call that is cancelled then may
+        still add its event. Until the rules were first read, an event with an undeclared metric is accepted, and
+        becomes a dead letter. See `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid; it was not added.
@@ -125,7 +126,8 @@ class Producer:
     ) -> Decision:
         """Count one event now and return the decision; see `tallystream.producing.producer.Producer.decide`.
 
-        A cancelled call may still count its event.
+        A rejection is a decision, not an error. At most 16 decisions run at once; further calls wait for one of them. A
+        cancelled call may still count its event.
 
         Raises:
             EventError: the event is invalid; it was not counted.
@@ -154,13 +156,17 @@ class Producer:
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events are still sent and counted.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
-            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
+                deleted.
             redis.RedisError: only with `wait="counted"`: the server could not be read.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
     async def close(self, timeout: float = 5.0) -> None:
         """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
+
+        From now on `decide` raises a `TallyError`, and so does `emit` when that wait has ended. The producer is stopped
+        even if an error is raised.
 
         Args:
             timeout: Most seconds for the delivery; the wait for the decisions and writes is not included.
@@ -182,7 +188,10 @@ class Producer:
 
     @property
     def stats(self) -> ProducerStats:
-        """Counts of this producer's events and entries so far; one that waits for room is not counted as dropped."""
+        """Counts of this producer's events and entries so far.
+
+        An event whose `emit` still waits for room is not counted as dropped; one whose `emit` raised `BufferFull` is.
+        """
         stats = self._inner.stats
         return replace(stats, dropped=stats.dropped - self._retries)
 

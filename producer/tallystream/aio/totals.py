@@ -68,8 +68,8 @@ class Totals:
         If none is stored, `is_stored` of the result is false.
 
         Raises:
-            ConfigurationError: the stored deployment has another layout version than this release; or, until one with
-                rules has been read, another number of partitions than `partitions`. Later, a repartition may change it.
+            ConfigurationError: this release cannot read the stored layout version or rules; or, until a deployment with
+                rules has been read, the number of partitions is not `partitions`. Later, a repartition may change it.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             redis.RedisError: the server cannot be read.
         """
@@ -98,7 +98,10 @@ class Totals:
     async def series(
         self, subject: str, metric: str, window: str, last: int = 24, *, after: str | None = None, timeout: float = 5.0
     ) -> Series:
-        """Return the `last` latest buckets of a counter, oldest first; see `tallystream.Totals.series`."""
+        """Return the `last` latest buckets of a counter, oldest first, up to the current one.
+
+        See `tallystream.Totals.series`.
+        """
         return await self._ask(questions.series(subject, metric, window, last), after, timeout)
 
     async def sum(
@@ -119,7 +122,9 @@ class Totals:
     ) -> Leaderboard:
         """Return the subjects with the largest totals of a metric, or sums of a `window`, largest first.
 
-        See `tallystream.Totals.top`.
+        With `window` `None`, the totals of all time; with a name such as `day`, the sums of its current bucket; with a
+        duration such as `7d`, those of the range that ends now. With `n` `None`, at most 10 subjects. See
+        `tallystream.Totals.top`.
         """
         return await self._ask(questions.top(metric, window, n, offset), after, timeout)
 
@@ -137,7 +142,10 @@ class Totals:
     async def uniques(
         self, subject: str, metric: str, over: str | None = None, *, after: str | None = None, timeout: float = 5.0
     ) -> Uniques:
-        """Return an estimate of the number of a subject's different actors; see `tallystream.Totals.uniques`."""
+        """Return an estimate of the number of a subject's different actors, over a duration such as `7d`.
+
+        With `over` `None`, it is that of the current bucket. See `tallystream.Totals.uniques`.
+        """
         return await self._ask(questions.uniques(subject, metric, over), after, timeout)
 
     async def ledger(self) -> LedgerSummary:
@@ -168,13 +176,15 @@ class Totals:
         Raises:
             TallyError: this object is closed.
             redis.RedisError: the server cannot be read.
+
+        Any error of the query's `parse` is raised too.
         """
         if self._closed:
             raise TallyError("these totals are closed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._inner.run, query)
 
     async def close(self) -> None:
-        """Wait for the queries under way, then close the connections."""
+        """Wait for the queries under way, then close the connections; later queries raise `TallyError`."""
         self._closed = True
 
         def close() -> None:
@@ -193,7 +203,8 @@ class Totals:
     ) -> Answer:
         """Run a query, again and again until its answer includes all entries up to `after`, and return that answer.
 
-        If another generation or topic has become live, read the deployment again, and run the query for the new one.
+        The wait also ends when no entry of the partitions that are read is uncounted. If another generation or topic
+        has become live, read the deployment again, and run the query for the new one.
 
         Args:
             question: Takes the present deployment, and returns the query; called again for each attempt.
@@ -204,6 +215,8 @@ class Totals:
         Raises:
             EventError: `after` is not a stream ID, or an argument of the query is invalid.
             FlushTimeout: the entries up to `after` were not counted within `timeout`.
+
+        Any error of `deployment` and `run` is raised too.
         """
         barrier = ReadBarrier(after, timeout)
         while True:

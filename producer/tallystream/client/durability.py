@@ -88,7 +88,7 @@ class DurabilityCheck:
             An error reply to the durability command is a reason and is not raised, because the script has run.
 
         Raises:
-            redis.RedisError: the script failed, or the server did not answer.
+            redis.RedisError: the script failed, or the server did not answer, and may have run the script or not.
         """
         if not self.is_needed:
             return script(client, keys, args), ""

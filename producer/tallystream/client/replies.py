@@ -61,7 +61,10 @@ _ANNOTATED, _ANNOTATION_ENDS = "Command # ", " of pipeline caused error: "
 
 
 def is_key_missing(error: RedisError) -> bool:
-    """Return whether a command failed because its key, a stream, does not exist."""
+    """Return whether an XINFO, XSETID or XGROUP command failed because its key, a stream, does not exist.
+
+    Commands that read through a group fail with `NOGROUP` instead: see `is_group_missing`.
+    """
     return _is_plain(error) and _text(error).startswith(_NO_KEY)
 
 
@@ -131,14 +134,18 @@ def is_refusal(error: RedisError) -> bool:
 def is_about_server(error: RedisError) -> bool:
     """Return whether an error comes from the server's state, the connection or the user's permissions.
 
-    Such an error does not depend on the arguments of the command, so only a later attempt helps. Any other error may
-    depend on the arguments.
+    Such an error does not depend on the arguments of the command, so only a later attempt helps. These are all errors
+    that are not a plain `ResponseError` (a broken connection, OOM, READONLY, NOSCRIPT, MOVED, ...), and NOGROUP, BUSY,
+    MISCONF, NOREPLICAS, UNBLOCKED and a missing permission. Any other error may depend on the arguments.
     """
     return not _is_plain(error) or _word(error) in _OF_THE_SERVER or is_permission_missing(error)
 
 
 def is_connection_stale(error: RedisError) -> bool:
-    """Return whether idle connections must be closed: after READONLY (a demoted server) or a connection error."""
+    """Return whether idle connections must be closed: after READONLY (a demoted server) and after a connection error.
+
+    Every error that is not a `ResponseError` counts as a connection error, also a timeout or LOADING.
+    """
     return isinstance(error, ReadOnlyError) or not isinstance(error, ResponseError)
 
 

@@ -48,7 +48,9 @@ class RequestCounter:
         return cls(Producer(url, when_full="drop"), metric, failed)
 
     def __call__(self, method: str, route: str | None, status: int) -> None:
-        """Count one request; log an error instead of raising it.
+        """Count one request in `metric`, and from status 500 on also in `failed`; log an error instead of raising it.
+
+        It only adds to the producer's buffer. A full buffer is not logged, nor is the same error again.
 
         Args:
             method: The HTTP method.

@@ -138,6 +138,9 @@ class Appender:
 
         Raises:
             RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
+
+        Any error of `on_rename` is raised too. If entries were written, but their durability was not confirmed in time,
+        they stay queued, `unconfirmed` grows by 1, and this alone is no error.
         """
         rollbacks = self._rollbacks
         confirmed: list[SealedEntry] = []
@@ -256,7 +259,10 @@ class Appender:
         return next((KeyLost(key) for key in self._lost_keys.values()), None)
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
-        """Note the time of a confirmation, and add the entry to `confirmed` if it was never confirmed before."""
+        """Note that an entry was confirmed or given up: set the time of the last confirmation, add 1 to `answered`.
+
+        Add the entry to `confirmed` if this was never noted of it before.
+        """
         self._rollbacks.confirmed_at = time.monotonic()
         self.answered += 1
         if not entry.was_confirmed:
@@ -269,7 +275,7 @@ class Appender:
         """Return, by partition, the last sequence of each queue that the server has (0: none); final in a closed topic.
 
         If the record of a queue was removed, its confirmed entries are in the topic. Those that were sent without a
-        reply may be there: they are included, and counted as `unknown`; see `PartitionQueue.last_of`.
+        reply may be there: they are included, and each call adds them to `unknown`; see `PartitionQueue.last_of`.
 
         Raises:
             KeyLost: a partition has lost its sequences.
@@ -332,7 +338,9 @@ def new_queues(layout: Layout, since: Sequence[str] = ()) -> list[PartitionQueue
 
     Args:
         layout: The layout.
-        since: A recent stream ID of each partition, from `newest_ids`; empty if they were not read.
+        since: By partition, a stream ID that no entry of the new queue precedes, from `newest_ids`. If empty, `0-0`:
+            then, until an entry is confirmed, a record that the server has lost looks like one that it removed, and
+            entries whose replies are missing are not sent again.
     """
     begun = since or [START] * layout.partitions
     return [PartitionQueue(KEEP_BYTES // layout.partitions, since=each) for each in begun]

@@ -78,8 +78,8 @@ class Buffer:
         wake: Set when the sending thread has something to do.
         hurry: Set when the sending thread must not linger.
         emitted: Events that were added: the appended ones and those still in the buffer.
-        appended: Events that are confirmed.
-        dropped: Events for which there was no room.
+        appended: Events that are confirmed, or given up because it is not known whether the server has them.
+        dropped: Events for which there was no room: dropped, or refused with `BufferFull`.
         is_closing: Whether further events are refused.
         is_closed: Whether the sending thread must end.
     """
@@ -153,7 +153,8 @@ class Buffer:
     def wait_until_appended(self, deadline: float | None) -> None:
         """Wait until every event added before this call is confirmed, at most until the monotonic second `deadline`.
 
-        With `None`, wait without limit.
+        With `None`, wait without limit. The events are sent without waiting for `linger`. Events that were given up
+        count as confirmed.
 
         Raises:
             FlushTimeout: the deadline has passed.

@@ -26,11 +26,12 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     """Wait until every entry that an appender has confirmed so far is counted.
 
     Also return if another topic becomes live, because a topic becomes live only after it has counted every entry of the
-    earlier topic. With `deadline` `None`, wait without limit.
+    earlier topic. With `deadline` `None`, wait without limit. If the server was emptied, store a new deployment.
 
     Raises:
         FlushTimeout: the monotonic second `deadline` has passed.
         ConfigurationError: this release cannot read the stored deployment.
+        KeyLost: the deployment was deleted, although its partitions were counted.
         DeploymentChanged: a restore has not finished.
         redis.RedisError: the server cannot be read.
     """

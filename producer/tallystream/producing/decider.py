@@ -80,14 +80,17 @@ class Decider:
     def __call__(self, event: Event) -> Decision:
         """Append and count one event in one round trip, and return the decision; a rejection is no error.
 
-        While another generation, topic or rules become live, read the deployment again and repeat, up to 5 seconds.
+        A rejected event is appended too, but changes no total. While another generation, topic or rules become live,
+        read the deployment again and repeat, up to 5 seconds.
 
         Raises:
             EventError: the metric is undeclared, spread or in a sketch, the amount, the actor or the time does not fit
                 the metric, the total would exceed the largest amount, or by the server's clock its time is too late or
                 too far ahead; the event was not appended.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
-            KeyLost: the partition has lost a key; the event was not counted.
+            KeyLost: the partition or the deployment has lost a key; the event was not counted.
+            ConfigurationError: the server was emptied, and no worker has published rules since, or this release cannot
+                read the stored deployment; the event was not counted.
             Unconfirmed: the event was appended and decided (counted or rejected), but no replica or disk confirmed that
                 in time.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;

@@ -33,7 +33,8 @@ class GateRecord:
         last: The last sequence that the stream has; 0 if there is no record.
         last_id: The stream ID of that entry; `0-0` if there is no record.
         horizon: Records of entries before this ID may have been removed, others not; `(0, 0)` if none was removed.
-        newest: A recent ID of the stream, not before the horizon: entries appended from now on get later ones.
+        newest: A recent ID of the stream, not before the horizon: entries appended from now on get later ones. `0-0`
+            if the server has recorded none.
     """
 
     last: int

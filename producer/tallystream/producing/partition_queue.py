@@ -177,7 +177,7 @@ class PartitionQueue:
     def rename(self, name: str, since: str) -> None:
         """Give the queue a new name: the first waiting entry gets sequence 1, and the kept entries are dropped.
 
-        `since` is a stream ID of the present stream.
+        The waiting entries stay. `since` is a stream ID that no entry under the new name precedes.
         """
         self.producer = name
         self.confirmed = self.sent = 0
@@ -192,10 +192,14 @@ class PartitionQueue:
 
 
 def new_name(prefix: str = "") -> str:
-    """Return a new random name for a queue or a folder; it never begins with `!`."""
+    """Return a new random name for a queue or a folder: `prefix`, then 16 hexadecimal digits.
+
+    The server takes names of this form, without a prefix or with `spool:`, for those of producers, and may remove
+    their records after a long silence.
+    """
     return prefix + uuid.uuid4().hex[:16]
 
 
 def another_name(name: str) -> str:
-    """Return a new random name for the same kind of queue."""
+    """Return a new random name for a queue of the same kind as that with `name`: with a spool, or without."""
     return new_name(SPOOL if name.startswith(SPOOL) else "")

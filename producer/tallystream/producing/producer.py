@@ -58,7 +58,7 @@ class Producer:
         namespace: First part of every key.
 
     Raises:
-        ConfigurationError: the URL or another setting is invalid.
+        ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
     """
 
     def __init__(  # noqa: PLR0913  # every argument is a setting with a default, passed by name
@@ -120,6 +120,7 @@ class Producer:
         """Add one event to the buffer; the background thread sends it. See `tallystream.Event` for the arguments.
 
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
+        Until the rules were first read, an event with an undeclared metric is accepted, and becomes a dead letter.
 
         Raises:
             EventError: the event is invalid; it was not added.
@@ -169,7 +170,8 @@ class Producer:
 
         Raises:
             EventError: the event is invalid; it was not counted.
-            ConfigurationError: no worker has published the rules yet.
+            ConfigurationError: no worker has published the rules yet, or this producer cannot work with the deployment
+                that is stored in Redis.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
@@ -198,7 +200,8 @@ class Producer:
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
-            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
+                deleted.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -264,7 +267,10 @@ class Producer:
 
 
 def _is_older(known: Deployment, found: Deployment) -> bool:
-    """Return whether the rules of `found` are newer; `known` may be newer, because a decision reads the rules too."""
+    """Return whether the rules of `found` have a higher number; if the numbers are equal, whether the rules differ.
+
+    `known` may be newer, because a decision reads the rules too.
+    """
     if known.revision != found.revision:
         return known.revision < found.revision
     return known.rules != found.rules

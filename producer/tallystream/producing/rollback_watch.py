@@ -59,7 +59,7 @@ class RollbackWatch:
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
         self.damaged: set[int] = set()
-        """The partitions that the last `roll_back` left as they were, because the server has lost their sequences."""
+        """The partitions that the last `roll_back` did not change, because the server has lost their sequences."""
         self.is_unsure = False
         """Whether entries or checks were sent in a pipeline whose replies have not arrived."""
         self.rewound = 0
@@ -96,7 +96,10 @@ class RollbackWatch:
         return checked
 
     def compare(self, queues: Sequence[PartitionQueue], checked: Sequence[int], replies: Sequence[Any]) -> None:
-        """Suspect each checked partition if the sequence in its reply is lower than its last confirmed one."""
+        """Suspect each checked partition if the sequence in its reply is lower than its last confirmed one.
+
+        A missing record is the sequence 0; an error reply is ignored.
+        """
         for partition, reply in zip(checked, replies, strict=True):
             if not isinstance(reply, RedisError):
                 last = int(reply.split()[0]) if reply else 0
@@ -109,7 +112,7 @@ class RollbackWatch:
         If the next entry cannot follow under the same name, because entries that the server lost are no longer kept or
         because the record was removed, the queue begins again under a new name. If the epoch is another one (the server
         was emptied, and counting began again), only entries that were never confirmed are sent. If a partition has lost
-        its sequences, its queue stays as it is, and the partition is added to `damaged`. No partition is suspected
+        its sequences, its queue does not change, and the partition is added to `damaged`. No partition is suspected
         afterwards.
 
         Returns:
@@ -149,7 +152,7 @@ class RollbackWatch:
         return given_up
 
     def _read(self, layout: Layout, queues: Sequence[PartitionQueue]) -> tuple[str, dict[int, GateRecord]]:
-        """Return the present epoch of the deployment, and the record of each suspected partition."""
+        """Return the present epoch (`""` if no deployment is stored), and the record of each suspected partition."""
         partitions = sorted(self._suspects)
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.hget(layout.root, "epoch")
@@ -174,7 +177,10 @@ class RollbackWatch:
         )  # fmt: skip
 
     def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> list[SealedEntry]:
-        """Continue a queue whose record was removed; return the entries that are not sent again."""
+        """Continue, under a new name, a queue whose record was removed; return the entries that are not sent again.
+
+        These were sent without a reply, and are added to `unknown`. If nothing was ever sent, the name stays.
+        """
         last = queue.last_of(record)
         if last == 0:
             queue.since = record.newest  # nothing was ever sent under this name
@@ -204,7 +210,10 @@ class RollbackWatch:
         self.is_unsure = False
 
     def _rename(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> list[SealedEntry]:
-        """Begin a queue again under a new name after the sequence `last`; return the waiting entries up to it."""
+        """Begin a queue again, renamed, after the sequence `last`; remove and return the waiting entries up to it.
+
+        They are not sent again. First call `on_rename`; if it raises an error, the queue has not changed.
+        """
         name = another_name(queue.producer)
         if self._on_rename is not None:
             self._on_rename(partition, name, last, record.newest)

@@ -32,6 +32,9 @@ _log: Final = logging.getLogger("tallystream")
 class SendQueue:
     """Sends the events of one buffer. Not safe across threads: only the sender thread uses it.
 
+    The constructor reads from the server, and opens the buffer for the partitions of the live topic, or for those of
+    the topic of its spooled events.
+
     Args:
         client: Client that never sends a command twice.
         deployment: Deployment that the events are sent to.
@@ -43,7 +46,7 @@ class SendQueue:
         appender: Appender of the entries made from them.
 
     Raises:
-        SpoolError: the spooled events belong to another deployment.
+        SpoolError: the spooled events belong to another deployment, or the spool cannot be written.
         redis.RedisError: the server did not answer.
     """
 
@@ -160,9 +163,10 @@ def _queues(
 
 
 def _parts(entry: SealedEntry, layout: Layout) -> Iterator[tuple[int, SealedEntry]]:
-    """Split an entry by the partitions of a layout: yield each partition and its part.
+    """Split an entry by the partitions of its subjects in a layout: yield each partition and its part.
 
-    The first part has the whole size of the entry in the buffer, the others 0, so that the sum stays the same.
+    Spread events are split by subject, too. The first part has the whole size of the entry in the buffer, the others 0,
+    so that the sum stays the same.
     """
     size = entry.size
     parts = split(decode_packed(entry.payload), lambda _, subject, __: partition_of(subject, layout.partitions))

@@ -155,14 +155,15 @@ class Sender:
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _pass(self) -> bool:
-        """Move every send queue to the live topic, and take one step of each; return whether any made progress.
+        """Move every send queue to the live topic, and take one step of each; return `False` if all must back off.
 
-        The first pass creates the queue of this process. Spools of dead processes are adopted now and then, and are
-        released when they are delivered. An error reply that is no refusal is only logged, and so is a lost key of a
-        partition: the entries stay queued.
+        A queue with nothing to send need not back off. The first pass creates the queue of this process. Spools of dead
+        processes are adopted now and then, and are released when they are delivered. An error reply that is no refusal
+        is only logged, and so is a lost key of a partition: the entries stay queued.
 
         Raises:
-            ConfigurationError, DeploymentChanged: see `EventValidator.refresh`.
+            ConfigurationError, DeploymentChanged: see `EventValidator.refresh`; `ConfigurationError` also if the server
+                does not support the required durability.
             KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
             SpoolError: a spool cannot be read or written.
             redis.RedisError: the connection broke, or a server refuses the entries.
@@ -246,7 +247,10 @@ class Sender:
         self._say(text_of(error))
 
     def _say(self, problem: str | None, bug: Exception | None = None) -> None:
-        """Log one line when sending begins to fail and one when it works again; with the traceback of a bug."""
+        """Log one line when sending begins to fail, and one when it works again: then `problem` is `None`.
+
+        While it fails, further problems are not logged. `bug` is an unexpected error, logged with its traceback.
+        """
         if problem is None and self._problem is not None:
             _log.info("sending.resumed")
         elif problem is not None and self._problem is None:

@@ -46,8 +46,9 @@ class ClusterClient(redis.Redis):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Execute a command on the node of its first key, and return the reply.
 
-        A command without a key is executed on one primary; SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL on every primary that
-        answers. While a slot is moved, the keys of an MGET may be read one after another.
+        A command without a key is executed on one primary. SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL are executed on every
+        primary that answers, and the first reply is returned; an error reply ends this, so that later primaries are not
+        asked. While a slot is moved, the keys of an MGET may be read one after another.
 
         Raises:
             redis.ResponseError: the error reply of the node; for a command with a key, MOVED, ASK, TRYAGAIN and
@@ -119,7 +120,7 @@ class _Pools(redis.ConnectionPool):
         super().__init__(protocol=3, legacy_responses=False)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections to all nodes, and read the slot map again before the next command.
+        """Close the connections to all nodes, and mark the slot map as stale: the next command reads it again.
 
         Args:
             inuse_connections: Whether to close the connections that are in use, too; otherwise only idle ones.

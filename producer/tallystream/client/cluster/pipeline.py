@@ -41,7 +41,8 @@ class ClusterPipeline(Pipeline):
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send the commands of this pipeline, empty it, and return the replies in the order of the commands.
 
-        In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`.
+        In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`. Otherwise each node gets them
+        after its other commands, and the reply is the least of the nodes' replies, or the error of a node.
 
         Args:
             raise_on_error: Whether to raise the first error among the replies; otherwise errors are returned as
@@ -83,6 +84,7 @@ class _Run:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: no node answered.
+            ConfigurationError: the server is not a node of a cluster.
         """
         parts, following = parts_of(self._commands)
         replies = self._replies

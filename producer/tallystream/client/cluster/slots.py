@@ -54,6 +54,8 @@ def slot_of(key: str | bytes) -> int:
 def key_of(command: Command) -> str | bytes | None:
     """Return the first key of a command, or `None` if it has no key; for SCAN, return its pattern.
 
+    A command that this module does not list is assumed to have a key as its first argument.
+
     Raises:
         ValueError: the pattern of a SCAN has no hash tag.
     """

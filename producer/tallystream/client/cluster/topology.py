@@ -192,7 +192,10 @@ class Topology:
         return error.host or by.address[0], error.port
 
     def suspect(self, address: Address) -> None:
-        """Mark a silent node as failed, so that `refresh_candidates` yields it last, and the slot map as stale."""
+        """Mark a silent node as failed, so that `refresh_candidates` yields it last, and the slot map as stale.
+
+        Unlike after `fail`, the node may be tried again at once.
+        """
         self.node(address).failed = True
         self.is_stale = True
 

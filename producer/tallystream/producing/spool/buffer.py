@@ -47,7 +47,7 @@ class Spool(Buffer):
     """A buffer whose events are in segments on disk; safe across threads.
 
     Args:
-        settings: Settings of a buffer, of which the limits of events and bytes do not apply.
+        settings: Settings of a buffer, of which `buffer_events` and `buffer_bytes` do not apply.
         spool: Settings of the spool.
         segments: Segments of a dead process, whose events are to be delivered; `None` to create new ones.
 
@@ -71,7 +71,7 @@ class Spool(Buffer):
 
     @property
     def size(self) -> int:
-        """Bytes of this buffer in the spool."""
+        """Bytes of this buffer's files; a confirmed event counts until its whole file is removed. 0 without files."""
         return 0 if self._segments is None else self._segments.size
 
     @property
@@ -202,9 +202,9 @@ class Spool(Buffer):
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Pack the events of the next plan; return the number of this seal, and pairs of partition and pack.
 
-        Plans of a dead process or an earlier topic come first; after them, new events are planned. A new plan is first
-        written to the spool. Return the number of the previous seal, and no packs, if there is no event or while 8
-        plans are unconfirmed.
+        Plans of a dead process or an earlier topic come first; after them, new events are planned, without waiting for
+        `linger`. A new plan is first written to the spool. Return the number of the previous seal, and no packs, if
+        there is no event or while 8 plans are unconfirmed.
 
         Raises:
             SpoolError: the plan could not be written; none of its entries may be sent.
@@ -314,7 +314,11 @@ class Spool(Buffer):
             raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
 
     def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
-        """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file."""
+        """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
+
+        Raises:
+            SpoolError: there is no reserve file any more, or the second attempt failed.
+        """
         try:
             segments.write(kind, body)
         except SpoolError:
