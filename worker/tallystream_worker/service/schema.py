@@ -73,7 +73,7 @@ class SchemaPage(JsonRenderPlugin):
 def completed(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of an OpenAPI description with request bodies, the schema of errors, and the required tokens.
 
-    Each response with an error status is replaced by one `default`, the schema of errors.
+    Each response with a status of 400 or more is replaced by one `default`, the schema of errors.
     """
     components = schema.get("components", {})
     paths = {

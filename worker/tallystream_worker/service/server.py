@@ -178,7 +178,7 @@ class _Thread(threading.Thread):
         asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:
-        """Wait until granian's threads have ended, at most a second.
+        """Wait until granian's threads have ended, at most a second; 0.05 seconds if the system does not list threads.
 
         The last thread needs the Python interpreter once more after it has reported its end. If the interpreter ends
         first, the process dies with SIGABRT (granian issue 693).

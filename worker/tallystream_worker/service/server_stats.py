@@ -31,11 +31,14 @@ _DEAD_LIMIT: Final = "!dead"
 class ServerStats:
     """Statistics of the server, the workers, the streams, the last snapshot and the last audit.
 
+    In a cluster, the figures of the server (`memory_used`, `memory_max`, `evicted`) are those of one node.
+
     Attributes:
         memory_used: Bytes that the server uses; `None` if this user may not read them.
         memory_max: Bytes that the server may use; 0 without a bound, `None` if this user may not read them.
         evicted: Number of keys that the server has evicted since it started; `None` if this user may not read it.
-        workers: Number of different consumer names that have read in any partition within the last 15 seconds.
+        workers: Number of different consumer names that have read in any partition within the last 15 seconds; a
+            partition that cannot be read adds none.
         stream_entries: Number of entries by stream, counted ones included.
         stream_limits: Number of entries at which appends are rejected, by stream with a bound.
         dead_bytes: Bytes of the dead letters by stream.

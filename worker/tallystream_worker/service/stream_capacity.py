@@ -21,7 +21,7 @@ _HOLDS: Final = 0.1
 
 
 class StreamCapacity:
-    """Tells whether streams have room for events; reads this from the server at most ten times a second."""
+    """Tells whether streams have room for events; each result that it reads from the server is used for 0.1 seconds."""
 
     def __init__(self) -> None:
         self._full: frozenset[int] = frozenset()

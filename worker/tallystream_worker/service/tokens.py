@@ -49,7 +49,7 @@ class Role(IntEnum):
 
 
 class Tokens:
-    """The accepted tokens.
+    """The accepted tokens; false as a condition if there are none.
 
     Args:
         by_role: Any number of tokens for each role; for example the old and the new one while a token is replaced.
@@ -84,7 +84,7 @@ class Tokens:
         return f"{claim}.{_mac(_digest(token), claim)}"
 
     def role_in(self, session: str, now: float) -> Role | None:
-        """Return the role of a session; `None` if the session is forged, of a removed token, or expired.
+        """Return the role of a session; `None` if it is forged or expired, or its token no longer has that role.
 
         Args:
             session: The text of the session.

@@ -66,7 +66,10 @@ class Writer:
                 await producer.close(0)
 
     async def close(self) -> None:
-        """Send the buffered events, and close the producer; log an error if they cannot be sent within 5 seconds."""
+        """Send the buffered events, and close the producer.
+
+        If some cannot be sent within 5 seconds, they are lost, and an error is logged.
+        """
         producer, self._producer = self._producer, None
         if producer is not None:
             try:

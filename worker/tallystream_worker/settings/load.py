@@ -67,8 +67,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read and return the settings: a value of the environment overrides the file, and the file overrides the defaults.
 
-    The rules and alerts are read from the file only. If there is no file, or it has none of the tables `RULES`, then
-    `Settings.states_rules` is false; without `metric`, `Settings.states_metrics` is false.
+    A variable that is empty counts as a value, and one with an unknown name is ignored. The rules and alerts are read
+    from the file only. If there is no file, or it has none of the tables `RULES`, then `Settings.states_rules` is
+    false; without `metric`, `Settings.states_metrics` is false.
 
     Args:
         file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`, and uses the
@@ -76,7 +77,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
         environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that have secrets of alerts.
 
     Raises:
-        ConfigurationError: the file cannot be read or is not TOML, a setting is unknown, or a value is not valid. The
+        ConfigurationError: the file cannot be read or is not TOML, has an unknown setting, or a value is not valid. The
             message names the file or the environment, and the setting with its allowed values.
     """
     settings = _from_file(file or _found(), environment)

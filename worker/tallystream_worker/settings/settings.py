@@ -144,7 +144,7 @@ class RetentionSettings:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The address of the read service, and the access to it."""
+    """The address of the read service, and the access to it; without any token, every request may do everything."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -165,7 +165,9 @@ class ServeSettings:
     """Tokens of admins, which may do everything; written like `read_token`."""
 
     hosts: tuple[str, ...] = ()
-    """Host names that requests may use, in addition to `localhost` and IP addresses."""
+    """Host names that requests may use, in addition to `localhost`, `host` and IP addresses.
+
+    If empty, any name may be used, unless the service listens on a loopback address without tokens."""
 
     origins: tuple[str, ...] = ()
     """Origins of other sites whose pages may send requests; `*` for all."""
@@ -276,11 +278,12 @@ class Settings:
         """Return the rules to count by: those that the configuration states, else the stored ones, else the default.
 
         Stored metrics that the configuration lacks are kept, with their alerts, and the ratios that need them: another
-        configuration may declare them, and their events must still be counted. Stored retractions are kept, too.
+        configuration may declare them, and their events must still be counted. Stored retractions are kept, too. The
+        time zone is that of the configuration, or UTC, if it states any rules.
 
         Args:
             stored: The stored rules; `None` if none are stored.
-            removing: The metrics that are not kept.
+            removing: The metrics that are not kept; ignored if the configuration states no rules.
 
         Raises:
             ConfigurationError: the configuration contradicts the rules of a metric that it lacks.

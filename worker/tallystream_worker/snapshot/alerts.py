@@ -68,6 +68,8 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 def commands(prefix: str, name: str, value: str, expires: int) -> Iterator[tuple[Any, ...]]:
     """Yield the Redis commands (tuples of name and arguments) that write one state of `read` back; send nothing.
 
+    Any other hash, as a JSON object, is also written back: a snapshot stores some with the states.
+
     Args:
         prefix: The prefix of the partition to write to.
         name: The key of the state, without a prefix.

@@ -43,7 +43,7 @@ class ChangedKeys:
         items: By group, the items: the last parts of the keys of the counters.
         producers: By producer, the last sequence that was added, and the ID of its entry.
         unsent: The ID of the last entry that no producer sends again if the server loses it; `None` if none was added.
-        resets: The metrics and subjects that were reset.
+        resets: The metrics and subjects that were reset; `add` does not add their counters, `reset` does.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -55,7 +55,7 @@ class ChangedKeys:
         self.resets: set[tuple[str, str]] = set()
 
     def add(self, entry: Entry) -> None:
-        """Add the producer of an entry, and its counters and resets of declared metrics.
+        """Add the producer of an entry, and the counters that it may have changed and its resets, of declared metrics.
 
         If the entry cannot be decoded, add none of these. If no producer would send it again, set `unsent` in any case.
         """

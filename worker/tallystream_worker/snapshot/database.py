@@ -36,7 +36,8 @@ class Database:
     """The database of the snapshots of one namespace. It connects, and creates missing tables, when it is first used.
 
     Args:
-        url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`.
+        url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`. It must
+            not be empty: the caller checks it, because an empty one is a database in memory.
         namespace: The namespace of the snapshots. If the database at the URL has snapshots of another namespace, a
             separate file (SQLite) or schema (PostgreSQL) next to it is used. An empty database belongs to the default
             namespace.
@@ -132,7 +133,7 @@ class Database:
         return position, row.generation
 
     def producers(self, partition: int) -> dict[str, str]:
-        """Return the records of the producers of a partition, by producer."""
+        """Return `<sequence> <stream ID>` of the last entry of each producer, by producer, and the horizons by name."""
         with self._transaction() as connection:
             found = connection.execute(select(schema.producers).where(schema.producers.c.partition == partition))
             return {row.producer: row.value for row in found}
@@ -158,7 +159,9 @@ class Database:
         return found
 
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
-        """Write a partition's snapshot in one transaction, or in that of `at_once`; return how many counters changed.
+        """Write a partition's snapshot in one transaction, or in that of `at_once`; return the number of its values.
+
+        Those that do not exist any more, and whose rows are removed, are included.
 
         Args:
             partition: The number of the partition.

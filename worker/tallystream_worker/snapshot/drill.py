@@ -60,7 +60,8 @@ class Verdict:
     """The result of a drill.
 
     Attributes:
-        compared: Number of live values that were read and compared.
+        compared: Number of live values that were read; those of buckets that may have been removed meanwhile are not
+            compared.
         differing: Number of values that differ.
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.

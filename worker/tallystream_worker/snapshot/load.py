@@ -110,7 +110,10 @@ class TableLoader:
                 self._keep(bucket, [key] if table in HASHES else [key + item for item, _ in items])
 
     def _keep(self, bucket: str, keys: list[str]) -> None:
-        """Record until when the keys of a bucket are kept, so that the scripts remove them after that."""
+        """Queue registering until when the keys of a bucket are kept, so that the scripts remove them after that.
+
+        Do nothing if they are kept forever.
+        """
         if (found := removal_of(bucket, self._rules)) is None:
             return
         end, until = found
@@ -119,7 +122,10 @@ class TableLoader:
             self._queue("ZADD", f"{self._counters}periods", *(part for name in members for part in (until, name)))
 
     def _label(self, group: Group) -> None:
-        """Add the label of a group to those of its metric, so that a reset finds its bucket or period."""
+        """Queue adding the label of a group to those of its metric, so that a reset finds its bucket or period.
+
+        The group must be of `windows` or `votes`.
+        """
         kind, metric, label = group[1:4] if group[0] == "windows" else ("once", *group[1:3])
         self._queue("SADD", f"{self._counters}labels:{metric}", f"{kind}:{label}")
 

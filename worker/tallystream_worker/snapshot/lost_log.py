@@ -83,7 +83,10 @@ def ensure_sent_again(
 
 
 def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
-    """Return whether an entry is in a stream, or was trimmed: it is not after the hold, and before the first entry."""
+    """Return whether an entry is in a stream, or was trimmed: it is not after the hold, and before the first entry.
+
+    True for the ID `0-0`, which is no entry.
+    """
     if id_ == "0-0":
         return True
     if not client.exists(stream):
@@ -98,7 +101,10 @@ def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
 
 
 def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, str]) -> Iterator[str]:
-    """Yield the producers and sources of which the server has fewer entries than the snapshot."""
+    """Yield the producers and sources of which the server has fewer entries than the snapshot.
+
+    One without a record is left out if its record may have been removed because it was silent for long.
+    """
     found: Any = client.hmget(keys.sequences, HORIZONS)
     horizons = {name: parse_id(value.split()[0].decode()) for name, value in zip(HORIZONS, found, strict=True) if value}
     names = [name for name in producers if not name.startswith("!") and name != COPIED.decode()]

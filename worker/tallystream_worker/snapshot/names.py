@@ -32,7 +32,10 @@ _LABEL: Final = re.compile(r"forever|[1-9][0-9]*[smhd]-[0-9]+|[0-9]{4}-[0-9]{2}(
 
 
 def key_of(group: Group) -> str:
-    """Return the key of a group's hash, or the prefix of its items' keys, without the generation's prefix."""
+    """Return the key of a group's hash, or the prefix of its items' keys, without the generation's prefix.
+
+    It is empty for the group `("structures",)`, whose items are whole keys.
+    """
     table, *parts = group
     match table:
         case "totals":
@@ -54,7 +57,10 @@ def key_of(group: Group) -> str:
 
 
 def bucket_of(group: Group) -> str | None:
-    """Return the name (`buckets.name`) of the bucket with which a group is removed; `None` if it is in no bucket."""
+    """Return the name (`buckets.name`) of the bucket with which a group is removed; `None` if it is in no bucket.
+
+    Also `None` for `("structures",)`: a Bloom filter, an item of it, is a bucket with the name of its key.
+    """
     match group[0]:
         case "windows" | "limits" | "ids":
             return key_of(group)

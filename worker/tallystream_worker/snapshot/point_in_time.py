@@ -124,7 +124,8 @@ class PointInTimeView:
         key: The key `cut` of the partition; the view is open as long as this key exists.
         token: The value of the key, different for each view.
         position: The entries that are applied at the moment.
-        ledger: The ledger at the moment, by field.
+        ledger: The ledger at the moment, by field. In a later generation than the first, `appended` also has the events
+            of the topic's ledger, and `plain` is left out.
         strings: By key, the value at the moment of each string written since; `None` if it did not exist.
         fields: By key and field, the value at the moment of each field written since; `None` if it did not exist.
         copies: By key of a structure written since, whether it was copied before; `False` if it did not exist.

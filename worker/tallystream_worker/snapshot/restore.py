@@ -194,7 +194,13 @@ def _lacking(
 
 
 def _of_a_kept_topic(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> Iterator[Sequence[Retraction]]:
-    """Yield the retractions in the rules of the snapshot's topic, if the server still has these rules of this data."""
+    """Yield the retractions of the rules that the server has stored for the topic of `layout`, which is no longer live.
+
+    They are one sequence; there is none if the server has no such rules, or if they are of other data (another epoch).
+
+    Raises:
+        ConfigurationError: this release cannot read the rules.
+    """
     found: Any = client.hmget(layout.meta, ["epoch", "rules"])
     epoch, rules = found
     if rules is not None and epoch == facts["epoch"].encode():

@@ -122,7 +122,9 @@ class RestoredLog:
         """Return the ledger of the restored stream, by field.
 
         It is the ledger of the snapshot, with the events appended since added to `appended`, and missing events added
-        to `trimmed`. The `entries:` fields are those of the restored stream.
+        to `trimmed`. The snapshot's fields `entries:...` are left out: `entries:gated`, `entries:retired`,
+        `entries:settled` and `entries:plain` are those of the restored stream. If the snapshot lacks `plain`, it is
+        added.
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}

@@ -31,7 +31,11 @@ RECORDS: Final = frozenset({CHANGES, PLACES, *NUMBERS})
 
 
 def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
-    """Return the facts `RECORDS`; changes that are later than the rules of `deployment` are left out."""
+    """Return the facts `RECORDS` by name: the changes of the rules, their places, and the highest numbers.
+
+    The changes end with the last one that published the present rules of `deployment`; if it is not recorded, there
+    are none, and no places.
+    """
     changes = read_changes(client, deployment.layout)
     number = str(deployment.revision).encode()
     known = [at for at, (_, fields) in enumerate(changes) if fields[b"number"] == number]
@@ -51,7 +55,9 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 
 
 def restore_rule_records(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:
-    """Write the changes and places of a snapshot to a server; those that the server has are replaced.
+    """Write the changes of the rules and their places from a snapshot to a server; the highest numbers are not written.
+
+    The changes that the server has are removed. A place of the same rules is replaced, and other places stay.
 
     Args:
         client: The server.

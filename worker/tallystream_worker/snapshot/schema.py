@@ -86,7 +86,8 @@ alerts: Final = Table(
     Column("value", Text, nullable=False),
     Column("expires", BigInteger, nullable=False),
 )
-"""The states of alerts, and the records of dropped dead letters, as JSON: see `tallystream_worker.snapshot.alerts`."""
+"""By key without prefix, as JSON: the states of alerts (see `tallystream_worker.snapshot.alerts`), the records of
+dropped dead letters, the places of resets, and the ends of removed periods. `expires` is a millisecond, 0 for never."""
 
 producers: Final = Table(
     "producers",

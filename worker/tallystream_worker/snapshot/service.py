@@ -42,7 +42,7 @@ class LiveSnapshot:
 
         Return `None` if no row was written or removed, and no snapshot of an earlier release was replaced.
 
-        The fields are `rows`, their number, and `replaced`, the format of the snapshot of an earlier release that this
+        The fields are `rows` (see `Round`), and `replaced`, the format of the snapshot of an earlier release that this
         one has replaced, if it has.
 
         The deployment is read again each time, because its rules, generation and topic may have changed. If the topic
@@ -74,7 +74,7 @@ class LiveSnapshot:
 def snapshot_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that takes a snapshot into `[snapshot] url` every `[snapshot] every`.
 
-    The service is not started, and no connection is made yet.
+    The service is not started, and no connection is made yet. `[snapshot] url` must not be empty: the caller checks it.
 
     Raises:
         ConfigurationError: the URL of the database or of the server cannot be used.

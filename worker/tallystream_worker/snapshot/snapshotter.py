@@ -58,7 +58,7 @@ class Round:
     """The result of one snapshot of all partitions.
 
     Attributes:
-        rows: Number of rows of counters that were written or removed.
+        rows: Number of values of counters that were written, changed or not, or that do not exist and were removed.
         whole: Number of partitions of which every counter was read, and not only the changed ones.
         taken: The earliest moment of a partition, in milliseconds since 1970.
         replaced: The format of the snapshot of an earlier release that this one has replaced; empty if it has not.
@@ -188,7 +188,7 @@ class Snapshotter:
         return ""
 
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
-        """Read a partition at one moment, and return its values; the database is not changed.
+        """Read a partition at one moment, and return its values; the database is not changed, and no mark is put.
 
         Args:
             partition: The number of the partition.
@@ -337,7 +337,10 @@ class Snapshotter:
                 touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
 
     def _reaches(self, keys: PartitionKeys, before: SnapshotPosition) -> bool:
-        """Return whether the stream has lost no data and still has every entry that the last snapshot lacks."""
+        """Return whether the stream surely still has every entry that the last snapshot lacks.
+
+        Also return `False` if its last ID is before that of the snapshot, because it has lost data then.
+        """
         is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
         return is_further and before.is_reached(self._client, keys.stream)
 

@@ -76,8 +76,9 @@ class PartitionWriter:
     def write(self, taken: Taken) -> int:
         """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
 
-        If the snapshot is whole, all other rows of the partition are removed and not counted. Rows of buckets that the
-        scripts have removed are always deleted. The position is not written.
+        If the snapshot is whole, all other rows of the partition are removed and not counted; else they stay, but for
+        the alerts, which replace all stored ones. Rows of buckets that the scripts have removed are always deleted. The
+        position is not written.
         """
         if taken.whole:
             for table in partition_tables():

@@ -49,19 +49,33 @@ class ArchivedLinks:
         return self._begins == (0, 0) and self._is_sound
 
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
-        """Return whether no entry is missing between the archive and the stream, whose first and last IDs these are."""
+        """Return whether the archive has every entry that is gone from the stream, if only our trimming removed any.
+
+        Trimming stops at the archive's group: if the stream has entries and that group, this is true for any IDs.
+
+        Args:
+            held: The first ID of the stream; `None` if it is empty: then the files must reach `until`.
+            until: The last ID that the stream generated.
+        """
         last = self._files[-1].last if self._files else (0, 0)
         # An entry that was removed from the stream was archived before: trimming stops at the group of the archive.
         return last >= until if held is None else last >= held or self._position is not None
 
     def should_have(self, id_: StreamID) -> bool:
-        """Return whether an entry of the stream must be in a file."""
+        """Return whether an entry of the stream must be in a file; `False` without files, or if nothing archives it."""
         if self._begins is None or self._position is None:
             return False
         return self._begins < id_ <= self._position
 
     def check_files(self, held: StreamID | None) -> None:
-        """Report files that overlap, and gaps between them; `held` is the first ID of the stream."""
+        """Report files that overlap, gaps before, between and after them, and missing files if there are none.
+
+        If the archive begins after the first entry that was ever appended, and the stream has no earlier one either,
+        report a limit.
+
+        Args:
+            held: The first ID of the stream; `None` if it is empty.
+        """
         if not self._files:
             if self._position is not None and held is not None and held <= self._position:
                 self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")

@@ -104,7 +104,7 @@ def check_sketches(scene: Scene) -> None:
 
 
 def row_sums(cells: bytes) -> list[int]:
-    """Return the sum of each row of a sketch, given the bytes of its key."""
+    """Return the sum of each row of a sketch, given the bytes of its key; missing bytes at the end count as 0."""
     numbers = array("q", cells.ljust(8 * SKETCH_ROWS * SKETCH_WIDTH, b"\0"))
     if sys.byteorder == "little":
         numbers.byteswap()

@@ -30,7 +30,7 @@ def check(scene: Scene) -> None:
 
 
 def _state(scene: Scene, keys: PartitionKeys) -> tuple[Any, Any]:
-    """Return values that change whenever a dead letter is added or removed."""
+    """Return values that change whenever a dead letter is added or removed, and the ledger's `dead` and `dropped`."""
     with scene.client.pipeline(transaction=True) as pipeline:
         pipeline.xrevrange(keys.dead, count=1)
         pipeline.xlen(keys.dead)

@@ -88,7 +88,8 @@ def check(scene: Scene) -> None:
 def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterable[tuple[bytes, int]]]]:
     """Yield each leaderboard of exact values, and the values of its subjects, read after it.
 
-    Leaderboards from which subjects or whose buckets were removed are left out.
+    Left out are leaderboards that may lack subjects: that of all time if `top` was added to a metric with events, and
+    those of buckets that began before `top` was last added or raised.
     """
     kept = {
         name: rule for name, rule in scene.rules.metric.items() if rule.top and rule.exact and rule.max_subjects is None

@@ -45,7 +45,7 @@ class Verification:
 
     Attributes:
         at: When the verification began, in seconds since 1970.
-        findings: By name, what is wrong.
+        findings: By name, what is wrong: how often, and the first details.
         proofs: What is proved.
         limits: What is not proved, and why.
         failed: What could not be checked, and why.

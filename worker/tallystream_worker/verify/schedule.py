@@ -113,7 +113,10 @@ class ScheduledVerification:
 
 
 def verify_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service that verifies whenever the interval of the setting `[verify] every` has passed."""
+    """Return the service, not started, that verifies whenever the interval `[verify] every` has passed.
+
+    The setting must not be empty, which stands for no verifications: the caller checks it.
+    """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = ScheduledVerification(settings, client, log, stopping)
     return PeriodicService(

@@ -66,7 +66,8 @@ class SequenceWalk:
     It also counts the entries and their events.
 
     Args:
-        is_whole: Whether the first entry that is added is the first that was ever appended.
+        is_whole: Whether the first entry that is added is the first that was ever appended. If not, the first entry of
+            a producer may have any number.
     """
 
     def __init__(self, *, is_whole: bool) -> None:
@@ -83,11 +84,14 @@ class SequenceWalk:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every entry up to `last` was added."""
+        """Whether the walk began with the first entry that was ever appended, and `interrupt` was not called.
+
+        It is the argument of the constructor until then. A gap that `add` finds does not change it.
+        """
         return self._is_whole
 
     def interrupt(self) -> None:
-        """Note that the next entry may follow on missing ones."""
+        """Note that entries may be missing before the next one, and forget the last entry of each producer."""
         self._is_whole = False
         self._last.clear()
         self.first = None

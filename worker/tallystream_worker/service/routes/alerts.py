@@ -16,5 +16,9 @@ async def alerts(
     n: Annotated[int, QueryParameter(name="n", description="number of firing subjects to return, at most 1,000")] = 100,
     offset: Annotated[int, QueryParameter(name="offset", description="number of firing subjects to skip")] = 0,
 ) -> Alerts:
-    """Return each alert, and the subjects for which alerts fire."""
+    """Return each declared alert with the number of subjects for which it fires, and `n` of these, the latest first.
+
+    Respond 400 if `n` is not 0 to 1,000 or `offset` is negative. With `n=0`, the numbers may include subjects whose
+    alert has ended in the present bucket.
+    """
     return await totals.alerts(n, offset)

@@ -38,7 +38,7 @@ class Counters(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> SubjectTotals:
-        """Return the totals of all declared metrics of a subject, and their ratios."""
+        """Return the totals of all declared metrics of a subject, and the ratios; one whose divisor is 0 is 0."""
         return await totals.of(subject_in_path(subject), after=after, timeout=limits.read_timeout)
 
     @get("/{subject:str}/{metric:str}", summary="One counter: its total, a series of buckets, or a rolling sum")
@@ -57,7 +57,11 @@ class Counters(Controller):
         ] = None,
         after: After = None,
     ) -> CounterTotal | Series | RollingSum:
-        """Return the total. With `window`, return the last buckets instead; with `over`, the sum over a range."""
+        """Return the total. With `window`, return the last buckets instead; with `over`, the sum over a range.
+
+        The last bucket is the present one. Respond 404 if the metric is not declared, and 400 if it does not have the
+        window, or if both `window` and `over` are given.
+        """
         if window is not None and over is not None:
             raise bad_request("window", "give either window or over, not both")
         name, timeout = subject_in_path(subject), limits.read_timeout
@@ -82,7 +86,10 @@ class Counters(Controller):
         ] = None,
         after: After = None,
     ) -> CounterTotals:
-        """Return the total of each metric for each subject, at most 1,000 totals."""
+        """Return the total of each metric for each subject.
+
+        Respond 400 without a subject or for more than 1,000 totals, and 404 if a metric is not declared.
+        """
         if not subject:
             raise bad_request("subject", "at least one is needed: /v1/counters?subject=article:1")
         rules = await published(totals)

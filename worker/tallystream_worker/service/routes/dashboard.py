@@ -44,7 +44,10 @@ async def page(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 @get("/dashboard/{name:str}", include_in_schema=False, opt={"role": Role.OPEN})
 async def part(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
-    """Return a file of the dashboard, such as a style sheet, a script or the icon; respond 404 if there is none."""
+    """Return a file of the dashboard, such as a style sheet, a script or the icon; respond 404 if there is none.
+
+    Respond 304 if the request names the present version. `chart.js` is a file of the package chartkick.
+    """
     return await _answer(request, name)
 
 

@@ -45,10 +45,10 @@ class Appended(msgspec.Struct, frozen=True, omit_defaults=True):
     """Number of events that were appended."""
 
     at_fault: int = 0
-    """Number of invalid events."""
+    """Number of invalid events, which were not appended; absent for 0."""
 
     refused: list[BadEvent] = []
-    """The first 20 invalid events."""
+    """The first 20 invalid events; absent if there are none."""
 
 
 class Events(Controller):
@@ -72,13 +72,16 @@ class Events(Controller):
             bool, QueryParameter(name="partial", description="append the valid events even if others are invalid")
         ] = False,
     ) -> Appended:
-        """Append the events, and respond when they are in the streams; after 5 seconds, respond 504.
+        """Append the events, and respond 202 when they are in the streams; they are counted later.
 
-        After a 504 the events are still appended, as soon as Redis accepts them. If there is no room, none is appended,
-        and the response is 503.
+        Respond 504 if that takes over 5 seconds: the events are still appended, as soon as Redis accepts them, unless
+        this process ends before. Respond 503 if there is no room, or if Redis cannot be read: none is appended. (If the
+        stored deployment is replaced meanwhile, some may be appended before a 503.)
 
-        If an event is invalid, none is appended, so the corrected body can be sent again. Senders that cannot correct
-        events use `partial`: the valid events are appended, and the response lists the first 20 of the others.
+        If an event is invalid, respond 400: none is appended, so the corrected body can be sent again. Only if the
+        rules change during the request, the 400 has `taken`: so many of its first valid events are appended. Senders
+        that cannot correct events use `partial`: the valid events are appended, and the response lists the first 20 of
+        the others; if all are invalid, it is 400.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         rules = await published(totals)
@@ -106,6 +109,11 @@ class Events(Controller):
 
         409 is for an event whose id was counted before, and for a vote that has the amount of its actor's present vote,
         or is earlier than that vote. A later vote of the same amount still replaces its time.
+
+        After a 400 the event was not counted: it is invalid, too late or too far ahead, or its metric is spread or kept
+        in a sketch. After a 503 with `Retry-After` it was not counted either. After a 503 without, Redis did not reply,
+        and the event may have been counted: send it again only if it has an id or its metric counts once per actor. No
+        replica and no disk is waited for.
         """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)

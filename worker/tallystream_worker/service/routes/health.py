@@ -36,8 +36,9 @@ async def readyz(
 ) -> dict[str, Any]:
     """Respond 200 if Redis replies, its data has the layout of this release, and every consumer group exists.
 
-    Otherwise respond 503. The service stays ready if there are dead letters, if events were trimmed, or if the ledger
-    does not balance. Then the response to a request with a token has `warnings`.
+    Otherwise respond 503. Whether a worker runs is not checked. The service stays ready if there are dead letters, if
+    events were trimmed or dropped, or if the ledger does not balance. Then the response has `warnings`, but only to a
+    request with a token, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
@@ -73,7 +74,10 @@ async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
 
 
 def _query_groups(layout: Layout) -> Query[list[str]]:
-    """Return a query whose answer is a message for each partition without the consumer group of its live generation."""
+    """Return a query whose answer is a message for each partition without the consumer group of its live generation.
+
+    A partition without a stream, or for which Redis replies with an error, counts as one without the group.
+    """
 
     def parse(replies: list[Any]) -> list[str]:
         missing = []

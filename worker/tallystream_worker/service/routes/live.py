@@ -77,7 +77,11 @@ async def live(
     overview: WithOverview = False,
     top: WithTop = None,
 ) -> Stream:
-    """Send messages until the client disconnects; docs/live.md lists them."""
+    """Send messages until the client disconnects or reads nothing for 15 seconds; docs/live.md lists them.
+
+    Respond 400 if a parameter is not valid, 404 if a metric is not declared, and 503 with `Retry-After` if the service
+    has its maximum of readers, or if the counters cannot be read.
+    """
     reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
     await _join(broadcaster, reader, request.headers.get("last-event-id") or since)
     return _Events(broadcaster, reader)
@@ -97,8 +101,9 @@ async def live_socket(
 ) -> None:
     """Send the same messages as `GET /v1/live`, as JSON texts, and ignore messages of the client.
 
-    A rejected reader is closed with code 1008 and the reason, or with 1013 if it can try again later; when the service
-    stops, the code is 1001.
+    A socket with an invalid parameter or an undeclared metric is closed with code 1008 and the reason. It is closed
+    with 1013, and without the reason, if there are too many readers or the counters cannot be read; and with 1001 when
+    the service stops.
     """
     await socket.accept()  # accept first: a browser shows the reason of a closing frame, but not of a rejection
     try:
@@ -119,7 +124,10 @@ async def live_socket(
 
 
 class _Events(Stream):
-    """A response that sends a reader's messages as server-sent events until the client is gone or the service stops."""
+    """A response that sends a reader's messages as server-sent events until the client is gone or the service stops.
+
+    The client is gone, too, if it reads nothing for 15 seconds. Then the reader leaves the broadcaster.
+    """
 
     def __init__(self, broadcaster: Broadcaster, reader: LiveReader) -> None:
         # Without this header, a proxy could buffer the response and delay every update.
@@ -181,6 +189,8 @@ async def _join(broadcaster: Broadcaster, reader: LiveReader, since: str | None)
 
 async def _while_present(sending: Coroutine[Any, Any, None], *endings: Coroutine[Any, Any, None]) -> bool:
     """Send until `sending` ends, or until one of `endings` ends because the client is gone or receives nothing.
+
+    The others are cancelled then. An error of any of them is not raised.
 
     Returns:
         Whether `sending` ended without an error and the client is still connected.

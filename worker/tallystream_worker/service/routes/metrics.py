@@ -1,4 +1,4 @@
-"""The route of Prometheus metrics: the ledger, read from Redis at each scrape, and the metrics of this process."""
+"""The route of Prometheus metrics: the ledger, read from Redis at each scrape, and those of workers in this process."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,7 +34,11 @@ class ExtraMetrics:
 
 @get("/metrics", tags=["metrics"], summary="Metrics for Prometheus", media_type=TEXT_FORMAT)
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
-    """Return the metrics as text; if Redis cannot be read, only those of this process and `tallystream_redis_up 0`."""
+    """Return the metrics as text.
+
+    If the ledger cannot be read from Redis, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and
+    those of the workers in this process if there are any.
+    """
     collector = LedgerCollector(None, None)
     try:
         deployment = await totals.deployment()
@@ -84,7 +88,8 @@ class LedgerCollector:
     def collect(self) -> Iterable[Metric]:
         """Yield the Prometheus metric families of the ledger, statistics and alerts that are not `None`.
 
-        The first is always `tallystream_redis_up`: 1 if there is a ledger, else 0. Nothing is read from Redis.
+        The first is always `tallystream_redis_up`: 1 if there is a ledger, else 0. Without a declared alert, there are
+        no families of alerts. Nothing is read from Redis.
         """
         yield _gauge(
             "redis_up", "1 if this scrape could read the ledger from Redis, else 0.", 0 if self._ledger is None else 1

@@ -18,7 +18,8 @@ from tallystream_worker.service.parameters import published
 class Declared(msgspec.Struct, frozen=True):
     """A declared metric and the rules that a reader needs; see docs/rules.md.
 
-    `exact` is false if the totals are approximate: `exact = false`, or `seen = "bloom"`.
+    `exact` is false if the totals are approximate: `exact = false`, or `seen = "bloom"`. It is true for a metric with
+    `max_subjects`, although the totals of some of its subjects may be estimates.
     """
 
     metric: str
@@ -43,10 +44,10 @@ class Declared(msgspec.Struct, frozen=True):
     """Number of events of a subject that are accepted in each `per`; `null` without a limit."""
 
     per: str | None
-    """The period of the limit."""
+    """The period of the limit; `null` without one."""
 
     exact: bool
-    """Whether the totals are exact."""
+    """Whether the totals are exact, except those in the sketch of `max_subjects`."""
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -95,6 +96,7 @@ class Summary(Controller):
 
         Each subject is listed once, with the metric of its largest total. In each partition, the first 1,000 places of
         each leaderboard are searched. A subject that has none of these places is not found here: read it by its whole
-        name, with `GET /v1/counters/{subject}`.
+        name, with `GET /v1/counters/{subject}`. Respond 400 if `prefix` is empty or no subject can begin with it, or if
+        `n` is not 1 to 50.
         """
         return await totals.search(prefix, n)

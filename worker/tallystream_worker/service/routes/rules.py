@@ -40,7 +40,11 @@ class RuleReads(Controller):
         ] = 0,
         after: After = None,
     ) -> Leaderboard:
-        """Return a leaderboard, the largest total first; subjects may change places between two pages."""
+        """Return a leaderboard, the largest total first; subjects may change places between two pages.
+
+        Without `n`, return 10 places at most. Respond 404 if the metric is not declared, and 400 if it has no
+        leaderboard or not this window, or if `n` or `offset` is out of range.
+        """
         await published(totals, metric)
         return await totals.top(metric, window, n=n, offset=offset, after=after, timeout=limits.read_timeout)
 
@@ -53,7 +57,11 @@ class RuleReads(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Limit:
-        """Return the limit of a subject, and the events used and remaining in the present period."""
+        """Return the limit of a subject, and how many events are used and remain in the present period.
+
+        `used` also has the rejected events, so it may be above the limit. Respond 404 if the metric is not declared,
+        and 400 if it has no limit.
+        """
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.limit(name, metric, after=after, timeout=limits.read_timeout)
@@ -67,7 +75,10 @@ class RuleReads(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Votes:
-        """Return the score of a subject, and the numbers of votes for and against it."""
+        """Return the score of a subject, `up - down` (0 without votes), and the numbers of votes for and against it.
+
+        Respond 404 if the metric is not declared, and 400 if it has no votes (no `once`).
+        """
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.votes(name, metric, after=after, timeout=limits.read_timeout)
@@ -87,7 +98,10 @@ class RuleReads(Controller):
         ] = None,
         after: After = None,
     ) -> Uniques:
-        """Return an estimate of the number of different actors of a subject."""
+        """Return an estimate of the number of different actors of a subject in a range, or in the present bucket.
+
+        Respond 404 if the metric is not declared, and 400 if it has no `unique` or the range is not valid.
+        """
         name = subject_in_path(subject)
         await published(totals, metric)
         return await totals.uniques(name, metric, over, after=after, timeout=limits.read_timeout)

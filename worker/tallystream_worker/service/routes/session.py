@@ -20,7 +20,7 @@ class Session(msgspec.Struct, frozen=True):
     """The role of the request, and whether this service needs tokens."""
 
     role: str | None
-    """Role of the token or session; `null` without a valid one."""
+    """Role of the token or session; `null` without a valid one; `admin` if this service needs no tokens."""
 
     needed: bool
     """Whether this service needs tokens."""
@@ -35,7 +35,10 @@ class Sessions(Controller):
 
     @get(summary="Whether a token is needed, and the role of this request")
     async def show(self, access: NamedDependency[Access], request: Request[Any, Any, Any]) -> Session:
-        """Return the role of the request's token or session; `null` if the request has no valid one."""
+        """Return the role of the request's token or session; `null` if the request has no valid one.
+
+        It is `admin` for every request if this service needs no tokens.
+        """
         return Session(access.role_of(request).word if access.knows(request) else None, bool(access.tokens))
 
     @post(summary="Exchange a token for a session cookie", status_code=200)
@@ -55,7 +58,7 @@ class Sessions(Controller):
 
     @delete(summary="End the session", status_code=204)
     async def end(self, request: Request[Any, Any, Any]) -> Response[None]:
-        """Delete the session cookie of the browser."""
+        """Delete the session cookie of the browser; a copy of the session stays valid until its twelve hours end."""
         return Response(None, cookies=[_cookie(request, "", 0)])
 
 
