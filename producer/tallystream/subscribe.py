@@ -80,7 +80,7 @@ def follow(
         metric: One metric or several; an empty iterable follows all.
         subject: One subject or several, or patterns in which `*` matches any text; an empty iterable follows all. The
             current total of a subject that is named without `*` is sent at once, if `since` is empty.
-        every: Least seconds between two updates.
+        every: Least seconds between two updates, 0.25 to 60; the service refuses other values.
         since: The `id` of an update, to continue after it; empty to begin now.
         token: Token of the read service, if it requires one.
         patience: Seconds without an update or a heartbeat after which a failed connection, or a response that ends,

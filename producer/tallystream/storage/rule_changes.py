@@ -16,7 +16,7 @@ Record = tuple[bytes, dict[bytes, bytes]]
 
 
 def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
-    """Return the recorded changes of the rules of a topic, oldest first."""
+    """Return the recorded changes of the rules of a topic, oldest first: the last 100 at most."""
     return cast("list[Record]", client.xrange(layout.rule_changes))
 
 

@@ -63,7 +63,7 @@ class Script:
         name: The file's path in that folder, without `.lua`.
 
     Attributes:
-        text: The assembled script, with every module that it requires.
+        text: The assembled script, with every module that it requires, in UTF-8.
         sha: The SHA-1 of `text`, in hexadecimal.
     """
 

@@ -32,7 +32,8 @@ def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
     """Return the name of the sentinel that a partition has lost; `None` if none is lost, or nothing was ever written.
 
     The sentinels are the sequences, the ledger of the topic, and the live generation: without one of them, entries
-    would be appended or counted twice. Other lost keys are not found here.
+    would be appended or counted twice. If several are lost, the first of these is returned. Other lost keys are not
+    found here, and a partition that has lost its stream and all sentinels looks like one to which nothing was written.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

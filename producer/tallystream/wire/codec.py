@@ -111,7 +111,10 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """One event that is not summed: it has an actor or an id, its amount is very large, or its entry is plain.
+    """One event that is not summed.
+
+    It has an actor or an id, its amount is very large (from 2^40), or it was appended alone, as a decision or a plain
+    entry.
 
     Attributes:
         metric: The metric.
@@ -165,7 +168,7 @@ class ActorColumns(msgspec.Struct, array_like=True, gc=False, frozen=True):
         """Yield each event as a `Single`, in order.
 
         Raises:
-            ValueError: the columns differ in length.
+            ValueError: the columns differ in length; raised after the last complete row was yielded.
         """
         begin = self.minute * MINUTE * 1000
         for subject, actor, moment in zip(self.subjects, self.actors, self.moments, strict=True):
@@ -232,6 +235,7 @@ def decode_packed(body: bytes) -> Payload:
 
     Raises:
         ValueError: the bytes are not a payload (`msgspec.DecodeError`), or columns differ in length.
+        RecursionError: the bytes have arrays in arrays, too deep to read.
     """
     return _decode(body).by_singles()
 
@@ -243,6 +247,8 @@ def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
 
 def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
     """Return the payload of one entry, packed or plain; events that are in columns stay in `visits`.
+
+    Of a packed entry only types, ranges and the number of events are checked, not the text of metrics and subjects.
 
     Args:
         fields: The fields of the entry, as Redis returns them.
@@ -278,9 +284,15 @@ def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
 def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, Payload]:
     """Return the parts of a payload by partition number, with the events of `visits` as singles.
 
+    A partition that gets no event and no reset is missing in the result.
+
     Args:
         payload: The payload to split.
-        home: Returns the number of the partition for a metric, a subject, and whether the event has an id.
+        home: Returns the number of the partition for a metric, a subject, and whether the event has an id; it is called
+            with `False` for a reset.
+
+    Raises:
+        ValueError: the columns of an element of `visits` differ in length.
     """
     payload = payload.by_singles()
     parts: dict[int, Payload] = {}
@@ -318,12 +330,15 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
 
 
 def is_reset(fields: Mapping[bytes, bytes]) -> bool:
-    """Return whether an entry has resets, and so no events."""
+    """Return whether a packed entry states that it has resets: its `n` is `0`. The content is not read."""
     return fields.get(b"n") == b"0" and b"v" in fields
 
 
 def earlier_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return the number in field `i`: events that were before the one event of a dead letter; 0 without it."""
+    """Return the number in field `i`: events that were before the one event of a dead letter.
+
+    0 if there is no such field, or it is not a number of at most 7 digits.
+    """
     earlier = fields.get(b"i", b"")
     return int(earlier) if earlier.isdigit() and len(earlier) <= 7 else 0  # noqa: PLR2004  # 7 digits
 
@@ -336,9 +351,10 @@ def id_time_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
 
 
 def received_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
-    """Return the millisecond, by the server's clock, at which an entry was appended: `t`, or the time of its ID.
+    """Return the millisecond, by the server's clock, at which an entry was first appended: `t`, or the time of its ID.
 
-    It is never later than the time of the ID.
+    Of a copy, the ID is that of the original. The result is never later than the time of that ID. A `t` that is not
+    valid, or that is in a plain entry, is ignored.
     """
     id_time = id_time_of(entry_id, fields)
     if b"t" not in fields:
@@ -356,7 +372,10 @@ def stated_time(fields: Mapping[bytes, bytes]) -> int | None:
 
 
 def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the fields that state an entry's times, for a second entry with some of its events and the same times."""
+    """Return the fields that state an entry's times, for a second entry: a valid `t`, and `p` and `q` of a copy.
+
+    Empty if only the stream ID states the time: the second entry, which has another ID, then does not have it.
+    """
     found = {b"t": b"%d" % stated} if (stated := stated_time(fields)) is not None else {}
     if fields.get(b"p") == COPIED and b"q" in fields:
         found |= {b"p": COPIED, b"q": fields[b"q"]}
@@ -364,7 +383,7 @@ def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def retraction_marks(fields: Mapping[bytes, bytes]) -> frozenset[int]:
-    """Return the places in the rules of the retractions that a copy states in `r`; empty for every other entry."""
+    """Return the places in the rules of the retractions that a copy states in a valid `r`; otherwise an empty set."""
     marks = fields.get(b"r")
     if marks is None or fields.get(b"p") != COPIED or not _MARKS.fullmatch(marks):
         return frozenset()
@@ -377,7 +396,10 @@ def retraction_field(marks: Collection[int]) -> dict[bytes, bytes]:
 
 
 def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) -> bool:
-    """Return whether `decide.lua` wrote the entry and counted it in `generation`; `None` stands for any generation."""
+    """Return whether `decide.lua` or `reset.lua` wrote the entry, and counted it in `generation` as it appended it.
+
+    `None` stands for any generation. Only the fields `v` and `d` are read.
+    """
     decided = fields.get(b"d", b"")
     if b"v" not in fields or not decided.isdigit():
         return False  # a plain entry of another client may have a field of this name
@@ -387,7 +409,8 @@ def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) ->
 def was_sequenced(fields: Mapping[bytes, bytes]) -> bool:
     """Return whether one of our scripts wrote the entry, and has added its events to `appended` in the ledger.
 
-    A producer's entry, a copy of a repartition and an entry of `decide.lua` are such entries. A plain entry is not.
+    A producer's entry, a copy of a repartition, and an entry of `decide.lua` or `reset.lua` are such entries. A plain
+    entry is not. Only the fields are read: `p` with a numeric `q`, or `v` with a numeric `d`.
     """
     return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
 

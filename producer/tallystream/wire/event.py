@@ -46,10 +46,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tr
         subject: The thing that the event is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
             control characters. Stored in Unicode normal form C, so that two spellings of `é` are one subject.
         amount: How much to add: a whole number within +-(2^53 - 1).
-        actor: The person or program that caused the event: 1 to 256 bytes, with the same characters as `subject`.
-        at: The time of the event, in seconds since 1970 (UTC); `None` means the moment at which a producer emits it, or
-            at which the server receives a plain entry.
-        id: An ID of the event, for metrics that count each ID once: 1 to 256 bytes, with the same characters.
+        actor: The person or program that caused the event: 1 to 256 bytes, with the same characters as `subject`, and
+            stored in the same normal form.
+        at: The time of the event, in seconds since 1970 (UTC), before the year 10000. It is not compared with
+            a clock here. `None` means the moment at which a producer emits it, or at which the server receives a plain
+            entry.
+        id: An ID of the event, for metrics that count each ID once: 1 to 256 bytes, with the same characters as
+            `subject`, and stored in the same normal form.
 
     Raises:
         EventError: a field has a value that is not allowed; the error names the field and the limit.

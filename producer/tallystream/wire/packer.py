@@ -22,7 +22,7 @@ class EntryBuilder:
 
     Attributes:
         events: The number of events gathered.
-        size: An estimate of the bytes that the events will need in the entry.
+        size: An estimate of the bytes that the events will need in the entry; each character counts as one byte.
         units: By metric and minute, and by subject, the number of events of amount 1.
         sums: By metric and minute, and by subject, the sum of other amounts and the number of their events.
         singles: Events with an id, with an actor and another amount than 1, or with a very large amount.

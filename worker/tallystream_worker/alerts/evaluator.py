@@ -66,9 +66,9 @@ class AlertEvaluator:
     def run_once(self, now: float | None = None) -> int:
         """Fire and resolve the alerts with `over` or `rate`, and end those with `window` that fire for an ended bucket.
 
-        Each change also writes its notification to the outbox of the partition. While an outbox is full, its partition
-        changes no state. An alert fires for at most `MAX_FIRING` subjects of a partition at a time. If `layout` returns
-        `None`, nothing is done.
+        Of the ended buckets, only the one before the current one is looked at. Each change also writes its notification
+        to the outbox of the partition. While an outbox is full, its partition changes no state. An alert fires for at
+        most `MAX_FIRING` subjects of a partition at a time. If `layout` returns `None`, nothing is done.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.
@@ -102,7 +102,8 @@ class AlertEvaluator:
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
         """End an alert with `window` for each subject that fires in the bucket before the current; return how many.
 
-        Each end is notified. If the outbox is full, the other subjects stay firing, for a later pass.
+        Each end is notified. If the outbox is full, the other subjects stay firing, for the next passes. An end
+        that is not notified before the current bucket ends too is never notified.
         """
         assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)
@@ -116,7 +117,10 @@ class AlertEvaluator:
         return self._change(keys, alert, label, ending)
 
     def _covered(self, alert: Alert, now: float, removed: Mapping[str, int]) -> Covered | None:
-        """Return the buckets of the alert's range; `None`, and log it, if they are too many or some have expired."""
+        """Return the buckets of the alert's range; `None` if they are too many or some have expired.
+
+        Log when this begins and when it ends, not in each pass.
+        """
         assert alert.span is not None  # noqa: S101  # checked by the caller
         covered = None
         problem = (

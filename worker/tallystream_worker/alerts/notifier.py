@@ -141,8 +141,10 @@ class Notifier:
     def run_once(self) -> int:
         """Read new notifications, and deliver those whose URL has no back-off at present.
 
-        Blocks while it posts, at most about 10 seconds for each URL that does not reply. The first call, and a call
-        after the groups were lost, creates the consumer groups of the outboxes.
+        Blocks while it posts. A URL that does not reply takes about 10 seconds, and 10 more for each notification older
+        than a day, which is abandoned. While this object has 1,000 undelivered notifications, whatever their URL, it
+        reads no new ones. The first call, and a call after the groups were lost, creates the consumer groups of the
+        outboxes.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook

@@ -60,7 +60,7 @@ class PartitionArchiver:
         store: The archive.
         keys: The keys of the partition.
         partition: The number of the partition.
-        on_loss: Called with the archived entries that the server has lost, after they were set aside.
+        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class PartitionArchiver:
     def ensure_group(self) -> None:
         """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
-        Without files, the group begins before the first entry of the stream. After a restore, it begins where the
-        restored stream begins, because this stream may lack archived entries. Archived entries that the server has lost
-        are set aside: see `_continue_after`.
+        Without files, the group begins before the first entry of the stream; a missing stream is created. After a
+        restore, it begins no later than the restored stream, unless that was trimmed since, because this stream may
+        lack archived entries. Archived entries that the server has lost are set aside: see `_continue_after`.
 
         Raises:
-            ArchiveError: the archive cannot be listed.
+            ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
             redis.RedisError: the server did not answer, or refused a command.
         """
         newest = self._store.newest(self.partition)
@@ -114,8 +114,8 @@ class PartitionArchiver:
         """Write the next entries to one file, and move the group; return the number of events in the file.
 
         The entries are of one UTC day and at most about 500,000 rows; call again until the result is `None`: there are
-        no more entries, or another archiver has written them meanwhile. A file can have 0 events, for example if all
-        its entries are resets.
+        no more entries of that age, or another archiver has taken them meanwhile. 0 is not the end: a file can have 0
+        events, for example if all its entries are resets.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; younger entries are left for a later
@@ -124,7 +124,7 @@ class PartitionArchiver:
 
         Raises:
             StreamError: the group does not exist, or entries were trimmed before they were archived.
-            ArchiveError: the file could not be written; call again to write it.
+            ArchiveError: the file could not be written, or the archive not be read; call again to write it.
             redis.RedisError: the file may be written or not; call again to finish it.
         """
         position = self._position()
@@ -270,7 +270,10 @@ class PartitionArchiver:
         return None if trimmed else parse_id(begins)
 
     def _beginning(self) -> tuple[int, int]:
-        """Return the ID before the first entry of the stream; 0-0 only if no entry was ever removed from the stream."""
+        """Return the ID before the first entry of the stream; of a stream without entries, the last ID it generated.
+
+        0-0 only if no entry was ever removed from the stream.
+        """
         try:
             about = self._client.xinfo_stream(self._keys.stream)
         except ResponseError as error:

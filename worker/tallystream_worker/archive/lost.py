@@ -56,6 +56,8 @@ def find_lost(
 ) -> tuple[str, LostEntries | None]:
     """Compare the archived entries after the group's position with the stream; change nothing.
 
+    The stream has an archived entry if its entry with this ID is of the same producer and sequence.
+
     Args:
         client: The server of the stream.
         keys: The keys of the partition.
@@ -65,7 +67,7 @@ def find_lost(
 
     Returns:
         The ID of the last archived entry before the first one that the stream does not have (`position` if there is
-        none); and all archived entries after this ID, `None` if there are none.
+        none); and a summary of all archived entries after this ID, `None` if there are none.
 
     Raises:
         ArchiveError: a file cannot be read.
@@ -94,7 +96,7 @@ def find_lost(
 
 
 def set_aside(store: Store, partition: int, files: Sequence[File], after: str) -> None:
-    """Rename files with entries after the ID `after`, so that they are no longer files of the archive.
+    """Rename those of `files` that have entries after the ID `after`, so that they are no longer in the archive.
 
     A file that also has earlier entries is divided. Files are renamed from the last to the first, and each is copied
     before it is removed: if a crash interrupts this, a second call completes it.

@@ -92,7 +92,10 @@ class Rows:
         return len(self._columns["kind"])
 
     def add(self, entry: Entry) -> None:
-        """Add the rows of one entry; an entry that cannot be decoded becomes one `raw` row."""
+        """Add the rows of one entry; one that cannot be decoded, or whose origin is not valid, becomes one `raw` row.
+
+        The number of events of a `raw` row is the one that its entry states.
+        """
         milliseconds, number = parse_id(entry.id)
         first = len(self)
         producer = sequence = decided = stated = retracted = None
@@ -200,7 +203,10 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
 
 
 class _Runs:
-    """A column as runs of equal values: `runs[row]` is the value of a row, and `ends` has the row after each run."""
+    """A column as runs of equal values: `runs[row]` is the value of a row, and `ends` has the row after each run.
+
+    A time is a number of milliseconds since 1970.
+    """
 
     def __init__(self, table: pa.Table, name: str) -> None:
         column = table.column(name)

@@ -29,9 +29,9 @@ class Archive:
 
     Args:
         client: The client of the server that has the streams.
-        store: The archive, whose manifest is written if there is none.
+        store: The archive; its manifest is written if there is none, and gets the live retractions of the deployment.
         deployment: The deployment to archive.
-        on_loss: Called with archived entries of a partition that the server has lost, after they were set aside.
+        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside.
 
     Raises:
         ArchiveError: the store is the archive of other data, or its manifest cannot be read or written.
@@ -57,7 +57,7 @@ class Archive:
         self._rules: list[Record] = []
 
     def note(self, deployment: Deployment) -> None:
-        """Write the live retractions of a deployment into the archive, if they are not those that were last written.
+        """Write the live retractions of a deployment into the manifest, unless this object wrote the same ones last.
 
         Raises:
             ArchiveError: the manifest cannot be read or written.
@@ -69,7 +69,8 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
-        Also add new changes of the rules to the archive.
+        Also add new changes of the rules to the archive. The first call, and the next one after an error, creates the
+        consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds; younger entries are left for a later call.
@@ -123,6 +124,9 @@ class LiveArchive:
     def run_once(self) -> dict[str, object] | None:
         """Write all new entries to files; return the field of a log line: `events`, written ones. `None` if 0.
 
+        Entries younger than 2 seconds are left for a later call. Changes of the rules, and the live retractions, are
+        written too.
+
         Raises:
             DeploymentChanged: the server has other data than the worker began with.
             StreamError: see `PartitionArchiver.run_once`.
@@ -148,7 +152,8 @@ class LiveArchive:
 def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that archives to `[archive] url` every `[archive] every`.
 
-    The service is not started, but the manifest is checked, or written if there is none.
+    The service is not started, but the manifest is checked, or written if there is none. The caller must check that
+    `[archive] url` is not empty: an empty one is the working directory.
 
     Raises:
         ArchiveError: the files at the URL are the archive of other data, or the manifest cannot be read or written.

@@ -69,8 +69,8 @@ class Store:
     """The files of one topic's archive, under one URL.
 
     Args:
-        url: A folder, or a URL that `pyarrow.fs.FileSystem.from_uri` accepts: `s3://bucket/path`, `gs://`, `abfs://`,
-            `hdfs://`, `fsspec+<protocol>://`.
+        url: A folder (an empty text is the working directory), or a URL that `pyarrow.fs.FileSystem.from_uri` accepts:
+            `s3://bucket/path`, `gs://`, `abfs://`, `hdfs://`, `fsspec+<protocol>://`.
         namespace: The namespace of the deployment. A subfolder is used if the manifest at the URL names another one, or
             if there is no manifest and this is not the default one.
         log: The number of the topic. Later topics than the first have subfolders, because the entries that a
@@ -100,7 +100,7 @@ class Store:
         """The folder of this namespace and topic.
 
         A namespace has a subfolder unless the manifest at the URL names this namespace, or there is no manifest and it
-        is the default namespace.
+        is the default namespace. The manifest is read only at the first use.
         """
         found = self._read(f"{self._place}/{_MANIFEST}")
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
@@ -110,7 +110,8 @@ class Store:
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Write the manifest if there is none; otherwise check that the archive is that of this data.
 
-        If the epoch of the manifest is one of the later `epochs`, the manifest gets the first one.
+        If the epoch of the manifest is one of the later `epochs`, the manifest is written with the first one, and loses
+        its retractions.
 
         Args:
             namespace: The namespace of the deployment.
@@ -250,7 +251,9 @@ class Store:
         return None
 
     def beginning(self, partition: int) -> StreamID | None:
-        """Return the ID before the first archived entry of a partition; `None` if no entry is archived.
+        """Return the ID after which the archive of a partition begins; `None` if no entry is archived.
+
+        `0-0` if it begins with the first entry that was ever appended.
 
         Raises:
             ArchiveError: the first file cannot be read, or has another format, or the archive cannot be listed.
@@ -297,7 +300,7 @@ class Store:
         return table, _before_the_first(table.schema.metadata or {}, file)
 
     def columns(self, file: File, names: list[str]) -> pa.Table:
-        """Return some columns of a file; the others are not read.
+        """Return some columns of a file; the others are not read, and the format of the file is not checked.
 
         Raises:
             ArchiveError: the file cannot be read.

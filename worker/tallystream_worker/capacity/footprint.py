@@ -38,7 +38,7 @@ class MemoryPart:
         text: A description for people.
         subject: Bytes for each subject that is active in a bucket.
         actor: Bytes for each actor of a subject in a bucket.
-        most: Maximum bytes of all actors of a subject in a bucket.
+        most: Maximum bytes of all actors of a subject in a bucket; infinity if there is no maximum.
         partition: Bytes for each partition and bucket, independent of the number of subjects.
         window: The length of a bucket, such as `hour` or `30d`; `None` if there is one bucket for all time.
         kept: Seconds for which a bucket is kept after its end; `None` if it is kept without limit.
@@ -56,9 +56,9 @@ class MemoryPart:
 def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """Yield the memory of each rule of a metric, at the given costs.
 
-    A metric with `exact = false` has only its sketch. The memory of a leaderboard is in the part of its total or
-    window, and a part without figures is only a text: `top`, `floor`, and ids in a Bloom filter. Exact ids are not
-    included.
+    A metric with `exact = false` has only the parts of its sketch and its ids. The memory of a leaderboard is in the
+    part of its total, window or sketch. A part whose figures are 0 is only a text: `top`, `floor`, and ids, of which
+    the number is not known.
     """
     board = memory.member * board_length(metric.top)
     if not metric.exact:
@@ -93,12 +93,12 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
 
 
 def _state_kept(metric: Metric) -> int | None:
-    """Return for how many seconds after its end a period of a limit or of votes is kept; `None` for no limit."""
+    """Return for how many seconds after its end a period of a limit or of votes is kept; `None` if never removed."""
     return None if metric.late_seconds is None else metric.late_seconds + _REMOVED
 
 
 def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
-    """Yield the memory of ids. How many events have an id is not known, so it is described only."""
+    """Yield a part with a text on the ids of a metric, without figures; nothing if the metric keeps no ids."""
     if not metric.keeps_ids or metric.ids is None:
         return
     kept = id_period_kept(metric, id_period(metric.ids, 0))
@@ -115,6 +115,9 @@ def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
 
 
 def _span(seconds: int) -> str:
-    """Return a number of seconds as text in whole days, hours or seconds, rounded up; exactly a day is `24 hours`."""
+    """Return a number of seconds, at least 2, as text in whole days, hours or seconds, rounded up.
+
+    A unit is used from more than one of it: exactly a day is `24 hours`, and exactly an hour is `3600 seconds`.
+    """
     unit, name = next((unit, name) for unit, name in ((DAY, "days"), (HOUR, "hours"), (1, "seconds")) if seconds > unit)
     return f"{-(-seconds // unit)} {name}"

@@ -51,7 +51,8 @@ def snapshot_url(settings: Settings, url: str | None) -> str:
 def note_retractions(settings: Settings, deployment: Deployment, archive: str, retracted: Sequence[Retraction]) -> None:
     """Write the retractions that are live from now on into the snapshot of the settings, and into an archive.
 
-    A backup that does not exist yet, or that knows these retractions, is not changed.
+    A backup that does not exist yet, or that knows these retractions, is not changed; nor is a snapshot whose URL
+    cannot be used, and this is no error.
 
     Args:
         settings: The settings of the command.
@@ -61,6 +62,7 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
 
     Raises:
         SnapshotError, ArchiveError: one of the two cannot be written.
+        ConfigurationError: the URL of the archive cannot be used.
     """
     if settings.snapshot.url:
         from tallystream_worker.snapshot.retractions import note_retractions as note  # noqa: PLC0415
@@ -98,7 +100,7 @@ def open_archive(
     """Return a function that reads the archived entries of the topic of a snapshot; `None` if no archive is named.
 
     The function takes a partition and two stream IDs, and returns the entries after the first ID and before the second;
-    `None` as the second ID is no bound.
+    `None` as the second ID is no bound. An `ArchiveError` is raised only while entries are read.
 
     Args:
         settings: The settings of the command.

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def bounds_note(figure: RangeFigure) -> str:
-    """Return what a figure lacks and from when on it is complete; `""` if it covers the range that was asked for."""
+    """Return a sentence on what a figure lacks: subjects, or expired buckets, and the second from which on it counts.
+
+    `""` if nothing of this is known to be missing.
+    """
     if figure.error is None:
         return "incomplete: top was added to a metric with events, and lacks subjects; run: tallystream rebuild"
     if figure.complete or figure.start is None:

@@ -49,7 +49,11 @@ class Screen(Protocol[Found_contra]):
 
 @dataclass
 class _Server(Generic[T]):
-    """Reads from the server; has the problem of the last attempt, and the time of the first attempt that failed."""
+    """Reads from the server, and stores each reading in the screen.
+
+    `problem` is the error of the last attempt, empty after a success; `away_since` is the second (since 1970) of the
+    first attempt that failed after the last success.
+    """
 
     read: Callable[[], T]
     screen: Screen[T]
@@ -78,7 +82,7 @@ def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool
             error is raised.
         screen: Draws the readings.
         every: Seconds between two readings; less than 0.1 becomes 0.1.
-        json: Print one line of JSON for each reading instead.
+        json: Print one line of JSON for each reading instead, `{"problem": ...}` if it failed.
     """
     every = max(_LEAST, every)
     server = _Server(read, screen)

@@ -71,7 +71,7 @@ def positive(help: str, most: float) -> Parameter:
 
 
 def _within(least: float, most: float | None = None) -> Callable[[object, float | None], None]:
-    """Return a cyclopts validator, which raises `ValueError` for a value out of the bounds, or for NaN."""
+    """Return a cyclopts validator, which raises `ValueError` for NaN or a value out of bounds; it accepts `None`."""
     wanted = f"at least {least:,}" if most is None else f"{least:,} to {most:,}"
 
     def check(_: object, value: float | None) -> None:
@@ -82,7 +82,10 @@ def _within(least: float, most: float | None = None) -> Callable[[object, float 
 
 
 def flag(help: str, *, name: str | None = None) -> Parameter:
-    """Return the declaration of an option that takes no value."""
+    """Return the declaration of an option without a `--no-...` or `--empty-...` form, whose help shows no default.
+
+    It is for options that take no value, and for lists; the type of the option decides which of the two it is.
+    """
     return Parameter(name=name, negative="", show_default=False, help=help)
 
 
@@ -134,6 +137,8 @@ class Tenants:
 
     def settings(self) -> list[Settings]:
         """Read and return the settings of each namespace, in the order of the `--config` options.
+
+        Without `--config`, the result has one element, of the default file. `--redis` replaces the server of all.
 
         Raises:
             ConfigurationError: a file or a variable is not valid, or two files have the same namespace.

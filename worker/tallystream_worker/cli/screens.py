@@ -44,7 +44,10 @@ class PlaceRate(Place, frozen=True):
     """One place of a leaderboard, with the rate of its subject."""
 
     per_second: float | None
-    """Growth of the value per second over the last ten readings; `null` if the oldest of them lacks the subject."""
+    """Growth of the value per second, from ten readings before to the last; `null` if the older lacks the subject.
+
+    With fewer readings, from the first one; 0 at the first reading.
+    """
 
 
 class LeaderboardRates(msgspec.Struct, frozen=True):
@@ -84,7 +87,10 @@ class StatusScreen:
         self._rates: dict[str, deque[float]] = {name: deque(maxlen=_KEPT) for name in ("appended", "counted", "lag")}
 
     def update(self, found: LedgerSummary, at: float) -> None:
-        """Store the ledger read at `at` (seconds since 1970), and calculate the rates since the reading before."""
+        """Store the ledger read at `at` (seconds since 1970), and calculate the rates since the reading before.
+
+        A rate is at least 0, also if a figure became smaller.
+        """
         self._ledger_summary = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]
         if self._last is not None and at > self._last[0]:
@@ -168,7 +174,7 @@ class TopScreen:
         self._seen.append((at, dict(found.places)))
 
     def plain(self) -> LeaderboardRates | None:
-        """Return the places with their rates over the last ten readings; `None` before the first reading."""
+        """Return the last places with their rates, see `PlaceRate.per_second`; `None` before the first reading."""
         board = self._board
         if board is None:
             return None

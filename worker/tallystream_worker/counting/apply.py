@@ -31,7 +31,7 @@ class Applied:
 
     Attributes:
         unconfirmed: Why the write is not as durable as configured; empty if it is.
-        seconds: How long the script call took, network included.
+        seconds: How long the script call took; network and the wait for durability are included.
     """
 
     unconfirmed: str = ""

@@ -30,7 +30,7 @@ def acl(
     """Write an ACL file with one user for each role, and a file with their passwords and the tokens for HTTP.
 
     `users.acl` contains password hashes: give it to the server (`aclfile`). `tallystream.env` contains the secrets,
-    and only its owner can read it. The command never overwrites either file.
+    and only its owner can read it. If either file exists, the command fails and writes neither.
     """
     namespace = where.settings().redis.namespace
     passwords = generate(fsync=fsync)

@@ -31,7 +31,10 @@ def archive(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C."""
+    """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C; with --once, those that exist now.
+
+    Without --once, entries younger than 2 seconds wait. An archive of other data is refused.
+    """
     # Imported here because pyarrow is an extra: the other commands must work without it.
     try:
         from tallystream_worker.archive.service import Archive, archive_service  # noqa: PLC0415

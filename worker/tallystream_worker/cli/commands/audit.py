@@ -56,7 +56,8 @@ def audit(
 
     Counting continues meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or
     begins with a snapshot, or compares only the buckets that lie wholly within the entries that are left. Without
-    --every, the exit status is 1 if a counter differs.
+    --every, the exit status is 1 if a counter differs. With --every, each audit is logged instead, and the exit status
+    is 0.
 
     Examples:
         tallystream audit

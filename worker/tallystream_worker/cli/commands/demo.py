@@ -79,7 +79,7 @@ def demo(
 
 
 def load(seed: int, events: int) -> Iterator[tuple[str, str]]:
-    """Yield `events` random pairs `(metric, subject)`: the same for the same seed, with most pairs for few subjects."""
+    """Yield `events` random pairs `(metric, subject)`, most for few subjects: the same for the same seed and number."""
     draw = random.Random(seed)  # noqa: S311  # repeatable on purpose
     weights = list(accumulate(1 / (rank + 1) ** 1.05 for rank in range(SUBJECTS)))
     subjects = [f"article:{number}" for number in range(1, SUBJECTS + 1)]

@@ -24,7 +24,10 @@ def emit(
     timeout: Annotated[float, number("seconds to wait at most", 0, DAY)] = 10.0,
     where: Where = Where(),
 ) -> None:
-    """Emit one event.
+    """Emit one event, and return when it is appended, or with --wait when it is counted.
+
+    If this takes longer than --timeout, the command fails, although the event may still be appended. If rules are
+    stored that do not declare the metric, nothing is emitted.
 
     Parameters
     ----------

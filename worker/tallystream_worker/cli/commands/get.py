@@ -36,7 +36,9 @@ def get(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Print the counters of a subject; for one metric also its series of buckets, or its sum over a range.
+    """Print the counters of a subject, or for one metric its series of buckets, or its sum over a range.
+
+    If --window and --over are given, --over is ignored.
 
     Parameters
     ----------

@@ -59,7 +59,8 @@ def ingest(
 
     If the command is run again, after a kill or after rows were appended, it emits only the missing rows. A file is
     recognized by its content: its name and its compression do not matter. Lines that are not events are reported and
-    skipped. Piped input cannot be recognized, so it is counted each time.
+    skipped, and do not change the exit status. Piped input cannot be recognized, so it is counted each time. The exit
+    status is 130 if the command was stopped.
 
     Parameters
     ----------

@@ -42,7 +42,11 @@ def replay(
     ] = None,
     where: Where = Where(),
 ) -> None:
-    """Print the stored events as `ingest` reads them; entries that the streams no longer have come from the archive."""
+    """Print the stored events as `ingest` reads them; entries that the streams no longer have come from the archive.
+
+    The events come partition by partition, not in order of time. Rejected and retracted events are printed too; events
+    of dropped dead letters are not.
+    """
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet cannot be written to standard output: name a file with -o FILE")
     wanted = ReplaySelection(

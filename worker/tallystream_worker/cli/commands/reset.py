@@ -22,6 +22,9 @@ def reset(
 ) -> None:
     """Set the counters of a subject to 0; later events count from there, and the original events stay in the streams.
 
+    The command waits until the workers have counted everything, and fails if they have not within 10 seconds. It prints
+    the totals before.
+
     Parameters
     ----------
     subject

@@ -49,7 +49,11 @@ def status(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Print partitions, lag, pending and dead entries, and whether the ledger balances."""
+    """Print partitions, lag, pending and dead entries, and whether the ledger balances.
+
+    Also print hot subjects, steps of the clock, and unfinished rebuilds and repartitions, except with --live. The exit
+    status is 0 even if the ledger does not balance.
+    """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
         if live:
