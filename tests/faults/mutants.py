@@ -1778,10 +1778,36 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                "if self._has_lost_nothing(position):",
-                "if True:",
+                "if self._has_lost_nothing(position) and self._has_room():",
+                "if self._has_room():",
             ),
         ),
         tests=("tests/integration/snapshot/test_lost_log.py::test_a_restored_stream_has_no_hole[valkey]",),
+    ),
+    Mutant(
+        "restore-needs-the-memory-twice",
+        (Edit("tallystream_worker/snapshot/partition_restore.py", " and self._has_room():", ":"),),
+        tests=(f"{_SNAPSHOT}::test_a_restore_does_not_need_the_memory_of_the_stream_twice",),
+    ),
+    Mutant(
+        "producer-forgets-during-a-restore",
+        (Edit("tallystream/producing/rollback_watch.py", "if restoring is not None:", "if restoring == 0:"),),
+        tests=(f"{_SENT_AGAIN}::test_lost_entries_are_sent_again_after_a_restore",),
+    ),
+    Mutant(
+        "snapshot-of-a-partition-without-forgotten",
+        (Edit("tallystream_worker/snapshot/lua/open.lua", " or parts.find_lost(KEYS[3])", ""),),
+        tests=("tests/integration/storage/test_script_replies.py::test_a_reply_has_its_shape",),
+    ),
+    Mutant(
+        "bucket-removed-while-it-is-read",
+        (
+            Edit(
+                "tallystream_worker/snapshot/snapshotter.py",
+                "found = self._client.hgetall(keys.forgotten)",
+                "found = {}",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_bucket_that_is_removed_while_it_is_read_is_missing_after_a_restore",),
     ),
 )

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from tallystream.errors import DeploymentChanged
 from tallystream.producing.gate import GateRecord, parse_record, queue_read
 from tallystream.producing.partition_queue import another_name
+from tallystream.storage.deployment_hash import RESTORING
 from tallystream.storage.sentinels import has_lost_sequences
 
 if TYPE_CHECKING:
@@ -120,16 +122,19 @@ class RollbackWatch:
 
         Raises:
             RedisError: the server did not answer; no queue has changed.
+            DeploymentChanged: a restore has not finished; no queue has changed.
 
         Any error of `on_rename` is raised too.
         """
         self.damaged = set()
         if not self._suspects:
             return []
+        # Look before and after: a restore may bring the sequences back between the two.
+        damaged = self._damaged(layout)
         epoch, records = self._read(layout, queues)
         is_another_life = self._epoch is not None and epoch != self._epoch
         if not is_another_life:
-            self.damaged = {n for n in records if has_lost_sequences(self._client, layout.keys[n])}
+            self.damaged = damaged | self._damaged(layout)
         given_up: list[SealedEntry] = []
         for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
@@ -151,14 +156,19 @@ class RollbackWatch:
                 queue.forget()
         return given_up
 
+    def _damaged(self, layout: Layout) -> set[int]:
+        return {partition for partition in self._suspects if has_lost_sequences(self._client, layout.keys[partition])}
+
     def _read(self, layout: Layout, queues: Sequence[PartitionQueue]) -> tuple[str, dict[int, GateRecord]]:
         """Return the present epoch (`""` if no deployment is stored), and the record of each suspected partition."""
         partitions = sorted(self._suspects)
         with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.hget(layout.root, "epoch")
+            pipeline.hmget(layout.root, ["epoch", RESTORING])
             for partition in partitions:
                 queue_read(pipeline, layout.keys[partition], queues[partition].producer)
-            found, *replies = pipeline.execute()
+            (found, restoring), *replies = pipeline.execute()
+        if restoring is not None:  # the epoch is missing, and the records may be those of before the restore
+            raise DeploymentChanged(f"{layout.root}: a restore is replacing the counters, and has not finished")
         records = {partition: parse_record(reply) for partition, reply in zip(partitions, replies, strict=True)}
         return found.decode() if isinstance(found, bytes) else "", records
 

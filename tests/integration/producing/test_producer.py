@@ -17,6 +17,7 @@ from tallystream.producing import validation
 from tallystream.producing.appender import _APPEND
 from tallystream.producing.sender import Sender
 from tallystream.reading.totals import Totals
+from tallystream.storage.deployment_hash import RESTORING
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
@@ -509,3 +510,30 @@ def test_a_long_lost_end_of_the_log_is_sent_again_without_pauses(harness):
         assert (producer.stats.rewound_streams, producer.stats.lost_entries) == (1, 0)
     harness.drain()
     assert harness.totals() == {("view", "a"): 2002}
+
+
+def test_lost_entries_are_sent_again_after_a_restore(harness, caplog):
+    """A producer that notices lost entries while a restore runs keeps them, and sends them again after it."""
+    root, stream = harness.layout.root, harness.layout.keys_of("a").stream
+    with Producer(harness.url) as producer:
+        producer.emit("view", "a")
+        producer.flush()
+        earlier = copy_of(harness.client)
+        producer.emit("view", "a")
+        producer.flush()
+        go_back(harness.client, earlier)
+        epoch = harness.client.hget(root, "epoch")
+        with harness.client.pipeline(transaction=True) as pipeline:  # as begin_restore.lua does
+            pipeline.hdel(root, "epoch")
+            pipeline.hset(root, RESTORING, "[]")
+            pipeline.execute()
+        producer.emit("view", "a")
+        until(lambda: "has not finished" in caplog.text, what="the producer to notice the restore")
+        assert harness.client.xlen(stream) == 1
+        with harness.client.pipeline(transaction=True) as pipeline:
+            pipeline.hset(root, "epoch", epoch)
+            pipeline.hdel(root, RESTORING)
+            pipeline.execute()
+        producer.flush()
+    assert harness.client.xlen(stream) == 3
+    assert "stream.reset" not in caplog.text

@@ -420,6 +420,27 @@ def test_a_bucket_that_is_removed_while_it_is_read_is_missing_after_a_restore(se
         assert not figure.complete
 
 
+def test_a_restore_does_not_need_the_memory_of_the_stream_twice(harness, database):
+    """If the memory cannot hold the stream twice, a restore leaves out the entries that the snapshot contains."""
+    with Producer(harness.url) as producer:
+        for number in range(20_000):
+            producer.emit("view", f"{'s' * 100}{number % 50}", actor=f"{'a' * 100}{number}")
+    harness.drain()
+    take(harness, database)
+    emit_some(harness, 1)
+    totals = harness.totals()
+    client = harness.client
+    client.execute_command("MEMORY PURGE")
+    used = client.info("memory")["used_memory"]
+    try:
+        client.config_set("maxmemory", used + 1_000_000)
+        restore(client, database, force=True)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert harness.totals() == totals
+    assert sum(client.xlen(keys.stream) for keys in harness.layout.keys) < 100
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_written_while_it_is_read_is_not_in_it(server, tmp_path, monkeypatch, whole):
     """A snapshot has each counter's value at the opening of the view, even if it is written before it is read."""

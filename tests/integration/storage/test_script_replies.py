@@ -204,6 +204,10 @@ CASES: Final = [
     ("runtime/publish", "meta changes", "HSET meta layout 4 rules mine revision 3", "3 mine me 3", "published text"),
     ("runtime/publish", "meta changes", "HSET meta layout 4 rules mine revision 3", "2 others me 0", "moved text"),
     ("snapshot/open", "stream cut ledger topic", f"{GROUP}; {NO_SEQUENCES}", "g token 9000 3000", "damaged text"),
+    (
+        *("snapshot/open", "stream cut ledger topic", f"{GROUP}; HSET ledger counted 1", "g token 9000 3000"),
+        "damaged text",
+    ),
     ("snapshot/open", "stream cut ledger topic", "SET cut another PX 9000", "g token 9000 3000", "busy"),
     ("snapshot/mark", "seq", "HSET seq !snapshots other.1_mine.1", "mine.1 mine.2", "marked"),
     ("snapshot/mark", "seq", "", "mine.1 mine.2", "unknown"),

@@ -180,12 +180,15 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     Nothing happens to a partition that is not closed, or that a later closing than `closing` has changed.
 
     Raises:
-        KeyLost: a partition has lost a key; the partitions before it are open.
+        KeyLost: a partition has lost a key; all others are open.
     """
+    lost: list[str] = []
     for keys in deployment.layout.keys:
-        answer, *lost = _REOPEN(client, [keys.sequences, keys.live], [closing])
+        answer, *key = _REOPEN(client, [keys.sequences, keys.live], [closing])
         if answer == b"damaged":
-            raise KeyLost(lost[0].decode())
+            lost.append(key[0].decode())
+    if lost:
+        raise KeyLost(lost[0])
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> bool:

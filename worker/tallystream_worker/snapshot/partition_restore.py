@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
 from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import BEGUN, CLOSED, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
+from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -78,12 +78,15 @@ class PartitionRestore:
         rules: The rules of the snapshot.
     """
 
-    def __init__(self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules) -> None:
+    def __init__(
+        self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules, closing: int
+    ) -> None:
         self._client: Any = client
         self._database = database
         self._layout = layout
         self._partition = partition
         self._rules = rules
+        self._closing = closing
         self._keys: PartitionKeys = layout.keys[partition]
         # The restored stream is built under these keys and replaces the old one in one step: producers may append.
         self._log = self._keys.prefix + "restoring"
@@ -114,6 +117,7 @@ class PartitionRestore:
         The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
         the stream or are appended meanwhile. If the stream has lost none of its entries, the new one also has those
         before: an audit, a rebuild or the archive may need them. Otherwise it would have a hole, so they are left out.
+        They are also left out if the server's memory cannot hold the stream twice.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
@@ -140,7 +144,7 @@ class PartitionRestore:
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
         self.newest = generation
         log = RestoredLog(position, generation, load)
-        if self._has_lost_nothing(position):
+        if self._has_lost_nothing(position) and self._has_room():
             for entry in self._left("0-0", position.floor):
                 self._append(log, entry)
         for entry in self._old(archived, position):
@@ -217,6 +221,12 @@ class PartitionRestore:
             return False
         return bool(self._client.xrange(self._keys.stream, position.generated, position.generated))
 
+    def _has_room(self) -> bool:
+        """Return whether the server can hold the stream twice: the new one is built beside the old one."""
+        memory = self._client.info("memory")
+        most = int(memory["maxmemory"])
+        return most == 0 or int(memory["used_memory"]) + int(self._client.memory_usage(self._keys.stream) or 0) < most
+
     def _left(self, after: str, until: str = "+") -> Iterator[Entry]:
         """Yield the entries of the stream after the ID `after`, up to and with `until` (`+`: to the end)."""
         while True:
@@ -278,6 +288,7 @@ class PartitionRestore:
         records = {
             **log.producers,
             BEGUN: "1",
+            f"!{CLOSING}": self._closing,
             SNAPSHOTS: log.position.mark,
             RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
         }

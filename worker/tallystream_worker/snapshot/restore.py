@@ -145,7 +145,7 @@ def restore(
     _BEGIN(client, [layout.root], [part for pair in begun.items() for part in pair])
     if layout.topic != FIRST_TOPIC:
         client.delete(layout.meta)
-    partitions = [PartitionRestore(client, database, layout, n, rules) for n in range(layout.partitions)]
+    partitions = [PartitionRestore(client, database, layout, n, rules, closing) for n in range(layout.partitions)]
     for each in partitions:
         each.close()
     if root:

@@ -33,7 +33,7 @@ def check(scene: Scene) -> None:
     for keys in layout.keys:
         if (sentinel := lost_key(client, keys)) is not None:
             lost.append(sentinel)
-        lost += _hashes(client, keys)
+        lost += _hashes(client, keys, is_copying=deployment.kept is not None)
         lost += _outbox(client, keys)
         lost += _periods(scene, keys)
         lost += _labels(scene, keys)
@@ -46,7 +46,7 @@ def _has_sources(client: Any, keys: PartitionKeys) -> bool:
     return next(iter(client.hscan_iter(keys.sequences, match="file:*", count=1000)), None) is not None
 
 
-def _hashes(client: Any, keys: PartitionKeys) -> Iterator[str]:
+def _hashes(client: Any, keys: PartitionKeys, *, is_copying: bool) -> Iterator[str]:
     """Yield the keys of a partition that are gone, or have too few records, by what the ledgers state.
 
     These are the marks of copied entries, the dropped dead letters, the removed periods, and the places of changed
@@ -65,7 +65,7 @@ def _hashes(client: Any, keys: PartitionKeys) -> Iterator[str]:
     has_copied, records, has_forgotten, has_begun, has_gone, places = replies
     if places < int(adopted or 0):
         yield keys.adopted
-    if copied and not has_copied:
+    if is_copying and copied and not has_copied:
         yield keys.copied
     if records < int(dropped or 0):
         yield keys.dropped

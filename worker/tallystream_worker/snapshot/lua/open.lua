@@ -8,13 +8,14 @@
 -- Returns {"busy"}   another snapshot is being taken
 --         {"open", milliseconds now, last delivered, last generated, { pending ID, ... }, { ledger field, value, ... },
 --          { appended, plain }}   the last two are from the topic's ledger
---         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua): the last snapshot is its repair
+--         {"damaged", key}   the partition has lost this key (a sentinel or `forgotten`): the last snapshot repairs it
 -- Raises NOGROUP if the group does not exist.
 --
 -- Invariant: as long as `cut` exists, the value that every counter has at this moment can be read: see
 -- copy_on_write.lua. Structures of which each write changes many parts (sketches and their leaderboards) are copied.
 -- A snapshot that is replaced can do nothing more, because its token is gone: see take.lua, close.lua, give_up.lua.
 local clock = require('tallystream.storage.lua.lib.clock')
+local parts = require('tallystream.storage.lua.rules.parts')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local remove_view = require('tallystream_worker.snapshot.lua.remove_view')
 local streams = require('tallystream.storage.lua.lib.streams')
@@ -27,7 +28,7 @@ local left = call('PTTL', cut) -- each call of a snapshot sets it to ARGV[3]
 if left > ARGV[3] - ARGV[4] then
   return { 'busy' }
 end
-local lost = sentinels.lost(stream)
+local lost = sentinels.lost(stream) or parts.find_lost(KEYS[3])
 if lost then
   return { 'damaged', lost }
 end
