@@ -1606,7 +1606,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                "if self._has_lost_nothing(position):",
+                "if self._has_lost_nothing(position) and self._has_room():",
                 "if False:",
             ),
         ),

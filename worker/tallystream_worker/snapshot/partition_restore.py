@@ -222,7 +222,7 @@ class PartitionRestore:
         return bool(self._client.xrange(self._keys.stream, position.generated, position.generated))
 
     def _has_room(self) -> bool:
-        """Return whether the server can hold the stream twice: the new one is built beside the old one."""
+        """Return whether the server can hold the stream twice: the old one stays until the new one replaces it."""
         memory = self._client.info("memory")
         most = int(memory["maxmemory"])
         return most == 0 or int(memory["used_memory"]) + int(self._client.memory_usage(self._keys.stream) or 0) < most

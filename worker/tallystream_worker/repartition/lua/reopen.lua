@@ -26,7 +26,7 @@ if live then
   call('SET', KEYS[2], (string.gsub(live, ' closed$', '')))
 end
 if not closed or closed == '' then
-  call('HSET', KEYS[1], '!closing', ARGV[1]) -- the closing that failed may go on, and must not close it
+  call('HSET', KEYS[1], '!closing', ARGV[1]) -- the failed closing may continue, and must not close it
   return { 'open' }
 end
 call('HSET', KEYS[1], '!closed', '', '!closing', ARGV[1])
