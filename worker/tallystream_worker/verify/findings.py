@@ -51,7 +51,8 @@ KINDS: Final = {
         "A restore is running, or was interrupted.", "if it was interrupted: run the same tallystream restore again"
     ),
     "keys.lost": Kind(
-        "A key was deleted or evicted; other keys show that it existed.", "the command that verify prints with this fault, if it prints one"
+        "A key was deleted or evicted; other keys show that it existed.",
+        "the command that verify prints with this fault, if it prints one",
     ),
     "log.missing": Kind("A stream does not exist, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
