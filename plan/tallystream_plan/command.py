@@ -56,7 +56,7 @@ class Expected:
 
         Raises:
             ConfigurationError: an option is out of range, a metric is not declared (or none is), a share is not a
-                number more than 0, or the shares do not add up to 1.
+                number more than 0, or the shares do not add up to 1 (if a metric has none: not to less than 1).
         """
         shares = self._shares(settings)
         rules = {name: settings.rules.metric[name] for name in shares}
@@ -99,7 +99,11 @@ def plan(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Calculate the partitions, primaries, workers, memory and network traffic of a load, and its largest costs."""
+    """Print the partitions, primaries, workers, memory and network traffic that a load needs, and its largest costs.
+
+    Environment variables are not read. With `--retention`, only the age bounds the streams, not their bytes. `--json`
+    prints the same plan without the reasons.
+    """
     settings = load(config, environment={})
     if expected.retention is not None:
         # Without a bound in bytes, so that the plan is for this age.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FEW: Final = 10
 _SHOWN: Final = 8
-"""Largest number of costs that are shown."""
+"""Most costs of each kind (time, memory) that are shown."""
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ class Deployment:
 
     @property
     def rules(self) -> Rules:
-        """The rules of `generation`, as `declared`, but never `None`.
+        """`declared`, the rules of the live generation, but never `None`.
 
         Raises:
             ConfigurationError: no worker has published them yet.

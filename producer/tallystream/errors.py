@@ -24,7 +24,7 @@ from typing import Final
 
 
 class TallyError(Exception):
-    """Base class of every error that tallystream defines."""
+    """Base class of the public errors of tallystream; errors of the Redis client (`redis.RedisError`) are none."""
 
 
 class EventError(TallyError, ValueError):

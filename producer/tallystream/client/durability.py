@@ -67,9 +67,9 @@ class DurabilityCheck:
             raise
 
     def queue(self, pipeline: Pipeline) -> None:
-        """Add the durability command to a pipeline, after its writes; for `memory`, add nothing.
+        """Add the durability command (`WAIT` or `WAITAOF`) to a pipeline, after its writes; for `memory`, add nothing.
 
-        The reply to the command, the last one of the pipeline, is the argument for `is_enough`.
+        The server waits at most 1 second before it replies. The reply is the argument for `is_enough`.
         """
         if self._durability == "replica":
             pipeline.execute_command("WAIT", 1, _PATIENCE)

@@ -77,7 +77,7 @@ class Appender:
         self._script_is_loaded = False
         self._rollbacks = RollbackWatch(client, epoch, on_rename)
         self.last_ids: list[str | None] = [None] * layout.partitions
-        """By partition, the stream ID of the last confirmed entry of this appender."""
+        """By partition, the stream ID of the last confirmed entry of this appender; `None` before the first."""
         self.answered = 0
         """Entries that were confirmed or given up; one that is sent again after a rollback counts again."""
         self.resent = 0
@@ -85,10 +85,10 @@ class Appender:
         self.backlogged = 0
         """Number of times that a stream refused entries because the stream had reached its limit."""
         self.unconfirmed = 0
-        """Number of `send` calls whose entries were written, but whose durability was not confirmed in time."""
+        """Number of `send` calls that sent entries whose durability was not confirmed: too slow, or an error reply."""
         self._lost_keys: dict[int, str] = {}  # by partition, the key that the server has lost
         self.is_closed = False
-        """Whether a stream is closed because another topic becomes live: call `lasts`, `settle`, then `move`."""
+        """Whether the gate refused an entry because another topic becomes live: call `lasts`, `settle`, then `move`."""
 
     def push(self, partition: int, entry: SealedEntry) -> None:
         """Add an entry to the end of its partition's queue; its place in the queue determines its sequence."""
@@ -137,7 +137,9 @@ class Appender:
             is no error: the next call loads it.
 
         Raises:
-            RedisError: the connection broke; it is not known which entries were written, so all of them stay queued.
+            RedisError: the connection broke, or a server refused a command before the entries; it is not known which
+                entries were written, so all of them stay queued.
+            DeploymentChanged: a restore has not finished; nothing was sent.
 
         Any error of `on_rename` is raised too. If entries were written, but their durability was not confirmed in time,
         they stay queued, `unconfirmed` grows by 1, and this alone is no error.

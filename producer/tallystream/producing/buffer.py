@@ -75,7 +75,8 @@ class Buffer:
     sent.
 
     Attributes:
-        wake: Set when the sending thread has something to do.
+        wake: Set when the sending thread has something to do; `put` does not set it when it adds an event, its caller
+            must.
         hurry: Set when the sending thread must not linger.
         emitted: Events that were added: the appended ones and those still in the buffer.
         appended: Events that are confirmed, or given up because it is not known whether the server has them.
@@ -118,7 +119,8 @@ class Buffer:
     ) -> bool:
         """Add one valid event; return `False` if it was dropped because the buffer is full and `when_full` is `drop`.
 
-        If the buffer is full and `when_full` is `block`, wait for room, at most `block_timeout` seconds.
+        If the buffer is full and `when_full` is `block`, wait for room, at most `block_timeout` seconds. After `True`,
+        the caller must set `wake`, or the event may not be sent.
 
         `route` is one of `Layout.routes` of the present topic, or `ANYWHERE` for a spread event. An event with another
         route gets its partition when it is sealed.
@@ -153,8 +155,8 @@ class Buffer:
     def wait_until_appended(self, deadline: float | None) -> None:
         """Wait until every event added before this call is confirmed, at most until the monotonic second `deadline`.
 
-        With `None`, wait without limit. The events are sent without waiting for `linger`. Events that were given up
-        count as confirmed.
+        With `None`, wait without limit, also after `close`, although nothing more may be confirmed then. The events are
+        sent without waiting for `linger`. Events that were given up count as confirmed.
 
         Raises:
             FlushTimeout: the deadline has passed.
@@ -192,7 +194,10 @@ class Buffer:
     # -- for the thread that sends ----------------------------------------------------------------------
 
     def open(self, layout: Layout) -> None:
-        """Set the layout whose partitions events are packed for; events added earlier wait without a partition."""
+        """Set the first layout whose partitions events are packed for; earlier events get theirs at the next `seal`.
+
+        For another layout, call `reopen`: `open` would drop the events that are packed.
+        """
         with self._lock:
             self._begin(layout)
 

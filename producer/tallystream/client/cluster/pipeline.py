@@ -49,8 +49,10 @@ class ClusterPipeline(Pipeline):
                 replies.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: no node answered; also without `raise_on_error`.
-            redis.RedisError: the first error among the replies, with `raise_on_error`.
+            redis.ConnectionError, redis.TimeoutError: none of the commands got a reply, so that each of them may or may
+                not have been executed; raised also without `raise_on_error`.
+            redis.RedisError: the first error among the replies, with `raise_on_error`; other commands may have been
+                executed.
             ConfigurationError: the server is not a node of a cluster.
         """
         staged = self.command_stack
@@ -83,7 +85,7 @@ class _Run:
         """Send each command to its node, and return the replies in the order of the commands; an error is a reply.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: no node answered.
+            redis.ConnectionError, redis.TimeoutError: none of the commands got a reply.
             ConfigurationError: the server is not a node of a cluster.
         """
         parts, following = parts_of(self._commands)

@@ -73,7 +73,8 @@ class Router:
     ) -> tuple[Node, bool]:
         """Return the node to send a command to that `node` did not execute, and whether ASKING must come before it.
 
-        Wait 50 milliseconds before the return, except after ASK, and except after MOVED in reply to the first attempt.
+        Also record the redirect in the topology (see `apply_redirect`). Wait 50 milliseconds before the return, except
+        after ASK, and except after MOVED in reply to the first attempt.
 
         Args:
             slot: Slot of the command.
@@ -96,12 +97,13 @@ class Router:
         return self.owner(slot), False
 
     def await_owner(self, slot: int, deadline: float) -> Node:
-        """Return the node that serves a slot; until the monotonic second `deadline`, wait for one that answers.
+        """Return the node that serves a slot, as `owner`; if it fails, try again until the monotonic second `deadline`.
 
-        Waiting is safe, because the command was not sent yet.
+        A node that is not marked as failed is returned without a ping. Trying again is safe, because the command was
+        not sent yet.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError, ClusterDownError: the deadline has passed without such a node.
+            redis.ConnectionError, redis.TimeoutError, ClusterDownError: the last attempt failed after the deadline.
             ConfigurationError, redis.RedisError: see `refresh`; raised at once.
         """
         while True:
@@ -120,7 +122,7 @@ class Router:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: no node returned the slot map, or the node that serves the slot
-                is marked as failed and did not answer a ping.
+                is marked as failed, and failed less than half a second ago or did not answer a ping.
             ClusterDownError: no node is known to serve the slot.
             ConfigurationError, redis.RedisError: see `refresh`.
         """

@@ -78,7 +78,10 @@ def key_of(command: Command) -> str | bytes | None:
 
 
 def _scanned(command: Command) -> str:
-    """Return the pattern of a SCAN; raise `ValueError` if it has no hash tag, whose node has all matching keys."""
+    """Return the pattern of a SCAN; raise `ValueError` if it has no hash tag, so that any node may have matching keys.
+
+    A hash tag with a wildcard is none.
+    """
     pattern = next((str(command[i + 1]) for i in range(2, len(command) - 1) if command[i] in ("MATCH", b"MATCH")), "")
     if not re.search(r"\{[^*?\[\]\\{}]+\}", pattern):
         # The keys of one node would be taken for those of all nodes.
@@ -104,7 +107,7 @@ def is_read(command: Command) -> bool:
 def guarded(command: Command) -> Command:
     """Return an EVALSHA with one more key, so that no node runs the script while its slot is being moved.
 
-    Any other command, and an EVALSHA whose first key has no hash tag, is returned unchanged.
+    Any other command, and an EVALSHA without keys or whose first key has no hash tag, is returned unchanged.
 
     The scripts use keys that they do not declare, such as totals under the partition's tag. While a slot is moved key
     by key, such a key may already be on the other node, and the script would fail when it reaches that key. The added
@@ -137,8 +140,8 @@ class CommandPart:
 def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]:
     """Split a pipeline by slot.
 
-    A command without a key goes with the next command that has one, or else with the last: `TIME` is the time of the
-    node whose replies follow.
+    A command without a key goes with the next command that has one, or else with the last that has one: `TIME` is the
+    time of the node whose replies follow. If no command has a key, there is one part with the slot `None`.
 
     Returns:
         The parts, and the places of `WAIT` and `WAITAOF`, which each node gets after its other commands.

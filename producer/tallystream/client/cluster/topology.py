@@ -95,7 +95,7 @@ class Topology:
 
     @property
     def nodes(self) -> list[Node]:
-        """Every node with a client."""
+        """Every node that has a client, also nodes that serve no slot or are marked as failed."""
         return list(self._nodes.values())
 
     @property
