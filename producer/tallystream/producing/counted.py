@@ -26,7 +26,9 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     """Wait until every entry that an appender has confirmed so far is counted.
 
     Also return if another topic becomes live, because a topic becomes live only after it has counted every entry of the
-    earlier topic. With `deadline` `None`, wait without limit. If the server was emptied, store a new deployment.
+    earlier topic. With `deadline` `None`, wait without limit. If the server was emptied, store a new deployment:
+    the entries are gone then, so the wait ends after later entries were counted; or at once if the appender's topic was
+    not the first.
 
     Raises:
         FlushTimeout: the monotonic second `deadline` has passed.

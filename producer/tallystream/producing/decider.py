@@ -80,13 +80,13 @@ class Decider:
     def __call__(self, event: Event) -> Decision:
         """Append and count one event in one round trip, and return the decision; a rejection is no error.
 
-        A rejected event is appended too, but changes no total. While another generation, topic or rules become live,
-        read the deployment again and repeat, up to 5 seconds.
+        A rejected event is appended too, but changes no total. An event without a time gets that of this host's clock.
+        While another generation, topic or rules become live, read the deployment again and repeat, up to 5 seconds.
 
         Raises:
             EventError: the metric is undeclared, spread or in a sketch, the amount, the actor or the time does not fit
                 the metric, the total would exceed the largest amount, or by the server's clock its time is too late or
-                too far ahead; the event was not appended.
+                too far ahead (a given time also by this host's clock); the event was not appended.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
             ConfigurationError: the server was emptied, and no worker has published rules since, or this release cannot
@@ -118,8 +118,8 @@ class Decider:
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
         """Append and decide one event in a deployment's live generation; return `None` if that is not live any more.
 
-        Also return `None` if newer rules than those of the deployment count the partition. In both cases, nothing was
-        appended. The errors are those of a call of this object.
+        Also return `None` if the partition is closed, or if newer rules than those of the deployment count it. Then
+        nothing was appended. The errors are those of a call of this object, without `GenerationSwitched`.
         """
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)

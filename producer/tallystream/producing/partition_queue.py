@@ -107,7 +107,7 @@ class PartitionQueue:
     def confirm(self, stream_id: str = "") -> SealedEntry:
         """Move the first waiting entry to the kept ones and return it; drop the oldest kept ones over `keep_bytes`.
 
-        `stream_id` is empty if it is not known.
+        `stream_id` becomes `since`; if it is empty, because it is not known, `since` stays.
         """
         entry = self.waiting.popleft()
         self.confirmed += 1
@@ -162,6 +162,8 @@ class PartitionQueue:
 
         If all entries that the server lost are still kept, they are sent again with the same sequences. Otherwise
         (`Rollback.lost` is not 0) the sequence gate would refuse the next entry: the caller must `rename` the queue.
+        `confirmed` is lowered; `since` and `sent` do not change, so the caller must set them. Do nothing if `last` is
+        not lower than `confirmed`.
         """
         first_kept = self.confirmed - len(self.kept) + 1
         lost = max(0, first_kept - 1 - last)
@@ -185,7 +187,7 @@ class PartitionQueue:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the kept entries."""
+        """Drop the kept entries, so that they cannot be sent again if the server loses them; they stay confirmed."""
         self.kept.clear()
         self._kept_bytes = 0
         self._dropped_since = self.since

@@ -93,7 +93,10 @@ class Producer:
         follow_process(self, restart=Producer._restart, close=Producer.close)
 
     def _restart(self) -> None:
-        """Discard the copied state, and start with an empty buffer, in the child process after a fork."""
+        """Begin again with an empty buffer in the child process after a fork, also if the producer was closed before.
+
+        The sender thread of the child starts with its first event.
+        """
         self._sender.abandon()
         self._begin()
 
@@ -193,6 +196,9 @@ class Producer:
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
+        Events that were dropped, and those of dead processes in the spool, are not waited for. Given-up entries
+        (`stats.unknown_entries`) count as appended.
+
         Args:
             timeout: Most seconds to wait; `None` for no limit.
             wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
@@ -212,7 +218,8 @@ class Producer:
     def close(self, timeout: float = 5.0) -> None:
         """Deliver the buffered events, waiting at most `timeout` seconds, then stop; a second call does nothing.
 
-        `emit` raises a `TallyError` from now on. The producer is stopped even if an error is raised.
+        To stop, it waits for the sender thread, at most as long again, or 1 second if that is longer. `emit` raises a
+        `TallyError` from now on. The producer is stopped even if an error is raised.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are

@@ -124,7 +124,8 @@ class RollbackWatch:
             RedisError: the server did not answer; no queue has changed.
             DeploymentChanged: a restore has not finished; no queue has changed.
 
-        Any error of `on_rename` is raised too.
+        Any error of `on_rename` is raised too; queues that were rolled back before it stay so, and the others stay
+        suspected.
         """
         self.damaged = set()
         if not self._suspects:
@@ -160,7 +161,12 @@ class RollbackWatch:
         return {partition for partition in self._suspects if has_lost_sequences(self._client, layout.keys[partition])}
 
     def _read(self, layout: Layout, queues: Sequence[PartitionQueue]) -> tuple[str, dict[int, GateRecord]]:
-        """Return the present epoch (`""` if no deployment is stored), and the record of each suspected partition."""
+        """Return the present epoch (`""` if no deployment is stored), and the record of each suspected partition.
+
+        Raises:
+            RedisError: the server did not answer.
+            DeploymentChanged: a restore has not finished.
+        """
         partitions = sorted(self._suspects)
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.hmget(layout.root, ["epoch", RESTORING])
@@ -222,7 +228,8 @@ class RollbackWatch:
     def _rename(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> list[SealedEntry]:
         """Begin a queue again, renamed, after the sequence `last`; remove and return the waiting entries up to it.
 
-        They are not sent again. First call `on_rename`; if it raises an error, the queue has not changed.
+        They are not sent again, and the kept entries are dropped. First call `on_rename`; if it raises an error, the
+        queue has not changed.
         """
         name = another_name(queue.producer)
         if self._on_rename is not None:

@@ -70,12 +70,13 @@ class SendQueue:
         """Seal buffered events into entries, and send some unconfirmed entries of each partition (`Appender.send`).
 
         Returns:
-            `False` if the sender must back off because no entry was confirmed and more are due, else `True`; and the
-            error that `Appender.send` returned (an error reply of the server, or `KeyLost`), or `None`. An entry that
-            is sent again after a rollback is confirmed again.
+            `False` if the sender must back off because no entry was confirmed or given up and more are due, else
+            `True`; and the error that `Appender.send` returned (an error reply of the server, or `KeyLost`), or `None`.
+            An entry that is sent again after a rollback is confirmed again.
 
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.
+            DeploymentChanged: confirmed entries are missing, and a restore has not finished; nothing was sent.
             redis.RedisError: the connection broke; the entries stay queued.
         """
         appender = self.appender
@@ -97,7 +98,7 @@ class SendQueue:
         Raises:
             KeyLost: the closed topic has lost its sequences.
             SpoolError: the spool cannot be written.
-            redis.RedisError: the sequences of the closed topic could not be read.
+            redis.RedisError: the server could not be read.
         """
         appender, buffer = self.appender, self.buffer
         newest = newest_ids(self._client, layout, spool=isinstance(buffer, Spool))
@@ -124,7 +125,9 @@ class SendQueue:
 
 
 def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
-    """Return the layout that a buffer's entries are sealed for: a spool's may be that of an earlier topic.
+    """Return the layout that a buffer's entries are sealed for: that of the live topic, or of its queues in a spool.
+
+    The queues in a spool may belong to an earlier topic.
 
     Raises:
         SpoolError: the deployment has no such topic, so it is not known which entries that topic has.
@@ -144,7 +147,7 @@ def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
 def _queues(
     spool: Spool, layout: Layout, sent_first: Counter[int] | None = None, sent: Sequence[int] = ()
 ) -> list[PartitionQueue]:
-    """Return the queue of each partition, as the spool has it.
+    """Return a queue without entries for each partition, with the name and the sequences that the spool has for it.
 
     Args:
         spool: The spool.

@@ -77,7 +77,7 @@ class Sender:
         self._own: SendQueue | None = None
         self._adopted: list[SendQueue] = []
         self.adopted_events = 0
-        """Events of dead processes that this sender has delivered from the spool."""
+        """Events of dead processes that this sender has delivered; added when all those of a process are confirmed."""
         self._adopted_unknown = 0
 
     @property
@@ -91,7 +91,7 @@ class Sender:
         return self._adopted_unknown + sum(send_queue.appender.unknown for send_queue in self._outboxes())
 
     def start(self) -> None:
-        """Wake the sender thread; start it if it was not started yet."""
+        """Wake the sender thread; start it if it was not started yet. A thread that has ended is not started again."""
         self._buffer.wake.set()
         if self._thread is None:
             with self._starting:
@@ -101,7 +101,7 @@ class Sender:
                     self._thread = thread
 
     def join(self, timeout: float) -> None:
-        """Wait until the sender thread has ended, at most `timeout` seconds."""
+        """Wait until the sender thread has ended, at most `timeout` seconds; `Buffer.close` makes it end."""
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -162,8 +162,9 @@ class Sender:
         is only logged, and so is a lost key of a partition: the entries stay queued.
 
         Raises:
-            ConfigurationError, DeploymentChanged: see `EventValidator.refresh`; `ConfigurationError` also if the server
-                does not support the required durability.
+            ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
+            DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when
+                confirmed entries are missing.
             KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
             SpoolError: a spool cannot be read or written.
             redis.RedisError: the connection broke, or a server refuses the entries.
@@ -202,9 +203,9 @@ class Sender:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
-        """Take over the segments of the next dead process in the spool; if there is none, plan the next search.
+        """Take over the segments of the next dead process in the spool; if there is none, plan a search in 10 seconds.
 
-        Segments that cannot be read are logged, and not tried again by this process.
+        Segments that cannot be read, or belong to another deployment, are logged, and not tried again by this process.
 
         Raises:
             redis.RedisError: the server did not answer; a later call takes the segments over.

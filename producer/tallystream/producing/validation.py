@@ -71,10 +71,12 @@ class EventValidator:
         """Return the deployment; read it again if the last read is over 10 seconds ago or `forget` was called.
 
         If the server has no deployment, store a new one without rules. If it had one, it was emptied: the new one then
-        has as many partitions, because the data may be restored while this producer works.
+        has as many partitions, because the data may be restored while this producer works. During a restore, return
+        the deployment that was read before.
 
         Raises:
-            ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic.
+            ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic; or
+                this release cannot read the stored deployment.
             DeploymentChanged: a restore has not finished, and this producer has not read the deployment before.
             KeyLost: the deployment was deleted, although workers have counted entries; see `Deployment.create_or_load`.
             redis.RedisError: the deployment cannot be read.
@@ -167,13 +169,15 @@ class EventValidator:
         self.metrics.add(metric)
 
     def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
-        """Check an event of a metric in `needs_check` against the rules, and return its route.
+        """Check the amount and the actor of an event of a metric in `needs_check`, and return its route.
+
+        Earlier events do not matter: an event beyond a limit is no error.
 
         Returns:
             `ANYWHERE` for a spread event, otherwise `home`, the route of its subject.
 
         Raises:
-            EventError: the rules reject the event; the error names the field.
+            EventError: the rules of the metric do not allow this amount, or need an actor.
         """
         rules = None if self.deployment is None else self.deployment.declared
         if rules is not None:

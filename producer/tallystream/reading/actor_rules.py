@@ -32,8 +32,8 @@ class Limit(Figure, frozen=True):
         metric: The metric.
         subject: The subject.
         limit: The number of events that count in each bucket.
-        used: The number of events that arrived in the bucket, rejected ones included. If `error` is `null`, `limit` or
-            `per` was added after the bucket began, and events before are not included.
+        used: The number of events that arrived in the bucket, rejected ones included, but no duplicates. If `error` is
+            `null`, `limit` or `per` was added after the bucket began, and events before are not included.
         remaining: The number of events that can still be accepted in the bucket.
         reset_at: The second (since 1970) at which the bucket ends; `null` if it never ends (`per = "total"`).
     """
@@ -151,8 +151,8 @@ def query_uniques(
         rules: The declared metrics.
         subject: The subject.
         metric: A metric with `unique` declared.
-        over: `None` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as `7d`,
-            rounded up to whole buckets.
+        over: `None`, `""` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as
+            `7d`, rounded up to whole buckets.
         now: The current time, in seconds since 1970.
         removed: See `tallystream.deployment.Deployment`.
 

@@ -34,8 +34,10 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         above: The bound above which the alert fires; `null` if it has only `below`.
         below: The bound below which the alert fires; `null` if it has only `above`.
         clear: The value at which the alert ends.
-        firing: The number of subjects for which it fires.
-        complete: Whether the whole range of the alert is stored. If not, the alert is silent: it changes no state.
+        firing: The number of subjects for which it fires. With `n` 0, it may be too high, because it includes subjects
+            whose alert was resolved in the present bucket.
+        complete: Whether the whole range of the alert is stored and can be read. If not, the alert is silent: it
+            changes no state. Always true for an alert without a range.
     """
 
     alert: str
@@ -90,11 +92,13 @@ class FiringAlerts:
     """The alerts that fire now.
 
     Attributes:
-        counts: By name of the alert, the number of subjects for which it fires.
+        counts: By name of each declared alert, the number of subjects for which it fires; if the query did not ask for
+            `fired`, it may be too high (see `query_alerts`).
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
         waiting: By name of a partition's stream, the number of notifications that are not delivered yet; empty if no
             alert is declared.
-        silent: The names of the alerts that cannot be evaluated, because part of their range has expired.
+        silent: The names of the alerts that cannot be evaluated, because part of their range has expired, or the range
+            has too many buckets.
     """
 
     counts: Mapping[str, int]
@@ -176,7 +180,10 @@ def query_alerts(
 
 
 def _is_silent(rules: Rules, alert: Alert, now: float, removed: Mapping[str, int]) -> bool:
-    """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets."""
+    """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets.
+
+    `False` for an alert without a range (`over` or `rate`).
+    """
     if alert.span is None:
         return False
     try:

@@ -37,7 +37,7 @@ def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
 
 
 def write_step(step: ClockStep) -> str:
-    """Return the value of the field `CLOCK_STEP` for a step: its time and its size, in seconds."""
+    """Return the text for a step to store in the field `CLOCK_STEP`: its time and its size in seconds."""
     return f"{step.at:.3f} {step.seconds:.3f}"
 
 

@@ -93,7 +93,8 @@ that after the last value in the reply to it. Both are -1 for the whole reply.""
 def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[CommandPlace]]]:
     """Merge the commands of several queries: each command once, and one MGET for all the MGETs of a partition.
 
-    The checks (see `tallystream.reading.replaced`) come after all other commands.
+    A key that several MGETs read is in the merged one as often. The checks (see `tallystream.reading.replaced`) come
+    after all other commands.
 
     Returns:
         The merged commands, and for each query the `CommandPlace` of the reply to each of its commands.

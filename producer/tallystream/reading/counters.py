@@ -166,7 +166,8 @@ def query_subject(
         layout: The partitions.
         rules: The declared metrics and ratios.
         subject: The subject.
-        metrics: The metrics to read; `None` for every declared one. A ratio is included if all its metrics are read.
+        metrics: The metrics to read; `None` for every declared one, none if it is empty. A ratio is included if all its
+            metrics are read.
         removed: See `tallystream.deployment.Deployment`.
 
     Raises:
@@ -194,6 +195,7 @@ def query_counters(
     With `rules`, a total below its metric's floor is shown as the floor, a counter without a key is estimated from its
     sketch, and the total of a spread metric is the sum over all partitions. An undeclared metric is no error. If a
     metric began or ceased to be in a sketch (a mark in `removed`), a total is the sum of its key and its estimate.
+    Without `rules`, a total is that of its key, in the one partition that its subject belongs to.
 
     Raises:
         EventError: a subject or a metric is not valid.

@@ -94,10 +94,11 @@ def _query_removed(deployment: Deployment) -> Query[Deployment]:
 
 
 def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None) -> dict[str, int]:
-    """Return, by kind and metric, the latest time (in seconds) in the hashes `forgotten` of all partitions.
+    """Return, by kind and metric, the latest time (in seconds, rounded up) in the given hashes, one of each partition.
 
     The kinds are those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. If a
-    partition has not counted a metric by the declared rule yet, its marks are 2^53.
+    partition has last counted a metric by another rule than the declared one, the marks that this change may cause (see
+    `lacking`) are 2^53; the other marks are as stored. `rules` `None` skips this.
     """
     removed: dict[str, int] = {}
     for ends in forgotten:
@@ -135,7 +136,7 @@ class DeploymentCache:
         If it has none, the cache does not change.
 
         Raises:
-            DeploymentChanged: it is not stored, although the deployment before was.
+            DeploymentChanged: it is not stored on the server (`is_stored`), although one was cached before.
         """
         if not deployment.is_stored and self._deployment is not None:
             raise _deleted(deployment.layout)

@@ -139,6 +139,8 @@ class ReadBarrier:
     def ends(self, positions: Sequence[CountingPosition]) -> bool:
         """Return whether the wait is over: every partition is counted up to the stream ID, or has no lag.
 
+        Also return `True` if there is nothing to wait for.
+
         Raises:
             FlushTimeout: the wait is not over, and the timeout has passed.
         """

@@ -154,12 +154,15 @@ class Ledger:
 
     @property
     def appended(self) -> int:
-        """The number of events that are, or were, in the streams."""
+        """The number of events that are, or were, in the streams; those of plain entries only after they were counted.
+
+        A plain entry was not appended by a script of tallystream, but by any client with XADD.
+        """
         return self.events["appended"]
 
     @property
     def counted(self) -> int:
-        """The number of events that are in the totals."""
+        """The number of events with the outcome `counted`, which were added to totals; a reset does not lower it."""
         return self.events["counted"]
 
     @property

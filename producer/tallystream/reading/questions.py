@@ -2,7 +2,8 @@
 
 A `Question` is a function that takes the current deployment and returns a query. While a reader waits for a stream ID,
 it calls the function again with the deployment of that moment, because another generation may have become live.
-If an argument is not valid, the call of the `Question` raises `EventError`.
+If an argument is not valid, the call of the `Question` raises `EventError`. If no rules are published, `get`,
+`get_many` and `read` accept any metric, `ledger` needs none, and the others raise `ConfigurationError`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,11 @@ def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
 
 
 def top(metric: str, window: str | None, n: int | None, offset: int) -> Question[Leaderboard]:
-    """Return the `Question` (deployment -> query) for `n` places of a leaderboard, after its first `offset` places."""
+    """Return the `Question` (deployment -> query) for `n` places of a leaderboard, after its first `offset` places.
+
+    `n` `None` is at most 10; `window` `None` is the leaderboard of all time. Otherwise `window` is a window, for its
+    current bucket, or a duration that ends now.
+    """
     return lambda deployment: query_top(
         deployment.layout,
         deployment.rules,
@@ -105,7 +110,10 @@ def votes(subject: str, metric: str) -> Question[Votes]:
 
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
-    """Return the `Question` (deployment -> query) for a subject's different actors in a bucket or a duration `over`."""
+    """Return the `Question` (deployment -> query) for a subject's different actors over a duration that ends now.
+
+    If `over` is `None` or the metric's `unique` window, it is for those in the current bucket of that window.
+    """
     return lambda deployment: query_uniques(
         deployment.layout, deployment.rules, subject, metric, over, deployment.now, deployment.removed
     )

@@ -49,7 +49,8 @@ class Spool(Buffer):
     Args:
         settings: Settings of a buffer, of which `buffer_events` and `buffer_bytes` do not apply.
         spool: Settings of the spool.
-        segments: Segments of a dead process, whose events are to be delivered; `None` to create new ones.
+        segments: Segments of a dead process, whose events are to be delivered; `None` to create new ones at the first
+            event.
 
     Raises:
         SpoolError: the segments belong to another namespace, or are damaged.
@@ -116,11 +117,13 @@ class Spool(Buffer):
     def put(
         self, route: int, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None
     ) -> bool:
-        """Write one valid event to the spool; wait, return and raise as `Buffer.put` does.
+        """Write one valid event to the spool; return `False` if the spool is full and `when_full` is `drop`.
 
-        `route` is not used: an event gets its partition when it is planned.
+        If it is full, wait or raise as `Buffer.put` does. `route` is not used: an event gets its partition when it is
+        planned.
 
         Raises:
+            BufferFull, ConfigurationError, TallyError: see `Buffer.put`.
             SpoolError: the event could not be written, and was not added.
         """
         del route
@@ -245,7 +248,7 @@ class Spool(Buffer):
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
         """Count the events of confirmed entries as appended, and remove the files whose events are all confirmed.
 
-        See `Buffer.settle`.
+        The last file stays. `cycle` is the number of the last seal up to which all entries are confirmed.
         """
         with self._changed:
             self.appended += sum(entry.events for entry in confirmed)

@@ -65,6 +65,8 @@ class SegmentedLog:
     def create(cls, spool: Path, *, in_sync: bool = False) -> Self:
         """Create a new folder in a spool, with a lock and a reserve of disk space, and return its empty segments.
 
+        The folder has no file for records yet: `rotate` creates the first.
+
         Raises:
             SpoolError: the folder cannot be written; the message states the reason.
         """
@@ -132,7 +134,8 @@ class SegmentedLog:
     def write(self, kind: int, body: bytes) -> None:
         """Write one record; when this returns, the operating system has the record, with `in_sync` also the disk.
 
-        `rotate` must be called before the first `write`, also after `claim`; this method begins no file.
+        `rotate` must be called before the first `write`, also after `claim`; this method begins no file. It does not
+        check that `body` has at most 64 KiB: `read` ends before a longer one.
 
         Raises:
             SpoolError: the record could not be written; what was written of it is cut off again.
@@ -208,7 +211,7 @@ class SegmentedLog:
             self.start = following
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the files and release the lock; with `remove`, delete the files and the folder."""
+        """Close the files and release the lock; with `remove`, delete the files and the folder as far as possible."""
         if remove:
             for path in [*self._files.values(), self.folder / "reserve", self.folder / "lock"]:
                 with contextlib.suppress(OSError):
