@@ -43,7 +43,7 @@ class Update:
     """One live update: the present totals of changed counters, or a reset.
 
     Attributes:
-        values: Totals by (subject, metric).
+        values: Totals by (subject, metric); may be empty in the first update of a connection, which has a position.
         errors: The most by which a total may be too high, by (subject, metric); only for totals that are estimates.
         as_of: Stream ID up to which every entry is in the totals; `0-0` in a reset.
         lag: Entries that are not counted yet; `None` if the server cannot tell, and in a reset.
@@ -71,6 +71,9 @@ def follow(
     patience: float | None = None,
 ) -> Iterator[Update]:
     """Yield an `Update` whenever totals have changed, without end; wait in between.
+
+    The first update of each connection comes at once, also if nothing has changed; it may have no totals. A later
+    update may have a total that did not change, of a subject that is named without `*`.
 
     After a lost connection, or an answer that the service is busy, connect again and continue after the last update.
     The first step of the iterator connects, so it raises the errors, too.

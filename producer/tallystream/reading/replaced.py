@@ -30,7 +30,11 @@ CHECK: Final = "GET"
 
 
 def checked(query: Query[Answer], layout: Layout) -> Query[Answer | _Replaced]:
-    """Return the same query, but with the answer `REPLACED` if what it read may have been dropped before it was read.
+    """Return the same query, but with the answer `REPLACED` if a partition that it reads may no longer be the live one.
+
+    That is so if, after the query's own reads, the partition has another live generation than in `layout`, is closed,
+    or is being restored. The partitions are those in the keys of the query's commands. Each further query that its
+    `parse` returns is checked in the same way.
 
     Args:
         query: The query.
@@ -56,7 +60,10 @@ def _is_live(keys: PartitionKeys, live: bytes | None) -> bool:
 
 
 def _partition(command: Command) -> int | None:
-    """Return the number of the partition that a command reads, by the tag of its key (see `tag_of`); `None` if none."""
+    """Return the number of the partition that a command reads, by the tag (see `tag_of`) in its first argument.
+
+    Return `None` if the first argument is no key with such a tag; a key that comes later is not found.
+    """
     key = command[1] if len(command) > 1 else ""
     number = key.partition("{p")[2].partition(".")[0] if isinstance(key, str) else ""
     return int(number) if number.isdecimal() else None

@@ -32,7 +32,7 @@ class FoundSubject(msgspec.Struct, frozen=True):
     Attributes:
         subject: The subject.
         metric: The metric in which its total is largest, among the metrics searched.
-        value: That total.
+        value: That total, or the metric's `floor` if the total is below it.
     """
 
     subject: str

@@ -36,7 +36,8 @@ class Point(msgspec.Struct, frozen=True):
     Attributes:
         bucket: The label of the bucket.
         start: The second (since 1970) at which the bucket begins.
-        value: The sum in the bucket; `null` if the bucket has expired.
+        value: The sum in the bucket, but at least the metric's `floor`; `null` if the bucket has expired, or may lack
+            events because it began before a change of the rules, such as a new window.
     """
 
     bucket: str
@@ -51,7 +52,8 @@ class Series(RangeFigure, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         window: The window.
-        series: The buckets, oldest first; a bucket without an event is 0.
+        series: The buckets, oldest first; one without an event has the value 0, or the metric's `floor` if that is
+            above 0.
     """
 
     subject: str
@@ -67,7 +69,7 @@ class RollingSum(RangeFigure, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         over: The duration that was asked for.
-        value: The sum.
+        value: The sum, but at least the metric's `floor`.
         buckets: The number of buckets that were added up.
     """
 
@@ -103,7 +105,11 @@ class Covered:
 
     @property
     def bounds(self) -> Bounds:
-        """The bounds of the figure, and what has expired of the range."""
+        """The bounds of the figure, and the part of the range before them that has expired.
+
+        `start` is that of the first kept bucket, or `end` if none is kept. `missing` has at most one gap, from `asked`
+        to `start`; `complete` is whether it has none.
+        """
         start = self.buckets[0][1].start if self.buckets else self.end
         missing = [Gap(self.asked, start)] if start > self.asked else []
         return {"start": start, "end": self.end, "complete": not missing, "missing": missing}
@@ -249,7 +255,8 @@ def _open_since(
 ) -> dict[str, int]:
     """Return, by window, the start (in seconds) of its oldest bucket that is open and not removed.
 
-    `kinds` has the windows, each with the first part of its keys. Windows whose buckets are all kept are left out.
+    If all buckets up to `now` were removed, this is the start of the next one. `kinds` has the windows, each with the
+    first part of its keys. Windows whose buckets are all kept are left out.
     """
     since = rules.metric[metric].open_since(kinds, now, rules.zone)
     for window, kind in kinds.items():
@@ -287,7 +294,8 @@ def _query_buckets(
 ) -> Query[Answer]:
     """Return a query for the values of a subject in `buckets`, summed over the partitions that may have it.
 
-    `show` makes the answer from the values, in the order of `buckets`, and their freshness.
+    `show` makes the answer from the values, in the order of `buckets`, and their freshness. If the subject may be
+    counted in a sketch, which has no buckets, its total is read first and becomes the `error` of the answer.
     """
     holding = [layout.keys[number] for number in layout.holding(subject, spread=rules.metric[metric].spread)]
     commands: list[Command] = []

@@ -74,7 +74,7 @@ class Totals:
         return remembered.put(self.run(query_deployment(remembered.expected(self._partitions), self._namespace)))
 
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
-        """Return the total of one subject and metric, in `value`.
+        """Return the total of one subject and metric, in `value`; a metric that is not declared is an `EventError`.
 
         A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: too
         high by at most `error`, never too low. Before a worker has published the rules, every counter is 0.
@@ -172,7 +172,10 @@ class Totals:
         return self._ask(questions.top(metric, window, n, offset), after, timeout)
 
     def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
-        """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends."""
+        """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends.
+
+        Rejected events are part of `used`, so it can be larger than the limit. The metric must have a limit.
+        """
         return self._ask(questions.limit(subject, metric), after, timeout)
 
     def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:

@@ -81,11 +81,14 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return not set("*?[") & set(self.subject)
 
     def fires(self, value: float) -> bool:
-        """Return whether `value` is beyond the bound, so that the alert fires."""
+        """Return whether `value` makes the alert fire: it is above the bound `above`, or below the bound `below`.
+
+        A value equal to the bound does not.
+        """
         return value > self.bound if self.above is not None else value < self.bound
 
     def clears(self, value: float) -> bool:
-        """Return whether `value` is back at `cleared_at` or further, so that a firing alert ends."""
+        """Return whether `value` ends a firing alert: at most `cleared_at` with `above`, at least it with `below`."""
         return value <= self.cleared_at if self.above is not None else value >= self.cleared_at
 
     def matches(self, subject: str) -> bool:
@@ -102,7 +105,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bucket(self.window, int(now) // 60, zone).label if self.window else ""
 
     def check(self, windows: Sequence[Window]) -> None:
-        """Reject an alert that contradicts itself, or that needs a window that its metric does not have.
+        """Reject an alert that has a value that is not allowed, contradicts itself, or needs a window that is missing.
 
         Args:
             windows: The declared windows of the metric.

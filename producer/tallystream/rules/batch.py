@@ -66,7 +66,7 @@ class BucketSet:
         self.closes_first = min((end * 1000 for end in self.closes if end is not None), default=_NEVER)
 
     def closed(self, received: int) -> Iterator[tuple[str, Bucket]]:
-        """Yield the buckets that had closed at millisecond `received`, each with its window."""
+        """Yield (window, bucket) for each window bucket, not the limit's, that had closed at millisecond `received`."""
         for window, each, closes in zip(self.rule.windows, self.buckets, self.closes, strict=True):
             if each is not None and closes is not None and closes * 1000 <= received:
                 yield window, each
@@ -168,7 +168,8 @@ class Batch:
         """Add one event, which `Rules.refuse` must have accepted, and which is not too late for its rule.
 
         Args:
-            place: The bucket set of its metric and minute, without buckets that had closed at `received`.
+            place: The bucket set of its metric and minute, without buckets that had closed at `received`: `open` of a
+                resolver leaves them out. The caller records them by `leave_out`.
             subject: Its subject.
             amount: Its amount.
             at: Its time, in milliseconds since 1970.
@@ -366,7 +367,11 @@ class Batch:
         return *keys, period.start * 1000
 
     def _watch(self, batch: dict[str, Any], rules: Mapping[str, Metric]) -> None:
-        """Add to `batch` the alerts on its metrics, with the subjects and buckets for which the script checks them."""
+        """Add the alerts on the metrics of `batch` to it, with the subjects and buckets for which they are checked.
+
+        An alert on a range is not checked by the script: of it, add the subjects that the script stores as watched.
+        Also add the key of the outbox.
+        """
         batch["outbox"], batch["touched"] = self._keys.outbox, []
         for (metric, rule), of_rule in zip(rules.items(), batch["rules"], strict=True):
             alerts = self._alerts.get(metric, ())
@@ -400,7 +405,8 @@ class Batch:
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
         """Return `sums` as three lists of columns: totals, window buckets, and sketches (metrics with `exact = false`).
 
-        Add the keys of the buckets to `closes` and to the periods.
+        A window bucket with the same amounts as a column of totals has the number of that column instead of them. Add
+        the keys of the buckets to `closes` and to the periods.
 
         Args:
             numbers: By metric, its number in the batch.

@@ -56,7 +56,8 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
 def differences(before: Rules, after: Rules) -> list[str]:
     """Return the differences of two rules in words, such as `vote: limit 5 -> 100`; empty if they are equal.
 
-    Another order of metrics, ratios, alerts or retractions is not a difference; another order of windows is.
+    Another order of metrics, ratios, alerts or retractions is not a difference; another order of windows is. A
+    retraction with another `until`, as after a repartition, is both added and removed.
     """
     return [
         *(f"{name}: metric removed" for name in before.metric if name not in after.metric),

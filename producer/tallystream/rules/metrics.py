@@ -54,7 +54,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         retention: By window, how long its buckets are kept.
         unique: The window in whose buckets different actors are estimated.
         top: The number of subjects in each leaderboard, 0 for no leaderboard.
-        floor: A total below it is shown as this number; the stored total does not change.
+        floor: A total below it is shown as this number, and so is the sum of a bucket or a range; what is stored does
+            not change.
         once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day`, or a number
             of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
@@ -228,10 +229,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             self._check_nesting(self.per, window, zone)
 
     def _check_nesting(self, per: Per, window: Window, zone: str) -> None:
-        """Reject a window that divides a period of the limit: its bucket would depend on the order of the events.
+        """Raise `ValueError` if a bucket of `window` begins within a period of the limit, such as a day within an hour.
 
-        The standing votes, ids and unique actors of a period may be in several buckets of a window, because each of
-        their events counts in its own bucket.
+        Then the number of events that count in the bucket would depend on their order. Windows finer than `per` must be
+        rejected before. Votes, ids and unique actors need no such check: each of their events counts in its own bucket.
         """
         late = self.late_seconds
         found = straddled(per, window, zone, 0 if late is None else max(0, _FIRST_ENTRY - late))

@@ -77,8 +77,8 @@ def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     """Yield the kinds of marks that a partition may get when it counts by a rule for the first time.
 
     It may get fewer: the kinds of `top` and `max_subjects` come for each change of these settings, also if they are
-    lowered. `ALL_TIME` may be among them, although no partition stores it. Equal parts yield nothing; a kind may come
-    twice.
+    lowered. `ALL_TIME` may be among them, although no partition stores it. A change of `ids` yields nothing, although
+    the partition gets the mark `copies`: no read depends on it. Equal parts yield nothing; a kind may come twice.
 
     Args:
         stored: The parts by which the metric was counted last in the partition.

@@ -75,7 +75,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     def without(self, payload: Payload) -> Payload:
         """Return a copy of a payload without the retracted events, with `visits` as singles; `until` is not checked.
 
-        Resets stay: they take away only what is left of the events before them.
+        A group may be left without events. Resets stay: they take away only what is left of the events before them.
         """
         payload = payload.by_singles()
         return Payload(

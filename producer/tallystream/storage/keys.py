@@ -227,7 +227,10 @@ class PartitionKeys:
 
     @cached_property
     def backfilled(self) -> str:
-        """String: the name of the last entry that a rebuild has counted of those that only the archive still has."""
+        """String: the stream ID of the last entry that a rebuild counted from the archive; missing before the first.
+
+        Only entries that the stream no longer has are counted from there.
+        """
         return self.counters + "backfilled"
 
     @cached_property
@@ -278,7 +281,7 @@ class PartitionKeys:
         return f"{self.prefix}watched:{alert}"
 
     def total(self, metric: str, subject: str) -> str:
-        """String: the total of one subject."""
+        """String: the total of one subject in the partition, without what the sketch has; see `sketch`."""
         return f"{self.counters}total:{metric}:{subject}"
 
     def up(self, metric: str, subject: str) -> str:
@@ -351,7 +354,10 @@ class PartitionKeys:
         return f"{self.counters}unique:{metric}:{label}:{subject}"
 
     def sketch(self, metric: str) -> str:
-        """Count-Min Sketch (string): estimated totals of the subjects without a counter key."""
+        """Count-Min Sketch (string): estimated totals of the subjects without a counter key.
+
+        After a change of `exact` or `max_subjects`, a subject may have a part of its total in a key and the rest here.
+        """
         return f"{self.counters}sketch:{metric}"
 
 

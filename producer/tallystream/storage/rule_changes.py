@@ -21,7 +21,10 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
 
 
 def write_changes(client: redis.Redis, layout: Layout, records: Sequence[Record]) -> None:
-    """Replace the recorded changes of the rules of a topic in one transaction; their IDs stay the same."""
+    """Replace the recorded changes of the rules of a topic by `records`, with their IDs, in one transaction.
+
+    Without records, the topic has no recorded change afterwards. The rules themselves do not change.
+    """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.delete(layout.rule_changes)
         for name, fields in records:
