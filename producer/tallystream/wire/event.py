@@ -44,8 +44,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tr
     Args:
         metric: The kind of event, for example `view`: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter or digit.
         subject: The thing that the event is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without
-            control characters. Stored in Unicode normal form C, so that two spellings of `é` are one subject.
-        amount: How much to add: a whole number within +-(2^53 - 1).
+            control characters, line separators, bidirectional overrides or U+FEFF. Stored in Unicode normal form C, so
+            that two spellings of `é` are one subject.
+        amount: How much to add: a whole number within +-(2^53 - 1); 0 and negative amounts are allowed.
         actor: The person or program that caused the event: 1 to 256 bytes, with the same characters as `subject`, and
             stored in the same normal form.
         at: The time of the event, in seconds since 1970 (UTC), before the year 10000. It is not compared with
@@ -105,7 +106,8 @@ def check_text(field: str, text: object, limit: int) -> str:
         limit: The most bytes of UTF-8 that the result may have, and the most characters of `text`.
 
     Raises:
-        EventError: `text` is not a `str`, is empty or too long, or contains a character that is not allowed.
+        EventError: `text` is not a `str`, is empty or too long, or contains a control character, a line separator, a
+            bidirectional override, U+FEFF or a lone surrogate.
     """
     if not isinstance(text, str):
         raise EventError(field, f"must be text, not {type(text).__name__}")
@@ -129,7 +131,7 @@ def check_at(at: object, now: float | None = None) -> None:
     """Raise `EventError` if a time is not valid.
 
     Args:
-        at: The time; it must be a number of seconds since 1970, before the year 10000.
+        at: The time; it must be a number of seconds since 1970, not negative, before the year 10000.
         now: The time to compare with: `at` may be at most `MAX_AHEAD` seconds later. `None` skips this check.
     """
     if type(at) not in (int, float) or at != at:  # noqa: PLR0124  # NaN; math.isnan fails on a very large int

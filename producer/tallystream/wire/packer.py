@@ -43,7 +43,9 @@ class EntryBuilder:
         self.ordered: set[str] = set()
 
     def add(self, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None) -> int:
-        """Add one valid event, and return the bytes by which `size` grew.
+        """Add one event, which is not checked, and return the bytes by which `size` grew.
+
+        0 for a further event of amount 1, without actor and id, of the same metric, subject and minute.
 
         Args:
             metric: Its metric.

@@ -68,7 +68,8 @@ class AlertEvaluator:
 
         Of the ended buckets, only the one before the current one is looked at. Each change also writes its notification
         to the outbox of the partition. While an outbox is full, its partition changes no state. An alert fires for at
-        most `MAX_FIRING` subjects of a partition at a time. If `layout` returns `None`, nothing is done.
+        most `MAX_FIRING` subjects of a partition at a time. An alert whose range has an expired bucket, or too many
+        buckets, changes no state. If `layout` returns `None`, nothing is done.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.

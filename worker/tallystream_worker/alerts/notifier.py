@@ -143,8 +143,9 @@ class Notifier:
 
         Blocks while it posts. A URL that does not reply takes about 10 seconds, and 10 more for each notification older
         than a day, which is abandoned. While this object has 1,000 undelivered notifications, whatever their URL, it
-        reads no new ones. The first call, and a call after the groups were lost, creates the consumer groups of the
-        outboxes.
+        reads no new ones. About every 30 seconds, it also takes over those that another worker has read and left
+        undelivered (see `CLAIM_IDLE`). The first call, and a call after the groups were lost, creates the consumer
+        groups of the outboxes.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook

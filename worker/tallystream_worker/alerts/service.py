@@ -43,7 +43,9 @@ class AlertDelivery:
         self._notifiers: dict[int, Notifier] = {}  # by log
 
     def run_once(self) -> None:
-        """Deliver the notifications that are due, see `Notifier.run_once`; do nothing if the epoch has changed.
+        """Deliver the notifications that are due, of the live topic and of the kept one; see `Notifier.run_once`.
+
+        Do nothing if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
@@ -75,6 +77,9 @@ def alert_services(
         log: Logs notifications, and failures of the services.
         consumer: The name of the worker in the consumer group of the outboxes.
         delivered: Called after each attempt to deliver; see `Notifier`.
+
+    Raises:
+        ConfigurationError: an alert is declared, and the URL of the server cannot be used.
     """
     if not settings.rules.alert:
         return []

@@ -167,7 +167,9 @@ class PartitionArchiver:
         Call it after each claim and before its file is written: then no file is written as long as files are ahead.
 
         Returns:
-            Whether files were ahead; then the claim is gone.
+            `False` if no file is ahead, or the server still has the claim of the newest file: the caller continues with
+            its claim. `True` otherwise: the claim is gone, or another archiver has changed the position or the claim,
+            and the caller must begin again with the position.
         """
         newest = self._store.newest(self.partition)
         if newest is None or newest.last <= parse_id(position):
@@ -270,9 +272,10 @@ class PartitionArchiver:
         return None if trimmed else parse_id(begins)
 
     def _beginning(self) -> tuple[int, int]:
-        """Return the ID before the first entry of the stream; of a stream without entries, the last ID it generated.
+        """Return the ID after which the archive of this stream begins, if there are no files.
 
-        0-0 only if no entry was ever removed from the stream.
+        0-0 if no entry was ever removed from the stream, or there is no stream. Otherwise the ID just before the first
+        entry; if no entry is left, the last ID that the stream generated.
         """
         try:
             about = self._client.xinfo_stream(self._keys.stream)

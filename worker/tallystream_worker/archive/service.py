@@ -69,8 +69,8 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
-        Also add new changes of the rules to the archive. The first call, and the next one after an error, creates the
-        consumer groups: see `PartitionArchiver.ensure_group`.
+        Also add new changes of the rules to the archive. The first call, and the next one after an archiver failed,
+        creates missing consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds; younger entries are left for a later call.
@@ -128,7 +128,8 @@ class LiveArchive:
         written too.
 
         Raises:
-            DeploymentChanged: the server has other data than the worker began with.
+            DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
+            ConfigurationError: this release cannot read the stored layout version or rules.
             StreamError: see `PartitionArchiver.run_once`.
             ArchiveError: a file could not be written, or the files are the archive of other data.
             redis.RedisError: the server did not answer, or refused a command.

@@ -178,6 +178,8 @@ class Store:
     def rules(self) -> dict[str, dict[str, str]]:
         """Return the changes of the rules: by ID, which has the server's time in milliseconds, the recorded fields.
 
+        Empty if none were added.
+
         Raises:
             ArchiveError: the changes cannot be read.
         """

@@ -61,7 +61,8 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
         retracted: The retractions.
 
     Raises:
-        SnapshotError, ArchiveError: one of the two cannot be written.
+        SnapshotError, ArchiveError: one of the two cannot be read or written; after a `SnapshotError`, the archive was
+            not written.
         ConfigurationError: the URL of the archive cannot be used.
     """
     if settings.snapshot.url:
@@ -85,6 +86,8 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
 
     Raises:
         ArchiveError: the archive cannot be read.
+        SnapshotError: the snapshot cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
     """
     if not (chosen := url or settings.archive.url):
         return []
@@ -106,6 +109,10 @@ def open_archive(
         settings: The settings of the command.
         url: Folder or URL of the archive from the command line; if empty, `[archive] url` is used.
         database: The snapshot, which has the number of the topic.
+
+    Raises:
+        SnapshotError: the snapshot cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
     """
     if not (chosen := url or settings.archive.url):
         return None

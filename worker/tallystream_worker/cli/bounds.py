@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
 
 def bounds_note(figure: RangeFigure) -> str:
-    """Return a sentence on what a figure lacks: subjects, or expired buckets, and the second from which on it counts.
+    """Return a text on why a figure is incomplete, `""` if it is not.
 
-    `""` if nothing of this is known to be missing.
+    If `error` of the figure is `None`, the text states that its leaderboard lacks subjects. Otherwise it names the
+    times that are missing, and the time at which the figure begins; a figure of all time lacks none.
     """
     if figure.error is None:
         return "incomplete: top was added to a metric with events, and lacks subjects; run: tallystream rebuild"
@@ -23,5 +24,5 @@ def bounds_note(figure: RangeFigure) -> str:
 
 
 def utc(second: int) -> str:
-    """Return a second since 1970 as a text in UTC, to the minute."""
+    """Return a second since 1970 as a text in UTC, rounded down to the minute: `2026-11-01 12:00 UTC`."""
     return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")

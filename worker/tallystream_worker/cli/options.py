@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 DAY: Final = 86_400
-"""Most seconds of an option that is a time in seconds."""
+"""Seconds in a day: the most that almost every option with a time in seconds accepts."""
 
 MAX_PORT: Final = 65_535
 """The largest port number."""

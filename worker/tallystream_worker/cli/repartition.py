@@ -26,8 +26,11 @@ def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
         deployment: The deployment with its live rules.
         rules: The configured rules.
 
+    A metric is spread if its events may be in any partition, even if the live rules do not declare it.
+
     Returns:
-        The changed rules; `None` if nothing changes.
+        The rules; `None` if there is no such metric. If the live rules declare none of these metrics, the rules are
+        equal to the live ones: a repartition is needed all the same.
     """
     names = (deployment.spread & rules.metric.keys()) - rules.spread
     if not names:
@@ -57,6 +60,7 @@ def to_partitions(
     Raises:
         ConfigurationError: the repartition cannot begin.
         StreamError: the repartition was given up, the rules changed, or entries are missing.
+        ArchiveError, redis.RedisError: the archive or the server failed; call again to continue.
     """
     before, layout = deployment.layout.partitions, deployment.layout
     rules = unspread_rules(deployment, settings.rules_over(deployment.declared))
@@ -97,7 +101,9 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
         By number of each topic that was removed, the number of removed keys.
 
     Raises:
-        StreamError: the unfinished repartition has just made its topic the live one.
+        StreamError: the unfinished repartition has just made its topic the live one; topics that a restore has left
+            were dropped.
+        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`.
     """
     removed = topic.drop_left(client, deployment)
     if deployment.moving is not None:

@@ -146,6 +146,8 @@ def apply(
             safe.
         KeyLost: the partition has lost a key; nothing was changed.
         StreamError: the script returned an unknown reply.
+
+    Any error of `batch.encode` is raised too; nothing was changed then.
     """
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
     generation = live_mark(keys.generation, batch.revision) if live_only else ""

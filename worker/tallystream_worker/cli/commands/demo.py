@@ -72,7 +72,12 @@ def demo(
     seed: Annotated[int, whole("seed of the load: the same seed gives the same load")] = 1,
     where: Where = Where(),
 ) -> int:
-    """Start an embedded server, a worker and the read service, emit a load, and check that every event was counted."""
+    """Start an embedded server, a worker and the read service, emit a load, and check that every event was counted.
+
+    If all counters are right, a small load is then emitted until Ctrl-C, except with --once. At the end, the data is
+    removed. The exit status is 1 if a counter is wrong or counting stalls, and 130 if the demo is stopped before the
+    result.
+    """
     settings = listening(where.settings(), None, port)
     with stop_on_signals() as stop:
         return Demo(settings, events, seed, stop, serve_on=not once, port_is_given=port is not None).run()

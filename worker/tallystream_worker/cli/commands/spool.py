@@ -28,7 +28,8 @@ def spool(
 ) -> int:
     """List the spools that dead processes left in a folder, with the number of their events; --send sends them first.
 
-    A running process sends its own. The exit status is 1 if a spool cannot be read.
+    A running process sends its own. The exit status is 1 if a spool cannot be read, or if not all events were sent
+    within --timeout; the rest stays in the folder.
 
     Parameters
     ----------
