@@ -39,7 +39,7 @@ _ENSURE_GROUP: Final = Script("tallystream_worker.counting", "ensure_group")
 
 
 def next_read_size(size: int, found: int) -> int:
-    """Return how many entries the next read asks for: `size` doubled if the last read found `size`, else `found`.
+    """Return how many entries the next read asks for: twice `size` if the last one found at least `size`, else `found`.
 
     The result is between `MIN_READ` and `MAX_READ`. A full read means that there is a backlog, which large reads work
     off in fewer round trips; small reads keep the latency low.
@@ -97,8 +97,9 @@ class Fetch:
         """Make the next fetches begin with the worker's own pending entries, because the last batch may not be counted.
 
         Args:
-            as_delivery: Add 1 to the delivery count of each of these entries, because one of them may have made the
-                batch fail.
+            as_delivery: Whether to add 1 to the delivery count of each of these entries, because one of them may have
+                made the batch fail. Once true, as it is at the start, it stays true until a recovery has ended: a later
+                call with `False` does not undo it.
         """
         self._recovering = True
         self._recovered = "0-0"
@@ -109,7 +110,7 @@ class Fetch:
 
         Own pending entries are read only in a recovery, which begins with the object or with `recover`. Entries are
         claimed only when the timer is due, which is about three times in `claim_idle`. Pending entries that were
-        trimmed are not returned.
+        trimmed are not returned; they are acknowledged and added to `lost`.
 
         Args:
             count: The largest number of own pending or new entries; a claim returns at most 64.
@@ -145,7 +146,8 @@ class Fetch:
     def _own_pending(self, count: int) -> list[Entry]:
         """Return the next own pending entries after the last ones returned, oldest first; empty at the end.
 
-        Each is read once in a recovery, so an entry that fails again does not delay the entries after it.
+        Each is read once in a recovery, so an entry that fails again does not delay the entries after it. Entries that
+        were trimmed are left out, and acknowledged.
         """
         again = self._delivered_again if self._as_delivery else self._still_held
         while found := again(count):
@@ -188,7 +190,8 @@ class Fetch:
     def _without_lost(self, entries: list[Entry]) -> list[Entry]:
         """Return the entries that still exist, and acknowledge the ones that were trimmed while they were pending.
 
-        A trimmed entry can never be counted; `maintenance/losses.py` accounts for it in the ledger.
+        The number of the trimmed ones is added to `lost`. A trimmed entry can never be counted; `maintenance/losses.py`
+        accounts for it in the ledger.
         """
         lost = [entry.id for entry in entries if not entry.fields]
         if lost:

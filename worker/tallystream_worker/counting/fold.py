@@ -178,7 +178,7 @@ def _without(
 ) -> tuple[Payload, list[Single]]:
     """Return a payload without dropped and retracted events, and all its single events, these included.
 
-    Add the retracted events to the result.
+    Add the retracted events to the result; if it has no sample, this payload becomes its sample.
     """
     whole = payload.by_singles()
     left = without(whole, letters)

@@ -67,7 +67,8 @@ class PayloadFold:
 
         Excluded events, and events that break a rule, are added to the dead letters of the result. Late events are
         added to `result.late` and not counted if `Metric.rejects_late`, or if they have an id that counts once; other
-        late events are counted, and also added to `result.late_counted`.
+        late events are counted, and also added to `result.late_counted`. The subjects of groups and columns are not
+        checked here: `Fold` does this.
 
         Args:
             result: The result to add to.
@@ -129,8 +130,8 @@ class PayloadFold:
     def _can_add_together(self, entry: Entry, columns: ActorColumns, rule: Metric) -> bool:
         """Return whether no event of the columns needs a check by itself.
 
-        The metric has no `once`, the whole minute is neither late nor more than `MAX_AHEAD` seconds ahead, and every
-        actor is valid. Subjects are checked later.
+        The metric has no `once`, no part of the minute is late or more than `MAX_AHEAD` seconds ahead, and every actor
+        is valid. Subjects are checked later.
         """
         begin = columns.minute * MINUTE * 1000
         if rule.once is not None or begin + MINUTE * 1000 > entry.id_time + MAX_AHEAD * 1000:
@@ -216,9 +217,10 @@ class PayloadFold:
         return self._places.open(place, entry.received)
 
     def _refusal(self, metric: str, at: int, entry: Entry) -> str:
-        """Return why an event of amount 1 without actor cannot be counted; `""` if no rule forbids it.
+        """Return why an event of amount 1 without actor cannot be counted; `""` if it can.
 
-        If the metric is not declared, also note that the rules may be outdated.
+        The reasons are that its metric is not declared, its time is too far ahead of the entry's, or its rule forbids
+        it. If the metric is not declared, also note that the rules may be outdated.
 
         Args:
             metric: The metric, which may be undeclared.
@@ -265,7 +267,8 @@ class PayloadFold:
     def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str, earlier: int = 0) -> None:
         """Add a dead letter to the result: an entry that contains only `payload`, a part of the original entry.
 
-        `earlier` is the number of events before it in the original entry that it would tie with.
+        The payload has at least one group or single event. `earlier` is the number of events of the same metric,
+        subject, actor and time that are before its single event in the original entry.
         """
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)} | time_fields(entry.fields)

@@ -92,7 +92,9 @@ class CountingLoop:
     def run_once(self, block: float = 0.0) -> int:
         """Fetch entries once and count them; return how many entries this call has acknowledged.
 
-        If it raises, the batches before the error are counted; the other fetched entries stay pending.
+        If it raises, the batches before the error are counted; the other fetched entries stay pending. An entry that
+        fails alone stays pending without an error. Entries that must be counted before a reset are claimed, counted and
+        included in the result.
 
         Args:
             block: Seconds to wait for new entries if there are none.

@@ -29,7 +29,7 @@ class BatchResult:
             limit, a vote or an id.
         dead: By reason, the events that became dead letters.
         keys: About how many counters the batch touched: `Batch.counters`.
-        seconds: How long the script call took, network included.
+        seconds: How long the script call took; network and the wait for durability are included.
         stale: How often a batch with these entries was stale before, and was folded again.
         sample: The payload of one of the entries; `None` if no entry was decoded.
     """

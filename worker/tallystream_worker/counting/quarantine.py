@@ -31,7 +31,8 @@ _MOST_SUSPECTS: Final = 10_000
 def is_entry_error(error: Exception) -> bool:
     """Return whether an error may be caused by an entry of a batch, and not by the server or the connection.
 
-    This is true for every error that is not a `RedisError`, `StreamError` or `Unconfirmed`, so also for a defect.
+    This is true for every error that is not a `RedisError`, `StreamError` or `Unconfirmed`, so also for a defect. It is
+    also true for an error reply that may depend on the arguments of the command: see `is_about_server`.
     """
     if isinstance(error, RedisError):
         return not is_about_server(error)

@@ -74,7 +74,8 @@ class RefreshingFold:
     def _refresh(self, revision: int) -> bool:
         """Fold by the published rules from now on; return whether they differ from those before.
 
-        If they cannot be read, keep the present rules and return false.
+        If they cannot be read, keep the present rules and return false. If only their number differs, take the number
+        and return false.
         """
         found = self._latest(revision)
         if found is None or found == (self._rules, self._revision):

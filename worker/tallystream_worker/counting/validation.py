@@ -43,7 +43,7 @@ class SubjectCache:
         return self._anywhere if anywhere else self._home
 
     def subject(self, subject: str, *, anywhere: bool) -> None:
-        """Check that a subject is valid and belongs to this partition; a subject of a spread metric may be anywhere.
+        """Check that a subject is valid, and belongs to this partition unless `anywhere` (the metric is spread).
 
         Raises:
             EventError: the subject is not valid, or it belongs to another partition (`may_be_outdated` is set).

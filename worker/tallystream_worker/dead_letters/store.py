@@ -36,7 +36,7 @@ class DeadLetter:
         source: The stream ID of the original entry.
         reason: Why it could not be counted.
         events: How many events it contains.
-        attempts: How often a worker has received it, and a retry has tried to count it.
+        attempts: How often a worker has received the entry, plus how often a retry has tried to count it.
         metric: The metric of its events; `""` if it is not known or not declared.
         fields: The fields of the entry, or of an entry that contains only this part.
     """
@@ -57,7 +57,7 @@ class DeadLetter:
 
     @property
     def was_given_up(self) -> bool:
-        """Whether the entry was delivered too often, so that no worker decoded it."""
+        """Whether the reason begins with `GIVEN_UP`: the entry was delivered too often, and no fault in it is known."""
         return self.reason.startswith(GIVEN_UP)
 
 

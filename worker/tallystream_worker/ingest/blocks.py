@@ -127,7 +127,10 @@ class BlockReader:
 
 
 class _Cache(dict[Any, Any]):
-    """A cache of the results of a check, emptied when it is full; `None`, for an invalid value, is not kept."""
+    """A dict that gets the value of a missing key from `check`, and keeps it unless it is `None` (key not valid).
+
+    When it has 200,000 keys, it is emptied before it keeps another one.
+    """
 
     def __init__(self, check: Callable[[Any], Any]) -> None:
         super().__init__()

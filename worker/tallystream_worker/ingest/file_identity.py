@@ -24,7 +24,8 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
 
     Two files with the same `head` and `salt` have the same identity. A file that grows keeps its identity, also if it
     was shorter than `PREFIX` when the identity was stored. The exceptions are an empty file, and Parquet, whose end is
-    part of `head`: when they grow, they get another identity.
+    part of `head`: when they grow, they get another identity. So a file that begins with all bytes of a shorter file,
+    which was identified before, gets the identity of that file.
 
     Args:
         client: The connection to the server that stores the identities, in a hash: identity -> size of `head` in bytes.

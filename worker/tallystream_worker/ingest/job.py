@@ -42,7 +42,7 @@ class Job:
         format: The format of the file.
         mapping: Which part of a line becomes which part of an event.
         salt: A text of the user, usually empty; with another salt, the events of the same file are appended again.
-        first: The number of the first segment.
+        first: The number of the first segment, counted from 0.
         segments: The number of segments; `None` for all from the first on.
     """
 
@@ -85,7 +85,14 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
 
 
 def size_of(jobs: Iterable[Job]) -> int | None:
-    """Return the size of all jobs: the sum of bytes on disk, and of rows for Parquet; `None` if there are no jobs."""
+    """Return the size of all jobs: the sum of bytes on disk, or of rows for Parquet; `None` if there are no jobs.
+
+    The jobs must be all of Parquet or none. Of gzip, the compressed bytes count.
+
+    Raises:
+        OSError: a file cannot be read.
+        SourceError, ConfigurationError: see `rows_of`.
+    """
     sizes = [_size(job) for job in jobs]
     return sum(sizes) if sizes else None
 
@@ -113,6 +120,8 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
 
     Raises:
         SourceError: the file cannot be read.
+        OSError, EOFError, zlib.error: the first bytes of the text cannot be read; see `Source.head`.
+        OSError, pyarrow.ArrowException: a part of a Parquet file cannot be read; see `pack_rows`.
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
         ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
         DeploymentChanged: a restore has not finished.
@@ -142,10 +151,12 @@ def _append_text(
 ) -> None:
     """Append the segments of a job of a file of lines, until `report` returns `False`; add the outcomes to `progress`.
 
+    Of an empty file, nothing is appended or stored.
+
     Raises:
         SourceMoved: the segments must be read again.
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
-        SourceError, redis.RedisError: see `run`.
+        SourceError, OSError, EOFError, zlib.error, KeyLost, redis.RedisError: see `run`.
     """
     with open_source(job.path) as source:
         head = source.head(PREFIX)
@@ -176,7 +187,7 @@ def _append_rows(
 
     Raises:
         SourceMoved: the segment must be read again.
-        SourceError, redis.RedisError: see `run`.
+        SourceError, OSError, pyarrow.ArrowException, KeyLost, redis.RedisError: see `run`.
     """
     identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
     begin = job.first * SEGMENT_ROWS

@@ -23,7 +23,7 @@ Field: TypeAlias = Literal["path", "host", "status", "agent", "referrer"]
 
 
 class Line(NamedTuple):
-    """A line of a file, without its line end.
+    """A line of a file, without its line feed; a carriage return before the line feed stays.
 
     Attributes:
         number: The line's number, blank lines included; 1 is the first line that the `Source` reads, which is not the
@@ -53,7 +53,7 @@ class Block(NamedTuple):
     text: bytes
 
     def lines(self) -> Iterator[Line]:
-        """Yield the lines of the block that are not blank."""
+        """Yield each line of the block that is not blank (empty or white space), with its number and offset."""
         offset = self.offset
         for number, text in enumerate(self.text.split(b"\n"), self.number):
             if text and not text.isspace():

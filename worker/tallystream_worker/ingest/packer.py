@@ -190,6 +190,8 @@ class EventPacker:
     def check_rules(self, metric: str, amount: int) -> None:
         """Check an event without an actor by the rules of its metric, for which `is_summable` was called before.
 
+        Whether the amount is in the range of all amounts is not checked.
+
         Raises:
             EventError: the rules reject the event.
         """

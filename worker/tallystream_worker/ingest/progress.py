@@ -54,9 +54,10 @@ class IngestProgress:
             self.examples.append(example | {"begin": begin} if begin else example)
 
     def number_from_file(self) -> None:
-        """Change each line number that is counted from an offset to one that is counted from the beginning of the file.
+        """Change the line of each example that is counted from an offset to one counted from the beginning of its file.
 
-        Read each file once, up to its last such offset. If it cannot be read, the line of an example becomes `None`.
+        Read each file once, up to its last such offset. If it cannot be read up to the offset of an example, the line
+        of this example becomes `None`; no error is raised.
         """
         begins: dict[str, set[int]] = defaultdict(set)
         for example in self.examples:
@@ -87,7 +88,7 @@ def lines_before(path: str, offsets: Sequence[int]) -> dict[int, int]:
 
     Args:
         path: The path of the file, which is not compressed.
-        offsets: Offsets in bytes, more than 0, in ascending order.
+        offsets: Offsets in bytes, more than 0, in ascending order, not beyond the end of the file.
     """
     found: dict[int, int] = {}
     at = ends = 0

@@ -68,6 +68,8 @@ class SegmentAppender:
     def append_outcomes(self, outcomes: Iterable[LineOutcome], source: Source) -> bool:
         """Append the events of the parsed lines of a segment; return whether to continue with the next segment.
 
+        If `report` returns `False`, return `False` at once: events that are still unsent are not appended.
+
         Args:
             outcomes: The parsed lines, in order.
             source: The file that they are read from, for the progress.
@@ -96,7 +98,8 @@ class SegmentAppender:
     def append_blocks(self, blocks: Iterable[Block], mapping: Mapping, source: Source) -> bool:
         """Append the events of blocks of an access log; return whether to continue with the next segment.
 
-        The events of a block are packed in any order, so a chunk ends only at the end of a block.
+        If `report` returns `False`, return `False` at once: events that are still unsent are not appended. The
+        events of a block are packed in any order, so a chunk ends only at the end of a block.
 
         Args:
             blocks: The blocks of the segment, in order.
@@ -127,7 +130,8 @@ class SegmentAppender:
         """Append the events of a Parquet file's rows from `begin` to before `end`; return `False` if `report` did.
 
         Rows are counted from 0. A row without a metric gets `metric`. Rows that are not events are noted in the
-        progress, and events that were appended before are skipped.
+        progress, and events that were appended before are skipped. If `report` returns `False`, events that are still
+        unsent are not appended.
         """
         progress, at = self._progress, begin
 

@@ -95,7 +95,11 @@ class ChunkSender:
         return sent is None or sent.result()
 
     def _send(self) -> bool:
-        """Send until the gate has appended everything; return `False` if `report` ended the run before."""
+        """Send until the gate has appended everything; return `False` if `report` ended the run before.
+
+        After an attempt that appended nothing, call `report`, and try again after a back-off. A lost connection is no
+        error here; the errors are those of `finish`.
+        """
         backoff, progress = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), self._progress
         while self._gate.waiting:
             failpoints.reach("before-ingest")

@@ -62,6 +62,9 @@ class Source:
         """Return the first bytes of the (decompressed) text, `size` bytes or fewer if the text is shorter.
 
         The next read begins at the beginning of the text again. Call this for regular files only, before other reads.
+
+        Raises:
+            OSError, EOFError, zlib.error: the file cannot be read, or is damaged gzip.
         """
         found = self._bytes.read(size)
         self._bytes.seek(0)
@@ -116,6 +119,8 @@ class Source:
 
     def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield whole lines as offset of their begin, offset of their end, and text, from the line of `seek` on.
+
+        The text is shorter than the offsets say if it is a line that was cut off because it is too long.
 
         Raises:
             SourceError: the file cannot be read to its end.

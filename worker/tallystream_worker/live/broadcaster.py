@@ -52,7 +52,9 @@ MAX_READERS: Final = 800
 """The largest number of readers at the same time."""
 
 MAX_NAMED: Final = 20_000
-"""The largest number of counters that all readers together follow by name, not by pattern; it bounds a pass's time."""
+"""The largest number of counters that all readers together follow by name, not by pattern; it bounds a pass's time.
+
+Readers with the same subscription count once."""
 
 _UPDATES: Final = 500
 """Updates a second to all readers together. Each costs about 30 microseconds of processor time. With more than 125
@@ -174,7 +176,10 @@ class Broadcaster:
             reader.end()
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  # after the timeout the caller continues
-        """End the stream of every reader, and wait until all have left, for `timeout` seconds at most."""
+        """End the stream of every reader, let no reader join any more, and wait until all have left.
+
+        It waits `timeout` seconds at most; no error is raised if a reader is still there.
+        """
         self.end()
         deadline = time.monotonic() + timeout
         while self._readers and time.monotonic() < deadline:  # noqa: ASYNC110  # once, at the end, and short
@@ -194,7 +199,10 @@ class Broadcaster:
         return await self._figures.now()
 
     async def _following(self) -> None:
-        """Start the task of the passes if it does not run, and wait until its first pass has succeeded or failed."""
+        """Start the task of the passes if it does not run; return when a pass of it has succeeded or failed.
+
+        If one has before, return at once. An error of the pass is not raised.
+        """
         if self._task is None or self._task.done():
             self._at = None
             self._backoff.reset()
@@ -342,7 +350,11 @@ class Broadcaster:
         return found
 
     async def _catch_up(self, reader: LiveReader, wanted: Subscription, resumes: bool, since: Cursor | None) -> None:
-        """Give a joining reader its first totals; see `join`.
+        """Give a joining reader its first totals, or a reset and its first totals; see `join`.
+
+        The totals are of the counters that it follows by name, or, from the position `since` on, of all followed
+        counters that changed. A reset is given if these cannot be found; if no pass has succeeded yet, only a reset. If
+        `since` is ahead of the last pass, first wait for the next pass.
 
         Args:
             reader: The reader.

@@ -30,9 +30,9 @@ class Found(NamedTuple):
 
     Attributes:
         subjects: The changes.
-        is_unbroken: Whether each stream still had its entry at the first position. If not, the server lost that entry,
-            or it was trimmed. Later entries prove nothing: a server that lost the end of its log continues with later
-            IDs. Then counters that are not in `subjects` may have changed too.
+        is_unbroken: Whether each stream that was read after an entry still had that entry at the first position. If
+            not, the server lost it, or it was trimmed. Later entries prove nothing: a server that lost the end of its
+            log continues with later IDs. Then counters that are not in `subjects` may have changed too.
     """
 
     subjects: Changes

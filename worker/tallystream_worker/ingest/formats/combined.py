@@ -90,14 +90,17 @@ def pattern_of(mapping: Mapping) -> bytes:
 
 
 def moment_of(stamp: bytes) -> float | None:
-    """Return the seconds since 1970 of a time such as `17/May/2015:10:05:03 +0200`; `None` if it is not valid."""
+    """Return the seconds since 1970 of a time such as `17/May/2015:10:05:03 +0200`; `None` if there is no such time.
+
+    The form is not checked: the text must be one that the `stamp` of `pattern_of` matches.
+    """
     start, past = _hour_start(stamp[:14], stamp[21:]), _SECONDS.get(stamp[15:20])
     return None if start is None or past is None else start + past
 
 
 @lru_cache(maxsize=1024)
 def _hour_start(hour: bytes, zone: bytes) -> float | None:
-    """Return the seconds since 1970 at which `17/May/2015:10` began in zone `+0200`; `None` if it is not valid."""
+    """Return the seconds since 1970 at which hour `17/May/2015:10` of zone `+0200` began; `None` if there is none."""
     month = _MONTHS.get(hour[3:6], 0)
     try:
         clock = datetime(int(hour[7:11]), month, int(hour[:2]), int(hour[12:]), tzinfo=UTC)

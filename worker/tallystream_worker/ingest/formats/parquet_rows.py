@@ -39,7 +39,7 @@ def _arrow() -> tuple[Any, Any, Any]:
 
 
 def rows_of(path: str) -> int:
-    """Return the number of rows of a Parquet file, after checking its columns.
+    """Return the number of rows of a Parquet file, after checking the names of its columns.
 
     Raises:
         SourceError: the file cannot be read, is not a Parquet file, has an unknown column, or has no column `subject`.
@@ -86,7 +86,7 @@ def pack_rows(
         metric: The metric of rows without one.
         begin: The first row, counted from 0.
         end: The row after the last one.
-        packer: Packs the events.
+        packer: Packs the events; it skips those that were appended before.
         note: Called with rows that are not events: the number of the first of them, counted from 0 in the file, the
             reason, and how many they are.
 
