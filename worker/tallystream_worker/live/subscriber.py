@@ -54,7 +54,10 @@ class LiveReader:
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
-        """Add a batch of older totals: if a counter's total was added before, that newer total is kept."""
+        """Add a batch of older totals: if a counter's total was added before, that newer total is kept.
+
+        Call it between `hold_back` and `release`: it does not wake a waiting `next`.
+        """
         later, self._batch = self._batch, batch
         if later is not None:
             self.counters(later)
@@ -67,8 +70,8 @@ class LiveReader:
     def counters(self, batch: MessageBatch) -> None:
         """Add totals, which replace unsent totals of the same counters.
 
-        If more than `MAX_HELD` totals are unsent afterwards, drop them and add a message `reset`. Totals of counters
-        that the reader follows by name stay: see `reset`.
+        If more than `MAX_HELD` (2,000) totals are unsent afterwards, drop them and add a message `reset`. Totals of
+        counters that the reader follows by name stay: see `reset`.
         """
         self._batch = batch if self._batch is None else batch.after(self._batch)
         if len(self._batch.values) > MAX_HELD:
@@ -100,7 +103,8 @@ class LiveReader:
     async def next(self) -> list[Message] | None:
         """Wait for messages, a heartbeat or the end; return the messages and forget them.
 
-        A call also tells `watch` that the messages of the call before were sent. One task may wait at a time.
+        After `hold_back`, messages wait until `release`; after a call that returned some, for `every` seconds. A call
+        also tells `watch` that the messages of the call before were sent. One task may wait at a time.
 
         Returns:
             The messages to send: a reset first, then totals, then others; an empty list if a heartbeat is due; `None`

@@ -87,7 +87,8 @@ class Subscription:
 def subscription_of(metrics: Iterable[str], subjects: Iterable[str]) -> Subscription:
     """Return the subscription to these metrics, for these subjects; a subject that contains `*` is a pattern.
 
-    The metrics are not checked. Without subjects, the subscription follows no counter.
+    Subjects and patterns are put into Unicode normal form C. The metrics are not checked. Without subjects, the
+    subscription follows no counter.
 
     Raises:
         EventError: a subject is not valid, a pattern has more than `MAX_STARS` `*`, or there are more than

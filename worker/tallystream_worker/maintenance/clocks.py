@@ -39,7 +39,7 @@ _CLOCK: Final = Script("tallystream_worker.maintenance", "clock")
 
 
 def seconds_since_boot() -> float:
-    """Return the seconds of a clock that is never set, and that also runs while the machine sleeps if it has one."""
+    """Return the seconds of a clock that is never set; if the system has one that runs during sleep, of this one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -51,9 +51,10 @@ class SteppingClock:
         self._read = 0.0
 
     def step(self, server: float, before: float, after: float) -> float:
-        """Return the size in seconds of a step since the last call; 0 at the first call, and within `TOLERANCE`.
+        """Return by how many seconds the server's clock has stepped, negative if it was set back; 0 at the first call.
 
-        It is negative if the clock was set back.
+        Also 0 if it is at most 1 second, plus the time of reading, off the expected time. The next call still has this
+        difference, reduced by up to 1 % of the time between the calls; so small steps soon after one another add up.
 
         Args:
             server: The time by the server's clock, in seconds.
@@ -105,7 +106,8 @@ class ClockWatch:
     def run_once(self) -> None:
         """Read the clock of each partition's server; log and publish the largest step, and log IDs that are ahead.
 
-        Do nothing if the server has the data of another deployment.
+        Without a step, nothing is published. IDs that are ahead are logged when this begins and when it ends. Do
+        nothing if the server has the data of another deployment.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.

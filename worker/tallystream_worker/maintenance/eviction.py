@@ -33,7 +33,9 @@ _EVICTION: Final = Script("tallystream_worker.maintenance", "eviction")
 
 
 def refuse_eviction(client: redis.Redis, layout: Layout) -> None:
-    """Do nothing if no partition's server may evict keys, or the user may not read this.
+    """Raise a `ConfigurationError` if a partition's server may evict keys; do nothing if the user may not read this.
+
+    A server without a memory limit evicts none, whatever its policy.
 
     Raises:
         ConfigurationError: a server may evict keys; the message names the setting of the server.
@@ -71,7 +73,10 @@ class EvictionWatch:
         self._evicted: dict[str, int] = {}
 
     def run_once(self) -> None:
-        """Check the server of each partition: log when it begins or ceases to be able to evict, and evicted keys.
+        """Check the server of each partition: note in `evicting` whether it may evict keys, and log evicted keys.
+
+        Also log when a server begins or ceases to be able to evict. Do nothing if the server has the data of another
+        deployment.
 
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.
@@ -101,7 +106,7 @@ class EvictionWatch:
 def eviction_service(
     settings: Settings, deployment: Deployment, log: FilteringBoundLogger, evicting: dict[str, str]
 ) -> PeriodicService:
-    """Return the service that watches for evicted keys, not started.
+    """Return the service that watches for evicted keys about every 10 seconds, not started.
 
     It fills `evicting` (see `EvictionWatch`) only if `[redis] eviction` is `refuse`; otherwise it only logs.
     """
@@ -113,8 +118,8 @@ def eviction_service(
 def _look(client: redis.Redis, keys: PartitionKeys) -> tuple[str, int]:
     """Return the policy by which a partition's server may evict keys, and the number of keys that it has evicted.
 
-    The policy is `""` if the server evicts none, has no memory limit, or does not let this user read it; in the last
-    case, the number is 0.
+    The number is that since the server started. The policy is `""` if the server evicts none, has no memory limit, or
+    does not let this user read it; in the last case, the number is 0.
     """
     try:
         _, policy, limit, evicted = _EVICTION(client, [keys.stream], [])

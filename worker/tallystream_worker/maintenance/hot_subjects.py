@@ -60,7 +60,10 @@ class HotSubject:
 
 
 def advice(hot: HotSubject, rules: Rules | None) -> str:
-    """Return a text on how to relieve the partition of a hot subject; `rules` is `None` if none are published."""
+    """Return a text on how to relieve the partition of a hot subject, or why its metric cannot be spread.
+
+    `rules` is `None` if none are published.
+    """
     if rules is None or (rule := rules.metric.get(hot.metric)) is None:
         return "the rules of its metric are not published yet"
     if rule.spread:
@@ -116,7 +119,7 @@ class HotSubjectTracker:
 
 
 def show(client: redis.Redis, keys: PartitionKeys, hot: HotSubject) -> None:
-    """Publish the subject with the most events of a partition on the server, as JSON, for 60 seconds."""
+    """Store the given subject `hot`, as JSON, in the key of its partition for 60 seconds; it need not be hot."""
     client.set(keys.hot_subject, json.dumps(asdict(hot)), px=_SHOWN)
 
 

@@ -35,7 +35,8 @@ def for_each_partition(
     """Read the deployment again, and run a job in every partition of its live topic, also after it failed in one.
 
     If the stored epoch differs from the one that the worker started with, do nothing. Ignore a `RedisError` of the job
-    that shows that a stream or consumer group is gone. The counting loop reports both.
+    that shows that a stream or consumer group is gone. The counting loop reports both. An exception of the job that is
+    neither a `RedisError` nor a `KeyLost` is raised at once, without the partitions after it.
 
     Args:
         client: The connection to the partitions.
@@ -73,6 +74,8 @@ def maintenance_service(
     stopping: threading.Event | None = None,
 ) -> PeriodicService:
     """Return the periodic service of a maintenance job, not started. Several workers may run it at the same time.
+
+    A failed pass is tried again after 0.5 to 5 seconds.
 
     Args:
         name: The name of the service in logs and health.

@@ -117,9 +117,11 @@ class Reaper:
         self._cursors: defaultdict[str, str] = defaultdict(lambda: "0")  # by stream, among its producers
 
     def run_once(self) -> None:
-        """Remove silent consumers and producers of each partition.
+        """Remove consumers that were silent for a day, and records of producers that were silent for 30 days.
 
-        One pass examines about 500 producers of each partition; the next pass continues after them.
+        Only producers with random names are removed; those with a spool after 365 days. Days of producers are of active
+        time: see `reap_producers`. The pending entries of the consumers go to the heir first. In each partition, one
+        pass moves at most 500 entries, and examines about 500 producers; the next pass continues after them.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.

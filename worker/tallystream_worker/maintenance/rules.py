@@ -32,7 +32,9 @@ _ADOPT: Final = Script("tallystream.storage", "adopt_rules")
 def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
     """Record in one partition that its metrics are counted by these rules from now on.
 
-    Metrics without a record of earlier rules, and those that these rules do not change, are left alone.
+    Reads then state as missing what the earlier rules did not count. The leaderboard of all time of a changed metric is
+    removed if its subjects or values may be wrong by these rules. Metrics without a record of earlier rules, and those
+    that these rules do not change, are left alone.
 
     Returns:
         The metrics that were counted by other rules before.

@@ -44,8 +44,8 @@ class Trimmed:
         entries: Number of entries left.
         bytes: Memory of the stream before the call in bytes, as the server estimates it.
         limit: Number of entries at which appends are refused; 0 for no limit, and if the stream is empty.
-        holder: What needs the oldest entries: `group <name>`, or the name of a retention hold; `""` if there is
-            neither.
+        holder: The reader that has come least far, even if it needs no entry any more: `group <name>`, or the name of a
+            retention hold; `""` if there is neither.
     """
 
     removed: int

@@ -40,9 +40,10 @@ def configure(*, quiet: bool = False) -> FilteringBoundLogger:
 
 
 class _StandardError:
-    """The present `sys.stderr`; what cannot be written, because its reader has gone or the disk is full, is left out.
+    """A file for the logger that writes to the `sys.stderr` of the moment, and raises no error if a write fails.
 
-    A worker that cannot log must continue to count.
+    Text that cannot be written, because its reader has gone or the disk is full, is lost: a worker that cannot log must
+    continue to count.
     """
 
     def write(self, text: str) -> None:

@@ -136,7 +136,8 @@ class PeriodicService:
     def attempt(self) -> float:
         """Run one pass, without waiting; log a change of state; return the seconds to wait before the next pass.
 
-        An exception of the pass is not raised: it becomes the problem of the service.
+        An exception of the pass is not raised: it becomes the problem of the service, stale connections are closed, and
+        the wait is the one that `recover` returns, or else the back-off.
         """
         self._tried = time.monotonic()
         try:

@@ -55,7 +55,10 @@ def stop_all(services: Sequence[Service], deadline: float) -> bool:
 
 @contextmanager
 def running(service: Service, timeout: float) -> Iterator[None]:
-    """Run a service within the context; when the context ends, wait up to `timeout` seconds for the service to stop."""
+    """Run a service within the context; when the context ends, wait up to `timeout` seconds for the service to stop.
+
+    If it takes longer, it is left running, without an error.
+    """
     service.start()
     try:
         yield

@@ -123,7 +123,9 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
 
 
 def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None) -> Base:
-    """Return a base that begins after the ID `needed`, or at the oldest available entry if later ones are gone.
+    """Return a base that begins after the ID `needed`; if entries after it are not available, at the oldest that is.
+
+    Entries are available in the stream, or in the archive if it can be used.
 
     Args:
         needed: The ID after which entries are needed.
@@ -137,7 +139,10 @@ def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None
 
 
 def _lost(info: Any) -> StreamID | None:
-    """Return the highest ID that an entry which is gone from the stream can have; `None` if no entry is gone."""
+    """Return the highest ID that an entry which is gone from the stream can have; `None` if no entry is gone.
+
+    The oldest entries are taken to be the ones that are gone: entries that were deleted from the middle may be later.
+    """
     if info["entries-added"] == info["length"]:
         return None
     if info["first-entry"] is None:

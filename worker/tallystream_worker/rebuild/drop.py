@@ -70,7 +70,10 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
 
 
 def counter_keys(client: redis.Redis, keys: PartitionKeys) -> Iterator[bytes]:
-    """Yield the full keys of a generation's counters in one partition, found by SCAN; a key may come twice."""
+    """Yield the full keys of a generation's counters in one partition, found by SCAN; a key may come twice.
+
+    These are all keys of the `KINDS`, also state such as stored ids and votes; the ledger and dead letters are not.
+    """
     prefix = keys.counters.encode()
     pattern = keys.counters.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
     for name in client.scan_iter(match=pattern, count=1000):

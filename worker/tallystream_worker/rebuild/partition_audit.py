@@ -207,7 +207,10 @@ class PartitionAudit:
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
     def _learn(self) -> None:
-        """Read which entries were dead-lettered after too many deliveries, or dropped: no fold can find that out."""
+        """Note entries that were dead-lettered after too many deliveries since the last call, and dropped dead letters.
+
+        The fold gives up the former, and leaves out the latter, because it cannot find them out.
+        """
         for letter in letters(self._client, self._deployment.layout, self._number, self._last_letter):
             self._last_letter = f"({letter.id}"
             if letter.was_given_up:

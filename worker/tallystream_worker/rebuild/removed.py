@@ -36,7 +36,7 @@ class RemovedPeriods:
                 self._ends[name] = max(int(end), self._ends.get(name, 0))
 
     def can_compare(self, name: str) -> bool:
-        """Return `False` if a key, given without the generation's prefix, may be of such a period.
+        """Return `False` if a key, without the prefix, may be of a period that was removed or lacks events.
 
         These are all keys whose period begins before the recorded end of its kind and metric, whether removed or not.
         A key without a period, such as a total, can be compared.

@@ -64,8 +64,8 @@ class _Part:
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
     """Set the counters of a subject to 0; return the totals before, by metric.
 
-    Events that were appended before the call are taken away, and later events count. Producers keep their events for a
-    moment, until the workers have counted everything in the partition.
+    Events that were appended before the call, and those that are counted while it waits, are taken away; later events
+    count. Producers keep their events for a moment, until the workers have counted everything in the partition.
 
     Args:
         client: Client of the server.
@@ -132,9 +132,10 @@ class _Run:
         return [_Part(layout.keys[partition], tuple(names)) for partition, names in sorted(by_partition.items())]
 
     def _time(self, parts: Iterable[_Part]) -> int:
-        """Hold appends back until everything in the partitions is counted; return a millisecond after all their IDs.
+        """Hold appends back and wait until everything in the partitions is counted; return a time after all their IDs.
 
-        With the same time in all partitions, the resets stay in their place in the log if a repartition merges the
+        The time is in milliseconds since 1970. Appends stay held back when this returns, for up to a second. With the
+        same time in all partitions, the resets stay in their place in the log if a repartition merges the
         partitions in the order of their IDs. The errors are those of `_reset`.
         """
         ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
@@ -168,7 +169,8 @@ class _Run:
     def _call(self, part: _Part, at: int | str) -> Any:
         """Call the script until nothing waits to be counted; return its reply: `reset`, `ready`, `passed` or `none`.
 
-        For any other reply, raise `_SwitchedError` or `StreamError`; see `_reset`.
+        With an empty `at`, only hold appends back, and reset nothing. For any other reply, raise `_SwitchedError` or
+        `StreamError`; see `_reset`.
         """
         keys = part.keys
         names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]

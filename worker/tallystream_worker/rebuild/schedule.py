@@ -66,7 +66,7 @@ class Scheduled:
         """Run an audit if one is due and no other worker runs one; return the fields of its log line, else `None`.
 
         Also return `None` if no rules are published, or if `stopping` ended the audit. Record the time and the result
-        in `tally:meta`.
+        of a finished audit in `tally:meta`, and log an error if counters differ.
 
         Raises:
             ConfigurationError: no counter can be proved.

@@ -225,7 +225,10 @@ def differing(
 
 
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
-    """Return the metrics that have a field `unlisted` in any of these ledgers: values of their subjects fell."""
+    """Return the metrics that have a field `unlisted` in any of these ledgers.
+
+    They have one after a value of a subject fell, or after a change of their rule left the leaderboard incomplete.
+    """
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
     return frozenset(metric for mark, _, metric in marks if mark.partition(":")[0] == "unlisted")
 

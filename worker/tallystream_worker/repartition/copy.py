@@ -128,6 +128,9 @@ class StreamCopier:
     def __call__(self, show: Callable[[], Any] = lambda: None) -> int:
         """Copy all entries after the marks, and move the retention holds; return how many entries were copied.
 
+        Entries of the old topic are counted, also those whose events were all dropped. The marks are read first if
+        `look` was not called; the holds stay if there was nothing to copy.
+
         Args:
             show: Called after each full page (200 entries, or 1 MiB of them).
 
