@@ -44,7 +44,8 @@ and the files that were ingested."""
 def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Layout:
     """Return the layout of the topic to fill, with `partitions` partitions: of the topic that was begun, or a new one.
 
-    A new topic gets a number, which is stored as `moving`; nothing else is written.
+    A new topic gets a number, which is stored with its number of partitions; no key of the topic is written. Nothing is
+    written if a topic was begun.
 
     Raises:
         ConfigurationError: a topic with another number of partitions is being filled, an earlier topic is still kept,
@@ -127,8 +128,9 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int) -> None:
 def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> dict[str, Any]:
     """Return the fields for the number of a new topic's rules; copy the recorded changes of the rules to the topic.
 
-    If the rules are not those of the live topic, they get a new number, and the change is recorded. Every copy is
-    counted by these rules, so the topic has no place of an earlier change.
+    If the rules are not those of the live topic, they get a new number, above all earlier ones, and the change is
+    recorded, in the new topic only. Every copy is counted by these rules, so the topic has no place of an earlier
+    change.
     """
     records, revision = read_changes(client, deployment.layout), deployment.revision
     newest = int(client.hget(deployment.layout.meta, "newest-revision") or revision)
@@ -177,10 +179,11 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: 
 def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     """Reopen every partition of the deployment's topic; producers then append the entries that were refused meanwhile.
 
-    Nothing happens to a partition that is not closed, or that a later closing than `closing` has changed.
+    A partition that is not closed stays open, and from now on `close` with a lower number than `closing` does not close
+    it. Nothing changes in a partition that a later closing than `closing` has changed; it may stay closed.
 
     Raises:
-        KeyLost: a partition has lost a key; all others are open.
+        KeyLost: a partition has lost a key, and was not reopened; raised after all partitions were tried.
     """
     lost: list[str] = []
     for keys in deployment.layout.keys:
@@ -216,7 +219,7 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     """Give up and remove the topic that a repartition fills; return the number of removed keys.
 
     Also reopen the live topic, and remove the repartition's retention holds from it. If no topic is being filled, do
-    nothing and return 0.
+    nothing and return 0. 0 is also returned if a topic was given up of which nothing was stored but its number.
 
     Raises:
         StreamError: the topic has become the live one.

@@ -96,7 +96,7 @@ def open_deployment(
 
 
 def _report(published: Published, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Log what the publication of the rules has changed, and what it has kept."""
+    """Log what the publication of the rules has changed and kept; if no rules were stored before, only lost ones."""
     before, rules = published.before, published.rules
     if published.lost:
         warn_of_lost_rules(log, published.lost)

@@ -71,7 +71,10 @@ class HealthProbe:
         return [f"partition {number} hangs: no pass has begun for {SILENT:.0f} s" for number in hung]
 
     def problems(self) -> list[str]:
-        """Return one message for each partition with a problem, or without a successful pass for over 30 seconds."""
+        """Return one message for each partition with a problem, or without a successful pass for over 30 seconds.
+
+        A partition whose first pass has not ended has the problem `starting`.
+        """
         now = time.monotonic()
         reasons = []
         for each in self._worker.health:

@@ -124,7 +124,10 @@ class ByNamespace(Collector):
         self._registries = registries
 
     def collect(self) -> Iterable[Metric]:
-        """Return each Prometheus metric family once, with the samples of all registries."""
+        """Return each Prometheus metric family once, with the samples of all registries.
+
+        Each sample gets the label `namespace`; a sample that already has this label keeps it.
+        """
         families: dict[str, Metric] = {}
         for namespace, registry in self._registries.items():
             for found in registry.collect():
@@ -140,7 +143,7 @@ def serve_metrics(
 ) -> WSGIServer:
     """Serve the Prometheus metrics of a registry over HTTP in a background thread, until the process ends.
 
-    Logs a warning if the address is not loopback.
+    Every path except those of `probe` has the metrics. Logs a warning if the address is not loopback.
 
     Args:
         registry: The registry.

@@ -113,6 +113,7 @@ class PartitionFollower:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: the stored data is of another release.
+            KeyLost: the stored deployment is not complete, so the rules could not be stored.
         """
         # Read the numbers before the deployment: rules are stored before a partition is counted by them.
         counting = counting_number(self._client, self._found, self._some_partitions())

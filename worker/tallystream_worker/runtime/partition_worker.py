@@ -62,8 +62,9 @@ class PartitionHealth:
         problem: Why the partition is not counted, `starting` before the first pass ends; `None` while it is counted.
         passed: Monotonic second at which the last successful pass ended; see `ServiceHealth`.
         tried: Monotonic second at which the last pass began, successful or not; see `ServiceHealth`.
-        hot_subject: The subject with the most events of the partition in the last seconds, hot or not; `None` if it is
-            unknown.
+        hot_subject: The subject with the most events of the partition, hot or not, by a sample of those that this
+            worker counted, in which newer events weigh more; `None` if the sample shows none, as before 100
+            events.
         lost_key: The key that the partition has lost; `None` if it has lost none.
     """
 
@@ -150,6 +151,7 @@ class PartitionWorker:
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
             StreamError: the server may evict keys; nothing was read.
+            ConfigurationError: no rules are published, or the stored data is of another release.
             Exception: see `CountingLoop.run_once`.
         """
         stream = self._deployment.layout.keys[self._partition].stream
@@ -178,13 +180,15 @@ class PartitionWorker:
         """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
 
         If the error may be caused by an entry, these entries count one more delivery. If another generation is live
-        (`GenerationSwitched`), the entries stay pending in the old one. Also set `lost_key`.
+        (`GenerationSwitched`), the entries stay pending in the old one. Also set `lost_key`: to the key of a `KeyLost`,
+        else to `None`.
 
         Args:
             error: The exception of the failed pass.
 
         Returns:
-            The seconds to wait before the next pass; `None` for the back-off.
+            The seconds to wait before the next pass: 0.05 after `GenerationSwitched`; `None`, for the back-off, after
+            any other error.
         """
         self._has_failed = True
         self.lost_key = error.key if isinstance(error, KeyLost) else None
@@ -208,6 +212,7 @@ class PartitionWorker:
             DeploymentChanged: the server has the data of another deployment, or none.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
+            ConfigurationError: no rules are published, or the stored data is of another release.
         """
         found = self._deployment.reload(self._applying)
         keys = found.layout.keys[self._partition]

@@ -33,8 +33,9 @@ class Published:
     Attributes:
         before: The rules that were stored before; `None` if none were.
         rules: The rules that are stored now.
-        kept: The metrics that the configuration lacks, and that were kept.
-        lost: The number of later rules that the server lost, after a partition was counted by them; 0 for none.
+        kept: The stored metrics that the configuration lacks, and that were kept; empty if it states no metrics.
+        lost: The number that identified later rules (their revision, no count), which the server lost after a partition
+            was counted by them; 0 if none were lost.
     """
 
     before: Rules | None
@@ -64,7 +65,8 @@ def publish_rules(
         removing: The stored metrics to remove, if the configuration lacks them.
 
     Raises:
-        ConfigurationError: the rules contradict stored ones.
+        ConfigurationError: the rules contradict stored ones, or turn `spread` off for a metric whose events are
+            spread.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
         redis.RedisError: the server does not reply, or rejects a command.

@@ -50,8 +50,9 @@ class WorkerPool:
         self.hot_subjects = HotSubjectTracker(deployment.layout.partitions, deployment.layout.topic)
         """Finds the hot subject of each partition in the applied batches."""
         self.foreign = threading.Event()
-        """Set while the server has the data of another deployment, or none. It is needed on a cluster: FLUSHALL empties
-        its nodes one after the other, so a partition worker that begins again may still find the old meta hash."""
+        """Set by the partition follower while the server has the data of another deployment, or none, or a restore has
+        not finished. It is needed on a cluster: FLUSHALL empties its nodes one after the other, so a partition worker
+        that begins again may still find the old meta hash."""
         name = consumer or settings.worker.consumer
         everyone: list[BatchSubscriber] = [*subscribers, self.hot_subjects]
         self._workers = [

@@ -105,10 +105,10 @@ class DataFolder:
 
         Args:
             lock: Descriptor of the file `server.lock`, which the server has locked; it is locked at the end.
-            timeout: Seconds to wait.
+            timeout: Seconds to wait for the reply to SHUTDOWN, and then again for the exit.
 
         Raises:
-            EmbeddedServerError: the server did not exit within `timeout` seconds.
+            EmbeddedServerError: the server did not exit within `timeout` seconds; it still runs.
         """
         address = self.path / "server.address"
         path = Path(address.read_text()) if address.exists() else self.path / "server.sock"

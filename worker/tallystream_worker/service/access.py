@@ -41,6 +41,8 @@ class Access:
     def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Raise an error unless the role of a request is sufficient for the route; the guard of all routes.
 
+        An open route accepts every request, also with an unknown token; so does each route if no token is configured.
+
         Raises:
             ProblemDetailsException: 401 if the token is missing or unknown, 403 if its role is not sufficient.
         """
@@ -55,8 +57,11 @@ class Access:
     def role_of(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Role:
         """Return the role of a request by its token, or else by its session; `ADMIN` if no token is configured.
 
+        The session is only read if the request has no `Authorization` header.
+
         Raises:
-            ProblemDetailsException: 401 if the request has no token or session, or an unknown one.
+            ProblemDetailsException: 401 if the request has no token and no session, or the one that is read is unknown
+                or has expired, or the header has no Bearer token.
         """
         if not self.tokens:
             return Role.ADMIN

@@ -96,7 +96,7 @@ class HostAndOriginCheck:
     def headers_for(self, origin: str) -> dict[str, str]:
         """Return the CORS headers of a response to a page of an origin; they never allow cookies.
 
-        There are none if `[serve] origins` is empty, and only `Vary` for an origin that it does not admit.
+        There are none if `[serve] origins` is empty, and only `Vary` without an origin or for one that is not admitted.
 
         Args:
             origin: The value of the header `Origin`; empty if the request has none.

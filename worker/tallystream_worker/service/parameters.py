@@ -38,7 +38,8 @@ async def published(totals: Totals, *metrics: str) -> Rules:
     """Return the declared rules, at most a second old, after checking that each of `metrics` is declared.
 
     Raises:
-        ConfigurationError: no rules are declared yet.
+        ConfigurationError: no rules are declared yet, or the stored data is of another release.
+        DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
         EventError: the name of a metric is not valid.
         ProblemDetailsException: 404 if a metric is not declared.
         RedisError: the rules cannot be read.

@@ -50,7 +50,8 @@ class RedisSettings:
     """Number of partitions; 0 for the stored number, or 4 at the first start."""
 
     eviction: str = "refuse"
-    """Whether a worker may start if the server may evict keys: `refuse` or `allow`."""
+    """`refuse`: while a server may evict keys, a worker does not start, and a running one does not count the partitions
+    of that server. `allow`: the worker counts, and only logs this."""
 
     def __post_init__(self) -> None:
         if self.eviction not in ("refuse", "allow"):
@@ -80,7 +81,7 @@ class WorkerSettings:
     """Size at which a batch is full, about its number of counters; see `Batch.counters`."""
 
     claim_idle: float = 30.0
-    """Seconds for which an entry must be pending for another consumer before a worker claims it."""
+    """Seconds since the last delivery of a pending entry after which a worker claims it, whichever consumer has it."""
 
     max_deliveries: int = 10
     """Most deliveries of an entry; an entry that is delivered more often is dead-lettered."""
@@ -170,7 +171,7 @@ class ServeSettings:
     If empty, any name may be used, unless the service listens on a loopback address without tokens."""
 
     origins: tuple[str, ...] = ()
-    """Origins of other sites whose pages may send requests; `*` for all."""
+    """Origins of other sites whose pages may write here and read the responses; `*` for all."""
 
     def __post_init__(self) -> None:
         _within("serve.port", self.port, 0, 65_535)

@@ -48,7 +48,7 @@ class CloudEvent(msgspec.Struct, frozen=True):
     """Time of the occurrence; must have an offset."""
 
     data: Any = None
-    """An object that may have `metric`, `amount` and `actor`."""
+    """An object that may have `metric`, `amount` and `actor`; a value that is no object is ignored."""
 
 
 _decode: Final[Callable[[bytes | msgspec.Raw], CloudEvent]] = msgspec.json.Decoder(CloudEvent).decode

@@ -38,7 +38,7 @@ class _File:
 
 @get("/", include_in_schema=False, opt={"role": Role.OPEN})
 async def page(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """Return the page of the dashboard."""
+    """Return the page of the dashboard; respond 304 if the request names the present version. It needs no token."""
     return await _answer(request, "index.html")
 
 
@@ -46,7 +46,8 @@ async def page(request: Request[Any, Any, Any]) -> Response[bytes]:
 async def part(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
     """Return a file of the dashboard, such as a style sheet, a script or the icon; respond 404 if there is none.
 
-    Respond 304 if the request names the present version. `chart.js` is a file of the package chartkick.
+    Respond 304 if the request names the present version. `chart.js` is a file of the package chartkick: respond 404 if
+    that is not installed. No token is needed.
     """
     return await _answer(request, name)
 

@@ -81,7 +81,8 @@ class Events(Controller):
         If an event is invalid, respond 400: none is appended, so the corrected body can be sent again. Only if the
         rules change during the request, the 400 has `taken`: so many of its first valid events are appended. Senders
         that cannot correct events use `partial`: the valid events are appended, and the response lists the first 20 of
-        the others; if all are invalid, it is 400.
+        the others; if all are invalid, it is 400. After a 408, 413 or 415 (the body is too slow, too large or of
+        another type) none is appended.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         rules = await published(totals)

@@ -77,10 +77,10 @@ async def live(
     overview: WithOverview = False,
     top: WithTop = None,
 ) -> Stream:
-    """Send messages until the client disconnects or reads nothing for 15 seconds; docs/live.md lists them.
+    """Send messages until the client disconnects or reads nothing for 15 seconds, or the service stops.
 
-    Respond 400 if a parameter is not valid, 404 if a metric is not declared, and 503 with `Retry-After` if the service
-    has its maximum of readers, or if the counters cannot be read.
+    docs/live.md lists the messages. Respond 400 if a parameter is not valid, 404 if a metric is not declared, and 503
+    with `Retry-After` if the service has its maximum of readers, or if the counters cannot be read.
     """
     reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
     await _join(broadcaster, reader, request.headers.get("last-event-id") or since)

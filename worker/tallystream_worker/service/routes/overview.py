@@ -38,7 +38,7 @@ class Declared(msgspec.Struct, frozen=True):
     """The window in which different actors are counted; `null` if they are not."""
 
     votes: bool
-    """Whether each actor has one vote."""
+    """Whether the metric has `once`: each actor has one vote for a subject (in each period, if `once` is a period)."""
 
     limit: int | None
     """Number of events of a subject that are accepted in each `per`; `null` without a limit."""
