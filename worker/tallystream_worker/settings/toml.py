@@ -17,9 +17,10 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def to_toml(rules: Rules) -> str:
-    """Return the text of a configuration file that states these rules; settings with their default are left out.
+    """Return the text of a configuration file that states these rules: the zone, metrics, ratios and alerts.
 
-    Retractions are no setting, and webhooks are not published: neither is in it.
+    Settings of metrics and ratios with their default are left out; the zone and the subject of an alert are always
+    there. Retractions are no setting, and webhooks are not published: neither is in it.
     """
     return "\n".join(_lines(rules)) + "\n"
 

@@ -58,6 +58,8 @@ class ChangedKeys:
         """Add the producer of an entry, and the counters that it may have changed and its resets, of declared metrics.
 
         If the entry cannot be decoded, add none of these. If no producer would send it again, set `unsent` in any case.
+        The counters that a reset changes are left to `reset`, and the other buckets of replaced votes and ids to
+        `replaced`.
         """
         producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
         is_of_producer = producer is not None and sequence.isdigit() and producer != COPIED
@@ -105,7 +107,7 @@ class ChangedKeys:
             metric: The metric; an undeclared one is ignored.
             subject: The subject.
             labels: The labels in the stored record of the vote or id, separated by spaces: that of the limit, then one
-                for each window that the metric had then; `-` if it was not counted there.
+                for each window that the metric had then; `-` if it was not counted there. If empty, nothing is added.
         """
         rule = self._rules.metric.get(metric)
         if rule is None or not labels:

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 class SnapshotError(TallyError):
-    """The database cannot be used, or contains no complete snapshot, or one of other data."""
+    """A snapshot cannot be taken or restored, because of the database or of entries that the server lacks.
+
+    The database cannot be used, or contains no complete snapshot, or one of other data or another format; or another
+    process has written one meanwhile.
+    """
 
 
 class Database:
@@ -74,11 +78,14 @@ class Database:
 
     @property
     def place(self) -> str:
-        """The URL or file of the snapshots, without user and password, for messages."""
+        """The URL or file of the snapshots, without user and password, for messages.
+
+        Before the first use, it is the URL as given, even if the namespace has a separate file or schema.
+        """
         return _without_password(self._place)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; a later call of another method connects again."""
         self._engine.dispose()
 
     def facts(self) -> dict[str, str]:
@@ -94,7 +101,10 @@ class Database:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Return a context in which all reads and writes are in one transaction. For one thread."""
+        """Return a context in which all reads and writes are in one transaction. For one thread; it cannot be nested.
+
+        The end of the context commits it; an exception that leaves the context undoes all writes.
+        """
         with self._transaction() as connection:
             self._open = connection
             try:
@@ -109,7 +119,10 @@ class Database:
                 connection.execute(delete(table))
 
     def renew(self) -> None:
-        """Remove all tables of the snapshot, which an earlier release has made, and create those of this release."""
+        """Replace all tables of the snapshot, which an earlier release has made, by empty ones of this release.
+
+        This is one transaction, or part of that of `at_once`.
+        """
         with self._transaction() as connection:
             connection.execute(
                 delete(schema.facts)
@@ -133,7 +146,10 @@ class Database:
         return position, row.generation
 
     def producers(self, partition: int) -> dict[str, str]:
-        """Return `<sequence> <stream ID>` of the last entry of each producer, by producer, and the horizons by name."""
+        """Return `<sequence> <stream ID>` of the last entry of each producer, by producer, and the horizons by name.
+
+        The horizons state how far the server had removed records of silent producers: see `HORIZONS`.
+        """
         with self._transaction() as connection:
             found = connection.execute(select(schema.producers).where(schema.producers.c.partition == partition))
             return {row.producer: row.value for row in found}

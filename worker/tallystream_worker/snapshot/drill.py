@@ -43,8 +43,8 @@ class DrillDifference:
     """A value that differs after a restore.
 
     Attributes:
-        table: The table of the value; for a structure, its name.
-        key: The primary key of its row, without the partition.
+        table: The table of the value.
+        key: The primary key of its row, without the partition; for the table `structures`, the name of the structure.
         live: The live value as text, at most 200 characters; `None` if it does not exist.
         restored: The restored value, in the same form; `None` if it does not exist.
     """

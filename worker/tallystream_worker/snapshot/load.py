@@ -57,7 +57,7 @@ class TableLoader:
 
         The ledger, the producers and `expires` are not written. Alert states that have expired by the clock of the
         Redis server are left out. Position and generation are read before the rows: if `Database.position` returns
-        others afterwards, another snapshot was written meanwhile.
+        others afterwards, another snapshot was written meanwhile. After an error, some keys may be written.
 
         Raises:
             SnapshotError: there is no snapshot of the partition, or the database cannot be used.
@@ -112,7 +112,8 @@ class TableLoader:
     def _keep(self, bucket: str, keys: list[str]) -> None:
         """Queue registering until when the keys of a bucket are kept, so that the scripts remove them after that.
 
-        Do nothing if they are kept forever.
+        The rules decide how long that is, and not `expires`. Do nothing if the keys are kept forever, or if the label
+        of the bucket names no period.
         """
         if (found := removal_of(bucket, self._rules)) is None:
             return

@@ -30,19 +30,23 @@ _READ: Final = 1000
 
 
 class LogLost(SnapshotError):
-    """The server has lost entries that the snapshot contains, so the snapshot is not replaced."""
+    """The server has lost entries of the snapshot, and not all were sent again, so the snapshot is not replaced."""
 
 
 def next_mark(mark: str) -> str:
-    """Return a new mark for the database whose last snapshot has `mark`; `""` stands for a new database."""
+    """Return a new random mark for the database whose last snapshot has `mark`; nothing is stored.
+
+    It begins as `mark` does, up to the dot; if `mark` is empty (a new database), it begins with a new random text.
+    """
     lineage = mark.partition(".")[0] or uuid.uuid4().hex[:12]
     return f"{lineage}.{uuid.uuid4().hex[:12]}"
 
 
 def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = "") -> bool:
-    """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` (`""`: any) was there.
+    """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` was there.
 
-    If `known` was not there, nothing is stored.
+    If it was not, nothing is stored. If `known` is empty, the result is always true. Storing a mark removes the marks
+    of the same database that are older than `known`.
     """
     (answer,) = _MARK(client, [keys.sequences], [known, added])
     return bool(answer == b"marked")
@@ -60,7 +64,7 @@ def ensure_sent_again(
         keys: The keys of the partition.
         position: The position of the snapshot.
         producers: The records of producers in the snapshot.
-        held: The retention hold of the snapshot in the partition: no later entry was trimmed.
+        held: The stream ID in the retention hold of the snapshot in the partition: no later entry was trimmed.
 
     Raises:
         LogLost: entries are missing, and not all of them were sent again.
@@ -85,7 +89,8 @@ def ensure_sent_again(
 def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
     """Return whether an entry is in a stream, or was trimmed: it is not after the hold, and before the first entry.
 
-    True for the ID `0-0`, which is no entry.
+    If the stream is empty, an entry up to its last generated ID may have been trimmed. True for the ID `0-0`, which is
+    no entry, also if there is no stream.
     """
     if id_ == "0-0":
         return True

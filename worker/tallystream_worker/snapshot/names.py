@@ -102,8 +102,9 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
 def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
     """Return the end of a bucket and the time until which its keys are kept, both in milliseconds since 1970.
 
-    Return `None` instead of this pair if the keys are kept forever, or if the label names no period. A bucket that no
-    rule has any more, because a metric was renamed or a rule was changed, is kept for 400 days after its end.
+    Return `None` instead of this pair if the keys are kept forever, or if the label names no period. If `period_of`
+    returns `None` for a bucket, because a metric was renamed or a rule was changed, it is kept for 400 days after its
+    end.
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.

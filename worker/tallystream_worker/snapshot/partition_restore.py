@@ -47,7 +47,8 @@ class RestoredPart:
         stream: The name of the stream.
         rows: Number of rows of counters that were read from the snapshot.
         taken: The moment of the snapshot, in milliseconds since 1970.
-        replayed: Number of entries after the snapshot that were found, and are counted now.
+        replayed: Number of entries that were found, and that no worker had acknowledged at the snapshot's moment; they
+            are counted now, unless the snapshot contains them because they were decided.
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
         survived: Whether the stream itself still existed; then no entry after `until` is missing, unless another client
@@ -76,6 +77,7 @@ class PartitionRestore:
         layout: The layout of the snapshot's topic.
         partition: The number of the partition.
         rules: The rules of the snapshot.
+        closing: The number of the closing that the restore has made, for the sequences: see `CLOSING`.
     """
 
     def __init__(
@@ -117,7 +119,8 @@ class PartitionRestore:
         The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
         the stream or are appended meanwhile. If the stream has lost none of its entries, the new one also has those
         before: an audit, a rebuild or the archive may need them. Otherwise it would have a hole, so they are left out.
-        They are also left out if the server's memory cannot hold the stream twice.
+        They are also left out if the server's memory cannot hold the stream twice. Of the consumer groups, the new
+        stream has only that of the first generation.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
@@ -178,6 +181,9 @@ class PartitionRestore:
         identities of ingested files, and the sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append
         meanwhile: without the sequences, they would append entries a second time. Without the marks, workers would
         copy entries a second time.
+
+        In the first topic, the prefix of the partition is also that of this partition in later topics: their keys are
+        removed too, with their streams.
         """
         keys = self._keys
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)
@@ -210,8 +216,9 @@ class PartitionRestore:
     def _has_lost_nothing(self, position: SnapshotPosition) -> bool:
         """Return whether the stream has every entry from its first to the last one of the snapshot's moment.
 
-        Return `False` if the stream does not exist or is empty. A server that loses entries loses the last ones;
-        another client may delete any.
+        Return `False` if the stream does not exist or is empty, if the last entry of that moment is gone, or if any
+        entry after the first was deleted. A server that loses entries loses the last ones; another client may delete
+        any.
         """
         if not self._client.exists(self._keys.stream):
             return False
@@ -222,7 +229,10 @@ class PartitionRestore:
         return bool(self._client.xrange(self._keys.stream, position.generated, position.generated))
 
     def _has_room(self) -> bool:
-        """Return whether the server can hold the stream twice: the old one stays until the new one replaces it."""
+        """Return whether the server can hold the stream twice: the old one stays until the new one replaces it.
+
+        `True` if `maxmemory` is 0, which is no limit.
+        """
         memory = self._client.info("memory")
         most = int(memory["maxmemory"])
         return most == 0 or int(memory["used_memory"]) + int(self._client.memory_usage(self._keys.stream) or 0) < most
@@ -307,7 +317,7 @@ class PartitionRestore:
             pass
 
     def _last(self) -> str:
-        """Return the last ID of the old stream, `""` if it does not exist."""
+        """Return the last ID that the old stream has generated, even if that entry is gone; `""` without a stream."""
         if not self._client.exists(self._keys.stream):
             return ""
         return str(self._client.xinfo_stream(self._keys.stream)["last-generated-id"].decode())

@@ -50,8 +50,8 @@ _GIVE_UP: Final = Script("tallystream_worker.snapshot", "give_up")
 class ViewLost(TallyError):
     """The values of one moment cannot be read.
 
-    Another snapshot of the partition is being taken, 10,000 or more entries are pending, or this snapshot made no call
-    for 30 seconds, or for 3 seconds and another one began.
+    Another snapshot of the partition is being taken, 10,000 or more entries are pending, the server lost data
+    meanwhile, or this snapshot made no call for 30 seconds, or for 3 seconds and another one began.
     """
 
 
@@ -103,6 +103,11 @@ class SnapshotPosition:
         The result may be `False` although no such entry was trimmed, because the server does not record which entries
         were trimmed. But as long as the snapshot's retention hold exists, the entry at which the snapshot ends is kept
         (trimming by MINID keeps the entry that it names), and so is the first pending entry.
+
+        Only trimming is found: if the server has lost the stream and has a new one, the result may be `True`.
+
+        Raises:
+            redis.ResponseError: the stream does not exist.
         """
         about: Any = client.xinfo_stream(stream)
         if about["entries-added"] == about["length"]:
@@ -188,7 +193,10 @@ class PointInTimeView:
         _GIVE_UP(self.client, [self.key], [self.token])
 
     def remove_copies(self, names: Iterable[str]) -> None:
-        """Remove the copies of this view: those of the keys `names`, and those that scripts have made since."""
+        """Remove the copies of this view: those of the keys `names`, and those that scripts have made since.
+
+        Those of scripts are known only as far as `take` and `close` have fetched them.
+        """
         names = {*names, *(key.decode() for key, was_copied in self.copies.items() if was_copied)}
         if names:
             self.client.unlink(*map(self.copy_of, names))
@@ -241,7 +249,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
 
     Raises:
         ViewLost: another snapshot of the partition was still being taken after 5 seconds, or 10,000 or more entries are
-            pending; no view is open.
+            pending; this call leaves no view open.
         KeyLost: the partition has lost a key; no view was opened.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """

@@ -88,7 +88,8 @@ def restore(
     restore knows. Until a rebuild, the counters have the events of these.
 
     The topic of the snapshot becomes the live one. Other topics that count events are closed, and an unfinished
-    repartition is given up; their keys stay until `rebuild --drop`.
+    repartition is given up; their keys stay until `rebuild --drop`. But if the first topic is restored, its partitions
+    lose the keys of later topics, with their streams.
 
     Until it ends, and after an interruption until it is repeated, workers do not count and readers get an error;
     producers that run append as before.
@@ -106,6 +107,7 @@ def restore(
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
         StreamError: the server is not empty, and `force` is not set.
+        ConfigurationError: this release cannot read the rules of the snapshot.
 
     Any error of `archived` is raised too.
     """
@@ -251,7 +253,7 @@ def _close_others(
 
 
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
-    """Return the partitions of each topic that nothing uses after the restore, by number; `rebuild --drop` removes it.
+    """Return by topic that nothing uses after the restore its number of partitions; `rebuild --drop` removes it.
 
     These are the live topic of the server, the one before it, and the one that a repartition fills, unless they are
     restored; and those that an earlier restore has left.

@@ -49,7 +49,7 @@ class RestoredLog:
         self.newest = FIRST
         """The highest number of a generation that decided one of the added entries."""
         self.last = ""
-        """The ID of the last added entry."""
+        """The ID of the last added entry, even if `add` left it out; `""` before it."""
         self._floor = parse_id(position.floor)
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
         self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}

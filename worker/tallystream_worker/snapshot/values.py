@@ -91,7 +91,10 @@ class ValueReader:
             self.values[("structures",)][name] = self._structure(self._cut.copy_of(self._prefix + name))
 
     def settle(self) -> None:
-        """Replace values that were written during the reading by the old ones; call it after the view was closed."""
+        """Replace values that were written since the view was opened by the old ones; call it after the view's `close`.
+
+        Counters that were not read are not added.
+        """
         cut = self._cut
         for group, values in self.values.items():
             if group == ("structures",):

@@ -43,8 +43,8 @@ class Taken:
         ledger: The ledger, by field.
         producers: By producer, `<sequence> <stream ID>` of its last entry.
         whole: Whether all counters were read, so that stored rows of others are removed.
-        alerts: The states of alerts, by key without prefix: as JSON, and the millisecond at which each expires, 0 for
-            never.
+        alerts: The states of alerts and the other records of `schema.alerts`, by key without prefix: as JSON, and the
+            millisecond at which each expires, 0 for never.
         forgotten: Each bucket whose `expires` is above 0 and at most this millisecond was removed; 0 if none was.
     """
 

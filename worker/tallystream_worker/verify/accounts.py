@@ -70,7 +70,7 @@ class PartitionAccount:
 
     @property
     def skipped(self) -> int:
-        """The number of entries without an outcome that are not explained by `removed`; below 0 as in `unsettled`."""
+        """The part of `unsettled` that `removed` does not explain; below 0 if some will get a second outcome."""
         return self.unsettled - max(0, min(self.removed, self.unsettled))
 
     def unaccounted(self, generation: int) -> int:
@@ -88,10 +88,11 @@ class PartitionAccount:
 def check(scene: Scene) -> None:
     """Report entries that were skipped or will get a second outcome, and ledgers whose events do not balance.
 
-    Also report a missing consumer group, and pending entries that are gone from the stream.
+    Also report a missing consumer group, and pending entries that are gone from the stream. Events without an outcome
+    are not reported if entries are gone for another reason than retention: the check of the log reports these.
 
     Raises:
-        StreamError: a field of a ledger is not a whole number.
+        StreamError: a field of a ledger is not a whole number, or 20,000 or more entries stayed pending.
     """
     report = scene.report
     for _, keys in scene.streams():
@@ -135,7 +136,8 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
 def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     """Read the account until it balances, at most five times; `None` if entries were always gone before being read.
 
-    An account that does not balance is read again, because retention may have removed entries during the reading.
+    An account that does not balance is read again, because retention may have removed entries during the reading. If
+    none balances, the last one is returned.
     """
     account: PartitionAccount | None = None
     for _ in range(_TRIES):

@@ -45,7 +45,10 @@ class ArchivedLinks:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the archive has every entry from the first that was ever appended to its last one."""
+        """Whether the archive has every entry from the first that was ever appended to its last one.
+
+        `False` before `check_files`, and if that has reported any fault.
+        """
         return self._begins == (0, 0) and self._is_sound
 
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
@@ -62,7 +65,11 @@ class ArchivedLinks:
         return last >= until if held is None else last >= held or self._position is not None
 
     def should_have(self, id_: StreamID) -> bool:
-        """Return whether an entry of the stream must be in a file; `False` without files, or if nothing archives it."""
+        """Return whether an entry of the stream must be in a file.
+
+        `False` if there are no files, if nothing archives the stream, if the entry precedes the beginning of the
+        archive, or if it is not archived yet.
+        """
         if self._begins is None or self._position is None:
             return False
         return self._begins < id_ <= self._position

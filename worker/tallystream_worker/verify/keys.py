@@ -121,7 +121,7 @@ def _check_periods(scene: Scene) -> None:
 
 
 def _former_rules(scene: Scene) -> list[Rules]:
-    """Return the recorded earlier rules of the topic that this release can read."""
+    """Return the recorded rules of the topic, the present ones included, as far as this release can read them."""
     found = []
     for _, fields in read_changes(scene.client, scene.deployment.layout):
         with suppress(ConfigurationError):
@@ -130,7 +130,10 @@ def _former_rules(scene: Scene) -> list[Rules]:
 
 
 def _is_kept_forever(name: str, rules: Rules) -> bool:
-    """Return whether rules with the metric of a key, given without prefix, keep the key's period forever."""
+    """Return whether rules keep the period of a key, given without prefix, forever; `False` if they lack its metric.
+
+    `True` also for a key without a period.
+    """
     found = parse(name, rules)
     bucket = None if found is None else bucket_of(found[0]) or name
     return bucket is not None and bucket.split(":", 2)[1] in rules.metric and removal_of(bucket, rules) is None

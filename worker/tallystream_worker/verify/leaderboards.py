@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class _Board:
     """A leaderboard as it was read; `key` and `values` are the full keys of it and of its counters.
 
-    `values` is the prefix of the keys of totals, or the key of the hash of a bucket. `window` is that of the bucket.
+    `values` is the prefix of the keys of totals, or the key of the hash of a bucket. `window` is that of the bucket,
+    `None` for the totals. `scores` has the value of each subject on the leaderboard.
     """
 
     metric: str
@@ -57,7 +58,8 @@ class _Board:
 def check(scene: Scene) -> None:
     """Report places without the value of their counter, and subjects that are left out although they are large enough.
 
-    Leaderboards of metrics with a sketch are reported as not checked.
+    Leaderboards of metrics with a sketch are reported as not checked. Those that may lack subjects, because `top` was
+    added or raised, are left out without a report.
     """
     for metric, rule in sorted(scene.rules.metric.items()):
         if rule.top and (not rule.exact or rule.max_subjects is not None):
@@ -86,10 +88,11 @@ def check(scene: Scene) -> None:
 
 
 def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterable[tuple[bytes, int]]]]:
-    """Yield each leaderboard of exact values, and the values of its subjects, read after it.
+    """Yield each leaderboard of exact values, and the values of all subjects of its metric or bucket, read after it.
 
     Left out are leaderboards that may lack subjects: that of all time if `top` was added to a metric with events, and
-    those of buckets that began before `top` was last added or raised.
+    those of buckets that began before `top` was last added or raised. A leaderboard of all time that does not exist is
+    yielded without scores; one of a bucket is left out.
     """
     kept = {
         name: rule for name, rule in scene.rules.metric.items() if rule.top and rule.exact and rule.max_subjects is None
@@ -118,7 +121,7 @@ def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterabl
 
 
 def _removed(scene: Scene) -> dict[str, int]:
-    """Return the ends of removed buckets, and the marks of changed rules, by kind and metric."""
+    """Return, by `<kind>:<metric>`, the latest end of a removed bucket, and the marks of changed rules, in seconds."""
     return removed_ends([scene.client.hgetall(keys.forgotten) for keys in scene.deployment.layout.keys], scene.rules)
 
 

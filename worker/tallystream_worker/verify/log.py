@@ -27,7 +27,11 @@ _RANDOM_LENGTH: Final = 16
 
 
 def check(scene: Scene) -> None:
-    """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer."""
+    """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer.
+
+    Also report streams that do not exist although events were appended, and ledgers and records of producers that
+    disagree with the entries.
+    """
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
             _Partition(scene, number, keys).check()
@@ -210,7 +214,10 @@ class _Partition:
                 self._differs(producer, (number, id_), None)
 
     def _compare_missing(self) -> None:
-        """Report producers without a record, except those whose record may have been removed for their silence."""
+        """Report producers without a record, except those whose record may have been removed for their silence.
+
+        Producers whose last entry is not in the stream any more are left out.
+        """
         for page in pages(self._walk.left()):
             with self._client.pipeline(transaction=False) as pipeline:
                 for id_ in page:
@@ -259,7 +266,7 @@ class _Partition:
 
 
 class _Ahead:
-    """An iterator of entries whose next one can be looked at."""
+    """An iterator of entries; `next` is the entry that `step` passes next, `None` after the last one."""
 
     def __init__(self, links: Iterator[Link]) -> None:
         self._links = links

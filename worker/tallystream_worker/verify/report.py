@@ -93,7 +93,10 @@ class Verification:
         return 1 if self.findings else 2 if self.failed else 0
 
     def said(self) -> dict[str, object]:
-        """Return the fields of a log line: `findings` (their names), `failed` (the checks), `proofs`, `limits`."""
+        """Return the fields of a log line: `findings` and `failed`, texts with the sorted names of findings and checks.
+
+        The fields `proofs` and `limits` are how many there are.
+        """
         return {
             "findings": ", ".join(sorted(self.findings)),
             "failed": ", ".join(sorted({each.check for each in self.failed})),

@@ -99,7 +99,8 @@ class SequenceWalk:
     def add(self, link: Link) -> Fault | None:
         """Add the next entry; return what is wrong with its number, `None` if nothing is or it has no producer.
 
-        A repeat, and a gap in the numbers, are wrong; a gap is not if the producer is an ingested file.
+        A repeat, and a gap in the numbers, are wrong; a gap is not if the producer is an ingested file. If `is_whole`,
+        the first number of a producer must be 1, or there is a gap before it.
         """
         self.first = self.first or link.id
         self.last = link.id
@@ -124,7 +125,10 @@ class SequenceWalk:
         return Fault(is_repeat=False, text=f"{_entry(link)} follows on number {before[0]:,} at {_text(before[1])}")
 
     def take(self, producer: bytes) -> tuple[int, StreamID] | None:
-        """Return the number and the ID of the last entry of a producer, and forget it; `None` if it has none."""
+        """Return the number and the ID of a producer's last entry, and forget it, so that a second call returns `None`.
+
+        `None` also if it has no entry since the walk began or was interrupted.
+        """
         return self._last.pop(hash(producer), None)
 
     def left(self) -> list[StreamID]:

@@ -30,7 +30,9 @@ _PAUSE: Final = 0.5
 def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
 
-    Without a snapshot database, and for what cannot be compared, a limit is reported.
+    Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive. A
+    snapshot with one of these faults is not restored, unless it is only too old. Without a snapshot database, a limit
+    is reported.
     """
     report, database = scene.report, scene.sources.snapshot
     if database is None:

@@ -36,7 +36,8 @@ def verify(
 ) -> Verification:
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
-    Events may be appended and counted meanwhile; no key is changed. If the data is replaced, or the live topic,
+    Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
+    `failed`, and the other checks run. If the data is replaced, or the live topic,
     generation or rules change meanwhile, the report has no findings, and states a check that could not be made. If a
     restore has not finished, or the deployment is gone although other keys exist, that is the only finding, and nothing
     is checked.
@@ -84,7 +85,10 @@ def verify(
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
-    """Discard all findings, and report a failed check, if the data, topic, generation or rules changed meanwhile."""
+    """Discard all findings, and report a failed check, if the data, topic, generation or rules changed meanwhile.
+
+    Proofs and limits stay.
+    """
     try:
         now = scene.deployment.reload(client)
     except DeploymentChanged as error:
