@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,7 @@ CONSUMER: Final = "restore"
 """The name of the consumer that counts the entries after a snapshot."""
 
 _READ: Final = 512
+_OF_A_LATER_TOPIC: Final = re.compile(rb"l\d+:")  # after the prefix of the first topic; see PartitionKeys
 _CLOSE: Final = Script("tallystream_worker.snapshot", "close_partition")
 _REPLACE: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
@@ -180,10 +182,8 @@ class PartitionRestore:
         These are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
         identities of ingested files, and the sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append
         meanwhile: without the sequences, they would append entries a second time. Without the marks, workers would
-        copy entries a second time.
-
-        In the first topic, the prefix of the partition is also that of this partition in later topics: their keys are
-        removed too, with their streams.
+        copy entries a second time. The keys of later topics stay too, although those of the first topic have the
+        beginning of their names.
         """
         keys = self._keys
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)
@@ -192,7 +192,7 @@ class PartitionRestore:
         prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
         chunk = []
         for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
-            if key not in keep:
+            if key not in keep and not _OF_A_LATER_TOPIC.match(key, len(self._keys.prefix.encode())):
                 chunk.append(key)
             if len(chunk) >= _READ:
                 self._client.unlink(*chunk)

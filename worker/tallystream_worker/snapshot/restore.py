@@ -88,8 +88,7 @@ def restore(
     restore knows. Until a rebuild, the counters have the events of these.
 
     The topic of the snapshot becomes the live one. Other topics that count events are closed, and an unfinished
-    repartition is given up; their keys stay until `rebuild --drop`. But if the first topic is restored, its partitions
-    lose the keys of later topics, with their streams.
+    repartition is given up; their keys stay until `rebuild --drop`.
 
     Until it ends, and after an interruption until it is repeated, workers do not count and readers get an error;
     producers that run append as before.
