@@ -585,7 +585,7 @@ def dump(harness: Harness) -> dict:
                 value = client.get(key)
             elif kind == b"hash":
                 value = client.hgetall(key)
-                for mark in (SNAPSHOTS, RESTORED, "!closing"):  # a restore writes these anew
+                for mark in (SNAPSHOTS, RESTORED, "!closing"):  # a restore writes these again
                     value.pop(mark.encode(), None)
             elif kind == b"set":
                 value = client.smembers(key)
