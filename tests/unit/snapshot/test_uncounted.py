@@ -1,4 +1,4 @@
-"""What a snapshot stores about the entries that it does not contain comes back unchanged."""
+"""The entries that a snapshot does not contain are stored, and read again unchanged."""
 
 from __future__ import annotations
 
