@@ -34,7 +34,8 @@ _SHOWN_TO_PAGES: Final = "ETag, Retry-After"
 class HostAndOriginCheck:
     """Decides which requests to reject: those to a foreign `Host`, and writes and WebSockets from a foreign `Origin`.
 
-    `refuses` returns the response to a rejected request, and `headers_for` returns the CORS headers of a response.
+    `refuses` returns the response to a rejected request or to an admitted preflight request, else `None`; `headers_for`
+    returns the CORS headers of a response.
 
     The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens. `localhost`,
     the address to listen on, the names of `hosts`, and every IP address are then accepted.

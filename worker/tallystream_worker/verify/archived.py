@@ -75,10 +75,11 @@ class ArchivedLinks:
         return self._begins < id_ <= self._position
 
     def check_files(self, held: StreamID | None) -> None:
-        """Report files that overlap, gaps before, between and after them, and missing files if there are none.
+        """Report files that overlap, and gaps before, between and after them.
 
-        If the archive begins after the first entry that was ever appended, and the stream has no earlier one either,
-        report a limit.
+        Without files, report a fault only if the stream still has entries that are marked as archived. If the archive
+        begins after the first entry that was ever appended, and the stream has no earlier one either, report a limit
+        instead of a gap before the files.
 
         Args:
             held: The first ID of the stream; `None` if it is empty.

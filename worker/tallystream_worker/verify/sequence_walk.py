@@ -132,7 +132,10 @@ class SequenceWalk:
         return self._last.pop(hash(producer), None)
 
     def left(self) -> list[StreamID]:
-        """Return the IDs of the last entries of the producers that `take` was not called for."""
+        """Return the ID of the last entry of each producer that `take` was not called for.
+
+        Only entries since the walk began or was interrupted are known.
+        """
         return [last for _, last in self._last.values()]
 
 
