@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import KeyLost
+from tallystream.reading.query import raise_on_error
 from tallystream.rules.changes import differences
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import spread_fields
@@ -105,11 +106,16 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 
 
 def counting_number(client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys]) -> int:
-    """Return the highest number of rules by which the live generation is counted in any of `partitions`; 0 for none."""
+    """Return the highest number of rules by which the live generation is counted in any of `partitions`; 0 for none.
+
+    Raises:
+        redis.RedisError: a server does not reply, or rejects a command.
+    """
     with client.pipeline(transaction=False) as pipeline:
         for keys in partitions:
             pipeline.get(keys.live)
-        found: list[bytes | None] = pipeline.execute()
+        # In a cluster, the error of one node is an element.
+        found: list[bytes | None] = [raise_on_error(reply) for reply in pipeline.execute()]
     numbers = (value.split() for value in found if value is not None)
     of_generation = str(deployment.generation).encode()
     return max(
