@@ -17,7 +17,7 @@ import duckdb
 import pytest
 
 from tallystream import Producer
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
@@ -124,6 +124,16 @@ def test_a_day_has_files_of_its_own(harness, folder):
     days = sorted(path.parent.parent.name for path in folder.rglob("*.parquet"))
     assert days == [f"day={day_of((milliseconds, 0))}" for milliseconds in (midnight - 1, midnight, midnight + DAY)]
     check(harness, folder)
+
+
+def test_a_deleted_stream_is_not_created_again(harness, folder):
+    """If the stream was deleted, the archive names it and does not create an empty one, which would hide the loss."""
+    emit(harness)
+    key = harness.layout.keys[0].stream
+    harness.client.delete(key)
+    with pytest.raises(KeyLost, match=key):
+        open_archive(harness, folder).run_once(settled=0)
+    assert not harness.client.exists(key)
 
 
 def test_a_file_without_events_does_not_end_a_pass(harness, folder):

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_group_there, is_key_missing
 from tallystream.client.server_time import server_time
-from tallystream.errors import StreamError
+from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, parse_id
@@ -94,6 +94,7 @@ class PartitionArchiver:
         archived = (0, 0) if newest is None else newest.last
         position = self._position()
         if position is None:
+            self._refuse_deleted_stream()
             if newest is None:
                 archived = self._beginning()
             elif (restored := self._restored()) is not None:
@@ -109,6 +110,15 @@ class PartitionArchiver:
             position = self._position()
         if position is not None:
             self._continue_after(position)
+
+    def _refuse_deleted_stream(self) -> None:
+        """Raise `KeyLost` if entries were appended and the stream does not exist: an empty one would hide the loss."""
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.exists(self._keys.stream)
+            pipeline.hget(self._keys.topic_ledger, "entries:gated")
+            is_there, gated = pipeline.execute()
+        if not is_there and int(gated or 0) > 0:
+            raise KeyLost(self._keys.stream)
 
     def run_once(self, *, settled: float = SETTLED) -> int | None:
         """Write the next entries to one file, and move the group; return the number of events in the file.

@@ -88,7 +88,7 @@ def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool
     """
     every = max(_LEAST, every)
     server = _Server(read, screen)
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     try:
         if json or not console.is_terminal:
             _print(server, console, every, json=json)

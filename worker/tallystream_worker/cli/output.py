@@ -15,10 +15,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-console: Final = Console(markup=False, highlight=False)
+console: Final = Console(markup=False, emoji=False, highlight=False)
 """Prints data to standard output."""
 
-error_console: Final = Console(stderr=True, markup=False, highlight=False)
+error_console: Final = Console(stderr=True, markup=False, emoji=False, highlight=False)
 """Prints remarks and progress to standard error."""
 
 

@@ -140,7 +140,10 @@ KINDS: Final = {
     "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", _SNAPSHOT),
     "snapshot.other": Kind("The snapshot belongs to other data, or to another topic or generation.", _SNAPSHOT),
     "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + _SNAPSHOT),
-    "snapshot.ahead": Kind("The snapshot has entries that the stream never had.", _SNAPSHOT),
+    "snapshot.ahead": Kind(
+        "The snapshot has entries after the last one of the stream.",
+        "if the server lost them: tallystream restore --force; otherwise: " + _SNAPSHOT,
+    ),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",
         "if an archive has these entries, nothing needs mending: name it with tallystream verify --archive URL; "
