@@ -300,6 +300,7 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("event", EVENTS)
 def test_the_commands_of_a_row_repair_its_event(world, event):
     """After the event, `verify` has the findings of the row. After the commands, it has none, and totals are right."""
