@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _CONNECT: Final = "auth hello ping client|setname reset cluster|slots asking"
 _READ: Final = (
     "get mget strlen exists hget hmget hgetall hkeys hvals hexists hlen hscan zscan sismember zrange zrevrange zscore "
-    "zcard pfcount bitfield_ro xlen xrange xrevrange xread xpending xinfo|groups xinfo|consumers xinfo|stream memory|usage "
-    "info time multi exec discard command|info"
+    "zcard pfcount bitfield_ro xlen xrange xrevrange xread xpending xinfo|groups xinfo|consumers xinfo|stream "
+    "memory|usage info time multi exec discard command|info"
 )
 _APPEND: Final = (
     "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank hdel scard sadd "
