@@ -1,4 +1,4 @@
-"""On one day, runs each test of some folders on one kind of server; on the next day, on the other kind.
+"""On one day, runs each test of some folders and files on one kind of server; on the next day, on the other kind.
 
 `TALLYSTREAM_ALL=1` runs each on both, as every night.
 """
@@ -21,10 +21,12 @@ FOLDERS: Final = tuple(
         "integration/rebuild",
         "integration/repartition",
         "integration/snapshot",
+        "integration/storage/test_every_key.py",
+        "integration/test_repair.py",
         "integration/verify",
     )
 )
-"""The folders whose tests take long."""
+"""The folders and files whose tests take long."""
 
 KINDS: Final = ("valkey", "redis", "cluster-valkey", "cluster-redis")
 
