@@ -88,6 +88,7 @@ class DurabilityCheck:
             An error reply to the durability command is a reason and is not raised, because the script has run.
 
         Raises:
+            KeyLost: see `Script.checked`.
             redis.RedisError: the script failed, or the server did not answer, and may have run the script or not.
         """
         if not self.is_needed:
@@ -98,6 +99,7 @@ class DurabilityCheck:
             reply, waited = self._attempt(script, client, keys, args)
         if isinstance(reply, RedisError):
             raise reply
+        reply = script.checked(reply)
         if isinstance(waited, RedisError):
             return reply, f"the server could not confirm it: {waited}"
         return reply, "" if self.is_enough(waited) else "no replica or disk has confirmed it in time"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import EventError, GenerationSwitched, KeyLost, StreamFull, Unconfirmed
+from tallystream.errors import EventError, GenerationSwitched, StreamFull, Unconfirmed
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
@@ -148,8 +148,6 @@ class Decider:
         (answer, *details), unconfirmed = self._durability.run(_DECIDE, self._client, names, arguments)
         if answer in (b"switched", b"outdated"):
             return None
-        if answer == b"damaged":
-            raise KeyLost(details[0].decode())
         if answer == b"full":
             raise StreamFull(
                 f"{keys.stream} has reached its limit of {int(details[0]):,} entries: "

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError
 
+from tallystream.errors import KeyLost
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -72,20 +74,32 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
-        """Run the script on the server and return its reply.
+        """Run the script on the server and return its reply, unless it has the status `damaged`.
 
         If the server no longer has the script (restart, failover, SCRIPT FLUSH), load it and repeat the call, at most 5
         times. NOSCRIPT is the only error that is retried: after it, the call cannot have changed anything.
 
         Raises:
+            KeyLost: the reply has the status `damaged`: the partition has lost the key that it names.
             redis.RedisError: any other error of the call or of loading, or the sixth NOSCRIPT.
         """
         for _ in range(_LOADS):
             try:
-                return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+                return self.checked(client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args))
             except NoScriptError:
                 self.load(client)  # another client may flush it again before the call
-        return client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        return self.checked(client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args))
+
+    @staticmethod
+    def checked(reply: Any) -> Any:
+        """Return the reply of a script, unless it has the status `damaged`.
+
+        Raises:
+            KeyLost: the partition has lost the key that the reply names; the script has changed nothing.
+        """
+        if reply[0] == b"damaged":
+            raise KeyLost(reply[1].decode())
+        return reply
 
     def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:
         """Add the call to a pipeline; if its reply is NOSCRIPT, the caller must call `load` and queue it once more."""

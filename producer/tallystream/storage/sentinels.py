@@ -24,8 +24,11 @@ def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    answer, *_ = _FIND_LOST(client, [keys.stream], [])
-    return bool(answer != b"whole")
+    try:
+        (answer,) = _FIND_LOST(client, [keys.stream], [])
+    except KeyLost:
+        return True
+    return bool(answer == b"counted")
 
 
 def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
@@ -38,8 +41,11 @@ def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    answer, *lost = _FIND_LOST(client, [keys.stream], [])
-    return lost[0].decode() if answer == b"damaged" else None
+    try:
+        refuse_lost(client, keys)
+    except KeyLost as error:
+        return error.key
+    return None
 
 
 def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
@@ -49,8 +55,7 @@ def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
         KeyLost: the partition has lost a sentinel.
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    if (lost := lost_key(client, keys)) is not None:
-        raise KeyLost(lost)
+    _FIND_LOST(client, [keys.stream], [])
 
 
 def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:

@@ -248,10 +248,17 @@ NO_GROUP: Final = [
 
 
 def run(client: redis.Redis, script: str, keys: str, arguments: str) -> Any:
-    """Call a script, given as `<folder>/<name>`, and return its reply."""
+    """Call a script, given as `<folder>/<name>`, and return its reply as the server sends it."""
     folder, name = script.split("/")
     package = "tallystream.storage" if folder == "storage" else f"tallystream_worker.{folder}"
-    return Script(package, name)(client, keys.split(), [argument(word) for word in arguments.split()])
+    called = Script(package, name)
+    called.load(client)
+    with client.pipeline(transaction=False) as pipeline:
+        called.queue(pipeline, keys.split(), [argument(word) for word in arguments.split()])
+        (reply,) = pipeline.execute(raise_on_error=False)
+    if isinstance(reply, ResponseError):
+        raise reply
+    return reply
 
 
 def argument(word: str) -> str | bytes:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.durability import MEMORY
 from tallystream.client.replies import is_group_missing
-from tallystream.errors import KeyLost, StreamError
+from tallystream.errors import StreamError
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream_worker.process import failpoints
@@ -170,8 +170,6 @@ def apply(
         return Outdated(int(texts[0]))
     if answer == b"rejected":
         return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
-    if answer == b"damaged":
-        raise KeyLost(texts[0])
     raise StreamError(f"{keys.stream}: apply.lua returned {answer!r}")
 
 

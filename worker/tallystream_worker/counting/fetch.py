@@ -15,7 +15,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import ConsumerGroupMissing, KeyLost
+from tallystream.errors import ConsumerGroupMissing
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints
@@ -84,8 +84,6 @@ class Fetch:
         group = self._keys.group
         names = [self._keys.stream, self._keys.ledger, self._keys.topic_ledger]
         answer, *details = _ENSURE_GROUP(self._client, names, [group])
-        if answer == b"damaged":
-            raise KeyLost(details[0].decode())
         if answer == b"missing":
             raise ConsumerGroupMissing(
                 f"{self._keys.stream}: consumer group {group!r} is missing, but the ledger shows that entries "

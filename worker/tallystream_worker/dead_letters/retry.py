@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from tallystream.errors import KeyLost, StreamError
+from tallystream.errors import StreamError
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
@@ -94,8 +94,6 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         )
         if answer == b"applied":
             return Retried(settled, kept)
-        if answer == b"damaged":
-            raise KeyLost(details[0].decode())
         if answer == b"switched":
             raise StreamError(f"{keys.dead}: the counters were rebuilt meanwhile; list the dead letters again")
         if answer == b"outdated":

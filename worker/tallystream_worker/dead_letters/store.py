@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import ConfigurationError, KeyLost
+from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import GROUP
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.dropped import dropped_letters, record_of
@@ -141,10 +141,7 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
 def _drop(client: redis.Redis, keys: PartitionKeys, records: Iterable[tuple[DeadLetter, str]]) -> tuple[int, int, int]:
     names = [keys.dead, keys.ledger, keys.dropped, keys.stream, keys.retention_holds]
     flat = [part for letter, record in records for part in (letter.id, record)]
-    answer, *found = _DROP(client, names, [GROUP, keys.group, *flat])
-    if answer == b"damaged":
-        raise KeyLost(found[0].decode())
-    entries, events, left = found
+    _, entries, events, left = _DROP(client, names, [GROUP, keys.group, *flat])
     return entries, events, left
 
 

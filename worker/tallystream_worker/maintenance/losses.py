@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.errors import KeyLost
 from tallystream.storage.scripts import Script
 from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
 from tallystream_worker.process.state_log import StreamStates
@@ -53,8 +52,6 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
         redis.ResponseError: the consumer group (`NOGROUP`) or the stream does not exist.
     """
     answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.topic_ledger], [keys.group])
-    if answer == b"damaged":
-        raise KeyLost(figures[0].decode())
     if answer == b"waiting":
         return None
     entries, events = figures

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.errors import KeyLost
 from tallystream.storage.scripts import Script
 from tallystream_worker.dead_letters.store import shorten
 from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
@@ -77,7 +76,7 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
         redis.RedisError: the server does not reply.
     """
     age = retention.age_seconds
-    answer, *found = _TRIM(
+    _, *found = _TRIM(
         client,
         [keys.stream, keys.retention_holds, keys.topic_ledger, keys.sequences],
         [
@@ -89,8 +88,6 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
             retention.dead_bytes,
         ],
     )
-    if answer == b"damaged":
-        raise KeyLost(found[0].decode())
     removed, entries, size, limit, holder = found
     return Trimmed(removed, entries, size, limit, holder.decode())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import KeyLost, StreamError
+from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.apply import dead_entry_arguments
 
@@ -74,8 +74,6 @@ class Backfill:
                 told(folded)
                 entries, mark = rest, reached
                 excluded = {}
-            elif answer == b"damaged":
-                raise KeyLost(details[0].decode())
             elif answer == b"rejected":
                 texts = [detail.decode() for detail in details]
                 excluded = folded.excluding(zip(texts[::2], texts[1::2], strict=True))

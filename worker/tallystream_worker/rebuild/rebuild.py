@@ -260,10 +260,8 @@ class _Partition:
 
     def begin(self) -> None:
         names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger, self._keys.gone]
-        answer, begun, *outlived = _BEGIN(self.client, names, [self._keys.group])
-        if answer == b"damaged":
-            raise KeyLost(begun.decode())
-        gone, _, first = outlived[0].decode().partition(" ")
+        _, begun, outlived = _BEGIN(self.client, names, [self._keys.group])
+        gone, _, first = outlived.decode().partition(" ")
         self.gone = int(gone)
         # An empty stream has lost every entry up to `begun`; the group of the generation gets those after it.
         self._first = first or _after(begun.decode())
@@ -365,9 +363,7 @@ class _Partition:
         revision = self._deployment.revision_of(keys.generation)
         arguments = [present.generation, present.group, keys.generation, keys.group, revision]
         while True:
-            answer, *lost = _SWITCH(self.client, [keys.stream, keys.live], arguments)
-            if answer == b"damaged":
-                raise KeyLost(lost[0].decode())
+            (answer,) = _SWITCH(self.client, [keys.stream, keys.live], arguments)
             if answer == b"switched":
                 return
             if answer == b"other":

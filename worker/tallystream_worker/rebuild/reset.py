@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_group_missing
 from tallystream.client.server_time import server_time
-from tallystream.errors import EventError, KeyLost, StreamError
+from tallystream.errors import EventError, StreamError
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
@@ -196,8 +196,6 @@ class _Run:
                     )
                 case [b"switched"] | [b"outdated", _] if time.monotonic() < self._deadline:
                     raise _SwitchedError
-                case [b"damaged", key]:
-                    raise KeyLost(key.decode())
                 case [b"closed", *_] | [b"switched"] | [b"outdated", _]:
                     raise StreamError(
                         f"{keys.stream}: a repartition has closed it, or its rules have changed: try again in a moment"

@@ -120,9 +120,7 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int) -> None:
         KeyLost: a partition has lost a key; the partitions before it are open.
     """
     for keys in layout.keys:
-        answer, *lost = _OPEN(client, [keys.sequences], [live_mark(FIRST, revision)])
-        if answer == b"damaged":
-            raise KeyLost(lost[0].decode())
+        _OPEN(client, [keys.sequences], [live_mark(FIRST, revision)])
 
 
 def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> dict[str, Any]:
@@ -169,9 +167,7 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: 
         KeyLost: a partition has lost a key; the partitions before it are closed.
     """
     for keys in deployment.layout.keys:
-        answer, *lost = _CLOSE(client, [keys.sequences, keys.live], [layout.topic, closing])
-        if answer == b"damaged":
-            raise KeyLost(lost[0].decode())
+        (answer,) = _CLOSE(client, [keys.sequences, keys.live], [layout.topic, closing])
         if answer == b"overtaken":
             raise _overtaken()
 
@@ -185,13 +181,14 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     Raises:
         KeyLost: a partition has lost a key, and was not reopened; raised after all partitions were tried.
     """
-    lost: list[str] = []
+    lost: list[KeyLost] = []
     for keys in deployment.layout.keys:
-        answer, *key = _REOPEN(client, [keys.sequences, keys.live], [closing])
-        if answer == b"damaged":
-            lost.append(key[0].decode())
+        try:
+            _REOPEN(client, [keys.sequences, keys.live], [closing])
+        except KeyLost as error:
+            lost.append(error)
     if lost:
-        raise KeyLost(lost[0])
+        raise lost[0]
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> bool:

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import KeyLost, TallyError
+from tallystream.errors import TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import parse_id
@@ -262,8 +262,6 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
         if answer != b"busy" or time.monotonic() > deadline:
             break
         time.sleep(_LOOK)
-    if answer == b"damaged":
-        raise KeyLost(state[0].decode())
     if answer == b"busy":
         raise ViewLost(f"{key}: another snapshot of this partition is being taken; try again when it has finished")
     taken, delivered, generated, pending, ledger, log = state
