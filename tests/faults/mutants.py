@@ -1087,6 +1087,11 @@ MUTANTS: Final = (
         tests=("tests/integration/server/test_embedded.py::test_a_scratch_server_ends_with_its_process",),
     ),
     Mutant(
+        "archive-pass-without-an-end",
+        (Edit("tallystream_worker/archive/service.py", "until = archivist.latest()", 'until = "+"'),),
+        tests=("tests/integration/archive/test_archive.py::test_a_pass_ends_although_entries_arrive_all_the_time",),
+    ),
+    Mutant(
         "archive-of-a-lost-log-continued",
         (
             Edit(

@@ -146,6 +146,24 @@ def test_a_file_without_events_does_not_end_a_pass(harness, folder):
     assert archived(folder, 0) == stream(harness, 0)
 
 
+def test_a_pass_ends_although_entries_arrive_all_the_time(harness, folder, monkeypatch):
+    """Each file is followed by a new entry; the pass leaves it for the next one, which writes one more file."""
+    emit(harness, 50)
+    put, stream_name = Store.put, harness.layout.keys_of("article:1").stream
+
+    def busy(store: Store, *arguments: object) -> None:
+        put(store, *arguments)
+        harness.client.xadd(stream_name, {"metric": "view", "subject": "article:1"})
+        assert len(list(folder.rglob("*.parquet"))) < 10
+
+    monkeypatch.setattr(Store, "put", busy)
+    archive = Archive(harness.client, Store(str(folder)), harness.deployment)
+    archive.run_once(settled=0)
+    written = len(list(folder.rglob("*.parquet")))
+    assert archive.run_once(settled=0) == 2
+    assert len(list(folder.rglob("*.parquet"))) == written + 1
+
+
 def test_a_range_is_read(harness, folder):
     """The archive can be read from one ID to another, both excluded."""
     emit(harness)

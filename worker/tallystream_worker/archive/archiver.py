@@ -120,14 +120,30 @@ class PartitionArchiver:
         if not is_there and int(gated or 0) > 0:
             raise KeyLost(self._keys.stream)
 
-    def run_once(self, *, settled: float = SETTLED) -> int | None:
+    def latest(self) -> str:
+        """Return the last ID of the stream, or `+`, which is after every ID, if there is no stream.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused a command.
+        """
+        try:
+            about: dict[str, Any] = self._client.xinfo_stream(self._keys.stream)
+        except ResponseError as error:
+            if is_key_missing(error):
+                return "+"
+            raise
+        return str(about["last-generated-id"].decode())
+
+    def run_once(self, *, until: str = "+", settled: float = SETTLED) -> int | None:
         """Write the next entries to one file, and move the group; return the number of events in the file.
 
         The entries are of one UTC day and at most about 500,000 rows; call again until the result is `None`: there are
-        no more entries of that age, or another archiver has taken them meanwhile. 0 is not the end: a file can have 0
-        events, for example if all its entries are resets.
+        no more such entries, or another archiver has taken them meanwhile. 0 is not the end: a file can have 0 events,
+        for example if all its entries are resets.
 
         Args:
+            until: The ID of the last entry to write, from `latest`; `+` for no limit. With a limit, repeated calls end
+                even if entries arrive all the time.
             settled: Minimum age of an entry in seconds, by the server's clock; younger entries are left for a later
                 call. If the time of an entry is ahead of that clock, its age is the time since this object first read
                 it. 0 leaves none.
@@ -142,7 +158,7 @@ class PartitionArchiver:
             raise StreamError(
                 f"{self._keys.stream}: consumer group {ARCHIVE_GROUP!r} is missing; run again to create it"
             )
-        found = self._read(position, "+", None, self._is_young(settled)) if settled else self._read(position, "+", None)
+        found = self._read(position, until, None, *([self._is_young(settled)] if settled else []))
         if not found.rows.entries:
             return None
         names = [self._keys.stream, self._keys.archive]
@@ -153,7 +169,7 @@ class PartitionArchiver:
             return None
         first, last, count = (part.decode() for part in claimed)
         if self._continue_after(position):
-            return self.run_once(settled=settled)
+            return self.run_once(until=until, settled=settled)
         if (first, last, int(count)) != (found.first, found.last, found.rows.entries):
             found = self._read(position, last, int(count))
             if found.rows.entries != int(count):

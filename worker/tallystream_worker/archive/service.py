@@ -69,6 +69,7 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
+        Entries that arrive meanwhile are left for a later call, so a call ends, and writes few files, under any load.
         Also add new changes of the rules to the archive. The first call, and the next one after an archiver failed,
         creates missing consumer groups: see `PartitionArchiver.ensure_group`.
 
@@ -89,7 +90,8 @@ class Archive:
         events = 0
         try:
             for archivist in self.archivists:
-                while (written := archivist.run_once(settled=settled)) is not None:
+                until = archivist.latest()
+                while (written := archivist.run_once(until=until, settled=settled)) is not None:
                     events += written
         except Exception:
             self._begun = False  # the server may have lost data, the groups included
