@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules, publish
-from tallystream.storage.keys import BEGUN
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -51,13 +50,6 @@ class Harness:
         client = connect(url or self.url, **settings)
         self._open.callback(client.close)
         return client
-
-    def open_partitions(self) -> None:
-        """Write the sentinels of every partition, as the first append does: see `storage/lua/lib/sentinels.lua`."""
-        for keys in self.layout.keys:
-            self.client.hset(keys.sequences, BEGUN, 1)
-            self.client.hincrby(keys.topic_ledger, "entries:gated", 0)
-            self.client.set(keys.live, keys.generation, nx=True)
 
     def fetch(self, partition: int, name: str = "w", **settings: Any) -> Fetch:
         """Return the `Fetch` of one consumer of a partition, on a new client."""

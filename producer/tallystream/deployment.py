@@ -23,7 +23,7 @@ from tallystream.storage.deployment_hash import (
 )
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
-from tallystream.storage.sentinels import was_counted
+from tallystream.storage.sentinels import open_partitions, was_counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,6 +91,9 @@ class Deployment:
     ) -> Self:
         """Return the stored deployment; if none is stored, store a new one, whose rules are not published yet.
 
+        The partitions of a new deployment are opened before it is stored (see `lua/lib/sentinels.lua`). So if a
+        partition of a stored deployment has no keys, it has lost them.
+
         Args:
             client: Client of the server.
             partitions: Expected number of partitions, and the number of a new deployment; `None` accepts the stored
@@ -106,8 +109,10 @@ class Deployment:
             DeploymentChanged: a restore has not finished.
         """
         wanted = Layout(partitions or unless_stored, namespace)
-        if not client.exists(wanted.root) and any(was_counted(client, keys) for keys in wanted.keys):
-            raise KeyLost(wanted.root)
+        if not client.exists(wanted.root):
+            if any(was_counted(client, keys) for keys in wanted.keys):
+                raise KeyLost(wanted.root)
+            open_partitions(client, wanted)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
         _, *present = _INIT(client, [wanted.root], flat)
         return cls._of_root(client, dict(zip(present[::2], present[1::2], strict=True)), partitions, namespace)
@@ -190,8 +195,8 @@ class Deployment:
             since = "was created with" if live.topic == FIRST_TOPIC else "was repartitioned to"
             raise ConfigurationError(
                 f"partitions is set to {partitions}, but {live.root} {since} {found}. "
-                f"Set partitions = {found}, or remove the setting. To change the stored number, run: "
-                f"tallystream rebuild --partitions {partitions}"
+                f"Set partitions = {found}, or remove the setting. To change the stored number, start a worker, and "
+                f"run: tallystream rebuild --partitions {partitions}"
             )
         rules, generation, spread = fields.get(b"rules"), number(fields, b"generation"), spread_metrics(fields)
         return cls(

@@ -119,7 +119,10 @@ _REMEDIES: Final = {
     r":rules$": (
         "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
     ),
-    r"": "To repair it, restore the latest snapshot (tallystream restore --force)",
+    r"": (
+        "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, a partition that "
+        "has lost all its keys can begin again (tallystream reopen)"
+    ),
 }
 """By the end of a key's name, what repairs a partition without the key; the first pattern that matches applies."""
 

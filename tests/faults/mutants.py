@@ -929,12 +929,21 @@ MUTANTS: Final = (
     ),
     Mutant(
         "later-logs-count-without-a-begin",
-        (Edit("tallystream/storage/lua/lib/generations.lua", "and '' or '1'", "and '1' or '1'"),),
+        (
+            Edit(
+                "tallystream/storage/lua/lib/generations.lua",
+                "redis.call('GET', key) or ''",
+                "redis.call('GET', key) or '1'",
+            ),
+        ),
         tests=(f"{_REPLACED}::test_an_emptied_server_does_not_count_in_a_later_log",),
     ),
     Mutant(
         "later-logs-append-without-a-begin",
-        (Edit("tallystream/storage/lua/lib/appending.lua", "and 'unknown' or ''", "and '' or ''"),),
+        (
+            Edit("tallystream/storage/lua/lib/appending.lua", "return lost and { 'damaged', lost }", "return nil"),
+            Edit("tallystream/storage/lua/append.lua", "  if not begun then", "  if false then"),
+        ),
         tests=(f"{_REPLACED}::test_an_emptied_server_does_not_count_in_a_later_log",),
     ),
     Mutant(
@@ -942,7 +951,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/repartition/lua/copy.lua",
-                "elseif not generations.is_open(",
+                "elseif lost or not generations.is_open(",
                 "elseif false and generations.is_open(",
             ),
         ),
@@ -1655,8 +1664,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/storage/lua/lib/sentinels.lua",
-                "if begun or gated or (live and not is_restoring) or has_counted(prefix) then",
-                "if false then",
+                "  if begun and gated and call('EXISTS', prefix .. 'live') == 1 then",
+                "  if true then",
             ),
         ),
         tests=(
@@ -1664,6 +1673,29 @@ MUTANTS: Final = (
             f"{_LOST}::test_nothing_is_counted_without_a_sentinel",
             f"{_LOST}::test_all_sentinels_at_once_are_not_taken_for_a_new_partition",
         ),
+    ),
+    Mutant(
+        "partition-without-keys-taken-for-a-new-one",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/sentinels.lua",
+                "local function lost(key)\n  local prefix = prefix_of(key)\n",
+                "local function lost(key)\n  local prefix = prefix_of(key)\n"
+                "  if call('EXISTS', prefix .. 'seq', prefix .. 'ledger', prefix .. 'live') == 0 then return nil end\n",
+            ),
+        ),
+        tests=(f"{_LOST}::test_keys_that_are_lost_together_are_not_taken_for_a_new_partition",),
+    ),
+    Mutant(
+        "rebuild-of-a-deleted-stream",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/begin.lua",
+                "if sentinels.is_stream_lost(",
+                "if false and sentinels.is_stream_lost(",
+            ),
+        ),
+        tests=(f"{_LOST}::test_keys_that_are_lost_together_are_not_taken_for_a_new_partition",),
     ),
     Mutant(
         "gap-before-damage",
@@ -1694,7 +1726,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "deployment-created-over-data",
-        (Edit("tallystream/deployment.py", "if not client.exists(wanted.root) and any(", "if False and any("),),
+        (Edit("tallystream/deployment.py", "if any(was_counted", "if False and any(was_counted"),),
         tests=(f"{_LOST}::test_a_deployment_is_not_created_over_the_data_of_another",),
     ),
     Mutant(
@@ -1728,8 +1760,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/counting/lua/ensure_group.lua",
-                "if added < math.max(gated, settled) then",
-                "if false then",
+                "if sentinels.is_stream_lost(",
+                "if false and sentinels.is_stream_lost(",
             ),
         ),
         tests=(f"{_LOST}::test_a_deleted_stream_is_not_taken_for_a_new_one",),

@@ -59,7 +59,6 @@ def slots_move(world: World) -> None:
 
 def _with_every_key(world: World) -> None:
     """Create every key that scripts declare: a missing one would make both nodes refuse a script during a move."""
-    world.harness.open_partitions()
     for keys in world.harness.layout.keys:
         world.harness.client.xadd(keys.stream, {"no": "event"})
     world.inject("poison entry", len(world.harness.layout.keys))

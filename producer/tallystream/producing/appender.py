@@ -273,19 +273,24 @@ class Appender:
 
     # -- moving to another topic ------------------------------------------------------------------------
 
-    def lasts(self) -> list[int]:
+    def lasts(self, epoch: str) -> list[int]:
         """Return, by partition, the last sequence of each queue that the server has (0: none); final in a closed topic.
 
         If the record of a queue was removed, its confirmed entries are in the topic. Those that were sent without a
         reply may be there: they are included, and each call adds them to `unknown`; see `PartitionQueue.last_of`.
 
+        Args:
+            epoch: The epoch of the deployment that is stored now. If the entries belong to another one, the server was
+                emptied, and has none of them.
+
         Raises:
             KeyLost: a partition has lost its sequences.
             RedisError: the server did not answer; the sequences are not known.
         """
-        for keys in self.layout.keys:
-            if has_lost_sequences(self._client, keys):
-                raise KeyLost(keys.sequences)
+        if self._rollbacks.epoch in (None, epoch):
+            for keys in self.layout.keys:
+                if has_lost_sequences(self._client, keys):
+                    raise KeyLost(keys.sequences)
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
                 queue_read(pipeline, keys, queue.producer)

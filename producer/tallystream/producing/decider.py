@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import EventError, GenerationSwitched, StreamFull, Unconfirmed
+from tallystream.errors import EventError, GenerationSwitched, KeyLost, StreamFull, Unconfirmed
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
@@ -100,20 +100,35 @@ class Decider:
                 metric counts once per actor or the event has an id.
         """
         deadline = time.monotonic() + _PATIENCE
-        while (outcome := self._decide(self.deployment, event)) is None:
+        while (outcome := self._decide_unless_emptied(event)) is None:
             if time.monotonic() > deadline:
                 raise GenerationSwitched(
                     f"the counters have been switching to another generation for {_PATIENCE:g} seconds: "
                     "the event was not counted; decide it again"
                 )
             layout, revision = self.deployment.layout, self.deployment.revision
-            self.deployment = Deployment.create_or_load(
-                self._client, None, layout.namespace, unless_stored=layout.partitions
-            )
+            self._load()
             if (self.deployment.layout, self.deployment.revision) == (layout, revision):
                 # The partition is closed, and the new topic is not published yet.
                 time.sleep(_LOOK)
         return outcome
+
+    def _load(self) -> None:
+        layout = self.deployment.layout
+        self.deployment = Deployment.create_or_load(
+            self._client, None, layout.namespace, unless_stored=layout.partitions
+        )
+
+    def _decide_unless_emptied(self, event: Event) -> Decision | None:
+        """Call `_decide`; if a key is lost because the server was emptied, load the new deployment, return `None`."""
+        epoch = self.deployment.epoch
+        try:
+            return self._decide(self.deployment, event)
+        except KeyLost:
+            self._load()
+            if self.deployment.epoch == epoch:
+                raise
+            return None
 
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
         """Append and decide one event in a deployment's live generation; return `None` if that is not live any more.

@@ -54,7 +54,8 @@ class RollbackWatch:
         self, client: redis.Redis, epoch: str | None, on_rename: Callable[[int, str, int, str], None] | None
     ) -> None:
         self._client = client
-        self._epoch = epoch
+        self.epoch = epoch
+        """The epoch of the deployment that the queued entries belong to; `None` to ignore epochs."""
         self._on_rename = on_rename
         self._suspects: set[int] = set()  # partitions whose record at the gate does not match the queue
         self._checked_at = float("-inf")
@@ -133,7 +134,7 @@ class RollbackWatch:
         # Look before and after: a restore may bring the sequences back between the two.
         damaged = self._damaged(layout)
         epoch, records = self._read(layout, queues)
-        is_another_life = self._epoch is not None and epoch != self._epoch
+        is_another_life = self.epoch is not None and epoch != self.epoch
         if not is_another_life:
             self.damaged = damaged | self._damaged(layout)
         given_up: list[SealedEntry] = []
@@ -151,7 +152,7 @@ class RollbackWatch:
                 self._roll_back(partition, queue, record, stream)
             self._suspects.discard(partition)
         if is_another_life:
-            self._epoch = epoch
+            self.epoch = epoch
             for queue in queues:
                 # Other queues keep their names: only a gap proves that none of the waiting entries was written.
                 queue.forget()

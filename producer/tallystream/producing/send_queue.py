@@ -89,8 +89,8 @@ class SendQueue:
         self._settle(confirmed)
         return appender.answered > before or oldest is None or appender.due != 0, error
 
-    def move(self, layout: Layout) -> None:
-        """Move to another topic: seal again, for the partitions there, the entries that the closed topic does not have.
+    def move(self, deployment: Deployment) -> None:
+        """Move to the live topic of a deployment: seal again the entries that the closed topic does not have.
 
         The sequences at the gates of the closed topic alone decide which entries it has. Nothing changes here before
         they are read, and nothing is sent before a spool has recorded them: if this fails, call it again.
@@ -100,9 +100,9 @@ class SendQueue:
             SpoolError: the spool cannot be written.
             redis.RedisError: the server could not be read.
         """
-        appender, buffer = self.appender, self.buffer
+        appender, buffer, layout = self.appender, self.buffer, deployment.layout
         newest = newest_ids(self._client, layout, spool=isinstance(buffer, Spool))
-        lasts = appender.lasts()
+        lasts = appender.lasts(deployment.epoch)
         self._settle(appender.settle(lasts))
         if isinstance(buffer, Spool):
             held = [each for each in appender.waiting if not buffer.covers(each.cycle)]

@@ -181,10 +181,11 @@ class Sender:
         for send_queue in self._outboxes():
             send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
             if send_queue.appender.layout.topic != deployment.layout.topic:
-                send_queue.move(deployment.layout)
+                send_queue.move(deployment)
             led_on, error = send_queue.step()
             progress = progress or led_on
             if isinstance(error, KeyLost):
+                self._validator.forget()  # if the server was emptied, the next pass stores a new deployment
                 self._say(str(error))
             elif error is not None:
                 if is_refusal(error):

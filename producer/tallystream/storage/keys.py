@@ -18,7 +18,7 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT: Final = 5
+LAYOUT: Final = 6
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
@@ -165,10 +165,9 @@ class PartitionKeys:
         """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
         The second number is missing until an entry is counted by published rules. ` closed` follows if a repartition
-        closed the partition, and ` restoring` while a restore replaces the counters. Every partition to which anything
-        was written has this key (see `sentinels.lua`). In another one, the first generation is live in the first topic,
-        and no generation in a later topic. The key stays when its topic is dropped, so that nothing is counted in the
-        topic again.
+        closed the partition, and ` restoring` while a restore replaces the counters. Every partition of a stored
+        deployment has this key (see `sentinels.lua`); without it, no generation is live. The key stays when its topic
+        is dropped, so that nothing is counted in the topic again.
         """
         return self.prefix + "live"
 

@@ -1,42 +1,87 @@
-"""Finds out whether a partition has lost a sentinel, a key that was deleted or evicted: see `lua/lib/sentinels.lua`."""
+"""Opens partitions, and finds out whether one has lost a sentinel: see `lua/lib/sentinels.lua`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import KeyLost
+from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.keys import FIRST
 from tallystream.storage.scripts import Script
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.storage.keys import PartitionKeys
+    from tallystream.storage.keys import Layout, PartitionKeys
 
 _FIND_LOST: Final = Script("tallystream.storage", "find_lost")
+_OPEN: Final = Script("tallystream.storage", "open_partition")
+
+
+def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> None:
+    """Let the partitions of a topic take and count events; change nothing in those that were opened or closed before.
+
+    Call this only while the hash of the topic, or its number as the live topic, is not stored: later, a partition
+    without keys has lost them. Without this call, every script refuses to append to a partition or to count in it.
+
+    Args:
+        client: The server.
+        layout: The layout of the topic.
+        revision: The number of the rules that the topic is counted by; 0 if they are not published yet.
+
+    Raises:
+        KeyLost: a partition has lost a key; the partitions before it are open.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    for keys in layout.keys:
+        open_partition(client, keys, live_mark(FIRST, revision))
+
+
+def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
+    """Let a new partition take and count events, unless it was opened or closed before; see `open_partitions`.
+
+    `live` is the value of the key of the live generation.
+
+    Raises:
+        KeyLost: the partition has lost a key.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    _OPEN(client, [keys.sequences], [live])
+
+
+def is_new(client: redis.Redis, keys: PartitionKeys) -> bool:
+    """Return whether a partition was never opened, or has lost all its keys.
+
+    Raises:
+        KeyLost: the partition has lost a sentinel, but not all keys.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    answer, *_ = _FIND_LOST(client, [keys.stream], [])
+    return bool(answer == b"new")
 
 
 def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition was counted, closed or switched by a worker, or has lost a sentinel (see `lost_key`).
+    """Return whether a partition was counted, closed or switched by a worker, or has lost some of its sentinels.
 
-    So it is `True` only if a deployment was stored; producers alone, without a worker, do not make it `True`.
+    So it is `True` only if a deployment was stored; producers alone, without a worker, do not make it `True`. It is
+    `False` for a partition that has lost all keys.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
     """
     try:
-        (answer,) = _FIND_LOST(client, [keys.stream], [])
+        answer, *_ = _FIND_LOST(client, [keys.stream], [])
     except KeyLost:
         return True
     return bool(answer == b"counted")
 
 
 def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the name of the sentinel that a partition has lost; `None` if none is lost, or nothing was ever written.
+    """Return the name of the sentinel that a partition of a stored topic has lost; `None` if none is lost.
 
     The sentinels are the sequences, the ledger of the topic, and the live generation: without one of them, entries
     would be appended or counted twice. If several are lost, the first of these is returned. Other lost keys are not
-    found here, and a partition that has lost its stream and all sentinels looks like one to which nothing was written.
+    found here.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
@@ -49,13 +94,14 @@ def lost_key(client: redis.Redis, keys: PartitionKeys) -> str | None:
 
 
 def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
-    """Raise `KeyLost` if a partition has lost a sentinel (see `lost_key`); change nothing.
+    """Raise `KeyLost` if a partition of a stored topic has lost a sentinel (see `lost_key`); change nothing.
 
     Raises:
-        KeyLost: the partition has lost a sentinel.
+        KeyLost: the partition has lost a sentinel, or all its keys.
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    _FIND_LOST(client, [keys.stream], [])
+    if is_new(client, keys):
+        raise KeyLost(keys.sequences)
 
 
 def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:

@@ -163,7 +163,6 @@ def test_a_retry_by_older_rules_is_refused(harness):
 def test_rules_that_a_failover_lost_do_not_stop_counting(harness):
     """If a partition is counted by rules that the server lost, the stored rules get a higher number and count it."""
     newer_number = Deployment.load(harness.client).revision + 1
-    harness.open_partitions()
     harness.client.set(harness.layout.keys[0].live, f"1 {newer_number}")
     emit(harness)
     with pytest.raises(GenerationSwitched, match=f"rules with the number {newer_number} count it"):
@@ -180,7 +179,6 @@ def test_a_worker_mends_rules_that_a_failover_lost(harness):
     """A worker counts on after the server lost the latest rules, and reports it."""
     lines = LogCapture()
     newer_number = Deployment.load(harness.client).revision + 1
-    harness.open_partitions()
     harness.client.set(harness.layout.keys[0].live, f"1 {newer_number}")
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=structlog.make_filtering_bound_logger(0))
     with counting(settings_for(harness.url, OLD), log):

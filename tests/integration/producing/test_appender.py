@@ -6,6 +6,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
+from tallystream.deployment import Deployment
+from tallystream.errors import KeyLost
 from tallystream.producing.appender import _APPEND, Appender
 from tallystream.producing.partition_queue import SealedEntry
 from tallystream.storage.keys import BEGUN
@@ -209,6 +211,8 @@ def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):
     harness.client.flushall()
     for partition in (0, 1):
         appender.push(partition, entry("b"))
+    assert isinstance(appender.send()[1], KeyLost)
+    assert Deployment.create_or_load(harness.client, 4).epoch != harness.deployment.epoch
     while appender.oldest_cycle is not None:
         appender.send()
     for partition in (0, 1):

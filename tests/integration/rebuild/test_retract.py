@@ -183,7 +183,6 @@ def test_a_dead_letter_of_retracted_events_stays_retracted_after_a_move(server):
         harness.client.xadd(harness.layout.keys[0].stream, fields)
         harness.client.hincrby(harness.layout.keys[0].topic_ledger, "appended", 3)
         harness.client.hincrby(harness.layout.keys[0].topic_ledger, "entries:gated", 1)
-        harness.open_partitions()
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "b", "actor": "u1"})
         harness.finish()
         assert taken_back(harness, actor="u1").total == 1

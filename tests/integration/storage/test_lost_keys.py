@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,19 +22,28 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import GROUP
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.health import HealthProbe
+from tallystream_worker.runtime.publication import publish_again
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tallystream.storage.keys import PartitionKeys
 
 RULES = Rules(
     {
@@ -243,6 +254,101 @@ def test_all_sentinels_at_once_are_not_taken_for_a_new_partition(harness):
     appender.push(0, entry(2))
     assert isinstance(appender.send()[1], KeyLost)
     assert harness.client.xlen(keys.stream) == 1
+
+
+PARTS = ["stream", "sequences", "ledger", "live", "rest"]
+LOSSES = [
+    lost
+    for length in range(1, len(PARTS) + 1)
+    for lost in combinations(PARTS, length)
+    if lost != ("rest",)  # the counters, which an audit compares
+]
+
+
+@pytest.mark.parametrize("lost", LOSSES, ids="-".join)
+def test_keys_that_are_lost_together_are_not_taken_for_a_new_partition(harness, server, tmp_path, lost):
+    """Whatever else a partition has lost with a sentinel or its stream, also everything, nothing looks right.
+
+    Workers and rebuilds refuse, an audit does too, and a verification finds it. After a restore, every event is counted
+    once, although one producer sends again what the stream has lost, and another one ended before the loss.
+    """
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        keys, deployment = harness.layout.keys[0], Deployment.load(harness.client)
+        appenders = [Appender(harness.client, harness.layout, deployment.epoch) for _ in range(2)]
+        for number, appender in enumerate([*appenders, appenders[0]], start=1):
+            append(appender, number)
+        harness.drain()
+        archive = Store(str(tmp_path / "archive"))
+        Archive(harness.client, archive, deployment).run_once(settled=0)
+        Snapshotter(harness.client, database, deployment).run_once()
+        delete(harness, keys, lost)
+
+        appenders[0].push(0, entry(4))
+        appenders[0].send()
+        if {"sequences", "ledger"} & {*lost}:
+            assert harness.client.xlen(keys.stream) == (0 if "stream" in lost else 3)
+        if lost != ("stream",):
+            with pytest.raises(KeyLost):
+                Decider(harness.client, deployment)(Event("view", "s"))
+        with pytest.raises((KeyLost, ConsumerGroupMissing)):
+            harness.fetch(0).ensure_group()
+        with pytest.raises((KeyLost, ConsumerGroupMissing), match="restore --force"):
+            audit(harness.client, deployment, RULES, sources=Sources(archive, database))
+        settings = Settings(RedisSettings(server.url, partitions=1), rules=RULES)
+        with (
+            pytest.raises(KeyLost, match="restore --force"),
+            Rebuild(settings, deployment, propose(harness.client, deployment, RULES), archive=archive.url) as rebuild,
+        ):
+            rebuild.begin()
+        found = verify(harness.client, "tally", Sources(archive, database)).findings
+        assert any("restore --force" in f"{found[name].kind.remedy} {found[name].details}" for name in found)
+
+        restore(harness.client, database, partial(entries, archive), force=True)
+        until(lambda: appenders[0].send() == ([], None) and appenders[0].oldest_cycle is None)
+        harness.drain()
+        assert harness.totals() == totals_after(4)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_counting_continues_without_a_partition_that_has_lost_all_keys(harness, server, generation):
+    """After `reopen`, producers send again what they keep, and each event counts once; nothing else is opened."""
+    keys, deployment = harness.layout.keys[0], Deployment.load(harness.client)
+    publish_again(harness.client, deployment, 0)
+    gone, appender = (Appender(harness.client, harness.layout, deployment.epoch) for _ in range(2))
+    append(gone, 1)
+    append(appender, 2, 3)
+    harness.drain()
+    if generation == 2:
+        settings = Settings(RedisSettings(server.url, partitions=1), rules=RULES)
+        with Rebuild(settings, deployment, propose(harness.client, deployment, RULES)) as rebuild:
+            rebuild.begin()
+            rebuild.catch_up()
+            rebuild.switch()
+    assert reopen(harness.client, Deployment.load(harness.client)) == []
+    harness.client.delete(keys.live)
+    with pytest.raises(KeyLost):
+        reopen(harness.client, Deployment.load(harness.client))
+
+    harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
+    appender.push(0, entry(4))
+    assert isinstance(appender.send()[1], KeyLost)
+    assert reopen(harness.client, Deployment.load(harness.client)) == [keys.stream]
+    until(lambda: appender.send() == ([], None) and appender.oldest_cycle is None)
+    harness.layout = Deployment.load(harness.client).layout
+    harness.fetch(0).ensure_group()
+    harness.drain()
+    expected = totals_after(4) | {("view", "s"): 3, ("like", "s"): 3, ("call", "s"): 3}
+    del expected["view", "t1"]
+    assert harness.totals() == expected
+    assert verify(harness.client, "tally", Sources()).findings == {}
+
+
+def delete(harness: Harness, keys: PartitionKeys, parts: tuple[str, ...]) -> None:
+    """Delete these keys of a partition; `rest` stands for all keys except the other four."""
+    named = {part: getattr(keys, part).encode() for part in PARTS if part != "rest"}
+    rest = set(harness.client.scan_iter(f"{keys.prefix}*")) - {*named.values()}
+    for part in parts:
+        harness.client.delete(*(rest if part == "rest" else [named[part]]))
 
 
 @pytest.mark.parametrize("name", [*SENTINELS, "meta"])

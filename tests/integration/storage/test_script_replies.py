@@ -38,12 +38,13 @@ RESET_BEFORE: Final = f"{GROUP}; XADD stream 1-1 v 1 n 0; XADD stream 2-1 v 1; X
 WAS_RESET: Final = "HSET resets view\na 5-0"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
-OPEN: Final = "HSET seq !begun 1; HSET ledger entries:gated 0; SET live 1"
-NO_SEQUENCES: Final = f"{OPEN}; DEL seq"
-NO_LEDGER: Final = f"{OPEN}; DEL ledger"
+OPEN: Final = "HSET seq !begun 1; HSET ledger entries:gated 0; SET live 1; HSET topic entries:gated 0"
+NEW: Final = "DEL seq ledger live topic"
+NO_SEQUENCES: Final = "DEL seq"
+NO_LEDGER: Final = "DEL ledger topic"
 
 CASES: Final = [
-    # The script, its keys, commands that run before it, its arguments, the shape of its reply. An argument
+    # The script, its keys, commands between `OPEN` and it, its arguments, the shape of its reply. An argument
     # `batch:SUBJECT:ID` is a batch that adds 1 to a counter, `known:ID` one of an event with an id, `reset:SUBJECT` one
     # of a reset, `-` is the empty text, `rules` are the rules of such a batch, `_` in a value means a space.
     ("storage/append", "stream seq ledger", "", "1 p 1 1 x 0-0", "appended text"),
@@ -74,36 +75,37 @@ CASES: Final = [
     (
         "storage/decide",
         "stream live ledger topic seq",
-        f"{OPEN}; SET live 2",
+        "SET live 2",
         "batch:a 1 total:a 1 - 3600000 v 1",
         "switched",
     ),
     (
         "storage/decide",
         "stream live ledger topic seq",
-        f"{OPEN}; SET live 1_5",
+        "SET live 1_5",
         "batch:a 1 total:a 1 - 3600000 v 1",
         "outdated text",
     ),
     ("storage/decide", "stream live ledger topic seq", NO_LEDGER, "batch:a 1 total:a 1 - 3600000 v 1", "damaged text"),
-    ("storage/find_lost", "stream", OPEN, "", "whole"),
-    ("storage/find_lost", "stream", f"{OPEN}; HSET ledger entries:settled 1", "", "counted"),
+    ("storage/find_lost", "stream", NEW, "", "new"),
+    ("storage/find_lost", "stream", "", "", "whole"),
+    ("storage/find_lost", "stream", "HSET ledger entries:settled 1", "", "counted"),
     ("storage/find_lost", "stream", NO_LEDGER, "", "damaged text"),
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
     ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules", "adopted text"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1:2-1 1", "stale text"),
-    ("counting/apply", "stream dead ledger live", f"{OPEN}; SET live 2", "g batch:a:1-1 1", "switched"),
-    ("counting/apply", "stream dead ledger live", f"{PENDING}; {OPEN}; SET live 1_5", "g batch:a:1-1 1_6", "applied"),
+    ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
+    ("counting/apply", "stream dead ledger live", f"{PENDING}; SET live 1_5", "g batch:a:1-1 1_6", "applied"),
     (
-        *("counting/apply", "stream dead ledger live", f"{PENDING}; {OPEN}; SET live 1_5", "g batch:a:1-1 1_4"),
+        *("counting/apply", "stream dead ledger live", f"{PENDING}; SET live 1_5", "g batch:a:1-1 1_4"),
         "outdated text",
     ),
     ("counting/apply", "stream dead ledger live", RESET_BEFORE, "g batch:a:2-1 -", "early text"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; {FULL}", "g batch:full:1-1 1", "rejected text text"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; {NO_LEDGER}", "g batch:a:1-1 1", "damaged text"),
-    ("counting/apply", "stream dead ledger live", f"{PENDING}; {OPEN}; DEL live", "g batch:a:1-1 1", "damaged text"),
+    ("counting/apply", "stream dead ledger live", f"{PENDING}; DEL live", "g batch:a:1-1 1", "damaged text"),
     ("counting/ensure_group", "stream ledger ledger", "", "g", "ready"),
     ("counting/ensure_group", "stream ledger ledger", f"{GROUP}; HSET ledger counted 1", "g-2", "missing text"),
     ("counting/ensure_group", "stream ledger ledger", NO_LEDGER, "g", "damaged text"),
@@ -111,13 +113,13 @@ CASES: Final = [
     ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FORGOTTEN}", "known:1-1 1 1-1", "forgotten"),
     ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {WAS_RESET}", "known:1-1 1 1-1", "reset"),
     ("dead_letters/retry", "dead dead ledger live stream", "", "batch:a:1-1 1 1-1", "stale"),
-    ("dead_letters/retry", "dead dead ledger live stream", f"{OPEN}; SET live 2", "batch:a:1-1 1 1-1", "switched"),
+    ("dead_letters/retry", "dead dead ledger live stream", "SET live 2", "batch:a:1-1 1 1-1", "switched"),
     (
         *("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {FULL}", "batch:full:1-1 1 1-1"),
         "rejected text text",
     ),
     (
-        *("dead_letters/retry", "dead dead ledger live stream", f"{OPEN}; SET live 1_5", "batch:a:1-1 1 1-1"),
+        *("dead_letters/retry", "dead dead ledger live stream", "SET live 1_5", "batch:a:1-1 1 1-1"),
         "outdated text",
     ),
     ("dead_letters/retry", "dead dead ledger live stream", f"{DEAD}; {NO_LEDGER}", "batch:a:1-1 1 1-1", "damaged text"),
@@ -150,7 +152,7 @@ CASES: Final = [
     ("rebuild/propose", "meta", "HSET meta layout 4 rules@1 old", "new", "kept text"),
     ("rebuild/switch", "stream live", NEXT_GROUP, "1 g 2 g-2 5", "switched"),
     ("rebuild/switch", "stream live", NEXT_PENDING, "1 g 2 g-2 5", "incomplete"),
-    ("rebuild/switch", "stream live", f"{OPEN}; SET live 3", "1 g 2 g-2 5", "other"),
+    ("rebuild/switch", "stream live", "SET live 3", "1 g 2 g-2 5", "other"),
     ("rebuild/switch", "stream live", NO_LEDGER, "1 g 2 g-2 5", "damaged text"),
     ("repartition/activate", "meta", "HSET meta moving 2 closing 1", "2 1 4 1", "active"),
     ("repartition/activate", "meta", "", "2 1 4 1", "given_up"),
@@ -163,19 +165,19 @@ CASES: Final = [
     ("rebuild/reset", RESET_KEYS, f"{GROUP}; XADD stream 9-0 v 1 d 1", "1 g 9 reset:a v 1 d 1 n 0", "passed"),
     ("rebuild/reset", RESET_KEYS, f"{GROUP}; SET total:a x", "1 g 0 reset:a v 1 d 1 n 0", "rejected text text"),
     ("rebuild/reset", RESET_KEYS, "HSET seq !closed 2", "1 g 0 reset:a v 1 d 1 n 0", "closed text"),
-    ("rebuild/reset", RESET_KEYS, f"{OPEN}; SET live 2", "1 g 0 reset:a v 1 d 1 n 0", "switched"),
-    ("rebuild/reset", RESET_KEYS, f"{OPEN}; SET live 1_5", "1 g 0 reset:a v 1 d 1 n 0", "outdated text"),
+    ("rebuild/reset", RESET_KEYS, "SET live 2", "1 g 0 reset:a v 1 d 1 n 0", "switched"),
+    ("rebuild/reset", RESET_KEYS, "SET live 1_5", "1 g 0 reset:a v 1 d 1 n 0", "outdated text"),
     ("rebuild/reset", RESET_KEYS, NO_LEDGER, "1 g 0 reset:a v 1 d 1 n 0", "damaged text"),
     ("rebuild/reset", RESET_KEYS, "", "1 g 0 reset:a v 1 d 1 n 0", "none"),
     ("repartition/close", "seq live", "", "2 1", "closed"),
     ("repartition/close", "seq live", "HSET seq !closing 2", "2 1", "overtaken"),
     ("repartition/close", "seq live", NO_LEDGER, "2 1", "damaged text"),
-    ("repartition/reopen", "seq live", f"{OPEN}; HSET seq !closed 2 !closing 1", "1", "reopened"),
-    ("repartition/reopen", "seq live", f"{OPEN}; HSET seq !closed 2 !closing 2", "1", "overtaken"),
+    ("repartition/reopen", "seq live", "HSET seq !closed 2 !closing 1", "1", "reopened"),
+    ("repartition/reopen", "seq live", "HSET seq !closed 2 !closing 2", "1", "overtaken"),
     ("repartition/reopen", "seq live", "", "1", "open"),
     ("repartition/reopen", "seq live", NO_LEDGER, "1", "damaged text"),
-    ("repartition/open", "seq", "", "1", "opened"),
-    ("repartition/open", "seq", NO_LEDGER, "1", "damaged text"),
+    ("storage/open_partition", "seq", NEW, "1", "opened"),
+    ("storage/open_partition", "seq", NO_LEDGER, "1", "damaged text"),
     ("repartition/propose", "meta", "HSET meta layout 4", "8", "moving text"),
     ("repartition/propose", "meta", "HSET meta layout 4 moving 2 moving-partitions 16", "8", "other text"),
     ("repartition/propose", "meta", "HSET meta layout 4 kept 1", "8", "kept text"),
@@ -184,10 +186,10 @@ CASES: Final = [
     ("repartition/copy", "stream copied ledger", "HSET ledger entries:copied 1", "1 0 - 1-1 1 1 2 v 1", "damaged text"),
     ("repartition/copy", "stream copied ledger", NO_SEQUENCES, "1 0 - 1-1 1 1 2 v 1", "damaged text"),
     ("repartition/copy", "stream copied ledger", "", "1 0 9-9 1-1 1 1 2 v 1", "at text text"),
-    ("repartition/copy", "stream copied ledger", f"{OPEN}; SET live 1_closed", "1 0 - 1-1 1 1 2 v 1", "closed"),
+    ("repartition/copy", "stream copied ledger", "SET live 1_closed", "1 0 - 1-1 1 1 2 v 1", "closed"),
     (
         *("snapshot/open", "stream cut ledger topic", f"{PENDING}; {LEDGERS}", "g token 9000 3000"),
-        "open text text text [text] [text text] [text text]",
+        "open text text text [text] [text text text text] [text text]",
     ),
     ("snapshot/begin_restore", "meta", "", "restoring []", "begun"),
     ("snapshot/close_partition", "stream live", GROUP, "g", "closed"),
@@ -303,6 +305,12 @@ def shape(value: Any) -> str:
     return "number" if isinstance(value, int) else "text" if isinstance(value, bytes) else repr(value)
 
 
+def execute(client: redis.Redis, commands: str) -> None:
+    """Execute commands, which `; ` separates."""
+    for command in filter(None, commands.split("; ")):
+        client.execute_command(*(word.replace("_", " ") for word in command.split(" ")))
+
+
 @pytest.fixture
 def client(server) -> Iterator[redis.Redis]:
     """Return a client of an empty server, made by `connect`."""
@@ -314,8 +322,8 @@ def client(server) -> Iterator[redis.Redis]:
 @pytest.mark.parametrize(("script", "keys", "before", "arguments", "reply"), CASES)
 def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
     """A reply is a status, then the fields of that status: texts, numbers or lists of texts."""
-    for command in filter(None, before.replace("HELD", f"HSET seq !hold {server_time(client) + 900}").split("; ")):
-        client.execute_command(*(word.replace("_", " ") for word in command.split(" ")))
+    before = f"{OPEN}; {before}".replace("HELD", f"HSET seq !hold {server_time(client) + 900}")
+    execute(client, before)
     status, *fields = run(client, script, keys, arguments)
     assert " ".join([status.decode(), *map(shape, fields)]) == reply
 
@@ -323,6 +331,7 @@ def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
 @pytest.mark.parametrize(("script", "keys", "arguments"), NO_GROUP)
 def test_a_missing_group_is_an_error(client, script, keys, arguments):
     """A missing consumer group is an error of the script (NOGROUP), not a status."""
+    execute(client, OPEN)
     client.xadd("stream", {"v": "1"}, id="1-1")
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
         run(client, script, keys, arguments)

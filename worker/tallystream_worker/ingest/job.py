@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import KeyLost
 from tallystream_worker.ingest.file_identity import PREFIX, identify
 from tallystream_worker.ingest.formats.parquet_rows import SEGMENT_ROWS, head_and_tail, rows_of
 from tallystream_worker.ingest.formats.registry import PARSERS, Format
@@ -137,11 +138,16 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
             try:
                 (_append_rows if job.format == "parquet" else _append_text)(job, client, deployment, progress, report)
             except SourceMoved:
-                pass  # read it again
+                lost = None  # read it again
+            except KeyLost as error:
+                lost = error
             else:
                 return progress
             time.sleep(_RETRY_PAUSE)  # during the switch to a new topic, its number is not published yet
+            epoch = deployment.epoch
             deployment = Deployment.create_or_load(client, None, store.namespace)
+            if lost is not None and deployment.epoch == epoch:  # otherwise the server was emptied meanwhile
+                raise lost
     finally:
         client.close()
 

@@ -66,7 +66,9 @@ def checkpoint(
         group = next((each for each in groups if each["name"] == keys.group.encode()), None)
         if group is None:
             raise ConsumerGroupMissing(
-                f"{keys.stream}: consumer group {keys.group!r} is missing, so the counted entries are unknown"
+                f"{keys.stream}: consumer group {keys.group!r} is missing, so it is not known which entries were "
+                "counted. Rebuild the counters (tallystream rebuild). If the stream was deleted too, restore the "
+                "latest snapshot instead (tallystream restore --force)"
             )
         for reply in (info, pending, *replies):
             if isinstance(reply, Exception):

@@ -8,6 +8,8 @@ from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time, server_time
+from tallystream.errors import KeyLost
+from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
@@ -99,15 +101,20 @@ class PartitionAudit:
     def run(self) -> Report:
         """Fold the entries that the base of the audit selects, compare the counters, and return the report.
 
-        No live counter is changed. If the partition has no stream, all numbers of the report are 0 and it has no scope.
+        No live counter is changed. If nothing was ever appended to the partition, all numbers of the report are 0 and
+        it has no scope.
 
         Raises:
+            KeyLost: the partition has lost its stream or a sentinel (see `lost_key`).
             ConfigurationError: the preferred snapshot is unusable.
             ConsumerGroupMissing: the live consumer group is missing.
             StreamError: 20,000 or more entries stayed pending.
             ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         """
+        refuse_lost(self._client, self._keys)
         if not self._client.exists(self._keys.stream):
+            if int(self._client.hget(self._keys.topic_ledger, "entries:gated") or 0):
+                raise KeyLost(self._keys.stream)
             return Report(0, 0, 0)
         self._learn()
         base, moment = self._begin()

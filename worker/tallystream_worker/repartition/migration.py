@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
@@ -159,7 +159,7 @@ class Repartition:
             ArchiveError: an archive cannot be read or written; the old topic is live.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """
-        self._look()
+        self.ensure_current()
         closing = topic.next_closing(self._client, self._old)
         try:
             topic.close(self._client, self._old, self.new.layout, closing)
@@ -186,7 +186,7 @@ class Repartition:
         while counting.waiting:
             counting()
         failpoints.reach("move-counted")
-        self._look()
+        self.ensure_current()
 
     def _copy(self, counting: CatchUpCounter) -> None:
         pages = 0
@@ -202,7 +202,7 @@ class Repartition:
 
         self._copying(show)
 
-    def _look(self) -> None:
+    def ensure_current(self) -> None:
         """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began."""
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
@@ -250,8 +250,12 @@ def repartition(
         )
         run.begin()
         with CatchUpCounter(settings, run.new, run.rules) as counting:
-            run.catch_up(counting)
-            run.switch(counting)
+            try:
+                run.catch_up(counting)
+                run.switch(counting)
+            except KeyLost:
+                run.ensure_current()  # the keys of a topic that was given up are removed
+                raise
     finally:
         client.close()
     return layout

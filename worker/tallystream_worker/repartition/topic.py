@@ -13,10 +13,11 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
-from tallystream.storage.deployment_hash import fields_of, live_mark, spread_fields
+from tallystream.storage.deployment_hash import fields_of, spread_fields
 from tallystream.storage.keys import CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
+from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
 
 _PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
-_OPEN: Final = Script("tallystream_worker.repartition", "open")
 _CLOSE: Final = Script("tallystream_worker.repartition", "close")
 _REOPEN: Final = Script("tallystream_worker.repartition", "reopen")
 _ACTIVATE: Final = Script("tallystream_worker.repartition", "activate")
@@ -106,21 +106,6 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
             "again"
         )
     return found
-
-
-def open_partitions(client: redis.Redis, layout: Layout, revision: int) -> None:
-    """Let a later topic take and count events; change nothing in a partition that was opened or closed before.
-
-    `revision` numbers the rules that the topic is counted by.
-
-    Without this, every script refuses to count in the topic or to append to it. So an emptied server, on which the
-    first topic is live again, refuses processes that still know the later one.
-
-    Raises:
-        KeyLost: a partition has lost a key; the partitions before it are open.
-    """
-    for keys in layout.keys:
-        _OPEN(client, [keys.sequences], [live_mark(FIRST, revision)])
 
 
 def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> dict[str, Any]:

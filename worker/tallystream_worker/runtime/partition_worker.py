@@ -161,10 +161,14 @@ class PartitionWorker:
         if loop is None or self._has_failed or self._foreign.is_set():
             loop = self._open()
             self._has_failed = False
-        if time.monotonic() >= self._check_at:
-            refuse_lost(self._applying, loop.keys)
-            self._check_at = time.monotonic() + _CHECK
-        loop.run_once(BLOCK)
+        try:
+            if time.monotonic() >= self._check_at:
+                refuse_lost(self._applying, loop.keys)
+                self._check_at = time.monotonic() + _CHECK
+            loop.run_once(BLOCK)
+        except KeyLost:
+            self._deployment.ensure_same(self._applying)  # an emptied server has lost every key
+            raise
         self.lost_key = None
 
     def notice(self, deployment: Deployment) -> None:

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
 from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, RESTORED, SNAPSHOTS
+from tallystream.storage.keys import BEGUN, CLOSING, FIRST, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -302,8 +302,6 @@ class PartitionRestore:
             SNAPSHOTS: log.position.mark,
             RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
         }
-        if self._keys.topic != FIRST_TOPIC:
-            records[CLOSED] = ""  # a later topic is closed without this field, see lib/appending.lua
         client.hset(self._sequences, mapping=records)
 
     def _drain(self) -> None:

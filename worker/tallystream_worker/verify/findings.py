@@ -54,7 +54,7 @@ KINDS: Final = {
         "A key was deleted or evicted; other keys show that it existed.",
         "the command that verify prints with this fault, if it prints one",
     ),
-    "log.missing": Kind("A stream does not exist, although events were appended to it.", _LOST),
+    "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(
         "Entries are gone from a stream, and retention did not remove them.", "find the client that runs XDEL or XTRIM"

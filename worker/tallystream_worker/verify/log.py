@@ -29,8 +29,7 @@ _RANDOM_LENGTH: Final = 16
 def check(scene: Scene) -> None:
     """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer.
 
-    Also report streams that do not exist although events were appended, and ledgers and records of producers that
-    disagree with the entries.
+    Also report streams that were deleted, and ledgers and records of producers that disagree with the entries.
     """
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
@@ -71,6 +70,8 @@ class _Partition:
         return about, ledger
 
     def check(self) -> None:
+        if self._about["entries-added"] < self._gated:
+            self._report.find("log.missing", f"{self._keys.stream}: the present stream was created later")
         self._deletions()
         if self._archived is not None:
             self._archived.check_files(self._held)

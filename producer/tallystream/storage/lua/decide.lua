@@ -39,7 +39,7 @@ if refusal then
   return refusal
 end
 local limit, begun = unpack(call('HMGET', KEYS[5], '!limit', '!begun'))
-local lost = not begun and require('tallystream.storage.lua.lib.sentinels').ensure(KEYS[1])
+local lost = not begun and require('tallystream.storage.lua.lib.sentinels').lost(KEYS[1])
 if lost then
   return { 'damaged', lost }
 end

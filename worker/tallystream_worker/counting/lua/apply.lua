@@ -34,7 +34,7 @@ if refusal then
   return refusal
 end
 if call('HEXISTS', string.sub(stream, 1, -7) .. 'seq', '!begun') == 0 then
-  local lost = require('tallystream.storage.lua.lib.sentinels').ensure(stream)
+  local lost = require('tallystream.storage.lua.lib.sentinels').lost(stream)
   if lost then
     return { 'damaged', lost }
   end

@@ -27,10 +27,7 @@ local exists = call('EXISTS', KEYS[1]) == 1
 if exists and streams.group(KEYS[1], ARGV[1]) then
   return { 'ready' }
 end
-local gated = tonumber(call('HGET', KEYS[3], sentinels.GATED) or '0')
-local settled = tonumber(call('HGET', KEYS[2], 'entries:settled') or '0')
-local added = exists and streams.info(KEYS[1])['entries-added'] or 0
-if added < math.max(gated, settled) then
+if sentinels.is_stream_lost(KEYS[1], call('HGET', KEYS[2], 'entries:settled')) then
   return { 'damaged', KEYS[1] }
 end
 for _, field in ipairs(call('HKEYS', KEYS[2])) do

@@ -29,7 +29,7 @@ local rejection = require('tallystream.storage.lua.rules.rejection')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
-local lost = require('tallystream.storage.lua.lib.sentinels').ensure(KEYS[4])
+local lost = require('tallystream.storage.lua.lib.sentinels').lost(KEYS[4])
 if lost then
   return { 'damaged', lost }
 end

@@ -75,7 +75,7 @@ local closed = call('HGET', sequences, '!closed')
 if closed and closed ~= '' then
   return { 'closed', closed }
 end
-local lost = sentinels.ensure(stream)
+local lost = sentinels.lost(stream)
 if lost then
   return { 'damaged', lost }
 end

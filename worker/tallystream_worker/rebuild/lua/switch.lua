@@ -22,7 +22,7 @@ local call = redis.call
 local stream = KEYS[1]
 local LATER = 100 -- entries that may wait to be counted, if none of them was decided
 
-local lost = sentinels.ensure(stream)
+local lost = sentinels.lost(stream)
 if lost then
   return { 'damaged', lost }
 end

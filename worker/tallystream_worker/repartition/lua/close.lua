@@ -19,13 +19,13 @@ local call = redis.call
 if tonumber(call('HGET', KEYS[1], '!closing') or '0') > tonumber(ARGV[2]) then
   return { 'overtaken' }
 end
-local lost = sentinels.ensure(KEYS[1])
+local lost = sentinels.lost(KEYS[1])
 if lost then
   return { 'damaged', lost }
 end
 local live = generations.live(KEYS[2])
 call('HSET', KEYS[1], '!closed', ARGV[1], '!closing', ARGV[2])
 if not string.find(live, ' closed', 1, true) then
-  call('SET', KEYS[2], (live == '' and '1' or live) .. ' closed')
+  call('SET', KEYS[2], live .. ' closed')
 end
 return { 'closed' }

@@ -27,10 +27,10 @@ local sequences = string.gsub(stream, 'stream$', 'seq')
 local marks = tonumber(ARGV[1])
 local COPIED = 'entries:copied' -- field of the ledger, a sentinel: marks were written
 
-local lost = sentinels.ensure(stream)
-if lost then
+local lost = sentinels.lost(stream)
+if lost and not sentinels.is_new(stream) then
   return { 'damaged', lost }
-elseif not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
+elseif lost or not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
   return { 'closed' }
 end
 if call('EXISTS', copied) == 0 and call('HEXISTS', ledger, COPIED) == 1 then

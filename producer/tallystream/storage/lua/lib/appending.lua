@@ -2,8 +2,7 @@
 --
 -- Five fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
 -- the stream may have. `!closed` is the topic to append to instead if the stream is closed, and '' if it is open; it
--- stays when the topic is dropped. A later topic has this field from its beginning; without it, its stream is closed:
--- the topic was given up, or the server was emptied. `!hold` is the time until which a reset holds appends back, in
+-- stays when the topic is dropped. `!hold` is the time until which a reset holds appends back, in
 -- milliseconds. `!stated` is about entries that state an earlier time than that of their ID: see `add_stated`. `!begun`
 -- is a sentinel: see sentinels.lua.
 local clock = require('tallystream.storage.lua.lib.clock')
@@ -38,12 +37,11 @@ local function hold(sequences, now)
   call('HSET', sequences, '!hold', string.format('%.0f', now + HOLD))
 end
 
--- Returns the reply "closed", "held", "full" or "damaged" if nothing may be appended, else `nil`. The topic in "closed"
--- is `unknown` if the stream does not state it. Raises an error if the ledger exists and is not a hash. `limit`,
--- `closed`, `held` and `begun` are the values of their fields, `false` if there are none.
+-- Returns the reply "closed", "held", "full" or "damaged" if nothing may be appended, else `nil`. Raises an error if the
+-- ledger exists and is not a hash. `limit`, `closed`, `held` and `begun` are the values of their fields, `false` if there
+-- are none.
 local function refusal(stream, ledger, limit, closed, held, begun)
-  closed = closed or (string.find(stream, '}:l%d+:stream$') and 'unknown' or '')
-  if closed ~= '' then
+  if closed and closed ~= '' then
     return { 'closed', closed }
   end
   if held and is_held(held) then
@@ -54,7 +52,7 @@ local function refusal(stream, ledger, limit, closed, held, begun)
   end
   -- A ledger of another type is an error here, before anything is written.
   if not (call('HGET', ledger, ENTRIES) and begun) then
-    local lost = require('tallystream.storage.lua.lib.sentinels').ensure(stream)
+    local lost = require('tallystream.storage.lua.lib.sentinels').lost(stream)
     return lost and { 'damaged', lost }
   end
 end

@@ -2,11 +2,10 @@
 
 -- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one. If
 -- the partition is closed, ' closed' follows, and ' restoring' during a restore: then no generation is live. The key of
--- a closed partition stays when its topic is dropped.
--- In the first topic, '1' if the key does not exist, because nothing was counted yet. A later topic has the key from
--- its beginning. Without it nothing is live: the topic was given up, or the server was emptied; the result is ''.
+-- a closed partition stays when its topic is dropped. Returns '' if the key does not exist: nothing is live, because the
+-- topic was given up, the server was emptied, or the key was lost.
 local function live(key)
-  return redis.call('GET', key) or (string.find(key, '}:l%d+:live$') and '' or '1')
+  return redis.call('GET', key) or ''
 end
 
 -- Returns whether a generation is live: the partition is neither closed nor unknown.
@@ -18,15 +17,10 @@ end
 -- partition is counted by newer rules already, with their number, or {"damaged", key} if the key was lost. `wanted` is
 -- the live generation and the number of the rules of the batch, in the form that `live` returns.
 local function refusal(key, stream, wanted)
-  local present = redis.call('GET', key)
-  if not present then
-    local lost = require('tallystream.storage.lua.lib.sentinels').ensure(key)
-    if lost then
-      return { 'damaged', lost }
-    end
-    present = live(key)
-  end
-  if present ~= wanted then
+  local present = live(key)
+  if present == '' then
+    return { 'damaged', require('tallystream.storage.lua.lib.sentinels').lost(key) }
+  elseif present ~= wanted then
     return require('tallystream.storage.lua.lib.revisions')(key, stream, present, wanted)
   end
 end

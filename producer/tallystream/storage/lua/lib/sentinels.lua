@@ -1,13 +1,15 @@
--- sentinels: tells a partition to which nothing was written from one that has lost a key (DEL, eviction, partial loss).
+-- sentinels: finds out whether a partition has lost a key (DEL, eviction, loss of a node).
 --
--- Three sentinels are written in one call, by the first script that appends to the partition or counts in it, and in a
--- later topic by the script that opens the partition: the field `!begun` of the sequences, the field `entries:gated` of
--- the topic's ledger, and the key of the live generation. Each proves that the other two must be there, and a consumer
--- group that has counted proves all three. Of a topic that was dropped, the sequences and the live generation stay, and
--- the sequences state that the topic is closed. Every script that appends or counts refuses if a sentinel that it needs
--- is lost: without the sequences an entry would be appended twice, without the others the counters would begin again.
+-- Three sentinels are written in one call when a partition is opened, before anything may be appended or counted there:
+-- the field `!begun` of the sequences, the field `entries:gated` of the topic's ledger, and the key of the live
+-- generation. A partition is opened before the hash that names its topic is stored (`tally:meta`, for the first topic).
+-- So a process that has read this hash knows that all three must exist. Of a topic that was dropped, the sequences and
+-- the live generation stay, and the sequences state that the topic is closed. Every script that appends or counts
+-- refuses if a sentinel is lost: without the sequences an entry would be appended twice, and without the others the
+-- counters would begin again.
 --
--- Invariant: no script writes one of the three alone, if it cannot prove that the others are there.
+-- Invariant: no script writes one of the three alone, if it cannot prove that the others are there. Only a script that
+-- opens a partition writes them to one that has none.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
@@ -37,38 +39,48 @@ local function has_counted(prefix)
   return false
 end
 
--- Returns the name of the key that the partition of `key` has lost, or `nil`; then whether the sentinels exist.
+-- Returns the name of the key that the partition of `key` has lost, or `nil`.
 local function lost(key)
   local prefix = prefix_of(key)
   local begun, closed = unpack(call('HMGET', prefix .. 'seq', BEGUN, '!closed'))
-  local gated, live = call('HGET', prefix .. 'ledger', GATED), call('GET', prefix .. 'live')
-  if begun and live and (gated or (closed and closed ~= '')) then
-    return nil, true
+  local gated = call('HGET', prefix .. 'ledger', GATED) or (closed and closed ~= '')
+  if begun and gated and call('EXISTS', prefix .. 'live') == 1 then
+    return nil
   end
-  local is_restoring = live and string.find(live, ' restoring', 1, true) -- a restore writes this on an empty server too
-  if begun or gated or (live and not is_restoring) or has_counted(prefix) then
-    return prefix .. (not begun and 'seq' or not gated and 'ledger' or 'live'), false
-  end
-  return nil, false
+  return prefix .. (not begun and 'seq' or not gated and 'ledger' or 'live')
 end
 
--- Writes the sentinels; `live` is the value of the live generation, 1 if it is missing. The caller must have found that
--- no key is lost. The call can be repeated, and appends and counts nothing: so a script may fail after it.
+-- Returns whether the stream was deleted: the ledgers have more entries than the stream, which may be a new one, ever
+-- had. `settled` is the number of entries that a generation has counted.
+local function is_stream_lost(stream, settled)
+  local gated = tonumber(call('HGET', prefix_of(stream) .. 'ledger', GATED) or '0')
+  local added = call('EXISTS', stream) == 1 and streams.info(stream)['entries-added'] or 0
+  return added < math.max(gated, tonumber(settled or '0'))
+end
+
+-- Returns whether the partition of `key` has no sentinel, and no worker has counted there: it was never opened, or it
+-- has lost all its keys.
+local function is_new(key)
+  local prefix = prefix_of(key)
+  return call('HEXISTS', prefix .. 'seq', BEGUN) == 0
+    and call('HEXISTS', prefix .. 'ledger', GATED) == 0
+    and call('EXISTS', prefix .. 'live') == 0
+    and not has_counted(prefix)
+end
+
+-- Writes the sentinels of a new partition; `live` is the value of the live generation. It appends and counts nothing.
 local function open(key, live)
   local prefix = prefix_of(key)
   call('HSET', prefix .. 'seq', BEGUN, 1)
   call('HINCRBY', prefix .. 'ledger', GATED, 0)
-  call('SET', prefix .. 'live', live or '1', 'NX')
+  call('SET', prefix .. 'live', live)
 end
 
--- Returns the name of the key that the partition of `key` has lost, or `nil`. Writes the sentinels if nothing was
--- written to the partition before. A later topic is opened by another script: without that, nothing is live in it.
-local function ensure(key)
-  local name, is_open = lost(key)
-  if not name and not is_open and not string.find(prefix_of(key), '}:l%d+:$') then
-    open(key)
-  end
-  return name
-end
-
-return { BEGUN = BEGUN, GATED = GATED, ensure = ensure, lost = lost, open = open }
+return {
+  BEGUN = BEGUN,
+  GATED = GATED,
+  is_new = is_new,
+  is_stream_lost = is_stream_lost,
+  lost = lost,
+  open = open,
+}

@@ -104,7 +104,7 @@ end
 -- scratch counters of an audit, which have a number below 0, have no sentinel.
 local function lost_ledger(key, generation)
   if not generation then
-    return require('tallystream.storage.lua.lib.sentinels').ensure(key)
+    return require('tallystream.storage.lua.lib.sentinels').lost(key)
   end
   return generation > 0 and key or nil
 end
