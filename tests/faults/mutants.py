@@ -928,7 +928,7 @@ MUTANTS: Final = (
         tests=(f"{_REPLACED}::test_a_decision_after_the_drop_is_made_in_the_live_log",),
     ),
     Mutant(
-        "later-logs-count-without-a-begin",
+        "lost-live-generation-taken-for-the-first",
         (
             Edit(
                 "tallystream/storage/lua/lib/generations.lua",
@@ -936,7 +936,7 @@ MUTANTS: Final = (
                 "redis.call('GET', key) or '1'",
             ),
         ),
-        tests=(f"{_REPLACED}::test_an_emptied_server_does_not_count_in_a_later_log",),
+        tests=(f"{_LOST}::test_nothing_is_counted_without_a_sentinel",),
     ),
     Mutant(
         "later-logs-append-without-a-begin",
