@@ -69,6 +69,7 @@ class Mutant:
 
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
+_RETENTION: Final = "tests/integration/snapshot/test_changed_retention.py"
 _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
@@ -1809,5 +1810,10 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_bucket_that_is_removed_while_it_is_read_is_missing_after_a_restore",),
+    ),
+    Mutant(
+        "snapshot-drops-buckets-that-the-server-keeps",
+        (Edit("tallystream_worker/snapshot/write.py", " if was_removed(row.name)", ""),),
+        tests=(f"{_RETENTION}::test_a_snapshot_keeps_a_bucket_that_was_not_removed[valkey]",),
     ),
 )

@@ -9,6 +9,7 @@ minute of entries is kept for longer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -25,6 +26,7 @@ from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.lost_log import ensure_sent_again, next_mark, put_mark
+from tallystream_worker.snapshot.names import was_removed
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
 from tallystream_worker.snapshot.rule_records import RECORDS, rule_records
@@ -261,6 +263,7 @@ class Snapshotter:
             whole=before is None,
             alerts=states,
             forgotten=int(removed.get(UNTIL, 0)),
+            was_removed=partial(was_removed, rules=self._rules, ends=removed),
         )
 
     def _read(
