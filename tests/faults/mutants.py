@@ -1816,4 +1816,15 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/snapshot/write.py", " if was_removed(row.name)", ""),),
         tests=(f"{_RETENTION}::test_a_snapshot_keeps_a_bucket_that_was_not_removed[valkey]",),
     ),
+    Mutant(
+        "audit-follows-the-stream",
+        (
+            Edit(
+                "tallystream_worker/rebuild/partition_audit.py",
+                "pickle.dump(LiveChunk(",
+                "self._bring_to(moment); pickle.dump(LiveChunk(",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_an_audit_ends_although_entries_arrive_faster_than_it_folds[valkey]",),
+    ),
 )
