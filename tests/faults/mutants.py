@@ -1827,4 +1827,9 @@ MUTANTS: Final = (
         ),
         tests=(f"{_AUDIT}::test_an_audit_ends_although_entries_arrive_faster_than_it_folds[valkey]",),
     ),
+    Mutant(
+        "idle-producer-reports-a-repaired-partition",
+        (Edit("tallystream/producing/appender.py", "        self._check_idle(now)\n", ""),),
+        tests=(f"{_LOST}::test_an_idle_producer_notices_that_a_partition_is_repaired[valkey]",),
+    ),
 )
