@@ -1832,4 +1832,9 @@ MUTANTS: Final = (
         (Edit("tallystream/producing/appender.py", "        self._check_idle(now)\n", ""),),
         tests=(f"{_LOST}::test_an_idle_producer_notices_that_a_partition_is_repaired[valkey]",),
     ),
+    Mutant(
+        "restore-forgets-ingested-files",
+        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
+        tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
+    ),
 )
