@@ -69,6 +69,7 @@ class Mutant:
 
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
+_RETENTION: Final = "tests/integration/snapshot/test_changed_retention.py"
 _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
@@ -1846,5 +1847,31 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_bucket_that_is_removed_while_it_is_read_is_missing_after_a_restore",),
+    ),
+    Mutant(
+        "snapshot-drops-buckets-that-the-server-keeps",
+        (Edit("tallystream_worker/snapshot/write.py", " if was_removed(row.name)", ""),),
+        tests=(f"{_RETENTION}::test_a_snapshot_keeps_a_bucket_that_was_not_removed[valkey]",),
+    ),
+    Mutant(
+        "audit-follows-the-stream",
+        (
+            Edit(
+                "tallystream_worker/rebuild/partition_audit.py",
+                "pickle.dump(LiveChunk(",
+                "self._bring_to(moment); pickle.dump(LiveChunk(",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_an_audit_ends_although_entries_arrive_faster_than_it_folds[valkey]",),
+    ),
+    Mutant(
+        "idle-producer-reports-a-repaired-partition",
+        (Edit("tallystream/producing/appender.py", "        self._check_idle(now)\n", ""),),
+        tests=(f"{_LOST}::test_an_idle_producer_notices_that_a_partition_is_repaired[valkey]",),
+    ),
+    Mutant(
+        "restore-forgets-ingested-files",
+        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
+        tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
 )

@@ -7,6 +7,7 @@ import importlib
 import os
 import random
 import signal
+import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -156,8 +157,10 @@ def bring_back(url: str, place: str) -> int:
 def count_again(url: str, archive: str = "") -> int:
     """Count all entries again by the stored rules, as `tallystream rebuild` does, and drop the counters before."""
     _begin()
-    rebuild(archive=archive, where=Where(redis=url))
-    rebuild(drop=True, where=Where(redis=url))
+    with tempfile.NamedTemporaryFile(suffix=".toml") as empty:  # otherwise config/tallystream.toml states other rules
+        where = Where(redis=url, config=Path(empty.name))
+        rebuild(archive=archive, where=where)
+        rebuild(drop=True, where=where)
     return 0
 
 

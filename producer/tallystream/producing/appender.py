@@ -18,7 +18,7 @@ from tallystream.producing.gate import START, parse_record, queue_read
 from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
-from tallystream.storage.sentinels import has_lost_sequences
+from tallystream.storage.sentinels import has_lost_sequences, lost_key
 from tallystream.wire.codec import VERSION
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ class Appender:
     def due(self) -> float | None:
         """Seconds until the next send or check: 0 for now, `None` if nothing is due before the next `push`."""
         now = time.monotonic()
-        moments = [queue.resume_at for queue in self.queues if queue.waiting]
+        moments = [
+            queue.resume_at for number, queue in enumerate(self.queues) if queue.waiting or number in self._lost_keys
+        ]
         if (check_at := self._rollbacks.due(now)) is not None:
             moments.append(check_at)
         return max(0.0, min(moments) - now) if moments else None
@@ -127,8 +129,9 @@ class Appender:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
         After a stream was full, held or closed, it is left out for 0.1 seconds; after a partition was found to have
-        lost a key, for 1 second. First, confirmed entries that a server is known to have lost are queued again. If
-        entries are given up (`unknown`), return these at once, and send nothing.
+        lost a key, for 1 second. Then it is checked whether the partition is repaired, also if nothing is to be sent to
+        it. First, confirmed entries that a server is known to have lost are queued again. If entries are given up
+        (`unknown`), return these at once, and send nothing.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`); and an error, or `None`. The
@@ -153,6 +156,7 @@ class Appender:
         if confirmed:
             return confirmed, self._damage  # now: if the connection breaks, they are not returned again
         now = time.monotonic()
+        self._check_idle(now)
         sent: list[tuple[int, int]] = []  # partition and sequence of each entry
         with self._client.pipeline(transaction=False) as pipeline:
             for partition, queue in enumerate(self.queues):
@@ -255,9 +259,24 @@ class Appender:
         self._lost_keys[partition] = key
         self.queues[partition].resume_at = time.monotonic() + _PAUSE_DAMAGED
 
+    def _check_idle(self, now: float) -> None:
+        """Find out whether partitions that had lost a key are repaired, if nothing is to be sent to them.
+
+        Raises:
+            RedisError: the server did not answer.
+        """
+        for partition in list(self._lost_keys):
+            queue = self.queues[partition]
+            if not queue.waiting and queue.resume_at <= now:
+                key = lost_key(self._client, self.layout.keys[partition])
+                if key is None:
+                    del self._lost_keys[partition]
+                else:
+                    self._pause_damaged(partition, key)
+
     @property
     def _damage(self) -> KeyLost | None:
-        """The error of a partition that has lost a key and has not taken an entry since; `None` if there is none."""
+        """The error of a partition that has lost a key, as far as is known; `None` if there is none."""
         return next((KeyLost(key) for key in self._lost_keys.values()), None)
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:

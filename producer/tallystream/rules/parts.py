@@ -76,9 +76,9 @@ def id_label(rule: Metric, label: str) -> str:
 def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     """Yield the kinds of marks that a partition may get when it counts by a rule for the first time.
 
-    It may get fewer: the kinds of `top` and `max_subjects` come for each change of these settings, also if they are
-    lowered. `ALL_TIME` may be among them, although no partition stores it. A change of `ids` yields nothing, although
-    the partition gets the mark `copies`: no read depends on it. Equal parts yield nothing; a kind may come twice.
+    It may get fewer: the kinds of `max_subjects` come for each change of this setting, also if it is lowered.
+    `ALL_TIME` may be among them, although no partition stores it. A change of `ids` yields nothing, although the
+    partition gets the mark `copies`: no read depends on it. Equal parts yield nothing; a kind may come twice.
 
     Args:
         stored: The parts by which the metric was counted last in the partition.
@@ -92,7 +92,10 @@ def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     for part in before.keys() | now.keys():
         if before.get(part) == now.get(part):
             continue
-        if part in ("sketch", "quota") or (part in _MARKS and part in now):
+        if part == "top":
+            if int(now.get(part, 0)) > int(before.get(part, 0)):
+                yield from _MARKS[part]
+        elif part in ("sketch", "quota") or (part in _MARKS and part in now):
             yield from _MARKS[part]
         elif part == "once" and part not in before:
             yield VOTES

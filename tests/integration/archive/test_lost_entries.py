@@ -15,6 +15,7 @@ import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tallystream.reading.totals import Totals
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
@@ -23,10 +24,12 @@ from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import VARIABLE
+from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
+from tests.paths import ROOT
 from tests.rewind import copy_of, go_back
 from tests.unit.archive.test_rows import meaning
 from tests.waiting import until
@@ -217,11 +220,46 @@ def test_a_loss_is_reported(harness, folder, capsys):
             LiveArchive(harness.connect(), str(folder), harness.deployment, logs.configure()).run_once()
             (line,) = map(json.loads, capsys.readouterr().err.splitlines())
             assert (line["event"], line["level"], line["entries"]) == ("archive.set_aside", "error", 6)
+            with Totals(harness.url) as totals:
+                assert totals.run(query_server_stats(harness.layout)).archive_lost == 6
     command = [PROGRAM, "archive", folder, "--once", "--redis", harness.url]
     environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the server has lost 6 archived entries (6 events)" in done.stderr
+
+
+def test_lost_entries_are_counted_again_as_the_page_tells(harness, folder):
+    """The query of the page on the archive finds the events that were not sent again; after `ingest`, they count."""
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        archive(harness, folder, [])
+        earlier = copy_of(harness.client)
+        with Producer(harness.url) as gone:  # a process that has ended sends nothing again
+            gone.emit("like", "b", -3)
+            gone.emit("vote", "b", actor="u1")
+            for _ in range(3):
+                gone.emit("view", "b")
+        emit(harness, producer, "again")
+        archive(harness, folder, [])
+        go_back(harness.client, earlier)
+        producer.emit("view", "new")
+        rewound(producer)
+    archive(harness, folder, [])
+    query = (ROOT / "docs" / "archive.md").read_text().partition("```sql\nCOPY")[2].partition("```")[0]
+    file = folder.parent / "lost.parquet"
+    duckdb.sql(f"COPY{query}".replace("'archive/", f"'{folder}/").replace("lost.parquet", str(file)))
+    command = [PROGRAM, "ingest", file, "--redis", harness.url]
+    environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "1"}
+    done = subprocess.run(command, env=environment, cwd=folder.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    harness.drain()
+    # Each call of `emit` appended five entries of the producer, and one of a client without a name.
+    assert harness.totals() == {
+        ("view", "a"): 6, ("view", "again"): 6, ("view", "new"): 1,
+        ("view", "b"): 3, ("like", "b"): -3, ("vote", "b"): 1,
+    }  # fmt: skip
+    assert harness.ledger()["counted"] == 6 + 6 + 1 + 5
 
 
 def test_two_archivers_find_the_same_loss(harness, folder):

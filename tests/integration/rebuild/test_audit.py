@@ -161,6 +161,33 @@ def test_an_audit_needs_no_rest(server):
             thread.join()
 
 
+def test_an_audit_ends_although_entries_arrive_faster_than_it_folds(server):
+    """If two entries arrive for each one that an audit folds, it compares every counter, ends, and finds nothing."""
+    rules = Rules({"view": Metric(ids=None, windows=("hour",))})
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        keys = harness.layout.keys[0]
+        with Producer(server.url) as producer:
+            for number in range(8000):
+                producer.emit("view", f"s{number}")
+            producer.flush(30)
+        harness.drain()
+        folded = 0
+
+        def arrive(_stream: str, entries: int, _counters: int) -> None:
+            nonlocal folded
+            assert entries < 5000, "the audit folds ever more entries"
+            with harness.client.pipeline() as pipeline:
+                for number in range(2 * (entries - folded)):
+                    pipeline.xadd(keys.stream, {"metric": "view", "subject": f"new{number % 50}"})
+                pipeline.execute()
+            folded = entries
+            harness.drain()
+
+        found = report(harness, show=arrive)
+        assert found.differences == []
+        assert found.counters >= 16_000
+
+
 def test_what_the_log_no_longer_holds_is_said(harness, tmp_path):
     """An audit of trimmed streams fails without an archive, and audits every entry with one."""
     store = Store(str(tmp_path / "archive"))

@@ -21,6 +21,8 @@ from tallystream.wire.event import Event
 from tallystream_worker.cli.repartition import drop_topics
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
+from tallystream_worker.runtime.publication import publish_rules
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
@@ -206,6 +208,27 @@ def test_a_restore_of_a_later_log_closes_the_first_one(server, tmp_path):
         assert not decide(Event("call", "k")).accepted
         harness.finish()
         assert harness.totals() == {("call", "k"): 5}
+
+
+def test_the_drop_of_a_topic_that_a_restore_has_left_removes_its_rule_changes(server, tmp_path):
+    """If a restore replaced the first topic by a later one, `rebuild --drop` also removes its record of the rules."""
+    with (
+        Harness(server.url, rules=VOTES, partitions=2) as harness,
+        closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
+    ):
+        dropped(harness, 3)
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        harness.client.flushall()
+    with Harness(server.url, rules=Rules({}), partitions=2) as harness:
+        first = harness.layout
+        chosen = Settings(RedisSettings(server.url), rules=VOTES)
+        publish_rules(harness.client, chosen, Deployment.load(harness.client))
+        assert harness.client.exists(first.rule_changes)
+        restore(harness.client, database, force=True)
+        deployment = Deployment.load(harness.client)
+        assert set(drop_topics(harness.client, deployment)) == {1}
+        assert not harness.client.exists(first.rule_changes)
+        assert deployment.layout.rule_changes != first.rule_changes
 
 
 def test_a_move_that_failed_leaves_a_later_log_open(server):

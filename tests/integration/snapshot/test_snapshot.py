@@ -998,7 +998,9 @@ def test_keys_are_kept_and_removed_after_a_restore(server, database):
         assert harness.client.zrange(keys.periods, 0, -1, withscores=True) == before
         of_periods = ("windows", "uniques", "limits", "votes", "ids")
         assert all(number_of_rows(database, table) for table in of_periods)
-        harness.client.hset(keys.forgotten, mapping={"limit:call": 5, UNTIL: int(before[-1][1]), DUE: "1 1"})
+        ends = {b":".join(key.split(b":", 2)[:2]): end for end, key in (name.split(b" ", 1) for name, _ in before)}
+        ends[UNTIL.encode()] = b"%d" % before[-1][1]
+        harness.client.hset(keys.forgotten, mapping={**ends, DUE: "1 1"})
         harness.client.unlink(*(keys.counters + name.decode().partition(" ")[2] for name, _ in before))
         take(harness, database)
         assert not any(number_of_rows(database, table) for table in of_periods)
@@ -1006,7 +1008,7 @@ def test_keys_are_kept_and_removed_after_a_restore(server, database):
         restore(harness.client, database)
         assert harness.client.zcard(keys.periods) == 0
         found = {name: end for name, end in harness.client.hgetall(keys.forgotten).items() if b"rules" not in name}
-        assert found == {b"limit:call": b"5", UNTIL.encode(): b"%d" % before[-1][1]}
+        assert found == ends
 
 
 def test_keys_of_earlier_rules_are_removed_after_a_restore(server, database):

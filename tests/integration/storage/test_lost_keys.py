@@ -120,6 +120,24 @@ def test_an_idle_producer_does_not_take_lost_sequences_for_lost_entries(harness,
     assert (appender.rewound, appender.oldest_cycle, harness.client.xlen(keys.stream)) == (0, None, 2)
 
 
+def test_an_idle_producer_notices_that_a_partition_is_repaired(harness, monkeypatch):
+    """After the lost sequences are back, a producer with nothing to send reports no lost key any more."""
+    monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.0)
+    monkeypatch.setattr("tallystream.producing.appender._PAUSE_DAMAGED", 0.0)
+    keys = harness.layout.keys[0]
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    append(appender, 1, 2)
+    harness.client.rename(keys.sequences, "kept")
+    until(lambda: isinstance(appender.send()[1], KeyLost), what="a lost key")
+    appender._rollbacks.confirmed_at = 0.0  # long ago, so that the sequences are not checked any more
+    assert appender.due == 0
+    assert isinstance(appender.send()[1], KeyLost)
+    harness.client.rename("kept", keys.sequences)
+    assert appender.due == 0
+    until(lambda: appender.send()[1] is None, what="no lost key")
+    assert (appender.lost, appender.oldest_cycle, harness.client.xlen(keys.stream)) == (0, None, 2)
+
+
 @pytest.mark.parametrize("name", SENTINELS)
 def test_nothing_is_counted_without_a_sentinel(harness, name):
     """A batch and a decision name the missing key and change nothing."""

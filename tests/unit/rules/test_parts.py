@@ -15,6 +15,8 @@ CHANGES = [
     (Metric(windows=("hour", "day"), ids=None), PLAIN, set()),
     (PLAIN, Metric(windows=("day",), ids=None, top=5), {"boards", "all"}),
     (Metric(windows=("day",), ids=None, top=5), PLAIN, set()),
+    (Metric(windows=("day",), ids=None, top=5), Metric(windows=("day",), ids=None, top=50), {"boards", "all"}),
+    (Metric(windows=("day",), ids=None, top=50), Metric(windows=("day",), ids=None, top=5), set()),
     (PLAIN, Metric(windows=("day",), ids=None, unique="hour"), {"unique"}),
     (PLAIN, Metric(windows=("day",), ids=None, once="forever"), {"votes"}),
     (Metric(once="forever"), Metric(once="day"), set()),

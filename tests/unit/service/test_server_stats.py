@@ -14,7 +14,7 @@ REFUSED = ResponseError("NOPERM this user has no permissions")
 def test_figures_that_may_not_be_read_are_left_out():
     """If the user may not read the figures of the server and the streams, they are left out."""
     query = query_server_stats(Layout(1))
-    stats = query.parse([*[REFUSED] * (len(query.commands) - 1), [b"5", None, None, None, None]])
+    stats = query.parse([*[REFUSED] * (len(query.commands) - 1), [b"5", None, None, None, None, None]])
     assert (stats.memory_used, stats.workers, stats.stream_entries, stats.snapshot) == (None, 0, {}, 5.0)
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
+from tallystream.storage.deployment_hash import ARCHIVE_LOST
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
@@ -31,7 +32,8 @@ class Archive:
         client: The client of the server that has the streams.
         store: The archive; its manifest is written if there is none, and gets the live retractions of the deployment.
         deployment: The deployment to archive.
-        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside.
+        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside. Those
+            that were not sent again are also counted on the server, for monitoring.
 
     Raises:
         ArchiveError: the store is the archive of other data, or its manifest cannot be read or written.
@@ -49,12 +51,16 @@ class Archive:
         self._noted: tuple[Retraction, ...] | None = None
         self.note(deployment)
         self.archivists = [
-            PartitionArchiver(client, store, keys, n, on_loss) for n, keys in enumerate(deployment.layout.keys)
+            PartitionArchiver(client, store, keys, n, self._lost) for n, keys in enumerate(deployment.layout.keys)
         ]
         """The archiver of each partition, by partition number."""
         self._begun = False
-        self._client, self._layout = client, deployment.layout
+        self._client, self._layout, self._on_loss = client, deployment.layout, on_loss
         self._rules: list[Record] = []
+
+    def _lost(self, lost: LostEntries) -> None:
+        self._on_loss(lost)
+        self._client.hincrby(self._layout.meta, ARCHIVE_LOST, lost.entries - lost.sent_again)
 
     def note(self, deployment: Deployment) -> None:
         """Write the live retractions of a deployment into the manifest, unless this object wrote the same ones last.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from collections import Counter
+from dataclasses import dataclass
 from itertools import compress, islice
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time, server_time
@@ -45,7 +48,29 @@ _PAGE: Final = 256
 _GIVEN_UP: Final = 10**9
 """Delivery count of an entry that the live workers gave up, so that the fold gives it up too."""
 
+_IN_MEMORY: Final = 8 * 2**20
+"""Bytes of live values that are kept in memory; more of them are in a temporary file."""
+
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
+
+
+@dataclass(frozen=True)
+class LiveChunk:
+    """The live values of some counters at one moment.
+
+    Attributes:
+        pieces: The counters.
+        replies: The reply to the command of each piece.
+        moment: The checkpoint that tells the entries in the values.
+        forgotten: The fields of `PartitionKeys.forgotten`.
+        now: The time by the server's clock, in milliseconds since 1970.
+    """
+
+    pieces: list[Piece]
+    replies: list[Any]
+    moment: Checkpoint
+    forgotten: dict[bytes, bytes]
+    now: int
 
 
 class PartitionAudit:
@@ -123,10 +148,10 @@ class PartitionAudit:
         self._bring_to(first)
         wrong: dict[str, Difference] = {}
         # First the counters that should exist, then live ones that should not.
-        for chunk in chunks(self._new(pieces(self._scratch, self._copy, self._rules, wanted=self._is_wanted))):
+        for chunk in self._read(pieces(self._scratch, self._copy, self._rules, wanted=self._is_wanted)):
             self._compare(chunk, wrong, count=True)
         unknown = pieces(self._client, self._keys, self._rules, wanted=self._is_wanted, agreed=self._agreed)
-        for chunk in chunks(self._new(unknown)):
+        for chunk in self._read(unknown):
             self._compare(chunk, wrong, count=False)
         if self._span.is_all and base.gone is None:
             self._compare_ledgers(wrong)
@@ -274,25 +299,44 @@ class PartitionAudit:
                 end = self._ends.get(key_of(found[0]), self._kept.get(bucket_of(found[0]) or name))
         return not 0 < (end or 0) <= now
 
-    def _compare(self, chunk: list[Piece], wrong: dict[str, Difference], *, count: bool) -> None:
-        commands = [piece.command(self._keys) for piece in chunk]
-        # Buckets that have closed are not compared, nor is state past the time until which it is kept: the keys may be
-        # removed. The later of two clocks decides: the server's, and that of the scratch server, which is this host's.
-        # Both are read after the live keys. So a key that is removed before is not taken for one that should exist.
-        commands += [("HGETALL", self._keys.forgotten), ("TIME",)]
-        moment, (*replies, forgotten, clock) = checkpoint(self._client, self._keys, commands)
-        self._bring_to(moment)
-        self._removed.learn(forgotten)
+    def _read(self, every: Iterable[Piece]) -> Iterator[LiveChunk]:
+        """Read the live values of the pieces that were not read before, then yield them in chunks, the oldest first.
+
+        All are read before the first is yielded. So entries that arrive while the caller folds are not folded for these
+        chunks, and an audit ends also if entries arrive faster than they can be folded.
+        """
+        with SpooledTemporaryFile(_IN_MEMORY, prefix="tally-audit-") as file:
+            for chunk in chunks(self._new(every)):
+                commands = [piece.command(self._keys) for piece in chunk]
+                # Buckets that have closed are not compared, nor is state past the time until which it is kept: the keys
+                # may be removed. What tells it is read after the live keys. So a key that is removed before is not
+                # taken for one that should exist.
+                commands += [("HGETALL", self._keys.forgotten), ("TIME",)]
+                moment, (*replies, forgotten, clock) = checkpoint(self._client, self._keys, commands)
+                pickle.dump(LiveChunk(chunk, replies, moment, forgotten, parse_time(clock) // 1000), file)
+                self._show(self._keys.stream, self._entries, self._counters)
+            file.seek(0)
+            while True:
+                try:
+                    yield pickle.load(file)  # noqa: S301  # written above
+                except EOFError:
+                    return
+
+    def _compare(self, live: LiveChunk, wrong: dict[str, Difference], *, count: bool) -> None:
+        chunk = live.pieces
+        self._bring_to(live.moment)
+        self._removed.learn(live.forgotten)
         self._removed.learn(self._scratch.execute_command("HGETALL", self._copy.forgotten))
-        now = max(parse_time(clock) // 1000, server_time(self._scratch))
+        # The later of two clocks decides: the server's, and that of the scratch server, which is this host's.
+        now = max(live.now, server_time(self._scratch))
         kept = [self._is_kept(piece.name, now) for piece in chunk]
-        chosen, live = list(compress(chunk, kept)), list(compress(replies, kept))
+        chosen, replies = list(compress(chunk, kept)), list(compress(live.replies, kept))
         self._expired += len(chunk) - len(chosen) if count else 0
         with self._scratch.pipeline(transaction=False) as pipeline:
             for piece in chosen:
                 pipeline.execute_command(*piece.command(self._copy))
             expected = pipeline.execute()
-        for piece, wanted, found in zip(chosen, expected, live, strict=True):
+        for piece, wanted, found in zip(chosen, expected, replies, strict=True):
             if not piece.numbers and not self._is_wanted(piece.name):
                 continue  # an event with an id has just arrived: it may be a copy of one that is gone
             self._counters += piece.size if count else 0

@@ -241,14 +241,14 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
 def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     """Remove the topics that a restore of another topic has left; return the number of removed keys, by topic.
 
-    As in `drop`, the sequences stay, and the topics stay closed.
+    The recorded changes of their rules are removed, too. As in `drop`, the sequences stay, and the topics stay closed.
     """
     removed = {}
     found: bytes = client.execute_command("HGET", deployment.layout.root, LEFT) or b""
     for left in found.decode().split():
         number, _, partitions = left.partition(":")
         layout = Layout(int(partitions), deployment.layout.namespace, topic=int(number))
-        removed[layout.topic] = _remove(client, layout, kept=_KEPT)
+        removed[layout.topic] = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     client.hdel(deployment.layout.root, LEFT)
     return removed
 

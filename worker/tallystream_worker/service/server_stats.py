@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from tallystream.reading.clocks import ClockStep, parse_step
 from tallystream.reading.query import Command, Query, raise_on_error
-from tallystream.storage.deployment_hash import CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY, VERIFIED
+from tallystream.storage.deployment_hash import ARCHIVE_LOST, CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY, VERIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,6 +50,8 @@ class ServerStats:
         verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
+        archive_lost: Number of archived entries that the server had lost, and that were not sent again when the archive
+            found the loss.
     """
 
     memory_used: int | None
@@ -65,6 +67,7 @@ class ServerStats:
     audit: tuple[float, int, int] | None = None
     verified: tuple[float, int, int] | None = None
     step: ClockStep | None = None
+    archive_lost: int = 0
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
@@ -76,12 +79,12 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
     for keys in layout.keys:
         commands += [("XINFO CONSUMERS", keys.stream, keys.group), ("XLEN", keys.stream)]
         commands += [("HMGET", keys.sequences, LIMIT, _DEAD_LIMIT), ("MEMORY USAGE", keys.dead)]
-    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit", VERIFIED, CLOCK_STEP))
+    commands.append(("HMGET", layout.meta, SNAPSHOT_AT, SNAPSHOT_EVERY, "audit", VERIFIED, CLOCK_STEP, ARCHIVE_LOST))
 
     def parse(replies: list[Any]) -> ServerStats:
         memory, counts = ({} if isinstance(reply, RedisError) else reply for reply in replies[:2])
         *replies, latest = replies[1:]
-        snapshot, every, audit, verified, step = raise_on_error(latest)
+        snapshot, every, audit, verified, step, lost = raise_on_error(latest)
         present: set[bytes] = set()
         for consumers in replies[1::4]:
             present.update(_present(consumers))
@@ -108,6 +111,7 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
             _result(audit),
             _result(verified),
             parse_step(step),
+            int(lost or 0),
         )
 
     return Query(commands, parse)

@@ -16,6 +16,8 @@ from tallystream.wire.window import WINDOWS
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, Group
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tallystream.rules.metrics import Rules
     from tallystream.rules.windows import Bucket
 
@@ -118,6 +120,22 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
     window = length[1] if (length := _LENGTH.fullmatch(label)) else _WINDOWS.get(len(label))
     period = labelled(window, label, rules.zone) if window else None
     return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)
+
+
+def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
+    """Return whether a bucket is of a period that workers have removed, or whose removal is recorded.
+
+    Keys of such a bucket may be left, but no read uses them.
+
+    Args:
+        name: The name of the bucket, as `bucket_of` returns it.
+        rules: The declared metrics.
+        ends: The fields of `PartitionKeys.forgotten`: by kind and metric, the millisecond at which the last such period
+            ends.
+    """
+    found = removal_of(name, rules)
+    kind, metric, _ = name.split(":", 2)
+    return found is not None and found[0] <= int(ends.get(f"{kind}:{metric}", 0))
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:

@@ -29,6 +29,7 @@ from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.ingested_files import restore_ingested_files
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
 from tallystream_worker.snapshot.retractions import (
     RETRACTED,
@@ -158,6 +159,7 @@ def restore(
         progress(part)
         failpoints.reach("after-partition")
     restore_rule_records(client, layout, facts)
+    restore_ingested_files(client, layout, facts)
     newest, revision = (int(kept[name]) for name in NUMBERS)
     if lacking or revision > int(facts["revision"]):
         revision += 1  # different rules never have the same number

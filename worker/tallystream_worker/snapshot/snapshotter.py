@@ -9,6 +9,7 @@ minute of entries is kept for longer.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -24,7 +25,9 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.ingested_files import FILES, ingested_files
 from tallystream_worker.snapshot.lost_log import ensure_sent_again, next_mark, put_mark
+from tallystream_worker.snapshot.names import was_removed
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
 from tallystream_worker.snapshot.rule_records import RECORDS, rule_records
@@ -129,7 +132,7 @@ class Snapshotter:
         """
         # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
         stored = self._database.facts()
-        whole = whole or {name: stored[name] for name in stored if name not in RECORDS} != self._facts
+        whole = whole or {name: stored[name] for name in stored if name not in {*RECORDS, FILES}} != self._facts
         if self._replaced:
             with self._database.at_once():  # until the commit, the snapshot of the earlier release stays
                 self._database.renew()
@@ -154,6 +157,10 @@ class Snapshotter:
             known = "" if before is None or accept_loss else self._known(partition, keys, before[0])
             builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
+            # After the rows were read, and before they are committed: each offset of a file then has its identity.
+            files = ingested_files(self._client, self._deployment.layout)
+            if (stored := self._database.facts()) and stored.get(FILES) != files[FILES]:
+                self._database.state(files)
             # If data was lost while it was read, do not overwrite the snapshot that can restore it. The mark shows it
             # of this partition: it is written after everything that was read, and is lost before anything of that.
             self._deployment.ensure_same(self._client)
@@ -165,6 +172,7 @@ class Snapshotter:
             wholes += taken.whole
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
+        records |= ingested_files(self._client, self._deployment.layout)
         facts = {**self._facts, **records} if whole else records
         if facts.items() - self._database.facts().items():
             self._database.state(facts)
@@ -261,6 +269,7 @@ class Snapshotter:
             whole=before is None,
             alerts=states,
             forgotten=int(removed.get(UNTIL, 0)),
+            was_removed=partial(was_removed, rules=self._rules, ends=removed),
         )
 
     def _read(

@@ -13,7 +13,7 @@ from tallystream_worker.snapshot.copy import copy
 from tallystream_worker.snapshot.names import row_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
@@ -45,7 +45,10 @@ class Taken:
         whole: Whether all counters were read, so that stored rows of others are removed.
         alerts: The states of alerts and the other records of `schema.alerts`, by key without prefix: as JSON, and the
             millisecond at which each expires, 0 for never.
-        forgotten: Each bucket whose `expires` is above 0 and at most this millisecond was removed; 0 if none was.
+        forgotten: A bucket whose `expires` is above 0 and at most this millisecond may have been removed; 0 if none
+            was.
+        was_removed: Returns whether the bucket with this name was removed. A shorter `retention` lowers `expires` at
+            once, but workers remove a bucket at the time that was recorded with its last event.
     """
 
     position: SnapshotPosition
@@ -57,6 +60,7 @@ class Taken:
     whole: bool
     alerts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     forgotten: int = 0
+    was_removed: Callable[[str], bool] = field(kw_only=True)
 
 
 class PartitionWriter:
@@ -88,7 +92,7 @@ class PartitionWriter:
         self._put_named(schema.ledger, "field", "value", taken.ledger)
         self._put_named(schema.producers, "producer", "value", taken.producers)
         self._put_alerts(taken.alerts)
-        self._remove_expired(taken.forgotten)
+        self._remove_buckets(taken.forgotten, taken.was_removed)
         return rows
 
     def _put_values(self, taken: Taken) -> int:
@@ -136,10 +140,11 @@ class PartitionWriter:
             keys = [tuple(row[name] for name in names) for row in rows[first : first + step]]
             self._connection.execute(delete(table).where(columns.in_(keys)))
 
-    def _remove_expired(self, forgotten: int) -> None:
+    def _remove_buckets(self, forgotten: int, was_removed: Callable[[str], bool]) -> None:
         connection, partition, buckets = self._connection, self._partition, schema.buckets
         over = (buckets.c.partition == partition) & (buckets.c.expires > 0) & (buckets.c.expires <= forgotten)
-        for row in connection.execute(select(buckets.c.name).where(over)).all():
+        removed = [row for row in connection.execute(select(buckets.c.name).where(over)).all() if was_removed(row.name)]
+        for row in removed:
             kind, metric, label = row.name.split(":", 2)
             connection.execute(
                 delete(schema.structures).where(
@@ -151,7 +156,7 @@ class PartitionWriter:
             if table is schema.windows:
                 of_bucket &= table.c.window == kind
             connection.execute(delete(table).where(of_bucket))
-        connection.execute(delete(buckets).where(over))
+        self._remove(buckets, [{"partition": partition, "name": row.name} for row in removed])
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], schema_name: str | None) -> None:

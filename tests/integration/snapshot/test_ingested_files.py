@@ -1,0 +1,60 @@
+"""After a restore, `ingest` knows the files that were ingested before the snapshot, also those that have grown."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+
+from tallystream.deployment import Deployment
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.harness import Harness
+from tests.integration.ingest.test_ingest_once import counted, ingest, line
+
+
+@pytest.fixture
+def harness(server):
+    """Yield a harness on an empty server."""
+    with Harness(server.url, partitions=2) as harness:
+        yield harness
+
+
+@pytest.mark.parametrize("has_grown", [False, True])
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_file_is_known_after_a_restore(harness, tmp_path, has_grown, is_emptied):
+    """A file that was ingested before the snapshot adds only the lines that it has got since."""
+    path = tmp_path / "log.ndjson"
+    path.write_text("".join(line(f"a:{number % 5}") for number in range(100)))
+    with closing(Database(str(tmp_path / "copy.sqlite"))) as database:
+        snapshots = Snapshotter(harness.client, database, Deployment.load(harness.client))
+        snapshots.run_once()
+        assert ingest(harness, path).events == 100
+        counted(harness)
+        assert snapshots.run_once().whole == 0
+        if is_emptied:
+            harness.client.flushall()
+        restore(harness.client, database, force=not is_emptied)
+    if has_grown:
+        with path.open("a") as file:
+            file.write(line("b"))
+    assert ingest(harness, path).events == has_grown
+    expected = {f"a:{number}": 20 for number in range(5)} | ({"b": 1} if has_grown else {})
+    assert counted(harness) == expected
+
+
+def test_a_restore_keeps_the_files_that_the_server_knows(harness, tmp_path):
+    """A restore over a running server forgets no file that was ingested after the snapshot, also if it has grown."""
+    path = tmp_path / "log.ndjson"
+    path.write_text(json.dumps({"metric": "view", "subject": "a"}) + "\n")
+    with closing(Database(str(tmp_path / "copy.sqlite"))) as database:
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        assert ingest(harness, path).events == 1
+        counted(harness)
+        restore(harness.client, database, force=True)
+    with path.open("a") as file:
+        file.write(line("b"))
+    assert ingest(harness, path).events == 1
+    assert counted(harness) == {"a": 1, "b": 1}

@@ -1,0 +1,34 @@
+"""Copies the identities of ingested files into the facts of a snapshot and back.
+
+The offsets of the files are with the sequences of producers. With an offset, but without its identity, a file that has
+grown would be taken for a new one: see `tallystream_worker.ingest.file_identity`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import redis
+
+    from tallystream.storage.keys import Layout
+
+FILES: Final = "ingested-files"
+"""The fact with the identities: the fields of `Layout.files`. It changes no counter."""
+
+
+def ingested_files(client: redis.Redis, layout: Layout) -> dict[str, str]:
+    """Return the fact `FILES` by its name."""
+    found: dict[bytes, bytes] = client.execute_command("HGETALL", layout.files)
+    sizes = {identity.decode(): int(size) for identity, size in found.items()}
+    return {FILES: msgspec.json.encode(sizes, order="sorted").decode()}
+
+
+def restore_ingested_files(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:
+    """Add the identities in the facts of a snapshot to those that the server has."""
+    if sizes := msgspec.json.decode(facts[FILES], type=dict[str, int]):
+        client.hset(layout.files, items=[part for pair in sizes.items() for part in pair])
