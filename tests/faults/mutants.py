@@ -1453,6 +1453,11 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_entries_in_hand_are_no_fault[valkey]",),
     ),
     Mutant(
+        "verify-compares-leaderboards-with-wrong-totals",
+        (Edit("tallystream_worker/verify/leaderboards.py", "in scene.report.differing:", "in ():"),),
+        tests=(f"{_VERIFY}::test_a_wrong_total_on_a_leaderboard_is_one_finding",),
+    ),
+    Mutant(
         "old-values-of-a-removed-leaderboard",
         (Edit(_PARTS, "    call('UNLINK', key)\n", ""),),
         tests=(f"{_CHANGED}::test_a_leaderboard_that_is_removed_and_added_again_has_no_old_values",),

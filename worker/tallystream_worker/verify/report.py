@@ -49,6 +49,8 @@ class Verification:
         proofs: What is proved.
         limits: What is not proved, and why.
         failed: What could not be checked, and why.
+        differing: The counters that are not what the entries give, each as its stream and its name as in
+            `Difference.counter`.
     """
 
     at: float
@@ -56,6 +58,7 @@ class Verification:
     proofs: list[Proof] = field(default_factory=list)
     limits: list[NotProved] = field(default_factory=list)
     failed: list[NotProved] = field(default_factory=list)
+    differing: set[tuple[str, str]] = field(default_factory=set)
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
         """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept."""
