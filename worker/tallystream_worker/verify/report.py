@@ -92,7 +92,10 @@ class Verification:
 
     @property
     def status(self) -> int:
-        """The exit status: 1 if something is wrong, else 2 if a check could not be made, else 0."""
+        """The exit status: 1 if something is wrong, else 2 if a check could not be made, else 0.
+
+        The `limits` do not change it.
+        """
         return 1 if self.findings else 2 if self.failed else 0
 
     def said(self) -> dict[str, object]:
