@@ -1423,7 +1423,7 @@ MUTANTS: Final = (
     Mutant(
         "verify-forgets-producers-without-a-record",
         (Edit("tallystream_worker/verify/log.py", "        self._compare_missing()\n", ""),),
-        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the sequences are deleted]",),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-one record is deleted]",),
     ),
     Mutant(
         "verify-trusts-the-position-of-the-group",

@@ -258,15 +258,13 @@ def change_table(world: World, statement: str) -> None:
 
 FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "the stream is deleted": (lambda w: w.client.delete(w.keys.stream), {"log.missing"}),
-    "the sequences are deleted": (
-        lambda w: w.client.delete(w.keys.sequences), {"sequences.missing", "keys.lost"},
-    ),
+    "the sequences are deleted": (lambda w: w.client.delete(w.keys.sequences), {"keys.lost"}),
     "one record is deleted": (lambda w: w.client.hdel(w.keys.sequences, producers(w)[0]), {"sequences.missing"}),
     "a record is set back": (keep_a_record_back, {"sequences.differ"}),
     "a record names no entry": (
         lambda w: w.client.hset(w.keys.sequences, producers(w)[0], f"900 {int(1e13)}-0"), {"sequences.differ"},
     ),
-    "the ledger is deleted": (lambda w: w.client.delete(w.keys.ledger), {"ledger.missing", "keys.lost"}),
+    "the ledger is deleted": (lambda w: w.client.delete(w.keys.ledger), {"keys.lost"}),
     "a figure of the ledger is changed": (
         lambda w: w.client.hincrby(w.keys.ledger, "counted", 3), {"ledger.unbalanced", "ledger.differs"},
     ),

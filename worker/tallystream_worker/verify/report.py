@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tallystream.errors import KeyLost
 from tallystream_worker.verify.findings import SHOWN, Finding
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Verification:
         failed: What could not be checked, and why.
         differing: The counters that are not what the entries give, each as its stream and its name as in
             `Difference.counter`.
+        lost: The keys that were found lost.
     """
 
     at: float
@@ -59,6 +61,7 @@ class Verification:
     limits: list[NotProved] = field(default_factory=list)
     failed: list[NotProved] = field(default_factory=list)
     differing: set[tuple[str, str]] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
         """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept."""
@@ -66,6 +69,12 @@ class Verification:
         found.count += times
         if len(found.details) < SHOWN:
             found.details.append(detail)
+
+    def lose(self, key: str) -> None:
+        """Add a lost key to the findings, with the remedy that workers and producers state; once for each key."""
+        if key not in self.lost:
+            self.lost.add(key)
+            self.find("keys.lost", str(KeyLost(key)))
 
     @property
     def faults(self) -> int:
