@@ -990,6 +990,16 @@ MUTANTS: Final = (
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
     ),
     Mutant(
+        "a-snapshot-creates-a-part-of-the-description",
+        (Edit("tallystream_worker/snapshot/lua/note.lua", "~= ARGV[1] then", "== 0 then"),),
+        tests=(f"{_SNAPSHOT}::test_a_snapshot_does_not_create_the_description_again",),
+    ),
+    Mutant(
+        "a-flush-without-a-reason",
+        (Edit("tallystream/producing/counted.py", "late + _reason(client, keys)", "late"),),
+        tests=("tests/integration/producing/test_producer.py::test_a_flush_that_times_out_names_a_lost_key",),
+    ),
+    Mutant(
         "leaderboard-without-the-bound",
         (Edit("tallystream/storage/lua/rules/leaderboards.lua", "if not board.is_bounded then", "if false then"),),
         tests=(f"{_BOARDS}::test_the_error_covers_subjects_that_were_cut_off",),
