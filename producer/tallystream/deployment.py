@@ -292,7 +292,8 @@ class Deployment:
     def _changed(self, epoch: str) -> DeploymentChanged:
         return DeploymentChanged(
             f"{self.layout.meta} was {'replaced' if epoch else 'deleted'}: this is not the data that this process "
-            "started with. Restore that data (tallystream restore), or restart the process to use the data stored now"
+            "started with. Restore that data (tallystream restore --force), or restart the process to use the data "
+            "that is stored now"
         )
 
     def refuse_gathering(self, rules: Rules) -> None:

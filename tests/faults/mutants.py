@@ -1000,6 +1000,16 @@ MUTANTS: Final = (
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
     ),
     Mutant(
+        "a-snapshot-creates-a-part-of-the-description",
+        (Edit("tallystream_worker/snapshot/lua/note.lua", "~= ARGV[1] then", "== 0 then"),),
+        tests=(f"{_SNAPSHOT}::test_a_snapshot_does_not_create_the_description_again",),
+    ),
+    Mutant(
+        "a-flush-without-a-reason",
+        (Edit("tallystream/producing/counted.py", "late + _reason(client, keys)", "late"),),
+        tests=("tests/integration/producing/test_producer.py::test_a_flush_that_times_out_names_a_lost_key",),
+    ),
+    Mutant(
         "leaderboard-without-the-bound",
         (Edit("tallystream/storage/lua/rules/leaderboards.lua", "if not board.is_bounded then", "if false then"),),
         tests=(f"{_BOARDS}::test_the_error_covers_subjects_that_were_cut_off",),
@@ -1438,7 +1448,7 @@ MUTANTS: Final = (
     Mutant(
         "verify-forgets-producers-without-a-record",
         (Edit("tallystream_worker/verify/log.py", "        self._compare_missing()\n", ""),),
-        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the sequences are deleted]",),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-one record is deleted]",),
     ),
     Mutant(
         "verify-trusts-the-position-of-the-group",
@@ -1466,6 +1476,11 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_VERIFY}::test_entries_in_hand_are_no_fault[valkey]",),
+    ),
+    Mutant(
+        "verify-compares-leaderboards-with-wrong-totals",
+        (Edit("tallystream_worker/verify/leaderboards.py", "in scene.report.differing:", "in ():"),),
+        tests=(f"{_VERIFY}::test_a_wrong_total_on_a_leaderboard_is_one_finding",),
     ),
     Mutant(
         "old-values-of-a-removed-leaderboard",

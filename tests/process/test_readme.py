@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import gzip
 import os
 import re
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -15,24 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
+from tests.up import up
 from tests.waiting import until
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@contextlib.contextmanager
-def up(folder):
-    """Run `tallystream up` in a folder, as the README shows, on a free port; end it by Ctrl-C."""
-    command = [str(Path(sys.executable).parent / "tallystream"), "up", "--port", "0"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
-    with (folder / "printed").open("w+", encoding="utf-8") as printed:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=printed)
-        try:
-            until(lambda: "Ctrl-C" in (folder / "printed").read_text(encoding="utf-8"), timeout=60, what="everything")
-            yield (folder / "printed").read_text(encoding="utf-8")
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
 
 
 @pytest.fixture
@@ -79,6 +65,34 @@ def test_up_prints_the_lines_of_the_readme(folder):
     with up(folder) as printed:
         lines = [line for line in printed.splitlines() if not line.startswith("{")]
     assert [shape(line) for line in lines] == [shape(line) for line in shown]
+
+
+def test_the_commands_of_the_page_find_the_server(folder):
+    """After the lines for the second terminal, the commands of the page work as they are printed, in its order."""
+    lines = README.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("    export TALLYSTREAM_REDIS_URL="))
+    name, _, url = lines[begin].split()[1].partition("=")
+    matches = [re.match(r"(?:\| `|    )(tallystream [^`#]+)", line) for line in lines]
+    commands = [(number, found[1].strip()) for number, found in enumerate(matches) if found]
+    assert len(commands) > 6
+    (folder / "access.log.gz").write_bytes(gzip.compress(LINE.encode()))
+    environment = {**os.environ, name: url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with up(folder):
+        for number, command in commands:
+            assert number > begin, f"{command} is on the page before the line that names the server"
+            done = subprocess.run(
+                shlex.split(command),
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=110,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+LINE = '192.0.2.1 - - [22/Nov/2026:06:49:03 +0000] "GET /a HTTP/1.1" 200 1 "-" "-"\n'
 
 
 def test_up_serves_the_metrics_of_its_worker(folder):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from redis.exceptions import RedisError
+
 from tallystream.deployment import Deployment
-from tallystream.errors import FlushTimeout
+from tallystream.errors import FlushTimeout, KeyLost
+from tallystream.storage.lost_keys import lost_commands, parse_lost
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.producing.appender import Appender
+    from tallystream.storage.keys import PartitionKeys
 
 _META_INTERVAL: Final = 0.5
 """Seconds after which the deployment is read again, because another generation may be live."""
@@ -31,7 +35,7 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     not the first.
 
     Raises:
-        FlushTimeout: the monotonic second `deadline` has passed.
+        FlushTimeout: the monotonic second `deadline` has passed. If the partition has lost a key, the message names it.
         ConfigurationError: this release cannot read the stored deployment.
         KeyLost: the deployment was deleted, although its partitions were counted.
         DeploymentChanged: a restore has not finished.
@@ -57,5 +61,21 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
                 break
             remaining = _POLL if deadline is None else deadline - time.monotonic()
             if remaining <= 0:
-                raise FlushTimeout(f"the flush timed out: {position.lag or 0:,} entries are not counted yet")
+                late = f"the flush timed out: {position.lag or 0:,} entries are not counted yet"
+                raise FlushTimeout(late + _reason(client, keys))
             time.sleep(min(_POLL, remaining))
+
+
+def _reason(client: redis.Redis, keys: PartitionKeys) -> str:
+    """Return a text for the end of an error: the lost key for which a partition is not counted; `""` if none is lost.
+
+    The text is also `""` if the server cannot be read.
+    """
+    try:
+        with client.pipeline(transaction=True) as pipeline:
+            for command in lost_commands(keys):
+                pipeline.execute_command(*command)
+            lost = parse_lost(keys, pipeline.execute())
+    except RedisError:
+        return ""
+    return "" if lost is None else f". {KeyLost(lost)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tallystream.client.connect import DEFAULT_URL, connect
 from tallystream.client.durability import Durability, DurabilityCheck
-from tallystream.errors import EventError
+from tallystream.errors import EventError, FlushTimeout
 from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
 from tallystream.producing.counted import wait_until_counted
 from tallystream.producing.decider import Decider, Decision
@@ -204,14 +204,20 @@ class Producer:
             wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent.
+            FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent. If the reason is
+                known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
                 deleted.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._buffer.wait_until_appended(deadline)
+        try:
+            self._buffer.wait_until_appended(deadline)
+        except FlushTimeout as error:
+            if (problem := self._sender.problem) is None:
+                raise
+            raise FlushTimeout(f"{error}. {problem}") from None
         if wait == "counted" and (appender := self._sender.appender) is not None:  # else nothing was appended
             wait_until_counted(self._client, self._namespace, appender, deadline)
 

@@ -90,6 +90,11 @@ class Sender:
         """Entries, also those of dead processes, that may be appended or not and are not sent again."""
         return self._adopted_unknown + sum(send_queue.appender.unknown for send_queue in self._outboxes())
 
+    @property
+    def problem(self) -> str | None:
+        """The text of the error for which the last attempt to send failed; `None` if it succeeded."""
+        return self._problem
+
     def start(self) -> None:
         """Wake the sender thread; start it if it was not started yet. A thread that has ended is not started again."""
         self._buffer.wake.set()

@@ -53,6 +53,20 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
     return found
 
 
+def changes_within(changes: Iterable[RuleChange], generation: int) -> list[RuleChange]:
+    """Return those of `changes_of` after which a generation may have events that were counted by earlier rules.
+
+    Left out are the change with which the generation began, and changes that no counter depends on: of descriptions,
+    ratios and alerts.
+    """
+    found = [change for change in changes if change.generation == generation][1:]
+    return [change for change in found if any(map(_is_counted, change.differences))]
+
+
+def _is_counted(difference: str) -> bool:
+    return not difference.startswith(("ratio ", "alert ")) and not difference.endswith(": description changed")
+
+
 def differences(before: Rules, after: Rules) -> list[str]:
     """Return the differences of two rules in words, such as `vote: limit 5 -> 100`; empty if they are equal.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -90,6 +90,33 @@ def test_the_history_names_each_change(server, shell):
     assert first["places"] == {}
     ((_, place),) = second["places"].items()
     assert place["first"] == place["last"]
+
+
+def test_an_audit_says_that_the_rules_have_changed(server, tmp_path):
+    """If counters differ, an audit names the changes of the rules since the last rebuild; after a rebuild, none."""
+    shell = Shell(server.url, tmp_path)
+
+    def audit(status: int) -> tuple[str, dict[str, Any]]:
+        return shell("audit", status=status).stdout, json.loads(shell("audit", "--json", status=status).stdout)
+
+    with Harness(server.url, rules=Rules({"view": Metric(limit=2, per="total")})) as harness:
+        publish(server.url, harness.rules)
+        with Producer(server.url) as producer:
+            for _ in range(5):
+                producer.emit("view", "a")
+        harness.drain()
+        text, found = audit(0)
+        assert ("The rules have changed" in text, found["rule_changes"]) == (False, [])
+        publish(server.url, Rules({"view": Metric(limit=4, per="total")}))
+        text, found = audit(1)
+        assert text.startswith("The rules have changed since these counters began")
+        assert "view: limit 2 -> 4" in text
+        assert "run: tallystream rebuild" in text
+        assert [change["differences"] for change in found["rule_changes"]] == [["view: limit 2 -> 4"]]
+        assert found["remedy"] == "tallystream rebuild"
+        shell("rebuild")
+        text, found = audit(0)
+        assert ("The rules have changed" in text, found["rule_changes"], found["remedy"]) == (False, [], None)
 
 
 def test_a_check_says_what_a_start_would_change(shell):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import threading
@@ -124,6 +125,27 @@ def test_a_flush_without_a_worker_times_out(harness):
         with pytest.raises(FlushTimeout, match="counted"):
             producer.flush(0.2, wait="counted")
         assert producer.stats.appended == 1
+
+
+@pytest.mark.parametrize("name", ["ledger", "sequences", "live"])
+def test_a_flush_that_times_out_names_a_lost_key(harness, name):
+    """If a partition has lost a key, the error of a flush that waits for its events names the key."""
+    with Producer(harness.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        harness.drain()
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        key = getattr(harness.layout.keys_of("article:1"), name)
+        value = harness.client.dump(key)
+        harness.client.delete(key)
+        with pytest.raises(FlushTimeout, match="not counted yet.*" + re.escape(f"{key} was deleted or evicted")):
+            producer.flush(0.2, wait="counted")
+        if name != "live":  # an append does not need it
+            producer.emit("view", "article:1")
+            with pytest.raises(FlushTimeout, match="not appended yet.*" + re.escape(f"{key} was deleted or evicted")):
+                producer.flush(1)
+        harness.client.restore(key, 0, value, replace=True)
 
 
 def test_closing_delivers_and_ends(harness):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tallystream import Producer
+from tallystream.errors import KeyLost
 from tallystream.storage.keys import GROUP
 from tests.harness import Harness
 from tests.http_service import http_service
@@ -55,6 +59,22 @@ def test_every_missing_group_is_named(server: Server) -> None:
         answer = http.get("/readyz")
     assert answer.status_code == 503
     assert [reason.split()[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
+
+
+@pytest.mark.parametrize("name", ["ledger", "sequences", "live", "forgotten"])
+def test_a_lost_key_is_named(server: Server, name: str) -> None:
+    """If a partition is not counted because of a lost key, the service is not ready, with the key and its repair."""
+    with Harness(server.url, partitions=1) as harness, http_service(server.url) as http:
+        with Producer(server.url) as producer:
+            producer.emit("view", "a")
+            producer.flush()
+        harness.drain()
+        assert http.get("/readyz").status_code == 200
+        key = getattr(harness.layout.keys[0], name)
+        harness.client.delete(key)
+        answer = http.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == [str(KeyLost(key))]
 
 
 def test_what_was_lost_is_noticed_at_once(server: Server) -> None:

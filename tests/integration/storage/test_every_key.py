@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -329,6 +330,19 @@ def test_a_restore_repairs_a_deleted_key(harness, snapshot, name):
     Snapshotter(harness.client, snapshot, Deployment.load(harness.client)).run_once()
     left = found(harness, snapshot).splitlines()
     assert [line for line in left if ":dead: " not in line] == []  # a snapshot has no dead letters
+
+
+@pytest.mark.parametrize("name", [*(name for name, (outcome, _) in PARTITION.items() if outcome == REFUSED), "root"])
+def test_a_lost_key_has_one_remedy(harness, snapshot, name):
+    """Each refusal and each finding that names a deleted key names the same command, and only one kind of finding."""
+    key = delete(harness, name)
+    findings = verify(harness.client, "tally", Sources(None, snapshot)).findings.values()
+    kinds = {each.name: f"{detail} {each.kind.remedy}" for each in findings for detail in each.details if key in detail}
+    texts = [*kinds.values(), *(text for text in use(harness) if key in text)]
+    assert len(texts) > 1
+    assert len(kinds) == 1
+    named = [re.search("tallystream (rebuild|restore --force)", text) for text in texts if "NOGROUP" not in text]
+    assert len({each and each[0] for each in named}) == 1, texts  # after NOGROUP, a worker looks for the lost key
 
 
 def test_every_key_is_deleted():

@@ -219,6 +219,8 @@ CASES: Final = [
     ("snapshot/take", "cut", "SET cut token; RPUSH cut:before s 0", "token 9000 5000", "taken text text"),
     ("snapshot/take", "cut", "SET cut token", "token 9000 5000", "taken"),
     ("snapshot/take", "cut", "SET cut another", "token 9000 5000", "lost"),
+    ("snapshot/note", "meta", "HSET meta epoch e", "e field value", "noted"),
+    ("snapshot/note", "meta", "", "e field value", "gone"),
     ("snapshot/give_up", "cut", "SET cut token", "token", "given_up"),
     ("snapshot/give_up", "cut", "SET cut another", "token", "lost"),
     ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", "", "-", "replaced"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
+from tallystream_worker.server.data_folder import snapshot_of
 from tallystream_worker.settings.load import load
 
 if TYPE_CHECKING:
@@ -104,6 +105,17 @@ class Where:
     config: Config = None
 
     def settings(self) -> Settings:
+        """Return the settings as `stated`; if they name no snapshot, with that of `tallystream up` (`snapshot_of`).
+
+        Raises:
+            ConfigurationError: the file or a variable is not valid.
+        """
+        settings = self.stated()
+        if not settings.snapshot.url and (found := snapshot_of(settings.redis.url)):
+            settings = replace(settings, snapshot=replace(settings.snapshot, url=found))
+        return settings
+
+    def stated(self) -> Settings:
         """Read and return the settings: command line over environment over file over defaults; see `load`.
 
         The URL of the server is kept for `current_url`.
@@ -143,7 +155,7 @@ class Tenants:
         Raises:
             ConfigurationError: a file or a variable is not valid, or two files have the same namespace.
         """
-        found = [Where(self.redis, config).settings() for config in self.config or (None,)]
+        found = [Where(self.redis, config).stated() for config in self.config or (None,)]
         names = [settings.redis.namespace for settings in found]
         for name in names:
             if names.count(name) > 1:
@@ -175,7 +187,10 @@ LiveView = Annotated[bool, flag("refresh until q or Ctrl-C", name="--live")]
 Every = Annotated[float, number("seconds between two refreshes of --live", 0.1, DAY)]
 AsJson = Annotated[bool, flag("print JSON for programs", name="--json")]
 FromArchive = Annotated[str | None, Parameter(help="folder or URL of the archive; default [archive] url")]
-SnapshotUrl = Annotated[str | None, Parameter(help="SQLite file or database URL; default [snapshot] url")]
+SnapshotUrl = Annotated[
+    str | None,
+    Parameter(help="SQLite file or database URL; default [snapshot] url, then the snapshot of tallystream up"),
+]
 AcceptLoss = Annotated[bool, flag("continue although some entries are gone")]
 MetricsPort = Annotated[
     int | None, whole("serve /metrics on this port; a worker also serves /healthz and /readyz", 0, MAX_PORT)

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import unquote
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -16,6 +17,14 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from tallystream_worker.server.errors import EmbeddedServerError
+
+SNAPSHOT: Final = "snapshot.sqlite"
+"""Name of the file in the data folder in which `tallystream up` keeps its snapshot."""
+
+_SOCKET: Final = "server.sock"
+
+_ADDRESS: Final = "server.address"
+"""Name of the file in the data folder that has the path of the server's socket."""
 
 MAX_SOCKET_PATH: Final = 100
 """Length in bytes that a Unix socket path may have on every system: macOS allows 104, Linux 108."""
@@ -86,10 +95,14 @@ class DataFolder:
 
         The temporary folder is created, readable by this user only; the socket is not created.
         """
-        path = self.path / "server.sock"
+        path = self.path / _SOCKET
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:
             path = Path(tempfile.mkdtemp(prefix="tally-")) / path.name
         return path
+
+    def write_address(self, path: Path) -> None:
+        """Store the path of the server's socket, so that the next start finds a server that was left."""
+        (self.path / _ADDRESS).write_text(str(path))
 
     def remove_socket(self, path: Path) -> None:
         """Remove a socket, and its folder if that is not the data folder and is empty then; ignore an `OSError`."""
@@ -110,8 +123,8 @@ class DataFolder:
         Raises:
             EmbeddedServerError: the server did not exit within `timeout` seconds; it still runs.
         """
-        address = self.path / "server.address"
-        path = Path(address.read_text()) if address.exists() else self.path / "server.sock"
+        address = self.path / _ADDRESS
+        path = Path(address.read_text()) if address.exists() else self.path / _SOCKET
         with contextlib.suppress(RedisError), client_of(path, timeout) as client:
             client.shutdown()
         deadline = time.monotonic() + timeout
@@ -123,6 +136,19 @@ class DataFolder:
                 )
             time.sleep(_POLL)
         self.remove_socket(path)
+
+
+def snapshot_of(url: str) -> str:
+    """Return the file with the snapshot that `tallystream up` takes of the server at a URL; `""` if there is none.
+
+    The file is looked for in the folder of the server's socket. So it is not found if the path of the data folder is so
+    long that the socket is in another folder.
+    """
+    path = Path(unquote(url.removeprefix("unix://").partition("?")[0]))
+    if not url.startswith("unix://") or path.name != _SOCKET or not (path.parent / _ADDRESS).is_file():
+        return ""
+    stem, _, suffix = SNAPSHOT.partition(".")
+    return str(path.parent / SNAPSHOT) if any(path.parent.glob(f"{stem}*.{suffix}")) else ""
 
 
 def client_of(path: Path, timeout: float) -> Redis:

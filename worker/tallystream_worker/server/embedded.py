@@ -177,7 +177,7 @@ class EmbeddedServer:
 
     def _spawn(self, binary: Path, socket_path: Path, alive: IO[str]) -> subprocess.Popen[bytes]:
         # Written before the server starts, so that the next start finds the server even if this process is killed.
-        (self.data / "server.address").write_text(str(socket_path))
+        self._folder.write_address(socket_path)
         arguments = [
             *("--port", str(self._port or 0), "--bind", "127.0.0.1"),
             *("--unixsocket", str(socket_path), "--unixsocketperm", "700"),

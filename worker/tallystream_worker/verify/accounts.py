@@ -115,7 +115,7 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
     for id_ in account.vanished:
         report.find("group.pending_gone", f"{keys.stream}: {id_}")
     if account.is_empty:
-        report.find("ledger.missing", f"{keys.ledger}: {account.added - account.entries:,} entries have an outcome")
+        report.lose(keys.ledger)
         return
     if account.skipped:
         what = "were skipped" if account.skipped > 0 else "wait, although they have an outcome"

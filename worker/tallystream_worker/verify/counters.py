@@ -48,6 +48,7 @@ def check(scene: Scene) -> None:
     for each in found.differences:
         kind = _KINDS.get(each.counter.partition(":")[0].partition(" ")[0], "counters")
         name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"
+        scene.report.differing.add((each.stream, each.counter))
         scene.report.find(name, f"{each.stream}: {each.counter} is {each.found}, expected {each.expected}")
     scene.report.prove(
         "counters",

@@ -33,7 +33,7 @@ class Kind:
 KINDS: Final = {
     "deployment.missing": Kind(
         "The namespace has keys, but the hash that describes them is missing.",
-        "tallystream restore --force, with a snapshot; start no worker before: it would begin with empty counters",
+        "tallystream restore --force, with a snapshot; until then, nothing is appended or counted",
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the one that readers use, although no rebuild is running.",
@@ -87,7 +87,6 @@ KINDS: Final = {
         "without an archive: tallystream worker, which adds the events to the ledger as trimmed; with an archive: "
         + _REBUILD,
     ),
-    "ledger.missing": Kind("A partition has counted entries, but no ledger.", "tallystream restore --force"),
     "ledger.unbalanced": Kind(
         "The number of appended events is not the number of events that have an outcome or wait.", _CHAIN
     ),

@@ -40,6 +40,12 @@ class _Board:
     window: str | None
     scores: dict[bytes, int]
 
+    def counter(self, subject: bytes) -> str:
+        """Return the full name of the counter of a subject, that of a bucket as in `Difference.counter`."""
+        if self.window is None:
+            return self.values + subject.decode(errors="surrogateescape")
+        return f"{self.values} -> {subject.decode(errors='backslashreplace')}"
+
     @property
     def is_full(self) -> bool:
         return len(self.scores) >= board_length(self.rule.top)
@@ -57,6 +63,9 @@ class _Board:
 
 def check(scene: Scene) -> None:
     """Report places without the value of their counter, and subjects that are left out although they are large enough.
+
+    If a place has a value, but its counter does not exist, the counter is reported. A counter that differs from the
+    entries was reported by the check of the counters, so its places are not compared with it.
 
     Leaderboards of metrics with a sketch are reported as not checked. Those that may lack subjects, because `top` was
     added or raised, are left out without a report.
@@ -141,6 +150,9 @@ def _totals(scene: Scene, keys: PartitionKeys, prefix: str) -> Iterator[tuple[by
 def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[bytes]) -> None:
     """Read the suspects with the leaderboard at one moment each, and report those that are wrong."""
     for subject in sorted(suspects):
+        counter = board.counter(subject)
+        if (keys.stream, counter.removeprefix(keys.counters)) in scene.report.differing:
+            continue
         with scene.client.pipeline(transaction=True) as pipeline:
             if board.window is not None:
                 pipeline.hget(board.values, subject)
@@ -154,7 +166,11 @@ def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[
         value = int(raw or 0)
         where = f"{board.key}: {subject.decode(errors='replace')}"
         if score is not None:
-            if int(score) != value:
+            if raw is None and int(score):
+                scene.report.differing.add((keys.stream, counter.removeprefix(keys.counters)))
+                name = "counters.differ" if board.window is None else "buckets.differ"
+                scene.report.find(name, f"{counter} does not exist, but {board.key} lists it with {int(score):,}")
+            elif int(score) != value:
                 scene.report.find("leaderboards.differ", f"{where} has {int(score):,}, its counter {value:,}")
             continue
         is_full = length >= board_length(board.rule.top)

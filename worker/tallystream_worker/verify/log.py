@@ -217,8 +217,11 @@ class _Partition:
     def _compare_missing(self) -> None:
         """Report producers without a record, except those whose record may have been removed for their silence.
 
-        Producers whose last entry is not in the stream any more are left out.
+        Producers whose last entry is not in the stream any more are left out. If all records are lost with their key,
+        only the key is reported, because its repair differs.
         """
+        if self._keys.sequences in self._report.lost:
+            return
         for page in pages(self._walk.left()):
             with self._client.pipeline(transaction=False) as pipeline:
                 for id_ in page:

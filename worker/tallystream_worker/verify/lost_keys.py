@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tallystream.errors import KeyLost
 from tallystream.storage.keys import FIRST
 from tallystream.storage.sentinels import lost_key
 from tallystream_worker.rebuild.drop import counter_keys
@@ -38,7 +37,7 @@ def check(scene: Scene) -> None:
         lost += _periods(scene, keys)
         lost += _labels(scene, keys)
     for key in lost:
-        scene.report.find("keys.lost", str(KeyLost(key)))
+        scene.report.lose(key)
 
 
 def _has_sources(client: Any, keys: PartitionKeys) -> bool:

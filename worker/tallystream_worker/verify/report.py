@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tallystream.errors import KeyLost
 from tallystream_worker.verify.findings import SHOWN, Finding
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class Verification:
         proofs: What is proved.
         limits: What is not proved, and why.
         failed: What could not be checked, and why.
+        differing: The counters that are not what the entries give, each as its stream and its name as in
+            `Difference.counter`.
+        lost: The keys that were found lost.
     """
 
     at: float
@@ -56,6 +60,8 @@ class Verification:
     proofs: list[Proof] = field(default_factory=list)
     limits: list[NotProved] = field(default_factory=list)
     failed: list[NotProved] = field(default_factory=list)
+    differing: set[tuple[str, str]] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
         """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept."""
@@ -63,6 +69,12 @@ class Verification:
         found.count += times
         if len(found.details) < SHOWN:
             found.details.append(detail)
+
+    def lose(self, key: str) -> None:
+        """Add a lost key to the findings, with the remedy that workers and producers state; once for each key."""
+        if key not in self.lost:
+            self.lost.add(key)
+            self.find("keys.lost", str(KeyLost(key)))
 
     @property
     def faults(self) -> int:
@@ -89,7 +101,10 @@ class Verification:
 
     @property
     def status(self) -> int:
-        """The exit status: 1 if something is wrong, else 2 if a check could not be made, else 0."""
+        """The exit status: 1 if something is wrong, else 2 if a check could not be made, else 0.
+
+        The `limits` do not change it.
+        """
         return 1 if self.findings else 2 if self.failed else 0
 
     def said(self) -> dict[str, object]:

@@ -32,7 +32,7 @@ def check(scene: Scene) -> None:
 
     Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive. A
     snapshot with one of these faults is not restored, unless it is only too old. Without a snapshot database, a limit
-    is reported.
+    is reported; also if a live counter was found to be wrong, because the restored values then differ in any case.
     """
     report, database = scene.report, scene.sources.snapshot
     if database is None:
@@ -88,6 +88,13 @@ def _check_age(scene: Scene, database: Database, oldest: float) -> None:
 
 def _check_restore(scene: Scene, database: Database, oldest: float) -> None:
     verdict = _drill(scene, database)
+    if verdict.differing and scene.report.differing:
+        scene.report.limit(
+            "snapshot",
+            f"{verdict.differing:,} values differ after a restore of {database.place}, but the live counters named "
+            "above are wrong: mend these, then verify again",
+        )
+        return
     if verdict.differing:
         shown = verdict.differences[0]
         scene.report.find(

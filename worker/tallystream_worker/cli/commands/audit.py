@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
+from tallystream.rules.changes import changes_of, changes_within
+from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.moments import format_moment, parse_moment
 from tallystream_worker.cli.options import DAY, AsJson, FromArchive, MetricsHost, MetricsPort, Where, number, positive
@@ -28,9 +30,13 @@ from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.runtime.metrics import AuditMetrics, serve_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from tallystream.rules.changes import RuleChange
     from tallystream_worker.settings.settings import Settings
+
+_CHANGES: Final = 5
+"""The most changes of the rules that are printed."""
 
 
 def audit(
@@ -93,7 +99,7 @@ def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_hos
             serve_metrics(registry, metrics_host, metrics_port)
 
         def work() -> dict[str, object]:
-            report = _run(wanted)
+            report, _ = _run(wanted)
             metrics.note(len(report.differences), report.counters)
             return report.said()
 
@@ -103,10 +109,12 @@ def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_hos
 
 
 def _once(wanted: _Wanted, *, json: bool) -> int:
-    report = _run(wanted)
+    report, changes = _run(wanted)
     if json:
-        print_json(_summary(report))
+        print_json(_summary(report, changes))
     else:
+        if report.differences and changes:
+            console.print(_warning(changes), soft_wrap=True)
         print_differences(report.differences)
         console.print(f"{len(report.differences):,} of {report.counters:,} counters differ")
         for line in _remarks(report):
@@ -114,7 +122,8 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
     return 1 if report.differences else 0
 
 
-def _run(wanted: _Wanted) -> Report:
+def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
+    """Return the report of an audit, and the changes of the rules that may explain its differences."""
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
@@ -122,7 +131,7 @@ def _run(wanted: _Wanted) -> Report:
             opened(settings, wanted.archive, wanted.snapshot, log=deployment.layout.topic) as sources,
             error_console.status("folding") as status,
         ):
-            return run(
+            report = run(
                 client,
                 deployment,
                 deployment.rules,
@@ -133,6 +142,21 @@ def _run(wanted: _Wanted) -> Report:
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),
             )
+        changes = changes_within(changes_of(read_changes(client, deployment.layout)), deployment.generation)
+    return report, changes
+
+
+def _warning(changes: Sequence[RuleChange]) -> str:
+    """Return a text for an audit with differences: the latest changes of the rules, and the command to run."""
+    said = "; ".join(
+        f"{format_moment(change.at / 1000)}: {', '.join(change.differences)}" for change in changes[-_CHANGES:]
+    )
+    return (
+        f"The rules have changed since these counters began ({said}). Events before a change were counted by the rules "
+        "before it, and this audit counts all events by the present rules. So the differences of these metrics need "
+        "not be faults. To count all events by the present rules, run: tallystream rebuild (with --archive URL if "
+        "entries are gone from the streams)"
+    )
 
 
 def _remarks(report: Report) -> Iterator[str]:
@@ -153,12 +177,17 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"{report.expired:,} buckets are past their retention and were not compared"
 
 
-def _summary(report: Report) -> dict[str, object]:
+def _summary(report: Report, changes: Sequence[RuleChange]) -> dict[str, object]:
     return {
         "counters": report.counters,
         "entries": report.entries,
         "expired": report.expired,
         "unproved": report.unproved,
+        "rule_changes": [
+            {"number": change.number, "at": format_moment(change.at / 1000), "differences": change.differences}
+            for change in changes
+        ],
+        "remedy": "tallystream rebuild" if report.differences else None,
         "scopes": [asdict(scope) for scope in report.scopes],
         "differences": [asdict(each) | {"difference": each.difference} for each in report.differences],
     }

@@ -78,7 +78,7 @@ def demo(
     removed. The exit status is 1 if a counter is wrong or counting stalls, and 130 if the demo is stopped before the
     result.
     """
-    settings = listening(where.settings(), None, port)
+    settings = listening(where.stated(), None, port)
     with stop_on_signals() as stop:
         return Demo(settings, events, seed, stop, serve_on=not once, port_is_given=port is not None).run()
 

@@ -18,6 +18,7 @@ from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.health import HealthProbe
 from tallystream_worker.runtime.metrics import WorkerMetrics
+from tallystream_worker.server.data_folder import SNAPSHOT
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.service.server import serving
 
@@ -36,7 +37,7 @@ def up(
     which a snapshot of the counters is also written (snapshot.sqlite), unless [snapshot] names a database; [snapshot]
     every is the time between two snapshots, by default a minute.
     """
-    settings = listening(where.settings(), host, port)
+    settings = listening(where.stated(), host, port)
     log = logs.configure()
     # Signals first, so that everything started below is stopped again, in reverse order.
     with stop_on_signals() as stop, ExitStack() as stack:
@@ -44,7 +45,7 @@ def up(
             server = stack.enter_context(EmbeddedServer(data))
             settings = replace(settings, redis=replace(settings.redis, url=server.url))
             if not settings.snapshot.url:
-                copy = str(data.resolve() / "snapshot.sqlite")
+                copy = str(data.resolve() / SNAPSHOT)
                 settings = replace(settings, snapshot=replace(settings.snapshot, url=copy))
         registry = CollectorRegistry()
         removing = replacing.removing(settings)

@@ -34,8 +34,9 @@ def verify(
 ) -> int:
     """Check streams, archive, snapshot, counters and ledger together, and print what is proved, and what is not.
 
-    Counting continues meanwhile. The exit status is 0 if nothing is wrong, 1 if something is wrong, and 2 if nothing is
-    known to be wrong, but a check could not be made.
+    Counting continues meanwhile. The exit status is 0 if every check was made and found nothing wrong, 1 if something
+    is wrong, and 2 if nothing wrong was found, but a check could not be made. Limits of the checks (not_proved in
+    --json), such as entries that retention has removed, do not change it.
 
     Examples:
         tallystream verify
@@ -85,5 +86,9 @@ def _print(report: Verification) -> None:
         for check, count in shown.items():
             if count > _SHOWN:
                 console.print(f"  {check}: and {count - _SHOWN:,} more (all with --json)")
-    verdict = ("nothing is wrong", "something is wrong", "not everything could be checked")[report.status]
+    verdict = (
+        f"nothing wrong was found{', and everything is proved' if not report.limits else ' in what is proved'}",
+        "something is wrong",
+        "nothing wrong was found, but not every check could be made",
+    )[report.status]
     console.print(f"{verdict}, as of {format_moment(report.at)}")

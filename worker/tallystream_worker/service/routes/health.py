@@ -1,6 +1,7 @@
 """The routes of health: whether the process lives, and whether the counters can be read and are kept up to date."""
 
 from http import HTTPStatus
+from itertools import islice
 from typing import Any, Final
 
 from litestar import Request, get
@@ -8,11 +9,12 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, KeyLost
 from tallystream.reading.deployment_cache import query_deployment
 from tallystream.reading.ledger import query_ledger
-from tallystream.reading.query import Query
+from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.keys import Layout
+from tallystream.storage.lost_keys import lost_commands, parse_lost
 from tallystream_worker.service.access import Access
 from tallystream_worker.service.problems import problem
 from tallystream_worker.service.tokens import Role
@@ -34,11 +36,12 @@ async def readyz(
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Respond 200 if Redis replies, its data has the layout of this release, and every consumer group exists.
+    """Respond 200 if Redis replies, its data has the layout of this release, and no key that counting needs is missing.
 
-    Otherwise respond 503. Whether a worker runs is not checked. The service stays ready if there are dead letters, if
-    events were trimmed or dropped, or if the ledger does not balance. Then the response has `warnings`, but only to a
-    request with a token, if this service needs tokens.
+    Such keys are the consumer groups, and those without which workers do not count a partition. Ids and limits of
+    periods are not checked. Otherwise respond 503. Whether a worker runs is not checked. The service stays ready if
+    there are dead letters, if events were trimmed or dropped, or if the ledger does not balance. Then the response has
+    `warnings`, but only to a request with a token, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
@@ -66,26 +69,42 @@ async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
     try:
         deployment = await totals.run(query_deployment(None, namespace))  # read it, not the cached one
         deployment.ensure_stored()
-        return await totals.run(_query_groups(deployment.layout))
+        lost = await totals.run(_query_lost(deployment.layout))
+        missing = await totals.run(_query_groups(deployment.layout))
+        return [reason for pair in zip(lost, missing, strict=True) if (reason := pair[0] or pair[1])]
     except ConfigurationError as error:
         return [str(error)]
     except RedisError as error:
         return [f"Redis does not reply ({type(error).__name__})"]
 
 
-def _query_groups(layout: Layout) -> Query[list[str]]:
-    """Return a query whose answer is a message for each partition without the consumer group of its live generation.
+def _query_lost(layout: Layout) -> Query[list[str | None]]:
+    """Return a query whose answer is, for each partition, a message about a key that it has lost; `None` if none is."""
+    commands = [lost_commands(keys) for keys in layout.keys]
 
-    A partition without a stream, or for which Redis replies with an error, counts as one without the group.
+    def parse(replies: list[Any]) -> list[str | None]:
+        rest = iter(map(raise_on_error, replies))
+        lost = [parse_lost(keys, list(islice(rest, len(own)))) for keys, own in zip(layout.keys, commands, strict=True)]
+        return [None if key is None else str(KeyLost(key)) for key in lost]
+
+    return Query([command for own in commands for command in own], parse, atomic=True)
+
+
+def _query_groups(layout: Layout) -> Query[list[str | None]]:
+    """Return a query whose answer is, for each partition, a message if it lacks the group of its live generation.
+
+    Otherwise it is `None`. A partition without a stream, or for which Redis replies with an error, counts as one
+    without the group.
     """
 
-    def parse(replies: list[Any]) -> list[str]:
-        missing = []
+    def parse(replies: list[Any]) -> list[str | None]:
+        missing: list[str | None] = []
         for keys, reply in zip(layout.keys, replies, strict=True):
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
-            if isinstance(reply, ResponseError) or all(group["name"] != keys.group.encode() for group in reply):
-                missing.append(f"{keys.stream} has no consumer group {keys.group!r}: nothing is counted there")
+            is_missing = isinstance(reply, ResponseError) or all(g["name"] != keys.group.encode() for g in reply)
+            reason = f"{keys.stream} has no consumer group {keys.group!r}: nothing is counted there"
+            missing.append(reason if is_missing else None)
         return missing
 
     return Query([("XINFO GROUPS", keys.stream) for keys in layout.keys], parse)

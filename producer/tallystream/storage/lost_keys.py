@@ -1,0 +1,55 @@
+"""Reads whether a partition has lost a key, by commands that only read: for users that may not call scripts.
+
+The scripts check the same before they write: see `lua/lib/sentinels.lua`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tallystream.storage.keys import FIRST
+
+if TYPE_CHECKING:
+    from tallystream.storage.keys import PartitionKeys
+
+
+def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
+    """Return the commands that show whether a partition has lost a key; run them in one transaction.
+
+    `parse_lost` reads their replies.
+    """
+    return [
+        ("HMGET", keys.sequences, "!begun", "!closed"),
+        ("HGET", keys.topic_ledger, "entries:gated"),
+        ("GET", keys.live),
+        ("EXISTS", keys.ledger),
+        ("HGET", keys.ledger, "counted"),
+        ("EXISTS", keys.forgotten),
+        ("EXISTS", keys.begun),
+    ]
+
+
+def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
+    """Return the name of the key for whose loss a partition is not counted; `None` if the replies show none.
+
+    Lost ids and limits of periods are not found here, and a partition that has lost all keys looks like a new one.
+
+    Args:
+        keys: The keys of the partition in the live generation.
+        replies: The replies to `lost_commands`, in order.
+    """
+    (begun, closed), gated, live, has_ledger, counted, has_forgotten, has_begun = replies
+    is_restoring = live is not None and b" restoring" in live  # a restore writes this on an empty server too
+    if begun is None and gated is None and (live is None or is_restoring):
+        return None
+    if begun is None:
+        return keys.sequences
+    if gated is None and not closed:
+        return keys.topic_ledger
+    if live is None:
+        return keys.live
+    if keys.generation != FIRST and not has_ledger:
+        return keys.ledger
+    if int(counted or 0) > 0 and not has_forgotten:
+        return keys.forgotten
+    return keys.begun if keys.generation != FIRST and not has_begun else None
