@@ -208,6 +208,26 @@ def stream_deleted(world: World) -> None:
     world.client.delete(Deployment.load(world.client).layout.keys_of("article:1").stream)
 
 
+def partition_emptied(world: World) -> None:
+    """A partition loses all its keys."""
+    keys = Deployment.load(world.client).layout.keys_of("article:1")
+    world.client.delete(*world.client.scan_iter(f"{keys.prefix}*"))
+
+
+def partition_without_a_snapshot(world: World) -> None:
+    """A partition loses all its keys, there is no snapshot, and its producer has ended."""
+    world.stop()
+    world.forget_producer()
+    for file in world.folder.glob("tally.sqlite*"):
+        file.unlink()
+    partition_emptied(world)
+    layout = Deployment.load(world.client).layout
+    for subject in SUBJECTS:
+        if layout.keys_of(subject) is layout.keys_of("article:1"):
+            for values in world.truth.values():
+                values[subject] = 0
+
+
 def meta_deleted(world: World) -> None:
     """The description of the deployment is deleted."""
     world.client.delete("tally:meta")
@@ -297,6 +317,8 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
     "A replica that lagged was promoted": promoted,
     "A counter was deleted or changed": counter_deleted,
     "A stream was deleted": stream_deleted,
+    "A partition lost all its keys, for example because a node of a cluster came back empty": partition_emptied,
+    "The same, and there is no snapshot": partition_without_a_snapshot,
     "The hash `tally:meta` was deleted": meta_deleted,
     "Keys were evicted": evicted,
     "A rule was changed by mistake": rule_changed,

@@ -32,16 +32,13 @@ def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
 def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
     """Return the name of the key for whose loss a partition is not counted; `None` if the replies show none.
 
-    Lost ids and limits of periods are not found here, and a partition that has lost all keys looks like a new one.
+    The partition must be one of a stored deployment. Lost ids and limits of periods are not found here.
 
     Args:
         keys: The keys of the partition in the live generation.
         replies: The replies to `lost_commands`, in order.
     """
     (begun, closed), gated, live, has_ledger, counted, has_forgotten, has_begun = replies
-    is_restoring = live is not None and b" restoring" in live  # a restore writes this on an empty server too
-    if begun is None and gated is None and (live is None or is_restoring):
-        return None
     if begun is None:
         return keys.sequences
     if gated is None and not closed:

@@ -105,6 +105,7 @@ def test_sums_by_duckdb_are_the_totals(harness, folder):
     open_archive(harness, folder).run_once(settled=0)
     page = (ROOT / "docs" / "archive.md").read_text()
     queries = [part.partition("```")[0] for part in page.split("```sql")[1:]]
+    queries = [query for query in queries if "COPY" not in query]  # another test runs this one
     assert len(queries) == 3
     answers = [duckdb.sql(query.replace("./archive", str(folder))).fetchall() for query in queries]
     totals = {("view", subject): int(amount) for subject, amount in answers[0]}

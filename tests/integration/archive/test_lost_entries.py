@@ -15,6 +15,7 @@ import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tallystream.errors import KeyLost
 from tallystream.reading.totals import Totals
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
@@ -24,6 +25,7 @@ from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import VARIABLE
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
@@ -84,6 +86,24 @@ def check(harness: Harness, folder: Path) -> None:
     expected = [meaning(Entry(id_.decode(), fields)) for id_, fields in found]
     assert [meaning(entry) for entry in entries(Store(str(folder)), 0)] == expected
     assert events(folder, "parquet") == sum(int(fields.get(b"n", 1)) for _, fields in found)
+
+
+def test_a_partition_that_lost_all_keys_is_archived_from_its_new_beginning(harness, folder):
+    """While the keys are lost, nothing is created; when counting has begun again, the old files are set aside."""
+    keys, lost = harness.layout.keys[0], []
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+    assert archive(harness, folder, lost) == 6
+    harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
+    with pytest.raises(KeyLost):
+        archive(harness, folder, lost)
+    assert harness.client.keys(f"{keys.prefix}*") == []
+    reopen(harness.client, harness.deployment)
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "b")
+    archive(harness, folder, lost)
+    check(harness, folder)
+    assert [(each.entries, each.events) for each in lost] == [(6, 6)]
 
 
 @pytest.mark.parametrize("divided", [True, False])

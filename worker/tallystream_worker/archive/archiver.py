@@ -20,6 +20,7 @@ from tallystream.client.server_time import server_time
 from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
+from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.archive.lost import find_lost, set_aside
 from tallystream_worker.archive.rows import Rows
@@ -82,11 +83,13 @@ class PartitionArchiver:
     def ensure_group(self) -> None:
         """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
-        Without files, the group begins before the first entry of the stream; a missing stream is created. After a
-        restore, it begins no later than the restored stream, unless that was trimmed since, because this stream may
-        lack archived entries. Archived entries that the server has lost are set aside: see `_continue_after`.
+        If there are no files, or no entry was ever removed from the stream, the group begins before its first entry. A
+        missing stream is created. After a restore, the group begins no later than the restored stream, unless that was
+        trimmed since, because this stream may lack archived entries. Archived entries that the server has lost are set
+        aside: see `_continue_after`.
 
         Raises:
+            KeyLost: the partition has lost a key.
             ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
             redis.RedisError: the server did not answer, or refused a command.
         """
@@ -94,9 +97,10 @@ class PartitionArchiver:
         archived = (0, 0) if newest is None else newest.last
         position = self._position()
         if position is None:
-            self._refuse_deleted_stream()
-            if newest is None:
-                archived = self._beginning()
+            self._refuse_lost()
+            beginning = self._beginning()
+            if newest is None or beginning == (0, 0):
+                archived = beginning  # if no entry is gone, compare the files with the whole stream
             elif (restored := self._restored()) is not None:
                 archived = min(archived, restored)
             try:
@@ -111,8 +115,9 @@ class PartitionArchiver:
         if position is not None:
             self._continue_after(position)
 
-    def _refuse_deleted_stream(self) -> None:
-        """Raise `KeyLost` if entries were appended and the stream does not exist: an empty one would hide the loss."""
+    def _refuse_lost(self) -> None:
+        """Raise `KeyLost` if a sentinel is lost, or a stream that had entries: a new stream would hide the loss."""
+        refuse_lost(self._client, self._keys)
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.exists(self._keys.stream)
             pipeline.hget(self._keys.topic_ledger, "entries:gated")
