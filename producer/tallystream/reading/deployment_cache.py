@@ -44,14 +44,15 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
     def parse(replies: list[Any]) -> Deployment | Query[Deployment]:
         root, ahead = raise_on_error(replies[0]), _clock_ahead(raise_on_error(replies[1]))
         if not root:
-            return Query([("EXISTS", first.stream), ("EXISTS", first.ledger)], missing)
+            return Query([("EXISTS", first.stream), ("HLEN", first.ledger)], missing)
         live = live_topic(root, namespace)
         if live.topic == FIRST_TOPIC:
             return found(root, root, ahead)
         return Query([("HGETALL", live.meta)], lambda replies: found(raise_on_error(replies[0]), root, ahead))
 
     def missing(replies: list[Any]) -> Deployment:
-        if any(raise_on_error(reply) for reply in replies):
+        has_stream, fields = (raise_on_error(reply) for reply in replies)
+        if has_stream or fields > 1:  # the first field is written shortly before the deployment is stored
             raise _deleted(unstored.layout)
         return unstored
 

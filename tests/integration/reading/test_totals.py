@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 import pytest
 
 from tallystream import ConfigurationError, EventError, FlushTimeout, Producer
 from tallystream.reading.totals import Totals
+from tallystream.storage.keys import Layout
+from tallystream.storage.sentinels import open_partitions
 from tests.harness import Harness
 
 
@@ -120,6 +123,13 @@ def test_all_metrics_without_a_worker(server):
         assert totals.get("article:1", "view").value == 0
         with pytest.raises(ConfigurationError, match="start a worker"):
             totals.of("article:1")
+
+
+def test_a_deployment_that_is_stored_at_this_moment_was_not_deleted(server):
+    """Between the opening of the partitions and the storing of the deployment, nothing is stored yet."""
+    with closing(server.client()) as client, Totals(server.url) as totals:
+        open_partitions(client, Layout())
+        assert not totals.deployment.is_stored
 
 
 def test_another_number_of_partitions(harness):
