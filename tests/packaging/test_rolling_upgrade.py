@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.packaging, pytest.mark.timeout(300)]
 
-BEFORE = ("caa144a230",)
+BEFORE = ("ca22033d9f",)
 """Commits that represent earlier releases with the same layout."""
 
-EARLIER = {1: "29f7697d15", 2: "2a11b75705", 3: "c3842f5af9", 4: "2264bac866"}
+EARLIER = {1: "29f7697d15", 2: "2a11b75705", 3: "c3842f5af9", 4: "2264bac866", 5: "fac3b9bc9e"}
 """By earlier layout, the last commit with it."""
 
 OLD, NEW = "before", "this"
