@@ -1388,6 +1388,17 @@ MUTANTS: Final = (
         tests=(f"{_ALERTS}::test_an_alert_is_silent_in_a_partition_that_has_lost_its_keys",),
     ),
     Mutant(
+        "verification-takes-a-lost-generation-for-the-first",
+        (
+            Edit(
+                "tallystream_worker/verify/deployment.py",
+                "        if raw is None:\n            continue",
+                "        if raw is None:\n            raw = b'1'",
+            ),
+        ),
+        tests=(f"{_LOST}::test_counting_continues_without_a_partition_that_has_lost_all_keys",),
+    ),
+    Mutant(
         "numbered-rules-look-replaced",
         (
             Edit(
