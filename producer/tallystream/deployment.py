@@ -325,9 +325,10 @@ class Deployment:
 
         Args:
             live: By partition, the value of its key `live`: a generation, followed by ` closed` if the partition counts
-                no more because another topic is live; `None` for the first generation.
+                no more because another topic is live; `None` if the partition has lost the key. Then the layout has
+                `generation`, and scripts and reads raise `KeyLost`.
         """
-        generations = tuple(FIRST if each is None else parse_live(each)[0] for each in live)
+        generations = tuple(self.generation if each is None else parse_live(each)[0] for each in live)
         return replace(self, layout=replace(self.layout, generations=generations))
 
     @property

@@ -93,8 +93,8 @@ class KeyLost(StreamError):
     def __init__(self, key: str) -> None:
         remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
         super().__init__(
-            f"{key} was deleted or evicted, although other keys show that it existed: nothing is appended or counted "
-            f"that needs it. {remedy}"
+            f"{key} was deleted or evicted: this deployment had it before. Nothing is appended, counted or read that "
+            f"needs it. {remedy}"
         )
         self.key = key
 

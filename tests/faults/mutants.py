@@ -88,6 +88,7 @@ _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
+_LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1202,7 +1203,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "reads-checked-too-early",
-        (Edit("tallystream/reading/coalescing.py", "if command[0] == CHECK:", "if False:"),),
+        (Edit("tallystream/reading/coalescing.py", "if command[0] in CHECKS:", "if False:"),),
         tests=("tests/integration/reading/test_replaced.py::test_the_check_follows_every_value",),
     ),
     Mutant(
@@ -1356,6 +1357,46 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_repeated_restore_counts_decisions_once",),
+    ),
+    Mutant(
+        "reads-of-a-partition-without-keys",
+        (
+            Edit(
+                "tallystream/reading/replaced.py",
+                "    if live is None or not has_sentinels(keys, found):\n        return False\n",
+                "    if live is None:\n        return True\n",
+            ),
+        ),
+        tests=(f"{_LOST_READS}::test_no_read_states_a_figure_of_a_partition_without_its_keys",),
+    ),
+    Mutant(
+        "figures-of-a-partition-without-keys",
+        (Edit("tallystream/reading/replaced.py", "        if lacking:\n", "        if False:\n"),),
+        tests=(
+            f"{_LOST_READS}::test_the_read_service_names_a_lost_key",
+            f"{_LOST_READS}::test_live_updates_pause_while_a_key_is_lost",
+        ),
+    ),
+    Mutant(
+        "layout-of-generation-one-without-the-live-key",
+        (Edit("tallystream/deployment.py", "(self.generation if each is None", "(FIRST if each is None"),),
+        tests=(f"{_LOST_READS}::test_a_lost_live_generation_is_not_taken_for_the_first",),
+    ),
+    Mutant(
+        "alerts-of-a-partition-without-keys",
+        (Edit("tallystream_worker/alerts/lua/change_alerts.lua", "if lost then", "if false then"),),
+        tests=(f"{_ALERTS}::test_an_alert_is_silent_in_a_partition_that_has_lost_its_keys",),
+    ),
+    Mutant(
+        "verification-takes-a-lost-generation-for-the-first",
+        (
+            Edit(
+                "tallystream_worker/verify/deployment.py",
+                "        if raw is None:\n            continue",
+                "        if raw is None:\n            raw = b'1'",
+            ),
+        ),
+        tests=(f"{_LOST}::test_counting_continues_without_a_partition_that_has_lost_all_keys",),
     ),
     Mutant(
         "numbered-rules-look-replaced",

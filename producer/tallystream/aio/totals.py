@@ -13,7 +13,7 @@ from tallystream.reading import questions
 from tallystream.reading.coalescing import ReadCoalescer
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
 from tallystream.reading.freshness import ReadBarrier
-from tallystream.reading.replaced import REPLACED, checked
+from tallystream.reading.replaced import REPLACED, checked, unless_lost
 from tallystream.reading.totals import Totals as ThreadedTotals
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ class Totals:
         Raises:
             EventError: `after` is not a stream ID, or an argument of the query is invalid.
             FlushTimeout: the entries up to `after` were not counted within `timeout`.
+            KeyLost: a partition that is read has lost a key.
 
         Any error of `deployment` and `run` is raised too.
         """
@@ -223,11 +224,12 @@ class Totals:
             deployment = await self.deployment()
             query = barrier.guard(question(deployment))
             run = self._together.run if together else self.run
-            answer = await run(checked(query, deployment.layout))
+            answer = await run(checked(query, deployment))
             if answer is REPLACED:
                 if (await self._reload()).layout != deployment.layout:
                     continue
-                answer = await run(query)  # the partition is closed, and no other topic is live yet
+                # A partition is closed, and no other topic is live yet; or it has lost a key.
+                answer = await self.run(unless_lost(query, deployment))
                 if (await self._reload()).layout != deployment.layout:
                     continue
             if answer is not None:

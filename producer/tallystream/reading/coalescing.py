@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.reading.query import Answer, Command, Query
-from tallystream.reading.replaced import CHECK
+from tallystream.reading.replaced import CHECKS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -107,7 +107,7 @@ def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[lis
     for commands in queries:
         found: list[CommandPlace] = []
         for command in commands:
-            if command[0] == CHECK:
+            if command[0] in CHECKS:
                 found.append((~checks.setdefault(command, len(checks)), -1, -1))
                 continue
             many = command[0] == "MGET"

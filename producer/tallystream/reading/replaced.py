@@ -1,19 +1,23 @@
-"""Notices that a query has read a topic or generation that is not live any more.
+"""Notices that a query has read a topic or generation that is not live any more, or a partition that has lost a key.
 
 A reader keeps the deployment for a second. If its topic or generation is dropped meanwhile, all its counters look like
-0. So each query ends with a check: it reads, after everything else of a partition, which generation is live there.
+0. They also do if a partition has lost its keys. So each query ends with a check: it reads, after everything else of a
+partition, which generation is live there, and whether the keys exist that every partition has.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.errors import KeyLost
 from tallystream.reading.query import Answer, Command, Query, raise_on_error
 from tallystream.storage.deployment_hash import parse_live
-from tallystream.storage.keys import FIRST, FIRST_TOPIC
+from tallystream.storage.lost_keys import has_sentinels, lost_commands, parse_lost, sentinels_command
 
 if TYPE_CHECKING:
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout, PartitionKeys
 
 
@@ -22,41 +26,95 @@ class _Replaced(Enum):
 
 
 REPLACED: Final = _Replaced.REPLACED
-"""The answer of a checked query if a partition that it read has another live generation, is closed, or is being
-restored."""
+"""The answer of a checked query if a partition that it read has another live generation, is closed, is being restored,
+or has lost a key."""
 
-CHECK: Final = "GET"
-"""The command of a check; no query for counters has another command of this name."""
+CHECKS: Final = frozenset(("GET", "EXISTS"))
+"""The commands of a check; no query for counters has another command of these names."""
 
 
-def checked(query: Query[Answer], layout: Layout) -> Query[Answer | _Replaced]:
+def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Replaced]:
     """Return the same query, but with the answer `REPLACED` if a partition that it reads may no longer be the live one.
 
-    That is so if, after the query's own reads, the partition has another live generation than in `layout`, is closed,
-    or is being restored. The partitions are those in the keys of the query's commands. Each further query that its
-    `parse` returns is checked in the same way.
+    That is so if, after the query's own reads, the partition has another live generation than in the deployment, is
+    closed, is being restored, or lacks a key that every partition has. The partitions are those in the keys of the
+    query's commands. Each further query that its `parse` returns is checked in the same way. A deployment that is not
+    stored has no partitions, so its queries are not checked.
 
     Args:
         query: The query.
-        layout: The layout that the query was made for.
+        deployment: The deployment that the query was made for.
     """
-    numbers = sorted({number for command in query.commands if (number := _partition(command)) is not None})
-    keys = [layout.keys[number] for number in numbers]
+    if not deployment.is_stored:
+        return query  # type: ignore[return-value]  # an answer is an answer or REPLACED
+    partitions = _partitions(query, deployment.layout)
 
     def parse(replies: list[Any]) -> Any:
         end = len(query.commands)
-        if not all(map(_is_live, keys, map(raise_on_error, replies[end:]))):
+        checks = list(map(raise_on_error, replies[end:]))
+        if not all(map(_is_live, partitions, checks[::2], checks[1::2])):
             return REPLACED
         answer = query.parse(replies[:end])
-        return checked(answer, layout) if isinstance(answer, Query) else answer
+        return checked(answer, deployment) if isinstance(answer, Query) else answer
 
-    return Query([*query.commands, *((CHECK, each.live) for each in keys)], parse, query.atomic)
+    checks = [command for keys in partitions for command in (("GET", keys.live), sentinels_command(keys))]
+    return Query([*query.commands, *checks], parse, query.atomic)
 
 
-def _is_live(keys: PartitionKeys, live: bytes | None) -> bool:
-    if live is None:
-        return keys.topic == FIRST_TOPIC and keys.generation == FIRST
+def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
+    """Return the same query, but its `parse` raises `KeyLost` if a partition that it reads has lost a key.
+
+    Keys whose loss it finds are the sequences, the ledger and the live generation. Their loss shows that counters may
+    be lost too, so that a figure without them would be too small. Partitions and further queries are those of
+    `checked`; unlike there, a partition may have another live generation, or be closed.
+
+    Args:
+        query: The query.
+        deployment: The deployment that the query was made for.
+    """
+    if not deployment.is_stored:
+        return query
+    partitions = _partitions(query, deployment.layout)
+
+    def parse(replies: list[Any]) -> Answer | Query[Answer]:
+        end = len(query.commands)
+        found = map(raise_on_error, replies[end:])
+        lacking = [keys for keys, reply in zip(partitions, found, strict=True) if not has_sentinels(keys, reply)]
+        if lacking:
+            return _name_lost(lacking, query)
+        answer = query.parse(replies[:end])
+        return unless_lost(answer, deployment) if isinstance(answer, Query) else answer
+
+    return Query([*query.commands, *map(sentinels_command, partitions)], parse, query.atomic)
+
+
+def _name_lost(partitions: list[PartitionKeys], query: Query[Answer]) -> Query[Answer]:
+    """Return a query that raises `KeyLost` for the first lost key; if no key is lost, it continues with `query`.
+
+    No key is lost if the partition was repaired meanwhile, or if its topic was dropped.
+    """
+    commands = [lost_commands(keys) for keys in partitions]
+
+    def parse(replies: list[Any]) -> Query[Answer]:
+        rest = iter(map(raise_on_error, replies))
+        for keys, own in zip(partitions, commands, strict=True):
+            if (lost := parse_lost(keys, list(islice(rest, len(own))))) is not None:
+                raise KeyLost(lost)
+        return query
+
+    return Query([command for own in commands for command in own], parse, atomic=True)
+
+
+def _is_live(keys: PartitionKeys, live: bytes | None, found: int) -> bool:
+    if live is None or not has_sentinels(keys, found):
+        return False
     return parse_live(live) == (keys.generation, True)
+
+
+def _partitions(query: Query[Any], layout: Layout) -> list[PartitionKeys]:
+    """Return the keys of each partition that a query reads."""
+    numbers = sorted({number for command in query.commands if (number := _partition(command)) is not None})
+    return [layout.keys[number] for number in numbers]
 
 
 def _partition(command: Command) -> int | None:

@@ -16,7 +16,7 @@ from tallystream.reading import questions
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
 from tallystream.reading.freshness import ReadBarrier
 from tallystream.reading.query import Answer, Query
-from tallystream.reading.replaced import REPLACED, checked
+from tallystream.reading.replaced import REPLACED, checked, unless_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,8 @@ class Totals:
     (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
     `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
     another layout version than this release; `DeploymentChanged`, if the data was deleted, or a restore has not
-    finished; `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot
+    finished; `KeyLost`, if a partition that is read has lost a key, so that a figure may be too small; `FlushTimeout`,
+    if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot
     be read.
 
     Args:
@@ -262,11 +263,12 @@ class Totals:
         while True:
             deployment = self.deployment
             query = barrier.guard(question(deployment))
-            answer = self.run(checked(query, deployment.layout))
+            answer = self.run(checked(query, deployment))
             if answer is REPLACED:
                 if self._reload().layout != deployment.layout:
                     continue
-                answer = self.run(query)  # the partition is closed, and no other topic is live yet
+                # A partition is closed, and no other topic is live yet; or it has lost a key.
+                answer = self.run(unless_lost(query, deployment))
                 if self._reload().layout != deployment.layout:
                     continue
             if answer is not None:

@@ -10,7 +10,26 @@ from typing import TYPE_CHECKING, Any
 from tallystream.storage.keys import FIRST
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tallystream.storage.keys import PartitionKeys
+
+
+def sentinels_command(keys: PartitionKeys) -> tuple[Any, ...]:
+    """Return one command that shows whether all keys with sentinels exist; `has_sentinels` reads its reply.
+
+    These are the sequences, the ledger of the topic, and the live generation; in a later generation, also its ledger.
+    """
+    return ("EXISTS", *_sentinels(keys))
+
+
+def has_sentinels(keys: PartitionKeys, reply: int) -> bool:
+    """Return whether all keys of `sentinels_command` exist; `False` also if the topic of the partition was dropped."""
+    return reply == len(_sentinels(keys))
+
+
+def _sentinels(keys: PartitionKeys) -> Collection[str]:
+    return dict.fromkeys((keys.sequences, keys.topic_ledger, keys.live, keys.ledger))
 
 
 def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
@@ -32,7 +51,8 @@ def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
 def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
     """Return the name of the key for whose loss a partition is not counted; `None` if the replies show none.
 
-    The partition must be one of a stored deployment. Lost ids and limits of periods are not found here.
+    The partition must be one of a stored deployment. If its topic was dropped, the result is `None`. Lost ids and
+    limits of periods are not found here.
 
     Args:
         keys: The keys of the partition in the live generation.
@@ -45,6 +65,8 @@ def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
         return keys.topic_ledger
     if live is None:
         return keys.live
+    if gated is None:
+        return None  # the topic was dropped
     if keys.generation != FIRST and not has_ledger:
         return keys.ledger
     if int(counted or 0) > 0 and not has_forgotten:

@@ -280,6 +280,18 @@ def test_silence_is_noticed(server: Server) -> None:
         assert noticed(harness)[-1][2] == "resolved"
 
 
+def test_an_alert_is_silent_in_a_partition_that_has_lost_its_keys(server: Server) -> None:
+    """A missing value is not taken for 0: the alert does not fire there, and fires in another partition."""
+    alerts = [Alert(f"silent-{subject}", "view", subject, rate="5m", below=0.01) for subject in ("a", "d")]
+    with Harness(server.url, rules=rules(*alerts), partitions=2) as harness:
+        count(harness, ("view", "a", 1000))
+        keys = harness.layout.keys_of("a")
+        assert keys != harness.layout.keys_of("d")
+        harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
+        assert watcher(harness).run_once() == 1
+        assert noticed(harness) == [("silent-d", "d", "firing", "0")]
+
+
 def test_without_alerts_nothing_is_stored(server: Server) -> None:
     """Counting a metric without an alert writes no key of alerts."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:

@@ -13,7 +13,7 @@ from tallystream.deployment import Deployment
 from tallystream.reading import deployment_cache
 from tallystream.reading.coalescing import merge
 from tallystream.reading.questions import get
-from tallystream.reading.replaced import REPLACED, checked
+from tallystream.reading.replaced import CHECKS, REPLACED, checked
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.rebuild.drop import drop
@@ -113,13 +113,14 @@ def test_a_closed_log_is_read_until_another_one_is_live(harness):
 def test_the_check_follows_every_value(harness):
     """In a pipeline of several queries, each check comes after all values: it notices a drop between two of them."""
     deployment = Deployment.create_or_load(harness.client)
-    queries = [checked(get(subject, "view")(deployment), deployment.layout) for subject in "abcdef"]
+    queries = [checked(get(subject, "view")(deployment), deployment) for subject in "abcdef"]
     commands, places = merge([query.commands for query in queries])
     names = [command[0] for command in commands]
-    assert names == sorted(names, key=lambda name: name == "GET")
-    assert [commands[found[-1][0]] for found in places] == [query.commands[-1] for query in queries]
-    keys = deployment.layout.keys_of("a")
-    replies = [harness.client.execute_command(*command) for command in queries[0].commands[:-1]]
-    assert queries[0].parse([*replies, None]) != REPLACED
-    for live in (b"2", b"1 closed"):
-        assert queries[0].parse([*replies, live]) is REPLACED, keys.live
+    assert names == sorted(names, key=lambda name: name in CHECKS)
+    for query, found in zip(queries, places, strict=True):
+        assert [commands[each[0]] for each in found[-2:]] == [*query.commands[-2:]]
+    *replies, live, exists = [harness.client.execute_command(*command) for command in queries[0].commands]
+    assert queries[0].parse([*replies, live, exists]) != REPLACED
+    for other in (b"2", b"1 closed", None):
+        assert queries[0].parse([*replies, other, exists]) is REPLACED
+    assert queries[0].parse([*replies, live, exists - 1]) is REPLACED

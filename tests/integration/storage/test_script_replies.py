@@ -232,6 +232,7 @@ CASES: Final = [
     ("archive/continue_after", "stream archive", CLAIMED, "g 1-1 2-1", "continued"),
     ("archive/continue_after", "stream archive", PENDING, "g 0-1 2-1", "moved"),
     ("alerts/change_alerts", "states outbox", "", "hot view - a firing 7", "changed number"),
+    ("alerts/change_alerts", "states outbox", NO_LEDGER, "hot view - a firing 7", "damaged text"),
     ("ingest/ingest", "stream seq ledger", "", "1 file 0 10 1 x", "appended text"),
     ("ingest/ingest", "stream seq ledger", "", "1 file 10 20 1 x", "at text"),
     ("ingest/ingest", "stream seq ledger", "HSET seq !closed 2", "1 file 0 10 1 x", "closed text"),

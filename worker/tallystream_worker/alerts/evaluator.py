@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.server_time import server_time
-from tallystream.errors import EventError
+from tallystream.errors import EventError, KeyLost
 from tallystream.reading.deployment_cache import removed_ends
 from tallystream.reading.series import Covered, rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
@@ -69,7 +69,8 @@ class AlertEvaluator:
         Of the ended buckets, only the one before the current one is looked at. Each change also writes its notification
         to the outbox of the partition. While an outbox is full, its partition changes no state. An alert fires for at
         most `MAX_FIRING` subjects of a partition at a time. An alert whose range has an expired bucket, or too many
-        buckets, changes no state. If `layout` returns `None`, nothing is done.
+        buckets, changes no state. A partition that has lost a key changes no state. If `layout` returns `None`, nothing
+        is done.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.
@@ -92,12 +93,15 @@ class AlertEvaluator:
             removed = removed_ends(hashes, self._rules)
         for number, keys in enumerate(layout.keys):
             for alert in self._rules.alert:
-                if alert.window is not None:
-                    changed += self._end_bucket(keys, alert, now)
-                elif alert.span is not None and (
-                    not alert.names_one or partition_of(alert.subject, layout.partitions) == number
-                ):
-                    changed += self._look(keys, alert, now, removed)
+                try:
+                    if alert.window is not None:
+                        changed += self._end_bucket(keys, alert, now)
+                    elif alert.span is not None and (
+                        not alert.names_one or partition_of(alert.subject, layout.partitions) == number
+                    ):
+                        changed += self._look(keys, alert, now, removed)
+                except KeyLost:
+                    break  # the worker that counts the partition reports it
         return changed
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:

@@ -18,9 +18,10 @@ import structlog
 
 from tallystream.aio import Totals
 from tallystream.client.backoff import Backoff
-from tallystream.errors import ConfigurationError, EventError, TallyError
+from tallystream.errors import ConfigurationError, EventError, KeyLost, TallyError
 from tallystream.reading.freshness import lag_of
 from tallystream.reading.query import Query
+from tallystream.reading.replaced import unless_lost
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
@@ -132,6 +133,7 @@ class Broadcaster:
             EventError: `since` is not a position.
             ConfigurationError: this release cannot read the stored data.
             DeploymentChanged: the stored data was deleted, or a restore has not finished.
+            KeyLost: a partition of a counter that the reader follows has lost a key; the reader is not added.
             RedisError: the deployment or the counters cannot be read; the reader is not added.
         """
         if self._ended or len(self._readers) >= MAX_READERS:
@@ -245,7 +247,7 @@ class Broadcaster:
     def _failed(self, error: Exception) -> None:
         self._state.failed_with(error)
         if self._problem is None:
-            reason = str(error) if isinstance(error, ConfigurationError) else "the counters cannot be read"
+            reason = str(error) if isinstance(error, ConfigurationError | KeyLost) else "the counters cannot be read"
             self._problem = StaleMessage(reason, time.time())
             for reader in self._readers:
                 reader.tell(Message("stale", self._problem))
@@ -254,7 +256,7 @@ class Broadcaster:
         if any(reader.overview or reader.top for reader in self._readers):
             positions = await self._figures.read(deployment, self._readers)
         else:
-            positions = await self._totals.run(_query_positions(deployment.layout))
+            positions = await self._totals.run(unless_lost(_query_positions(deployment.layout), deployment))
         if not self._channels:
             self._move(cursor.data_of(deployment), positions)
             return

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tallystream.reading.ledger import query_ledger
+from tallystream.reading.replaced import unless_lost
 from tallystream_worker.live.messages import Message
 from tallystream_worker.live.overview import (
     Overview,
@@ -69,6 +70,7 @@ class Figures:
 
         Raises:
             ConfigurationError: no worker has published the rules yet.
+            KeyLost: a partition has lost a key.
             RedisError: a figure cannot be read.
         """
         ledger, figures = await self._read_ledger(deployment)
@@ -85,6 +87,7 @@ class Figures:
 
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
+            KeyLost: a partition has lost a key.
             RedisError: a figure cannot be read.
         """
         return (await self._read_ledger(await self._totals.deployment()))[1]
@@ -96,7 +99,7 @@ class Figures:
             self._slow_at = now + _SLOWLY
             self._workers = await self._totals.run(query_workers(deployment.layout))
             self._snapshots = await self._totals.run(query_snapshots(deployment.layout, time.time()))
-        ledger = await self._totals.run(query_ledger(deployment.layout))
+        ledger = await self._totals.run(unless_lost(query_ledger(deployment.layout), deployment))
         self._rates.take(now, ledger.by_metric("counted"))
         figures = overview(deployment.rules, ledger, self._rates, self._workers, self._snapshots)
         return [partition.position for partition in ledger.partitions], figures

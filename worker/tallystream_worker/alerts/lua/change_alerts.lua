@@ -5,14 +5,20 @@
 -- ARGV[1] alert   ARGV[2] metric   ARGV[3] label of the bucket or ""
 -- ARGV[4..] for each subject: subject, "firing" | "resolved" | "ended", value
 --
--- Returns {"changed", states that have changed}
+-- Returns {"changed", states that have changed} or {"damaged", key}; after the latter, nothing has changed.
 --
 -- Invariant: a state changes in the call that writes its notification. An alert begins to fire for a subject only if it
--- does not fire, and ends only if it does. So if several workers find the same change, it is notified once.
+-- does not fire, and ends only if it does. So if several workers find the same change, it is notified once. No state
+-- changes in a partition that has lost a sentinel, because the values that the worker has read may be too small.
 local alert_states = require('tallystream.storage.lua.lib.alert_states')
 local call = redis.call
 local states, outbox = KEYS[1], KEYS[2]
 local alert, label = { name = ARGV[1], metric = ARGV[2] }, ARGV[3]
+
+local lost = require('tallystream.storage.lua.lib.sentinels').lost(outbox)
+if lost then
+  return { 'damaged', lost }
+end
 
 local room = alert_states.MAX_OUTBOX - call('XLEN', outbox)
 local firing = call('HLEN', states)

@@ -14,9 +14,10 @@ from redis.exceptions import RedisError
 
 from tallystream.aio import Totals
 from tallystream.client.error_text import text_of
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.reading.alerts import FiringAlerts, query_alerts
 from tallystream.reading.ledger import Ledger, PartitionLedger, query_ledger
+from tallystream.reading.replaced import unless_lost
 from tallystream.rules.metrics import Rules
 from tallystream_worker.service.server_stats import ServerStats, query_server_stats
 
@@ -37,27 +38,34 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     """Return the metrics as text.
 
     If the ledger cannot be read from Redis, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and
-    those of the workers in this process if there are any.
+    those of the workers in this process if there are any. If a partition has lost a key, only the metrics of the ledger
+    and of the alerts are left out, because they may be wrong.
     """
-    collector = LedgerCollector(None, None)
     try:
-        deployment = await totals.deployment()
-        ledger, vitals = (
-            await totals.run(query_ledger(deployment.layout)),
-            await totals.run(query_server_stats(deployment.layout)),
-        )
-        firing = None
-        if deployment.declared is not None:
-            firing = await totals.run(
-                query_alerts(deployment.layout, deployment.declared, deployment.now, deployment.removed)
-            )
-        collector = LedgerCollector(ledger, vitals, deployment.declared, firing)
+        collector = await _read(totals)
     except (RedisError, ConfigurationError, StreamError) as error:
         structlog.get_logger().warning("service.ledger_unavailable", problem=text_of(error))
+        collector = LedgerCollector(None, None)
     text = generate_latest(collector)
     if extra.registry is not None:
         text += generate_latest(extra.registry)
     return Response(text, media_type=TEXT_FORMAT)
+
+
+async def _read(totals: Totals) -> "LedgerCollector":
+    deployment = await totals.deployment()
+    layout, rules = deployment.layout, deployment.declared
+    vitals = await totals.run(query_server_stats(layout))
+    try:
+        ledger = await totals.run(unless_lost(query_ledger(layout), deployment))
+        firing = None
+        if rules is not None:
+            alerts = query_alerts(layout, rules, deployment.now, deployment.removed)
+            firing = await totals.run(unless_lost(alerts, deployment))
+    except KeyLost as error:
+        structlog.get_logger().warning("service.ledger_unavailable", problem=text_of(error))
+        return LedgerCollector(None, vitals)
+    return LedgerCollector(ledger, vitals, rules, firing)
 
 
 class LedgerCollector:
@@ -67,7 +75,7 @@ class LedgerCollector:
     `""` is for entries that cannot be read or have an undeclared metric.
 
     Args:
-        ledger: The ledger; `None` if Redis cannot be read.
+        ledger: The ledger; `None` if Redis cannot be read, or if a partition has lost a key.
         vitals: The server statistics; `None` if Redis cannot be read.
         rules: The declared rules; `None` if there are none.
         firing: The firing alerts; `None` if they were not read.
@@ -88,12 +96,10 @@ class LedgerCollector:
     def collect(self) -> Iterable[Metric]:
         """Yield the Prometheus metric families of the ledger, statistics and alerts that are not `None`.
 
-        The first is always `tallystream_redis_up`: 1 if there is a ledger, else 0. Without a declared alert, there are
-        no families of alerts. Nothing is read from Redis.
+        The first is always `tallystream_redis_up`: 1 if there are statistics, else 0. Without a declared alert, there
+        are no families of alerts. Nothing is read from Redis.
         """
-        yield _gauge(
-            "redis_up", "1 if this scrape could read the ledger from Redis, else 0.", 0 if self._ledger is None else 1
-        )
+        yield _gauge("redis_up", "1 if this scrape could read from Redis, else 0.", 0 if self._vitals is None else 1)
         if self._ledger is not None:
             yield from _of_events(self._ledger, self._rules)
             yield from _of_partitions(self._ledger)
