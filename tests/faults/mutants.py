@@ -88,6 +88,7 @@ _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
+_DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1001,8 +1002,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a-snapshot-creates-a-part-of-the-description",
-        (Edit("tallystream_worker/snapshot/lua/note.lua", "~= ARGV[1] then", "== 0 then"),),
-        tests=(f"{_SNAPSHOT}::test_a_snapshot_does_not_create_the_description_again",),
+        (Edit("tallystream_worker/process/lua/note.lua", "~= ARGV[1] then", "== 0 then"),),
+        tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),
+    ),
+    Mutant(
+        "an-archive-creates-a-part-of-the-description",
+        (Edit("tallystream_worker/process/lua/add.lua", "~= ARGV[1] then", "== 0 then"),),
+        tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),
     ),
     Mutant(
         "a-flush-without-a-reason",

@@ -19,6 +19,7 @@ from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process.description import add
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
 
@@ -132,8 +133,11 @@ def next_closing(client: redis.Redis, deployment: Deployment) -> int:
 
     From now on, `activate` refuses lower numbers. `close` and `reopen` change nothing by a lower number in a partition
     that the new closing has changed.
+
+    Raises:
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was stored.
     """
-    return client.hincrby(deployment.layout.root, CLOSING)
+    return add(client, deployment, deployment.layout.root, CLOSING)
 
 
 def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> None:

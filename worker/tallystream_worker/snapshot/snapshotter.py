@@ -18,11 +18,11 @@ from tallystream.rules.metrics import publish
 from tallystream.rules.windows import next_id_label
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL
-from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.dead_letters.store import records_of_dropped
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.description import note
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
@@ -52,8 +52,6 @@ _ALL: Final = "0-0"
 """The stream ID in the retention hold before the first snapshot: nothing is trimmed."""
 
 _READ: Final = 64
-
-_NOTE: Final = Script("tallystream_worker.snapshot", "note")
 
 _RETRIED: Final = "entries:retried"
 """The field of the ledger that each retry of a dead letter changes."""
@@ -180,7 +178,7 @@ class Snapshotter:
         if facts.items() - self._database.facts().items():
             self._database.state(facts)
         now = min(moments)
-        note(self._client, self._deployment, SNAPSHOT_AT, f"{now / 1000:.3f}")
+        note(self._client, self._deployment, {SNAPSHOT_AT: f"{now / 1000:.3f}"})
         return Round(rows, wholes, now)
 
     def _known(self, partition: int, keys: PartitionKeys, before: SnapshotPosition) -> str:
@@ -376,18 +374,6 @@ class Snapshotter:
 def _retried(cut: PointInTimeView) -> int | None:
     found = cut.ledger.get(_RETRIED.encode())
     return None if found is None else int(found)
-
-
-def note(client: redis.Redis, deployment: Deployment, field: str, value: str) -> None:
-    """Set a field of the stored description of a deployment.
-
-    Raises:
-        DeploymentChanged: the description was deleted or replaced; nothing was changed.
-        redis.RedisError: the server did not answer, or refused a command.
-    """
-    (answer,) = _NOTE(client, [deployment.layout.meta], [deployment.epoch, field, value])
-    if answer == b"gone":
-        deployment.ensure_same(client)
 
 
 def facts_of(deployment: Deployment) -> dict[str, str]:
