@@ -1006,6 +1006,17 @@ MUTANTS: Final = (
         tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),
     ),
     Mutant(
+        "a-topic-given-up-keeps-its-holds",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                "lost = error  # a second call would find nothing to give up, so remove the rest before this is raised",
+                "raise",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_move_is_given_up_although_a_partition_has_lost_its_keys",),
+    ),
+    Mutant(
         "an-archive-creates-a-part-of-the-description",
         (Edit("tallystream_worker/process/lua/add.lua", "~= ARGV[1] then", "== 0 then"),),
         tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),

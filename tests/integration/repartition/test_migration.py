@@ -26,7 +26,7 @@ from structlog.testing import LogCapture
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, GenerationSwitched, StreamError
+from tallystream.errors import ConfigurationError, GenerationSwitched, KeyLost, StreamError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -287,6 +287,25 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         assert (
             topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).topic == 3
         )  # no number is used twice
+
+
+def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):
+    """The lost partition is named at the end: no hold or key of the new topic stays, and the others are reopened."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
+        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        lost, other = harness.layout.keys
+        later = layout.keys[0].prefix.encode()
+        harness.client.delete(*(key for key in harness.client.scan_iter(f"{lost.prefix}*") if later not in key))
+        with pytest.raises(KeyLost, match=lost.sequences):
+            topic.give_up(harness.client, Deployment.create_or_load(harness.client))
+        assert not harness.client.exists(lost.retention_holds, other.retention_holds)
+        assert not [key for keys in layout.keys for key in harness.client.scan_iter(keys.prefix + "*")]
+        assert harness.client.hget(other.sequences, "!closed") == b""
+        assert Deployment.create_or_load(harness.client).moving is None
 
 
 def interrupted(harness: Harness, monkeypatch, meanwhile, *, drained: bool) -> None:

@@ -209,8 +209,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
     Raises:
         StreamError: the topic has become the live one.
-        KeyLost: a partition of the live topic has lost a key: the repartition is given up, but partitions may be
-            closed, and the keys of its topic stay.
+        KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
+            up, its holds and its topic were removed, and the other partitions were reopened.
     """
     moving = deployment.moving
     if moving is None:
@@ -218,13 +218,19 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
         raise StreamError(f"cannot give up the repartition: its topic {moving} is the live one now")
-    reopen(client, deployment, next_closing(client, deployment))
+    lost: KeyLost | None = None
+    try:
+        reopen(client, deployment, next_closing(client, deployment))
+    except KeyLost as error:
+        lost = error  # a second call would find nothing to give up, so remove the rest before this is raised
     for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)
-    found = client.hget(Layout(namespace=deployment.layout.namespace, topic=moving).meta, "partitions")
-    if found is None:
-        return 0
-    return _remove(client, Layout(int(found), deployment.layout.namespace, topic=moving), kept=frozenset())
+    found, removed = client.hget(Layout(namespace=deployment.layout.namespace, topic=moving).meta, "partitions"), 0
+    if found is not None:
+        removed = _remove(client, Layout(int(found), deployment.layout.namespace, topic=moving), kept=frozenset())
+    if lost is not None:
+        raise lost
+    return removed
 
 
 def drop(client: redis.Redis, deployment: Deployment) -> int:
