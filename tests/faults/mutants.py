@@ -1017,6 +1017,11 @@ MUTANTS: Final = (
         tests=(f"{_MIGRATION}::test_a_move_is_given_up_although_a_partition_has_lost_its_keys",),
     ),
     Mutant(
+        "a-lost-partition-taken-for-a-topic-given-up",
+        (Edit("tallystream_worker/repartition/copy.py", "and not self._is_in_use()", "and True"),),
+        tests=(f"{_MIGRATION}::test_a_copy_names_a_lost_partition",),
+    ),
+    Mutant(
         "an-archive-creates-a-part-of-the-description",
         (Edit("tallystream_worker/process/lua/add.lua", "~= ARGV[1] then", "== 0 then"),),
         tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),

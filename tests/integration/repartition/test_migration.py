@@ -68,6 +68,8 @@ from tests.waiting import until
 if TYPE_CHECKING:
     import redis
 
+    from tallystream.storage.keys import Layout
+
 relaxed = settings(
     max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
     deadline=None,
@@ -306,6 +308,29 @@ def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):
         assert not [key for keys in layout.keys for key in harness.client.scan_iter(keys.prefix + "*")]
         assert harness.client.hget(other.sequences, "!closed") == b""
         assert Deployment.create_or_load(harness.client).moving is None
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_copy_names_a_lost_partition(server, is_live):
+    """If a partition of the live topic, or of the one that is filled, has lost all keys, the copy raises `KeyLost`."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 1)
+        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+        if is_live:
+            moved(harness, 1)
+            emit_to(harness, deployment.layout, "a")
+        (keys,) = layout.keys
+        harness.client.delete(*harness.client.scan_iter(keys.prefix + "*"))
+        with pytest.raises(KeyLost, match=keys.sequences):
+            StreamCopier(harness.client, deployment.layout, layout)()
+        assert not harness.client.exists(keys.stream)
+
+
+def emit_to(harness: Harness, layout: Layout, subject: str) -> None:
+    """Append a plain view to a topic, also if it is not live."""
+    harness.client.xadd(layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
 
 
 def interrupted(harness: Harness, monkeypatch, meanwhile, *, drained: bool) -> None:
