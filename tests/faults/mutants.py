@@ -1022,6 +1022,11 @@ MUTANTS: Final = (
         tests=(f"{_MIGRATION}::test_a_copy_names_a_lost_partition",),
     ),
     Mutant(
+        "a-server-emptied-during-creation",
+        (Edit("tallystream/deployment.py", 'if answer == b"created":', "if False:"),),
+        tests=("tests/integration/test_deployment.py::test_a_server_that_is_emptied_during_creation_loses_nothing",),
+    ),
+    Mutant(
         "an-archive-creates-a-part-of-the-description",
         (Edit("tallystream_worker/process/lua/add.lua", "~= ARGV[1] then", "== 0 then"),),
         tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),
