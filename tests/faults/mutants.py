@@ -88,6 +88,7 @@ _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
+_FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -1025,6 +1026,17 @@ MUTANTS: Final = (
         "a-server-emptied-during-creation",
         (Edit("tallystream/deployment.py", 'if answer == b"created":', "if False:"),),
         tests=("tests/integration/test_deployment.py::test_a_server_that_is_emptied_during_creation_loses_nothing",),
+    ),
+    Mutant(
+        "snapshot-forgets-lost-identities",
+        (
+            Edit(
+                "tallystream_worker/snapshot/ingested_files.py",
+                "msgspec.json.decode(known, ",
+                "msgspec.json.decode('{}', ",
+            ),
+        ),
+        tests=(f"{_FILES}::test_a_snapshot_keeps_identities_that_the_server_has_lost",),
     ),
     Mutant(
         "an-archive-creates-a-part-of-the-description",

@@ -102,6 +102,7 @@ class Snapshotter:
         self._moved = bool(found) and found.get("log") != self._facts.get("log")
         if self._moved and differing == ["partitions"]:
             differing = []  # the same data, after a repartition
+        self._files = "{}"
         self._replaced = ""
         if differing == ["format"] and found["format"].isdecimal() and int(found["format"]) < int(FORMAT):
             self._replaced, differing = found["format"], []  # the same data, in the tables of an earlier release
@@ -133,6 +134,7 @@ class Snapshotter:
         """
         # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
         stored = self._database.facts()
+        self._files = stored.get(FILES, "{}")
         whole = whole or {name: stored[name] for name in stored if name not in {*RECORDS, FILES}} != self._facts
         if self._replaced:
             with self._database.at_once():  # until the commit, the snapshot of the earlier release stays
@@ -149,7 +151,7 @@ class Snapshotter:
         return self._round(whole=whole, accept_loss=accept_loss)
 
     def _round(self, *, whole: bool, accept_loss: bool) -> Round:
-        rows, wholes, moments = 0, 0, []
+        rows, wholes, moments, files = 0, 0, [], -1
         records = rule_records(self._client, self._deployment)  # first, so that no place is after its partition's rows
         for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
@@ -159,9 +161,7 @@ class Snapshotter:
             builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
             # After the rows were read, and before they are committed: each offset of a file then has its identity.
-            files = ingested_files(self._client, self._deployment.layout)
-            if (stored := self._database.facts()) and stored.get(FILES) != files[FILES]:
-                self._database.state(files)
+            files = self._state_files(files)
             # If data was lost while it was read, do not overwrite the snapshot that can restore it. The mark shows it
             # of this partition: it is written after everything that was read, and is lost before anything of that.
             self._deployment.ensure_same(self._client)
@@ -173,13 +173,26 @@ class Snapshotter:
             wholes += taken.whole
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
-        records |= ingested_files(self._client, self._deployment.layout)
+        records[FILES] = ingested_files(self._client, self._deployment.layout, self._files)
         facts = {**self._facts, **records} if whole else records
         if facts.items() - self._database.facts().items():
             self._database.state(facts)
         now = min(moments)
         note(self._client, self._deployment, {SNAPSHOT_AT: f"{now / 1000:.3f}"})
         return Round(rows, wholes, now)
+
+    def _state_files(self, stated: int) -> int:
+        """Add new identities of ingested files to the facts, and return how many the server has.
+
+        Do nothing if the server has `stated` of them, as at the call before. The first snapshot gets its facts at its
+        end.
+        """
+        number = self._client.hlen(self._deployment.layout.files)
+        if number != stated and (stored := self._database.facts()):
+            self._files = ingested_files(self._client, self._deployment.layout, self._files)
+            if stored.get(FILES) != self._files:
+                self._database.state({FILES: self._files})
+        return number
 
     def _known(self, partition: int, keys: PartitionKeys, before: SnapshotPosition) -> str:
         """Return the mark of the last snapshot, or `""` if the server has lost it, so that every counter must be read.
