@@ -1039,6 +1039,50 @@ MUTANTS: Final = (
         tests=(f"{_FILES}::test_a_snapshot_keeps_identities_that_the_server_has_lost",),
     ),
     Mutant(
+        "a-reopening-in-two-steps",
+        (
+            Edit(
+                "tallystream_worker/rebuild/reopen.py",
+                "        names = [keys.stream, keys.begun,",
+                "        open_partition(client, keys, mark)\n        names = [keys.stream, keys.begun,",
+            ),
+        ),
+        tests=(f"{_LOST}::test_an_interrupted_reopening_is_continued",),
+    ),
+    Mutant(
+        "a-mended-stream-forgets-what-it-had",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/reopen.lua",
+                "call('XSETID', stream, last, 'ENTRIESADDED', string.format('%.0f', added))",
+                "call('XSETID', stream, last, 'ENTRIESADDED', info.length)",
+            ),
+        ),
+        tests=(f"{_LOST}::test_a_lost_stream_is_mended",),
+    ),
+    Mutant(
+        "a-forced-reopening-keeps-old-counters",
+        (
+            Edit(
+                "tallystream_worker/rebuild/reopen.py",
+                "if is_lost and _has_remains(client, keys) else",
+                "if False else",
+            ),
+        ),
+        tests=(f"{_LOST}::test_a_partition_that_cannot_be_mended_begins_again",),
+    ),
+    Mutant(
+        "a-description-with-another-epoch",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                'epoch = latest["epoch"].decode() if "epoch" in latest else',
+                "epoch =",
+            ),
+        ),
+        tests=("tests/integration/rebuild/test_describe.py::test_the_last_change_of_the_rules_describes_a_deployment",),
+    ),
+    Mutant(
         "an-archive-creates-a-part-of-the-description",
         (Edit("tallystream_worker/process/lua/add.lua", "~= ARGV[1] then", "== 0 then"),),
         tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),

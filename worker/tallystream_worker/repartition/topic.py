@@ -121,7 +121,7 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
     if publish(rules) != publish(deployment.rules):
         revision = newest = newest + 1
         at = max([(server_time(client), 0), *(parse_id(name.decode()) for name, _ in records[-1:])])
-        fields = {"number": revision, "by": publisher(), "generation": FIRST}
+        fields = {"number": revision, "by": publisher(), "generation": FIRST, "epoch": deployment.epoch}
         encoded = {name.encode(): str(value).encode() for name, value in fields.items()}
         records.append((f"{at[0]}-{at[1] + 1}".encode(), encoded | {b"rules": publish(rules)}))
     write_changes(client, layout, records)
