@@ -92,7 +92,9 @@ class Deployment:
         """Return the stored deployment; if none is stored, store a new one, whose rules are not published yet.
 
         The partitions of a new deployment are opened before it is stored (see `lua/lib/sentinels.lua`). So if a
-        partition of a stored deployment has no keys, it has lost them.
+        partition of a stored deployment has no keys, it has lost them. If two processes with different numbers of
+        partitions do this at the same time, one is refused, and the partitions that only this one has opened stay,
+        without any use.
 
         Args:
             client: Client of the server.
@@ -114,7 +116,10 @@ class Deployment:
                 raise KeyLost(wanted.root)
             open_partitions(client, wanted)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
-        _, *present = _INIT(client, [wanted.root], flat)
+        answer, *present = _INIT(client, [wanted.root], flat)
+        if answer == b"created":
+            # The server may have been emptied since the partitions were opened; nothing was counted since then.
+            open_partitions(client, wanted)
         return cls._of_root(client, dict(zip(present[::2], present[1::2], strict=True)), partitions, namespace)
 
     @classmethod

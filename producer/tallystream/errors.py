@@ -113,15 +113,16 @@ _REMEDIES: Final = {
         "messages that you received"
     ),
     r":files$": (
-        "The next ingest creates it. Do not ingest a file again that was shorter than 64 KiB and has grown since"
+        "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, the next ingest "
+        "creates it: do not ingest a file again that was shorter than 64 KiB and has grown since"
     ),
     r":adopted$": "No counter depends on it: only the places of earlier changes of the rules are lost",
     r":rules$": (
         "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
     ),
     r"": (
-        "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, a partition that "
-        "has lost all its keys can begin again (tallystream reopen)"
+        "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, continue without "
+        "what only a snapshot has (tallystream reopen)"
     ),
 }
 """By the end of a key's name, what repairs a partition without the key; the first pattern that matches applies."""

@@ -89,6 +89,8 @@ _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
+_FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
+_DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1002,8 +1004,89 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a-snapshot-creates-a-part-of-the-description",
-        (Edit("tallystream_worker/snapshot/lua/note.lua", "~= ARGV[1] then", "== 0 then"),),
-        tests=(f"{_SNAPSHOT}::test_a_snapshot_does_not_create_the_description_again",),
+        (Edit("tallystream_worker/process/lua/note.lua", "~= ARGV[1] then", "== 0 then"),),
+        tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),
+    ),
+    Mutant(
+        "a-topic-given-up-keeps-its-holds",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                "lost = error  # a second call would find nothing to give up, so remove the rest before this is raised",
+                "raise",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_move_is_given_up_although_a_partition_has_lost_its_keys",),
+    ),
+    Mutant(
+        "a-lost-partition-taken-for-a-topic-given-up",
+        (Edit("tallystream_worker/repartition/copy.py", "and not self._is_in_use()", "and True"),),
+        tests=(f"{_MIGRATION}::test_a_copy_names_a_lost_partition",),
+    ),
+    Mutant(
+        "a-server-emptied-during-creation",
+        (Edit("tallystream/deployment.py", 'if answer == b"created":', "if False:"),),
+        tests=("tests/integration/test_deployment.py::test_a_server_that_is_emptied_during_creation_loses_nothing",),
+    ),
+    Mutant(
+        "snapshot-forgets-lost-identities",
+        (
+            Edit(
+                "tallystream_worker/snapshot/ingested_files.py",
+                "msgspec.json.decode(known, ",
+                "msgspec.json.decode('{}', ",
+            ),
+        ),
+        tests=(f"{_FILES}::test_a_snapshot_keeps_identities_that_the_server_has_lost",),
+    ),
+    Mutant(
+        "a-reopening-in-two-steps",
+        (
+            Edit(
+                "tallystream_worker/rebuild/reopen.py",
+                "        names = [keys.stream, keys.begun,",
+                "        open_partition(client, keys, mark)\n        names = [keys.stream, keys.begun,",
+            ),
+        ),
+        tests=(f"{_LOST}::test_an_interrupted_reopening_is_continued",),
+    ),
+    Mutant(
+        "a-mended-stream-forgets-what-it-had",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/reopen.lua",
+                "call('XSETID', stream, last, 'ENTRIESADDED', string.format('%.0f', added))",
+                "call('XSETID', stream, last, 'ENTRIESADDED', info.length)",
+            ),
+        ),
+        tests=(f"{_LOST}::test_a_lost_stream_is_mended",),
+    ),
+    Mutant(
+        "a-forced-reopening-keeps-old-counters",
+        (
+            Edit(
+                "tallystream_worker/rebuild/reopen.py",
+                "if is_lost and _has_remains(client, keys) else",
+                "if False else",
+            ),
+        ),
+        tests=(f"{_LOST}::test_a_partition_that_cannot_be_mended_begins_again",),
+    ),
+    Mutant(
+        "a-description-with-another-epoch",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                'epoch = latest["epoch"].decode() if "epoch" in latest else',
+                "epoch =",
+            ),
+        ),
+        tests=("tests/integration/rebuild/test_describe.py::test_the_last_change_of_the_rules_describes_a_deployment",),
+    ),
+    Mutant(
+        "an-archive-creates-a-part-of-the-description",
+        (Edit("tallystream_worker/process/lua/add.lua", "~= ARGV[1] then", "== 0 then"),),
+        tests=(f"{_DESCRIPTION}::test_a_deleted_description_is_not_created_again",),
     ),
     Mutant(
         "a-flush-without-a-reason",

@@ -11,6 +11,10 @@ from tallystream.errors import ConfigurationError, DeploymentChanged
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import Layout
+from tallystream.storage.sentinels import lost_key, open_partitions
+from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.verify.verify import verify
 from tests.waiting import until
 
 RULES = Rules({"view": Metric()})
@@ -65,6 +69,40 @@ def test_a_deleted_description_is_no_empty_system(client, stored, server, read_b
         until(fails, timeout=20, what="a read that fails")
 
 
+def test_a_server_that_is_emptied_during_creation_loses_nothing(client, monkeypatch):
+    """If the server is emptied between the opening of partitions and the storing of the hash, it opens them again."""
+    emptied = []
+
+    def opened(*arguments) -> None:
+        open_partitions(*arguments)
+        if not emptied:
+            emptied.append(client.flushall())
+
+    monkeypatch.setattr("tallystream.deployment.open_partitions", opened)
+    found = Deployment.create_or_load(client, 2)
+    assert [lost_key(client, keys) for keys in found.layout.keys] == [None, None]
+
+
+def test_a_process_that_creates_with_another_number_harms_nothing(client, monkeypatch):
+    """If two processes create at the same time, the second one is refused; what it opened is reported as of no use."""
+
+    def opened(_, layout: Layout) -> None:
+        open_partitions(client, layout)
+        if layout.partitions == 4:
+            Deployment.create_or_load(client, 2)
+
+    monkeypatch.setattr("tallystream.deployment.open_partitions", opened)
+    with pytest.raises(ConfigurationError, match="was created with 2"):
+        Deployment.create_or_load(client, 4)
+    stored = Deployment.find(client)
+    declare(client, stored)
+    for keys in stored.layout.keys:
+        Fetch(client, keys, "w").ensure_group()
+    found = verify(client, "tally", Sources())
+    assert found.findings == {}
+    assert [each.text for each in found.limits if "of no use: partition" in each.text]
+
+
 def test_nothing_is_declared_yet(client, stored):
     """Before the first worker, a deployment has its layout; each access to its rules fails and names the worker."""
     assert (stored.is_stored, stored.layout, stored.declared) == (True, Layout(2), None)
@@ -104,7 +142,9 @@ def test_data_that_is_gone_or_another_is_not_gone_on_with(client, stored):
             check(client)
     Deployment.create_or_load(client, 2)
     for check in (stored.reload, stored.ensure_same):
-        with pytest.raises(DeploymentChanged, match=r"tally:meta was replaced: .* \(tallystream restore\), or restart"):
+        with pytest.raises(
+            DeploymentChanged, match=r"tally:meta was replaced: .* \(tallystream restore --force\), or restart"
+        ):
             check(client)
 
 

@@ -21,6 +21,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
+from tallystream.storage.keys import Layout
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
@@ -132,7 +133,9 @@ class World:
 
     def findings(self) -> set[str]:
         """Return the names of the findings of a verification of all but the snapshot."""
-        found = json.loads(self._run("verify", "--snapshot", "", "--json").stdout)
+        done = self._run("verify", "--snapshot", "", "--json")
+        assert done.stdout, done.stderr
+        found = json.loads(done.stdout)
         return {each["name"] for each in found["findings"]}
 
     def totals(self) -> dict[str, dict[str, int]]:
@@ -214,18 +217,63 @@ def partition_emptied(world: World) -> None:
     world.client.delete(*world.client.scan_iter(f"{keys.prefix}*"))
 
 
-def partition_without_a_snapshot(world: World) -> None:
-    """A partition loses all its keys, there is no snapshot, and its producer has ended."""
+def _without_a_snapshot(world: World) -> None:
+    """There is no snapshot, and the producer has ended."""
     world.stop()
     world.forget_producer()
     for file in world.folder.glob("tally.sqlite*"):
         file.unlink()
-    partition_emptied(world)
-    layout = Deployment.load(world.client).layout
+
+
+def _begins_again(world: World) -> None:
+    """The partition of a subject has the right totals if they are 0."""
+    layout = Layout()
     for subject in SUBJECTS:
         if layout.keys_of(subject) is layout.keys_of("article:1"):
             for values in world.truth.values():
                 values[subject] = 0
+
+
+def partition_without_a_snapshot(world: World) -> None:
+    """A partition loses all its keys, there is no snapshot, and its producer has ended."""
+    _without_a_snapshot(world)
+    partition_emptied(world)
+    _begins_again(world)
+
+
+def stream_without_a_snapshot(world: World) -> None:
+    """A stream whose entries were counted is deleted, and there is no snapshot."""
+    _without_a_snapshot(world)
+    stream_deleted(world)
+
+
+def live_without_a_snapshot(world: World) -> None:
+    """The key of a live generation is deleted, and there is no snapshot."""
+    _without_a_snapshot(world)
+    world.client.delete(Deployment.load(world.client).layout.keys_of("article:1").live)
+
+
+def sentinel_without_a_snapshot(world: World) -> None:
+    """The sequences of a partition are deleted, and there is no snapshot."""
+    _without_a_snapshot(world)
+    world.client.delete(Deployment.load(world.client).layout.keys_of("article:1").sequences)
+    _begins_again(world)
+
+
+def meta_without_a_snapshot(world: World) -> None:
+    """The description of the deployment is deleted while a worker runs, and there is no snapshot."""
+    _without_a_snapshot(world)
+    world.start(archives=True)
+    meta_deleted(world)
+
+
+def meta_and_partition_without_a_snapshot(world: World) -> None:
+    """The description and all keys of a partition are deleted, and there is no snapshot."""
+    _without_a_snapshot(world)
+    world.start(archives=True)
+    partition_emptied(world)
+    meta_deleted(world)
+    _begins_again(world)
 
 
 def meta_deleted(world: World) -> None:
@@ -318,8 +366,15 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
     "A counter was deleted or changed": counter_deleted,
     "A stream was deleted": stream_deleted,
     "A partition lost all its keys, for example because a node of a cluster came back empty": partition_emptied,
-    "The same, and there is no snapshot": partition_without_a_snapshot,
+    "A partition lost all its keys, and there is no snapshot": partition_without_a_snapshot,
+    "A stream was deleted, and there is no snapshot": stream_without_a_snapshot,
+    "The key `live` of a partition was deleted, and there is no snapshot": live_without_a_snapshot,
+    "The key `seq` or `ledger` of a partition was deleted, and there is no snapshot": sentinel_without_a_snapshot,
     "The hash `tally:meta` was deleted": meta_deleted,
+    "The hash `tally:meta` and all keys of a partition were lost, and there is no snapshot": (
+        meta_and_partition_without_a_snapshot
+    ),
+    "The hash `tally:meta` was deleted, and there is no snapshot": meta_without_a_snapshot,
     "Keys were evicted": evicted,
     "A rule was changed by mistake": rule_changed,
     "A metric was removed by mistake": metric_removed,

@@ -26,7 +26,7 @@ from structlog.testing import LogCapture
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, GenerationSwitched, StreamError
+from tallystream.errors import ConfigurationError, GenerationSwitched, KeyLost, StreamError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -67,6 +67,8 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     import redis
+
+    from tallystream.storage.keys import Layout
 
 relaxed = settings(
     max_examples=int(os.environ.get("TALLYSTREAM_EXAMPLES", "4")),
@@ -287,6 +289,48 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         assert (
             topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).topic == 3
         )  # no number is used twice
+
+
+def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):
+    """The lost partition is named at the end: no hold or key of the new topic stays, and the others are reopened."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
+        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        lost, other = harness.layout.keys
+        later = layout.keys[0].prefix.encode()
+        harness.client.delete(*(key for key in harness.client.scan_iter(f"{lost.prefix}*") if later not in key))
+        with pytest.raises(KeyLost, match=lost.sequences):
+            topic.give_up(harness.client, Deployment.create_or_load(harness.client))
+        assert not harness.client.exists(lost.retention_holds, other.retention_holds)
+        assert not [key for keys in layout.keys for key in harness.client.scan_iter(keys.prefix + "*")]
+        assert harness.client.hget(other.sequences, "!closed") == b""
+        assert Deployment.create_or_load(harness.client).moving is None
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_copy_names_a_lost_partition(server, is_live):
+    """If a partition of the live topic, or of the one that is filled, has lost all keys, the copy raises `KeyLost`."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 1)
+        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+        if is_live:
+            moved(harness, 1)
+            emit_to(harness, deployment.layout, "a")
+        (keys,) = layout.keys
+        harness.client.delete(*harness.client.scan_iter(keys.prefix + "*"))
+        with pytest.raises(KeyLost, match=keys.sequences):
+            StreamCopier(harness.client, deployment.layout, layout)()
+        assert not harness.client.exists(keys.stream)
+
+
+def emit_to(harness: Harness, layout: Layout, subject: str) -> None:
+    """Append a plain view to a topic, also if it is not live."""
+    harness.client.xadd(layout.keys_of(subject).stream, {"metric": "view", "subject": subject})
 
 
 def interrupted(harness: Harness, monkeypatch, meanwhile, *, drained: bool) -> None:

@@ -86,7 +86,7 @@ REFUSED = {
     "retry": "switched",
     "copy": "closed",
 }
-UNKNOWN = dict.fromkeys(REFUSED, "damaged") | {"copy": "closed"}
+UNKNOWN = dict.fromkeys(REFUSED, "damaged")
 """The same for a topic whose keys are all gone."""
 
 

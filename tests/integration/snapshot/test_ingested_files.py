@@ -9,6 +9,7 @@ import pytest
 
 from tallystream.deployment import Deployment
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.ingested_files import ingested_files
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
@@ -18,7 +19,7 @@ from tests.integration.ingest.test_ingest_once import counted, ingest, line
 @pytest.fixture
 def harness(server):
     """Yield a harness on an empty server."""
-    with Harness(server.url, partitions=2) as harness:
+    with Harness(server.url, partitions=3) as harness:
         yield harness
 
 
@@ -58,3 +59,49 @@ def test_a_restore_keeps_the_files_that_the_server_knows(harness, tmp_path):
         file.write(line("b"))
     assert ingest(harness, path).events == 1
     assert counted(harness) == {"a": 1, "b": 1}
+
+
+def test_a_snapshot_keeps_identities_that_the_server_has_lost(harness, tmp_path):
+    """Snapshots that are taken after the identities were deleted still have them, so a restore brings them back."""
+    path = tmp_path / "log.ndjson"
+    path.write_text(line("a"))
+    with closing(Database(str(tmp_path / "copy.sqlite"))) as database:
+        snapshots = Snapshotter(harness.client, database, Deployment.load(harness.client))
+        assert ingest(harness, path).events == 1
+        counted(harness)
+        snapshots.run_once()
+        harness.client.delete(harness.layout.files)
+        for _ in range(2):
+            snapshots.run_once()
+        other = tmp_path / "other.ndjson"
+        other.write_text(line("other"))
+        assert ingest(harness, other).events == 1
+        counted(harness)
+        snapshots.run_once()
+        restore(harness.client, database, force=True)
+    for file, subject in ((path, "b"), (other, "c")):
+        with file.open("a") as opened:
+            opened.write(line(subject))
+        assert ingest(harness, file).events == 1
+    assert counted(harness) == {"a": 1, "b": 1, "other": 1, "c": 1}
+
+
+def test_a_snapshot_reads_the_identities_once(harness, tmp_path, monkeypatch):
+    """However many partitions there are, a snapshot without new files reads the list of files twice at most."""
+    path = tmp_path / "log.ndjson"
+    path.write_text(line("a"))
+    calls = []
+
+    def reading(*arguments):
+        calls.append(arguments)
+        return ingested_files(*arguments)
+
+    monkeypatch.setattr("tallystream_worker.snapshot.snapshotter.ingested_files", reading)
+    assert ingest(harness, path).events == 1
+    counted(harness)
+    with closing(Database(str(tmp_path / "copy.sqlite"))) as database:
+        snapshots = Snapshotter(harness.client, database, Deployment.load(harness.client))
+        for _ in range(2):
+            calls.clear()
+            snapshots.run_once()
+            assert len(calls) <= 2

@@ -108,21 +108,6 @@ def take(harness: Harness, database: Database, *, whole: bool = False):
     return Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once(whole=whole)
 
 
-def test_a_snapshot_does_not_create_the_description_again(server, tmp_path, monkeypatch):
-    """If the description of the deployment is deleted during a snapshot, it fails and creates no part of it."""
-    with Harness(server.url, partitions=1) as harness, closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
-        put = Database.put
-
-        def deleting(*arguments: Any) -> int:
-            harness.client.delete(harness.layout.root)
-            return put(*arguments)
-
-        monkeypatch.setattr(Database, "put", deleting)
-        with pytest.raises(DeploymentChanged, match="was deleted"):
-            take(harness, database)
-        assert not harness.client.exists(harness.layout.root)
-
-
 def books(harness: Harness) -> dict[str, int]:
     """Return the ledger without the fields about entries, which begin at 0 again after a restore."""
     return {name: value for name, value in harness.ledger().items() if not name.startswith("entries:")}

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import TallyError
+from tallystream.errors import StreamError, TallyError
 from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
@@ -26,9 +26,12 @@ from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.dead_letters.store import drop, letters
 from tallystream_worker.ingest.file_identity import identify
 from tallystream_worker.ingest.offsets import Chunk, OffsetGate
+from tallystream_worker.maintenance.losses import settle_losses
 from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.drop import drop as drop_generation
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
+from tallystream_worker.rebuild.reopen import find_deployment, reopen
 from tallystream_worker.rebuild.reset import reset
 from tallystream_worker.runtime.publication import publish_again
 from tallystream_worker.settings.settings import RedisSettings, Settings
@@ -313,7 +316,7 @@ def test_a_rebuild_repairs_a_deleted_key(harness, snapshot, name):
     assert found(harness, snapshot) == ""
 
 
-@pytest.mark.parametrize("name", ["dropped", "live", "root", "sequences", "stream", "topic_ledger"])
+@pytest.mark.parametrize("name", ["dropped", "files", "live", "root", "sequences", "stream", "topic_ledger"])
 def test_a_restore_repairs_a_deleted_key(harness, snapshot, name):
     """Without a key of the topic, a forced restore is right, except for entries that only the stream had."""
     key = delete(harness, name)
@@ -330,6 +333,43 @@ def test_a_restore_repairs_a_deleted_key(harness, snapshot, name):
     Snapshotter(harness.client, snapshot, Deployment.load(harness.client)).run_once()
     left = found(harness, snapshot).splitlines()
     assert [line for line in left if ":dead: " not in line] == []  # a snapshot has no dead letters
+
+
+@pytest.mark.parametrize("name", ["dropped", "live", "root", "stream"])
+def test_counting_continues_without_a_snapshot(harness, snapshot, name):
+    """Without a snapshot, `reopen` mends a deleted key; all entries count, except those that only the stream had."""
+    key = delete(harness, name)
+    if name != "root":
+        assert "tallystream reopen" in remedy(harness, snapshot, key)
+    assert describe(harness.client, "tally", 0, None) == (name == "root")
+    reopen(harness.client, find_deployment(harness.client, "tally"))
+    harness.layout = Deployment.load(harness.client).layout
+    assert use(harness) == []
+    settle_losses(harness.client, harness.layout.keys[0])
+    expected = {**totals(8), ("call", "s"): 9}
+    if name == "stream":  # the seventh entry waited
+        expected = {each: value - (each[1] == "s" and each[0] != "vote") for each, value in expected.items()}
+        del expected["view", "t7"]
+    assert harness.totals() == expected
+    Snapshotter(harness.client, snapshot, Deployment.load(harness.client)).run_once(accept_loss=True)
+    assert found(harness, snapshot) == ""
+
+
+@pytest.mark.parametrize("name", ["sequences", "topic_ledger"])
+def test_a_partition_begins_again_without_a_snapshot(harness, snapshot, name):
+    """Without the sequences or the ledger, `reopen --force` empties the partition, which works from then on."""
+    key = delete(harness, name)
+    assert "tallystream reopen" in remedy(harness, snapshot, key)
+    with pytest.raises(StreamError, match="tallystream reopen --force"):
+        reopen(harness.client, find_deployment(harness.client, "tally"))
+    reopen(harness.client, find_deployment(harness.client, "tally"), force=True)
+    harness.layout = Deployment.load(harness.client).layout
+    assert use(harness) == []
+    assert harness.totals()["view", "t8"] == 1
+    assert ("view", "t7") not in harness.totals()
+    snapshot.clear()
+    Snapshotter(harness.client, snapshot, Deployment.load(harness.client)).run_once()
+    assert found(harness, snapshot) == ""
 
 
 @pytest.mark.parametrize("name", [*(name for name, (outcome, _) in PARTITION.items() if outcome == REFUSED), "root"])

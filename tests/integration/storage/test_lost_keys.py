@@ -13,22 +13,25 @@ import structlog
 from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConsumerGroupMissing, KeyLost
+from tallystream.errors import ConsumerGroupMissing, KeyLost, StreamError
 from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import GROUP
+from tallystream.storage.sentinels import lost_key
 from tallystream.wire.event import Event
 from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.maintenance.losses import settle_losses
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
-from tallystream_worker.rebuild.reopen import reopen
+from tallystream_worker.rebuild.reopen import Reopened, find_deployment, reopen
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.health import HealthProbe
 from tallystream_worker.runtime.publication import publish_again
@@ -38,12 +41,16 @@ from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import redis
+
     from tallystream.storage.keys import PartitionKeys
+    from tests.servers import Server
 
 RULES = Rules(
     {
@@ -333,30 +340,145 @@ def test_counting_continues_without_a_partition_that_has_lost_all_keys(harness, 
 
     Before, a verification finds the lost keys, and does not take their generation for the first.
     """
-    keys, deployment = harness.layout.keys[0], Deployment.load(harness.client)
-    publish_again(harness.client, deployment, 0)
-    gone, appender = (Appender(harness.client, harness.layout, deployment.epoch) for _ in range(2))
-    append(gone, 1)
-    append(appender, 2, 3)
-    harness.drain()
-    if generation == 2:
-        settings = Settings(RedisSettings(server.url, partitions=1), rules=RULES)
-        with Rebuild(settings, deployment, propose(harness.client, deployment, RULES)) as rebuild:
-            rebuild.begin()
-            rebuild.catch_up()
-            rebuild.switch()
-    assert reopen(harness.client, Deployment.load(harness.client)) == []
-    harness.client.delete(keys.live)
-    with pytest.raises(KeyLost):
-        reopen(harness.client, Deployment.load(harness.client))
-
+    keys = harness.layout.keys[0]
+    appender = counted_with(harness, server, generation)
+    assert reopened(harness) == Reopened([], [])
     harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
     report = verify(harness.client, "tally", Sources())
     assert "keys.lost" in report.findings
     assert "deployment.generations_differ" not in report.findings
     appender.push(0, entry(4))
     assert isinstance(appender.send()[1], KeyLost)
-    assert reopen(harness.client, Deployment.load(harness.client)) == [keys.stream]
+    assert reopened(harness) == Reopened([], [keys.stream])
+    continues(harness, appender)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_an_interrupted_reopening_is_continued(harness, server, generation):
+    """Whichever command was the last one before an interruption, the next `reopen` continues."""
+    keys = harness.layout.keys[0]
+    appender = counted_with(harness, server, generation)
+    later = Deployment.load(harness.client).layout.keys[0]
+    kept = copy_of(harness.client)
+    done = 0
+    while True:
+        go_back(harness.client, kept)
+        harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
+        client = Interrupted(harness.client, after=done)
+        try:
+            reopen(client, find_deployment(harness.client, "tally"))
+        except ConnectionError:
+            done += 1
+        else:
+            break
+        reopened(harness)
+        assert lost_key(harness.client, keys) is None
+        assert harness.client.exists(later.begun) == harness.client.exists(later.stream) == generation - 1
+    assert done > 3
+    appender.push(0, entry(4))
+    continues(harness, appender)
+
+
+class Interrupted:
+    """A client whose server is gone after a number of commands."""
+
+    def __init__(self, client: redis.Redis, after: int) -> None:
+        self._client, self._left = client, after
+
+    def __getattr__(self, name: str):
+        if self._left == 0:
+            raise ConnectionError
+        self._left -= 1
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("name", ["sequences", "topic_ledger", "all"])
+def test_a_partition_that_cannot_be_mended_begins_again(harness, server, generation, name):
+    """Without the sequences or the ledger, or if only counters are left, `reopen` changes nothing unless forced."""
+    appender = counted_with(harness, server, generation)
+    keys = Deployment.load(harness.client).layout.keys[0]
+    sentinels = [keys.sequences, keys.topic_ledger, keys.live, keys.stream]
+    harness.client.delete(*(sentinels if name == "all" else [getattr(keys, name)]))
+    before = copy_of(harness.client)
+    with pytest.raises(StreamError, match=r"is lost, .* tallystream reopen --force"):
+        reopened(harness)
+    assert copy_of(harness.client) == before
+    appender.push(0, entry(4))
+    assert isinstance(appender.send()[1], KeyLost)
+    assert reopened(harness, force=True) == Reopened([], [keys.stream])
+    continues(harness, appender)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_the_key_of_the_live_generation_is_mended(harness, server, generation):
+    """If only this key is lost, `reopen` writes it again, and nothing is lost."""
+    appender = counted_with(harness, server, generation)
+    keys = Deployment.load(harness.client).layout.keys[0]
+    live = harness.client.get(keys.live)
+    harness.client.delete(keys.live)
+    assert reopened(harness) == Reopened([keys.live], [])
+    assert harness.client.get(keys.live) == live
+    append(appender, 4)
+    harness.layout = Deployment.load(harness.client).layout
+    harness.drain()
+    assert harness.totals() == totals_after(4)
+    assert verify(harness.client, "tally", Sources()).findings == {}
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("waiting", [0, 2])
+@pytest.mark.parametrize("goes_on", [0, 1])
+def test_a_lost_stream_is_mended(harness, server, generation, waiting, goes_on):
+    """After `reopen`, the counters are as before; only entries that waited are lost, and the ledger states how many."""
+    appender = counted_with(harness, server, generation)
+    harness.layout = Deployment.load(harness.client).layout
+    keys = harness.layout.keys[0]
+    append(appender, *range(10, 10 + waiting))
+    harness.client.delete(keys.stream)
+    append(appender, *range(20, 20 + goes_on))
+    if goes_on:
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "plain"})
+    assert reopened(harness) == Reopened([keys.stream], [])
+    append(appender, 4)
+    harness.drain()
+    loss = settle_losses(harness.client, keys)
+    assert (loss.events if loss else 0) == 4 * waiting
+    kept = [1, 2, 3, 4, *range(20, 20 + goes_on)]
+    expected = {("view", "s"): len(kept), ("like", "s"): len(kept), ("call", "s"): min(5, len(kept))}
+    expected |= {("view", f"t{number}"): 1 for number in kept} | ({("view", "plain"): 1} if goes_on else {})
+    assert harness.totals() == expected
+    append(appender, 30)
+    harness.drain()
+    assert verify(harness.client, "tally", Sources()).findings == {}
+
+
+def counted_with(harness: Harness, server: Server, generation: int) -> Appender:
+    """Count three entries in this generation, and return the producer of the last two; the first one has ended."""
+    deployment = Deployment.load(harness.client)
+    publish_again(harness.client, deployment, 0)
+    gone, appender = (Appender(harness.client, harness.layout, deployment.epoch) for _ in range(2))
+    append(gone, 1)
+    append(appender, 2, 3)
+    harness.drain()
+    if generation == 2:
+        deployment = Deployment.load(harness.client)
+        settings = Settings(RedisSettings(server.url, partitions=1), rules=RULES)
+        with Rebuild(settings, deployment, propose(harness.client, deployment, RULES)) as rebuild:
+            rebuild.begin()
+            rebuild.catch_up()
+            rebuild.switch()
+        drop(harness.client, Deployment.load(harness.client), 1)
+    return appender
+
+
+def reopened(harness: Harness, *, force: bool = False) -> Reopened:
+    """Reopen what can be reopened."""
+    return reopen(harness.client, find_deployment(harness.client, "tally"), force=force)
+
+
+def continues(harness: Harness, appender: Appender) -> None:
+    """Assert that an empty partition counts the entries that the producer keeps and the fourth one, which it has."""
     until(lambda: appender.send() == ([], None) and appender.oldest_cycle is None)
     harness.layout = Deployment.load(harness.client).layout
     harness.fetch(0).ensure_group()

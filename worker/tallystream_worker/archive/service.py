@@ -10,6 +10,7 @@ from tallystream.storage.deployment_hash import ARCHIVE_LOST
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
+from tallystream_worker.process.description import add
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -55,12 +56,13 @@ class Archive:
         ]
         """The archiver of each partition, by partition number."""
         self._begun = False
-        self._client, self._layout, self._on_loss = client, deployment.layout, on_loss
+        self._client, self._deployment, self._on_loss = client, deployment, on_loss
+        self._layout = deployment.layout
         self._rules: list[Record] = []
 
     def _lost(self, lost: LostEntries) -> None:
         self._on_loss(lost)
-        self._client.hincrby(self._layout.meta, ARCHIVE_LOST, lost.entries - lost.sent_again)
+        add(self._client, self._deployment, self._layout.meta, ARCHIVE_LOST, lost.entries - lost.sent_again)
 
     def note(self, deployment: Deployment) -> None:
         """Write the live retractions of a deployment into the manifest, unless this object wrote the same ones last.

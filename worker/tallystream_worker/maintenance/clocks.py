@@ -16,6 +16,7 @@ from tallystream.reading.clocks import ClockStep, write_step
 from tallystream.storage.deployment_hash import CLOCK_STEP
 from tallystream.storage.scripts import Script
 from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
+from tallystream_worker.process.description import note
 from tallystream_worker.process.state_log import StreamStates
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class ClockWatch:
         self._log = log
         self._monotonic = monotonic
         self._clocks: dict[str, SteppingClock] = {}
-        self._meta = deployment.layout.meta
+        self._found = deployment
         self._steps: list[ClockStep] = []
         self._ahead = StreamStates(log, "stream.ids_ahead", "stream.ids_in_time")
 
@@ -112,6 +113,7 @@ class ClockWatch:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            DeploymentChanged, KeyLost: the description was deleted meanwhile; a step was logged, but not published.
         """
         self._steps = []
         try:
@@ -121,7 +123,7 @@ class ClockWatch:
                 self._publish(max(self._steps, key=lambda step: abs(step.seconds)))
 
     def _partition(self, _number: int, keys: PartitionKeys, found: Deployment) -> None:
-        self._meta = found.layout.meta
+        self._found = found
         before = self._monotonic()
         _, server, newest = _CLOCK(self._client, [keys.stream], [])
         now = int(server) / 1000
@@ -139,7 +141,7 @@ class ClockWatch:
             "clock.stepped", seconds=round(step.seconds, 3), partitions=len(self._steps),
             problem="events that were appended while the clock was wrong may count as late",
         )  # fmt: skip
-        self._client.hset(self._meta, CLOCK_STEP, write_step(step))
+        note(self._client, self._found, {CLOCK_STEP: write_step(step)})
 
 
 def clock_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:

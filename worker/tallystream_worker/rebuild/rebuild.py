@@ -28,6 +28,7 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.description import note
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.source import archived_entries
@@ -213,8 +214,7 @@ class Rebuild:
             partition.switch()
             failpoints.reach("rebuild-switching")
         rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
-        if rules.spread:
-            client.hset(self._deployment.layout.meta, mapping=spread_fields(rules.spread))
+        note(client, self._deployment, spread_fields(rules.spread))
         layout = self._deployment.layout
         _PROMOTE(client, [layout.meta, layout.rule_changes], [self._generation, publisher()])
         failpoints.reach("rebuild-switched")

@@ -1,32 +1,89 @@
-"""Opens partitions that have lost all their keys: counting begins again there, without the lost events."""
+"""Lets partitions count again that have lost keys, if there is no snapshot: without the events that are gone."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.errors import ConfigurationError
-from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import FIRST
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
+from tallystream.storage.deployment_hash import live_mark, live_topic
+from tallystream.storage.keys import FIRST, FIRST_TOPIC, Layout
 from tallystream.storage.scripts import Script
-from tallystream.storage.sentinels import is_new, open_partition, refuse_lost
+from tallystream.storage.sentinels import is_new, open_partition
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
-    from tallystream.deployment import Deployment
+    from tallystream.storage.keys import PartitionKeys
 
+_REOPEN: Final = Script("tallystream_worker.rebuild", "reopen")
 _BEGIN: Final = Script("tallystream_worker.rebuild", "begin")
 
+_STEP: Final = 500
+_OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
+_KEPT: Final = frozenset({b"files", b"meta", b"rules"})
+"""Keys with the beginning of a partition's keys that are not of this partition."""
 
-def reopen(client: redis.Redis, deployment: Deployment) -> list[str]:
-    """Open each partition of the live topic that has lost all its keys; return the names of their streams.
+_NO_COUNTERS: Final = frozenset({b"holds", b"auditing", b"verifying", b"hottest"})
+"""Keys that processes write also to a partition that has lost all its keys; no counter depends on them."""
 
-    The live generation is empty there, and counts what is appended from now on. Producers send again the entries that
-    they still keep. Partitions that have their keys do not change.
+
+@dataclass(frozen=True)
+class Reopened:
+    """The keys and partitions that a reopening has changed.
+
+    Attributes:
+        mended: The keys that were lost and are needed no more, or exist again: streams without the lost entries, keys
+            of live generations, and records of dropped dead letters.
+        opened: The streams of the partitions that are empty now.
+    """
+
+    mended: list[str]
+    opened: list[str]
+
+
+def find_deployment(client: redis.Redis, namespace: str) -> Deployment:
+    """Return the stored deployment; its layout has the live generation of the description in every partition.
+
+    Partitions are not read, so they may have lost any key.
 
     Raises:
-        KeyLost: a partition has lost a sentinel, but not all keys; nothing was opened.
-        ConfigurationError: a rebuild or a repartition is not finished; nothing was opened.
+        ConfigurationError: no deployment is stored, or this release cannot read its layout version or rules.
+        DeploymentChanged: a restore has not finished.
+    """
+    nothing = Deployment(Layout(namespace=namespace))
+    root: dict[bytes, bytes] = client.execute_command("HGETALL", nothing.layout.root)
+    if not root:
+        nothing.ensure_stored()
+    live = live_topic(root, namespace)
+    fields = root if live.topic == FIRST_TOPIC else client.execute_command("HGETALL", live.meta)
+    if not fields:
+        raise ConfigurationError(f"{live.meta} is lost, and only a snapshot has it: tallystream restore --force")
+    return Deployment.parse(fields, namespace=namespace, root=root)
+
+
+def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) -> Reopened:
+    """Let each partition of the live topic count again that has lost keys; those that have theirs do not change.
+
+    A lost stream, or the lost key of a live generation, is made again: no counter changes, and entries that were not
+    counted yet are lost. If the records of dropped dead letters are lost, a rebuild finds these letters again. A
+    partition that has lost all its keys is opened: its live generation is empty, and counts what is appended from now
+    on. Producers send again the entries that they still keep.
+
+    Args:
+        client: The server.
+        deployment: The deployment; see `find_deployment`.
+        force: Also open the partitions that have lost other keys: what is left of their counters and entries is
+            removed.
+
+    Raises:
+        StreamError: a partition has lost a key without which its other keys cannot be used, and `force` is not set;
+            raised at the beginning, when nothing was changed.
+        ConfigurationError: a rebuild or a repartition is not finished; nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command; call again to continue.
     """
     if deployment.building is not None or deployment.moving is not None:
@@ -35,14 +92,74 @@ def reopen(client: redis.Redis, deployment: Deployment) -> list[str]:
             "rebuild --drop"
         )
     layout = deployment.layout.of(deployment.generation)
-    empty = [keys for keys in layout.keys if is_new(client, keys)]
-    for keys in layout.keys:
-        if keys not in empty:
-            refuse_lost(client, keys)
-    for keys in empty:
-        open_partition(client, keys, live_mark(FIRST, deployment.revision))
-        if deployment.generation != FIRST:
-            names = [keys.stream, keys.begun, keys.ledger, keys.topic_ledger, keys.gone]
-            _BEGIN(client, names, [keys.group])
-            client.set(keys.live, live_mark(deployment.generation, deployment.revision))
-    return [keys.stream for keys in empty]
+    mark = live_mark(deployment.generation, deployment.revision)
+    broken = [_broken(client, keys) for keys in layout.keys]
+    if not force and (lost := next(filter(None, broken), None)):
+        raise StreamError(
+            f"{lost} is lost, and the other keys of its partition cannot be used without it. If you have a "
+            "snapshot, restore it: tallystream restore --force. Otherwise, let the partition begin again without its "
+            "counters and events: tallystream reopen --force"
+        )
+    mended, opened = [], []
+    for keys, is_broken in zip(layout.keys, broken, strict=True):
+        if is_broken:
+            _remove(client, keys)
+        status, *names = _REOPEN(client, [keys.stream, keys.live, keys.ledger], [mark, keys.group])
+        mended += [name.decode() for name in names]
+        if status == b"empty":
+            _open(client, keys, mark)
+            opened.append(keys.stream)
+    return Reopened(mended, opened)
+
+
+def _broken(client: redis.Redis, keys: PartitionKeys) -> str | None:
+    """Return the name of a lost key without which the other keys of the partition cannot be used, or `None`."""
+    try:
+        is_lost = is_new(client, keys)
+    except KeyLost as error:
+        return None if error.key == keys.live else error.key
+    return keys.sequences if is_lost and _has_remains(client, keys) else None
+
+
+def _has_remains(client: redis.Redis, keys: PartitionKeys) -> bool:
+    """Return whether a partition without sentinels has other keys that are older than the loss.
+
+    A stream without consumer groups is not older: another client has appended plain entries since.
+    """
+    for name, below in _names(client, keys):
+        if below in _NO_COUNTERS or (name == keys.stream.encode() and not client.xinfo_groups(keys.stream)):
+            continue
+        return True
+    return False
+
+
+def _remove(client: redis.Redis, keys: PartitionKeys) -> None:
+    """Remove all keys of a partition; the sentinels first, so that nothing appends or counts meanwhile."""
+    client.unlink(keys.sequences, keys.topic_ledger, keys.live, keys.stream)
+    page: list[bytes] = []
+    for name, _ in _names(client, keys):
+        page.append(name)
+        if len(page) == _STEP:
+            client.unlink(*page)
+            page = []
+    if page:
+        client.unlink(*page)
+
+
+def _names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each key of a partition that exists, in full and without the prefix; a key may come twice."""
+    prefix = keys.prefix.encode()
+    pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
+    for name in client.scan_iter(match=pattern, count=1000):
+        below = name.removeprefix(prefix)
+        if below not in _KEPT and not (keys.topic == FIRST_TOPIC and _OF_A_LATER_TOPIC.match(below)):
+            yield name, below
+
+
+def _open(client: redis.Redis, keys: PartitionKeys, mark: str) -> None:
+    """Open a partition without keys in its generation, in one call."""
+    if keys.generation == FIRST:
+        open_partition(client, keys, mark)
+    else:
+        names = [keys.stream, keys.begun, keys.ledger, keys.topic_ledger, keys.gone]
+        _BEGIN(client, names, [keys.group, mark])

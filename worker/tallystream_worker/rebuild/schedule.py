@@ -15,6 +15,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import TallyError
 from tallystream.rules.windows import seconds
+from tallystream_worker.process.description import note
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import opened
@@ -92,9 +93,7 @@ class Scheduled:
         finally:
             if self._client.get(lease) == token.encode():
                 self._client.delete(lease)
-        self._client.hset(
-            deployment.layout.meta, FIELD, f"{time.time():.3f} {report.counters} {len(report.differences)}"
-        )
+        note(self._client, deployment, {FIELD: f"{time.time():.3f} {report.counters} {len(report.differences)}"})
         if report.differences:
             self._log.error("audit.counters_differ", **report.said())
         return report.said()

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.errors import CodecError, EventError, KeyLost, StreamError
 from tallystream.rules.retraction import applying
-from tallystream.storage.keys import partition_of
+from tallystream.storage.keys import FIRST_TOPIC, partition_of
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import (
     COPIED,
@@ -241,7 +241,7 @@ class StreamCopier:
                     again[home] = calls[home]
                 elif isinstance(reply, RedisError):
                     raise reply
-                elif reply[0] == b"closed":
+                elif reply[0] == b"closed" or (reply[0] == b"damaged" and not self._is_in_use()):
                     raise CopiedElsewhere(
                         f"{self._new.keys[home].stream}: its topic was given up or replaced meanwhile"
                     )
@@ -255,6 +255,12 @@ class StreamCopier:
             if again:
                 _COPY.load(self._client)
             calls = again
+
+    def _is_in_use(self) -> bool:
+        """Return whether the new topic is live or is being filled, as far as the root hash is there to tell."""
+        topics: list[bytes | None] = self._client.execute_command("HMGET", self._new.root, "log", "moving", "epoch")
+        live, moving, epoch = topics
+        return epoch is None or b"%d" % self._new.topic in (live or b"%d" % FIRST_TOPIC, moving)
 
     def _parts(self, source: int, entry: Entry) -> Iterator[CopyPart]:
         """Yield the parts of an entry, one for each new partition of its events.

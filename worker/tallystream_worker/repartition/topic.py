@@ -19,6 +19,7 @@ from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process.description import add
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
 
@@ -120,7 +121,7 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
     if publish(rules) != publish(deployment.rules):
         revision = newest = newest + 1
         at = max([(server_time(client), 0), *(parse_id(name.decode()) for name, _ in records[-1:])])
-        fields = {"number": revision, "by": publisher(), "generation": FIRST}
+        fields = {"number": revision, "by": publisher(), "generation": FIRST, "epoch": deployment.epoch}
         encoded = {name.encode(): str(value).encode() for name, value in fields.items()}
         records.append((f"{at[0]}-{at[1] + 1}".encode(), encoded | {b"rules": publish(rules)}))
     write_changes(client, layout, records)
@@ -132,8 +133,11 @@ def next_closing(client: redis.Redis, deployment: Deployment) -> int:
 
     From now on, `activate` refuses lower numbers. `close` and `reopen` change nothing by a lower number in a partition
     that the new closing has changed.
+
+    Raises:
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was stored.
     """
-    return client.hincrby(deployment.layout.root, CLOSING)
+    return add(client, deployment, deployment.layout.root, CLOSING)
 
 
 def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> None:
@@ -205,8 +209,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
     Raises:
         StreamError: the topic has become the live one.
-        KeyLost: a partition of the live topic has lost a key: the repartition is given up, but partitions may be
-            closed, and the keys of its topic stay.
+        KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
+            up, its holds and its topic were removed, and the other partitions were reopened.
     """
     moving = deployment.moving
     if moving is None:
@@ -214,13 +218,19 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
         raise StreamError(f"cannot give up the repartition: its topic {moving} is the live one now")
-    reopen(client, deployment, next_closing(client, deployment))
+    lost: KeyLost | None = None
+    try:
+        reopen(client, deployment, next_closing(client, deployment))
+    except KeyLost as error:
+        lost = error  # a second call would find nothing to give up, so remove the rest before this is raised
     for keys in deployment.layout.keys:
         client.hdel(keys.retention_holds, HOLDER)
-    found = client.hget(Layout(namespace=deployment.layout.namespace, topic=moving).meta, "partitions")
-    if found is None:
-        return 0
-    return _remove(client, Layout(int(found), deployment.layout.namespace, topic=moving), kept=frozenset())
+    found, removed = client.hget(Layout(namespace=deployment.layout.namespace, topic=moving).meta, "partitions"), 0
+    if found is not None:
+        removed = _remove(client, Layout(int(found), deployment.layout.namespace, topic=moving), kept=frozenset())
+    if lost is not None:
+        raise lost
+    return removed
 
 
 def drop(client: redis.Redis, deployment: Deployment) -> int:

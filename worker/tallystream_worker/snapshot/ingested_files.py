@@ -21,11 +21,16 @@ FILES: Final = "ingested-files"
 """The fact with the identities: the fields of `Layout.files`. It changes no counter."""
 
 
-def ingested_files(client: redis.Redis, layout: Layout) -> dict[str, str]:
-    """Return the fact `FILES` by its name."""
+def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> str:
+    """Return the value of the fact `FILES`: the identities of the server, and those of an earlier value `known`.
+
+    No identity is ever removed on purpose. So if the server lacks one that an earlier snapshot has, it has lost it, and
+    a restore brings it back.
+    """
     found: dict[bytes, bytes] = client.execute_command("HGETALL", layout.files)
-    sizes = {identity.decode(): int(size) for identity, size in found.items()}
-    return {FILES: msgspec.json.encode(sizes, order="sorted").decode()}
+    sizes = msgspec.json.decode(known, type=dict[str, int])
+    sizes |= {identity.decode(): int(size) for identity, size in found.items()}
+    return msgspec.json.encode(sizes, order="sorted").decode()
 
 
 def restore_ingested_files(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:

@@ -9,9 +9,10 @@ from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
 from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
+from tallystream_worker.process.description import note
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.snapshot.database import Database
-from tallystream_worker.snapshot.snapshotter import Snapshotter, note
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 
 if TYPE_CHECKING:
     import redis
@@ -57,7 +58,7 @@ class LiveSnapshot:
         if found.layout.meta != self._deployment.layout.meta:  # the events were moved to another topic
             self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
         self._deployment = found
-        note(self._client, found, SNAPSHOT_EVERY, f"{self._every:g}")
+        note(self._client, found, {SNAPSHOT_EVERY: f"{self._every:g}"})
         done = Snapshotter(self._client, self._database, found).run_once()
         fields: dict[str, object] = {"rows": done.rows}
         if done.replaced:

@@ -18,11 +18,11 @@ from tallystream.rules.metrics import publish
 from tallystream.rules.windows import next_id_label
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL
-from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.dead_letters.store import records_of_dropped
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.description import note
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
@@ -52,8 +52,6 @@ _ALL: Final = "0-0"
 """The stream ID in the retention hold before the first snapshot: nothing is trimmed."""
 
 _READ: Final = 64
-
-_NOTE: Final = Script("tallystream_worker.snapshot", "note")
 
 _RETRIED: Final = "entries:retried"
 """The field of the ledger that each retry of a dead letter changes."""
@@ -104,6 +102,7 @@ class Snapshotter:
         self._moved = bool(found) and found.get("log") != self._facts.get("log")
         if self._moved and differing == ["partitions"]:
             differing = []  # the same data, after a repartition
+        self._files = "{}"
         self._replaced = ""
         if differing == ["format"] and found["format"].isdecimal() and int(found["format"]) < int(FORMAT):
             self._replaced, differing = found["format"], []  # the same data, in the tables of an earlier release
@@ -135,6 +134,7 @@ class Snapshotter:
         """
         # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
         stored = self._database.facts()
+        self._files = stored.get(FILES, "{}")
         whole = whole or {name: stored[name] for name in stored if name not in {*RECORDS, FILES}} != self._facts
         if self._replaced:
             with self._database.at_once():  # until the commit, the snapshot of the earlier release stays
@@ -151,7 +151,7 @@ class Snapshotter:
         return self._round(whole=whole, accept_loss=accept_loss)
 
     def _round(self, *, whole: bool, accept_loss: bool) -> Round:
-        rows, wholes, moments = 0, 0, []
+        rows, wholes, moments, files = 0, 0, [], -1
         records = rule_records(self._client, self._deployment)  # first, so that no place is after its partition's rows
         for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
@@ -161,9 +161,7 @@ class Snapshotter:
             builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
             # After the rows were read, and before they are committed: each offset of a file then has its identity.
-            files = ingested_files(self._client, self._deployment.layout)
-            if (stored := self._database.facts()) and stored.get(FILES) != files[FILES]:
-                self._database.state(files)
+            files = self._state_files(files)
             # If data was lost while it was read, do not overwrite the snapshot that can restore it. The mark shows it
             # of this partition: it is written after everything that was read, and is lost before anything of that.
             self._deployment.ensure_same(self._client)
@@ -175,13 +173,26 @@ class Snapshotter:
             wholes += taken.whole
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
-        records |= ingested_files(self._client, self._deployment.layout)
+        records[FILES] = ingested_files(self._client, self._deployment.layout, self._files)
         facts = {**self._facts, **records} if whole else records
         if facts.items() - self._database.facts().items():
             self._database.state(facts)
         now = min(moments)
-        note(self._client, self._deployment, SNAPSHOT_AT, f"{now / 1000:.3f}")
+        note(self._client, self._deployment, {SNAPSHOT_AT: f"{now / 1000:.3f}"})
         return Round(rows, wholes, now)
+
+    def _state_files(self, stated: int) -> int:
+        """Add new identities of ingested files to the facts, and return how many the server has.
+
+        Do nothing if the server has `stated` of them, as at the call before. The first snapshot gets its facts at its
+        end.
+        """
+        number = self._client.hlen(self._deployment.layout.files)
+        if number != stated and (stored := self._database.facts()):
+            self._files = ingested_files(self._client, self._deployment.layout, self._files)
+            if stored.get(FILES) != self._files:
+                self._database.state({FILES: self._files})
+        return number
 
     def _known(self, partition: int, keys: PartitionKeys, before: SnapshotPosition) -> str:
         """Return the mark of the last snapshot, or `""` if the server has lost it, so that every counter must be read.
@@ -376,18 +387,6 @@ class Snapshotter:
 def _retried(cut: PointInTimeView) -> int | None:
     found = cut.ledger.get(_RETRIED.encode())
     return None if found is None else int(found)
-
-
-def note(client: redis.Redis, deployment: Deployment, field: str, value: str) -> None:
-    """Set a field of the stored description of a deployment.
-
-    Raises:
-        DeploymentChanged: the description was deleted or replaced; nothing was changed.
-        redis.RedisError: the server did not answer, or refused a command.
-    """
-    (answer,) = _NOTE(client, [deployment.layout.meta], [deployment.epoch, field, value])
-    if answer == b"gone":
-        deployment.ensure_same(client)
 
 
 def facts_of(deployment: Deployment) -> dict[str, str]:

@@ -12,7 +12,7 @@ _REBUILD: Final = "tallystream rebuild (with --archive URL if entries are gone f
 _SNAPSHOT: Final = "tallystream snapshot --once --whole"
 _LOST: Final = (
     "tallystream restore --force, if a snapshot or the archive has the events; producers send the entries again that "
-    "they keep"
+    "they keep. Without a snapshot: tallystream reopen"
 )
 _CHAIN: Final = "tallystream audit, to see which counters differ; then " + _REBUILD
 
@@ -33,7 +33,7 @@ class Kind:
 KINDS: Final = {
     "deployment.missing": Kind(
         "The namespace has keys, but the hash that describes them is missing.",
-        "tallystream restore --force, with a snapshot; until then, nothing is appended or counted",
+        "tallystream restore --force, with a snapshot; without one: tallystream reopen",
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the one that readers use, although no rebuild is running.",

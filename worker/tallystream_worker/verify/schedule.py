@@ -15,6 +15,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.rules.windows import seconds
 from tallystream.storage.deployment_hash import VERIFIED
+from tallystream_worker.process.description import note
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.rebuild.baseline import opened
 from tallystream_worker.rebuild.schedule import LOOK_EVERY, RETRY_AFTER
@@ -78,9 +79,7 @@ class ScheduledVerification:
         finally:
             if self._client.get(lease) == token.encode():
                 self._client.delete(lease)
-        self._client.hset(
-            deployment.layout.meta, VERIFIED, f"{time.time():.3f} {len(report.findings)} {len(report.failed)}"
-        )
+        note(self._client, deployment, {VERIFIED: f"{time.time():.3f} {len(report.findings)} {len(report.failed)}"})
         if report.findings:
             self._log.error("verification.found_faults", **report.said())
         elif report.failed:

@@ -1,29 +1,57 @@
-"""The command `reopen`: continues without the events of partitions that have lost all their keys."""
+"""The command `reopen`: continues after keys were lost, if there is no snapshot, without the events that are gone."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tallystream.client.connect import connect
-from tallystream.deployment import Deployment
-from tallystream_worker.cli.options import AsJson, Where
+from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.rebuild.describe import describe
+from tallystream_worker.rebuild.reopen import find_deployment
 from tallystream_worker.rebuild.reopen import reopen as open_again
 
+if TYPE_CHECKING:
+    from tallystream_worker.settings.settings import Settings
 
-def reopen(*, json: AsJson = False, where: Where = Where()) -> None:
-    """Open partitions that have lost all their keys; their counters begin again at 0.
 
-    A partition loses all keys if a node of a cluster comes back empty, for example. If you have a snapshot, use
-    `tallystream restore --force` instead, which brings the counters back. Partitions that have their keys do not
-    change. Producers send again the events that they still keep; all other events of these partitions are lost.
+def reopen(
+    *,
+    force: Annotated[bool, flag("remove what is left of a partition that cannot be used without a lost key")] = False,
+    json: AsJson = False,
+    where: Where = Where(),
+) -> None:
+    """Let counting continue after keys were lost, if there is no snapshot.
+
+    If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back.
+
+    A lost `tally:meta` is described again. A lost stream is made again: its counters stay, and events that were not
+    counted yet are lost. A partition that has lost all its keys begins again at 0, for example if a node of a cluster
+    came back empty. With --force, a partition also begins again at 0 if it has lost only its key `seq` or `ledger`.
+    Partitions that have their keys do not change. Producers send again the events that they still keep.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        streams = open_again(client, Deployment.load(client, settings.redis.namespace))
+        was_described = describe(client, settings.redis.namespace, settings.redis.partitions, _manifest(settings))
+        deployment = find_deployment(client, settings.redis.namespace)
+        done = open_again(client, deployment, force=force)
+    described = [deployment.layout.root] * was_described
     if json:
-        print_json({"opened": streams})
-    elif streams:
-        console.print(f"opened {', '.join(streams)}: their counters begin again at 0")
-    else:
-        console.print("no partition has lost all its keys: nothing was changed")
+        print_json({"mended": [*described, *done.mended], "opened": done.opened})
+        return
+    if mended := [*described, *done.mended]:
+        console.print(f"mended {', '.join(mended)}")
+    if done.opened:
+        console.print(f"opened {', '.join(done.opened)}: their counters begin again at 0")
+    if not mended and not done.opened:
+        console.print("no key is lost that this command can do without: nothing was changed")
+
+
+def _manifest(settings: Settings) -> dict[str, Any] | None:
+    """Return the manifest of the configured archive; `None` if none is configured, or it has none."""
+    if not settings.archive.url:
+        return None
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    return Store(settings.archive.url, settings.redis.namespace).manifest()

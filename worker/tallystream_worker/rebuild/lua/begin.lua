@@ -4,11 +4,13 @@
 -- KEYS[1] stream   KEYS[2] begun   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- KEYS[5] gone
 -- ARGV[1] the generation's group
+-- ARGV[2] if given: the value of the key of the live generation, to open a partition that has lost all its keys
 --
 -- Returns {"begun", begun, gone}   the values of these keys; the generation may have begun before
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
--- Invariant: the group, `begun`, `gone` and the first figures of the ledger are written at one moment. From then on no
+-- Invariant: the group, `begun`, `gone` and the first figures of the ledger are written at one moment, and with them
+-- the sentinels of a partition that is opened. So a call can be repeated after an interruption. From then on no
 -- entry is trimmed before the generation has counted it, because its group has not read it. Entries that are trimmed
 -- later are not `gone`: the generation has counted them from the stream.
 local maps = require('tallystream.storage.lua.lib.maps')
@@ -37,7 +39,8 @@ local function first_figures(topic, gone)
 end
 
 local lost = sentinels.lost(stream)
-if lost then
+local opens = lost and ARGV[2] and sentinels.is_new(stream) and call('EXISTS', begun, outlived, ledger) == 0
+if lost and not opens then
   return { 'damaged', lost }
 end
 if sentinels.is_stream_lost(stream) then
@@ -49,6 +52,9 @@ end
 local dropped = string.gsub(stream, 'stream$', 'dropped')
 if call('HLEN', dropped) < tonumber(call('HGET', KEYS[4], 'entries:dropped') or '0') then
   return { 'damaged', dropped } -- without the records, dead letters that were dropped would count
+end
+if opens then
+  sentinels.open(stream, ARGV[2])
 end
 if call('EXISTS', stream) == 0 then
   call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')

@@ -24,7 +24,7 @@ if present ~= wanted then
   call('HSET', meta, 'rules@' .. present, before, 'revision@' .. present, number)
   call('HDEL', meta, 'rules@' .. wanted, 'revision@' .. wanted)
   if rules ~= before then
-    rule_changes.record(changes, its_number, ARGV[2], wanted, rules)
+    rule_changes.record(meta, changes, its_number, ARGV[2], wanted, rules)
   end
 end
 if call('HGET', meta, 'building') == wanted then

@@ -9,8 +9,9 @@
 --
 -- Returns {"copied"}
 --         {"at", partition, ID}   the mark of this partition is this ID ("" for none); nothing was changed
---         {"closed"}              the topic that is copied to was given up or replaced; nothing was changed
---         {"damaged", key}        the partition has lost this key (see lib/sentinels.lua); nothing was changed
+--         {"closed"}              the topic that is copied to was replaced; nothing was changed
+--         {"damaged", key}        the partition has lost this key (see lib/sentinels.lua), or the topic was given up
+--                                 and its keys are removed; nothing was changed
 --
 -- Invariant: the marks move only in the call that appends the parts, so each part up to a mark is here, once.
 -- The ID of a copy keeps the millisecond of its entry, unless the stream has a later ID. Lateness is measured by the
@@ -28,9 +29,10 @@ local marks = tonumber(ARGV[1])
 local COPIED = 'entries:copied' -- field of the ledger, a sentinel: marks were written
 
 local lost = sentinels.lost(stream)
-if lost and not sentinels.is_new(stream) then
+if lost then
   return { 'damaged', lost }
-elseif lost or not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
+end
+if not generations.is_open((string.gsub(stream, 'stream$', 'live'))) then
   return { 'closed' }
 end
 if call('EXISTS', copied) == 0 and call('HEXISTS', ledger, COPIED) == 1 then

@@ -34,5 +34,5 @@ if number and stored == ARGV[2] and tonumber(number) > tonumber(ARGV[4]) then
 end
 number = rule_changes.next_number(meta, ARGV[4])
 call('HSET', meta, 'rules', ARGV[2], 'revision', number, 'newest-revision', number)
-rule_changes.record(changes, number, ARGV[3], generation or '1', ARGV[2])
+rule_changes.record(meta, changes, number, ARGV[3], generation or '1', ARGV[2])
 return { 'published', number }

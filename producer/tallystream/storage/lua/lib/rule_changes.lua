@@ -8,9 +8,14 @@ local function next_number(meta, least)
   return string.format('%.0f', math.max(newest, tonumber(least)) + 1)
 end
 
--- Adds a change to the stream `changes`; its ID is the server's time. Call it in the script that stores the rules.
-local function record(changes, number, by, generation, rules)
+-- Adds a change to the stream `changes`; its ID is the server's time. Call it in the script that stores the rules in
+-- `meta`. The epoch and the number of partitions are copied, so that a lost `meta` can be described again.
+local function record(meta, changes, number, by, generation, rules)
+  local epoch, partitions = unpack(redis.call('HMGET', meta, 'epoch', 'partitions'))
   local fields = { 'number', number, 'by', by, 'generation', generation, 'rules', rules }
+  if epoch and partitions then
+    fields[9], fields[10], fields[11], fields[12] = 'epoch', epoch, 'partitions', partitions
+  end
   redis.call('XADD', changes, 'MAXLEN', MOST, '*', unpack(fields))
 end
 

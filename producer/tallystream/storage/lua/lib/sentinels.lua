@@ -8,8 +8,9 @@
 -- refuses if a sentinel is lost: without the sequences an entry would be appended twice, and without the others the
 -- counters would begin again.
 --
--- Invariant: no script writes one of the three alone, if it cannot prove that the others are there. Only a script that
--- opens a partition writes them to one that has none.
+-- Invariant: no call writes one of the three alone, if it cannot prove that the others are there. A partition that has
+-- none of them gets them only by a call that knows why: one that opens the partition, and a restore, which also closes
+-- partitions of other topics.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 

@@ -1,0 +1,53 @@
+"""Changes fields of the stored description of a deployment; never creates a part of a description that was deleted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import KeyLost
+from tallystream.storage.scripts import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import redis
+
+    from tallystream.deployment import Deployment
+
+_NOTE: Final = Script("tallystream_worker.process", "note")
+_ADD: Final = Script("tallystream_worker.process", "add")
+
+
+def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any]) -> None:
+    """Set fields of the hash of the deployment's topic; do nothing without fields.
+
+    Raises:
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
+        KeyLost: only the hash of a later topic was deleted; nothing was changed.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    if not fields:
+        return
+    flat = [part for field in fields.items() for part in field]
+    (answer,) = _NOTE(client, [deployment.layout.meta], [deployment.epoch, *flat])
+    if answer == b"gone":
+        _refuse(client, deployment, deployment.layout.meta)
+
+
+def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: int = 1) -> int:
+    """Add to a number in a hash of the description, and return it; `key` is the deployment's `root` or `meta`.
+
+    Raises:
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
+        KeyLost: only the hash of a later topic was deleted; nothing was changed.
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    answer, *found = _ADD(client, [key], [deployment.epoch, field, by])
+    if answer == b"gone":
+        _refuse(client, deployment, key)
+    return int(found[0])
+
+
+def _refuse(client: redis.Redis, deployment: Deployment, key: str) -> None:
+    deployment.reload(client)  # states why
+    raise KeyLost(key)
