@@ -1889,4 +1889,9 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
+    Mutant(
+        "ingest-forgets-the-number-of-partitions",
+        (Edit("tallystream_worker/ingest/job.py", ", unless_stored=known", ""),),
+        tests=("tests/integration/ingest/test_ingest_once.py::test_an_emptied_server_keeps_its_number_of_partitions",),
+    ),
 )
