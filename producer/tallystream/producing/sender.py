@@ -34,6 +34,9 @@ _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 """Most seconds of back-off."""
 
+_RELOAD: Final = 1.0
+"""Fewest seconds between two readings of the deployment because of a lost key."""
+
 _SCAN: Final = 10.0
 """Seconds between two searches of the spool for events of dead processes."""
 
@@ -72,7 +75,7 @@ class Sender:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._spool = spool
-        self._scan_at = float("-inf")
+        self._scan_at = self._reload_at = float("-inf")
         self._refused: set[str] = set()  # folders that cannot be delivered here
         self._own: SendQueue | None = None
         self._adopted: list[SendQueue] = []
@@ -190,7 +193,8 @@ class Sender:
             led_on, error = send_queue.step()
             progress = progress or led_on
             if isinstance(error, KeyLost):
-                self._validator.forget()  # if the server was emptied, the next pass stores a new deployment
+                if send_queue.appender.oldest_cycle is not None:
+                    self._reload()  # if the server was emptied, the next pass stores a new deployment
                 self._say(str(error))
             elif error is not None:
                 if is_refusal(error):
@@ -204,6 +208,13 @@ class Sender:
             self._adopted_unknown += send_queue.appender.unknown
             _release(send_queue.buffer)
         return progress
+
+    def _reload(self) -> None:
+        """Make the next pass read the deployment again, unless this was done less than a second ago."""
+        now = time.monotonic()
+        if now >= self._reload_at:
+            self._validator.forget()
+            self._reload_at = now + _RELOAD
 
     def _outboxes(self) -> list[SendQueue]:
         return self._adopted if self._own is None else [self._own, *self._adopted]

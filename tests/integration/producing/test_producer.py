@@ -559,3 +559,27 @@ def test_lost_entries_are_sent_again_after_a_restore(harness, caplog):
         producer.flush()
     assert harness.client.xlen(stream) == 3
     assert "stream.reset" not in caplog.text
+
+
+def test_a_producer_reads_the_deployment_once_a_second_while_a_key_is_lost(harness):
+    """Entries of other partitions, however many, do not make it read the deployment more often."""
+    lost, other = "a", next(s for s in "bcdefg" if harness.layout.keys_of(s) != harness.layout.keys_of("a"))
+
+    def reads() -> int:
+        return int(harness.client.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"])
+
+    with Producer(harness.url, linger=0) as producer, contextlib.suppress(FlushTimeout):
+        producer.emit("view", lost)
+        producer.flush(10)
+        key = harness.layout.keys_of(lost).sequences
+        harness.client.rename(key, "kept")
+        producer.emit("view", lost)
+        until(lambda: producer._sender.problem is not None, what="the lost key")
+        before, began = reads(), time.monotonic()
+        for number in range(1, 101):
+            producer.emit("view", other)
+            stream = harness.layout.keys_of(other).stream
+            until(lambda: harness.client.xlen(stream) == number)  # noqa: B023  # used in this turn
+        assert reads() - before <= time.monotonic() - began + 2
+        harness.client.rename("kept", key)
+        producer.flush(10)
