@@ -73,6 +73,7 @@ _RETENTION: Final = "tests/integration/snapshot/test_changed_retention.py"
 _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
+_APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
@@ -1893,5 +1894,58 @@ MUTANTS: Final = (
         "ingest-forgets-the-number-of-partitions",
         (Edit("tallystream_worker/ingest/job.py", ", unless_stored=known", ""),),
         tests=("tests/integration/ingest/test_ingest_once.py::test_an_emptied_server_keeps_its_number_of_partitions",),
+    ),
+    Mutant(
+        "no-deployment-taken-for-another-one",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        if epoch and self.epoch not in (None, epoch):\n"
+                "            self._adopt(epoch, layout, queues)\n"
+                "            return",
+                "        if self.epoch not in (None, epoch):\n"
+                "            self._adopt(epoch, layout, queues)\n"
+                "            return",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),
+    ),
+    Mutant(
+        "rolls-back-without-a-deployment",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "if not epoch and self.epoch is not None:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),
+    ),
+    Mutant(
+        "repaired-partition-is-not-compared",
+        (
+            Edit(
+                "tallystream/producing/appender.py",
+                "                    self._rollbacks.suspect(partition)  # the",
+                "                    # the",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),
+    ),
+    Mutant(
+        "entries-of-the-present-data-taken-for-earlier-ones",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "if record.last == 0 and queue.confirmed > 0:",
+                "if queue.confirmed > 0:",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_of_the_present_data_are_kept_when_the_epoch_changes",),
+    ),
+    Mutant(
+        "producer-keeps-the-earlier-epoch",
+        (Edit("tallystream/producing/sender.py", "appender.follow()  # before", "pass  # before"),),
+        tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
     ),
 )

@@ -95,6 +95,15 @@ class Appender:
         self.queues[partition].waiting.append(entry)
 
     @property
+    def epoch(self) -> str | None:
+        """The epoch of the deployment that the entries belong to; `None` if epochs are ignored."""
+        return self._rollbacks.epoch
+
+    def follow(self) -> None:
+        """Continue with the data that the server has now, if its epoch is another one; see `RollbackWatch.follow`."""
+        self._rollbacks.follow(self.layout, self.queues)
+
+    @property
     def rewound(self) -> int:
         """Number of times that any of the streams had lost confirmed entries."""
         return self._rollbacks.rewound
@@ -271,6 +280,7 @@ class Appender:
                 key = lost_key(self._client, self.layout.keys[partition])
                 if key is None:
                     del self._lost_keys[partition]
+                    self._rollbacks.suspect(partition)  # the repaired partition may lack entries
                 else:
                     self._pause_damaged(partition, key)
 

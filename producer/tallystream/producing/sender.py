@@ -35,7 +35,7 @@ _LONGEST_PAUSE: Final = 2.0
 """Most seconds of back-off."""
 
 _RELOAD: Final = 1.0
-"""Fewest seconds between two readings of the deployment because of a lost key."""
+"""Fewest seconds between two readings of the deployment because of a lost key or another epoch."""
 
 _SCAN: Final = 10.0
 """Seconds between two searches of the spool for events of dead processes."""
@@ -187,9 +187,7 @@ class Sender:
             self._adopt(self._spool, deployment)
         progress = False
         for send_queue in self._outboxes():
-            send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
-            if send_queue.appender.layout.topic != deployment.layout.topic:
-                send_queue.move(deployment)
+            self._follow(send_queue, deployment)
             led_on, error = send_queue.step()
             progress = progress or led_on
             if isinstance(error, KeyLost):
@@ -208,6 +206,21 @@ class Sender:
             self._adopted_unknown += send_queue.appender.unknown
             _release(send_queue.buffer)
         return progress
+
+    def _follow(self, send_queue: SendQueue, deployment: Deployment) -> None:
+        """Let a send queue continue with the data that is stored now, and with its live topic.
+
+        Raises:
+            DeploymentChanged, KeyLost, SpoolError, redis.RedisError: see `_pass`.
+        """
+        appender = send_queue.appender
+        send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
+        if appender.epoch != deployment.epoch:
+            appender.follow()  # before the move, which sends again what the topic before has lost
+        if appender.epoch != deployment.epoch:
+            self._reload()  # the deployment was replaced after it was read
+        elif appender.layout.topic != deployment.layout.topic:
+            send_queue.move(deployment)
 
     def _reload(self) -> None:
         """Make the next pass read the deployment again, unless this was done less than a second ago."""

@@ -561,6 +561,30 @@ def test_lost_entries_are_sent_again_after_a_restore(harness, caplog):
     assert "stream.reset" not in caplog.text
 
 
+def test_a_producer_follows_a_new_deployment_before_anything_is_lost(harness, monkeypatch):
+    """A producer that works in a new deployment sends again what a failover of this deployment loses.
+
+    It notices the other epoch without a gap. So a failover, even if the producer has no record after it, is not taken
+    for another deployment.
+    """
+    monkeypatch.setattr(validation, "_RULES_AGE", 0.0)
+    first, second = "a", next(s for s in "bcdefg" if harness.layout.keys_of(s) != harness.layout.keys_of("a"))
+    with Producer(harness.url) as producer:
+        producer.emit("view", first)
+        producer.flush(10)
+        harness.client.flushall()
+        Deployment.create_or_load(harness.client, 4)
+        earlier = copy_of(harness.client)
+        for _ in range(2):
+            producer.emit("view", second)
+            producer.flush(10)
+        go_back(harness.client, earlier)
+        producer.emit("view", second)
+        producer.flush(10)
+        until(lambda: harness.client.xlen(harness.layout.keys_of(second).stream) == 3, 10, what="all entries")
+        assert producer.stats.lost_entries == 0
+
+
 def test_a_producer_reads_the_deployment_once_a_second_while_a_key_is_lost(harness):
     """Entries of other partitions, however many, do not make it read the deployment more often."""
     lost, other = "a", next(s for s in "bcdefg" if harness.layout.keys_of(s) != harness.layout.keys_of("a"))
