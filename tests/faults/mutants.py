@@ -964,8 +964,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/restore.py",
-                "for topic in counting.keys() - {layout.topic}:",
-                "for topic in counting.keys() - counting.keys():",
+                "for topic in (counting.keys() | earlier.keys()) - {layout.topic}:",
+                "for topic in ():",
             ),
         ),
         tests=(
@@ -1947,5 +1947,48 @@ MUTANTS: Final = (
         "producer-keeps-the-earlier-epoch",
         (Edit("tallystream/producing/sender.py", "appender.follow()  # before", "pass  # before"),),
         tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
+    ),
+    Mutant(
+        "topic-that-never-was-taken-for-a-lost-one",
+        (Edit("tallystream/producing/appender.py", "and (is_known or not is_new(self._client, keys))", ""),),
+        tests=(f"{_REPLACED}::test_a_producer_of_a_later_topic_continues_after_a_restore_of_an_earlier_one",),
+    ),
+    Mutant(
+        "lost-sequences-ignored-in-a-move",
+        (
+            Edit(
+                "tallystream/producing/appender.py",
+                "max(queue.confirmed, queue.sent) > 0\n",
+                "self.epoch == deployment.epoch\n",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_a_move_finds_lost_sequences_whatever_the_epoch",),
+    ),
+    Mutant(
+        "restore-leaves-earlier-topics-open",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "for topic in (counting.keys() | earlier.keys()) -",
+                "for topic in counting.keys() -",
+            ),
+        ),
+        tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-forgets-that-an-earlier-topic-had-entries",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                'closed |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")',
+                "pass",
+            ),
+        ),
+        tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-trusts-the-sequences-of-other-data",
+        (Edit("tallystream_worker/snapshot/restore.py", "(is_of_other_data or not client", "(not client"),),
+        tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
     ),
 )

@@ -18,7 +18,7 @@ from tallystream.producing.gate import START, parse_record, queue_read
 from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
-from tallystream.storage.sentinels import has_lost_sequences, lost_key
+from tallystream.storage.sentinels import has_lost_sequences, is_new, lost_key
 from tallystream.wire.codec import VERSION
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout
 
 _APPEND: Final = Script("tallystream.storage", "append")
@@ -302,24 +303,30 @@ class Appender:
 
     # -- moving to another topic ------------------------------------------------------------------------
 
-    def lasts(self, epoch: str) -> list[int]:
+    def lasts(self, deployment: Deployment) -> list[int]:
         """Return, by partition, the last sequence of each queue that the server has (0: none); final in a closed topic.
 
         If the record of a queue was removed, its confirmed entries are in the topic. Those that were sent without a
         reply may be there: they are included, and each call adds them to `unknown`; see `PartitionQueue.last_of`.
 
+        A restore of an earlier topic to an empty server makes a topic unknown: then `deployment` does not name it, and
+        no key of a partition exists. The server has none of its entries, so the last sequence is 0.
+
         Args:
-            epoch: The epoch of the deployment that is stored now. If the entries belong to another one, the server was
-                emptied, and has none of them.
+            deployment: The deployment that is stored now; another topic is live.
 
         Raises:
-            KeyLost: a partition has lost its sequences.
+            KeyLost: a partition has lost its sequences, although entries may have been sent to it.
             RedisError: the server did not answer; the sequences are not known.
         """
-        if self._rollbacks.epoch in (None, epoch):
-            for keys in self.layout.keys:
-                if has_lost_sequences(self._client, keys):
-                    raise KeyLost(keys.sequences)
+        is_known = self.layout.topic in deployment.earlier
+        for keys, queue in zip(self.layout.keys, self.queues, strict=True):
+            if (
+                max(queue.confirmed, queue.sent) > 0
+                and has_lost_sequences(self._client, keys)
+                and (is_known or not is_new(self._client, keys))
+            ):
+                raise KeyLost(keys.sequences)
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
                 queue_read(pipeline, keys, queue.producer)

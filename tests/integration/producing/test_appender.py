@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
@@ -10,7 +12,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import KeyLost
 from tallystream.producing.appender import _APPEND, Appender
 from tallystream.producing.partition_queue import SealedEntry
-from tallystream.storage.keys import BEGUN
+from tallystream.storage.keys import BEGUN, Layout
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.packer import EntryBuilder
 from tests.harness import Harness
@@ -346,3 +348,18 @@ def test_entries_of_the_present_data_are_kept_when_the_epoch_changes(harness):
     assert [sequence for _, sequence in written(harness)] == [1, 2, 3]
     assert [sequence for _, sequence in written(harness, 1)] == [1]
     assert (appender.epoch, appender.lost) == (epoch, 0)
+
+
+def test_a_move_finds_lost_sequences_whatever_the_epoch(harness):
+    """A topic whose sequences are lost is not left, also if the appender has not noticed that the epoch changed."""
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    harness.client.flushall()
+    Deployment.create_or_load(harness.client, 4)
+    appender.push(0, entry())
+    assert len(appender.send()[0]) == 1
+    key = harness.layout.keys[0].sequences
+    harness.client.delete(key)
+    deployment = Deployment.find(harness.client)
+    moved = replace(deployment, layout=Layout(4, topic=2), earlier={1: 4})
+    with pytest.raises(KeyLost, match=key):
+        appender.lasts(moved)
