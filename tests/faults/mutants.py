@@ -1949,6 +1949,16 @@ MUTANTS: Final = (
         tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
     ),
     Mutant(
+        "closing-producer-does-not-look-for-lost-entries",
+        (Edit("tallystream/producing/producer.py", "            self._sender.check(deadline)\n", ""),),
+        tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),
+    ),
+    Mutant(
+        "closing-producer-gives-up-at-a-broken-connection",
+        (Edit("tallystream/producing/sender.py", "if not checking.is_unsure and not", "if not"),),
+        tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),
+    ),
+    Mutant(
         "topic-that-never-was-taken-for-a-lost-one",
         (Edit("tallystream/producing/appender.py", "and (is_known or not is_new(self._client, keys))", ""),),
         tests=(f"{_REPLACED}::test_a_producer_of_a_later_topic_continues_after_a_restore_of_an_earlier_one",),

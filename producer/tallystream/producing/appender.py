@@ -135,6 +135,21 @@ class Appender:
             moments.append(check_at)
         return max(0.0, min(moments) - now) if moments else None
 
+    def check_soon(self) -> None:
+        """Make the next `send` check that the server has the kept entries of each partition with nothing to send."""
+        if any(queue.kept for queue in self.queues):
+            self._rollbacks.check_soon()
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the replies to the last entries or checks have not arrived."""
+        return self._rollbacks.is_unsure
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether entries wait, or the server is known to have lost confirmed entries, which the next `send` queues."""
+        return self._rollbacks.has_suspects or self.oldest_cycle is not None
+
     def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 

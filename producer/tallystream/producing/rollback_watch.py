@@ -82,6 +82,15 @@ class RollbackWatch:
         """Record that the gate's record of a partition does not match its queue: the next send reads it, and acts."""
         self._suspects.add(partition)
 
+    def check_soon(self) -> None:
+        """Make the next `queue_checks` check every queue that has kept entries, however recent the last check is."""
+        self.is_unsure = True
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether the next `roll_back` has something to do."""
+        return bool(self._suspects)
+
     def queue_checks(self, pipeline: Any, layout: Layout, queues: Sequence[PartitionQueue], now: float) -> list[int]:
         """Queue a read of the server's last sequence for each queue that has kept entries and nothing to send.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import subprocess
@@ -12,7 +13,16 @@ import time
 import pytest
 import structlog
 
-from tallystream import BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, StreamFull, TallyError
+from tallystream import (
+    BufferFull,
+    ConfigurationError,
+    EventError,
+    FlushTimeout,
+    Producer,
+    StreamFull,
+    TallyError,
+    aio,
+)
 from tallystream.deployment import Deployment
 from tallystream.producing import validation
 from tallystream.producing.appender import _APPEND
@@ -607,3 +617,65 @@ def test_a_producer_reads_the_deployment_once_a_second_while_a_key_is_lost(harne
         assert reads() - before <= time.monotonic() - began + 2
         harness.client.rename("kept", key)
         producer.flush(10)
+
+
+@pytest.mark.parametrize("is_spooled", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_closing_producer_sends_lost_entries_again(harness, tmp_path, is_async, is_spooled):
+    """If a server goes back to older data just before a producer is closed, `close` sends lost entries again.
+
+    Also if the connection breaks at the first check.
+    """
+    stream = harness.layout.keys_of("a").stream
+    spool = tmp_path if is_spooled else None
+
+    async def use_async() -> None:
+        async with aio.Producer(proxy.url, spool=spool) as producer:
+            await producer.emit("view", "a")
+            await producer.flush(10)
+            earlier = copy_of(harness.client)
+            await producer.emit("view", "a")
+            await producer.flush(10)
+            go_back(harness.client, earlier)
+            proxy.lose_request(b"HGET")
+
+    with Proxy(harness.url) as proxy:
+        if is_async:
+            asyncio.run(use_async())
+        else:
+            with Producer(proxy.url, spool=spool) as producer:
+                producer.emit("view", "a")
+                producer.flush(10)
+                earlier = copy_of(harness.client)
+                producer.emit("view", "a")
+                producer.flush(10)
+                go_back(harness.client, earlier)
+                proxy.lose_request(b"HGET")
+            assert (producer.stats.rewound_streams, producer.stats.lost_entries) == (1, 0)
+    assert harness.client.xlen(stream) == 2
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 2}
+
+
+def test_closing_does_not_wait_for_a_server_that_is_gone(harness):
+    """If all events are appended and the server then refuses connections, `close` raises no error, and ends soon."""
+    with Proxy(harness.url) as proxy:
+        producer = Producer(proxy.url)
+        producer.emit("view", "a")
+        producer.flush(10)
+        proxy.retarget(NOWHERE)
+        began = time.monotonic()
+        producer.close(timeout=20)
+        assert time.monotonic() - began < 10
+
+
+def test_closing_states_that_lost_entries_were_not_sent_again(harness):
+    """If the server has lost confirmed entries and a restore runs, `close` raises `FlushTimeout`."""
+    producer = Producer(harness.url)
+    earlier = copy_of(harness.client)
+    producer.emit("view", "a")
+    producer.flush(10)
+    go_back(harness.client, earlier)
+    harness.client.hset(harness.layout.root, RESTORING, "[]")
+    with pytest.raises(FlushTimeout, match=r"has lost entries that it had confirmed.*has not finished"):
+        producer.close(timeout=1)
