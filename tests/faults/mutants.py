@@ -73,6 +73,7 @@ _RETENTION: Final = "tests/integration/snapshot/test_changed_retention.py"
 _SNAPSHOT: Final = "tests/integration/snapshot/test_snapshot.py"
 _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
+_APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
@@ -966,8 +967,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/restore.py",
-                "for topic in counting.keys() - {layout.topic}:",
-                "for topic in counting.keys() - counting.keys():",
+                "for topic in (counting.keys() | earlier.keys()) - {layout.topic}:",
+                "for topic in ():",
             ),
         ),
         tests=(
@@ -2012,5 +2013,116 @@ MUTANTS: Final = (
         "restore-forgets-ingested-files",
         (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
+    ),
+    Mutant(
+        "ingest-forgets-the-number-of-partitions",
+        (Edit("tallystream_worker/ingest/job.py", ", unless_stored=known", ""),),
+        tests=("tests/integration/ingest/test_ingest_once.py::test_an_emptied_server_keeps_its_number_of_partitions",),
+    ),
+    Mutant(
+        "no-deployment-taken-for-another-one",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        if epoch and self.epoch not in (None, epoch):\n"
+                "            self._adopt(epoch, layout, queues)\n"
+                "            return",
+                "        if self.epoch not in (None, epoch):\n"
+                "            self._adopt(epoch, layout, queues)\n"
+                "            return",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),
+    ),
+    Mutant(
+        "rolls-back-without-a-deployment",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "if not epoch and self.epoch is not None:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),
+    ),
+    Mutant(
+        "repaired-partition-is-not-compared",
+        (
+            Edit(
+                "tallystream/producing/appender.py",
+                "                    self._rollbacks.suspect(partition)  # the",
+                "                    # the",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),
+    ),
+    Mutant(
+        "entries-of-the-present-data-taken-for-earlier-ones",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "if record.last == 0 and queue.confirmed > 0:",
+                "if queue.confirmed > 0:",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_entries_of_the_present_data_are_kept_when_the_epoch_changes",),
+    ),
+    Mutant(
+        "producer-keeps-the-earlier-epoch",
+        (Edit("tallystream/producing/sender.py", "appender.follow()  # before", "pass  # before"),),
+        tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
+    ),
+    Mutant(
+        "closing-producer-does-not-look-for-lost-entries",
+        (Edit("tallystream/producing/producer.py", "            self._sender.check(deadline)\n", ""),),
+        tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),
+    ),
+    Mutant(
+        "closing-producer-gives-up-at-a-broken-connection",
+        (Edit("tallystream/producing/sender.py", "if not checking.is_unsure and not", "if not"),),
+        tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),
+    ),
+    Mutant(
+        "topic-that-never-was-taken-for-a-lost-one",
+        (Edit("tallystream/producing/appender.py", "and (is_known or not is_new(self._client, keys))", ""),),
+        tests=(f"{_REPLACED}::test_a_producer_of_a_later_topic_continues_after_a_restore_of_an_earlier_one",),
+    ),
+    Mutant(
+        "lost-sequences-ignored-in-a-move",
+        (
+            Edit(
+                "tallystream/producing/appender.py",
+                "max(queue.confirmed, queue.sent) > 0\n",
+                "self.epoch == deployment.epoch\n",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_a_move_finds_lost_sequences_whatever_the_epoch",),
+    ),
+    Mutant(
+        "restore-leaves-earlier-topics-open",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "for topic in (counting.keys() | earlier.keys()) -",
+                "for topic in counting.keys() -",
+            ),
+        ),
+        tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-forgets-that-an-earlier-topic-had-entries",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                'closed |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")',
+                "pass",
+            ),
+        ),
+        tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-trusts-the-sequences-of-other-data",
+        (Edit("tallystream_worker/snapshot/restore.py", "(is_of_other_data or not client", "(not client"),),
+        tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
     ),
 )

@@ -173,7 +173,7 @@ class Producer:
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
-                lost if there is no spool.
+                lost if there is no spool. Or the server has lost confirmed entries, and these could not be sent again.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
         """
         self._closed = True

@@ -18,7 +18,7 @@ from tallystream.producing.gate import START, parse_record, queue_read
 from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
 from tallystream.storage.scripts import Script
-from tallystream.storage.sentinels import has_lost_sequences, lost_key
+from tallystream.storage.sentinels import has_lost_sequences, is_new, lost_key
 from tallystream.wire.codec import VERSION
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout
 
 _APPEND: Final = Script("tallystream.storage", "append")
@@ -95,6 +96,15 @@ class Appender:
         self.queues[partition].waiting.append(entry)
 
     @property
+    def epoch(self) -> str | None:
+        """The epoch of the deployment that the entries belong to; `None` if epochs are ignored."""
+        return self._rollbacks.epoch
+
+    def follow(self) -> None:
+        """Continue with the data that the server has now, if its epoch is another one; see `RollbackWatch.follow`."""
+        self._rollbacks.follow(self.layout, self.queues)
+
+    @property
     def rewound(self) -> int:
         """Number of times that any of the streams had lost confirmed entries."""
         return self._rollbacks.rewound
@@ -124,6 +134,21 @@ class Appender:
         if (check_at := self._rollbacks.due(now)) is not None:
             moments.append(check_at)
         return max(0.0, min(moments) - now) if moments else None
+
+    def check_soon(self) -> None:
+        """Make the next `send` check that the server has the kept entries of each partition with nothing to send."""
+        if any(queue.kept for queue in self.queues):
+            self._rollbacks.check_soon()
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the replies to the last entries or checks have not arrived."""
+        return self._rollbacks.is_unsure
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether entries wait, or the server is known to have lost confirmed entries, which the next `send` queues."""
+        return self._rollbacks.has_suspects or self.oldest_cycle is not None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
@@ -271,6 +296,7 @@ class Appender:
                 key = lost_key(self._client, self.layout.keys[partition])
                 if key is None:
                     del self._lost_keys[partition]
+                    self._rollbacks.suspect(partition)  # the repaired partition may lack entries
                 else:
                     self._pause_damaged(partition, key)
 
@@ -292,24 +318,30 @@ class Appender:
 
     # -- moving to another topic ------------------------------------------------------------------------
 
-    def lasts(self, epoch: str) -> list[int]:
+    def lasts(self, deployment: Deployment) -> list[int]:
         """Return, by partition, the last sequence of each queue that the server has (0: none); final in a closed topic.
 
         If the record of a queue was removed, its confirmed entries are in the topic. Those that were sent without a
         reply may be there: they are included, and each call adds them to `unknown`; see `PartitionQueue.last_of`.
 
+        A restore of an earlier topic to an empty server makes a topic unknown: then `deployment` does not name it, and
+        no key of a partition exists. The server has none of its entries, so the last sequence is 0.
+
         Args:
-            epoch: The epoch of the deployment that is stored now. If the entries belong to another one, the server was
-                emptied, and has none of them.
+            deployment: The deployment that is stored now; another topic is live.
 
         Raises:
-            KeyLost: a partition has lost its sequences.
+            KeyLost: a partition has lost its sequences, although entries may have been sent to it.
             RedisError: the server did not answer; the sequences are not known.
         """
-        if self._rollbacks.epoch in (None, epoch):
-            for keys in self.layout.keys:
-                if has_lost_sequences(self._client, keys):
-                    raise KeyLost(keys.sequences)
+        is_known = self.layout.topic in deployment.earlier
+        for keys, queue in zip(self.layout.keys, self.queues, strict=True):
+            if (
+                max(queue.confirmed, queue.sent) > 0
+                and has_lost_sequences(self._client, keys)
+                and (is_known or not is_new(self._client, keys))
+            ):
+                raise KeyLost(keys.sequences)
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
                 queue_read(pipeline, keys, queue.producer)

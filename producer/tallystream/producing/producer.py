@@ -224,19 +224,24 @@ class Producer:
     def close(self, timeout: float = 5.0) -> None:
         """Deliver the buffered events, waiting at most `timeout` seconds, then stop; a second call does nothing.
 
+        Before it stops, it checks once more that the server still has the latest confirmed entries, and sends those
+        again that a failover or a restored backup has lost.
+
         To stop, it waits for the sender thread, at most as long again, or 1 second if that is longer. `emit` raises a
         `TallyError` from now on. The producer is stopped even if an error is raised.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
-                lost if there is no spool.
+                lost if there is no spool. Or the server has lost confirmed entries, and these could not be sent again.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis; its events
                 stay in the spool or are lost.
         """
         if not self._buffer.refuse_more():
             return
+        deadline = time.monotonic() + timeout
         try:
             self.flush(timeout)
+            self._sender.check(deadline)
         finally:
             self._buffer.close()
             self._sender.join(max(timeout, 1.0))

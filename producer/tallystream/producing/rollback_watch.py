@@ -21,7 +21,7 @@ from tallystream.storage.deployment_hash import RESTORING
 from tallystream.storage.sentinels import has_lost_sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import redis
 
@@ -62,7 +62,7 @@ class RollbackWatch:
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
         self.damaged: set[int] = set()
-        """The partitions that the last `roll_back` did not change, because the server has lost their sequences."""
+        """The partitions that the last `roll_back` did not change: their sequences or the deployment are lost."""
         self.is_unsure = False
         """Whether entries or checks were sent in a pipeline whose replies have not arrived."""
         self.rewound = 0
@@ -81,6 +81,15 @@ class RollbackWatch:
     def suspect(self, partition: int) -> None:
         """Record that the gate's record of a partition does not match its queue: the next send reads it, and acts."""
         self._suspects.add(partition)
+
+    def check_soon(self) -> None:
+        """Make the next `queue_checks` check every queue that has kept entries, however recent the last check is."""
+        self.is_unsure = True
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether the next `roll_back` has something to do."""
+        return bool(self._suspects)
 
     def queue_checks(self, pipeline: Any, layout: Layout, queues: Sequence[PartitionQueue], now: float) -> list[int]:
         """Queue a read of the server's last sequence for each queue that has kept entries and nothing to send.
@@ -113,10 +122,9 @@ class RollbackWatch:
         """Roll the queue of each suspected partition back to the last entry that the stream has.
 
         If the next entry cannot follow under the same name, because entries that the server lost are no longer kept or
-        because the record was removed, the queue begins again under a new name. If the epoch is another one (the server
-        was emptied, and counting began again), only entries that were never confirmed are sent. If a partition has lost
-        its sequences, its queue does not change, and the partition is added to `damaged`. No partition is suspected
-        afterwards.
+        because the record was removed, the queue begins again under a new name. If another epoch is stored, `follow` it
+        first. If a partition has lost its sequences, or no deployment is stored, its queue does not change, and the
+        partition is added to `damaged`. No partition is suspected afterwards.
 
         Returns:
             The unconfirmed entries that are not sent again, because a removed record may have covered them.
@@ -133,42 +141,70 @@ class RollbackWatch:
             return []
         # Look before and after: a restore may bring the sequences back between the two.
         damaged = self._damaged(layout)
-        epoch, records = self._read(layout, queues)
-        is_another_life = self.epoch is not None and epoch != self.epoch
-        if not is_another_life:
-            self.damaged = damaged | self._damaged(layout)
+        epoch, records = self._read(layout, queues, self._suspects)
+        if epoch and self.epoch not in (None, epoch):
+            self._adopt(epoch, layout, queues)
+            return self.roll_back(layout, queues)
+        self.damaged = damaged | self._damaged(layout)
+        if not epoch and self.epoch is not None:
+            self.damaged = set(self._suspects)  # the server was emptied: wait for the same data, or for another epoch
         given_up: list[SealedEntry] = []
         for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
             if partition in self.damaged:
                 pass
-            elif is_another_life:
-                self._rename(partition, queue, record, queue.confirmed)
-                self.rewound += 1
-                _log.warning("stream.reset stream=%s: entries confirmed by the old stream are not sent again", stream)
             elif queue.is_forgotten(record):
                 given_up += self._begin_again(partition, queue, record, stream)
-            else:
+            elif record.last < queue.confirmed:
                 self._roll_back(partition, queue, record, stream)
             self._suspects.discard(partition)
-        if is_another_life:
-            self.epoch = epoch
-            for queue in queues:
-                # Other queues keep their names: only a gap proves that none of the waiting entries was written.
-                queue.forget()
         return given_up
+
+    def follow(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
+        """Continue with the data that the server has now, if its epoch is another one.
+
+        Then the server was emptied, and counting began again. Entries that the old data had confirmed are not sent
+        again: a queue with confirmed entries begins again under a new name. A queue that the new data has a record of
+        does not change, because its entries were confirmed by the new data. If no deployment is stored, nothing
+        changes: the old data may come back.
+
+        Raises:
+            RedisError: the server did not answer; no queue has changed.
+            DeploymentChanged: a restore has not finished; no queue has changed.
+
+        Any error of `on_rename` is raised too; then call this again.
+        """
+        epoch, _ = self._read(layout, queues, ())
+        if epoch and self.epoch not in (None, epoch):
+            self._adopt(epoch, layout, queues)
+
+    def _adopt(self, epoch: str, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
+        """Make `epoch`, which was read before, the epoch of the entries; see `follow`."""
+        _, records = self._read(layout, queues, range(len(queues)))
+        for partition, record in records.items():
+            queue, stream = queues[partition], layout.keys[partition].stream
+            # Without a record, the gate lets only the first entry through. So if there are confirmed entries, no
+            # waiting entry is in the new data, even if replies are missing.
+            if record.last == 0 and queue.confirmed > 0:
+                self._rename(partition, queue, record, queue.confirmed)
+                self._suspects.discard(partition)
+                self.rewound += 1
+                _log.warning("stream.reset stream=%s: entries confirmed by the old stream are not sent again", stream)
+        self.epoch = epoch
 
     def _damaged(self, layout: Layout) -> set[int]:
         return {partition for partition in self._suspects if has_lost_sequences(self._client, layout.keys[partition])}
 
-    def _read(self, layout: Layout, queues: Sequence[PartitionQueue]) -> tuple[str, dict[int, GateRecord]]:
-        """Return the present epoch (`""` if no deployment is stored), and the record of each suspected partition.
+    def _read(
+        self, layout: Layout, queues: Sequence[PartitionQueue], partitions: Iterable[int]
+    ) -> tuple[str, dict[int, GateRecord]]:
+        """Return the present epoch (`""` if no deployment is stored), and the records of some partitions.
 
         Raises:
             RedisError: the server did not answer.
             DeploymentChanged: a restore has not finished.
         """
-        partitions = sorted(self._suspects)
+        partitions = sorted(partitions)
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.hmget(layout.root, ["epoch", RESTORING])
             for partition in partitions:

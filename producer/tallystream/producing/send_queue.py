@@ -102,7 +102,7 @@ class SendQueue:
         """
         appender, buffer, layout = self.appender, self.buffer, deployment.layout
         newest = newest_ids(self._client, layout, spool=isinstance(buffer, Spool))
-        lasts = appender.lasts(deployment.epoch)
+        lasts = appender.lasts(deployment)
         self._settle(appender.settle(lasts))
         if isinstance(buffer, Spool):
             held = [each for each in appender.waiting if not buffer.covers(each.cycle)]

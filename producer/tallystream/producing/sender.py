@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from tallystream.client.backoff import Backoff
 from tallystream.client.error_text import named_text, text_of
 from tallystream.client.replies import is_connection_stale, is_refusal
-from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost, SpoolError
+from tallystream.errors import ConfigurationError, DeploymentChanged, FlushTimeout, KeyLost, SpoolError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
 from tallystream.producing.spool.buffer import Spool
@@ -33,6 +33,12 @@ _FIRST_PAUSE: Final = 0.05
 
 _LONGEST_PAUSE: Final = 2.0
 """Most seconds of back-off."""
+
+_RELOAD: Final = 1.0
+"""Fewest seconds between two readings of the deployment because of a lost key or another epoch."""
+
+_PATIENCE: Final = 2.0
+"""Most seconds that a producer that is closed waits for a server, to find out whether it has lost entries."""
 
 _SCAN: Final = 10.0
 """Seconds between two searches of the spool for events of dead processes."""
@@ -69,10 +75,13 @@ class Sender:
         self._linger = linger
         self._durability = durability
         self._problem: str | None = None
+        self._checking: Appender | None = None  # what `check` waits for
+        self._is_behind = False
+        self._checked = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._spool = spool
-        self._scan_at = float("-inf")
+        self._scan_at = self._reload_at = float("-inf")
         self._refused: set[str] = set()  # folders that cannot be delivered here
         self._own: SendQueue | None = None
         self._adopted: list[SendQueue] = []
@@ -105,17 +114,47 @@ class Sender:
                     thread.start()
                     self._thread = thread
 
+    def check(self, deadline: float) -> None:
+        """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
+
+        Call this after all events were appended. If the server does not reply for 2 seconds, or a partition has lost a
+        key, it is not known that entries are lost; then return.
+
+        Args:
+            deadline: The monotonic second at which to stop waiting.
+
+        Raises:
+            FlushTimeout: the server has lost entries, and not all of them were sent again before the deadline.
+        """
+        self._checking = self.appender
+        if self._checking is None:
+            return
+        self._buffer.wake.set()
+        is_done = self._checked.wait(max(0.0, min(_PATIENCE, deadline - time.monotonic())))
+        if not is_done and self._is_behind and not self._checked.wait(max(0.0, deadline - time.monotonic())):
+            lost = "the server has lost entries that it had confirmed, and not all of them were sent again in time"
+            raise FlushTimeout(lost if self._problem is None else f"{lost}. {self._problem}")
+
     def join(self, timeout: float) -> None:
         """Wait until the sender thread has ended, at most `timeout` seconds; `Buffer.close` makes it end."""
         if self._thread is not None:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        try:
+            self._send()
+        finally:
+            self._checked.set()
+
+    def _send(self) -> None:
+        """Make one pass after another until the buffer is closed, or the server refuses this producer for good."""
         buffer = self._buffer
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while not buffer.is_closed:
             self._wait()
             led_on = False
+            if (checking := self._checking) is not None:
+                checking.check_soon()
             try:
                 led_on = self._pass()
             except ConfigurationError as error:
@@ -130,6 +169,10 @@ class Sender:
                 self._say(str(error))
             except Exception as error:  # noqa: BLE001  # if a bug ended the thread, no further event would be sent
                 self._say(named_text(error), error)
+            if checking is not None:
+                self._is_behind = checking.is_behind
+                if not checking.is_unsure and not self._is_behind:
+                    self._checked.set()
             if led_on:
                 backoff.reset()
             else:
@@ -184,13 +227,12 @@ class Sender:
             self._adopt(self._spool, deployment)
         progress = False
         for send_queue in self._outboxes():
-            send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
-            if send_queue.appender.layout.topic != deployment.layout.topic:
-                send_queue.move(deployment)
+            self._follow(send_queue, deployment)
             led_on, error = send_queue.step()
             progress = progress or led_on
             if isinstance(error, KeyLost):
-                self._validator.forget()  # if the server was emptied, the next pass stores a new deployment
+                if send_queue.appender.oldest_cycle is not None:
+                    self._reload()  # if the server was emptied, the next pass stores a new deployment
                 self._say(str(error))
             elif error is not None:
                 if is_refusal(error):
@@ -204,6 +246,28 @@ class Sender:
             self._adopted_unknown += send_queue.appender.unknown
             _release(send_queue.buffer)
         return progress
+
+    def _follow(self, send_queue: SendQueue, deployment: Deployment) -> None:
+        """Let a send queue continue with the data that is stored now, and with its live topic.
+
+        Raises:
+            DeploymentChanged, KeyLost, SpoolError, redis.RedisError: see `_pass`.
+        """
+        appender = send_queue.appender
+        send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
+        if appender.epoch != deployment.epoch:
+            appender.follow()  # before the move, which sends again what the topic before has lost
+        if appender.epoch != deployment.epoch:
+            self._reload()  # the deployment was replaced after it was read
+        elif appender.layout.topic != deployment.layout.topic:
+            send_queue.move(deployment)
+
+    def _reload(self) -> None:
+        """Make the next pass read the deployment again, unless this was done less than a second ago."""
+        now = time.monotonic()
+        if now >= self._reload_at:
+            self._validator.forget()
+            self._reload_at = now + _RELOAD
 
     def _outboxes(self) -> list[SendQueue]:
         return self._adopted if self._own is None else [self._own, *self._adopted]

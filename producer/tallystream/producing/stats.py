@@ -21,8 +21,9 @@ class ProducerStats:
         rewound_streams: Number of times that a stream had lost confirmed entries.
         lost_entries: Confirmed entries that a stream had lost and that the producer no longer kept to send again.
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had removed the
-            record of their producer: after 30 days of silence, with a spool a year. They may be in the stream, so they
-            are not sent again; `appended` includes the events of those that are not of dead processes.
+            record of their producer: after 30 days of silence, with a spool a year. Or their topic was replaced, and
+            its records were lost with the server. They may be in the stream, so they are not sent again; `appended`
+            includes the events of those that are not of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries that were written, but not confirmed in time; these entries are
             sent again.

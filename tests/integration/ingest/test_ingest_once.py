@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.ingest import Mapping, SourceError, packer, sender
 from tallystream_worker.ingest import job as jobs
@@ -341,3 +342,23 @@ def test_segments_number_lines_and_bytes_of_their_file(harness, tmp_path, monkey
     assert (done.events, done.bad) == (60, 10)
     assert done.read == size_of(parts) == path.stat().st_size
     assert max(seen) <= done.read
+
+
+def test_an_emptied_server_keeps_its_number_of_partitions(server, tmp_path, monkeypatch):
+    """If the server is emptied during an ingest, the file goes to a new deployment with as many partitions."""
+    path = tmp_path / "file"
+    path.write_text("".join(line(f"a:{number}") for number in range(100)))
+    append_text, emptied = jobs._append_text, []
+
+    def empty_once(job, client, *others):
+        if not emptied:
+            emptied.append(client.flushall())
+        append_text(job, client, *others)
+
+    monkeypatch.setattr(jobs, "_append_text", empty_once)
+    with Harness(server.url, partitions=8) as harness:
+        assert ingest(harness, path).events == 100
+        assert emptied
+        deployment = Deployment.find(harness.client)
+        assert (deployment.layout.partitions, deployment.epoch != harness.deployment.epoch) == (8, True)
+        assert harness.ledger()["appended"] == 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
@@ -10,10 +12,12 @@ from tallystream.deployment import Deployment
 from tallystream.errors import KeyLost
 from tallystream.producing.appender import _APPEND, Appender
 from tallystream.producing.partition_queue import SealedEntry
-from tallystream.storage.keys import BEGUN
+from tallystream.storage.keys import BEGUN, Layout
+from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.packer import EntryBuilder
 from tests.harness import Harness
 from tests.proxy import Proxy
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
 
@@ -281,3 +285,81 @@ def test_a_full_server_refuses_and_recovers(harness):
         harness.client.config_set("maxmemory", 0)
     assert len(appender.send()[0]) == 1
     assert len(written(harness)) == 1
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_entries_are_kept_while_no_deployment_is_stored(harness, monkeypatch, is_opened, is_late):
+    """An idle appender that finds an empty server waits. When the old data is back, lost entries are sent again.
+
+    It waits also if another process has opened the partitions, but has not stored a deployment. It sends lost entries
+    also if the data comes back so late that the appender does not check its last entries any more.
+    """
+    monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.0)
+    monkeypatch.setattr("tallystream.producing.appender._PAUSE_DAMAGED", 0.0)
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    appender.push(0, entry())
+    appender.send()
+    earlier = copy_of(harness.client)
+    for _ in range(2):
+        appender.push(0, entry())
+    appender.send()
+    harness.client.flushall()
+    if is_opened:
+        open_partitions(harness.client, harness.layout)
+    for _ in range(10):
+        appender.send()
+    assert (appender.rewound, len(appender.queues[0].kept)) == (0, 3)
+    if is_late:
+        monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 1000.0)
+        for _ in range(3):
+            appender.send()
+    go_back(harness.client, earlier)
+
+    def is_back():
+        appender.send()
+        return len(written(harness)) == 3
+
+    until(is_back)
+    assert (appender.rewound, appender.lost, appender.epoch) == (1, 0, harness.deployment.epoch)
+
+
+def test_entries_of_the_present_data_are_kept_when_the_epoch_changes(harness):
+    """An appender that begins in one deployment, and continues in the next without reading it, follows the next.
+
+    A failover of the next deployment loses entries; those that it had confirmed are sent again, and those of the first
+    deployment are not.
+    """
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    appender.push(1, entry("old"))
+    assert len(appender.send()[0]) == 1
+    harness.client.flushall()
+    epoch = Deployment.create_or_load(harness.client, 4).epoch
+    appender.push(0, entry())
+    assert len(appender.send()[0]) == 1
+    earlier = copy_of(harness.client)
+    appender.push(0, entry())
+    assert len(appender.send()[0]) == 1
+    go_back(harness.client, earlier)
+    for partition in (0, 1):
+        appender.push(partition, entry("new"))
+    while appender.oldest_cycle is not None:
+        appender.send()
+    assert [sequence for _, sequence in written(harness)] == [1, 2, 3]
+    assert [sequence for _, sequence in written(harness, 1)] == [1]
+    assert (appender.epoch, appender.lost) == (epoch, 0)
+
+
+def test_a_move_finds_lost_sequences_whatever_the_epoch(harness):
+    """A topic whose sequences are lost is not left, also if the appender has not noticed that the epoch changed."""
+    appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
+    harness.client.flushall()
+    Deployment.create_or_load(harness.client, 4)
+    appender.push(0, entry())
+    assert len(appender.send()[0]) == 1
+    key = harness.layout.keys[0].sequences
+    harness.client.delete(key)
+    deployment = Deployment.find(harness.client)
+    moved = replace(deployment, layout=Layout(4, topic=2), earlier={1: 4})
+    with pytest.raises(KeyLost, match=key):
+        appender.lasts(moved)

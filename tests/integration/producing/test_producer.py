@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import subprocess
@@ -12,7 +13,16 @@ import time
 import pytest
 import structlog
 
-from tallystream import BufferFull, ConfigurationError, EventError, FlushTimeout, Producer, StreamFull, TallyError
+from tallystream import (
+    BufferFull,
+    ConfigurationError,
+    EventError,
+    FlushTimeout,
+    Producer,
+    StreamFull,
+    TallyError,
+    aio,
+)
 from tallystream.deployment import Deployment
 from tallystream.producing import validation
 from tallystream.producing.appender import _APPEND
@@ -423,7 +433,8 @@ def test_leaving_without_a_server():
     """A program that exits with undelivered events writes their number to standard error, in one line."""
     done = run(LEAVING, NOWHERE)
     assert done.returncode == 0
-    assert done.stderr == "tallystream: the flush timed out: 10 events are not appended yet\n"
+    assert done.stderr.startswith("tallystream: the flush timed out: 10 events are not appended yet. Error 2 ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_another_number_of_partitions(harness):
@@ -559,3 +570,113 @@ def test_lost_entries_are_sent_again_after_a_restore(harness, caplog):
         producer.flush()
     assert harness.client.xlen(stream) == 3
     assert "stream.reset" not in caplog.text
+
+
+def test_a_producer_follows_a_new_deployment_before_anything_is_lost(harness, monkeypatch):
+    """A producer that works in a new deployment sends again what a failover of this deployment loses.
+
+    It notices the other epoch without a gap. So a failover, even if the producer has no record after it, is not taken
+    for another deployment.
+    """
+    monkeypatch.setattr(validation, "_RULES_AGE", 0.0)
+    first, second = "a", next(s for s in "bcdefg" if harness.layout.keys_of(s) != harness.layout.keys_of("a"))
+    with Producer(harness.url) as producer:
+        producer.emit("view", first)
+        producer.flush(10)
+        harness.client.flushall()
+        Deployment.create_or_load(harness.client, 4)
+        earlier = copy_of(harness.client)
+        for _ in range(2):
+            producer.emit("view", second)
+            producer.flush(10)
+        go_back(harness.client, earlier)
+        producer.emit("view", second)
+        producer.flush(10)
+        until(lambda: harness.client.xlen(harness.layout.keys_of(second).stream) == 3, 10, what="all entries")
+        assert producer.stats.lost_entries == 0
+
+
+def test_a_producer_reads_the_deployment_once_a_second_while_a_key_is_lost(harness):
+    """Entries of other partitions, however many, do not make it read the deployment more often."""
+    lost, other = "a", next(s for s in "bcdefg" if harness.layout.keys_of(s) != harness.layout.keys_of("a"))
+
+    def reads() -> int:
+        return int(harness.client.info("commandstats").get("cmdstat_hgetall", {"calls": 0})["calls"])
+
+    with Producer(harness.url, linger=0) as producer, contextlib.suppress(FlushTimeout):
+        producer.emit("view", lost)
+        producer.flush(10)
+        key = harness.layout.keys_of(lost).sequences
+        harness.client.rename(key, "kept")
+        producer.emit("view", lost)
+        until(lambda: producer._sender.problem is not None, what="the lost key")
+        before, began = reads(), time.monotonic()
+        for number in range(1, 101):
+            producer.emit("view", other)
+            stream = harness.layout.keys_of(other).stream
+            until(lambda: harness.client.xlen(stream) == number)  # noqa: B023  # used in this turn
+        assert reads() - before <= time.monotonic() - began + 2
+        harness.client.rename("kept", key)
+        producer.flush(10)
+
+
+@pytest.mark.parametrize("is_spooled", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_closing_producer_sends_lost_entries_again(harness, tmp_path, is_async, is_spooled):
+    """If a server goes back to older data just before a producer is closed, `close` sends lost entries again.
+
+    Also if the connection breaks at the first check.
+    """
+    stream = harness.layout.keys_of("a").stream
+    spool = tmp_path if is_spooled else None
+
+    async def use_async() -> None:
+        async with aio.Producer(proxy.url, spool=spool) as producer:
+            await producer.emit("view", "a")
+            await producer.flush(10)
+            earlier = copy_of(harness.client)
+            await producer.emit("view", "a")
+            await producer.flush(10)
+            go_back(harness.client, earlier)
+            proxy.lose_request(b"HGET")
+
+    with Proxy(harness.url) as proxy:
+        if is_async:
+            asyncio.run(use_async())
+        else:
+            with Producer(proxy.url, spool=spool) as producer:
+                producer.emit("view", "a")
+                producer.flush(10)
+                earlier = copy_of(harness.client)
+                producer.emit("view", "a")
+                producer.flush(10)
+                go_back(harness.client, earlier)
+                proxy.lose_request(b"HGET")
+            assert (producer.stats.rewound_streams, producer.stats.lost_entries) == (1, 0)
+    assert harness.client.xlen(stream) == 2
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 2}
+
+
+def test_closing_does_not_wait_for_a_server_that_is_gone(harness):
+    """If all events are appended and the server then refuses connections, `close` raises no error, and ends soon."""
+    with Proxy(harness.url) as proxy:
+        producer = Producer(proxy.url)
+        producer.emit("view", "a")
+        producer.flush(10)
+        proxy.retarget(NOWHERE)
+        began = time.monotonic()
+        producer.close(timeout=20)
+        assert time.monotonic() - began < 10
+
+
+def test_closing_states_that_lost_entries_were_not_sent_again(harness):
+    """If the server has lost confirmed entries and a restore runs, `close` raises `FlushTimeout`."""
+    producer = Producer(harness.url)
+    earlier = copy_of(harness.client)
+    producer.emit("view", "a")
+    producer.flush(10)
+    go_back(harness.client, earlier)
+    harness.client.hset(harness.layout.root, RESTORING, "[]")
+    with pytest.raises(FlushTimeout, match=r"has lost entries that it had confirmed.*has not finished"):
+        producer.close(timeout=1)

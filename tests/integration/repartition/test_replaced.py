@@ -6,13 +6,20 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost
-from tallystream.producing.appender import Appender
+from tallystream.producing.appender import _APPEND, Appender
+from tallystream.producing.buffer import Buffer, BufferSettings
 from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
 from tallystream.producing.producer import Producer
+from tallystream.producing.send_queue import SendQueue
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.settings import SpoolSettings
+from tallystream.producing.validation import UNROUTED
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.scripts import Script
@@ -28,6 +35,8 @@ from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
 from tests.integration.repartition.test_migration import PLAIN, emit, moved
+from tests.proxy import Proxy
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import redis
@@ -204,7 +213,8 @@ def test_a_restore_of_a_later_log_closes_the_first_one(server, tmp_path):
         Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
         harness.client.flushall()
         restore(harness.client, database)
-        assert [refusals(harness.client, keys) for keys in first.keys] == [REFUSED] * 2
+        # The records of the first topic are lost: an entry that may have been appended there before is not sent again.
+        assert [refusals(harness.client, keys) for keys in first.keys] == [REFUSED | {"append": "forgotten"}] * 2
         assert not decide(Event("call", "k")).accepted
         harness.finish()
         assert harness.totals() == {("call", "k"): 5}
@@ -245,3 +255,87 @@ def test_a_move_that_failed_leaves_a_later_log_open(server):
             assert producer.decide("call", "k").accepted
         harness.finish()
         assert harness.totals() == {("view", "a"): 1, ("call", "k"): 1}
+
+
+def test_a_producer_of_a_later_topic_continues_after_a_restore_of_an_earlier_one(server, tmp_path):
+    """An emptied server gets a snapshot from before a repartition: it never had the topic of a producer that was away.
+
+    The producer sends again what only that topic had, and what it could not send meanwhile.
+    """
+    with (
+        Harness(server.url, rules=PLAIN, partitions=2) as harness,
+        closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
+        Proxy(server.url) as proxy,
+        Producer(proxy.url) as producer,
+    ):
+        producer.emit("view", "a")
+        producer.flush(10)
+        harness.finish()
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        moved(harness, 3)
+        for subject in "bcd":
+            producer.emit("view", subject)
+        producer.flush(10)
+        assert producer._sender.appender.layout.topic == 2
+        proxy.freeze()
+        harness.client.flushall()
+        restore(harness.client, database)
+        producer.emit("view", "e")
+        proxy.thaw()
+        producer.flush(10)
+        harness.layout = Deployment.create_or_load(harness.client).layout
+        harness.finish()
+        assert harness.totals() == {("view", subject): 1 for subject in "abcde"}
+        assert (producer.stats.lost_entries, producer.stats.unknown_entries) == (0, 0)
+
+
+@pytest.mark.parametrize("is_spooled", [False, True])
+@pytest.mark.parametrize("is_taken", [False, True], ids=["empty", "other-data"])
+@pytest.mark.parametrize("topics", [1, 2])
+def test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore(
+    server, tmp_path, topics, is_taken, is_spooled
+):
+    """The restored topic has copies of the earlier one, whose sequences an emptied server has lost.
+
+    An entry that was sent without a reply may be there, so it is given up as unknown. Later entries are sent.
+    """
+    with (
+        Harness(server.url, rules=PLAIN, partitions=2) as harness,
+        closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
+        Proxy(server.url) as proxy,
+    ):
+        if topics == 2:
+            dropped(harness, 4)
+        settings, spool = BufferSettings(linger=0), SpoolSettings(tmp_path / "spool", 2**20, "os", "tally")
+        buffer = Spool(settings, spool) if is_spooled else Buffer(settings)
+        deployment = Deployment.create_or_load(harness.client)
+        queue = SendQueue(harness.connect(proxy.url), deployment, buffer, DurabilityCheck())
+
+        def emit_one() -> None:
+            buffer.put(UNROUTED, "view", "a", 1, 60.0, None, None)
+
+        emit_one()
+        assert queue.step() == (True, None)
+        proxy.lose_reply_to(_APPEND.sha.encode())
+        emit_one()
+        with pytest.raises(RedisConnectionError):
+            queue.step()
+        assert proxy.lost.wait(5)
+        emit_one()  # never sent
+        dropped(harness, 3)
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 2}
+        Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        harness.client.flushall()
+        if is_taken:
+            Deployment.create_or_load(harness.client)
+        restore(harness.client, database, force=is_taken)
+        if topics == 2:  # it asks the earlier topic, before it reads that another one is live
+            until(lambda: queue.step() and queue.appender.is_closed)
+        queue.move(Deployment.create_or_load(harness.client))
+        until(lambda: queue.step() == (True, None) and queue.appender.oldest_cycle is None)
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 3}
+        assert (queue.appender.unknown, queue.appender.lost, buffer.appended) == (1, 0, 3)
+        if is_spooled:
+            buffer.release()

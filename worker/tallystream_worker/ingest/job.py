@@ -108,8 +108,8 @@ def _size(job: Job) -> int:
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
     """Append the events of a job that were not appended before; begin again if another run or topic intervenes.
 
-    Stores the deployment if there is none. While a stream is full, or the server is lost during the appends, waits and
-    tries again.
+    Stores the deployment if there is none; if the server was emptied meanwhile, with as many partitions as before.
+    While a stream is full, or the server is lost during the appends, waits and tries again.
 
     Args:
         job: The file, or the part of it, to read.
@@ -145,7 +145,8 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
                 return progress
             time.sleep(_RETRY_PAUSE)  # during the switch to a new topic, its number is not published yet
             epoch = deployment.epoch
-            deployment = Deployment.create_or_load(client, None, store.namespace)
+            known = deployment.layout.partitions
+            deployment = Deployment.create_or_load(client, None, store.namespace, unless_stored=known)
             if lost is not None and deployment.epoch == epoch:  # otherwise the server was emptied meanwhile
                 raise lost
     finally:

@@ -24,7 +24,7 @@ from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, LAYOUT, LEFT, Layout
+from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 _PAUSE: Final = DEPLOYMENT_AGE + 0.2
 """Seconds after which every reader has noticed that a restore has begun."""
+
+_LARGEST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
+"""The largest stream ID: no record of a producer names a later entry."""
 
 _NEWEST: Final = "newest-log"
 """The field of the root hash with the highest number of a topic; it stays during a restore."""
@@ -136,7 +139,7 @@ def restore(
     }
     kept: dict[str, Any] = {
         CLOSING: (closing := (number(root, CLOSING.encode()) or 0) + 1),
-        _NEWEST: _close_others(client, layout, root, earlier, closing),
+        _NEWEST: _close_others(client, layout, root, facts["epoch"], earlier, closing),
         **_numbers(client, layout, root, facts),
     }
     if left := _left(client, layout, root):
@@ -221,18 +224,28 @@ def _latest(client: redis.Redis, layout: Layout) -> int:
 
 
 def _close_others(
-    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], earlier: Mapping[int, int], closing: int
+    client: redis.Redis,
+    layout: Layout,
+    root: Mapping[bytes, bytes],
+    epoch: str,
+    earlier: Mapping[int, int],
+    closing: int,
 ) -> int:
-    """Close every other topic that would count events, and return the highest number that a topic has had.
+    """Close every other topic that may be open, and return the highest number that a topic has had.
 
-    These are the live topic of the server, the one that a repartition fills, and the first topic, which counts unless
-    it is closed (see `lib/generations.lua`). A process that still knows such a topic is refused, and reads the
-    deployment again. No later topic gets a number that was used before.
+    These are the live topic of the server, the one that a repartition fills, the first topic, and every earlier topic
+    that the server has lost. A process that still knows such a topic is refused, and reads the deployment again. No
+    later topic gets a number that was used before.
+
+    If the server has lost the sequences of an earlier topic, no record shows which entries that topic had; the restored
+    topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest ID, as if all records had been
+    removed. So a producer does not send again what that topic may have had.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash; after an interrupted restore, it has the returned number.
+        epoch: The epoch of the snapshot; if the server has another one, it was emptied.
         earlier: By number of each earlier topic, its partitions.
         closing: The number of the closing: a repartition that was paused does not reopen the topics.
     """
@@ -243,10 +256,16 @@ def _close_others(
         counting[live] = int(present)
     if (moving := number(root, b"moving")) is not None:
         counting[moving] = int(root[b"moving-partitions"])
-    for topic in counting.keys() - {layout.topic}:
-        for keys in Layout(counting[topic], layout.namespace, topic=topic).keys:
+    is_of_other_data = b"epoch" in root and root[b"epoch"] != epoch.encode()
+    for topic in (counting.keys() | earlier.keys()) - {layout.topic}:
+        partitions = max(counting.get(topic, 0), earlier.get(topic, 0))
+        for keys in Layout(partitions, layout.namespace, topic=topic).keys:
+            closed: dict[Any, Any] = {BEGUN: 1, CLOSED: layout.topic, f"!{CLOSING}": closing}
+            if topic in earlier and (is_of_other_data or not client.hexists(keys.sequences, BEGUN)):
+                closed |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")
+            elif topic not in counting:
+                continue  # it is closed
             with client.pipeline(transaction=True) as pipeline:
-                closed: dict[Any, Any] = {BEGUN: 1, CLOSED: layout.topic, f"!{CLOSING}": closing}
                 pipeline.hset(keys.sequences, mapping=closed)
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
