@@ -37,9 +37,9 @@ local function hold(sequences, now)
   call('HSET', sequences, '!hold', string.format('%.0f', now + HOLD))
 end
 
--- Returns the reply "closed", "held", "full" or "damaged" if nothing may be appended, else `nil`. Raises an error if the
--- ledger exists and is not a hash. `limit`, `closed`, `held` and `begun` are the values of their fields, `false` if there
--- are none.
+-- Returns the reply "closed", "held", "full" or "damaged" if nothing may be appended, else `nil`. Raises an error if
+-- the ledger exists and is not a hash. `limit`, `closed`, `held` and `begun` are the values of their fields, `false` if
+-- there are none.
 local function refusal(stream, ledger, limit, closed, held, begun)
   if closed and closed ~= '' then
     return { 'closed', closed }

@@ -2,8 +2,8 @@
 
 -- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one. If
 -- the partition is closed, ' closed' follows, and ' restoring' during a restore: then no generation is live. The key of
--- a closed partition stays when its topic is dropped. Returns '' if the key does not exist: nothing is live, because the
--- topic was given up, the server was emptied, or the key was lost.
+-- a closed partition stays when its topic is dropped. Returns '' if the key does not exist: nothing is live, because
+-- the topic was given up, the server was emptied, or the key was lost.
 local function live(key)
   return redis.call('GET', key) or ''
 end
