@@ -899,8 +899,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/partition_audit.py",
-                "max(parse_time(clock) // 1000, server_time(self._scratch))",
-                "parse_time(clock) // 1000",
+                "max(live.now, server_time(self._scratch))",
+                "live.now",
             ),
         ),
         tests=(f"{_AUDIT}::test_a_host_that_is_ahead_finds_no_difference",),
@@ -956,11 +956,11 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/repartition/lua/copy.lua",
-                "elseif lost or not generations.is_open(",
-                "elseif false and generations.is_open(",
+                "if not generations.is_open(",
+                "if false and generations.is_open(",
             ),
         ),
-        tests=(f"{_REPLACED}::test_every_script_refuses_a_log_that_was_given_up",),
+        tests=(f"{_REPLACED}::test_every_script_refuses_a_replaced_log_for_ever",),
     ),
     Mutant(
         "restore-leaves-the-later-log-open",
@@ -1269,7 +1269,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/reading/deployment_cache.py",
-                "if any(raise_on_error(reply) for reply in replies):",
+                "if has_stream or fields > 1:",
                 "if False:",
             ),
         ),
@@ -1350,7 +1350,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/runtime/lua/publish.lua",
-                "rule_changes.record(changes, number, ARGV[3], generation or '1', ARGV[2])\n",
+                "rule_changes.record(meta, changes, number, ARGV[3], generation or '1', ARGV[2])\n",
                 "",
             ),
         ),
