@@ -895,17 +895,6 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "audit-without-the-clock-of-the-scratch-server",
-        (
-            Edit(
-                "tallystream_worker/rebuild/partition_audit.py",
-                "max(live.now, server_time(self._scratch))",
-                "live.now",
-            ),
-        ),
-        tests=(f"{_AUDIT}::test_a_host_that_is_ahead_finds_no_difference",),
-    ),
-    Mutant(
         "actors-of-late-events",
         (Edit("tallystream/storage/lua/rules/uniques.lua", "was_removed(self, states) or ", ""),),
         tests=(f"{_IDS}::test_a_late_event_of_a_removed_period_adds_no_actor",),

@@ -10,7 +10,7 @@ from itertools import compress, islice
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.client.server_time import parse_time, server_time
+from tallystream.client.server_time import parse_time
 from tallystream.errors import KeyLost
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import parse_id
@@ -326,10 +326,9 @@ class PartitionAudit:
         chunk = live.pieces
         self._bring_to(live.moment)
         self._removed.learn(live.forgotten)
+        # By its clock, which is this host's, the scratch server may have removed more.
         self._removed.learn(self._scratch.execute_command("HGETALL", self._copy.forgotten))
-        # The later of two clocks decides: the server's, and that of the scratch server, which is this host's.
-        now = max(live.now, server_time(self._scratch))
-        kept = [self._is_kept(piece.name, now) for piece in chunk]
+        kept = [self._is_kept(piece.name, live.now) for piece in chunk]
         chosen, replies = list(compress(chunk, kept)), list(compress(live.replies, kept))
         self._expired += len(chunk) - len(chosen) if count else 0
         with self._scratch.pipeline(transaction=False) as pipeline:
