@@ -526,6 +526,16 @@ MUTANTS: Final = (
         tests=(f"{_EXPIRY}::test_a_clock_that_is_ahead_for_a_moment_loses_no_bucket",),
     ),
     Mutant(
+        "restore-before-the-archive-is-read",
+        (Edit("tallystream_worker/snapshot/restore.py", "    _check_archive(partitions, archived)\n", ""),),
+        tests=(f"{_SNAPSHOT}::test_an_archive_that_cannot_be_read_costs_no_counter",),
+    ),
+    Mutant(
+        "snapshot-beside-its-file",
+        (Edit("tallystream_worker/snapshot/snapshotter.py", "        self._database.settle()\n", ""),),
+        tests=(f"{_SNAPSHOT}::test_a_copy_of_the_file_is_a_whole_snapshot",),
+    ),
+    Mutant(
         "archive-of-a-new-stream-not-restored",
         (
             Edit(

@@ -34,7 +34,7 @@ from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
-from tallystream_worker.archive.store import Store
+from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.cli.generation import build
 from tallystream_worker.dead_letters.retry import Retried, retry
 from tallystream_worker.dead_letters.store import letters
@@ -845,6 +845,40 @@ def test_the_archive_is_used_if_producers_have_appended_before_a_restore(harness
     before["plain", "s1"] = before.get(("plain", "s1"), 0) + 7
     assert harness.totals() == before
     assert sum(part.missing for part in parts) == 0
+
+
+def test_an_archive_that_cannot_be_read_costs_no_counter(harness, database):
+    """A forced restore reads the archive before it changes anything; without the archive, it works."""
+    emit_some(harness, 1)
+    take(harness, database)
+    emit_some(harness, 2)
+    before = harness.totals()
+
+    def unreadable(*_: object) -> Any:
+        raise ArchiveError("the file is damaged")
+        yield
+
+    with pytest.raises(ArchiveError, match="damaged"):
+        restore(harness.client, database, unreadable, force=True)
+    assert Deployment.load(harness.client).epoch == harness.deployment.epoch
+    assert harness.totals() == before
+    restore(harness.client, database, force=True)
+    harness.drain()
+    assert harness.totals() == before
+
+
+def test_a_copy_of_the_file_is_a_whole_snapshot(harness, tmp_path):
+    """After each snapshot, everything is in the file itself, although the database is still open."""
+    emit_some(harness, 1)
+    file, before = tmp_path / "snapshot.sqlite", harness.totals()
+    with closing(Database(str(file))) as database:
+        take(harness, database)
+        copied = tmp_path / "copy.sqlite"
+        copied.write_bytes(file.read_bytes())
+    harness.client.flushall()
+    with closing(Database(str(copied), is_there=True)) as database:
+        restore(harness.client, database)
+    assert harness.totals() == before
 
 
 def test_what_is_missing_is_said(harness, database):

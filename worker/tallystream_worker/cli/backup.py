@@ -81,7 +81,7 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
 
     Args:
         settings: The settings of the command.
-        url: Folder or URL of the archive from the command line; if empty, `[archive] url` is used.
+        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
         database: The snapshot, which has the number of the topic.
 
     Raises:
@@ -89,7 +89,7 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
         SnapshotError: the snapshot cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
     """
-    if not (chosen := url or settings.archive.url):
+    if not (chosen := settings.archive.url if url is None else url):
         return []
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
@@ -107,14 +107,14 @@ def open_archive(
 
     Args:
         settings: The settings of the command.
-        url: Folder or URL of the archive from the command line; if empty, `[archive] url` is used.
+        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
         database: The snapshot, which has the number of the topic.
 
     Raises:
         SnapshotError: the snapshot cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
     """
-    if not (chosen := url or settings.archive.url):
+    if not (chosen := settings.archive.url if url is None else url):
         return None
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415

@@ -99,6 +99,16 @@ class Database:
             rows = [{"name": name, "value": value} for name, value in facts.items()]
             upsert(connection, schema.facts, rows, self._schema)
 
+    def settle(self) -> None:
+        """Write everything that is committed into the file itself, so that a copy of this file alone is whole.
+
+        With SQLite, commits are in the file `-wal` beside it until then. Do nothing while another connection reads, and
+        with PostgreSQL.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with self._transaction() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Return a context in which all reads and writes are in one transaction. For one thread; it cannot be nested.

@@ -113,6 +113,18 @@ class PartitionRestore:
         """
         self._client.set(self._keys.live, live_mark(FIRST, revision))
 
+    def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
+        """Read the archived entries that `run` will need; change nothing. Call it before `close`.
+
+        Raises:
+            SnapshotError: the database cannot be used.
+
+        Any error of `archived` is raised too.
+        """
+        if (found := self._database.position(self._partition)) is not None:
+            for _ in self._old(archived, found[0]):
+                pass
+
     def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
 

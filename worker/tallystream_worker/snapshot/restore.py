@@ -112,7 +112,7 @@ def restore(
         StreamError: the server is not empty, and `force` is not set.
         ConfigurationError: this release cannot read the rules of the snapshot.
 
-    Any error of `archived` is raised too.
+    Any error of `archived` is raised too; nothing was changed then, unless the archive fails later, while it is used.
     """
     facts = database.facts()
     if not facts:
@@ -137,8 +137,11 @@ def restore(
     earlier = {
         int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
     }
+    closing = (number(root, CLOSING.encode()) or 0) + 1
+    partitions = [PartitionRestore(client, database, layout, n, rules, closing) for n in range(layout.partitions)]
+    _check_archive(partitions, archived)
     kept: dict[str, Any] = {
-        CLOSING: (closing := (number(root, CLOSING.encode()) or 0) + 1),
+        CLOSING: closing,
         _NEWEST: _close_others(client, layout, root, facts["epoch"], earlier, closing),
         **_numbers(client, layout, root, facts),
     }
@@ -150,7 +153,6 @@ def restore(
     _BEGIN(client, [layout.root], [part for pair in begun.items() for part in pair])
     if layout.topic != FIRST_TOPIC:
         client.delete(layout.meta)
-    partitions = [PartitionRestore(client, database, layout, n, rules, closing) for n in range(layout.partitions)]
     for each in partitions:
         each.close()
     if root:
@@ -177,6 +179,14 @@ def restore(
         described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}
     _END(client, [layout.root], [RESTORING, *(part for pair in described.items() for part in pair)])
     return Restored(parts, lacking)
+
+
+def _check_archive(
+    partitions: Sequence[PartitionRestore], archived: Callable[[int, str, str | None], Iterable[Entry]] | None
+) -> None:
+    """Read the archived entries that a restore will need: a file that cannot be read must not cost present counters."""
+    for each in partitions:
+        each.check_archive(archived)
 
 
 def _lacking(

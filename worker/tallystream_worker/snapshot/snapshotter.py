@@ -141,14 +141,15 @@ class Snapshotter:
                 self._database.renew()
                 done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
             self._replaced = ""
-            return done
-        if self._moved:
+        elif self._moved:
             with self._database.at_once():  # until the commit, the snapshot of the topic before stays
                 self._database.clear()
                 done = self._round(whole=True, accept_loss=accept_loss)
             self._moved = False
-            return done
-        return self._round(whole=whole, accept_loss=accept_loss)
+        else:
+            done = self._round(whole=whole, accept_loss=accept_loss)
+        self._database.settle()
+        return done
 
     def _round(self, *, whole: bool, accept_loss: bool) -> Round:
         rows, wholes, moments, files = 0, 0, [], -1
