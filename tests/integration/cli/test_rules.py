@@ -158,3 +158,17 @@ def test_a_rebuild_keeps_or_removes(server, shell):
         assert metrics(server.url) == ["view"]
         last = shell.json("rules", "--history")["changes"][-1]
         assert (last["differences"], last["generation"]) == (["like: metric removed"], 3)
+
+
+def test_a_restore_says_that_its_rules_are_not_the_present_ones(server, tmp_path):
+    """After a rule was added since the snapshot, `restore` names the rebuild; by the same rules, it does not."""
+    shell = Shell(server.url, tmp_path)
+    with Harness(server.url, rules=Rules({"view": Metric()})) as harness:
+        publish(server.url, harness.rules)
+        shell("snapshot", "tally.sqlite", "--once")
+    same = shell.json("restore", "tally.sqlite", "--force")
+    assert same["rules_differ"] is False
+    publish(server.url, Rules({"view": Metric(), "like": Metric()}))
+    assert "tallystream rebuild" in shell("restore", "tally.sqlite", "--force").stdout
+    (tmp_path / "tallystream.toml").write_text(to_toml(FEW), encoding="utf-8")
+    assert shell.json("restore", "tally.sqlite", "--force")["rules_differ"] is True

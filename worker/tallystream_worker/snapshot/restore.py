@@ -70,10 +70,14 @@ class Restored:
     Attributes:
         parts: The result of each partition.
         lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
+        rules: The restored rules, those of the snapshot with all known retractions.
+        former: The rules that the server had before; `None` if it had none, or they cannot be read.
     """
 
     parts: list[RestoredPart]
     lacking: list[Retraction]
+    rules: Rules
+    former: Rules | None
 
 
 def restore(
@@ -130,7 +134,7 @@ def restore(
             f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
             "snapshot and count the entries left in its streams, use --force"
         )
-    rules = read_rules(facts["rules"].encode())
+    rules, former = read_rules(facts["rules"].encode()), _former_rules(client, facts["namespace"])
     noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
     lacking = _lacking(client, layout, facts, rules, noted)
     rules = replace(rules, retracted=(*rules.retracted, *lacking))
@@ -178,7 +182,13 @@ def restore(
         client.hset(layout.meta, mapping=described)
         described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}
     _END(client, [layout.root], [RESTORING, *(part for pair in described.items() for part in pair)])
-    return Restored(parts, lacking)
+    return Restored(parts, lacking, rules, former)
+
+
+def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
+    with suppress(ConfigurationError, DeploymentChanged):
+        return Deployment.find(client, namespace).declared
+    return None
 
 
 def _check_archive(

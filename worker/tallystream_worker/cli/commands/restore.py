@@ -8,15 +8,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from tallystream.client.connect import connect
+from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import noted_retractions, open_archive, open_snapshot
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 
 if TYPE_CHECKING:
+    from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.partition_restore import RestoredPart
+    from tallystream_worker.snapshot.restore import Restored
 
 
 def restore(
@@ -52,7 +56,7 @@ def restore(
     seconds, parts = time.monotonic() - began, result.parts
     if json:
         listed = {"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)}
-        print_json({**listed, "lacking": to_builtins(result.lacking)})
+        print_json({**listed, "lacking": to_builtins(result.lacking), "rules_differ": _rules_differ(settings, result)})
         return 1 if result.lacking else 0
     print_table(
         f"restored in {seconds:.1f} s",
@@ -79,7 +83,19 @@ def restore(
             "take them out, run: tallystream rebuild. If the streams lack entries, add the archive (--archive URL)",
             soft_wrap=True,
         )
+    if _rules_differ(settings, result):
+        console.print(
+            "The rules are those of the snapshot again, and differ from the present ones: until a worker starts with "
+            "the present configuration, events of new metrics become dead letters. Then run: tallystream rebuild",
+            soft_wrap=True,
+        )
     return 1 if result.lacking else 0
+
+
+def _rules_differ(settings: Settings, result: Restored) -> bool:
+    """Return whether the configuration, or else the server before the restore, has other rules than the snapshot."""
+    present = settings.rules_over(result.rules) if settings.states_rules else result.former or result.rules
+    return publish(replace(present, retracted=())) != publish(replace(result.rules, retracted=()))
 
 
 def _moment(milliseconds: int) -> str:
