@@ -102,7 +102,7 @@ class Database:
     def settle(self) -> None:
         """Write everything that is committed into the file itself, so that a copy of this file alone is whole.
 
-        With SQLite, commits are in the file `-wal` beside it until then. Do nothing while another connection reads, and
+        With SQLite, commits are in a second file (`-wal`) until then. Do nothing while another connection reads, and
         with PostgreSQL.
         """
         if self._engine.dialect.name == "sqlite":
