@@ -92,9 +92,9 @@ class Deployment:
         """Return the stored deployment; if none is stored, store a new one, whose rules are not published yet.
 
         The partitions of a new deployment are opened before it is stored (see `lua/lib/sentinels.lua`). So if a
-        partition of a stored deployment has no keys, it has lost them. If two processes with different numbers of
-        partitions do this at the same time, one is refused, and the partitions that only this one has opened stay,
-        without any use.
+        partition of a stored deployment has no keys, it has lost them. If two processes create deployments with
+        different numbers of partitions at the same time, one is refused, and the partitions that only this one has
+        opened stay unused.
 
         Args:
             client: Client of the server.

@@ -105,7 +105,7 @@ _REMEDIES: Final = {
         "tallystream rebuild --drop)"
     ),
     r":copied$": (
-        "To repair it, give the repartition up or, if it is finished, remove the topic before (tallystream rebuild "
+        "To repair it, give the repartition up or, if it is finished, remove the earlier topic (tallystream rebuild "
         "--drop)"
     ),
     r":alerts$": (
@@ -122,7 +122,7 @@ _REMEDIES: Final = {
     ),
     r"": (
         "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, continue without "
-        "what only a snapshot has (tallystream reopen)"
+        "the data that is lost (tallystream reopen)"
     ),
 }
 """By the end of a key's name, what repairs a partition without the key; the first pattern that matches applies."""

@@ -173,7 +173,8 @@ class Producer:
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
-                lost if there is no spool. Or the server has lost confirmed entries, and these could not be sent again.
+                lost if there is no spool. Also raised if the server has lost confirmed entries, and not all of them
+                could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
         """
         self._closed = True

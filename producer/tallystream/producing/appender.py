@@ -101,7 +101,7 @@ class Appender:
         return self._rollbacks.epoch
 
     def follow(self) -> None:
-        """Continue with the data that the server has now, if its epoch is another one; see `RollbackWatch.follow`."""
+        """If the stored epoch is another one, continue with the data that is stored now; see `RollbackWatch.follow`."""
         self._rollbacks.follow(self.layout, self.queues)
 
     @property
@@ -142,27 +142,27 @@ class Appender:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether the replies to the last entries or checks have not arrived."""
+        """Whether replies to entries or checks are missing, or a check that `check_soon` demands is not made yet."""
         return self._rollbacks.is_unsure
 
     @property
     def is_behind(self) -> bool:
-        """Whether entries wait, or the server is known to have lost confirmed entries, which the next `send` queues."""
+        """Whether entries wait, or the server lacks confirmed entries, which the next `send` queues again."""
         return self._rollbacks.has_suspects or self.oldest_cycle is not None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
-        After a stream was full, held or closed, it is left out for 0.1 seconds; after a partition was found to have
-        lost a key, for 1 second. Then it is checked whether the partition is repaired, also if nothing is to be sent to
-        it. First, confirmed entries that a server is known to have lost are queued again. If entries are given up
-        (`unknown`), return these at once, and send nothing.
+        First, confirmed entries that a server is known to have lost are queued again. If entries are given up
+        (`unknown`), return these at once, and send nothing. A stream that was full, held or closed is left out for 0.1
+        seconds. A partition that has lost a key is left out for 1 second; if nothing waits for it, a command then
+        checks whether it is repaired.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`); and an error, or `None`. The
-            error is the first error reply of a server (memory full, read-only, loading, missing permission); without
-            one, a `KeyLost` for as long as a partition has lost a key. All other entries stay queued. A missing script
-            is no error: the next call loads it.
+            error is the first error reply of a server (memory full, read-only, loading, missing permission). Without
+            such a reply, it is a `KeyLost` while a partition is known to have lost a key. All other entries stay
+            queued. A missing script is no error: the next call loads it.
 
         Raises:
             RedisError: the connection broke, or a server refused a command before the entries; it is not known which
@@ -285,7 +285,7 @@ class Appender:
         self.queues[partition].resume_at = time.monotonic() + _PAUSE_DAMAGED
 
     def _check_idle(self, now: float) -> None:
-        """Find out whether partitions that had lost a key are repaired, if nothing is to be sent to them.
+        """Check whether partitions that had lost a key are repaired, if no entries wait for them.
 
         Raises:
             RedisError: the server did not answer.
@@ -302,7 +302,7 @@ class Appender:
 
     @property
     def _damage(self) -> KeyLost | None:
-        """The error of a partition that has lost a key, as far as is known; `None` if there is none."""
+        """The error of the first partition that is known to have lost a key; `None` if there is none."""
         return next((KeyLost(key) for key in self._lost_keys.values()), None)
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
@@ -324,8 +324,8 @@ class Appender:
         If the record of a queue was removed, its confirmed entries are in the topic. Those that were sent without a
         reply may be there: they are included, and each call adds them to `unknown`; see `PartitionQueue.last_of`.
 
-        A restore of an earlier topic to an empty server makes a topic unknown: then `deployment` does not name it, and
-        no key of a partition exists. The server has none of its entries, so the last sequence is 0.
+        If a snapshot of an earlier topic was restored to an empty server, this topic is unknown: `deployment` does not
+        name it, and its partitions have no keys. The server then has no entry of it, so all last sequences are 0.
 
         Args:
             deployment: The deployment that is stored now; another topic is live.

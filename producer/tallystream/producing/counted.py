@@ -67,9 +67,9 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
 
 
 def _reason(client: redis.Redis, keys: PartitionKeys) -> str:
-    """Return a text for the end of an error: the lost key for which a partition is not counted; `""` if none is lost.
+    """Return the end of an error message: the lost key because of which a partition is not counted.
 
-    The text is also `""` if the server cannot be read.
+    Return `""` if no key is lost, or the server cannot be read.
     """
     try:
         with client.pipeline(transaction=True) as pipeline:

@@ -120,7 +120,11 @@ class Decider:
         )
 
     def _decide_unless_emptied(self, event: Event) -> Decision | None:
-        """Call `_decide`; if a key is lost because the server was emptied, load the new deployment, return `None`."""
+        """Call `_decide`; if it raises `KeyLost` because the server was emptied, return `None`.
+
+        The deployment that is stored now was loaded then. Any error of `_decide` and `Deployment.create_or_load` is
+        raised too.
+        """
         epoch = self.deployment.epoch
         try:
             return self._decide(self.deployment, event)

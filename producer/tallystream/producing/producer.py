@@ -224,15 +224,16 @@ class Producer:
     def close(self, timeout: float = 5.0) -> None:
         """Deliver the buffered events, waiting at most `timeout` seconds, then stop; a second call does nothing.
 
-        Before it stops, it checks once more that the server still has the latest confirmed entries, and sends those
-        again that a failover or a restored backup has lost.
+        Before it stops, the producer checks once more that the server has its latest confirmed entries. Entries that
+        the server has lost, in a failover or because a backup was restored, are sent again.
 
         To stop, it waits for the sender thread, at most as long again, or 1 second if that is longer. `emit` raises a
         `TallyError` from now on. The producer is stopped even if an error is raised.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
-                lost if there is no spool. Or the server has lost confirmed entries, and these could not be sent again.
+                lost if there is no spool. Also raised if the server has lost confirmed entries, and not all of them
+                could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis; its events
                 stay in the spool or are lost.
         """

@@ -62,9 +62,9 @@ class RollbackWatch:
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
         self.damaged: set[int] = set()
-        """The partitions that the last `roll_back` did not change: their sequences or the deployment are lost."""
+        """The partitions that the last `roll_back` left unchanged: their sequences or the deployment are lost."""
         self.is_unsure = False
-        """Whether entries or checks were sent in a pipeline whose replies have not arrived."""
+        """Whether a check is due now: replies to entries or checks are missing, or `check_soon` was called."""
         self.rewound = 0
         """Number of times that any of the streams had lost confirmed entries."""
         self.lost = 0
@@ -94,7 +94,7 @@ class RollbackWatch:
     def queue_checks(self, pipeline: Any, layout: Layout, queues: Sequence[PartitionQueue], now: float) -> list[int]:
         """Queue a read of the server's last sequence for each queue that has kept entries and nothing to send.
 
-        Do nothing if the last check or confirmation is less than 5 seconds ago, unless replies are missing.
+        Do nothing if the last check or confirmation is less than 5 seconds ago, unless `is_unsure` is set.
 
         Returns:
             The partitions whose sequences are read.
@@ -122,9 +122,9 @@ class RollbackWatch:
         """Roll the queue of each suspected partition back to the last entry that the stream has.
 
         If the next entry cannot follow under the same name, because entries that the server lost are no longer kept or
-        because the record was removed, the queue begins again under a new name. If another epoch is stored, `follow` it
-        first. If a partition has lost its sequences, or no deployment is stored, its queue does not change, and the
-        partition is added to `damaged`. No partition is suspected afterwards.
+        because the record was removed, the queue begins again under a new name. If another epoch is stored, first do
+        the same as `follow`. If a partition has lost its sequences, or no deployment is stored, its queue does not
+        change, and the partition is added to `damaged`. No partition is suspected afterwards.
 
         Returns:
             The unconfirmed entries that are not sent again, because a removed record may have covered them.
@@ -161,12 +161,12 @@ class RollbackWatch:
         return given_up
 
     def follow(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
-        """Continue with the data that the server has now, if its epoch is another one.
+        """If the stored epoch is another one, continue with the data that the server has now.
 
-        Then the server was emptied, and counting began again. Entries that the old data had confirmed are not sent
-        again: a queue with confirmed entries begins again under a new name. A queue that the new data has a record of
-        does not change, because its entries were confirmed by the new data. If no deployment is stored, nothing
-        changes: the old data may come back.
+        Another epoch means that the server was emptied, and counting began again. Entries that the old data confirmed
+        are not sent again: a queue with confirmed entries begins again under a new name. But if the new data has a
+        record of a queue, it confirmed these entries itself, so the queue does not change. If no deployment is stored,
+        nothing changes: the old data may be restored.
 
         Raises:
             RedisError: the server did not answer; no queue has changed.
@@ -179,7 +179,7 @@ class RollbackWatch:
             self._adopt(epoch, layout, queues)
 
     def _adopt(self, epoch: str, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
-        """Make `epoch`, which was read before, the epoch of the entries; see `follow`."""
+        """Make `epoch`, which is stored now, the epoch of the entries; see `follow`."""
         _, records = self._read(layout, queues, range(len(queues)))
         for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
@@ -198,7 +198,7 @@ class RollbackWatch:
     def _read(
         self, layout: Layout, queues: Sequence[PartitionQueue], partitions: Iterable[int]
     ) -> tuple[str, dict[int, GateRecord]]:
-        """Return the present epoch (`""` if no deployment is stored), and the records of some partitions.
+        """Return the stored epoch (`""` if no deployment is stored), and the gate's records of `partitions`.
 
         Raises:
             RedisError: the server did not answer.

@@ -35,10 +35,10 @@ _LONGEST_PAUSE: Final = 2.0
 """Most seconds of back-off."""
 
 _RELOAD: Final = 1.0
-"""Fewest seconds between two readings of the deployment because of a lost key or another epoch."""
+"""Least seconds between two reads of the deployment that are due to a lost key or another epoch."""
 
 _PATIENCE: Final = 2.0
-"""Most seconds that a producer that is closed waits for a server, to find out whether it has lost entries."""
+"""Most seconds that `Sender.check` waits for the server's reply, which shows whether the server has lost entries."""
 
 _SCAN: Final = 10.0
 """Seconds between two searches of the spool for events of dead processes."""
@@ -101,7 +101,7 @@ class Sender:
 
     @property
     def problem(self) -> str | None:
-        """The text of the error for which the last attempt to send failed; `None` if it succeeded."""
+        """The text of the error that pauses sending; `None` if sending works, or has not begun."""
         return self._problem
 
     def start(self) -> None:
@@ -117,14 +117,14 @@ class Sender:
     def check(self, deadline: float) -> None:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
 
-        Call this after all events were appended. If the server does not reply for 2 seconds, or a partition has lost a
-        key, it is not known that entries are lost; then return.
+        Call this after all events were appended. If the server does not reply within 2 seconds, return without an
+        error: it is not known whether entries are lost.
 
         Args:
             deadline: The monotonic second at which to stop waiting.
 
         Raises:
-            FlushTimeout: the server has lost entries, and not all of them were sent again before the deadline.
+            FlushTimeout: the server lacks confirmed entries, and not all of them were sent again before the deadline.
         """
         self._checking = self.appender
         if self._checking is None:
@@ -155,6 +155,7 @@ class Sender:
             led_on = False
             if (checking := self._checking) is not None:
                 checking.check_soon()
+            answered = 0 if checking is None else checking.answered
             try:
                 led_on = self._pass()
             except ConfigurationError as error:
@@ -173,6 +174,7 @@ class Sender:
                 self._is_behind = checking.is_behind
                 if not checking.is_unsure and not self._is_behind:
                     self._checked.set()
+                led_on = self._checked.is_set() or checking.answered > answered
             if led_on:
                 backoff.reset()
             else:
@@ -248,7 +250,7 @@ class Sender:
         return progress
 
     def _follow(self, send_queue: SendQueue, deployment: Deployment) -> None:
-        """Let a send queue continue with the data that is stored now, and with its live topic.
+        """If the stored deployment has another epoch or live topic than a send queue, move the queue to it.
 
         Raises:
             DeploymentChanged, KeyLost, SpoolError, redis.RedisError: see `_pass`.
@@ -256,7 +258,7 @@ class Sender:
         appender = send_queue.appender
         send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to
         if appender.epoch != deployment.epoch:
-            appender.follow()  # before the move, which sends again what the topic before has lost
+            appender.follow()  # before the move, which sends again the entries that the earlier topic has lost
         if appender.epoch != deployment.epoch:
             self._reload()  # the deployment was replaced after it was read
         elif appender.layout.topic != deployment.layout.topic:

@@ -20,10 +20,10 @@ class ProducerStats:
         resent_entries: Entries that were sent again after the sequence gate had already let them through.
         rewound_streams: Number of times that a stream had lost confirmed entries.
         lost_entries: Confirmed entries that a stream had lost and that the producer no longer kept to send again.
-        unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had removed the
-            record of their producer: after 30 days of silence, with a spool a year. Or their topic was replaced, and
-            its records were lost with the server. They may be in the stream, so they are not sent again; `appended`
-            includes the events of those that are not of dead processes.
+        unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had no record
+            of their producer. The server removes a record after 30 days of silence, with a spool a year; or a
+            repartition replaced the topic, and its records were lost with the server. The entries may be in the stream,
+            so they are not sent again; `appended` includes the events of those that are not of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries that were written, but not confirmed in time; these entries are
             sent again.

@@ -55,7 +55,8 @@ class Votes(Figure, frozen=True):
         score: The sum of the votes, `up - down`. If `error` is `null`, `once` was added to a metric with events: then
             the score also has the amounts of earlier events.
         up: The number of votes with the amount 1.
-        down: The number of votes with the amount -1, `up - score` and at least 0; it may be wrong if `error` is `null`.
+        down: The number of votes with the amount -1, computed as `up - score`, at least 0. If `error` is `null`, it may
+            be wrong.
     """
 
     metric: str

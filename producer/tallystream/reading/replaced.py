@@ -1,8 +1,8 @@
-"""Notices that a query has read a topic or generation that is not live any more, or a partition that has lost a key.
+"""Checks whether a query has read a topic or generation that is not live any more, or a partition that has lost a key.
 
 A reader keeps the deployment for a second. If its topic or generation is dropped meanwhile, all its counters look like
-0. They also do if a partition has lost its keys. So each query ends with a check: it reads, after everything else of a
-partition, which generation is live there, and whether the keys exist that every partition has.
+0. The same happens if a partition has lost its keys. So each query ends with a check: it reads, after everything else
+of a partition, which generation is live there, and whether the keys exist that every partition has.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Rep
 def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
     """Return the same query, but its `parse` raises `KeyLost` if a partition that it reads has lost a key.
 
-    Keys whose loss it finds are the sequences, the ledger and the live generation. Their loss shows that counters may
-    be lost too, so that a figure without them would be too small. Partitions and further queries are those of
-    `checked`; unlike there, a partition may have another live generation, or be closed.
+    The keys are the sequences, the live generation, the ledger of the topic, and that of a later generation. If one is
+    lost, counters may be lost too, and a figure without them would be too small. Partitions and further queries are
+    those of `checked`; but here, a partition may have another live generation, or be closed.
 
     Args:
         query: The query.
@@ -89,9 +89,9 @@ def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
 
 
 def _name_lost(partitions: list[PartitionKeys], query: Query[Answer]) -> Query[Answer]:
-    """Return a query that raises `KeyLost` for the first lost key; if no key is lost, it continues with `query`.
+    """Return a query whose `parse` raises `KeyLost` for the first lost key; if no key is lost, it returns `query`.
 
-    No key is lost if the partition was repaired meanwhile, or if its topic was dropped.
+    No key is lost if the partitions were repaired meanwhile, or if their topic was dropped.
     """
     commands = [lost_commands(keys) for keys in partitions]
 

@@ -49,9 +49,8 @@ class Totals:
     (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
     `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
     another layout version than this release; `DeploymentChanged`, if the data was deleted, or a restore has not
-    finished; `KeyLost`, if a partition that is read has lost a key, so that a figure may be too small; `FlushTimeout`,
-    if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot
-    be read.
+    finished; `KeyLost`, if a partition that is read has lost a key, so that figures may be too small; `FlushTimeout`,
+    if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
 
     Args:
         url: The URL of Redis or Valkey.

@@ -54,10 +54,14 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
 
 
 def changes_within(changes: Iterable[RuleChange], generation: int) -> list[RuleChange]:
-    """Return those of `changes_of` after which a generation may have events that were counted by earlier rules.
+    """Return the changes of the rules within a generation: events before them were counted by earlier rules.
 
     Left out are the change with which the generation began, and changes that no counter depends on: of descriptions,
     ratios and alerts.
+
+    Args:
+        changes: The result of `changes_of`.
+        generation: The number of the generation.
     """
     found = [change for change in changes if change.generation == generation][1:]
     return [change for change in found if any(map(_is_counted, change.differences))]

@@ -34,8 +34,8 @@ VERIFIED: Final = "verified"
 many kinds of faults it found, how many checks could not be made."""
 
 ARCHIVE_LOST: Final = "archive-lost"
-"""Field for monitoring: number of archived entries that a server had lost, and that their producers had not sent again
-when the archive found the loss."""
+"""Field for monitoring: number of archived entries that the server has lost, and that producers had not sent again when
+the archiver found the loss."""
 
 CLOCK_STEP: Final = "clock-step"
 """Field for monitoring: the last step of a server's clock that a worker noticed; see `tallystream.reading.clocks`."""

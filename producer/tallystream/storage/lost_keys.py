@@ -1,6 +1,6 @@
-"""Reads whether a partition has lost a key, by commands that only read: for users that may not call scripts.
+"""Checks whether a partition has lost a key, with commands that only read: for Redis users that may not call scripts.
 
-The scripts check the same before they write: see `lua/lib/sentinels.lua`.
+Scripts make the same check before they write: see `lua/lib/sentinels.lua`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def sentinels_command(keys: PartitionKeys) -> tuple[Any, ...]:
-    """Return one command that shows whether all keys with sentinels exist; `has_sentinels` reads its reply.
+    """Return the command that counts which of a partition's keys with sentinels exist; see `has_sentinels`.
 
     These are the sequences, the ledger of the topic, and the live generation; in a later generation, also its ledger.
     """
@@ -24,7 +24,7 @@ def sentinels_command(keys: PartitionKeys) -> tuple[Any, ...]:
 
 
 def has_sentinels(keys: PartitionKeys, reply: int) -> bool:
-    """Return whether all keys of `sentinels_command` exist; `False` also if the topic of the partition was dropped."""
+    """Return whether the reply to `sentinels_command` states that all its keys exist; `False` for a dropped topic."""
     return reply == len(_sentinels(keys))
 
 
@@ -33,10 +33,7 @@ def _sentinels(keys: PartitionKeys) -> Collection[str]:
 
 
 def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
-    """Return the commands that show whether a partition has lost a key; run them in one transaction.
-
-    `parse_lost` reads their replies.
-    """
+    """Return the commands whose replies `parse_lost` reads; run them in one transaction."""
     return [
         ("HMGET", keys.sequences, "!begun", "!closed"),
         ("HGET", keys.topic_ledger, "entries:gated"),
@@ -49,7 +46,7 @@ def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
 
 
 def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
-    """Return the name of the key for whose loss a partition is not counted; `None` if the replies show none.
+    """Return the name of a lost key without which a partition is not counted; `None` if the replies show no loss.
 
     The partition must be one of a stored deployment. If its topic was dropped, the result is `None`. Lost ids and
     limits of periods are not found here.

@@ -74,13 +74,13 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
-        """Run the script on the server and return its reply, unless it has the status `damaged`.
+        """Run the script on the server, and return its reply; raise `KeyLost` if its status is `damaged`.
 
         If the server no longer has the script (restart, failover, SCRIPT FLUSH), load it and repeat the call, at most 5
         times. NOSCRIPT is the only error that is retried: after it, the call cannot have changed anything.
 
         Raises:
-            KeyLost: the reply has the status `damaged`: the partition has lost the key that it names.
+            KeyLost: the partition has lost the key that the reply names; the script has changed nothing.
             redis.RedisError: any other error of the call or of loading, or the sixth NOSCRIPT.
         """
         for _ in range(_LOADS):
@@ -92,7 +92,7 @@ class Script:
 
     @staticmethod
     def checked(reply: Any) -> Any:
-        """Return the reply of a script, unless it has the status `damaged`.
+        """Return the reply of a script; raise `KeyLost` if its status is `damaged`.
 
         Raises:
             KeyLost: the partition has lost the key that the reply names; the script has changed nothing.

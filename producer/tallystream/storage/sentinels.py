@@ -1,4 +1,4 @@
-"""Opens partitions, and finds out whether one has lost a sentinel: see `lua/lib/sentinels.lua`."""
+"""Opens partitions, and checks whether a partition has lost a sentinel: see `lua/lib/sentinels.lua`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _OPEN: Final = Script("tallystream.storage", "open_partition")
 def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> None:
     """Let the partitions of a topic take and count events; change nothing in those that were opened or closed before.
 
-    Call this only while the hash of the topic, or its number as the live topic, is not stored: later, a partition
-    without keys has lost them. Without this call, every script refuses to append to a partition or to count in it.
+    Without this call, every script refuses to append to a partition or to count in it. Call it only before the topic is
+    live, or just after this process has created the deployment: later, a partition without keys has lost them.
 
     Args:
         client: The server.
@@ -38,9 +38,9 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> N
 
 
 def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
-    """Let a new partition take and count events, unless it was opened or closed before; see `open_partitions`.
+    """Let one partition take and count events; see `open_partitions`.
 
-    `live` is the value of the key of the live generation.
+    `live` is the value for the key of the live generation.
 
     Raises:
         KeyLost: the partition has lost a key.
@@ -50,10 +50,12 @@ def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
 
 
 def is_new(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition was never opened, or has lost all its keys.
+    """Return whether a partition has no sentinel, and no worker has counted in its stream.
+
+    Then it was never opened, or has lost all its keys.
 
     Raises:
-        KeyLost: the partition has lost a sentinel, but not all keys.
+        KeyLost: the partition has lost a sentinel, and has another one or a stream that was counted.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     answer, *_ = _FIND_LOST(client, [keys.stream], [])
@@ -63,8 +65,8 @@ def is_new(client: redis.Redis, keys: PartitionKeys) -> bool:
 def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
     """Return whether a partition was counted, closed or switched by a worker, or has lost some of its sentinels.
 
-    So it is `True` only if a deployment was stored; producers alone, without a worker, do not make it `True`. It is
-    `False` for a partition that has lost all keys.
+    The result is `True` only if a deployment was stored, and producers alone do not make it `True`. It is `False` for a
+    partition that has lost all its keys.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

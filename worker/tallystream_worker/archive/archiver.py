@@ -84,12 +84,12 @@ class PartitionArchiver:
         """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
         If there are no files, or no entry was ever removed from the stream, the group begins before its first entry. A
-        missing stream is created. After a restore, the group begins no later than the restored stream, unless that was
-        trimmed since, because this stream may lack archived entries. Archived entries that the server has lost are set
-        aside: see `_continue_after`.
+        stream that never had entries is created. After a restore, the group begins no later than the restored stream,
+        unless that was trimmed since, because this stream may lack archived entries. Archived entries that the server
+        has lost are set aside: see `_continue_after`.
 
         Raises:
-            KeyLost: the partition has lost a key.
+            KeyLost: the group is missing, and the partition has lost a sentinel, or a stream that had entries.
             ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
             redis.RedisError: the server did not answer, or refused a command.
         """

@@ -33,8 +33,8 @@ class Archive:
         client: The client of the server that has the streams.
         store: The archive; its manifest is written if there is none, and gets the live retractions of the deployment.
         deployment: The deployment to archive.
-        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside. Those
-            that were not sent again are also counted on the server, for monitoring.
+        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside. Then the
+            number of those that were not sent again is added to a figure on the server, for monitoring.
 
     Raises:
         ArchiveError: the store is the archive of other data, or its manifest cannot be read or written.
@@ -77,7 +77,7 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
-        Entries that arrive meanwhile are left for a later call, so a call ends, and writes few files, under any load.
+        Entries that arrive meanwhile are left for a later call. So a call ends under any load, and writes few files.
         Also add new changes of the rules to the archive. The first call, and the next one after an archiver failed,
         creates missing consumer groups: see `PartitionArchiver.ensure_group`.
 

@@ -105,7 +105,7 @@ class Where:
     config: Config = None
 
     def settings(self) -> Settings:
-        """Return the settings as `stated`; if they name no snapshot, with that of `tallystream up` (`snapshot_of`).
+        """Return the settings of `stated`; if they name no snapshot, add the one of `tallystream up` (`snapshot_of`).
 
         Raises:
             ConfigurationError: the file or a variable is not valid.

@@ -113,7 +113,7 @@ class ClockWatch:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            DeploymentChanged, KeyLost: the description was deleted meanwhile; a step was logged, but not published.
+            DeploymentChanged, KeyLost: the data was deleted or replaced meanwhile; a step was logged, not published.
         """
         self._steps = []
         try:

@@ -99,7 +99,10 @@ class EvictionWatch:
             self._log.error(
                 "keys.evicted", stream=keys.stream, keys=evicted - before,
                 problem="the server has evicted keys, so counters may be too small or missing",
-                action="set maxmemory-policy noeviction on the server, then run: tallystream rebuild",
+                action=(
+                    "set maxmemory-policy noeviction on the server, then run: tallystream restore --force; without a "
+                    "snapshot: tallystream rebuild"
+                ),
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Changes fields of the stored description of a deployment; never creates a part of a description that was deleted."""
+"""Changes fields of the hashes that describe a deployment; never creates a hash that was deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADD: Final = Script("tallystream_worker.process", "add")
 
 
 def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any]) -> None:
-    """Set fields of the hash of the deployment's topic; do nothing without fields.
+    """Set fields of the hash of the deployment's topic (`meta`); without fields, do nothing.
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
@@ -35,7 +35,7 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
 
 
 def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: int = 1) -> int:
-    """Add to a number in a hash of the description, and return it; `key` is the deployment's `root` or `meta`.
+    """Add `by` to a number in a hash, and return the sum; `key` is the deployment's `root` or `meta`.
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
@@ -49,5 +49,5 @@ def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: i
 
 
 def _refuse(client: redis.Redis, deployment: Deployment, key: str) -> None:
-    deployment.reload(client)  # states why
+    deployment.reload(client)  # raises `DeploymentChanged` if that is the reason
     raise KeyLost(key)

@@ -4,8 +4,8 @@ The audit begins with the base that `baseline` chooses: every entry that was eve
 entries after it; or the entries that still exist, which prove the buckets after the last gone entry (see `scope`). The
 scratch counters are in a separate embedded server, and are counted by the same fold and the same rules, outside any
 consumer group. For each chunk of counters, the live values are read together with a checkpoint; the scratch counters
-are counted up to exactly this checkpoint, and then both must be equal. So an audit never pauses counting. All live
-values are read first, into a temporary file. So an audit ends also if entries arrive faster than they can be folded.
+are counted up to exactly this checkpoint, and then both must be equal. So an audit never pauses counting. Live values
+are read first, into a temporary file. So an audit ends even if entries arrive faster than they can be folded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads live counters together with a checkpoint, which tells the entries that these values contain."""
+"""Reads live counters together with a checkpoint, which states the entries that these values contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describes a deployment again whose hash `tally:meta` was lost, by what its other keys and the archive state."""
+"""Stores a lost hash `tally:meta` again, with what other keys and the archive state."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ _COUNTS: Final = re.compile(rf"{GROUP}(?:-([0-9]+))?")
 
 
 def describe(client: redis.Redis, namespace: str, partitions: int, manifest: Mapping[str, Any] | None) -> bool:
-    """Store the hash of a deployment again if it was lost, and return whether it was.
+    """Store the root hash of a deployment again if it does not exist; return whether this call stored it.
 
-    The last recorded change of the rules has the rules, the epoch and the number of partitions. If the record is lost,
-    too, the last two come from the archive; without an archive, the number is `partitions`, and the epoch is a new one.
-    Then the next worker that starts publishes its rules. The live generation is the one that the partitions count.
+    The rules, the epoch and the number of partitions are those of the last recorded change of the rules. If no change
+    is recorded any more, the epoch and the number are those of the archive, and the next worker that starts publishes
+    its rules. Without an archive, the number is `partitions`, and the epoch is new. The live generation is the one that
+    the partitions count.
 
     Args:
         client: The server.
@@ -39,8 +40,8 @@ def describe(client: redis.Redis, namespace: str, partitions: int, manifest: Map
         manifest: The manifest of the archive; `None` if there is none.
 
     Raises:
-        ConfigurationError: nothing of a deployment is stored, or the number of partitions or the live topic or
-            generation is not known; nothing was changed.
+        ConfigurationError: no key of a deployment is stored; or the number of partitions, the live topic or the live
+            generation is not known. Nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     layout = Layout(namespace=namespace)
@@ -54,8 +55,8 @@ def describe(client: redis.Redis, namespace: str, partitions: int, manifest: Map
         raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
     if next(client.scan_iter(match=f"{layout.keys[0].prefix}l[0-9]*:meta", count=1000), None) is not None:
         raise ConfigurationError(
-            f"{layout.root} was lost after a repartition, and only a snapshot has what it stated: tallystream restore "
-            "--force"
+            f"{layout.root} was lost after a repartition, and only a snapshot has its content. Run: tallystream "
+            "restore --force"
         )
     number = int(latest.get("partitions") or archived.get("partitions") or partitions)
     least = 1 + max((at for at, has in enumerate(has_keys) if has), default=0)
@@ -73,7 +74,7 @@ def describe(client: redis.Redis, namespace: str, partitions: int, manifest: Map
 
 
 def _has_keys(client: redis.Redis, layout: Layout) -> list[bool]:
-    """Return for each number of a partition of the first topic whether the partition has sequences or a ledger."""
+    """Return, for each of the 1,024 possible partitions of the first topic, whether it has sequences or a ledger."""
     with client.pipeline(transaction=False) as pipeline:
         for keys in Layout(MAX_PARTITIONS, layout.namespace).keys:
             pipeline.exists(keys.sequences)
@@ -83,7 +84,9 @@ def _has_keys(client: redis.Redis, layout: Layout) -> list[bool]:
 
 
 def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the fields about generations and rules. Other generations are kept, so that `rebuild --drop` removes them.
+    """Return the fields of the hash about generations and rules.
+
+    They have the generations that are not live too, so that `rebuild --drop` can remove these.
 
     Raises:
         ConfigurationError: the partitions do not count the same generation.
@@ -92,7 +95,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
     live = {parse_live(value)[0] for value in values} or {int(latest.get("generation", FIRST))}
     if len(live) > 1:
         raise ConfigurationError(
-            f"{layout.root} was lost while a rebuild was switching, and only a snapshot has what it stated: "
+            f"{layout.root} was lost while a rebuild was switching, and only a snapshot has its content. Run: "
             "tallystream restore --force"
         )
     (generation,) = live

@@ -49,7 +49,7 @@ _GIVEN_UP: Final = 10**9
 """Delivery count of an entry that the live workers gave up, so that the fold gives it up too."""
 
 _IN_MEMORY: Final = 8 * 2**20
-"""Bytes of live values that are kept in memory; more of them are in a temporary file."""
+"""Most bytes of live values in memory; if there are more, all of them are in a temporary file."""
 
 _OUTCOMES: Final = ("counted", "rejected", "duplicate", "late", "late-counted", "dead", "total")
 
@@ -61,7 +61,7 @@ class LiveChunk:
     Attributes:
         pieces: The counters.
         replies: The reply to the command of each piece.
-        moment: The checkpoint that tells the entries in the values.
+        moment: The checkpoint: which entries the values include.
         forgotten: The fields of `PartitionKeys.forgotten`.
         now: The time by the server's clock, in milliseconds since 1970.
     """
@@ -300,17 +300,17 @@ class PartitionAudit:
         return not 0 < (end or 0) <= now
 
     def _read(self, every: Iterable[Piece]) -> Iterator[LiveChunk]:
-        """Read the live values of the pieces that were not read before, then yield them in chunks, the oldest first.
+        """Read the live values of all pieces that were not read before, then yield them in chunks, the oldest first.
 
-        All are read before the first is yielded. So entries that arrive while the caller folds are not folded for these
-        chunks, and an audit ends also if entries arrive faster than they can be folded.
+        Entries that arrive while the caller folds are not in these chunks, so they need not be folded. So an audit ends
+        even if entries arrive faster than they can be folded.
         """
         with SpooledTemporaryFile(_IN_MEMORY, prefix="tally-audit-") as file:
             for chunk in chunks(self._new(every)):
                 commands = [piece.command(self._keys) for piece in chunk]
                 # Buckets that have closed are not compared, nor is state past the time until which it is kept: the keys
-                # may be removed. What tells it is read after the live keys. So a key that is removed before is not
-                # taken for one that should exist.
+                # may be removed. These two commands are read after the live keys. So a key that is removed before is
+                # not taken for one that should exist.
                 commands += [("HGETALL", self._keys.forgotten), ("TIME",)]
                 moment, (*replies, forgotten, clock) = checkpoint(self._client, self._keys, commands)
                 pickle.dump(LiveChunk(chunk, replies, moment, forgotten, parse_time(clock) // 1000), file)

@@ -1,4 +1,4 @@
-"""Lets partitions count again that have lost keys, if there is no snapshot: without the events that are gone."""
+"""Repairs partitions that have lost keys, if there is no snapshot: counting continues without the lost events."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _BEGIN: Final = Script("tallystream_worker.rebuild", "begin")
 _STEP: Final = 500
 _OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
 _KEPT: Final = frozenset({b"files", b"meta", b"rules"})
-"""Keys with the beginning of a partition's keys that are not of this partition."""
+"""Ends of keys that begin like a partition's keys, but do not belong to it."""
 
 _NO_COUNTERS: Final = frozenset({b"holds", b"auditing", b"verifying", b"hottest"})
-"""Keys that processes write also to a partition that has lost all its keys; no counter depends on them."""
+"""Ends of keys that processes write even if a partition has lost all its keys; no counter depends on them."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Reopened:
     """The keys and partitions that a reopening has changed.
 
     Attributes:
-        mended: The keys that were lost and are needed no more, or exist again: streams without the lost entries, keys
-            of live generations, and records of dropped dead letters.
-        opened: The streams of the partitions that are empty now.
+        mended: The lost keys that were repaired: streams, which exist again without the lost entries; keys of live
+            generations; and records of dropped dead letters, which stay lost, but are not needed any more.
+        opened: The stream of each partition that was opened again, empty.
     """
 
     mended: list[str]
@@ -47,12 +47,11 @@ class Reopened:
 
 
 def find_deployment(client: redis.Redis, namespace: str) -> Deployment:
-    """Return the stored deployment; its layout has the live generation of the description in every partition.
-
-    Partitions are not read, so they may have lost any key.
+    """Return the stored deployment, without reading its partitions: they may have lost any key.
 
     Raises:
-        ConfigurationError: no deployment is stored, or this release cannot read its layout version or rules.
+        ConfigurationError: no deployment is stored, the hash of its live topic is lost, or this release cannot read its
+            layout version or rules.
         DeploymentChanged: a restore has not finished.
     """
     nothing = Deployment(Layout(namespace=namespace))
@@ -67,12 +66,15 @@ def find_deployment(client: redis.Redis, namespace: str) -> Deployment:
 
 
 def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) -> Reopened:
-    """Let each partition of the live topic count again that has lost keys; those that have theirs do not change.
+    """Repair each partition of the live topic that has lost keys; the other partitions do not change.
 
-    A lost stream, or the lost key of a live generation, is made again: no counter changes, and entries that were not
-    counted yet are lost. If the records of dropped dead letters are lost, a rebuild finds these letters again. A
-    partition that has lost all its keys is opened: its live generation is empty, and counts what is appended from now
-    on. Producers send again the entries that they still keep.
+    - The lost key of a live generation is written again. Nothing is lost.
+    - A lost stream is created again. No counter changes, but entries that were not counted yet are lost.
+    - If the records of dropped dead letters are lost, a later rebuild no longer leaves these letters out.
+    - A partition that has lost all its keys is opened. Its counters begin at 0.
+
+    If a partition has lost the key of its live generation and another one of these, call this twice. Producers send the
+    entries again that they still keep.
 
     Args:
         client: The server.
@@ -82,7 +84,7 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
 
     Raises:
         StreamError: a partition has lost a key without which its other keys cannot be used, and `force` is not set;
-            raised at the beginning, when nothing was changed.
+            nothing was changed.
         ConfigurationError: a rebuild or a repartition is not finished; nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command; call again to continue.
     """
@@ -122,9 +124,9 @@ def _broken(client: redis.Redis, keys: PartitionKeys) -> str | None:
 
 
 def _has_remains(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition without sentinels has other keys that are older than the loss.
+    """Return whether a partition without sentinels has other keys that existed before the loss.
 
-    A stream without consumer groups is not older: another client has appended plain entries since.
+    A stream without consumer groups is not such a key: another client has appended plain entries since the loss.
     """
     for name, below in _names(client, keys):
         if below in _NO_COUNTERS or (name == keys.stream.encode() and not client.xinfo_groups(keys.stream)):
@@ -147,7 +149,7 @@ def _remove(client: redis.Redis, keys: PartitionKeys) -> None:
 
 
 def _names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each key of a partition that exists, in full and without the prefix; a key may come twice."""
+    """Yield the full name of each key of a partition, and the name without the prefix; a key may come twice."""
     prefix = keys.prefix.encode()
     pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
     for name in client.scan_iter(match=pattern, count=1000):
@@ -157,7 +159,7 @@ def _names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, by
 
 
 def _open(client: redis.Redis, keys: PartitionKeys, mark: str) -> None:
-    """Open a partition without keys in its generation, in one call."""
+    """Open a partition without keys, with the generation of `keys` as the live one, in one script call."""
     if keys.generation == FIRST:
         open_partition(client, keys, mark)
     else:

@@ -257,7 +257,7 @@ class StreamCopier:
             calls = again
 
     def _is_in_use(self) -> bool:
-        """Return whether the new topic is live or is being filled, as far as the root hash is there to tell."""
+        """Return whether the new topic is live or is being filled; `True` if the root hash is missing."""
         topics: list[bytes | None] = self._client.execute_command("HMGET", self._new.root, "log", "moving", "epoch")
         live, moving, epoch = topics
         return epoch is None or b"%d" % self._new.topic in (live or b"%d" % FIRST_TOPIC, moving)

@@ -24,7 +24,7 @@ SNAPSHOT: Final = "snapshot.sqlite"
 _SOCKET: Final = "server.sock"
 
 _ADDRESS: Final = "server.address"
-"""Name of the file in the data folder that has the path of the server's socket."""
+"""Name of the file in the data folder that contains the path of the server's socket."""
 
 MAX_SOCKET_PATH: Final = 100
 """Length in bytes that a Unix socket path may have on every system: macOS allows 104, Linux 108."""
@@ -101,7 +101,7 @@ class DataFolder:
         return path
 
     def write_address(self, path: Path) -> None:
-        """Store the path of the server's socket, so that the next start finds a server that was left."""
+        """Store the path of the server's socket, so that the next start finds a server that still runs."""
         (self.path / _ADDRESS).write_text(str(path))
 
     def remove_socket(self, path: Path) -> None:
@@ -139,10 +139,10 @@ class DataFolder:
 
 
 def snapshot_of(url: str) -> str:
-    """Return the file with the snapshot that `tallystream up` takes of the server at a URL; `""` if there is none.
+    """Return the path of the snapshot that `tallystream up` takes of the server at a URL; `""` if there is none.
 
-    The file is looked for in the folder of the server's socket. So it is not found if the path of the data folder is so
-    long that the socket is in another folder.
+    The snapshot is searched in the folder of the server's socket. So it is not found if the path of the data folder is
+    so long that the socket is in another folder.
     """
     path = Path(unquote(url.removeprefix("unix://").partition("?")[0]))
     if not url.startswith("unix://") or path.name != _SOCKET or not (path.parent / _ADDRESS).is_file():

@@ -50,8 +50,8 @@ class ServerStats:
         verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
-        archive_lost: Number of archived entries that the server had lost, and that were not sent again when the archive
-            found the loss.
+        archive_lost: Number of archived entries that the server has lost, and that producers had not sent again when
+            the archiver found the loss.
     """
 
     memory_used: int | None

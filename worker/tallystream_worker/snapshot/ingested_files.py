@@ -1,7 +1,7 @@
 """Copies the identities of ingested files into the facts of a snapshot and back.
 
-The offsets of the files are with the sequences of producers. With an offset, but without its identity, a file that has
-grown would be taken for a new one: see `tallystream_worker.ingest.file_identity`.
+The offsets of the files are among the sequences of producers. If the offset of a file were restored without its
+identity, a file that has grown would be taken for a new one: see `tallystream_worker.ingest.file_identity`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FILES: Final = "ingested-files"
 def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> str:
     """Return the value of the fact `FILES`: the identities of the server, and those of an earlier value `known`.
 
-    No identity is ever removed on purpose. So if the server lacks one that an earlier snapshot has, it has lost it, and
-    a restore brings it back.
+    No identity is ever removed on purpose. So if the server lacks an identity of an earlier snapshot, the server has
+    lost it, and a restore brings it back.
     """
     found: dict[bytes, bytes] = client.execute_command("HGETALL", layout.files)
     sizes = msgspec.json.decode(known, type=dict[str, int])

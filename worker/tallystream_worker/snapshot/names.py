@@ -123,9 +123,9 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
 
 
 def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
-    """Return whether a bucket is of a period that workers have removed, or whose removal is recorded.
+    """Return whether a bucket is of a period whose removal is recorded.
 
-    Keys of such a bucket may be left, but no read uses them.
+    Some keys of such a bucket may still exist, but no read uses them.
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.

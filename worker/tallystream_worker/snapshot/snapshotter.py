@@ -161,7 +161,7 @@ class Snapshotter:
             known = "" if before is None or accept_loss else self._known(partition, keys, before[0])
             builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
-            # After the rows were read, and before they are committed: each offset of a file then has its identity.
+            # After the rows were read, and before they are committed: so each committed offset has its identity.
             files = self._state_files(files)
             # If data was lost while it was read, do not overwrite the snapshot that can restore it. The mark shows it
             # of this partition: it is written after everything that was read, and is lost before anything of that.
@@ -183,10 +183,10 @@ class Snapshotter:
         return Round(rows, wholes, now)
 
     def _state_files(self, stated: int) -> int:
-        """Add new identities of ingested files to the facts, and return how many the server has.
+        """Add new identities of ingested files to the stored facts; return how many identities the server has.
 
-        Do nothing if the server has `stated` of them, as at the call before. The first snapshot gets its facts at its
-        end.
+        Write nothing if the server has `stated` of them, the result of the last call, or if no facts are stored yet:
+        the first snapshot gets them at its end.
         """
         number = self._client.hlen(self._deployment.layout.files)
         if number != stated and (stored := self._database.facts()):

@@ -47,8 +47,9 @@ class Taken:
             millisecond at which each expires, 0 for never.
         forgotten: A bucket whose `expires` is above 0 and at most this millisecond may have been removed; 0 if none
             was.
-        was_removed: Returns whether the bucket with this name was removed. A shorter `retention` lowers `expires` at
-            once, but workers remove a bucket at the time that was recorded with its last event.
+        was_removed: Returns whether the bucket with this name was removed. `expires` alone does not show this: a
+            shorter `retention` lowers it at once, but workers remove a bucket at the time that was recorded with its
+            last event.
     """
 
     position: SnapshotPosition

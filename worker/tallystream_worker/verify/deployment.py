@@ -15,14 +15,15 @@ def check(scene: Scene) -> None:
     """Report hash tags that differ, partitions whose live generation is not the deployment's, and closed partitions.
 
     A rebuild that is not finished explains other generations, and a repartition closed partitions: then the operation
-    is reported as not proved instead. A partition that has lost the key of its live generation is left out.
+    is reported as not proved instead. A partition that has lost the key of its live generation is left out: the check
+    of lost keys reports it.
     """
     deployment, report, client = scene.deployment, scene.report, scene.client
     layout, faults_before = deployment.layout, report.faults
     for keys in layout.keys:
         raw = client.get(keys.live)
         if raw is None:
-            continue  # the check of lost keys reports it, with its repair
+            continue
         live, is_open = parse_live(raw)
         if live != deployment.generation and deployment.building is None:
             report.find(

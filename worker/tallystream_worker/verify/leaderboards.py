@@ -41,7 +41,7 @@ class _Board:
     scores: dict[bytes, int]
 
     def counter(self, subject: bytes) -> str:
-        """Return the full name of the counter of a subject, that of a bucket as in `Difference.counter`."""
+        """Return the full name of a subject's counter: the prefix of all counters, then its `Difference.counter`."""
         if self.window is None:
             return self.values + subject.decode(errors="surrogateescape")
         return f"{self.values} -> {subject.decode(errors='backslashreplace')}"
@@ -64,8 +64,8 @@ class _Board:
 def check(scene: Scene) -> None:
     """Report places without the value of their counter, and subjects that are left out although they are large enough.
 
-    If a place has a value, but its counter does not exist, the counter is reported. A counter that differs from the
-    entries was reported by the check of the counters, so its places are not compared with it.
+    If a place has a value, but its counter does not exist, the counter is reported. Counters that the check of the
+    counters has reported are left out.
 
     Leaderboards of metrics with a sketch are reported as not checked. Those that may lack subjects, because `top` was
     added or raised, are left out without a report.

@@ -50,7 +50,7 @@ class Verification:
         proofs: What is proved.
         limits: What is not proved, and why.
         failed: What could not be checked, and why.
-        differing: The counters that are not what the entries give, each as its stream and its name as in
+        differing: The counters that do not have the value that the entries give, each as its stream and its
             `Difference.counter`.
         lost: The keys that were found lost.
     """
@@ -71,7 +71,7 @@ class Verification:
             found.details.append(detail)
 
     def lose(self, key: str) -> None:
-        """Add a lost key to the findings, with the remedy that workers and producers state; once for each key."""
+        """Add a lost key to the findings, with the text of `KeyLost`; do nothing if it was added before."""
         if key not in self.lost:
             self.lost.add(key)
             self.find("keys.lost", str(KeyLost(key)))

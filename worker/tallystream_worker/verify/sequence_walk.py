@@ -132,9 +132,9 @@ class SequenceWalk:
         return self._last.pop(hash(producer), None)
 
     def left(self) -> list[StreamID]:
-        """Return the ID of the last entry of each producer that `take` was not called for.
+        """Return the ID of the last entry of each producer for which `take` was not called.
 
-        Only entries since the walk began or was interrupted are known.
+        Producers without an entry since the walk began or was interrupted are left out.
         """
         return [last for _, last in self._last.values()]
 

@@ -31,8 +31,8 @@ def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
 
     Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive. A
-    snapshot with one of these faults is not restored, unless it is only too old. Without a snapshot database, a limit
-    is reported; also if a live counter was found to be wrong, because the restored values then differ in any case.
+    snapshot with one of these faults is not restored, unless it is only too old. Report a limit if there is no snapshot
+    database; also if restored values differ, and live counters were found to be wrong, which may be the reason.
     """
     report, database = scene.report, scene.sources.snapshot
     if database is None:

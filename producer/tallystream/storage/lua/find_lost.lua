@@ -5,8 +5,8 @@
 --
 -- Returns {"whole"}         no sentinel is lost
 --         {"counted"}       no sentinel is lost, and a worker has counted entries of the partition
---         {"new"}           the partition has no sentinel, and no worker has counted: it was never opened, or it has
---                           lost all its keys
+--         {"new"}           the partition has no sentinel, and no worker has counted in its stream: it was never
+--                           opened, or has lost all its keys
 --         {"damaged", key}  the partition has lost this key, see lib/sentinels.lua
 --
 -- Invariant: nothing is changed. "counted" proves that the deployment was stored: workers count nothing without it. An

@@ -6,8 +6,8 @@
 -- Returns {"opened"}         the partition was opened by this call or before; it may have been closed since
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
--- Invariant: without this call, every script refuses to count in the partition or to append to it. A caller must know
--- that the hash of the topic was not stored before: otherwise the partition may have lost all its keys.
+-- Invariant: without this call, every script refuses to count in the partition or to append to it. A partition that has
+-- lost all its keys looks like a new one. So call this only if nothing can be lost: see `open_partitions`.
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local name = sentinels.lost(KEYS[1])
 if name then

@@ -1,4 +1,4 @@
-"""The command `reopen`: continues after keys were lost, if there is no snapshot, without the events that are gone."""
+"""The command `reopen`: repairs lost keys if there is no snapshot; counting continues without the lost events."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def reopen(
 
     If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back.
 
-    A lost `tally:meta` is described again. A lost stream is made again: its counters stay, and events that were not
+    A lost `tally:meta` is stored again. A lost stream is created again: its counters stay, and events that were not
     counted yet are lost. A partition that has lost all its keys begins again at 0, for example if a node of a cluster
     came back empty. With --force, a partition also begins again at 0 if it has lost only its key `seq` or `ledger`.
-    Partitions that have their keys do not change. Producers send again the events that they still keep.
+    Partitions that have their keys do not change. Producers send the events again that they still keep.
+
+    The command fails while a rebuild or a repartition is not finished: give it up with `tallystream rebuild --drop`.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
@@ -45,7 +47,7 @@ def reopen(
     if done.opened:
         console.print(f"opened {', '.join(done.opened)}: their counters begin again at 0")
     if not mended and not done.opened:
-        console.print("no key is lost that this command can do without: nothing was changed")
+        console.print("nothing was changed: no key is lost that this command can repair")
 
 
 def _manifest(settings: Settings) -> dict[str, Any] | None:

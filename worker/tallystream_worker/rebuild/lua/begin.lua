@@ -9,10 +9,10 @@
 -- Returns {"begun", begun, gone}   the values of these keys; the generation may have begun before
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
--- Invariant: the group, `begun`, `gone` and the first figures of the ledger are written at one moment, and with them
--- the sentinels of a partition that is opened. So a call can be repeated after an interruption. From then on no
--- entry is trimmed before the generation has counted it, because its group has not read it. Entries that are trimmed
--- later are not `gone`: the generation has counted them from the stream.
+-- Invariant: the group, `begun`, `gone`, the first figures of the ledger, and the sentinels of a partition that is
+-- opened are written at one moment. So a call can be repeated. From then on no entry is trimmed before the generation
+-- has counted it, because its group has not read it. Entries that are trimmed later are not `gone`: the generation has
+-- counted them from the stream.
 local maps = require('tallystream.storage.lua.lib.maps')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')

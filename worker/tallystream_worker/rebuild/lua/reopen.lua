@@ -1,18 +1,19 @@
 #!lua
--- reopen: lets a partition count again that has lost its stream, the records of dropped dead letters, or only the key
--- of its live generation.
+-- reopen: repairs a partition that has lost its stream, the records of dropped dead letters, or the key of its live
+-- generation.
 --
 -- KEYS[1] stream   KEYS[2] live generation   KEYS[3] the live generation's ledger (hash)
 -- ARGV[1] the value of the live generation   ARGV[2] its group
 --
 -- Returns {"whole"}          the partition has its stream and its sentinels; nothing was changed
---         {"mended", key, ...}   only these keys were lost, and nothing misses them any more; a stream has only the
---                                entries that were appended since it was lost
+--         {"mended", key, ...}   these keys were lost, and are repaired; a stream has only the entries that were
+--                                appended since it was lost. After the key of the live generation, call this again:
+--                                the others were not checked
 --         {"empty"}          the partition has no sentinel: it has lost all its keys, or most; nothing was changed
 --         {"damaged", key}   the partition has lost this key, and others are left; nothing was changed
 --
 -- Invariant: counters and outcomes do not change. The new stream states as many entries as the ledgers do, and its
--- group has read all of them that are gone. So `losses.lua` finds out how many of them were never counted.
+-- group has read all of them that are gone. So `losses.lua` can calculate how many of them were never counted.
 local clock = require('tallystream.storage.lua.lib.clock')
 local maps = require('tallystream.storage.lua.lib.maps')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
@@ -21,7 +22,7 @@ local call = redis.call
 local stream, live, ledger, group = KEYS[1], KEYS[2], KEYS[3], ARGV[2]
 local prefix = string.gsub(stream, 'stream$', '')
 
--- Returns how many plain entries the stream has: no ledger states them before they are counted.
+-- Returns how many plain entries the stream has. No ledger contains them before they are counted.
 local function plain_entries()
   local found, after = 0, '-'
   while true do

@@ -36,12 +36,13 @@ async def readyz(
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Respond 200 if Redis replies, its data has the layout of this release, and no key that counting needs is missing.
+    """Respond 200 if Redis replies, its data has the layout of this release, and all partitions can be counted.
 
-    Such keys are the consumer groups, and those without which workers do not count a partition. Ids and limits of
-    periods are not checked. Otherwise respond 503. Whether a worker runs is not checked. The service stays ready if
-    there are dead letters, if events were trimmed or dropped, or if the ledger does not balance. Then the response has
-    `warnings`, but only to a request with a token, if this service needs tokens.
+    A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
+    that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
+    Otherwise respond 503. The service stays ready if there are dead letters, if events were trimmed or dropped, or if
+    the ledger does not balance. Then the response has `warnings`, but only to a request with a token, if this service
+    needs tokens.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
@@ -79,7 +80,7 @@ async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
 
 
 def _query_lost(layout: Layout) -> Query[list[str | None]]:
-    """Return a query whose answer is, for each partition, a message about a key that it has lost; `None` if none is."""
+    """Return a query whose answer has, for each partition, a message about a lost key; `None` if no key is lost."""
     commands = [lost_commands(keys) for keys in layout.keys]
 
     def parse(replies: list[Any]) -> list[str | None]:
@@ -91,10 +92,10 @@ def _query_lost(layout: Layout) -> Query[list[str | None]]:
 
 
 def _query_groups(layout: Layout) -> Query[list[str | None]]:
-    """Return a query whose answer is, for each partition, a message if it lacks the group of its live generation.
+    """Return a query whose answer has, for each partition, a message if the group of its live generation is missing.
 
-    Otherwise it is `None`. A partition without a stream, or for which Redis replies with an error, counts as one
-    without the group.
+    The message is `None` if the group exists. If there is no stream, or Redis replies with an error, the group counts
+    as missing.
     """
 
     def parse(replies: list[Any]) -> list[str | None]:

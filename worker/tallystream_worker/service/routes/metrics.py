@@ -37,9 +37,9 @@ class ExtraMetrics:
 async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraMetrics]) -> Response[bytes]:
     """Return the metrics as text.
 
-    If the ledger cannot be read from Redis, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and
-    those of the workers in this process if there are any. If a partition has lost a key, only the metrics of the ledger
-    and of the alerts are left out, because they may be wrong.
+    If Redis cannot be read, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and those of the
+    workers in this process if there are any. If a partition has lost a key, the metrics of the ledger and of the alerts
+    are left out, because they may be wrong.
     """
     try:
         collector = await _read(totals)

@@ -1,8 +1,8 @@
 -- appending: functions for every script that appends entries to the stream of a partition.
 --
 -- Five fields of the sequences are not producers (no producer's ID begins with `!`). `!limit` is the most entries that
--- the stream may have. `!closed` is the topic to append to instead if the stream is closed, and '' if it is open; it
--- stays when the topic is dropped. `!hold` is the time until which a reset holds appends back, in
+-- the stream may have. `!closed` is the topic to append to instead if the stream is closed; it is '' or missing if the
+-- stream is open. It stays when the topic is dropped. `!hold` is the time until which a reset holds appends back, in
 -- milliseconds. `!stated` is about entries that state an earlier time than that of their ID: see `add_stated`. `!begun`
 -- is a sentinel: see sentinels.lua.
 local clock = require('tallystream.storage.lua.lib.clock')

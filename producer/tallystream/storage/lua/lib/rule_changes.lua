@@ -9,7 +9,8 @@ local function next_number(meta, least)
 end
 
 -- Adds a change to the stream `changes`; its ID is the server's time. Call it in the script that stores the rules in
--- `meta`. The epoch and the number of partitions are copied, so that a lost `meta` can be described again.
+-- `meta`. The change gets the epoch and the number of partitions too: `tallystream reopen` restores a lost `meta` from
+-- it.
 local function record(meta, changes, number, by, generation, rules)
   local epoch, partitions = unpack(redis.call('HMGET', meta, 'epoch', 'partitions'))
   local fields = { 'number', number, 'by', by, 'generation', generation, 'rules', rules }

@@ -1,16 +1,15 @@
--- sentinels: finds out whether a partition has lost a key (DEL, eviction, loss of a node).
+-- sentinels: checks whether a partition has lost a key (DEL, eviction, loss of a node).
 --
 -- Three sentinels are written in one call when a partition is opened, before anything may be appended or counted there:
 -- the field `!begun` of the sequences, the field `entries:gated` of the topic's ledger, and the key of the live
--- generation. A partition is opened before the hash that names its topic is stored (`tally:meta`, for the first topic).
--- So a process that has read this hash knows that all three must exist. Of a topic that was dropped, the sequences and
--- the live generation stay, and the sequences state that the topic is closed. Every script that appends or counts
--- refuses if a sentinel is lost: without the sequences an entry would be appended twice, and without the others the
--- counters would begin again.
+-- generation. The partitions of the first topic are opened before `tally:meta` is stored, and those of a later topic
+-- before `tally:meta` names it as the live one. So all three must exist in the live topic. Of a topic that was dropped,
+-- the sequences and the live generation stay, and the sequences state that the topic is closed. Every script that
+-- appends or counts refuses if a sentinel is lost: without the sequences an entry would be appended twice, and without
+-- the others the counters would begin again.
 --
--- Invariant: no call writes one of the three alone, if it cannot prove that the others are there. A partition that has
--- none of them gets them only by a call that knows why: one that opens the partition, and a restore, which also closes
--- partitions of other topics.
+-- Invariant: no call writes one of the three alone, unless it has proved that the others exist. If none exists, only
+-- these calls write them: one that opens the partition, and a restore, which also closes partitions of other topics.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
@@ -40,7 +39,7 @@ local function has_counted(prefix)
   return false
 end
 
--- Returns the name of the key that the partition of `key` has lost, or `nil`.
+-- Returns the name of the first key with a sentinel that the partition of `key` has lost, or `nil`.
 local function lost(key)
   local prefix = prefix_of(key)
   local begun, closed = unpack(call('HMGET', prefix .. 'seq', BEGUN, '!closed'))
@@ -51,16 +50,16 @@ local function lost(key)
   return prefix .. (not begun and 'seq' or not gated and 'ledger' or 'live')
 end
 
--- Returns whether the stream was deleted: the ledgers have more entries than the stream, which may be a new one, ever
--- had. `settled` is the number of entries that a generation has counted.
+-- Returns whether the stream was deleted, even if there is a new one: the ledgers state more entries than the present
+-- stream ever had. `settled` is the number of entries that a generation has counted.
 local function is_stream_lost(stream, settled)
   local gated = tonumber(call('HGET', prefix_of(stream) .. 'ledger', GATED) or '0')
   local added = call('EXISTS', stream) == 1 and streams.info(stream)['entries-added'] or 0
   return added < math.max(gated, tonumber(settled or '0'))
 end
 
--- Returns whether the partition of `key` has no sentinel, and no worker has counted there: it was never opened, or it
--- has lost all its keys.
+-- Returns whether the partition of `key` has no sentinel, and no worker has counted in its stream: the partition was
+-- never opened, or has lost all its keys.
 local function is_new(key)
   local prefix = prefix_of(key)
   return call('HEXISTS', prefix .. 'seq', BEGUN) == 0
