@@ -2072,6 +2072,17 @@ MUTANTS: Final = (
         tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
     ),
     Mutant(
+        "closing-without-a-pause",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "led_on = self._checked.is_set() or checking.answered > answered",
+                "pass",
+            ),
+        ),
+        tests=(f"{_SENT_AGAIN}::test_closing_with_lost_sequences_does_not_load_the_server",),
+    ),
+    Mutant(
         "closing-producer-does-not-look-for-lost-entries",
         (Edit("tallystream/producing/producer.py", "            self._sender.check(deadline)\n", ""),),
         tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),

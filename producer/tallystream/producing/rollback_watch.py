@@ -94,10 +94,16 @@ class RollbackWatch:
     def queue_checks(self, pipeline: Any, layout: Layout, queues: Sequence[PartitionQueue], now: float) -> list[int]:
         """Queue a read of the server's last sequence for each queue that has kept entries and nothing to send.
 
-        Do nothing if the last check or confirmation is less than 5 seconds ago, unless `is_unsure` is set.
+        Do nothing if the last check or confirmation is less than 5 seconds before `now`, unless `is_unsure` is set.
+
+        Args:
+            pipeline: The pipeline to add to; the caller executes it, and passes the replies to `compare`.
+            layout: The keys of the partitions.
+            queues: The queue of each partition, by partition number.
+            now: The present monotonic second.
 
         Returns:
-            The partitions whose sequences are read.
+            The partitions whose sequences are read, in the order of the replies.
         """
         if not self.is_unsure and now - max(self._checked_at, self.confirmed_at) < _INTERVAL:
             return []

@@ -125,6 +125,8 @@ class ReadBarrier:
     def guard(self, query: Query[Answer]) -> Query[Answer | None]:
         """Return the same query, but with the answer `None` until its partitions are counted far enough.
 
+        Its partitions are those whose `position_commands` are among its commands: a query without any does not wait.
+
         Raises:
             FlushTimeout: the timeout has passed before that; raised by the query's `parse`.
         """

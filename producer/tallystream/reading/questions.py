@@ -82,8 +82,12 @@ def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
 def top(metric: str, window: str | None, n: int | None, offset: int) -> Question[Leaderboard]:
     """Return the `Question` (deployment -> query) for `n` places of a leaderboard, after its first `offset` places.
 
-    `n` `None` is at most 10; `window` `None` is the leaderboard of all time. Otherwise `window` is a window, for its
-    current bucket, or a duration that ends now.
+    Args:
+        metric: A metric with `top` declared.
+        window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d` that ends
+            now.
+        n: The most places; `None` for 10, or for the rest of a shorter leaderboard.
+        offset: How many places to skip.
     """
     return lambda deployment: query_top(
         deployment.layout,

@@ -267,10 +267,18 @@ class Batch:
     def _actors(
         self, place: BucketSet, unique: str, minute: int, received: int, states: States
     ) -> dict[str, set[str]] | None:
-        """Return this batch's sets of actors by subject, for the `unique` bucket of a minute; the caller adds to them.
+        """Return this batch's sets of actors by subject, for one bucket of unique actors; the caller adds to them.
 
-        Return `None`, and record the bucket as left out, if it had closed at millisecond `received`. The script leaves
-        the actors out if one of the `states` was removed, because their events are then late.
+        Looking up a missing subject adds an empty set. Return `None`, and record the bucket as left out, if it had
+        closed at millisecond `received`.
+
+        Args:
+            place: The bucket set of the events, which has their metric and its rule.
+            unique: The window of the bucket: that of the rule's `unique`.
+            minute: The time of the events, in whole minutes since 1970.
+            received: When the server received them, in milliseconds since 1970; 0 takes the bucket for open.
+            states: The state that the events need, see `_states`. The script leaves the actors out if one of these was
+                removed, because the events are then late.
         """
         period = bucket(unique, minute, self._zone)
         closes = _until(period.end, place.rule.retention_seconds(unique))

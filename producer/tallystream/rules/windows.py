@@ -299,11 +299,20 @@ def cover(
 def _tile(
     first: int, stop: int, windows: Sequence[str], zone: str, since: Mapping[str, int], most: int | None
 ) -> list[tuple[str, Bucket]] | None:
-    """Return kept buckets from `first` to `stop` without gaps, coarse ones preferred; `None` if there are none.
+    """Return kept buckets from `first` to `stop` without gaps; `None` if there are none.
 
-    If there are more than `most` buckets, return the first `most` + 1 only, which do not reach `stop`.
+    The search ends when it has more than `most` buckets: the result is then `most` + 1 buckets from `first` on, which
+    need not reach `stop`, and it is not known whether any buckets do.
 
     Buckets of several windows may not meet: in a zone with a half-hour offset, days begin within an hour.
+
+    Args:
+        first: The second, since 1970, at which the first bucket begins.
+        stop: The second at which the last bucket ends.
+        windows: The windows whose buckets may be used, the preferred one first: coarse ones first give few buckets.
+        zone: The time zone in which days and months begin.
+        since: By window, the second at which the first bucket that is kept begins; a missing window is kept forever.
+        most: The most buckets; `None` means no limit.
     """
 
     def beginning(at: int) -> Iterator[tuple[str, Bucket]]:

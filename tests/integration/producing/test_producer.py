@@ -680,3 +680,16 @@ def test_closing_states_that_lost_entries_were_not_sent_again(harness):
     harness.client.hset(harness.layout.root, RESTORING, "[]")
     with pytest.raises(FlushTimeout, match=r"has lost entries that it had confirmed.*has not finished"):
         producer.close(timeout=1)
+
+
+def test_closing_with_lost_sequences_does_not_load_the_server(harness):
+    """If the check of `close` cannot be made, because a key is lost, it is tried again with pauses, and named."""
+    producer = Producer(harness.url)
+    producer.emit("view", "a")
+    producer.flush(10)
+    lost = harness.layout.keys_of("a").sequences
+    harness.client.delete(lost)
+    harness.client.config_resetstat()
+    with pytest.raises(FlushTimeout, match=re.escape(lost)):
+        producer.close(timeout=1)
+    assert harness.client.info("stats")["total_commands_processed"] < 1000

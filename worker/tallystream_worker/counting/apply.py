@@ -193,8 +193,9 @@ def dead_entry_arguments(batch: FoldResult) -> list[Any]:
 def dead_entry(dead: DeadEntry) -> list[Any]:
     """Return the script arguments of one dead letter: the number of arguments that follow, then names and values.
 
-    The dead letter's own fields come first (`source`, `reason`, `events`, ...), then the fields of the original entry,
-    each under its name with the prefix `e.`, so that any client can read the entry.
+    The dead letter's own fields come first (`source`, `reason`, `events`, ...), then those of an entry with only its
+    events, each under its name with the prefix `e.`, so that any client can read them. It is the original entry itself
+    if that could not be decoded, or was delivered too often.
     """
     fields: list[Any] = ["source", dead.source, "reason", dead.reason]
     fields += ["events", dead.events, "attempts", dead.deliveries]

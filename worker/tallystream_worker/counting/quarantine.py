@@ -40,11 +40,16 @@ def is_entry_error(error: Exception) -> bool:
 
 
 class Quarantine:
-    """Folds entries into batches, and bisects a batch that fails.
+    """Folds entries into batches, and bisects a batch that fails, until the entry that makes it fail is alone.
+
+    The caller applies the batches of `batches`. Errors of the fold are handled there; if applying a batch fails, call
+    `bisect` with its entries and the error, and apply the batches that it yields. Call `clear` after each counted
+    batch. An entry that fails alone is in no batch and stays pending; if 8 do with no counted batch between them, the
+    error of the last is raised.
 
     Args:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
-        on_refused: Called with an entry that fails alone and is left pending, and with the error.
+        on_refused: Called with each entry that is left pending, and with the error, unless that error is raised.
     """
 
     def __init__(self, fold: FoldEntries, on_refused: Callable[[Entry, Exception], None]) -> None:

@@ -73,11 +73,16 @@ class Source:
     def seek(self, offset: int, end: int | None = None) -> None:
         """Let the reading begin at the first line that starts at or after an offset in bytes; that line has number 1.
 
-        The offset is one of the (decompressed) text. A compressed file is read from its beginning all the same.
+        The offset is one of the (decompressed) text. A compressed file is read from its beginning all the same. Call
+        this before the lines are read, and for regular files only.
 
         Args:
             offset: The offset, in bytes.
-            end: The offset at which the caller stops; `bytes_read` does not count bytes after it. `None` for no bound.
+            end: The offset at which the caller stops, above 0; `bytes_read` of a file that is not compressed does not
+                count bytes after it. `None` for no bound.
+
+        Raises:
+            OSError: the file cannot be sought in, such as a pipe.
         """
         self.begin = offset
         self._end = end

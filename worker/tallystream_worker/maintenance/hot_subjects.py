@@ -195,7 +195,10 @@ class HotSubjects:
 def hot_subjects_service(
     settings: Settings, deployment: Deployment, tracker: Callable[[], HotSubjectTracker], log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return an unstarted service that publishes and logs hot subjects every 2 seconds or so; see `HotSubjects`."""
+    """Return a service, not started, that publishes each partition's most frequent subject about every 2 seconds.
+
+    The subject need not be hot; it is logged only when it becomes hot. See `HotSubjects`.
+    """
     client = connect(settings.redis.url)
     job = HotSubjects(client, deployment, tracker, log)
     return maintenance_service("hot-subjects", INTERVAL, job.run_once, client, log)

@@ -35,11 +35,15 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
 
 
 def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: int = 1) -> int:
-    """Add `by` to a number in a hash, and return the sum; `key` is the deployment's `root` or `meta`.
+    """Add to a number in a hash of the description, 0 if the field is missing, and return the new number.
+
+    `key` is `root` or `meta` of the deployment's layout.
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
-        KeyLost: only the hash of a later topic was deleted; nothing was changed.
+        ConfigurationError: this release cannot read the description that is stored now, or only the hash of the live
+            topic, a later one than the first, was deleted; nothing was changed.
+        KeyLost: only the hash of a later topic that is not live any more was deleted; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     answer, *found = _ADD(client, [key], [deployment.epoch, field, by])

@@ -87,10 +87,20 @@ def ensure_sent_again(
 
 
 def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
-    """Return whether an entry is in a stream, or was trimmed: it is not after the hold, and before the first entry.
+    """Return whether a stream has an entry, or may have had it until it was trimmed; else the server has lost it.
 
-    If the stream is empty, an entry up to its last generated ID may have been trimmed. True for the ID `0-0`, which is
-    no entry, also if there is no stream.
+    It may have been trimmed if entries were ever removed from the stream, its ID is not after `held`, and it is before
+    the first entry or, if the stream is empty, not after the last generated ID. True for the ID `0-0`, which is no
+    entry, also if there is no stream; false for every other ID if there is no stream.
+
+    Args:
+        client: The server of the stream.
+        stream: The key of the stream.
+        id_: The ID of the entry.
+        held: The ID in the retention hold of the snapshot: no later entry was trimmed.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     if id_ == "0-0":
         return True

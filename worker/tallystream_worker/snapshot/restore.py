@@ -318,7 +318,17 @@ def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> d
 def _numbers(
     client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], facts: Mapping[str, str]
 ) -> dict[str, int]:
-    """Return the highest numbers of a generation and of rules that the server or the snapshot knows: see `NUMBERS`."""
+    """Return, by the names `NUMBERS`, the highest number of a generation and of rules on the server or in the snapshot.
+
+    A missing number counts as 0. On the server, these are the numbers in the root hash and in that of the topic to
+    restore.
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        root: The fields of the server's root hash.
+        facts: The facts of the snapshot.
+    """
     found = []
     for name in NUMBERS:
         known = [facts.get(name) or 0, client.hget(layout.meta, name) or 0, root.get(name.encode()) or 0]

@@ -132,9 +132,10 @@ class SequenceWalk:
         return self._last.pop(hash(producer), None)
 
     def left(self) -> list[StreamID]:
-        """Return the ID of the last entry of each producer for which `take` was not called.
+        """Return the ID of the last entry of each producer, without the producers that `take` was called for.
 
-        Producers without an entry since the walk began or was interrupted are left out.
+        A producer that had an entry after `take` is included again. Only entries since the walk began or was
+        interrupted are known.
         """
         return [last for _, last in self._last.values()]
 
