@@ -22,6 +22,7 @@ FOLDERS: Final = tuple(
         "integration/repartition",
         "integration/snapshot",
         "integration/storage/test_every_key.py",
+        "integration/storage/test_lost_keys.py",
         "integration/test_repair.py",
         "integration/verify",
     )
