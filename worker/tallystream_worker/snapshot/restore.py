@@ -143,7 +143,7 @@ def restore(
     }
     closing = (number(root, CLOSING.encode()) or 0) + 1
     partitions = [PartitionRestore(client, database, layout, n, rules, closing) for n in range(layout.partitions)]
-    _check_archive(partitions, archived)
+    _check_archive(partitions, archived if force else None)
     kept: dict[str, Any] = {
         CLOSING: closing,
         _NEWEST: _close_others(client, layout, root, facts["epoch"], earlier, closing),
@@ -194,7 +194,10 @@ def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
 def _check_archive(
     partitions: Sequence[PartitionRestore], archived: Callable[[int, str, str | None], Iterable[Entry]] | None
 ) -> None:
-    """Read the archived entries that a restore will need: a file that cannot be read must not cost present counters."""
+    """Read the archived entries that a restore will need: a file that cannot be read must not cost present counters.
+
+    `None` reads nothing.
+    """
     for each in partitions:
         each.check_archive(archived)
 
