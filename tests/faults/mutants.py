@@ -527,7 +527,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-before-the-archive-is-read",
-        (Edit("tallystream_worker/snapshot/restore.py", "    _check_archive(partitions, archived if force else None)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "    _check_archive(partitions, archived if force else None)\n",
+                "",
+            ),
+        ),
         tests=(f"{_SNAPSHOT}::test_an_archive_that_cannot_be_read_costs_no_counter",),
     ),
     Mutant(
