@@ -32,11 +32,11 @@ class Producer:
     """Counts events: `emit` returns without waiting for the server, unless the buffer is full; `decide` waits.
 
     Safe across threads and after `fork`: the child starts with an empty buffer, and the parent sends its own events.
-    Reconnects without limit. The constructor does not connect.
+    Reconnects without limit. The constructor does not wait for the server.
 
     Call `close` at the end. If `close` was not called, the producer tries for five seconds at interpreter exit to
-    deliver the buffered events, unless it was garbage-collected before. A process that ends without its exit handlers,
-    such as after `os._exit` or a signal, or as a child of `multiprocessing`, must call `close` itself.
+    deliver the buffered events, unless it was garbage-collected before. A process that ends without running its exit
+    handlers (`os._exit`, a signal without a handler, most children of `multiprocessing`) does not try this.
 
     Args:
         url: URL of Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
@@ -193,7 +193,7 @@ class Producer:
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
-                within 1 second; do not decide it again.
+                within 1 second; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             redis.RedisError: the event may or may not be counted; see `Decider`.
