@@ -55,7 +55,8 @@ class Appender:
     Args:
         client: Client that never sends a command twice.
         layout: Layout of the live topic.
-        epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
+        epoch: Epoch (the random ID that a deployment gets when it is created) of the deployment that the entries belong
+            to; `None` to ignore epochs.
         durability: Durability that an entry needs to count as confirmed; `None`: the memory of the server is enough.
         queues: One queue for each partition; `None` for new, empty queues.
         on_rename: Called before anything is sent under a queue's new name; see `RollbackWatch` for its arguments.

@@ -123,7 +123,7 @@ class Buffer:
         the caller must set `wake`, or the event may not be sent.
 
         `route` is one of `Layout.routes` of the present topic, or `ANYWHERE` for a spread event. An event with another
-        route gets its partition when it is sealed.
+        route gets its partition when it is sealed. `at` is in seconds since 1970.
 
         Raises:
             BufferFull: the buffer is full and `when_full` is `raise`, or `block` has waited too long.

@@ -99,7 +99,10 @@ class PartitionQueue:
         self.kept: deque[SealedEntry] = deque()
         self._kept_bytes = 0
         self.resume_at = 0.0
-        """Monotonic second before which nothing is sent: the stream was full, held, closed, or lost a key."""
+        """Monotonic second before which nothing is sent; 0 at first.
+
+        The appender sets it when the stream is full, held by a reset, or closed, or when the partition has lost a key.
+        """
         self.producer = producer or new_name()
         self.confirmed = confirmed
         self.since = self._dropped_since = since

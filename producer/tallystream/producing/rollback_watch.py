@@ -44,7 +44,8 @@ class RollbackWatch:
 
     Args:
         client: Client that never sends a command twice.
-        epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
+        epoch: Epoch (the random ID that a deployment gets when it is created) of the deployment that the entries belong
+            to; `None` to ignore epochs.
         on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, the last
             sequence that is not sent again under it (the new name begins at 1 after that), and a stream ID that no
             entry of the new name precedes.

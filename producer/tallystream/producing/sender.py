@@ -103,7 +103,7 @@ class Sender:
     def problem(self) -> str | None:
         """The text of the latest error that delays events, of all partitions or of one; `None` if there is none.
 
-        It stays `None` if the buffer failed (`Buffer.fail`): then the calls of the buffer raise the error.
+        A failure that ends the thread does not change it: then the calls of the buffer raise the error (`Buffer.fail`).
         """
         return self._problem
 
