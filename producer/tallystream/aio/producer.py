@@ -38,15 +38,18 @@ class Producer:
     thread of the threaded producer sends the events: redis-py packs commands in C for the synchronous client only
     (about twice as fast), and a busy event loop does not delay the events.
 
+    Call `close` at the end, as for the threaded producer. After a `fork`, create a new producer in the child.
+
     Args:
         url: URL of Redis or Valkey.
         when_full: Action of `emit` when the buffer is full: `block` suspends the caller until there is room, `raise`
             raises `BufferFull`, and `drop` drops the event.
-        block_timeout: Seconds after which `block` raises `BufferFull`.
+        block_timeout: Seconds after which `emit` raises `BufferFull` with `block`.
         settings: Any other argument of `tallystream.producing.producer.Producer`.
 
     Raises:
         ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
+            `partitions` is compared with the deployment only later, by the other methods.
     """
 
     def __init__(
@@ -85,14 +88,16 @@ class Producer:
 
         If the buffer is full and `when_full` is `drop`, return without adding the event. With a spool and
         `spool_sync="disk"`, the caller is also suspended until the event is on disk; a call that is cancelled then may
-        still add its event. Until the rules were first read, an event with an undeclared metric is accepted, and
-        becomes a dead letter. See `tallystream.Event` for the arguments.
+        still add its event. Until the rules were first read, or while no worker has published any, an event that they
+        do not allow is accepted, and becomes a dead letter. See `tallystream.Event` for the arguments.
 
         Raises:
-            EventError: the event is invalid; it was not added.
+            EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
+                a metric that was declared a moment ago is accepted by a later call.
             BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
             SpoolError: the spool cannot be written; the event was not added.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
+                refuses it for good (password, permission, `durability`): it sends no events any more.
             TallyError: the producer is closed.
         """
         began = time.monotonic()
@@ -135,7 +140,8 @@ class Producer:
                 that is stored in Redis.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
-            Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
+            Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
+                within 1 second; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed.
@@ -149,13 +155,19 @@ class Producer:
     async def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
+        An event whose `emit` has not returned yet may be left out. Dropped events, and those of dead processes in the
+        spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended. After a `close` that
+        left events unsent, this call waits for them until `timeout`, although they are not sent.
+
         Args:
             timeout: Most seconds to wait; `None` for no limit.
             wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted, unless the producer is
+                closed.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
+                refuses it for good.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
                 deleted.
             redis.RedisError: only with `wait="counted"`: the server could not be read.
@@ -169,13 +181,15 @@ class Producer:
         even if an error is raised.
 
         Args:
-            timeout: Most seconds for the delivery; the wait for the decisions and writes is not included.
+            timeout: Most seconds for the delivery. The wait for the decisions and writes before it, and the wait for
+                the sender thread after it (at most as long again, or 1 second), are not included.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
                 lost if there is no spool. Also raised if the server has lost confirmed entries, and not all of them
                 could be sent again in this time.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
+                refuses it for good; its events stay in the spool or are lost.
         """
         self._closed = True
 

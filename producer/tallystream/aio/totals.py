@@ -42,7 +42,7 @@ class Totals:
     The methods have the arguments, results and errors of those of `tallystream.Totals`; after `close`, they raise
     `TallyError`. Queries run in threads through the synchronous client: it packs commands in C, and no second cluster
     client is needed. Concurrent calls of `get`, `get_many`, `of` and `read` share a pipeline. If a read is cancelled,
-    its query still runs to its end in its thread.
+    its query still runs to its end in its thread. After a `fork`, create a new object in the child.
 
     Args:
         url: URL of Redis or Valkey.
@@ -107,7 +107,10 @@ class Totals:
     async def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
     ) -> RollingSum:
-        """Return the sum of a counter over a duration, such as `8h`, that ends now; see `tallystream.Totals.sum`."""
+        """Return the sum of a counter over a duration that ends now, such as `8h`, rounded up to whole buckets.
+
+        See `tallystream.Totals.sum`.
+        """
         return await self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
     async def top(
@@ -172,6 +175,9 @@ class Totals:
 
     async def run(self, query: Query[Answer]) -> Answer:
         """Run a query in a thread, and then each further query that its `parse` returns; return the answer.
+
+        Unlike the other methods, this does not check that the generation that the query reads is still live; see
+        `tallystream.reading.replaced`.
 
         Raises:
             TallyError: this object is closed.

@@ -28,6 +28,9 @@ class CountRequests:
         app: The ASGI application.
         url: URL of Redis or Valkey, for a new producer; not used with `counter`.
         counter: `RequestCounter` to use instead of a new one for `url`.
+
+    Raises:
+        ConfigurationError: the URL is invalid.
     """
 
     def __init__(self, app: Application, url: str = DEFAULT_URL, counter: RequestCounter | None = None) -> None:
@@ -37,7 +40,8 @@ class CountRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, then count the request, also if the application raises; count only HTTP requests.
 
-        Without the start of a response, the status counts as 500.
+        The status is that of the start of the response, also if the application raises after it. Without the start of a
+        response, the status counts as 500, also if the request was cancelled.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)

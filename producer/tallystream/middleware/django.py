@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 def count_requests(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a Django middleware that counts each request when its response is made; see `RequestCounter`.
 
-    The middleware has a new producer. The Django setting `TALLYSTREAM_URL` is the URL of Redis or Valkey; the default
-    is `redis://127.0.0.1:6379`.
+    Each call creates a new producer. The Django setting `TALLYSTREAM_URL` is the URL of Redis or Valkey; the default is
+    `redis://127.0.0.1:6379`.
+
+    Raises:
+        ConfigurationError: the URL is invalid.
     """
     count = RequestCounter.connect(getattr(settings, "TALLYSTREAM_URL", DEFAULT_URL))
 

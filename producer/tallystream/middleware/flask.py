@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 def count_requests(app: Flask, url: str = DEFAULT_URL, counter: RequestCounter | None = None) -> RequestCounter:
     """Make a Flask application count each request when its response is made; return the `RequestCounter` that counts.
 
+    If Flask passes on the exception of a view instead of making a response of it (debug or testing mode), the request
+    is not counted.
+
     Args:
         app: The Flask application.
         url: URL of Redis or Valkey, for a new producer; not used with `counter`.
         counter: `RequestCounter` to use instead of a new one for `url`.
+
+    Raises:
+        ConfigurationError: the URL is invalid.
     """
     count = counter or RequestCounter.connect(url)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 UNMATCHED: Final = "unmatched"
-"""Route in the subject of every request that no route matched: one subject for all of them, so that a scan of the
+"""Route in the subject of every request that no route matched: one subject for each method, so that a scan of the
 site does not create a subject for each path."""
 
 _FAILED: Final = 500
@@ -24,13 +24,14 @@ class RequestCounter:
     """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
     Counting never makes a request fail, and does not delay it: if the buffer is full, the event is dropped and counted
-    in `producer.stats.dropped`. An error of the producer, such as an undeclared metric, is logged, but not again until
-    another error comes.
+    in `producer.stats.dropped`. An error of the producer (`TallyError`), such as an undeclared metric, is logged, but
+    not again until another error comes.
 
     Args:
-        producer: Producer with `when_full="drop"`, as `connect` makes it.
+        producer: Producer with `when_full="drop"`, as `connect` makes it, and without `spool_sync="disk"`: any other
+            may delay requests.
         metric: Metric of every request.
-        failed: Second metric of a request whose status is 500 or more.
+        failed: Metric in which a request is also counted if its status is 500 or more.
 
     Attributes:
         producer: The producer that the events go to.
@@ -44,7 +45,14 @@ class RequestCounter:
 
     @classmethod
     def connect(cls, url: str, metric: str = "request", failed: str = "request-failed") -> Self:
-        """Return a request counter with a new producer for `url`, which drops events when its buffer is full."""
+        """Return a request counter with a new producer for `url`, which drops events when its buffer is full.
+
+        The producer delivers its events at interpreter exit; see `Producer`. To deliver them earlier, call
+        `producer.close()`.
+
+        Raises:
+            ConfigurationError: the URL is invalid.
+        """
         return cls(Producer(url, when_full="drop"), metric, failed)
 
     def __call__(self, method: str, route: str | None, status: int) -> None:
@@ -54,7 +62,7 @@ class RequestCounter:
 
         Args:
             method: The HTTP method.
-            route: The pattern of the route, such as `/articles/{id}`; `None` if no route matched.
+            route: The pattern of the route, such as `/articles/{id}`; `None` or empty if no route matched.
             status: The status of the response; 500 if there was no response.
         """
         subject = f"{method} {route or UNMATCHED}"

@@ -45,14 +45,18 @@ _PAUSE_DAMAGED: Final = 1.0
 
 
 class Appender:
-    """Sends the queued entries of every partition, numbered for the sequence gate, until each is confirmed.
+    """Sends the queued entries of every partition, numbered for the sequence gate, until each is confirmed or given up.
+
+    An entry is given up, and so not sent again, if the server removed the record that could show whether it is in the
+    stream.
 
     Not safe across threads: only the sender thread uses it.
 
     Args:
         client: Client that never sends a command twice.
         layout: Layout of the live topic.
-        epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
+        epoch: Epoch (the random ID that a deployment gets when it is created) of the deployment that the entries belong
+            to; `None` to ignore epochs.
         durability: Durability that an entry needs to count as confirmed; `None`: the memory of the server is enough.
         queues: One queue for each partition; `None` for new, empty queues.
         on_rename: Called before anything is sent under a queue's new name; see `RollbackWatch` for its arguments.
@@ -78,13 +82,13 @@ class Appender:
         self._script_is_loaded = False
         self._rollbacks = RollbackWatch(client, epoch, on_rename)
         self.last_ids: list[str | None] = [None] * layout.partitions
-        """By partition, the stream ID of the last confirmed entry of this appender; `None` before the first."""
+        """By partition, the stream ID of the last entry that `send` confirmed in this topic; `None` before one."""
         self.answered = 0
         """Entries that were confirmed or given up; one that is sent again after a rollback counts again."""
         self.resent = 0
         """Entries that were sent again after the sequence gate had already let them through."""
         self.backlogged = 0
-        """Number of times that a stream refused entries because the stream had reached its limit."""
+        """Number of attempts at which a stream refused entries because the stream had reached its limit."""
         self.unconfirmed = 0
         """Number of `send` calls that sent entries whose durability was not confirmed: too slow, or an error reply."""
         self._lost_keys: dict[int, str] = {}  # by partition, the key that the server has lost
@@ -126,7 +130,7 @@ class Appender:
 
     @property
     def due(self) -> float | None:
-        """Seconds until the next send or check: 0 for now, `None` if nothing is due before the next `push`."""
+        """Seconds until the next send or check; 0 for now; `None` if none is due before a `push` or `check_soon`."""
         now = time.monotonic()
         moments = [
             queue.resume_at for number, queue in enumerate(self.queues) if queue.waiting or number in self._lost_keys
@@ -154,9 +158,10 @@ class Appender:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
         First, confirmed entries that a server is known to have lost are queued again. If entries are given up
-        (`unknown`), return these at once, and send nothing. A stream that was full, held or closed is left out for 0.1
-        seconds. A partition that has lost a key is left out for 1 second; if nothing waits for it, a command then
-        checks whether it is repaired.
+        (`unknown`), return these at once, and send nothing. A stream that was full, held by a reset or closed is left
+        out for 0.1 seconds. A partition that has lost a key is left out for 1 second; if nothing waits for it, a
+        command then checks whether it is repaired. At most every 5 seconds, or after `check_soon`, the pipeline also
+        checks that the server has the kept entries of each partition with nothing to send.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`); and an error, or `None`. The
@@ -263,8 +268,15 @@ class Appender:
         """Handle an entry that the gate did not append.
 
         If the gate lacks earlier entries or removed the record, make the next `send` read the record and act. If the
-        partition has lost a key, send nothing to it for 1 second. Otherwise the stream is full, held or closed: send
-        nothing to it for 0.1 seconds; if it is closed, set `is_closed`; if it is full, add 1 to `backlogged`.
+        partition has lost a key, send nothing to it for 1 second. Otherwise the stream is full, held by a reset or
+        closed: send nothing to it for 0.1 seconds; if it is closed, set `is_closed`; if it is full, add 1 to
+        `backlogged`.
+
+        Args:
+            partition: The partition.
+            sequence: The sequence of the entry.
+            answer: The first element of the reply of `append.lua`.
+            detail: The second element, such as the lost key; empty if there is none.
         """
         if answer in (b"gap", b"forgotten"):
             self._rollbacks.suspect(partition)
@@ -287,6 +299,8 @@ class Appender:
     def _check_idle(self, now: float) -> None:
         """Check whether partitions that had lost a key are repaired, if no entries wait for them.
 
+        A partition is left out until 1 second after the last attempt. `now` is the present monotonic second.
+
         Raises:
             RedisError: the server did not answer.
         """
@@ -308,7 +322,7 @@ class Appender:
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
         """Note that an entry was confirmed or given up: set the time of the last confirmation, add 1 to `answered`.
 
-        Add the entry to `confirmed` if this was never noted of it before.
+        Append the entry to the list `confirmed` if this was never noted of it before.
         """
         self._rollbacks.confirmed_at = time.monotonic()
         self.answered += 1
@@ -372,7 +386,7 @@ class Appender:
 
     @property
     def waiting(self) -> list[SealedEntry]:
-        """The unconfirmed entries of all partitions, in the order in which they were sealed."""
+        """The unconfirmed entries of all partitions, in the order of their cycles; a new list."""
         return sorted((entry for queue in self.queues for entry in queue.waiting), key=lambda entry: entry.cycle)
 
     def move(self, layout: Layout, queues: Sequence[PartitionQueue] | None = None) -> None:

@@ -36,10 +36,10 @@ class BufferSettings:
 
     Attributes:
         linger: Seconds that an event may wait for others to share its entry.
-        entry_events: Events at which an entry is full.
-        entry_bytes: About the bytes at which an entry is full.
-        buffer_events: Most events that are not confirmed.
-        buffer_bytes: About the most bytes that are not confirmed.
+        entry_events: Events at which an entry is full, at most 1,000,000.
+        entry_bytes: About the bytes at which an entry is full, at most 1 MiB.
+        buffer_events: Most events that are not confirmed; at least `entry_events`.
+        buffer_bytes: About the most bytes that are not confirmed; at least `entry_bytes`.
         when_full: Action when the buffer is full: `block`, `raise` or `drop`.
         block_timeout: Most seconds that `block` waits for room.
 
@@ -123,7 +123,7 @@ class Buffer:
         the caller must set `wake`, or the event may not be sent.
 
         `route` is one of `Layout.routes` of the present topic, or `ANYWHERE` for a spread event. An event with another
-        route gets its partition when it is sealed.
+        route gets its partition when it is sealed. `at` is in seconds since 1970.
 
         Raises:
             BufferFull: the buffer is full and `when_full` is `raise`, or `block` has waited too long.
@@ -160,7 +160,7 @@ class Buffer:
 
         Raises:
             FlushTimeout: the deadline has passed.
-            ConfigurationError: the sending thread has failed, and no event will be sent any more.
+            ConfigurationError: the sending thread has failed, and some of the events will not be sent any more.
         """
         with self._changed:
             target = self._target()
@@ -202,7 +202,10 @@ class Buffer:
             self._begin(layout)
 
     def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Set the layout of another topic; return the packs for the earlier partitions, full or not, as `seal` does."""
+        """Set the layout of another topic; seal the packs for the earlier partitions, full or not, and return them.
+
+        The result is like that of `seal`: the number of this seal, and pairs of partition and pack.
+        """
         with self._lock:
             self._route()
             sealed, self._full = self._full, []
@@ -215,11 +218,14 @@ class Buffer:
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Take out the packs to send now: all if `linger` has passed, a caller waits or the buffer closes, else full.
 
+        `linger` begins when all packs were last taken out. Call `open` before the first call.
+
         Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
         with many events is still one sum in each entry.
 
         Returns:
-            The number of this seal (its cycle), and pairs of partition and pack.
+            The number of this seal (its cycle; 1 for the first, also if nothing is taken out), and pairs of partition
+            and pack; a partition may occur several times.
         """
         with self._lock:
             self._route()
@@ -251,13 +257,16 @@ class Buffer:
                 self._changed.notify_all()
 
     def fail(self, error: TallyError) -> None:
-        """Make every call that waits for events or adds one raise `error`, because no event will be sent any more."""
+        """Make every call that adds an event or waits for an unconfirmed one raise `error`: no event is sent any more.
+
+        After `refuse_more`, a call that adds an event still raises the error for a closed producer.
+        """
         with self._changed:
             self._failure = error
             self._changed.notify_all()
 
     def sleep(self, seconds: float) -> None:
-        """Wait for some seconds, or until the buffer is closed."""
+        """Wait for some seconds, or until `close` is called; return at once if it was called before."""
         with self._changed:
             if not self.is_closed:
                 self._changed.wait_for(lambda: self.is_closed, seconds)

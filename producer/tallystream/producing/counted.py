@@ -27,7 +27,7 @@ _POLL: Final = 0.003
 
 
 def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, deadline: float | None) -> None:
-    """Wait until every entry that an appender has confirmed so far is counted.
+    """Wait until every entry that an appender has confirmed so far is counted; given-up entries are not waited for.
 
     Also return if another topic becomes live, because a topic becomes live only after it has counted every entry of the
     earlier topic. With `deadline` `None`, wait without limit. If the server was emptied, store a new deployment:
@@ -67,7 +67,7 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
 
 
 def _reason(client: redis.Redis, keys: PartitionKeys) -> str:
-    """Return the end of an error message: the lost key because of which a partition is not counted.
+    """Return the end of an error message, from `. ` on: the lost key because of which a partition is not counted.
 
     Return `""` if no key is lost, or the server cannot be read.
     """

@@ -40,12 +40,13 @@ class Decision:
         accepted: Whether the event was counted, or is now the vote of its actor; if not, `reason` states why.
         total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
             the subject has no exact counter (`max_subjects`).
-        remaining: Events that the limit still allows in this bucket; `None` without a limit, and for a duplicate.
+        remaining: Events of the subject that the limit still allows in the bucket of this event's time, after this
+            event, whatever their amounts; `None` without a limit, and for a duplicate.
         reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, for a duplicate, and
             with `per = "total"`.
         reason: Reason for a rejection: `limit`, `once` (the actor already has this vote, or one with a later time) or
             `duplicate` (the id was already counted); `None` if accepted.
-        id: Stream ID of the entry that records the event, accepted or rejected.
+        id: Stream ID of the entry that records the event, accepted or rejected; not the event's own id.
     """
 
     accepted: bool
@@ -65,7 +66,7 @@ class Decider:
         durability: Durability that a decision needs; `None` for the memory of the server.
 
     Attributes:
-        deployment: The deployment as it was last read.
+        deployment: The deployment as it was last read; a decision reads it again if it has changed.
 
     Raises:
         ConfigurationError: no worker has published the rules yet.
@@ -78,10 +79,11 @@ class Decider:
         self._places = {deployment.generation: BucketResolver(deployment.rules)}
 
     def __call__(self, event: Event) -> Decision:
-        """Append and count one event in one round trip, and return the decision; a rejection is no error.
+        """Append and count one event, usually in one round trip, and return the decision; a rejection is no error.
 
-        A rejected event is appended too, but changes no total. An event without a time gets that of this host's clock.
-        While another generation, topic or rules become live, read the deployment again and repeat, up to 5 seconds.
+        With durability `replica` or `fsync`, wait at most 1 second more for the confirmation. A rejected event is
+        appended too, but changes no total. An event without a time gets that of this host's clock. While another
+        generation, topic or rules become live, read the deployment again and repeat, up to 5 seconds.
 
         Raises:
             EventError: the metric is undeclared, spread or in a sketch, the amount, the actor or the time does not fit
@@ -92,12 +94,12 @@ class Decider:
             ConfigurationError: the server was emptied, and no worker has published rules since, or this release cannot
                 read the stored deployment; the event was not counted.
             Unconfirmed: the event was appended and decided (counted or rejected), but no replica or disk confirmed that
-                in time.
+                within 1 second; the error does not state the decision.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
                 the event was not counted and may be decided again.
             DeploymentChanged: a restore is replacing the counters; the event was not counted and may be decided again.
             redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
-                metric counts once per actor or the event has an id.
+                metric counts once per actor, or ids count once in the metric and the event has one.
         """
         deadline = time.monotonic() + _PATIENCE
         while (outcome := self._decide_unless_emptied(event)) is None:
@@ -122,8 +124,8 @@ class Decider:
     def _decide_unless_emptied(self, event: Event) -> Decision | None:
         """Call `_decide`; if it raises `KeyLost` because the server was emptied, return `None`.
 
-        The deployment that is stored now was loaded then. Any error of `_decide` and `Deployment.create_or_load` is
-        raised too.
+        In this case, `deployment` is the deployment that is stored now. Any error of `_decide` and
+        `Deployment.create_or_load` is raised too.
         """
         epoch = self.deployment.epoch
         try:

@@ -44,12 +44,12 @@ class GateRecord:
 
 
 def queue_read(pipeline: Any, keys: PartitionKeys, producer: str) -> None:
-    """Queue the command that reads the record of a queue; `parse_record` parses its reply."""
+    """Add to a pipeline the command that reads the record of the queue `producer`; `parse_record` parses its reply."""
     pipeline.execute_command("HMGET", keys.sequences, producer, _field(producer))
 
 
 def parse_record(reply: list[bytes | None]) -> GateRecord:
-    """Return the record in the reply to the command of `queue_read`."""
+    """Return the record in the reply to the command of `queue_read`; the reply must not be an error."""
     record, reaped = reply
     last, last_id = record.decode().split() if record else ("0", START)
     horizon, newest = reaped.decode().split() if reaped else (START, START)

@@ -26,7 +26,7 @@ class SealedEntry:
         events: Number of events in it.
         size: Bytes that its events take in the buffer.
         payload: The packed events.
-        was_confirmed: Whether the server has ever confirmed it.
+        was_confirmed: Whether it was ever confirmed or given up; if so, its events are already counted as appended.
         since: While it is kept, its stream ID; if that is not known, a lower bound of it.
     """
 
@@ -44,7 +44,7 @@ class Rollback:
 
     Attributes:
         again: How many entries are sent again.
-        lost: How many entries the server has lost that are no longer kept here.
+        lost: How many entries the server has lost that are no longer kept here, so cannot be sent again.
     """
 
     again: int
@@ -70,9 +70,10 @@ class PartitionQueue:
 
     Attributes:
         producer: Name of the queue at the sequence gate.
-        confirmed: The last confirmed sequence: that of the last entry in `kept`.
+        confirmed: The last confirmed sequence: that of the last entry in `kept`, if there is one.
         since: The stream ID of the last confirmed entry, or a lower bound of it; the next entry gets a later one.
-        sent: The last sequence that may be in the stream; those after `confirmed` were sent, but no reply arrived.
+        sent: If higher than `confirmed`: the last sequence that may be in the stream without being confirmed, because
+            the reply to it is missing or proves too little. If not higher: nothing.
         kept: Confirmed entries, the latest last.
         waiting: Unconfirmed entries; the first has the sequence `confirmed + 1`.
     """
@@ -98,7 +99,10 @@ class PartitionQueue:
         self.kept: deque[SealedEntry] = deque()
         self._kept_bytes = 0
         self.resume_at = 0.0
-        """Monotonic second before which nothing is sent, because the stream was full, held or closed."""
+        """Monotonic second before which nothing is sent; 0 at first.
+
+        The appender sets it when the stream is full, held by a reset, or closed, or when the partition has lost a key.
+        """
         self.producer = producer or new_name()
         self.confirmed = confirmed
         self.since = self._dropped_since = since
@@ -107,7 +111,8 @@ class PartitionQueue:
     def confirm(self, stream_id: str = "") -> SealedEntry:
         """Move the first waiting entry to the kept ones and return it; drop the oldest kept ones over `keep_bytes`.
 
-        `stream_id` becomes `since`; if it is empty, because it is not known, `since` stays.
+        There must be a waiting entry. `stream_id` becomes `since`; if it is empty, because it is not known, `since`
+        stays.
         """
         entry = self.waiting.popleft()
         self.confirmed += 1

@@ -32,33 +32,43 @@ class Producer:
     """Counts events: `emit` returns without waiting for the server, unless the buffer is full; `decide` waits.
 
     Safe across threads and after `fork`: the child starts with an empty buffer, and the parent sends its own events.
-    Reconnects without limit. At interpreter exit it tries for five seconds to deliver the buffered events.
+    Reconnects without limit. The constructor does not wait for the server.
+
+    Call `close` at the end. If `close` was not called, the producer tries for five seconds at interpreter exit to
+    deliver the buffered events, unless it was garbage-collected before. A process that ends without running its exit
+    handlers (`os._exit`, a signal without a handler, most children of `multiprocessing`) does not try this.
 
     Args:
         url: URL of Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
-        linger: Seconds that an event may wait for others to share its entry; if the process is killed, about the events
-            of this time are lost.
+        linger: Seconds that an event may wait for others to share its entry. If the process is killed, the buffered
+            events are lost without a spool: about those of this time, during an outage all those since it began.
         entry_events: Events at which an entry is sent without waiting for `linger`.
         entry_bytes: About the bytes at which an entry is sent without waiting for `linger`.
-        buffer_events: Most events in the buffer.
-        buffer_bytes: About the most bytes in the buffer.
+        buffer_events: Most events in the buffer (not confirmed yet); not used with a spool.
+        buffer_bytes: About the most bytes in the buffer; not used with a spool.
         when_full: Action of `emit` when the buffer is full: `block` until there is room, and raise `BufferFull` after
-            `block_timeout` seconds; `raise` `BufferFull`; or `drop` the event. `stats.dropped` counts the lost events.
+            `block_timeout` seconds; `raise` `BufferFull`; or `drop` the event. `stats.dropped` counts the events that
+            were not added, in each of the three cases.
         block_timeout: Most seconds that `block` waits.
         durability: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
             `replica`, or on the server's disk (`fsync`). Unconfirmed entries are sent again. See docs/durability.md.
         spool: A folder on a local disk. Events are written there before `emit` returns, so they survive a crash of
-            this process and an outage of any length; the next producer with this folder sends the events of a dead
-            process. Use one folder for each deployment, with any number of processes. See docs/durability.md.
-        spool_bytes: Most bytes of this producer in the spool; when they are reached, `when_full` applies.
+            this process and an outage of any length. A producer with this folder also sends the events of dead
+            processes: a new one, or a running one after its first `emit`. Use one folder for each deployment and
+            namespace, with any number of processes. Not for Windows. See docs/durability.md.
+        spool_bytes: About the most bytes of this producer in the spool, at least 1 MiB; when they are reached,
+            `when_full` applies.
         spool_sync: `os`: `emit` returns when the operating system has the event. `disk`: `emit` returns when the event
             is on disk, so that it also survives a power cut; each event then waits for the disk.
-        partitions: Expected number of partitions; a deployment with another number is an error, and a new deployment
-            gets this number. `None`: use the stored number, and 4 for a new deployment.
+        partitions: Expected number of partitions at the first read of the deployment; another number is an error, and a
+            new deployment gets this number. A later repartition is no error. `None`: use the stored number, and 4 for a
+            new deployment.
         namespace: First part of every key.
 
     Raises:
         ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
+            `partitions` is compared with the deployment only later: then `emit`, `decide`, `flush` or `close` raises
+            this error.
     """
 
     def __init__(  # noqa: PLR0913  # every argument is a setting with a default, passed by name
@@ -123,13 +133,17 @@ class Producer:
         """Add one event to the buffer; the background thread sends it. See `tallystream.Event` for the arguments.
 
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
-        Until the rules were first read, an event with an undeclared metric is accepted, and becomes a dead letter.
+
+        The background thread reads the rules after the first event, and again every 10 seconds. Until it has read them,
+        or while no worker has published any, an event that they do not allow is accepted, and becomes a dead letter.
 
         Raises:
-            EventError: the event is invalid; it was not added.
+            EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
+                a metric that was declared a moment ago is accepted by a later call.
             BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
             SpoolError: the spool cannot be written; the event was not added.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
+                refuses it for good (password, permission, `durability`): it sends no events any more.
             TallyError: the producer is closed.
         """
         # The common case costs three look-ups: text that was checked before is not checked again.
@@ -165,11 +179,12 @@ class Producer:
         at: float | None = None,
         id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> Decision:
-        """Count one event now and return the decision, in one round trip: for limits and votes.
+        """Count one event now and return the decision, usually in one round trip: for limits and votes.
 
-        The event is appended to the stream like an emitted one, and a replay counts it in the same way. The decision
-        does not include events that were emitted before and are not counted yet. See `tallystream.Event` for the
-        arguments.
+        It waits for the server, not for the buffer. The first call, and one every 10 seconds, may also read the
+        deployment. The event is appended to the stream like an emitted one, and a replay counts it in the same way. The
+        decision does not include events that were emitted before and are not counted yet. `stats` and `flush` do not
+        include decided events. Do not call it after `close`. See `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid; it was not counted.
@@ -177,7 +192,8 @@ class Producer:
                 that is stored in Redis.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
-            Unconfirmed: the event was decided (counted or rejected), but not confirmed in time.
+            Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
+                within 1 second; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             redis.RedisError: the event may or may not be counted; see `Decider`.
@@ -197,16 +213,18 @@ class Producer:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
         Events that were dropped, and those of dead processes in the spool, are not waited for. Given-up entries
-        (`stats.unknown_entries`) count as appended.
+        (`stats.unknown_entries`) count as appended. After a `close` that left events unsent, this call waits for them
+        until `timeout`, although they are not sent.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
             wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events stay buffered and are still sent. If the reason is
-                known, such as a lost key, the message states it.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis.
+            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted, unless the producer is
+                closed. If the reason is known, such as a lost key, the message states it.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
+                refuses it for good.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
                 deleted.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
@@ -234,8 +252,8 @@ class Producer:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
                 lost if there is no spool. Also raised if the server has lost confirmed entries, and not all of them
                 could be sent again in this time.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis; its events
-                stay in the spool or are lost.
+            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
+                refuses it for good; its events stay in the spool or are lost.
         """
         if not self._buffer.refuse_more():
             return
@@ -251,7 +269,7 @@ class Producer:
 
     @property
     def stats(self) -> ProducerStats:
-        """Counts of this producer's events and entries so far."""
+        """Counts of this producer's events and entries so far; in a child after a fork, they begin at 0 again."""
         buffer, appender = self._buffer, self._sender.appender
         appended, emitted = buffer.appended, buffer.emitted
         return ProducerStats(

@@ -44,7 +44,8 @@ class RollbackWatch:
 
     Args:
         client: Client that never sends a command twice.
-        epoch: Epoch of the deployment that the entries belong to; `None` to ignore epochs.
+        epoch: Epoch (the random ID that a deployment gets when it is created) of the deployment that the entries belong
+            to; `None` to ignore epochs.
         on_rename: Called before anything is sent under a queue's new name, with the partition, the new name, the last
             sequence that is not sent again under it (the new name begins at 1 after that), and a stream ID that no
             entry of the new name precedes.
@@ -64,16 +65,23 @@ class RollbackWatch:
         self.damaged: set[int] = set()
         """The partitions that the last `roll_back` left unchanged: their sequences or the deployment are lost."""
         self.is_unsure = False
-        """Whether a check is due now: replies to entries or checks are missing, or `check_soon` was called."""
+        """Whether the next `queue_checks` must check: replies of the last send are missing, or `check_soon` was called.
+
+        The caller resets it when the replies have arrived.
+        """
         self.rewound = 0
         """Number of times that any of the streams had lost confirmed entries."""
         self.lost = 0
         """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
         self.unknown = 0
-        """Entries whose append had no reply until the server removed the record of their queue; not sent again."""
+        """Entries given up: the server removed the record of their queue before a reply arrived; not sent again."""
 
     def due(self, now: float) -> float | None:
-        """Return the monotonic second of the next check or rollback; `None` if none is planned."""
+        """Return the monotonic second of the next check or rollback; `None` if none is planned.
+
+        `now` is the present monotonic second. Checks end 60 seconds after the last confirmation. A check that
+        `check_soon` demands is not included.
+        """
         if self._suspects:
             return now
         return max(self._checked_at, self.confirmed_at) + _INTERVAL if now - self.confirmed_at < _WATCH else None
@@ -136,8 +144,8 @@ class RollbackWatch:
             The unconfirmed entries that are not sent again, because a removed record may have covered them.
 
         Raises:
-            RedisError: the server did not answer; no queue has changed.
-            DeploymentChanged: a restore has not finished; no queue has changed.
+            RedisError: the server did not answer; no queue has changed, except by `follow`.
+            DeploymentChanged: a restore has not finished; no queue has changed, except by `follow`.
 
         Any error of `on_rename` is raised too; queues that were rolled back before it stay so, and the others stay
         suspected.
@@ -264,7 +272,10 @@ class RollbackWatch:
         self.lost += rollback.lost
 
     def reset(self) -> None:
-        """Forget the suspected partitions and the missing replies, because the entries move to another topic."""
+        """Forget the suspected partitions and the missing replies, because the entries move to another topic.
+
+        The counts (`rewound`, `lost`, `unknown`) and the epoch stay.
+        """
         self._suspects.clear()
         self.is_unsure = False
 

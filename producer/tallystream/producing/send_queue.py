@@ -32,8 +32,8 @@ _log: Final = logging.getLogger("tallystream")
 class SendQueue:
     """Sends the events of one buffer. Not safe across threads: only the sender thread uses it.
 
-    The constructor reads from the server, and opens the buffer for the partitions of the live topic, or for those of
-    the topic of its spooled events.
+    The constructor opens the buffer for the partitions of the live topic, or for those of the topic of its spooled
+    events. It reads from the server, unless a spool already has its queues.
 
     Args:
         client: Client that never sends a command twice.
@@ -76,8 +76,10 @@ class SendQueue:
 
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.
+            OSError: the files of the spool cannot be read; nothing was sent.
             DeploymentChanged: confirmed entries are missing, and a restore has not finished; nothing was sent.
-            redis.RedisError: the connection broke; the entries stay queued.
+            redis.RedisError: the connection broke, or a server refused a command before the entries; the entries stay
+                queued.
         """
         appender = self.appender
         self._cycle, sealed = self.buffer.seal()
@@ -153,7 +155,7 @@ def _queues(
         spool: The spool.
         layout: Layout of the topic.
         sent_first: By partition, how many entries outside the plans are sent first.
-        sent: By partition, the last sequence that a dead process may have sent.
+        sent: By partition, the last sequence that a dead process may have sent; empty if it sent nothing.
     """
     keep = KEEP_BYTES // layout.partitions
     first = sent_first or Counter()

@@ -101,7 +101,10 @@ class Sender:
 
     @property
     def problem(self) -> str | None:
-        """The text of the error that pauses sending; `None` if sending works, or has not begun."""
+        """The text of the latest error that delays events, of all partitions or of one; `None` if there is none.
+
+        A failure that ends the thread does not change it: then the calls of the buffer raise the error (`Buffer.fail`).
+        """
         return self._problem
 
     def start(self) -> None:
@@ -117,14 +120,15 @@ class Sender:
     def check(self, deadline: float) -> None:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
 
-        Call this after all events were appended. If the server does not reply within 2 seconds, return without an
-        error: it is not known whether entries are lost.
+        Call this once, after all events were appended. If the server does not reply within 2 seconds, return without
+        an error: it is not known whether entries are lost. Also return if the sender thread has ended.
 
         Args:
             deadline: The monotonic second at which to stop waiting.
 
         Raises:
-            FlushTimeout: the server lacks confirmed entries, and not all of them were sent again before the deadline.
+            FlushTimeout: the server lacks confirmed entries, and not all of them were sent and confirmed again before
+                the deadline.
         """
         self._checking = self.appender
         if self._checking is None:
@@ -136,7 +140,7 @@ class Sender:
             raise FlushTimeout(lost if self._problem is None else f"{lost}. {self._problem}")
 
     def join(self, timeout: float) -> None:
-        """Wait until the sender thread has ended, at most `timeout` seconds; `Buffer.close` makes it end."""
+        """Wait until the sender thread has ended, at most `timeout` seconds; call `Buffer.close` before."""
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -147,7 +151,11 @@ class Sender:
             self._checked.set()
 
     def _send(self) -> None:
-        """Make one pass after another until the buffer is closed, or the server refuses this producer for good."""
+        """Make one pass after another, with back-off after failures, until the buffer is closed or a failure is final.
+
+        If the server or the deployment refuses this producer for good, fail the buffer and return. Any other error is
+        logged, and the next pass tries again.
+        """
         buffer = self._buffer
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while not buffer.is_closed:
@@ -207,16 +215,18 @@ class Sender:
     def _pass(self) -> bool:
         """Move every send queue to the live topic, and take one step of each; return `False` if all must back off.
 
-        A queue with nothing to send need not back off. The first pass creates the queue of this process. Spools of dead
-        processes are adopted now and then, and are released when they are delivered. An error reply that is no refusal
-        is only logged, and so is a lost key of a partition: the entries stay queued.
+        A queue with nothing to send need not back off. The first pass creates the queue of this process. Every 10
+        seconds the spool is searched; each pass then adopts the events of at most one dead process, until there are no
+        more. Its files are released when its events are delivered. An error reply that is no refusal is only logged,
+        and so is a lost key of a partition: the entries stay queued.
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
             DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when
                 confirmed entries are missing.
             KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
-            SpoolError: a spool cannot be read or written.
+            SpoolError: a spool cannot be written.
+            OSError: the files of a spool cannot be read.
             redis.RedisError: the connection broke, or a server refuses the entries.
         """
         if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
@@ -252,6 +262,9 @@ class Sender:
     def _follow(self, send_queue: SendQueue, deployment: Deployment) -> None:
         """If the stored deployment has another epoch or live topic than a send queue, move the queue to it.
 
+        Also set the metrics that its buffer spreads. If the epoch changed after `deployment` was read, do not move:
+        make the next pass read the deployment again.
+
         Raises:
             DeploymentChanged, KeyLost, SpoolError, redis.RedisError: see `_pass`.
         """
@@ -277,7 +290,8 @@ class Sender:
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
         """Take over the segments of the next dead process in the spool; if there is none, plan a search in 10 seconds.
 
-        Segments that cannot be read, or belong to another deployment, are logged, and not tried again by this process.
+        Segments that are damaged, cannot be written or belong to another deployment are logged, and not tried again by
+        this process.
 
         Raises:
             redis.RedisError: the server did not answer; a later call takes the segments over.
@@ -301,7 +315,8 @@ class Sender:
     def release(self) -> None:
         """Close the files of all spools, its own and the adopted ones; do nothing while the thread runs.
 
-        All files of a spool are removed if all its events were delivered; otherwise all stay, for a later process.
+        Call `Buffer.close` and `join` before. All files of a spool are removed if all its events were delivered;
+        otherwise all stay, for a later process.
         """
         if self._thread is None or not self._thread.is_alive():
             for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
@@ -320,7 +335,7 @@ class Sender:
         self._say(text_of(error))
 
     def _say(self, problem: str | None, bug: Exception | None = None) -> None:
-        """Log one line when sending begins to fail, and one when it works again: then `problem` is `None`.
+        """Set `problem`; log one line when sending begins to fail, and one when it works again (`problem` is `None`).
 
         While it fails, further problems are not logged. `bug` is an unexpected error, logged with its traceback.
         """

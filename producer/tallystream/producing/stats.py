@@ -9,14 +9,15 @@ from dataclasses import dataclass
 class ProducerStats:
     """Counts of the events and entries of one producer so far.
 
-    `emitted = appended + buffered`; dropped events are not in `emitted`. Events and entries of dead processes are only
-    in `adopted` and `unknown_entries`.
+    `emitted = appended + buffered`; dropped events are not in `emitted`, and events of `decide` are in no count. Events
+    and entries of dead processes are only in `adopted` and `unknown_entries`.
 
     Attributes:
         emitted: Events that were added to the buffer.
         appended: Events that were confirmed, also those of `lost_entries`.
         buffered: Events that are not confirmed yet.
-        dropped: Events that were not added because the buffer was full.
+        dropped: Events that were not added because the buffer was full, also those for which `emit` raised
+            `BufferFull`.
         resent_entries: Entries that were sent again after the sequence gate had already let them through.
         rewound_streams: Number of times that a stream had lost confirmed entries.
         lost_entries: Confirmed entries that a stream had lost and that the producer no longer kept to send again.
@@ -25,8 +26,8 @@ class ProducerStats:
             repartition replaced the topic, and its records were lost with the server. The entries may be in the stream,
             so they are not sent again; `appended` includes the events of those that are not of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
-        unconfirmed: Number of pipelines with entries that were written, but not confirmed in time; these entries are
-            sent again.
+        unconfirmed: Number of pipelines with entries whose `durability` the server did not confirm, in time or because
+            of an error; these entries are sent again.
         spooled_bytes: Bytes of this producer in the spool; 0 without a spool. A confirmed event counts until its file,
             about 4 MiB, is removed.
         adopted: Events of dead processes that were sent from the spool; those of a process are added when all of them

@@ -38,7 +38,8 @@ class EventValidator:
 
     Args:
         client: Client of the server that the events go to.
-        partitions: Expected number of partitions at the first read; `None` for no expectation.
+        partitions: Expected number of partitions at the first read, and the number of a new deployment; `None` for no
+            expectation.
         namespace: First part of every key.
 
     Attributes:
@@ -152,7 +153,7 @@ class EventValidator:
 
         Raises:
             EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules
-                again.
+                again. The caller must arrange that `refresh` is called.
         """
         check_metric(metric)
         rules = None if self.deployment is None else self.deployment.declared
@@ -171,7 +172,7 @@ class EventValidator:
     def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
         """Check the amount and the actor of an event of a metric in `needs_check`, and return its route.
 
-        Earlier events do not matter: an event beyond a limit is no error.
+        Earlier events do not matter: an event beyond a limit is no error. While no rules are known, nothing is checked.
 
         Returns:
             `ANYWHERE` for a spread event, otherwise `home`, the route of its subject.

@@ -44,16 +44,19 @@ _MAX_IN_FLIGHT: Final = 8
 
 
 class Spool(Buffer):
-    """A buffer whose events are in segments on disk; safe across threads.
+    """A buffer whose events are in segments (files of records) on disk; safe across threads.
+
+    Only the sending thread calls `seal`, `settle`, `open`, `move` and `rename`. Call `open` before `seal`.
 
     Args:
         settings: Settings of a buffer, of which `buffer_events` and `buffer_bytes` do not apply.
         spool: Settings of the spool.
         segments: Segments of a dead process, whose events are to be delivered; `None` to create new ones at the first
-            event.
+            event. `release` closes them; if the constructor raises an error, the caller must.
 
     Raises:
         SpoolError: the segments belong to another namespace, or are damaged.
+        OSError: the segments cannot be read.
     """
 
     def __init__(self, settings: BufferSettings, spool: SpoolSettings, segments: SegmentedLog | None = None) -> None:
@@ -77,7 +80,7 @@ class Spool(Buffer):
 
     @property
     def is_delivered(self) -> bool:
-        """Whether all events of this buffer are confirmed."""
+        """Whether all events of this buffer are confirmed; reads the files."""
         with self._lock:
             return self._is_delivered()
 
@@ -119,8 +122,8 @@ class Spool(Buffer):
     ) -> bool:
         """Write one valid event to the spool; return `False` if the spool is full and `when_full` is `drop`.
 
-        If it is full, wait or raise as `Buffer.put` does. `route` is not used: an event gets its partition when it is
-        planned.
+        If it is full, wait or raise as `Buffer.put` does. After `True`, the caller must set `wake`. `route` is not
+        used: an event gets its partition when it is planned.
 
         Raises:
             BufferFull, ConfigurationError, TallyError: see `Buffer.put`.
@@ -207,10 +210,11 @@ class Spool(Buffer):
 
         Plans of a dead process or an earlier topic come first; after them, new events are planned, without waiting for
         `linger`. A new plan is first written to the spool. Return the number of the previous seal, and no packs, if
-        there is no event or while 8 plans are unconfirmed.
+        there is no event or while 8 plans are unconfirmed. A plan whose events the closed topics have makes no packs.
 
         Raises:
             SpoolError: the plan could not be written; none of its entries may be sent.
+            OSError: the events cannot be read from the files.
         """
         queues = self._queues
         with self._lock:
@@ -263,7 +267,7 @@ class Spool(Buffer):
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """Close the files, after the last write; remove them if all events are confirmed."""
+        """Close the files, after the last write; remove them if all events are confirmed; do nothing if closed."""
         with self._lock:
             if self._segments is not None:
                 self._segments.close(remove=self._is_delivered())

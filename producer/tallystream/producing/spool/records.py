@@ -46,8 +46,8 @@ class EntryPlan(msgspec.Struct, array_like=True):
     """Record of a plan: the events between two positions become these entries.
 
     Attributes:
-        start: Position of the first event.
-        end: Position after the last event.
+        start: Position at which the events begin; records of other kinds may be between them.
+        end: Position after the last record.
         entries: Partition, sequence and number of events of each entry; empty until a plan made for an earlier topic
             is sealed for the present one.
         left: For each closed topic that the plan was sealed for, the events that it does not have: its number of
@@ -86,7 +86,8 @@ class TopicSwitch(msgspec.Struct, array_like=True):
     Attributes:
         topic: The topic that is appended to from now on.
         names: The name of each partition's queue there.
-        sequences: By partition there, the last sequence of the entries that are sent before the planned ones.
+        sequences: By partition there, the last sequence of the entries that are sent before the planned ones; 0 if
+            there are none.
         lasts: By partition of the closed topic, the last sequence that it has.
         since: By partition of the new topic, a stream ID that no entry precedes; empty if none is known.
     """

@@ -35,7 +35,8 @@ class Recovered:
 def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
     """Claim (lock) and yield the segments of each dead process in a spool folder, except folders named in `known`.
 
-    The caller must close them. If `spool` is not a folder, nothing is yielded.
+    Folders without records are left out. The caller must close the segments. If `spool` is not a folder, nothing is
+    yielded.
     """
     for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
         if folder.name not in known and folder.is_dir() and (segments := SegmentedLog.claim(folder)) is not None:
@@ -48,6 +49,7 @@ def recover(segments: SegmentedLog, namespace: str) -> Recovered:
     Raises:
         SpoolError: the records are of another namespace; or a record is damaged, and more than 64 KiB follow it. Up to
             64 KiB are taken for a record that the process did not write completely.
+        OSError: a file cannot be read.
     """
     queues = SpoolQueues()
     at = planned_to = confirmed_to = segments.start

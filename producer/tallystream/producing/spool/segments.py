@@ -170,6 +170,9 @@ class SegmentedLog:
 
         `position` must be the start of a record that was not dropped. End early at a damaged or incomplete record; the
         last end position is then that of the last good record.
+
+        Raises:
+            OSError: a file cannot be read.
         """
         while position < end:
             bases = list(self._files)  # another thread may begin a file meanwhile
@@ -199,7 +202,10 @@ class SegmentedLog:
         self.end = position
 
     def drop(self, position: int) -> None:
-        """Remove the files whose records all end at or before a position, except the last file; `start` moves up."""
+        """Remove the files whose records all end at or before a position, except the last file; `start` moves up.
+
+        A file that cannot be deleted stays on disk, without an error.
+        """
         bases = sorted(self._files)
         for base, following in pairwise(bases):
             if following > position:
@@ -211,7 +217,10 @@ class SegmentedLog:
             self.start = following
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the files and release the lock; with `remove`, delete the files and the folder as far as possible."""
+        """Close the files and release the lock; with `remove`, delete the files and the folder as far as possible.
+
+        Call this once, and no other method afterwards.
+        """
         if remove:
             for path in [*self._files.values(), self.folder / "reserve", self.folder / "lock"]:
                 with contextlib.suppress(OSError):

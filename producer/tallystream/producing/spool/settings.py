@@ -21,7 +21,8 @@ class SpoolSettings:
 
     Attributes:
         folder: Folder of the spool, with one folder in it for each process.
-        most_bytes: Most bytes of one producer in the spool, at least 1 MiB.
+        most_bytes: Bytes of one producer in the spool at which no further event is added, at least 1 MiB. Records that
+            the delivery needs are still written.
         sync: `os` if the operating system must have an event before `emit` returns, `disk` if the disk must.
         namespace: Namespace of the deployment.
 
