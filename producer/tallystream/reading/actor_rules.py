@@ -33,7 +33,8 @@ class Limit(Figure, frozen=True):
         subject: The subject.
         limit: The number of events that count in each bucket.
         used: The number of events that arrived in the bucket, rejected ones included, but no duplicates. If `error` is
-            `null`, the limit was added, or its period changed, after the bucket began: earlier events are not included.
+            `null`, the limit was added, or its period changed, after the bucket began or in the hour before: events
+            that were counted before the change may be missing.
         remaining: The number of events that can still be accepted in the bucket, `limit - used`, at least 0. If `error`
             is `null`, it may be too high.
         reset_at: The second (since 1970) at which the bucket ends; `null` if it never ends (`per = "total"`).

@@ -93,8 +93,8 @@ class Reading(msgspec.Struct, frozen=True):
         values: By counter, its total, in the order in which they were asked for; 0 if nothing was counted, but at least
             the declared floor. The subject of a counter is in its normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
-        errors: By counter, by how much its value may be too high, except in 2 % of cases (`sketches.DELTA`); only for
-            estimates.
+        errors: By counter, by how much its value may be too high; only for estimates. In at most 2 % of cases the value
+            is higher; after negative amounts (`max_subjects` allows them), it may be too low. See `sketches`.
     """
 
     values: dict[Counter, int]

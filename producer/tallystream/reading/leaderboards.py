@@ -55,9 +55,10 @@ class Leaderboard(RangeFigure, frozen=True):
 
     The order is that of the stored values, before the metric's `floor` is applied. `error` is the most by which a value
     may be wrong, and by which the value of a subject that is not listed may be larger than the last value listed. If
-    `top` was added to a metric with events, or `exact` or `max_subjects` was changed, the leaderboard of all time lacks
-    subjects: then `error` is `null` and `complete` is false, until `tallystream rebuild` has counted all events again.
-    After `top` was raised, this is so until a worker has counted by the new rule.
+    `top` was added to a metric with events, or totals were split (`exact` changed, `max_subjects` raised or removed),
+    the leaderboard of all time lacks subjects: then `error` is `null` and `complete` is false, until a rebuild
+    (`tallystream rebuild`) has counted all events again. After `top` was raised or `max_subjects` changed otherwise,
+    this is so until each partition has counted events of the metric by the new rule.
 
     Attributes:
         metric: The metric.

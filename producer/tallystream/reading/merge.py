@@ -58,7 +58,10 @@ class Largest:
 
 
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
-    """Return a query for the `n` listed subjects with the largest sums over all boards; the sums are exact."""
+    """Return a query for the `n` listed subjects with the largest sums over all boards; the sums are exact.
+
+    The answer has fewer places if fewer subjects are listed. `n` must be at least 1.
+    """
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()
     for board in boards:

@@ -37,7 +37,7 @@ class Point(msgspec.Struct, frozen=True):
         bucket: The label of the bucket.
         start: The second (since 1970) at which the bucket begins.
         value: The sum in the bucket, but at least the metric's `floor`; `null` if the bucket has expired, or may lack
-            events because it began before a change of the rules, such as a new window.
+            events because it began before a change of the rules, such as a new window, or in the hour after it.
     """
 
     bucket: str
@@ -52,8 +52,8 @@ class Series(RangeFigure, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         window: The window.
-        series: The buckets, oldest first; one without an event has the value 0, or the metric's `floor` if that is
-            above 0.
+        series: The buckets, oldest first, expired ones included; one that is kept and has no event has the value 0, or
+            the metric's `floor` if that is above 0.
     """
 
     subject: str

@@ -1,5 +1,7 @@
 """Reads Count-Min Sketches: an estimate is never too low, and rarely (see `DELTA`) too high by more than a bound.
 
+Both are true if no amount is negative. Only `max_subjects` allows negative amounts; then an estimate may be too low.
+
 Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch and its applications" (2005).
 """
 

@@ -81,9 +81,9 @@ class Totals:
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of one subject and metric, in `value`; a metric that is not declared is an `EventError`.
 
-        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: never
-        too low, and in 98 % of cases too high by at most `error`. Before a worker has published the rules, no metric is
-        refused, and every counter is 0.
+        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: in
+        98 % of cases it is too high by at most `error`, and it is never too low unless the metric has negative amounts.
+        Before a worker has published the rules, no metric is refused, and every counter is 0.
         """
         return self._ask(questions.get(subject, metric), after, timeout)
 

@@ -134,7 +134,8 @@ class Router:
     def check(self, node: Node) -> None:
         """Ping a node that is marked as failed; if it answers, remove the mark and close its idle connections.
 
-        Do nothing for a node that is not marked. If the node cannot be used, mark the slot map as stale.
+        Do nothing for a node that is not marked. If the node does not answer, or failed less than half a second ago,
+        mark the slot map as stale.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer.
