@@ -107,6 +107,9 @@ def as_of(positions: Sequence[CountingPosition]) -> str:
 class ReadBarrier:
     """A read barrier: lets a reader wait until everything up to a stream ID is counted in the partitions that it reads.
 
+    It does not sleep itself: while a guarded query has the answer `None`, the reader sleeps for `pause()` seconds, and
+    sends the query again.
+
     Args:
         after: The stream ID to wait for; `None` means that there is nothing to wait for.
         timeout: The most seconds to wait, from the creation of this object, by the monotonic clock.

@@ -32,7 +32,7 @@ class FoundSubject(msgspec.Struct, frozen=True):
     Attributes:
         subject: The subject.
         metric: The metric in which its total is largest, among the metrics searched.
-        value: That total, or the metric's `floor` if the total is below it.
+        value: That total, or the metric's `floor` if the total is below it; an estimate if the total is in a sketch.
     """
 
     subject: str
