@@ -57,10 +57,11 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` for one server. `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the
-            primary with that name at these Sentinels, which are asked again for each connection. For a cluster,
+            primary with that name at these Sentinels, which are asked again for each new connection. For a cluster,
             `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
         block: Most seconds that a blocking command of this client waits in the server, such as XREAD BLOCK.
-        timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead.
+        timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead. The attempt to
+            connect takes at most `block` and `timeout` together, and at most 5 seconds.
 
     Raises:
         ConfigurationError: the URL is invalid.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tallystream.storage.scripts import Script
 
 Durability = Literal["memory", "replica", "fsync"]
-"""Places where a write must be before it counts as done; see `DurabilityCheck`."""
+"""The place where a write must be before it counts as done; see `DurabilityCheck`."""
 
 _PATIENCE: Final = 1000
 """Milliseconds to wait for the durability of a write; after that, the write is unconfirmed."""
@@ -27,7 +27,8 @@ class DurabilityCheck:
 
     Args:
         durability: `memory`: the server's reply is enough. `replica`: at least one replica must have the write
-            (`WAIT`). `fsync`: the server's append-only file must be on its disk (`WAITAOF`; Redis 7.2 or Valkey).
+            (`WAIT`). `fsync`: the write must be in the append-only file on the server's disk (`WAITAOF`; Redis 7.2 or
+            Valkey).
 
     Raises:
         ConfigurationError: `durability` is none of these.
@@ -45,6 +46,8 @@ class DurabilityCheck:
 
     def check(self, client: redis.Redis) -> None:
         """Check with one command that the server supports `fsync`; for any other durability, do nothing.
+
+        In a cluster, only one primary is checked.
 
         Raises:
             ConfigurationError: the server has no `WAITAOF`, or writes no append-only file.
@@ -67,9 +70,11 @@ class DurabilityCheck:
             raise
 
     def queue(self, pipeline: Pipeline) -> None:
-        """Add the durability command (`WAIT` or `WAITAOF`) to a pipeline, after its writes; for `memory`, add nothing.
+        """Add the durability command (`WAIT` or `WAITAOF`) to a pipeline; for `memory`, add nothing.
 
-        The server waits at most 1 second before it replies. The reply is the argument for `is_enough`.
+        Call this after the writes were added. The pipeline must be no transaction: in one, the server does not wait.
+        The server waits at most 1 second before it replies. The reply, if it is no error, is the argument of
+        `is_enough`.
         """
         if self._durability == "replica":
             pipeline.execute_command("WAIT", 1, _PATIENCE)
@@ -77,7 +82,11 @@ class DurabilityCheck:
             pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
 
     def is_enough(self, reply: Any) -> bool:
-        """Return whether the reply to the durability command, which is not an error, confirms the writes before it."""
+        """Return whether the reply to the durability command confirms the writes before it.
+
+        Args:
+            reply: The reply to the command that `queue` added; not an error.
+        """
         return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
 
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
@@ -88,7 +97,7 @@ class DurabilityCheck:
             An error reply to the durability command is a reason and is not raised, because the script has run.
 
         Raises:
-            KeyLost: see `Script.checked`.
+            KeyLost: the partition has lost a key, and the script has changed nothing.
             redis.RedisError: the script failed, or the server did not answer, and may have run the script or not.
         """
         if not self.is_needed:

@@ -1,4 +1,4 @@
-"""Reads the clock of a server. The clock of a host decides nothing about counters."""
+"""Reads the clock of a server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def server_time(client: redis.Redis) -> int:
-    """Return the present by the server's clock, in milliseconds since 1970.
+    """Return the present by the server's clock, in milliseconds since 1970; in a cluster, by that of one primary.
 
     Raises:
-        redis.RedisError: the server does not reply.
+        redis.RedisError: the server does not reply, or refuses the command.
     """
     return parse_time(client.execute_command("TIME")) // 1000
 

@@ -3,6 +3,7 @@
 A node that freezes, or loses its machine, closes no connection: its clients would wait for their whole timeout, long
 after a replica was promoted. So after 1.5 seconds without a byte, a connection asks the other nodes, again and again,
 which node serves the slots. It disconnects only if the silent node was replaced; a slow node keeps its full timeout.
+Those questions take time, too, so a wait may be longer than the timeout.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class _FailoverAware:
 
     Args:
         is_replaced: Asks the other nodes, and returns whether this connection's node serves no slot any more.
-        settings: Settings of the redis-py connection.
+        settings: Settings of the redis-py connection; `socket_timeout` must be a number of seconds.
     """
 
     def __init__(self, *, is_replaced: Callable[[], bool], **settings: Any) -> None:
@@ -39,7 +40,8 @@ class _FailoverAware:
         Raises:
             redis.ResponseError: the reply is an error.
             redis.ConnectionError: the connection broke, or the node was replaced while it did not reply.
-            redis.TimeoutError: no byte arrived within the timeout of the socket.
+            redis.TimeoutError: no byte arrived within the socket timeout, which does not include the time that asking
+                the other nodes takes.
         """
         connection: Any = self
         left = connection.socket_timeout

@@ -33,8 +33,10 @@ class Limit(Figure, frozen=True):
         subject: The subject.
         limit: The number of events that count in each bucket.
         used: The number of events that arrived in the bucket, rejected ones included, but no duplicates. If `error` is
-            `null`, `limit` or `per` was added after the bucket began, and events before are not included.
-        remaining: The number of events that can still be accepted in the bucket.
+            `null`, the limit was added, or its period changed, after the bucket began or in the hour before: events
+            that were counted before the change may be missing.
+        remaining: The number of events that can still be accepted in the bucket, `limit - used`, at least 0. If `error`
+            is `null`, it may be too high.
         reset_at: The second (since 1970) at which the bucket ends; `null` if it never ends (`per = "total"`).
     """
 
@@ -52,8 +54,8 @@ class Votes(Figure, frozen=True):
     Attributes:
         metric: The metric.
         subject: The subject.
-        score: The sum of the votes, `up - down`. If `error` is `null`, `once` was added to a metric with events: then
-            the score also has the amounts of earlier events.
+        score: The sum of the votes, `up - down`; the metric's `floor` does not apply. If `error` is `null`, `once` was
+            added to a metric with events: then the score also has the amounts of earlier events.
         up: The number of votes with the amount 1.
         down: The number of votes with the amount -1, computed as `up - score`, at least 0. If `error` is `null`, it may
             be wrong.
@@ -72,7 +74,7 @@ class Uniques(RangeFigure, frozen=True):
     Attributes:
         metric: The metric.
         subject: The subject.
-        over: The window or the duration that was asked for.
+        over: The window or the duration that was asked for; the metric's `unique` window if none was asked for.
         value: The estimated number of different actors.
     """
 
@@ -85,7 +87,9 @@ class Uniques(RangeFigure, frozen=True):
 def query_limit(
     layout: Layout, rules: Rules, subject: str, metric: str, now: float, removed: Mapping[str, int] = NOTHING
 ) -> Query[Limit]:
-    """Return a query for how much of a subject's limit is used in the bucket of second `now`.
+    """Return a query for how much of a subject's limit is used in the bucket of second `now` (since 1970).
+
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared or has no limit, or `subject` is not valid.
@@ -113,6 +117,8 @@ def query_votes(
     layout: Layout, rules: Rules, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
 ) -> Query[Votes]:
     """Return a query for the votes for a subject.
+
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared or has no `once`, or `subject` is not valid.

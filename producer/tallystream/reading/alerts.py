@@ -30,12 +30,13 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         alert: The name of the alert.
         metric: The metric.
         subject: The subject, or the pattern of subjects.
-        value: The value that is compared: a window, a duration, `rate` and a duration, or `total`.
+        value: The kind of the value that is compared, as text: a window such as `hour` (the sum in its current bucket),
+            a duration such as `1h` (the sum over it), `rate 5m` (events a second over 5 minutes), or `total`.
         above: The bound above which the alert fires; `null` if it has only `below`.
         below: The bound below which the alert fires; `null` if it has only `above`.
-        clear: The value at which the alert ends.
-        firing: The number of subjects for which it fires. With `n` 0, it may be too high, because it includes subjects
-            whose alert was resolved in the present bucket.
+        clear: The value at which the alert ends: a value at most this (with `above`), or at least this (with `below`).
+        firing: The number of subjects for which it fires. If no firing alerts were asked for (`n` was 0), it may be too
+            high, because it includes subjects whose alert was resolved in the present bucket.
         complete: Whether the whole range of the alert is stored and can be read. If not, the alert is silent: it
             changes no state. Always true for an alert without a range.
     """
@@ -75,10 +76,12 @@ class Alerts(msgspec.Struct, frozen=True):
     """The declared alerts, and one page of those that fire.
 
     Attributes:
-        alerts: The declared alerts.
-        firing: The alerts that fire, the latest first.
-        more: Whether further alerts fire that come after those in `firing`.
-        undelivered: The number of notifications that are not delivered yet.
+        alerts: The declared alerts, in the order of the rules.
+        firing: At most `n` alerts that fire, the latest first; one for each subject.
+        more: Whether further alerts fire that come after those in `firing`. If `n` was 0, it may be true although none
+            fires: see `WatchedAlert.firing`.
+        undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
+            notifications of former alerts still wait.
     """
 
     alerts: list[WatchedAlert]
@@ -95,8 +98,8 @@ class FiringAlerts:
         counts: By name of each declared alert, the number of subjects for which it fires; if the query did not ask for
             `fired`, it may be too high (see `query_alerts`).
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
-        waiting: By name of a partition's stream, the number of notifications that are not delivered yet; empty if no
-            alert is declared.
+        waiting: By name of a partition's event stream, the number of its notifications that are not delivered yet;
+            empty if no alert is declared.
         silent: The names of the alerts that cannot be evaluated, because part of their range has expired, or the range
             has too many buckets.
     """
@@ -110,9 +113,9 @@ class FiringAlerts:
 def query_alert_page(
     layout: Layout, rules: Rules, now: float, n: int, offset: int, removed: Mapping[str, int] = NOTHING
 ) -> Query[Alerts]:
-    """Return a query for the declared alerts, and for `n` of those that fire in second `now`, after `offset` others.
+    """Return a query for the declared alerts, and for at most `n` of those that fire, after the first `offset`.
 
-    With `n` 0, the counts may be too high: see `query_alerts`.
+    With `n` 0, the counts may be too high: see `query_alerts`, also for `now` and `removed`.
 
     Raises:
         EventError: `n` is not 0 to 1,000, or `offset` is negative.
@@ -147,11 +150,12 @@ def query_alert_page(
 def query_alerts(
     layout: Layout, rules: Rules, now: float, removed: Mapping[str, int] = NOTHING, *, listed: bool = False
 ) -> Query[FiringAlerts]:
-    """Return a query for the number of subjects for which each alert fires in second `now`.
+    """Return a query for the number of subjects for which each alert fires.
 
     If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
     `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` may include, until the end of the present
-    bucket, subjects whose alert has fired and was resolved in it.
+    bucket, subjects whose alert has fired and was resolved in it. `now`, in seconds since 1970, selects the current
+    buckets and ranges; `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []

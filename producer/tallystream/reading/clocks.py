@@ -37,10 +37,10 @@ def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
 
 
 def write_step(step: ClockStep) -> str:
-    """Return the text for a step to store in the field `CLOCK_STEP`: its time and its size in seconds."""
+    """Return the text of a step, for the field `CLOCK_STEP`: its time and its size, in seconds. Store nothing."""
     return f"{step.at:.3f} {step.seconds:.3f}"
 
 
 def parse_step(text: bytes | None) -> ClockStep | None:
-    """Return the step in a value of the field `CLOCK_STEP`; `None` if there is no value."""
+    """Return the step in a value of the field `CLOCK_STEP`; `None` if there is no value (`None` or empty)."""
     return ClockStep(*(float(part) for part in text.split())) if text else None

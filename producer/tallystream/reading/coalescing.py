@@ -49,7 +49,7 @@ class ReadCoalescer:
         Raises:
             redis.RedisError: the server cannot be read.
 
-        Any error of the query's `parse` is raised too.
+        Any other error of `ask`, or of the query's `parse`, is raised too.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()

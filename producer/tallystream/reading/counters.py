@@ -33,7 +33,7 @@ class CounterTotal(Figure, frozen=True):
     Attributes:
         subject: The subject, in its normal form.
         metric: The metric.
-        value: The total.
+        value: The total, but at least the metric's `floor`.
     """
 
     subject: str
@@ -47,7 +47,7 @@ class CounterValue(msgspec.Struct, frozen=True):
     Attributes:
         subject: The subject, in its normal form.
         metric: The metric.
-        value: The total.
+        value: The total, but at least the metric's `floor`.
     """
 
     subject: str
@@ -68,17 +68,17 @@ class CounterTotals(Figure, frozen=True):
 
     @property
     def values(self) -> dict[Counter, int]:
-        """By subject and metric, the total."""
+        """By subject (in its normal form) and metric, the total."""
         return {(each.subject, each.metric): each.value for each in self.counters}
 
 
 class SubjectTotals(Figure, frozen=True):
-    """The totals of one subject, and their ratios; `error` is the largest error of one of the totals.
+    """The totals of one subject, and their ratios; `error` is the largest error of one of the totals, not of a ratio.
 
     Attributes:
         subject: The subject, in its normal form.
-        counters: By metric, the total.
-        ratios: By name of the ratio, its value.
+        counters: By metric, the total, but at least the metric's `floor`.
+        ratios: By name of each ratio whose metrics were all read, its value; 0 if the denominator is 0.
     """
 
     subject: str
@@ -91,9 +91,10 @@ class Reading(msgspec.Struct, frozen=True):
 
     Attributes:
         values: By counter, its total, in the order in which they were asked for; 0 if nothing was counted, but at least
-            the declared floor.
-        positions: By partition number, a position that the values are complete up to.
-        errors: By counter, by how much its value may be too high; only for estimates.
+            the declared floor. The subject of a counter is in its normal form here.
+        positions: By number of each partition that was read, a position that the values are complete up to.
+        errors: By counter, by how much its value may be too high; only for estimates. In at most 2 % of cases the value
+            is higher; after negative amounts (`max_subjects` allows them), it may be too low. See `sketches`.
     """
 
     values: dict[Counter, int]
@@ -107,18 +108,22 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def as_of(self) -> str:
-        """The stream ID up to which every entry is in the values."""
+        """The stream ID up to which every entry of these partitions is in the values; `0-0` for no partition."""
         return as_of(list(self.positions.values()))
 
     def error(self, counter: Counter | None = None) -> int:
-        """Return by how much the value of `counter` may be too high, 0 if it is exact; `None`: the largest error."""
+        """Return by how much a value may be too high, see `errors`; 0 if it is exact.
+
+        Args:
+            counter: A key of `values`; `None` for the largest error of all values.
+        """
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
 
 def query_total(
     layout: Layout, rules: Rules | None, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotal]:
-    """Return a query for one total; see `query_counters`.
+    """Return a query for one total; see `query_counters`, also for `removed`.
 
     Raises:
         EventError: the subject or the metric is not valid, or `rules` are given and do not declare the metric.
@@ -135,7 +140,7 @@ def query_total(
 def query_totals(
     layout: Layout, rules: Rules | None, counters: Iterable[Counter], removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotals]:
-    """Return a query for many totals, each once, in the given order; see `query_counters`.
+    """Return a query for many totals, each once, in the given order; see `query_counters`, also for `removed`.
 
     Raises:
         EventError: a subject or a metric is not valid, or `rules` are given and do not declare a metric.
@@ -192,10 +197,11 @@ def query_counters(
 ) -> Query[Reading]:
     """Return a query for the totals of several counters, each once, with their errors and positions.
 
-    With `rules`, a total below its metric's floor is shown as the floor, a counter without a key is estimated from its
-    sketch, and the total of a spread metric is the sum over all partitions. An undeclared metric is no error. If a
-    metric began or ceased to be in a sketch (a mark in `removed`), a total is the sum of its key and its estimate.
-    Without `rules`, a total is that of its key, in the one partition that its subject belongs to.
+    With `rules`, a total below its metric's floor is shown as the floor, and the total of a spread metric is the sum
+    over all partitions. If the metric has `exact = false` or `max_subjects`, a counter without a key is estimated from
+    the sketch. If a metric began or ceased to be in a sketch (a mark in `removed`), a total is the sum of its key and
+    its estimate. An undeclared metric is no error. Without `rules`, a total is that of its key, in the one partition
+    that its subject belongs to. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: a subject or a metric is not valid.

@@ -30,11 +30,11 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
     """Return a query for the deployment in a namespace.
 
     Before a deployment is stored, the answer has `partitions` partitions (4 if `partitions` is `None`), and `is_stored`
-    is false.
+    is false. `partitions` is the number that the caller expects; `None` accepts any stored number.
 
     Raises:
-        ConfigurationError: the stored number of partitions is not `partitions`, or the stored layout version is not
-            that of this release; raised by the query's `parse`.
+        ConfigurationError: `partitions` is not 1 to 1,024. Raised by the query's `parse`: the stored number of
+            partitions is not `partitions`, or this release cannot read the stored layout version or rules.
         DeploymentChanged: the description of a deployment was deleted, or a restore has not finished; raised by the
             query's `parse`.
     """
@@ -85,7 +85,7 @@ def query_live(deployment: Deployment) -> Query[Deployment]:
 
 
 def _query_removed(deployment: Deployment) -> Query[Deployment]:
-    """Return a query whose answer is a copy of a deployment, with the ends of the removed buckets."""
+    """Return a query whose answer is a copy of a deployment, with `removed`: see `removed_ends`."""
 
     def parse(replies: list[Any]) -> Deployment:
         hashes = [raise_on_error(reply) for reply in replies]
@@ -95,11 +95,12 @@ def _query_removed(deployment: Deployment) -> Query[Deployment]:
 
 
 def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None) -> dict[str, int]:
-    """Return, by kind and metric, the latest time (in seconds, rounded up) in the given hashes, one of each partition.
+    """Return, by kind and metric (`hour:view`), the latest time in the given hashes, in seconds since 1970, rounded up.
 
-    The kinds are those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. If a
-    partition has last counted a metric by another rule than the declared one, the marks that this change may cause (see
-    `lacking`) are 2^53; the other marks are as stored. `rules` `None` skips this.
+    `forgotten` has the hash `PartitionKeys.forgotten` of each partition, whose times are in milliseconds. The kinds are
+    those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. If a partition has
+    last counted a metric by another rule than the declared one, the marks that this change may cause (see `lacking`)
+    are 2^53, later than every time; the other marks are as stored. If `rules` is `None`, all marks are as stored.
     """
     removed: dict[str, int] = {}
     for ends in forgotten:

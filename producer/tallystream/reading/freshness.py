@@ -1,6 +1,7 @@
 """Freshness: how complete an answer is, and a barrier that waits until it is complete enough.
 
-Every query reads positions first and values after them: so the values are complete up to the position, or further.
+A query for figures reads positions first and values after them: so the values are complete up to the position, or
+further.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ if TYPE_CHECKING:
     from tallystream.reading.query import Answer, Command
 
 POLL: Final = (0.003, 0.05)
-"""Seconds between two polls for a position: at first, and at most; each pause is longer than the one before."""
+"""Seconds between two polls for a position: at first, and at most; until then, each is 1.5 times the one before."""
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """Base of every answer with figures: states how complete and how exact they are.
 
     Attributes:
-        as_of: The stream ID up to which every entry is in the figures.
-        lag: The number of entries that are not in the figures yet; `null` if it is not known.
-        error: By how much a figure may be wrong (of `Uniques`, a share); 0 if all are exact; `null` if it is not known,
-            because a rule of the metric was changed: run `tallystream rebuild`. It does not include
-            events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids in a period, 1 new
-            event in 3,300.
+        as_of: The stream ID up to which every entry of the partitions that were read is in the figures; `0-0` if
+            nothing is counted in one of them.
+        lag: The number of entries of these partitions that are not in the figures yet; `null` if it is not known.
+        error: By how much a figure may be wrong; 0 if all are exact; `null` if it is not known, because a rule of the
+            metric was changed: run `tallystream rebuild`. Of `Uniques`, it is the standard error, as a share. Of an
+            estimate from a sketch (`exact = false`, `max_subjects`), it is exceeded with a probability of at most 2 %.
+            It does not include events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids
+            in a period, 1 new event in 3,300.
     """
 
     as_of: str
@@ -62,7 +65,8 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
 
     Attributes:
         start: The first second (since 1970) that the figures cover; `null` for all time.
-        end: The first second after the covered time; `null` for all time.
+        end: The first second after the covered time; `null` for all time. It is in the future if the last bucket has
+            not ended.
         complete: Whether the figures cover the whole range that was asked for.
         missing: The parts of that range that the figures do not cover, because their buckets have expired, or because
             the buckets that are kept there are too short: one read takes at most 1,000 buckets.
@@ -103,9 +107,12 @@ def as_of(positions: Sequence[CountingPosition]) -> str:
 class ReadBarrier:
     """A read barrier: lets a reader wait until everything up to a stream ID is counted in the partitions that it reads.
 
+    It does not sleep itself: while a guarded query has the answer `None`, the reader sleeps for `pause()` seconds, and
+    sends the query again.
+
     Args:
         after: The stream ID to wait for; `None` means that there is nothing to wait for.
-        timeout: The most seconds to wait, from the creation of this object.
+        timeout: The most seconds to wait, from the creation of this object, by the monotonic clock.
 
     Raises:
         EventError: `after` is not a stream ID.
@@ -123,7 +130,7 @@ class ReadBarrier:
         self._pause, self._longest = POLL
 
     def guard(self, query: Query[Answer]) -> Query[Answer | None]:
-        """Return the same query, but with the answer `None` until its partitions are counted far enough.
+        """Return the same query, but with the answer `None` until its partitions are counted far enough: see `ends`.
 
         Its partitions are those whose `position_commands` are among its commands: a query without any does not wait.
 
@@ -156,7 +163,10 @@ class ReadBarrier:
         return False
 
     def pause(self) -> float:
-        """Return the seconds to sleep before the next poll: more at each call, up to 0.05, never beyond the timeout."""
+        """Return the seconds to sleep before the next poll: more at each call, up to 0.05; 0 after the timeout.
+
+        A pause does not reach beyond the timeout.
+        """
         pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
         self._pause = min(self._longest, self._pause * 1.5)
         return pause

@@ -43,7 +43,7 @@ class Place(msgspec.Struct, frozen=True):
 
     Attributes:
         subject: The subject.
-        value: Its total, or its sum in the bucket or the range.
+        value: Its total, or its sum in the bucket or the range, but at least the metric's `floor`.
     """
 
     subject: str
@@ -53,15 +53,18 @@ class Place(msgspec.Struct, frozen=True):
 class Leaderboard(RangeFigure, frozen=True):
     """The subjects with the largest values, largest first; subjects with equal values in descending order of name.
 
-    `error` is the most by which a value may be wrong, and by which the value of a subject that is not listed may be
-    larger than the last value listed. If `top` was added to a metric with events, the leaderboard of all time lacks
-    subjects: then `error` is `null` and `complete` is false, until `tallystream rebuild` has counted all events again.
+    The order is that of the stored values, before the metric's `floor` is applied. `error` is the most by which a value
+    may be wrong, and by which the value of a subject that is not listed may be larger than the last value listed. If
+    `top` was added to a metric with events, or totals were split (`exact` changed, `max_subjects` raised or removed),
+    the leaderboard of all time lacks subjects: then `error` is `null` and `complete` is false, until a rebuild
+    (`tallystream rebuild`) has counted all events again. After `top` was raised or `max_subjects` changed otherwise,
+    this is so until each partition has counted events of the metric by the new rule.
 
     Attributes:
         metric: The metric.
         window: The window or the duration that was asked for; `all` for all time.
-        top: The places.
-        next: The `offset` of the places after these; `null` at the end of the leaderboard.
+        top: The places, fewer than `n` at the end of the leaderboard.
+        next: The `offset` of the places after these, of which there may be none; `null` if there are surely none.
     """
 
     metric: str
@@ -77,7 +80,7 @@ class Leaderboard(RangeFigure, frozen=True):
 
 @dataclass(frozen=True)
 class _Ranked:
-    """The first places of a leaderboard, the counting position of each partition, and the error."""
+    """The first places of a leaderboard, the counting position of each partition, and the error (`None`: unknown)."""
 
     places: list[Rank]
     positions: Sequence[CountingPosition]
@@ -101,15 +104,17 @@ def query_top(
         layout: The partitions.
         rules: The declared metrics.
         metric: A metric with `top` declared.
-        n: The most places to return; `None` for 10, or for all places of a shorter leaderboard.
-        window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d`.
+        n: The most places to return; `None` for 10, or for the rest of a leaderboard (`top` places) that has fewer.
+        window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d` that ends
+            now.
         offset: How many places to skip. Counting continues between two pages, so subjects may change places.
         now: The current time, in seconds since 1970.
         removed: See `tallystream.deployment.Deployment`.
 
     Raises:
-        EventError: the metric is not declared, has no leaderboard or not this window, the duration is not valid, or `n`
-            or `offset` is out of range (`n`: 1 to the length of the leaderboard; `offset`: 0 to the length - 1).
+        EventError: the metric is not declared, has no leaderboard or not this window, the duration is not valid or too
+            long (see `rolling_buckets`), or `n` or `offset` is out of range (`n`: 1 to the metric's `top`; `offset`: 0
+            to `top` - 1).
     """
     rules.refuse_undeclared(metric)
     top = rules.metric[metric].top
@@ -146,7 +151,7 @@ def _covered(rules: Rules, metric: str, window: str | None, now: float, removed:
     Buckets that begin before `top` was last added or raised are left out, because their leaderboards lack subjects.
 
     Raises:
-        EventError: the metric does not have the window, or the duration is not valid.
+        EventError: the metric does not have the window, or the duration is not valid or too long.
     """
     if window is None:
         return None

@@ -1,7 +1,7 @@
 """The ledger: the outcome of every event, and whether the sums agree.
 
 The ledger of a partition is a hash of events: `appended`, and for each outcome `<outcome>` or `<outcome>:<rule>`. Each
-of these fields is there for all metrics together, and again for each metric with `@<metric>` at the end.
+field of an outcome is there for all metrics together, and again for each metric with `@<metric>` at the end.
 `total@<metric>` is the sum of the amounts that were counted.
 
 Five fields count entries, so that the worker can find out how many were removed from the stream before they were
@@ -53,10 +53,10 @@ class PartitionSummary(msgspec.Struct, frozen=True):
         lag: The number of entries not counted yet, pending ones included; `null` if it is not known.
         pending: The number of entries that were delivered to a worker and not acknowledged.
         oldest_pending_seconds: Seconds since the oldest pending entry was appended; `null` if nothing is pending, or if
-            this is not known because the entry's stream ID is ahead of the server's clock.
+            this is not known because the entry's stream ID is over 1 second ahead of the server's clock.
         dead: The number of dead letters.
         ids_ahead_seconds: Seconds by which the newest stream ID that a worker read is ahead of the server's clock,
-            because the clock was set back; 0 if it is not.
+            because the clock was set back; 0 if they are at most 1.
     """
 
     stream: str
@@ -94,10 +94,11 @@ class Account:
     """One field of a ledger.
 
     Attributes:
-        outcome: The outcome; or `appended`, `total`, or another name of a field.
-        rule: The rule that decided the outcome; `None` if the outcome has no rule.
+        outcome: The outcome; or `appended`, `total`, or another name of a field, such as `entries`.
+        rule: The rule that decided the outcome, or any other part of the field's name after a colon, such as `gated`;
+            `None` if there is none.
         metric: The metric; `None` for all metrics together.
-        amount: The number of events; for `total`, the sum of their amounts.
+        amount: The number of events; for `total`, the sum of their amounts; for `entries`, see the module.
     """
 
     outcome: str
@@ -114,9 +115,9 @@ class PartitionLedger:
         stream: The name of the stream.
         position: The counting position; its `lag` is in entries, pending ones included.
         oldest_pending: Seconds since the oldest pending entry was appended, by the server's clock; `None` if nothing
-            is pending, or if the entry's stream ID is ahead of that clock.
-        ids_ahead: Seconds by which the newest stream ID that a worker has read is ahead of the server's clock; 0 if it
-            is not.
+            is pending, or if the entry's stream ID is more than 1 second ahead of that clock.
+        ids_ahead: Seconds by which the newest stream ID that a worker has read is ahead of the server's clock; 0 if
+            they are at most 1.
         dead: The number of dead letters.
         accounts: The fields of the ledger.
     """

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _PAGE: Final = 64
-"""The number of subjects in the first page; each further page is twice as long."""
+"""The least number of subjects in the first page, which has twice the number of wanted places if that is more.
+
+Each further page is twice as long as the one before, up to `_LONGEST_PAGE`.
+"""
 
 _LONGEST_PAGE: Final = 1024
-"""The most subjects in a page; reading so many blocks a server for about a millisecond."""
+"""The most subjects in a page after the first; reading so many blocks a server for about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ class Largest:
 
 
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
-    """Return a query for the `n` listed subjects with the largest sums over all boards; the sums are exact."""
+    """Return a query for the `n` listed subjects with the largest sums over all boards; the sums are exact.
+
+    The answer has fewer places if fewer subjects are listed. `n` must be at least 1.
+    """
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()
     for board in boards:

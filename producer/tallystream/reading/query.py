@@ -21,7 +21,8 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
 
     Attributes:
         commands: The commands.
-        parse: Takes the replies, which may be errors, and returns the answer, or another query to send next.
+        parse: Takes the replies, one for each command in order, errors among them, and returns the answer, or another
+            query to send next. Raises the error if a reply that it needs is one (`redis.RedisError`).
         atomic: Whether the replies must be from one moment (MULTI): those of one partition, and on a single server all.
     """
 
@@ -51,7 +52,7 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
 
 
 def raise_on_error(reply: Any) -> Any:
-    """Return a reply; if it is an error of Redis, raise it."""
+    """Return a reply; if it is a `RedisError`, raise it."""
     if isinstance(reply, RedisError):
         raise reply
     return reply

@@ -66,7 +66,7 @@ def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
 
 
 def series(subject: str, metric: str, window: str, last: int) -> Question[Series]:
-    """Return the `Question` (deployment -> query) for a counter's latest `last` buckets of a window."""
+    """Return the `Question` (deployment -> query) for a counter's latest buckets of a window, `last` of them."""
     return lambda deployment: query_series(
         deployment.layout, deployment.rules, subject, metric, window, last, deployment.now, deployment.removed
     )
@@ -129,15 +129,21 @@ def ledger() -> Question[LedgerSummary]:
 
 
 def alerts(n: int, offset: int) -> Question[Alerts]:
-    """Return the `Question` (deployment -> query) for the declared alerts, and `n` firing alerts after `offset`."""
+    """Return the `Question` (deployment -> query) for the declared alerts, and a page of those that fire.
+
+    Args:
+        n: The most firing alerts, 0 to 1,000.
+        offset: How many firing alerts to skip; the latest come first.
+    """
     return lambda deployment: query_alert_page(
         deployment.layout, deployment.rules, deployment.now, n, offset, deployment.removed
     )
 
 
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
-    """Return the `Question` (deployment -> query) for at most `n` leaderboard subjects that begin with `prefix`.
+    """Return the `Question` (deployment -> query) for at most `n` subjects of all-time leaderboards, by prefix.
 
-    Each subject comes once, with the metric of its largest total; largest first. `prefix` must not be empty.
+    Their names begin with `prefix`, which must not be empty. Each subject comes once, with the metric of its largest
+    total; largest first.
     """
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n, deployment.removed)

@@ -32,7 +32,7 @@ class FoundSubject(msgspec.Struct, frozen=True):
     Attributes:
         subject: The subject.
         metric: The metric in which its total is largest, among the metrics searched.
-        value: That total, or the metric's `floor` if the total is below it.
+        value: That total, or the metric's `floor` if the total is below it; an estimate if the total is in a sketch.
     """
 
     subject: str
@@ -41,12 +41,12 @@ class FoundSubject(msgspec.Struct, frozen=True):
 
 
 class FoundSubjects(msgspec.Struct, frozen=True):
-    """Subjects on leaderboards whose name begins with a prefix.
+    """Subjects whose names begin with a prefix, from the leaderboards of all time.
 
     Attributes:
-        prefix: The prefix, in its normal form.
+        prefix: The prefix, in its normal form (Unicode NFC).
         subjects: The subjects, largest value first.
-        searched: The metrics whose leaderboards were searched.
+        searched: The metrics whose leaderboards were searched, in order of name.
     """
 
     prefix: str
@@ -57,10 +57,11 @@ class FoundSubjects(msgspec.Struct, frozen=True):
 def query_subjects(
     layout: Layout, rules: Rules, prefix: str, n: int, removed: Mapping[str, int] = NOTHING
 ) -> Query[FoundSubjects]:
-    """Return a query for at most `n` subjects on the all-time leaderboards whose name begins with `prefix`.
+    """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
     Each subject comes once, with the metric of its largest total; largest first, equal totals by name. The first 1,000
-    places of each leaderboard in each partition are searched.
+    places of each leaderboard in each partition are searched. Upper and lower case differ. `removed` is that of the
+    deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: `prefix` is empty or no subject can begin with it, or `n` is not 1 to 50.

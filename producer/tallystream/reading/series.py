@@ -37,7 +37,7 @@ class Point(msgspec.Struct, frozen=True):
         bucket: The label of the bucket.
         start: The second (since 1970) at which the bucket begins.
         value: The sum in the bucket, but at least the metric's `floor`; `null` if the bucket has expired, or may lack
-            events because it began before a change of the rules, such as a new window.
+            events because it began before a change of the rules, such as a new window, or in the hour after it.
     """
 
     bucket: str
@@ -52,8 +52,8 @@ class Series(RangeFigure, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         window: The window.
-        series: The buckets, oldest first; one without an event has the value 0, or the metric's `floor` if that is
-            above 0.
+        series: The buckets, oldest first, expired ones included; one that is kept and has no event has the value 0, or
+            the metric's `floor` if that is above 0.
     """
 
     subject: str
@@ -70,7 +70,7 @@ class RollingSum(RangeFigure, frozen=True):
         metric: The metric.
         over: The duration that was asked for.
         value: The sum, but at least the metric's `floor`.
-        buckets: The number of buckets that were added up.
+        buckets: The number of buckets that were added up; 0 if all have expired.
     """
 
     subject: str
@@ -125,7 +125,7 @@ def query_series(
     now: float,
     removed: Mapping[str, int] = NOTHING,
 ) -> Query[Series]:
-    """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now`.
+    """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now` (since 1970).
 
     `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
@@ -165,10 +165,11 @@ def query_rolling(
     now: float,
     removed: Mapping[str, int] = NOTHING,
 ) -> Query[RollingSum]:
-    """Return a query for the sum over a duration that ends at second `now`, from few buckets that cover it.
+    """Return a query for the sum over a duration that ends at second `now` (since 1970), from few buckets.
 
-    If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier.
-    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier; if
+    these have expired, too, it begins later, and `complete` is false. The last bucket may end after `now`. `removed` is
+    that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
@@ -295,7 +296,8 @@ def _query_buckets(
     """Return a query for the values of a subject in `buckets`, summed over the partitions that may have it.
 
     `show` makes the answer from the values, in the order of `buckets`, and their freshness. If the subject may be
-    counted in a sketch, which has no buckets, its total is read first and becomes the `error` of the answer.
+    counted in a sketch, which has no buckets, its total is read first; if it is an estimate, it becomes the `error` of
+    the answer.
     """
     holding = [layout.keys[number] for number in layout.holding(subject, spread=rules.metric[metric].spread)]
     commands: list[Command] = []

@@ -1,4 +1,6 @@
-"""Reads Count-Min Sketches: an estimate is never too low, and at most too high by a stated bound.
+"""Reads Count-Min Sketches: an estimate is never too low, and rarely (see `DELTA`) too high by more than a bound.
+
+Both are true if no amount is negative. Only `max_subjects` allows negative amounts; then an estimate may be too low.
 
 Cormode and Muthukrishnan, "An improved data stream summary: the count-min sketch and its applications" (2005).
 """
@@ -15,10 +17,10 @@ if TYPE_CHECKING:
     from tallystream.reading.query import Command
 
 EPSILON: Final = math.e / SKETCH_WIDTH
-"""The bound of the error as a share of the sum of all amounts in the sketch, exceeded with probability `DELTA`."""
+"""The bound of the error, as a share of the sum of all amounts in the sketch; `DELTA` is how often it is exceeded."""
 
 DELTA: Final = math.exp(-SKETCH_ROWS)
-"""The probability that an estimate is too high by more than the bound."""
+"""The largest probability that an estimate is too high by more than the bound: about 2 %."""
 
 
 def cells(subject: str) -> list[int]:
@@ -38,7 +40,7 @@ def estimate(reply: Any) -> int:
 
 
 def bound(sketched: int) -> int:
-    """Return the amount by which an estimate is too high at most, except with probability `DELTA`.
+    """Return the amount by which an estimate is too high at most, except with a probability of at most `DELTA`.
 
     Args:
         sketched: The sum of all amounts in the sketch.

@@ -1,7 +1,7 @@
 """Reads counters from threads; `tallystream.aio.Totals` has the same methods for asyncio.
 
-Queries read positions first and values after them: so the values are complete up to the position, or further. Nothing
-here writes, so a reader needs no right to write.
+Queries for figures read positions first and values after them: so the values are complete up to the position, or
+further. Nothing here writes, so a reader needs no right to write.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """Reads counters; safe across threads. A counter without events is 0.
+    """Reads counters; safe across threads. A counter without events is 0, or its metric's `floor` if that is above 0.
 
-    Every answer is a frozen struct that states its quality: it is complete up to the stream ID `as_of`, `lag` entries
-    are not counted yet (`None`: not known), and a value is wrong by at most `error`. HTTP and the command line encode
-    the same structs.
+    Every answer is a frozen struct. Except those of `ledger`, `alerts` and `search`, it states its quality: it is
+    complete up to the stream ID `as_of`, `lag` entries are not counted yet (`None`: not known), and a value is wrong by
+    at most `error` (see `Figure` for estimates). HTTP and the command line encode the same structs.
 
     Every read except `ledger`, `alerts` and `search` takes two settings. With `after`, a stream ID such as
     `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, so the answer
@@ -48,14 +48,19 @@ class Totals:
     Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
     (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
     `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
-    another layout version than this release; `DeploymentChanged`, if the data was deleted, or a restore has not
-    finished; `KeyLost`, if a partition that is read has lost a key, so that figures may be too small; `FlushTimeout`,
-    if `after` was not counted within `timeout`; and `redis.RedisError`, if the server cannot be read.
+    another layout version than this release, or rules that it cannot read; `DeploymentChanged`, if the data was
+    deleted, or a restore has not finished; `KeyLost`, if a partition that is read has lost a key, so that figures may
+    be too small; `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server
+    cannot be read.
 
     Args:
-        url: The URL of Redis or Valkey.
-        partitions: The number of partitions that the caller expects; `None` for no expectation.
+        url: The URL of Redis or Valkey; see `connect`.
+        partitions: The number of partitions that the caller expects; `None` for no expectation. It is checked until a
+            read has found published rules: a later repartition may change it.
         namespace: The first part of every key.
+
+    Raises:
+        ConfigurationError: `url` is invalid.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
@@ -76,8 +81,9 @@ class Totals:
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of one subject and metric, in `value`; a metric that is not declared is an `EventError`.
 
-        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: too
-        high by at most `error`, never too low. Before a worker has published the rules, every counter is 0.
+        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: in
+        98 % of cases it is too high by at most `error`, and it is never too low unless the metric has negative amounts.
+        Before a worker has published the rules, no metric is refused, and every counter is 0.
         """
         return self._ask(questions.get(subject, metric), after, timeout)
 
@@ -124,7 +130,8 @@ class Totals:
         Args:
             subject: The subject.
             metric: A metric with this window declared.
-            window: `minute`, `hour`, `day` or `month`, in the time zone that the rules declare.
+            window: `minute`, `hour`, `day` or `month`. Days and months begin at midnight in the time zone that the
+                rules declare; minutes and hours are UTC.
             last: How many buckets, 1 to 1,000.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`.
@@ -136,8 +143,9 @@ class Totals:
     ) -> RollingSum:
         """Return a counter's sum over a range that ends now, from few whole buckets that cover it.
 
-        The sum is exact from `start` to `end` of the answer. If buckets at the begin of the range have expired and no
-        coarser ones replace them, `complete` is false, and `missing` has the part that is not in the sum.
+        The sum is exact, or within `error`, from `start` to `end` of the answer. If buckets at the begin of the range
+        have expired and no coarser ones replace them, `complete` is false, and `missing` has the part that is not in
+        the sum.
 
         Args:
             subject: The subject.
@@ -162,8 +170,10 @@ class Totals:
 
         Args:
             metric: A metric with `top` declared.
-            window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d`.
-            n: How many subjects, at most the metric's `top`; `None` for 10, or for `top` if that is smaller.
+            window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d` that
+                ends now.
+            n: The most subjects, 1 to the metric's `top`; `None` for 10, or for the rest of a leaderboard that has
+                fewer.
             offset: How many places to skip; for the next page, use `next` of the answer. Counting continues between two
                 pages, so subjects may change places.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
@@ -211,7 +221,10 @@ class Totals:
         return self._ask(questions.ledger())
 
     def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
-        """Return the declared alerts, and `n` firing ones (0 to 1,000), the latest first, after the first `offset`."""
+        """Return the declared alerts, and at most `n` firing ones (0 to 1,000), latest first, after the first `offset`.
+
+        With `n` 0, the numbers of firing subjects may be too high: see `WatchedAlert.firing`.
+        """
         return self._ask(questions.alerts(n, offset))
 
     def search(self, prefix: str, n: int = 10) -> FoundSubjects:
@@ -223,7 +236,10 @@ class Totals:
         return self._ask(questions.search(prefix, n))
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
-        """Return many totals, each with its error, and the position of each partition; metrics need not be declared."""
+        """Return many totals, each with its error, and the position of each partition that has one of them.
+
+        Metrics need not be declared.
+        """
         return self._ask(questions.read(counters), after, timeout)
 
     def run(self, query: Query[Answer]) -> Answer:

@@ -4,9 +4,9 @@ redis-py's own cluster client sends writes again, asks the server for the keys o
 wrongly. This client finds the node of a command by its first key: all keys of a partition are in one slot, and so on
 one node.
 
-A command that was not executed (MOVED, ASK, TRYAGAIN, CLUSTERDOWN) is sent again for 2 seconds; in a pipeline, only if
-that cannot change the order of writes. A write that may have been executed is never sent again: only its caller, for
-example through the sequence gate, can repeat it safely.
+A command with a key that was not executed (MOVED, ASK, TRYAGAIN, CLUSTERDOWN) is sent again for 2 seconds; in a
+pipeline, only if that cannot change the order of writes. A write that may have been executed is never sent again: only
+its caller, for example through the sequence gate, can repeat it safely.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class ClusterClient(redis.Redis):
         Raises:
             redis.ResponseError: the error reply of the node; for a command with a key, MOVED, ASK, TRYAGAIN and
                 CLUSTERDOWN only after 2 seconds of attempts.
-            redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed.
+            redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed, and is not sent
+                again, even if it only reads.
             ConfigurationError: the server is not a node of a cluster.
             ValueError: the pattern of a SCAN has no hash tag.
         """
@@ -74,11 +75,21 @@ class ClusterClient(redis.Redis):
                 node, asking = self._router.redirect(slot, node, error, deadline, attempts)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ARG002  # redis-py's argument
-        """Return a pipeline; with `transaction`, the commands of each slot are executed in one transaction."""
+        """Return a pipeline; with `transaction`, the commands of each slot are executed in one transaction.
+
+        Commands of two slots are never in the same transaction. `shard_hint` has no effect.
+        """
         return ClusterPipeline(self, self._router, transaction=transaction)
 
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
-        """Yield the matching keys of every primary; the arguments are those of `redis.Redis.scan_iter`."""
+        """Yield the matching keys of every primary; the arguments are those of `redis.Redis.scan_iter`.
+
+        A key may come more than once. While slots are moved, keys may be missing.
+
+        Raises:
+            redis.RedisError: a primary does not answer, or no node returned the slot map; later primaries are not read.
+            ConfigurationError: the server is not a node of a cluster.
+        """
         self._router.refresh()
         for node in self._router.topology.primaries:
             yield from node.client.scan_iter(*args, **options)

@@ -42,7 +42,11 @@ class ClusterPipeline(Pipeline):
         """Send the commands of this pipeline, empty it, and return the replies in the order of the commands.
 
         In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`. Otherwise each node gets them
-        after its other commands, and the reply is the least of the nodes' replies, or the error of a node.
+        after its other commands, and the reply is the least of the nodes' replies, or the error of a node. A node that
+        answers no command is left out of it: its other commands have errors as replies.
+
+        A command that was not executed (MOVED, ASK, ...) is sent again if that cannot change the order of writes. If
+        the pipeline has WAIT or WAITAOF, and is no transaction, no command is sent again: the caller gets the errors.
 
         Args:
             raise_on_error: Whether to raise the first error among the replies; otherwise errors are returned as
@@ -207,7 +211,7 @@ class _Sent:
             self.error = error
 
     def read(self, staged: Sequence[Staged], replies: list[Any], waits: dict[int, list[Any]]) -> None:
-        """Read the reply to each command into `replies`, or into `waits` if its place is there.
+        """Read the reply to each command into `replies`, or into `waits` if its place is there. Call it after `write`.
 
         After a connection error, that error is the reply to each remaining command. A node that has not answered any
         command adds nothing to `waits`.
@@ -237,7 +241,10 @@ class _Sent:
                 replies[place] = reply
 
     def release(self) -> None:
-        """Return the connection to its pool; close it first if replies are unread or it failed."""
+        """Return the connection to its pool; close it first if replies are unread or it failed.
+
+        Call it exactly once after `write`, also if `read` was not called; it does nothing if no connection was made.
+        """
         if self._connection is not None:
             if self._unread or self.error is not None:
                 self._connection.disconnect()  # an unread reply must not answer the next command

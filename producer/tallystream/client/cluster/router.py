@@ -134,10 +134,12 @@ class Router:
     def check(self, node: Node) -> None:
         """Ping a node that is marked as failed; if it answers, remove the mark and close its idle connections.
 
-        Do nothing for a node that is not marked.
+        Do nothing for a node that is not marked. If the node does not answer, or failed less than half a second ago,
+        mark the slot map as stale.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer.
+            redis.ResponseError: the node refused the ping.
         """
         if not node.failed:
             return
@@ -156,8 +158,9 @@ class Router:
     def refresh(self) -> None:
         """Read the slot map from the first node that answers, if the map is stale.
 
-        Do nothing if less than 50 milliseconds ago the map was read, or no node returned one: the map may then still be
-        stale. Close the idle connections to nodes that the new map does not have.
+        Do nothing if the map was read within the last 50 milliseconds, or if no node returned one when it was asked for
+        in that time: the map may then still be stale. Close the idle connections to nodes that the new map does not
+        have.
 
         Raises:
             ConfigurationError: the server is not a node of a cluster.
@@ -188,7 +191,7 @@ class Router:
     def _is_replaced(self, address: Address) -> bool:
         """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more.
 
-        Returns `False` if the slot map cannot be read.
+        Return `False` if the slot map cannot be read.
         """
         self.topology.suspect(address)
         try:

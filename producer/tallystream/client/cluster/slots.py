@@ -182,7 +182,8 @@ def to_send_again(commands: Sequence[Command], part: CommandPart, replies: Seque
     """Return the places of the commands of a part to send again: all from the first that was not executed, or none.
 
     They may be sent again if all of them only read, or if each of them got MOVED or ASK: so the order of writes stays,
-    and no write is executed twice. Otherwise the list is empty, and the caller gets the errors as replies.
+    and no write is executed twice. Reads among them may be executed twice. Otherwise the list is empty, and the caller
+    gets the errors as replies.
 
     Args:
         commands: The commands of the whole pipeline.

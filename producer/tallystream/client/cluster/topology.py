@@ -104,7 +104,7 @@ class Topology:
         return [self.node(address) for address in dict.fromkeys(self._owners) if address is not None]
 
     def must_look(self) -> bool:
-        """Return whether to read the slot map now: it is stale, and the last attempt is 50 milliseconds ago or more."""
+        """Return whether to read the slot map now: it is stale, and no attempt ended in the last 50 milliseconds."""
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
     def refresh_candidates(self) -> Iterator[Address]:
@@ -159,6 +159,9 @@ class Topology:
         Args:
             slot: The slot; `None` for any primary, preferably one that is not marked as failed.
 
+        Returns:
+            The node, which may be marked as failed.
+
         Raises:
             ClusterDownError: no such node is known; the slot map is then marked as stale.
         """
@@ -194,7 +197,7 @@ class Topology:
     def suspect(self, address: Address) -> None:
         """Mark a silent node as failed, so that `refresh_candidates` yields it last, and the slot map as stale.
 
-        Unlike after `fail`, the node may be tried again at once.
+        Unlike after `fail`, the node may be tried again at once. An address without a node gets one, as in `node`.
         """
         self.node(address).failed = True
         self.is_stale = True
@@ -216,7 +219,12 @@ class Topology:
 
 
 def refuse_single(error: ResponseError, asked: Address) -> None:
-    """Raise a `ConfigurationError` if the error reply to CLUSTER SLOTS is that of a server in no cluster."""
+    """Raise a `ConfigurationError` if the error reply to CLUSTER SLOTS is that of a server in no cluster; else return.
+
+    Args:
+        error: The error reply.
+        asked: Address of the server that sent it.
+    """
     if is_single_server(error):
         host, port = asked
         raise ConfigurationError(
