@@ -56,8 +56,9 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
 def changes_within(changes: Iterable[RuleChange], generation: int) -> list[RuleChange]:
     """Return the changes of the rules within a generation: events before them were counted by earlier rules.
 
-    Left out are the change with which the generation began, and changes that no counter depends on: of descriptions,
-    ratios and alerts.
+    Left out are changes of only descriptions, ratios and alerts, and the first recorded change of the generation: that
+    with which it began, unless the record has lost it. If `rebuild --undo` made the generation live again, this is
+    among the changes too, although the generation is counted by the same rules as before.
 
     Args:
         changes: The result of `changes_of`.

@@ -51,21 +51,23 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     Attributes:
         description: A text for people.
         windows: The windows that are counted in addition to the total.
-        retention: By window, how long its buckets are kept.
+        retention: By window, how long its buckets are kept after their end; a window that is missing has the time in
+            `RETENTION`.
         unique: The window in whose buckets different actors are estimated.
         top: The number of subjects in each leaderboard, 0 for no leaderboard.
         floor: A total below it is shown as this number, and so is the sum of a bucket or a range; what is stored does
             not change.
-        once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day`, or a number
-            of days such as `30d`.
+        once: The period in which one event (vote) of each actor counts for a subject, that with the latest time:
+            `forever`, `hour`, `day`, or a number of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
-        ids: How far apart in time two events with the same id may be and still be copies, of which one counts; `None`
-            if ids are ignored.
+        ids: How far apart in time two events of a subject with the same id may be and still be copies, of which one
+            counts; `None` if ids are ignored. With `once`, ids have no effect.
         seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
-        accept_late: How late an event may be; `None` means `forever`, or 7 days if `remembers`.
+        accept_late: How late an event may be; `None` means 7 days if `remembers`, or for an event whose id counts once
+            (`keeps_ids`), and else `forever`.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
             (`aside`). If `remembers`, the event is never counted; an event with an id that counts once neither.
         spread: Whether the events of a subject may be counted in every partition.
@@ -173,8 +175,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def check(self, zone: str = "UTC") -> None:
         """Reject a setting with a value that is not allowed, and rules that contradict each other.
 
+        The constructor does not call this; `Rules` does.
+
         Args:
-            zone: The time zone in which days and months begin.
+            zone: The time zone in which days and months begin; it must exist.
 
         Raises:
             ValueError: the rules are not valid; the message names the setting and the allowed values.

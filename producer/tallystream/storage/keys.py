@@ -75,7 +75,10 @@ FIRST_TOPIC: Final = 1
 
 
 def partition_of(subject: str, partitions: int) -> int:
-    """Return the number of the partition that counts `subject`: the CRC-32 of `subject` modulo `partitions`."""
+    """Return the number of the partition that counts `subject`: the CRC-32 of its UTF-8 modulo `partitions`.
+
+    `subject` must be in Unicode normal form C, as in an `Event`. Events of a spread metric may be in any partition.
+    """
     return zlib.crc32(subject.encode()) % partitions
 
 
