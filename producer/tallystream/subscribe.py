@@ -77,8 +77,8 @@ def follow(
 
     After a failed or lost connection, or an answer that the service is busy, connect again after a pause of up to 5
     seconds, and continue after the last update. An unknown host and an invalid certificate are failed connections, too:
-    without `patience`, they are retried without end. The first step of the iterator connects, so only it and later
-    steps raise the errors.
+    without `patience`, they are retried without end. The first step of the iterator checks the URL and connects, so
+    the errors are raised by it or by a later step, not by the call.
 
     Args:
         url: URL of the read service, such as `http://127.0.0.1:8080`.

@@ -61,16 +61,16 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             `forever`, `hour`, `day`, or a number of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
-        ids: How far apart in time two events of a subject with the same id may be and still be copies, of which one
-            counts; `None` if ids are ignored. With `once`, ids have no effect.
+        ids: How far apart in time an event may be from the event of its subject with the same id before it, and still
+            be a copy; of copies, one counts. `None` if ids are ignored. With `once`, ids have no effect.
         seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
-        accept_late: How late an event may be; `None` means 7 days if `remembers`, or for an event whose id counts once
-            (`keeps_ids`), and else `forever`.
+        accept_late: How long after its own time the server may receive an event that is not late. `None` means 7 days
+            if `remembers`, or for an event whose id counts once (`keeps_ids`), and else `forever`.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
             (`aside`). If `remembers`, the event is never counted; an event with an id that counts once neither.
-        spread: Whether the events of a subject may be counted in every partition.
+        spread: Whether the events of a subject may be counted in every partition; those with an id are in one.
     """
 
     description: str = ""
@@ -121,7 +121,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def late_seconds(self) -> int | None:
-        """How many seconds late an event may be; `None` means that any event is accepted.
+        """How many seconds after its own time the server may receive an event; `None` means that none is late.
 
         For an event with an id, `id_late_seconds` applies instead if `keeps_ids`.
         """
@@ -134,7 +134,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def id_late_seconds(self) -> int | None:
-        """How many seconds late an event with an id may be, if `keeps_ids`; `None` means that any event is accepted.
+        """As `late_seconds`, for an event with an id if `keeps_ids`; `None` means that no such event is late.
 
         A later one is not counted: the ids that would show whether it is a copy may be forgotten.
         """

@@ -201,15 +201,22 @@ def _begins_within_an_hour(window: str, zone: str, since: int) -> Bucket | None:
 
 
 def id_length(ids: str) -> int:
-    """Return how many seconds at most lie between two events with one id that are copies, for a value of `ids`."""
+    """Return how many seconds at most lie between two successive copies of an event with an id, for a value of `ids`.
+
+    Copies that are not successive may lie further apart. A month has 31 days.
+    """
     return _ID_LENGTHS[ids]
 
 
 def id_period(ids: str, minute: int) -> Bucket:
     """Return the period whose ids are stored together with those of a minute, for a value of `ids`.
 
-    Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So copies are
-    in one period or in neighbouring ones.
+    Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So successive
+    copies are in one period or in neighbouring ones.
+
+    Args:
+        ids: A value of `Metric.ids`: `minute`, `hour`, `day` or `month`.
+        minute: Whole minutes since 1970.
     """
     return bucket(id_window(ids), minute)
 
