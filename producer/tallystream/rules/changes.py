@@ -21,8 +21,8 @@ class RuleChange(msgspec.Struct, frozen=True):
             `rebuild --undo` makes older rules live again.
         at: The time of the change by the server's clock, in milliseconds since 1970.
         by: The host, the process and the release that published the rules.
-        generation: The generation of counters that follows them, in the topic that was live then: a repartition copies
-            the changes of the topic before.
+        generation: The generation of counters that follows them. It may be one of an earlier topic: a repartition
+            copies the changes of the topic before.
         rules: The new rules.
         differences: The differences from the rules before, in words. Empty for rules that were stored again, and for
             the first change that is kept.
