@@ -22,10 +22,11 @@ _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY
 
 
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
-    """Return the bytes of the counters of all partitions after a year, by metric and rule, such as `view: hours`.
+    """Return the bytes of the counters of all partitions, by metric and rule, such as `view: hours`.
 
-    A rule that needs no memory is left out. A leaderboard is in the memory of its total or window; exact ids and Bloom
-    filters are not included, nor unique actors if the load has no actors.
+    They are calculated for a year of events at the rate of the peak. A rule that needs no memory is left out. A
+    leaderboard is in the memory of its total, window or sketch. Exact ids and Bloom filters are not included, nor are
+    unique actors if the load has no actors.
     """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():
@@ -60,7 +61,7 @@ def log_bytes(packing: Packing, partitions: int, costs: Costs, retention: Retent
     """Return the bytes of the streams of all partitions at their bound of age or of size, whichever is smaller.
 
     The bound of size is `retention.bytes` for each partition; 0 is no bound. Without a bound of age, the streams have
-    the entries of a year.
+    the entries of a year. The rate is that of the peak, all the time.
     """
     age = retention.age_seconds
     by_age = entry_bytes(packing, costs) * (YEAR if age is None else age)

@@ -42,12 +42,12 @@ class Deployment:
 
     Attributes:
         layout: The keys of the live topic and its live generation; never missing.
-        epoch: Name of the data, which changes only when all data was lost and counting began again. Empty if no
-            deployment is stored yet.
+        epoch: Name of the data. A new deployment gets a new one; a rebuild or a repartition does not change it. A
+            restore sets that of the snapshot, and `reopen` may set a new one. Empty if no deployment is stored yet.
         declared: The rules of `generation`; `None` until a worker has published them. See `rules`.
         revision: The number of `declared`: different rules never have the same number. 0 until they are published.
-        generation: The live generation of the topic; during a switch, some partitions may already use a later
-            generation (`layout.generations`).
+        generation: The live generation of the topic; during a switch, also by `rebuild --undo`, some partitions may
+            already use another generation (`layout.generations`).
         others: By generation, the rules of each other generation that is stored: one that is being built, or is kept.
         revisions: By generation, the number of the rules in `others`.
         was_rebuilt: Whether a rebuild has ever begun in this topic.
@@ -106,8 +106,8 @@ class Deployment:
         Raises:
             KeyLost: no deployment is stored, but its partitions show that one was: workers have counted entries, or a
                 partition has lost a key. Nothing was stored.
-            ConfigurationError: the stored number of partitions is not `partitions`, `partitions` is not 1 to 1,024, or
-                this release cannot read the stored layout version or rules.
+            ConfigurationError: the stored number of partitions is not `partitions`, `partitions` (if it is `None`:
+                `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
         """
         wanted = Layout(partitions or unless_stored, namespace)
@@ -286,8 +286,10 @@ class Deployment:
     def ensure_same(self, client: redis.Redis) -> None:
         """Check with one command that the stored hash of this topic still has this deployment's epoch.
 
+        It does not check whether this topic is still the live one.
+
         Raises:
-            DeploymentChanged: the data was deleted or replaced, or this topic was removed.
+            DeploymentChanged: the data was deleted or replaced, this topic was removed, or `is_stored` is false.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         epoch: bytes | None = client.execute_command("HGET", self.layout.meta, "epoch")
@@ -329,8 +331,8 @@ class Deployment:
         """Return a copy of this deployment whose layout has the live generation of each partition.
 
         Args:
-            live: By partition, the value of its key `live`: a generation, followed by ` closed` if the partition counts
-                no more because another topic is live; `None` if the partition has lost the key. Then the layout has
+            live: For each partition, in order, the value of its key `PartitionKeys.live`: only the generation in it is
+                used, also if the partition is closed. `None` if the partition has lost the key: then the layout has
                 `generation`, and scripts and reads raise `KeyLost`.
         """
         generations = tuple(self.generation if each is None else parse_live(each)[0] for each in live)

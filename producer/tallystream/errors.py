@@ -1,20 +1,20 @@
 """Every error class of tallystream.
 
 TallyError
-|- EventError            an event, or an argument of a read, is invalid; the message names it and the limit
+|- EventError            an event, or an argument of a call, is invalid; the message names it and the limit
 |- BufferFull            the producer's buffer is full, and the event was not added
 |- FlushTimeout          events that a call waits for were not confirmed (or not counted) within the timeout
 |- StreamFull            a stream has reached its limit of entries, because counting lags
-|- Unconfirmed           an event was decided, but no replica or disk confirmed it in time
+|- Unconfirmed           a write, such as a decision, was executed, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
 |- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
-   |- KeyLost               a key of a partition was deleted or evicted; nothing is appended or counted without it
+   |- KeyLost               a key was deleted or evicted; nothing is appended or counted that needs it
    |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
    |- DeploymentChanged     the data that this process started with was deleted or replaced, or is restored
-   '- GenerationSwitched    another generation of counters is live; nothing was counted
+   '- GenerationSwitched    another generation or topic, or newer rules, are live; nothing was counted
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TallyError(Exception):
 
 
 class EventError(TallyError, ValueError):
-    """An event, or an argument of a read, is invalid; the message is `<field>: <problem>` and states the limit.
+    """An event, or an argument of a call, is invalid; the message is `<field>: <problem>` and states the limit.
 
     Args:
         field: Name of the invalid field or argument.
@@ -58,7 +58,10 @@ class StreamFull(TallyError):
 
 
 class Unconfirmed(TallyError):
-    """A write was executed, but its durability was not confirmed in time: a failover or a crash could undo it."""
+    """A write was executed, but its durability was not confirmed in time: a failover or a crash could undo it.
+
+    If the event of a decision is decided again, it may count twice, unless its metric has `once` or its id counts once.
+    """
 
 
 class SpoolError(TallyError):
@@ -125,7 +128,7 @@ _REMEDIES: Final = {
         "the data that is lost (tallystream reopen)"
     ),
 }
-"""By the end of a key's name, what repairs a partition without the key; the first pattern that matches applies."""
+"""By a pattern in a key's name, what to do if the key is lost; the first pattern that matches applies."""
 
 
 class ConsumerGroupMissing(StreamError):
@@ -137,4 +140,7 @@ class DeploymentChanged(StreamError):
 
 
 class GenerationSwitched(StreamError):
-    """Another generation or topic is live, so nothing was counted: load the deployment again, and try again with it."""
+    """The caller's generation, topic or rules are not the live ones, so nothing was counted.
+
+    Try again. `Producer.decide` reads the deployment again itself; every other caller must load it first.
+    """

@@ -36,7 +36,8 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A condition that fires for a subject when its value is above (or below) a bound, until it is back at `clear`.
 
     The value is the total; with `window` the sum in the current bucket, with `over` the sum over a range that ends now,
-    with `rate` the events a second over such a range.
+    with `rate` such a sum divided by the seconds of its range. All are sums of amounts. A range begins where a bucket
+    begins, so it may be longer than declared. With `window`, the alert also ends when its bucket ends.
 
     Attributes:
         name: The name of the alert.

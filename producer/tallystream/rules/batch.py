@@ -78,7 +78,7 @@ class BucketResolver:
     The objects are forgotten when 100,000 pairs of metric and minute are stored.
 
     Attributes:
-        rules: The declared metrics.
+        rules: The rules of the generation; their time zone is used, too.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -209,12 +209,14 @@ class Batch:
     ) -> None:
         """Add events of amount 1 that have an actor and no id, all in one bucket set; the metric must not have `once`.
 
+        `Rules.refuse` must have accepted the events, and none may be too late for the rule.
+
         Args:
-            place: The bucket set of the events.
+            place: The bucket set of the events, without buckets that had closed at `received`: see `add`.
             minute: Their time, in whole minutes since 1970.
             subjects: The subject of each event.
             actors: The actor of each event.
-            received: When the server received them, in milliseconds since 1970.
+            received: When the server received them, in milliseconds since 1970; 0 takes their buckets for open.
         """
         sums = self.sums if place.rule.limit is None else self.limited
         sums[place].update(subjects)

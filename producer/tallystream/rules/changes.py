@@ -21,7 +21,8 @@ class RuleChange(msgspec.Struct, frozen=True):
             `rebuild --undo` makes older rules live again.
         at: The time of the change by the server's clock, in milliseconds since 1970.
         by: The host, the process and the release that published the rules.
-        generation: The generation of counters that follows them.
+        generation: The generation of counters that follows them. It may be one of an earlier topic: a repartition
+            copies the changes of the topic before.
         rules: The new rules.
         differences: The differences from the rules before, in words. Empty for rules that were stored again, and for
             the first change that is kept.
@@ -56,8 +57,10 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
 def changes_within(changes: Iterable[RuleChange], generation: int) -> list[RuleChange]:
     """Return the changes of the rules within a generation: events before them were counted by earlier rules.
 
-    Left out are the change with which the generation began, and changes that no counter depends on: of descriptions,
-    ratios and alerts.
+    Left out are changes of only descriptions, ratios and alerts, and the first recorded change of the generation: that
+    with which it began, unless the record has lost it. Only numbers of generations are compared. So the result may have
+    two kinds of changes that changed no counter of the generation: its return by `rebuild --undo`, and changes of the
+    generation with this number in an earlier topic, which a repartition has copied.
 
     Args:
         changes: The result of `changes_of`.

@@ -51,24 +51,28 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     Attributes:
         description: A text for people.
         windows: The windows that are counted in addition to the total.
-        retention: By window, how long its buckets are kept.
+        retention: By window, how long its buckets are kept after their end; a window that is missing has the time in
+            `RETENTION`.
         unique: The window in whose buckets different actors are estimated.
         top: The number of subjects in each leaderboard, 0 for no leaderboard.
         floor: A total below it is shown as this number, and so is the sum of a bucket or a range; what is stored does
             not change.
-        once: The period in which one event of each actor counts for a subject: `forever`, `hour`, `day`, or a number
-            of days such as `30d`.
+        once: The period in which one event (vote) of each actor counts for a subject, that with the latest time:
+            `forever`, `hour`, `day`, or a number of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
-        ids: How far apart in time two events with the same id may be and still be copies, of which one counts; `None`
-            if ids are ignored.
+        ids: How far apart in time an event may be from the event of its subject with the same id before it, and still
+            be a copy; of copies, one counts. `None` if ids are ignored. With `once`, ids have no effect.
         seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
-        max_subjects: The number of subjects in each partition with an exact total; a sketch counts the others.
-        accept_late: How late an event may be; `None` means `forever`, or 7 days if `remembers`.
+        max_subjects: The number of subjects in each partition with an exact total. A sketch estimates the totals of the
+            others. These have no buckets and no unique actors, and an alert on a total or a `window` does not check
+            them.
+        accept_late: How long after its own time the server may receive an event that is not late. `None` means 7 days
+            if `remembers`, or for an event whose id counts once (`keeps_ids`), and else `forever`.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
             (`aside`). If `remembers`, the event is never counted; an event with an id that counts once neither.
-        spread: Whether the events of a subject may be counted in every partition.
+        spread: Whether the events of a subject may be counted in every partition; those with an id are in one.
     """
 
     description: str = ""
@@ -119,7 +123,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def late_seconds(self) -> int | None:
-        """How many seconds late an event may be; `None` means that any event is accepted.
+        """How many seconds after its own time the server may receive an event; `None` means that none is late.
 
         For an event with an id, `id_late_seconds` applies instead if `keeps_ids`.
         """
@@ -132,7 +136,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def id_late_seconds(self) -> int | None:
-        """How many seconds late an event with an id may be, if `keeps_ids`; `None` means that any event is accepted.
+        """As `late_seconds`, for an event with an id if `keeps_ids`; `None` means that no such event is late.
 
         A later one is not counted: the ids that would show whether it is a copy may be forgotten.
         """
@@ -173,8 +177,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def check(self, zone: str = "UTC") -> None:
         """Reject a setting with a value that is not allowed, and rules that contradict each other.
 
+        The constructor does not call this; `Rules` does.
+
         Args:
-            zone: The time zone in which days and months begin.
+            zone: The time zone in which days and months begin; it must exist.
 
         Raises:
             ValueError: the rules are not valid; the message names the setting and the allowed values.

@@ -81,7 +81,8 @@ def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     partition gets the mark `copies`: no read depends on it. Equal parts yield nothing; a kind may come twice.
 
     Args:
-        stored: The parts by which the metric was counted last in the partition.
+        stored: The parts by which the metric was counted last in the partition; `""` if that rule had none. A metric
+            that was never counted there gets no marks: do not call this for it.
         rule: The declared rule.
         zone: The time zone in which days and months begin.
     """

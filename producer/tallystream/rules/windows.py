@@ -95,8 +95,8 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
     """Return the bucket of a window that contains a minute.
 
     Args:
-        window: `minute`, `hour`, `day`, `month`, or a duration such as `30d`, whose buckets follow one another from
-            1970 in UTC. `forever` and `total` have one bucket, from 0 to 2^53.
+        window: `minute`, `hour`, `day`, `month`, or a duration of whole minutes such as `30d`, whose buckets follow one
+            another from 1970 in UTC. `forever` and `total` have one bucket, from 0 to 2^53.
         minute: Whole minutes since 1970.
         zone: The time zone in which days and months begin.
 
@@ -169,7 +169,7 @@ def straddled(finer: str, coarser: str, zone: str, since: int) -> Bucket | None:
         finer: `minute`, `hour`, `day`, `month` or `total`.
         coarser: The same.
         zone: The time zone in which days and months begin.
-        since: The first second to look at, since 1970.
+        since: A second since 1970. Buckets of `coarser` that end at or before it are not checked.
     """
     order = (*WINDOWS, "total")
     if order.index(finer) > order.index(coarser):
@@ -201,15 +201,22 @@ def _begins_within_an_hour(window: str, zone: str, since: int) -> Bucket | None:
 
 
 def id_length(ids: str) -> int:
-    """Return how many seconds at most lie between two events with one id that are copies, for a value of `ids`."""
+    """Return how many seconds at most lie between two successive copies of an event with an id, for a value of `ids`.
+
+    Copies that are not successive may lie further apart. A month has 31 days.
+    """
     return _ID_LENGTHS[ids]
 
 
 def id_period(ids: str, minute: int) -> Bucket:
     """Return the period whose ids are stored together with those of a minute, for a value of `ids`.
 
-    Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So copies are
-    in one period or in neighbouring ones.
+    Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So successive
+    copies are in one period or in neighbouring ones.
+
+    Args:
+        ids: A value of `Metric.ids`: `minute`, `hour`, `day` or `month`.
+        minute: Whole minutes since 1970.
     """
     return bucket(id_window(ids), minute)
 
@@ -273,7 +280,7 @@ def cover(
 
     Args:
         start: The first second of the range.
-        end: The first second after the range.
+        end: The first second after the range; if it is not after `start`, the range is the second `start`.
         windows: The windows whose buckets may be used.
         zone: The time zone in which days and months begin.
         since: By window, the second at which the first bucket that is kept begins; a missing window is kept forever.

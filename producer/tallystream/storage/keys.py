@@ -75,7 +75,11 @@ FIRST_TOPIC: Final = 1
 
 
 def partition_of(subject: str, partitions: int) -> int:
-    """Return the number of the partition that counts `subject`: the CRC-32 of `subject` modulo `partitions`."""
+    """Return the number of the partition that counts `subject`: the CRC-32 of its UTF-8 modulo `partitions`.
+
+    `subject` must be in Unicode normal form C, as in an `Event`. Events of a spread metric may be in any partition,
+    unless they have an id.
+    """
     return zlib.crc32(subject.encode()) % partitions
 
 
@@ -164,10 +168,11 @@ class PartitionKeys:
     def live(self) -> str:
         """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
-        The second number is missing until an entry is counted by published rules. ` closed` follows if a repartition
-        closed the partition, and ` restoring` while a restore replaces the counters. Every partition of a stored
-        deployment has this key (see `sentinels.lua`); without it, no generation is live. The key stays when its topic
-        is dropped, so that nothing is counted in the topic again.
+        If no rules were published when the partition was opened, the second number is missing until an entry is
+        counted by published rules. ` closed` follows if a repartition closed the partition, and ` restoring` while a
+        restore replaces the counters. Every partition of a stored deployment has this key (see `sentinels.lua`);
+        without it, no generation is live. The key stays when its topic is dropped, so that nothing is counted in the
+        topic again.
         """
         return self.prefix + "live"
 
@@ -220,7 +225,7 @@ class PartitionKeys:
 
         Entries before the first ID were counted by the rules before, and entries after the second ID are counted by
         these. Of the entries between the two, those that were counted when the rules changed follow the rules before.
-        Rules that counted the whole generation are not in it.
+        The first rules of the generation are not in it.
         """
         return self.counters + "adopted"
 
@@ -406,7 +411,8 @@ class Layout:
     def files(self) -> str:
         """The key of the hash of ingested files, the same for all topics.
 
-        It maps the identity of a file to the number of first bytes of the file that the identity was made from.
+        It maps the identity of a file to the number of bytes of the file that the identity was made from: its first
+        bytes; of a Parquet file, half of them are its last bytes.
         """
         return f"{self.namespace}:{{{tag_of(0)}}}:files"
 

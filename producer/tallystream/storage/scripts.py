@@ -102,7 +102,10 @@ class Script:
         return reply
 
     def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:
-        """Add the call to a pipeline; if its reply is NOSCRIPT, the caller must call `load` and queue it once more."""
+        """Add the call to a pipeline; the caller runs the pipeline, and checks the reply of the call with `checked`.
+
+        If the reply is NOSCRIPT, nothing was done: the caller must call `load` and queue the call once more.
+        """
         pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def load(self, client: redis.Redis) -> None:

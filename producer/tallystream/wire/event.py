@@ -41,6 +41,8 @@ _FORBIDDEN: Final = re.compile(
 class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
     """One thing that happened. The constructor checks every field, so an `Event` is always valid.
 
+    The rules of the metric are not checked here: a producer may still reject the event (`Rules.refuse`).
+
     Args:
         metric: The kind of event, for example `view`: 1 to 64 of `a-z 0-9 _ . -`, starting with a letter or digit.
         subject: The thing that the event is counted for, for example `article:1`: 1 to 1,024 bytes of UTF-8 without

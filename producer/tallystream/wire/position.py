@@ -52,7 +52,8 @@ def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
         group_name: The consumer group that counts the generation.
 
     Raises:
-        redis.ResponseError: a reply is an error that does not mean a missing stream or group.
+        redis.ResponseError: a reply is an error that does not mean a missing stream or group, or the stream or the
+            group was removed between the two replies.
     """
     groups, pending_summary = replies
     if isinstance(groups, ResponseError):

@@ -10,7 +10,7 @@ def parse_id(text: str) -> StreamID:
     """Return the two numbers of a stream ID; a missing sequence number is 0.
 
     Raises:
-        ValueError: `text` does not have the form `1763900000000-0`.
+        ValueError: `text` has neither the form `1763900000000-0` nor `1763900000000`.
     """
     milliseconds, separator, sequence = text.partition("-")
     numbers = (milliseconds, sequence) if separator else (milliseconds, "0")
