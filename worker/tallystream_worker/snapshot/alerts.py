@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _LONGEST: Final = 86_400
-"""Seconds: the buckets of earlier times than this before a snapshot's moment are not read, except the last of them."""
+"""Seconds before a snapshot's moment: an entry that is uncounted for longer than that counts as this old in `read`."""
 
 
 def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now: int) -> dict[str, tuple[str, int]]:

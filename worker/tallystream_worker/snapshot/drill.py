@@ -82,7 +82,7 @@ def drill(
     """Restore the snapshot to a temporary server, compare its values with the live ones, and return the result.
 
     Counting continues, and the database is not changed. While the values of a partition are read, a view of it is open
-    on the live server, so another snapshot of it must wait.
+    on the live server: another snapshot of it waits for up to 5 seconds, and then fails with `ViewLost`.
 
     Args:
         client: The server of the live counters.

@@ -54,8 +54,8 @@ class RestoredPart:
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
         survived: Whether the server had the stream. If it had, entries after `until` are missing only if the server has
-            lost the end of the stream, or another client removed entries. If it had not, any number may be missing,
-            and `missing` does not have their events.
+            lost the end of the stream, or another client removed entries. If it had not, any number of entries after
+            `until` may be missing; `missing` does not have their events.
     """
 
     stream: str

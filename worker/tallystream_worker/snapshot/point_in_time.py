@@ -257,7 +257,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
 
     Raises:
         ViewLost: another snapshot of the partition was still being taken after 5 seconds, or 10,000 or more entries are
-            pending; this call leaves no view open.
+            pending; this call leaves no view open, but copies that it made stay until they expire.
         KeyLost: the partition has lost a key; no view was opened.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """

@@ -117,9 +117,9 @@ class Snapshotter:
     def run_once(self, *, whole: bool = False, accept_loss: bool = False) -> Round:
         """Take a snapshot of every partition, one after the other, and move their retention holds.
 
-        A partition loses the mark of its last snapshot (see `lost_log`) when the server loses data. Then every counter
-        of it is read, if no entry of that snapshot is lost, or all were sent again. A snapshot of an earlier release or
-        of another topic is replaced in one transaction.
+        If a partition no longer has the mark of its last snapshot (see `lost_log`), and no entry of that snapshot is
+        lost or all were sent again, every counter of the partition is read. A snapshot of an earlier release or of
+        another topic is replaced in one transaction, without a check for lost entries.
 
         Args:
             whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
