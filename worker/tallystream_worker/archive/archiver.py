@@ -54,7 +54,9 @@ _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
 
 
 class PartitionArchiver:
-    """Archives one partition.
+    """Archives one partition: call `ensure_group`, then `run_once` until it returns `None`.
+
+    After an error, call `ensure_group` again: the server may have lost the group or its position.
 
     Args:
         client: The server of the stream.
@@ -126,7 +128,9 @@ class PartitionArchiver:
             raise KeyLost(self._keys.stream)
 
     def latest(self) -> str:
-        """Return the last ID of the stream, or `+`, which is after every ID, if there is no stream.
+        """Return the last ID that the stream has generated, or `+`, which is after every ID, if there is no stream.
+
+        The entry with this ID may be gone.
 
         Raises:
             redis.RedisError: the server did not answer, or refused a command.

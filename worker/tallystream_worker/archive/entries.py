@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def entries(store: Store, partition: int, after: str = "0-0", before: str | None = None) -> Iterator[Entry]:
     """Yield the archived entries of a partition, each once, in order; they fold to the same batches as the originals.
 
-    Entries that are missing after the last file are not noticed: the entries then end there, without an error.
+    Entries that are missing at the end are not noticed: if no file has the last entries of the range, the iterator ends
+    after those that are there, without an error.
 
     Args:
         store: The archive.

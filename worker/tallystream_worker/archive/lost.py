@@ -96,10 +96,17 @@ def find_lost(
 
 
 def set_aside(store: Store, partition: int, files: Sequence[File], after: str) -> None:
-    """Rename those of `files` that have entries after the ID `after`, so that they are no longer in the archive.
+    """Take the entries after the ID `after` out of the archive: move them to files that no reader finds.
 
-    A file that also has earlier entries is divided. Files are renamed from the last to the first, and each is copied
-    before it is removed: if a crash interrupts this, a second call completes it.
+    See `Store.put_lost`. A file that also has earlier entries is divided. Files are moved from the last to the first,
+    and each is copied before it is removed: if a crash interrupts this, a second call, with the files listed again,
+    completes it.
+
+    Args:
+        store: The archive.
+        partition: The number of the partition.
+        files: The files of the partition that may have such entries, in order.
+        after: The ID of the last entry that stays.
 
     Raises:
         ArchiveError: a file cannot be read, written or removed.

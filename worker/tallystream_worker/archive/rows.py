@@ -179,7 +179,13 @@ class Rows:
 
 
 def entries_of(table: pa.Table) -> Iterator[Entry]:
-    """Yield entries equal in effect to those that a table was made from, in the same order, with the same IDs."""
+    """Yield entries equal in effect to those that a table was made from, in the same order, with the same IDs.
+
+    The fields of an entry may differ from those of the original, but not those of a `raw` row. `deliveries` is 1.
+
+    Args:
+        table: A table with the columns of `SCHEMA`, its rows in the order of `Rows.table`.
+    """
     table = table.combine_chunks()
     runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}
     runs |= {"at": _Runs(table, "happened"), "decided": _Runs(table, "decided"), "stated": _Runs(table, "stated")}

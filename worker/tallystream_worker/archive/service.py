@@ -67,6 +67,8 @@ class Archive:
     def note(self, deployment: Deployment) -> None:
         """Write the live retractions of a deployment into the manifest, unless this object wrote the same ones last.
 
+        Do nothing if no rules are published.
+
         Raises:
             ArchiveError: the manifest cannot be read or written.
         """
@@ -77,15 +79,19 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
-        Entries that arrive meanwhile are left for a later call. So a call ends under any load, and writes few files.
-        Also add new changes of the rules to the archive. The first call, and the next one after an archiver failed,
-        creates missing consumer groups: see `PartitionArchiver.ensure_group`.
+        Entries younger than `settled` are left for a later call, and so are those that arrive while their partition is
+        archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive.
+        The first call, and the next one after an archiver failed, creates missing consumer groups: see
+        `PartitionArchiver.ensure_group`.
 
         Args:
-            settled: Minimum age of an entry in seconds; younger entries are left for a later call.
+            settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
 
         Raises:
+            KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`.
             StreamError, ArchiveError, redis.RedisError: see `PartitionArchiver`; call again to continue.
+            DeploymentChanged, ConfigurationError: entries were lost, and their number could not be added to the figure
+                on the server, because the deployment was replaced or cannot be read.
         """
         if not self._begun:
             for archivist in self.archivists:
@@ -132,16 +138,17 @@ class LiveArchive:
         self._archive = self._open(deployment)
 
     def run_once(self) -> dict[str, object] | None:
-        """Write all new entries to files; return the field of a log line: `events`, written ones. `None` if 0.
+        """Write all new entries to files; return the field of a log line: `events`, the number of events in them.
 
-        Entries younger than 2 seconds are left for a later call. Changes of the rules, and the live retractions, are
-        written too.
+        Return `None` if there are no such events, even if files were written: a file may have resets alone. Entries
+        younger than 2 seconds are left for a later call. Changes of the rules, and the live retractions, are also
+        written.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            StreamError: see `PartitionArchiver.run_once`.
-            ArchiveError: a file could not be written, or the files are the archive of other data.
+            StreamError: see `PartitionArchiver.run_once`; `KeyLost`, one of its kinds, see its `ensure_group`.
+            ArchiveError: a file could not be read, written or removed, or the files are the archive of other data.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)

@@ -110,8 +110,8 @@ class Store:
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Write the manifest if there is none; otherwise check that the archive is that of this data.
 
-        If the epoch of the manifest is one of the later `epochs`, the manifest is written with the first one, and loses
-        its retractions.
+        If the epoch of the manifest is one of `epochs` but not the first, the manifest is written with the first one,
+        and loses its retractions.
 
         Args:
             namespace: The namespace of the deployment.
@@ -253,9 +253,9 @@ class Store:
         return None
 
     def beginning(self, partition: int) -> StreamID | None:
-        """Return the ID after which the archive of a partition begins; `None` if no entry is archived.
+        """Return the ID after which the archive of a partition begins, as two numbers; `None` if no entry is archived.
 
-        `0-0` if it begins with the first entry that was ever appended.
+        It is `(0, 0)` if the archive begins with the first entry that was ever appended.
 
         Raises:
             ArchiveError: the first file cannot be read, or has another format, or the archive cannot be listed.
@@ -280,6 +280,8 @@ class Store:
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.
+
+        A file may also contain earlier entries. The files of a day are listed when the first of them is asked for.
 
         Raises:
             ArchiveError: the archive cannot be listed.

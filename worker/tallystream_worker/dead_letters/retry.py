@@ -56,16 +56,18 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         layout: The layout of the live topic, with the live generations.
         rules: The rules to count by.
         letter: The dead letter.
-        revision: The number of the rules; 0 if they have none.
+        revision: The number of the rules; 0 if they have none. If it is higher than that of the rules that count the
+            partition, these rules count it from now on, even if this retry raises `StreamError` or returns `None`.
 
     Returns:
         The events by outcome; `None` if the dead letter does not exist any more.
 
     Raises:
-        KeyLost: the partition has lost a key; nothing was changed.
+        KeyLost: the partition has lost a key. The counters and the dead letter are unchanged.
         StreamError: the fields do not contain the number of events that the dead letter states, another generation is
-            live now, newer rules count the partition now, the state that would decide an event (ids, a limit, a vote)
-            was removed, or a subject of an event with an id or a limit was reset since. Nothing was changed.
+            live now, the partition is closed by a repartition or a restore, newer rules count the partition now, the
+            state that would decide an event (ids, a limit, a vote) was removed, or a subject of an event with an id or
+            a limit was reset since. The counters and the dead letter are unchanged.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]

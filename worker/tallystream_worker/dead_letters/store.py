@@ -62,7 +62,14 @@ class DeadLetter:
 
 
 def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-") -> Iterator[DeadLetter]:
-    """Yield the dead letters of a partition from ID `first` of the dead stream on, oldest first; read 100 at a time."""
+    """Yield the dead letters of a partition, oldest first; read 100 at a time.
+
+    Args:
+        client: The server.
+        layout: The layout of the live topic, with the live generations.
+        partition: The number of the partition.
+        first: The ID in the dead stream of the first dead letter to yield; `-` for the oldest one.
+    """
     start = first
     while page := _page(client, layout.keys[partition], start, "+"):
         yield from (_letter(partition, id_.decode(), fields) for id_, fields in page)
@@ -83,7 +90,7 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
     Args:
         client: The server.
         keys: The keys of the partition.
-        letters: The dead letters; one that does not exist any more is ignored.
+        letters: Dead letters of this partition; one that does not exist any more is ignored.
 
     Returns:
         The number of the dead letters that existed, and of their events.
@@ -120,8 +127,9 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
     """Drop the 100 oldest dead letters if the dead stream uses more than `most_bytes` bytes of memory (0: no limit).
 
     One call may not be enough: call again until the returned fraction is at most 1, or no dead letter was dropped.
-    A later rebuild finds the events of most of them in the stream again. Only entries that were given up are recorded,
-    so that a rebuild does not count them; they are left while another generation or topic exists.
+    Their events are added to the ledger's `dropped`. Unlike `drop`, this leaves the events of most of them to a later
+    rebuild, which reads the stream again. Only entries that were given up are recorded, so that a rebuild does not
+    count them; they are left while another generation or topic exists.
 
     Returns:
         The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit); the number of

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 1000
 _LONGEST: Final = 86_400
-"""Buckets that ended more seconds than this before a snapshot's moment are not read, even with uncounted entries."""
+"""Seconds before a snapshot's moment: an entry that is uncounted for longer than that counts as this old in `read`."""
 
 
 def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now: int) -> dict[str, tuple[str, int]]:
@@ -36,9 +36,9 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
         client: The server of the counters.
         keys: The keys of the partition.
         rules: The rules, with the alerts.
-        since: The millisecond of the first entry that is not counted yet; buckets that ended before the one before it
-            are left out. Buckets that ended over a day before `now` are also left out, even with uncounted entries.
-        now: The millisecond of the snapshot's moment.
+        since: The millisecond since 1970 of the first entry that is not counted yet. Of each alert, the first bucket
+            that is read is the one before that of this time. A time over a day before `now` is taken for a day before.
+        now: The millisecond since 1970 of the snapshot's moment.
 
     Returns:
         By key without the partition's prefix: the state as JSON, and the millisecond since 1970 at which it expires (0
@@ -68,7 +68,8 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 def commands(prefix: str, name: str, value: str, expires: int) -> Iterator[tuple[Any, ...]]:
     """Yield the Redis commands (tuples of name and arguments) that write one state of `read` back; send nothing.
 
-    Any other hash, as a JSON object, is also written back: a snapshot stores some with the states.
+    Any other hash, as a JSON object, is also written back: a snapshot stores some with the states. The key must not
+    exist on the server.
 
     Args:
         prefix: The prefix of the partition to write to.

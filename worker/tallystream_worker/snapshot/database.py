@@ -102,8 +102,8 @@ class Database:
     def settle(self) -> None:
         """Write everything that is committed into the file itself, so that a copy of this file alone is whole.
 
-        With SQLite, commits are in a second file (`-wal`) until then. Do nothing while another connection reads, and
-        with PostgreSQL.
+        With SQLite, commits are in a second file (`-wal`) until then. If another connection still reads after 5
+        seconds, return without an error, although the second file is still needed. Do nothing with PostgreSQL.
         """
         if self._engine.dialect.name == "sqlite":
             with self._transaction() as connection:
@@ -113,7 +113,8 @@ class Database:
     def at_once(self) -> Iterator[None]:
         """Return a context in which all reads and writes are in one transaction. For one thread; it cannot be nested.
 
-        The end of the context commits it; an exception that leaves the context undoes all writes.
+        The end of the context commits it; an exception that leaves the context undoes all writes. If the database fails
+        inside the context, a method raises SQLAlchemy's error, which becomes `SnapshotError` as it leaves the context.
         """
         with self._transaction() as connection:
             self._open = connection
@@ -227,7 +228,10 @@ class Database:
             return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
-        """Yield pairs of a table and up to 20,000 of a partition's rows in it, for the tables of `partition_tables`."""
+        """Yield pairs of a table and up to 20,000 of a partition's rows in it, for the tables of `partition_tables`.
+
+        If another snapshot is written meanwhile, the rows may be of both: compare `position` before and after.
+        """
         with self._transaction() as connection:
             for table in partition_tables():
                 query = select(table).where(table.c.partition == partition)

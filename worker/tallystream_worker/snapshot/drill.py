@@ -81,6 +81,9 @@ def drill(
 ) -> Verdict:
     """Restore the snapshot to a temporary server, compare its values with the live ones, and return the result.
 
+    Counting continues, and the database is not changed. While the values of a partition are read, a view of it is open
+    on the live server: another snapshot of it waits for up to 5 seconds, and then fails with `ViewLost`.
+
     Args:
         client: The server of the live counters.
         database: The database of the snapshot.
@@ -93,8 +96,9 @@ def drill(
             no archive.
         ViewLost: the live values of one moment could not be read.
         KeyLost: a live partition has lost a key.
-        ConfigurationError: no worker has published the rules yet.
+        ConfigurationError: no worker has published the rules yet, or this release cannot read those of the snapshot.
         EmbeddedServerError: the temporary server cannot be started.
+        redis.RedisError: a server did not answer, or refused a command.
 
     Any error of `archived` is raised too.
     """

@@ -24,6 +24,9 @@ FILES: Final = "ingested-files"
 def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> str:
     """Return the value of the fact `FILES`: the identities of the server, and those of an earlier value `known`.
 
+    The value is a JSON object: by identity, a number of bytes (see `Layout.files`). If the server and `known` have
+    different numbers for an identity, that of the server is returned.
+
     No identity is ever removed on purpose. So if the server lacks an identity of an earlier snapshot, the server has
     lost it, and a restore brings it back.
     """
@@ -34,6 +37,9 @@ def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> st
 
 
 def restore_ingested_files(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:
-    """Add the identities in the facts of a snapshot to those that the server has."""
+    """Add the identities in the facts of a snapshot to those that the server has.
+
+    The value of an identity that both have becomes that of the snapshot.
+    """
     if sizes := msgspec.json.decode(facts[FILES], type=dict[str, int]):
         client.hset(layout.files, items=[part for pair in sizes.items() for part in pair])

@@ -25,7 +25,7 @@ _COMMANDS: Final = 500
 
 
 class TableLoader:
-    """Loads the snapshot of one partition into Redis; parts of it are only kept as attributes.
+    """Loads the snapshot of one partition into Redis, once; parts of it are only kept as attributes.
 
     Args:
         client: The client of the server, which must have no counters of this partition.
@@ -35,7 +35,8 @@ class TableLoader:
     Attributes:
         rows: Number of rows of counters that were read.
         ledger: The ledger of the snapshot, by field; not written to Redis.
-        producers: By producer, `<sequence> <stream ID>` of its last entry; not written to Redis.
+        producers: By producer, `<sequence> <stream ID>` of its last entry, and the horizons by name (see `HORIZONS`);
+            not written to Redis.
         expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever. Not
             written to Redis.
     """

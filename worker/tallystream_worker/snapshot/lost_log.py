@@ -46,7 +46,7 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
     """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` was there.
 
     If it was not, nothing is stored. If `known` is empty, the result is always true. Storing a mark removes the marks
-    of the same database that are older than `known`.
+    of the same database that are older than `known`, and all but the last 62 marks of other databases.
     """
     (answer,) = _MARK(client, [keys.sequences], [known, added])
     return bool(answer == b"marked")
@@ -57,14 +57,16 @@ def ensure_sent_again(
 ) -> None:
     """Raise `LogLost` unless a partition without the snapshot's mark has the events of every entry of the snapshot.
 
-    It has them if the last entry is there, because then no entry was lost. Or producers have sent the lost ones again.
+    It has them if the stream has the snapshot's last entry, or may have trimmed it: then no entry was lost. It also has
+    them if producers have sent every lost entry again. Nothing is sent or changed here.
 
     Args:
         client: The server of the stream.
         keys: The keys of the partition.
         position: The position of the snapshot.
-        producers: The records of producers in the snapshot.
-        held: The stream ID in the retention hold of the snapshot in the partition: no later entry was trimmed.
+        producers: The records of producers in the snapshot, as `Database.producers` returns them.
+        held: The stream ID in the retention hold of the snapshot in the partition, `0-0` if there is none: no later
+            entry was trimmed.
 
     Raises:
         LogLost: entries are missing, and not all of them were sent again.

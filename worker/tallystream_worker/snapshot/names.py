@@ -1,7 +1,8 @@
 """Maps keys and fields of Redis to rows of the snapshot's tables, and back.
 
 A *group* is the name of a table and all parts but the last of the primary key of its rows, without the partition; the
-*item* is the last part. In Redis, the items of a group are fields of one hash, or the ends of keys with one prefix.
+*item* is the last part. Of the table `ids`, the item is the last two parts, joined by `SEPARATOR`. In Redis, the items
+of a group are fields of one hash, or the ends of keys with one prefix.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def bucket_of(group: Group) -> str | None:
 
 
 def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
-    """Return the period of a bucket, and the millisecond until which the log needs its keys (0: forever).
+    """Return the period of a bucket, and the millisecond since 1970 until which the log needs its keys (0: forever).
+
+    The times in the period itself are seconds.
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
@@ -130,8 +133,8 @@ def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
         rules: The declared metrics.
-        ends: The fields of `PartitionKeys.forgotten`: by kind and metric, the millisecond at which the last such period
-            ends.
+        ends: The fields of `PartitionKeys.forgotten`: by `<kind>:<metric>`, the millisecond since 1970 at which the
+            latest removed period ends.
     """
     found = removal_of(name, rules)
     kind, metric, _ = name.split(":", 2)

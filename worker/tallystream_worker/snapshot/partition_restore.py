@@ -53,8 +53,9 @@ class RestoredPart:
             are counted now, unless the snapshot contains them because they were decided.
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
-        survived: Whether the stream itself still existed; then no entry after `until` is missing, unless another client
-            removed entries.
+        survived: Whether the server had the stream. If it had, entries after `until` are missing only if the server has
+            lost the end of the stream, or another client removed entries. If it had not, any number of entries after
+            `until` may be missing; `missing` does not have their events.
     """
 
     stream: str
@@ -78,7 +79,7 @@ class PartitionRestore:
         database: The database of the snapshot.
         layout: The layout of the snapshot's topic.
         partition: The number of the partition.
-        rules: The rules of the snapshot.
+        rules: The rules to restore: those of the snapshot, with the retractions that were made later.
         closing: The number of the closing that the restore has made, for the sequences: see `CLOSING`.
     """
 
@@ -101,6 +102,7 @@ class PartitionRestore:
     def close(self) -> None:
         """Close the partition: no worker or decider counts here, and every worker loads the deployment again.
 
+        Producers append as before; if the partition has no keys, it is opened for them.
         The consumer groups that count are removed from the stream; `run` creates that of the first generation again.
         """
         _CLOSE(self._client, [self._keys.stream, self._keys.live], [GROUP])
@@ -114,10 +116,14 @@ class PartitionRestore:
         self._client.set(self._keys.live, live_mark(FIRST, revision))
 
     def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
-        """Read the archived entries that `run` will need; change nothing. Call it before `close`.
+        """Read the archived entries that `run` will need, so that an error of the archive is raised before any change.
+
+        Call it before `close`, with the argument of `run`: `archived` is called here too. Do nothing if there is no
+        archive (`None`), or no snapshot of the partition.
 
         Raises:
             SnapshotError: the database cannot be used.
+            redis.RedisError: the server did not answer, or refused a command.
 
         Any error of `archived` is raised too.
         """
@@ -145,8 +151,10 @@ class PartitionRestore:
 
         Raises:
             SnapshotError: the database contains no snapshot of the partition, or cannot be used.
+            redis.RedisError: the server did not answer, or refused a command.
 
-        Any error of `archived` is raised too.
+        Any error of `archived` is raised too. After an error, the partition stays closed, and its counters are
+        incomplete until a repeated run.
         """
         while True:
             self._wipe()
@@ -217,8 +225,8 @@ class PartitionRestore:
     ) -> Iterator[Entry]:
         """Yield the archived entries after the snapshot and before those of the stream.
 
-        If the stream has lost no entry after the snapshot, there are none. But if producers have appended to an emptied
-        server, the stream is new.
+        If the stream has every entry after the snapshot, there are none. If the server was emptied and producers have
+        appended since, they are the entries up to the first one of the new stream.
         """
         if archived is None:
             return

@@ -92,7 +92,12 @@ class SnapshotPosition:
         return "{}-{}".format(*min(before, parse_id(self.delivered)))
 
     def includes(self, entry: Entry, generation: int) -> bool:
-        """Return whether an entry had been applied to the counters of a generation by this moment."""
+        """Return whether an entry had been applied by this moment to the counters that the position is of.
+
+        Args:
+            entry: An entry of the stream of the position.
+            generation: The generation of these counters; for another one, the result is wrong.
+        """
         if was_decided(entry.fields, generation):
             return parse_id(entry.id) <= parse_id(self.generated)
         return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
@@ -126,8 +131,8 @@ class PointInTimeView:
 
     Attributes:
         client: The server of the counters.
-        key: The key `cut` of the partition; the view is open as long as this key exists.
-        token: The value of the key, different for each view.
+        key: The key `cut` of the partition; the view is open as long as the value of this key is `token`.
+        token: A random text, different for each view.
         position: The entries that are applied at the moment.
         ledger: The ledger at the moment, by field. In a later generation than the first, `appended` also has the events
             of the topic's ledger, and `plain` is left out.
@@ -156,6 +161,8 @@ class PointInTimeView:
 
     def take(self) -> None:
         """Fetch some of the old values that the server has stored, and keep the view open for another 30 seconds.
+
+        After 3 seconds without a call, another snapshot of the partition may close it.
 
         Raises:
             ViewLost: the view is no longer open.
@@ -239,7 +246,8 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     """Open a view of a partition at this moment, and return it.
 
     Wait up to 5 seconds for another open view. Remove it if its snapshot has made no call for 3 seconds: that snapshot
-    then fails with `ViewLost`.
+    then fails with `ViewLost`. So the caller must call `take` of the returned view at least every 3 seconds, end with
+    `close` or `give_up`, and then call `remove_copies` with the keys `copy`.
 
     Args:
         client: The server of the counters.
@@ -249,7 +257,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
 
     Raises:
         ViewLost: another snapshot of the partition was still being taken after 5 seconds, or 10,000 or more entries are
-            pending; this call leaves no view open.
+            pending; this call leaves no view open, but copies that it made stay until they expire.
         KeyLost: the partition has lost a key; no view was opened.
         redis.ResponseError: `NOGROUP` if the consumer group does not exist.
     """

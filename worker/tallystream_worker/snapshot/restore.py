@@ -71,7 +71,8 @@ class Restored:
         parts: The result of each partition.
         lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
         rules: The restored rules, those of the snapshot with all known retractions.
-        former: The rules that the server had before; `None` if it had none, or they cannot be read.
+        former: The rules that the server had before; `None` if it had none, they cannot be read, or an earlier restore
+            was interrupted.
     """
 
     parts: list[RestoredPart]
@@ -106,15 +107,18 @@ def restore(
             restore, unless `force` is set.
         database: The database of the snapshot.
         archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
-            ID and before the second, or (`None`) to the end. `None` for no archive.
+            ID and before the second, or (`None`) to the end. `None` for no archive. It is called twice for each
+            partition: once before anything is changed, and once to restore.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         retracted: Retractions that another source, such as the archive, knows.
-        progress: Called with the result of each partition after it is restored.
+        progress: Called with the result of each partition after it is restored. Readers still get an error then, until
+            all partitions are restored.
 
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
         StreamError: the server is not empty, and `force` is not set.
         ConfigurationError: this release cannot read the rules of the snapshot.
+        redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
     Any error of `archived` is raised too; nothing was changed then, unless the archive fails later, while it is used.
     """
@@ -207,8 +211,19 @@ def _lacking(
 ) -> list[Retraction]:
     """Return the known retractions that the counters of a snapshot do not have, as retractions of its topic.
 
-    Those of the facts and `retracted` are known. If the server has rules of the same data and topic, these replace
-    them; if its rules are of another topic, theirs are known too.
+    Those of the facts and `retracted` are known. If the live rules of the server are of the same data and topic, only
+    theirs are known. If they are of the same data and another topic, theirs are also known, and so are those of the
+    rules that the server has stored for the topic of `layout`.
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        facts: The facts of the snapshot.
+        rules: The rules of the snapshot; their retractions are those that the counters have.
+        retracted: Retractions from other sources: the caller, and an interrupted restore.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     sources = [decode_retractions(facts[RETRACTED]), retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
@@ -237,7 +252,10 @@ def _of_a_kept_topic(client: redis.Redis, layout: Layout, facts: Mapping[str, st
 
 
 def _latest(client: redis.Redis, layout: Layout) -> int:
-    """Return a millisecond that is not before the ID of any entry in the streams."""
+    """Return a millisecond since 1970 that is not before the ID of any entry in the streams of a topic, nor before now.
+
+    Now is the time by the server's clock.
+    """
     latest = server_time(client)
     for keys in layout.keys:
         if client.exists(keys.stream):

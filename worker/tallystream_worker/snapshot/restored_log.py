@@ -37,17 +37,26 @@ class RestoredLog:
         """The IDs of the entries that were pending at the snapshot's moment."""
         self._generation = generation
         self.producers = dict(load.producers)
-        """By producer, `<sequence> <stream ID>` of its last entry, in the snapshot or in the stream."""
+        """By producer, `<sequence> <stream ID>` of its last entry, in the snapshot or in the stream.
+
+        Also the horizons of the snapshot, by name: see `HORIZONS`.
+        """
         self.queue: list[Entry] = []
         """Added entries that are not appended to the restored stream yet; the caller fills and clears it."""
         self.entries = 0
-        """Number of added entries that were undelivered or pending at the snapshot's moment."""
+        """Number of entries that `add` has returned, and that were pending or undelivered at the snapshot's moment.
+
+        Entries that were appended after that moment are included.
+        """
         self.handed = 0
-        """Number of added entries that were delivered at the snapshot's moment: some applied, some pending."""
+        """Number of entries that `add` has returned, and that were delivered at the snapshot's moment.
+
+        Some were applied then, and some were pending.
+        """
         self.early = 0
-        """How many of these precede every entry that was pending or undelivered at the snapshot's moment."""
+        """Number of entries that `add` has returned, and that are up to the `floor` of the snapshot's position."""
         self.newest = FIRST
-        """The highest number of a generation that decided one of the added entries."""
+        """The highest number of a generation that decided one of the added entries; 1 if none did."""
         self.last = ""
         """The ID of the last added entry, even if `add` left it out; `""` before it."""
         self._floor = parse_id(position.floor)
@@ -115,11 +124,14 @@ class RestoredLog:
 
     @property
     def gone(self) -> int:
-        """Number of entries that are in the snapshot's counters and were not added here, because they are gone."""
+        """Number of entries that are in the snapshot's counters and were not added here, because they are gone.
+
+        Read it after the last `add`: each added entry of the snapshot makes it smaller.
+        """
         return max(0, self._settled_before - self._settled)
 
     def ledger(self) -> dict[str, int]:
-        """Return the ledger of the restored stream, by field.
+        """Return the ledger of the restored stream, by field; call it after the last `add`.
 
         It is the ledger of the snapshot, with the events appended since added to `appended`, and missing events added
         to `trimmed`. The snapshot's fields `entries:...` are left out: `entries:gated`, `entries:retired`,

@@ -36,7 +36,8 @@ def decode_retractions(text: str | bytes) -> list[Retraction]:
 def note_retractions(database: Database, retracted: Sequence[Retraction]) -> None:
     """Write the retractions that are live from now on into a snapshot, in place of those that were noted before.
 
-    Its counters may lack them. Do nothing if there is no complete snapshot.
+    Call it before the rules with these retractions become live. The counters of the snapshot may lack them. Do nothing
+    if there is no complete snapshot.
 
     Raises:
         SnapshotError: the database cannot be used.

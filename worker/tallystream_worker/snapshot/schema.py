@@ -87,7 +87,8 @@ alerts: Final = Table(
     Column("expires", BigInteger, nullable=False),
 )
 """By key without prefix, as JSON: the states of alerts (see `tallystream_worker.snapshot.alerts`), the records of
-dropped dead letters, the places of resets, and the ends of removed periods. `expires` is a millisecond, 0 for never."""
+dropped dead letters, the places of resets, and the ends of removed periods. `expires` is a millisecond since 1970, or 0
+for never."""
 
 producers: Final = Table(
     "producers",

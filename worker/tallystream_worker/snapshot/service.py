@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 
 class LiveSnapshot:
-    """Takes snapshots of the live counters, and publishes their interval in `tally:meta`.
+    """Takes a snapshot of the live counters in each call of `run_once`, and publishes their interval.
+
+    The interval is a field of the hash `meta` of the live topic (`tally:meta`).
 
     Args:
-        client: The server of the counters.
+        client: The server of the counters; `close` does not close it.
         database: The database of the snapshots; closed by `close`.
         deployment: The deployment that the worker began with.
-        every: Seconds between two snapshots.
+        every: The interval to publish, in seconds; the caller calls `run_once` at this interval.
     """
 
     def __init__(self, client: redis.Redis, database: Database, deployment: Deployment, every: float) -> None:
@@ -50,8 +52,11 @@ class LiveSnapshot:
         has changed, the interval is removed from the earlier one.
 
         Raises:
-            DeploymentChanged: the server has other data than the worker began with.
-            SnapshotError, ConfigurationError, ViewLost, KeyLost: see `Snapshotter` and its `run_once`.
+            DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
+            ConfigurationError: this release cannot read the stored layout version or rules, or no worker has published
+                rules yet.
+            KeyLost: a partition has lost a key (see `Snapshotter.run_once`), or the hash of a later topic was deleted.
+            SnapshotError, ViewLost: see `Snapshotter` and its `run_once`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
@@ -66,7 +71,10 @@ class LiveSnapshot:
         return fields if done.rows else None
 
     def close(self) -> None:
-        """Remove the published interval, because no next snapshot is due, and close the database."""
+        """Remove the published interval, because no next snapshot is due, and close the database.
+
+        If the server does not answer, the interval stays; no error is raised.
+        """
         with suppress(RedisError):
             self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)
         self._database.close()

@@ -1,9 +1,9 @@
 """Takes snapshots: reads the counters that changed since the last one, and writes them partition by partition.
 
 Each partition is read at one moment and written in one transaction. The entries of the stream tell which counters
-changed, so counting has no extra cost. A crash before the commit leaves the last snapshot and its retention hold, and
-the next round begins there. A crash after the commit leaves a retention hold that is too low for one round, so about a
-minute of entries is kept for longer.
+changed, so the scripts that count record no changes. A crash before the commit leaves the last snapshot and its
+retention hold, and the next round begins there. A crash after the commit leaves a retention hold that is too low until
+the next round, so the entries of one interval are kept for longer.
 """
 
 from __future__ import annotations
@@ -77,13 +77,15 @@ class Round:
 class Snapshotter:
     """Takes snapshots of one deployment into one database.
 
+    The deployment is not read again: after a change of its rules, generation or topic, make another snapshotter.
+
     Args:
         client: The server of the counters.
         database: The database of the snapshots.
-        deployment: The deployment, with the published rules.
+        deployment: The deployment, just loaded, with the published rules.
 
     Raises:
-        SnapshotError: the database contains a snapshot of other data, or cannot be used.
+        SnapshotError: the database contains a snapshot of other data or of a later release, or cannot be used.
         ConfigurationError: no worker has published the rules yet.
     """
 
@@ -115,13 +117,16 @@ class Snapshotter:
     def run_once(self, *, whole: bool = False, accept_loss: bool = False) -> Round:
         """Take a snapshot of every partition, one after the other, and move their retention holds.
 
-        If the server has lost entries that the last snapshot contains, and they were all sent again, every counter of
-        the partition is read. A snapshot of an earlier release or an earlier topic is replaced in one transaction.
+        If a partition no longer has the mark of its last snapshot (see `lost_log`), and no entry of that snapshot is
+        lost or all were sent again, every counter of the partition is read. A snapshot of an earlier release or of
+        another topic is replaced in one transaction, without a check for lost entries.
 
         Args:
             whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
-                facts of the deployment, such as its rules, have changed since the last snapshot.
-            accept_loss: Whether to replace a snapshot that contains entries that the server has lost.
+                facts of the deployment (such as its rules) or its generation have changed since the last snapshot, and
+                in the cases that `take` names.
+            accept_loss: Whether to replace a snapshot that contains entries that the server has lost. Every counter is
+                read then, even if no entry is lost.
 
         Raises:
             LogLost: the server has lost entries that the last snapshot of a partition contains, and they were not all
@@ -215,8 +220,9 @@ class Snapshotter:
 
         Args:
             partition: The number of the partition.
-            before: The position of the last snapshot, to read only what changed since; `None` to read everything.
-                Everything is also read if entries since the last snapshot were trimmed, or a dead letter was retried.
+            before: The position of the snapshot in the database, to read only what changed since; `None` to read
+                everything. That snapshot must be of the same rules and generation, and the partition must still have
+                its mark. Everything is also read if entries since it were trimmed, or a dead letter was retried.
 
         Raises:
             ViewLost: the values of one moment could not be read.
@@ -392,6 +398,8 @@ def _retried(cut: PointInTimeView) -> int | None:
 
 def facts_of(deployment: Deployment) -> dict[str, str]:
     """Return the facts that a snapshot stores about its deployment, by name: format, namespace, epoch, rules and so on.
+
+    The facts that change no counter, `RECORDS` and `FILES`, are not among them.
 
     Raises:
         ConfigurationError: no worker has published the rules yet.

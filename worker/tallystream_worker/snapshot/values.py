@@ -86,14 +86,19 @@ class ValueReader:
                 return
 
     def copies(self, names: Iterable[str]) -> None:
-        """Read the copies that the view made of leaderboards and sketches into `values`; `names` has no prefixes."""
+        """Read the copies that the view made of leaderboards and sketches into `values`.
+
+        Args:
+            names: The keys that `open_view` copied, without the generation's prefix. The value of a key that did not
+                exist is `None`.
+        """
         for name in names:
             self.values[("structures",)][name] = self._structure(self._cut.copy_of(self._prefix + name))
 
     def settle(self) -> None:
-        """Replace values that were written since the view was opened by the old ones; call it after the view's `close`.
+        """Put the old value in the place of each value that was written after the view was opened.
 
-        Counters that were not read are not added.
+        Call it after the view's `close`, and before its `remove_copies`. Counters that were not read are not added.
         """
         cut = self._cut
         for group, values in self.values.items():
@@ -159,7 +164,10 @@ class ValueReader:
             self._cut.take()
 
     def _structure(self, key: str) -> bytes | None:
-        """Return a sketch or Bloom filter as bytes, a leaderboard as JSON (`[[subject, score], ...]`), or `None`."""
+        """Return a sketch or Bloom filter as bytes, a leaderboard as JSON (`[[subject, score], ...]`).
+
+        Return `None` if the key does not exist.
+        """
         client = self._client
         if client.type(key) == b"zset":
             return json.dumps(

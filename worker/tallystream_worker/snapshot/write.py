@@ -41,12 +41,13 @@ class Taken:
         values: By group and item, the value; `None` if it does not exist.
         expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever.
         ledger: The ledger, by field.
-        producers: By producer, `<sequence> <stream ID>` of its last entry.
+        producers: By producer, `<sequence> <stream ID>` of its last entry, and the horizons by name (see `HORIZONS`).
+            Unless `whole`, only the producers of entries since the last snapshot.
         whole: Whether all counters were read, so that stored rows of others are removed.
         alerts: The states of alerts and the other records of `schema.alerts`, by key without prefix: as JSON, and the
-            millisecond at which each expires, 0 for never.
-        forgotten: A bucket whose `expires` is above 0 and at most this millisecond may have been removed; 0 if none
-            was.
+            millisecond since 1970 at which each expires, 0 for never.
+        forgotten: A bucket whose `expires` is above 0 and at most this millisecond since 1970 may have been removed; 0
+            if none was.
         was_removed: Returns whether the bucket with this name was removed. `expires` alone does not show this: a
             shorter `retention` lowers it at once, but workers remove a bucket at the time that was recorded with its
             last event.
@@ -166,7 +167,7 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
     Args:
         connection: A connection with an open transaction.
         table: The table to write.
-        rows: The rows, each as a value by column name.
+        rows: The rows, each as a value by column name, for all columns; no two rows have the same primary keys.
         schema_name: The PostgreSQL schema of the table, `None` for the default one.
     """
     if len(rows) >= _MANY and connection.dialect.name == "postgresql":
