@@ -58,7 +58,7 @@ class CatchUpCounter:
         """Count the entries that wait in the topic, then archive and trim what may be; return how many were counted.
 
         Dead-lettered entries count too. Nothing is archived or trimmed if no entry was counted. An entry that fails
-        alone, or that another running repartition has just fetched, stays uncounted; see `waiting`.
+        alone, or that another running repartition has just fetched, may stay uncounted; see `waiting`.
 
         Raises:
             StreamError, redis.RedisError: see `CountingLoop.run_once`. Other partitions may still be counted

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 HOLDER: Final = "move"
 """The name of the retention hold on entries that are not copied yet.
 
-A retention hold is a field of a hash of the partition, with a stream ID; later entries are not trimmed."""
+A retention hold is a field of a hash of the partition, with a stream ID; no entry from this ID on is trimmed."""
 
 _COPY: Final = Script("tallystream_worker.repartition", "copy")
 
@@ -111,8 +111,8 @@ class StreamCopier:
     def look(self) -> None:
         """Read the marks, up to which entries are copied, and the dropped dead letters, whose events are not copied.
 
-        The dead letters are read only here, so place the retention hold `HOLDER` on each old stream first: while it is
-        there, no dead letter is dropped (see drop.lua).
+        The dropped dead letters are read only here, so place the retention hold `HOLDER` on each old stream first:
+        while it is there, no further record of one is written (see drop.lua).
         """
         self._dropped = [dropped(self._client, keys) for keys in self._old.keys]
         with self._client.pipeline(transaction=False) as pipeline:
