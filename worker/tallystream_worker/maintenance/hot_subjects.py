@@ -39,7 +39,7 @@ BUSY: Final = 10_000.0
 
 @dataclass(frozen=True)
 class HotSubject:
-    """The subject with the most recent events of a partition, by a sample in which newer events weigh more.
+    """The most frequent subject of a partition of late, by a sample in which newer events weigh more.
 
     Attributes:
         metric: The metric of the subject's events.
