@@ -165,7 +165,7 @@ def load_costs(file: Path | None = None) -> Costs:
     """Return the measured costs in `file`; if it is `None`, the costs that this release contains.
 
     Raises:
-        ConfigurationError: the file cannot be read, is not JSON of this form, or lacks a cost.
+        ConfigurationError: the file cannot be read, is not JSON of this form, or lacks a cost other than `fresh`.
     """
     source = file or files(__package__) / "costs.json"
     try:

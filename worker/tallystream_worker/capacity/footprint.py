@@ -27,7 +27,7 @@ PERIOD_BYTES: Final = 110
 """Bytes of the member of `periods` that registers one key of votes or unique actors: see decision 0039."""
 
 _REMOVED: Final = 3 * HOUR
-"""Seconds until which the scripts have removed the state of a period after they may, if entries are counted."""
+"""Seconds within which the scripts remove the state of a period after they may remove it, if entries are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class MemoryPart:
         most: Maximum bytes of all actors of a subject in a bucket; infinity if there is no maximum.
         partition: Bytes for each partition and bucket, independent of the number of subjects.
         window: The length of a bucket, such as `hour` or `30d`; `None` if there is one bucket for all time.
-        kept: Seconds for which a bucket is kept after its end; `None` if it is kept without limit.
+        kept: Seconds for which a bucket is kept after its end; `None` if it is kept without limit. It has no meaning if
+            `window` is `None`.
     """
 
     text: str

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 TOLERANCE: Final = 1.0
-"""Seconds by which a clock may differ from its expected time before this counts as a step, and an ID from the clock."""
+"""Seconds by which a clock may differ from its expected time before this counts as a step.
+
+An ID that is more than this ahead of the clock is logged."""
 
 _RATE: Final = 0.01
 """By how much two clocks may differ in speed. A clock that is adjusted slowly is not a clock that steps."""
@@ -58,8 +60,8 @@ class SteppingClock:
         difference, reduced by up to 1 % of the time between the calls; so small steps soon after one another add up.
 
         Args:
-            server: The time by the server's clock, in seconds.
-            before: The monotonic second before that clock was read.
+            server: The time by the server's clock, in seconds since 1970.
+            before: The monotonic second before that clock was read; all calls must take it from the same clock.
             after: The monotonic second after it was read.
         """
         offset, elapsed = server - (before + after) / 2, after - self._read

@@ -58,8 +58,8 @@ class EvictionWatch:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         log: Logs changes of state, and evicted keys.
-        evicting: By stream, the policy of each server that may evict keys. Each check adds such streams, and removes
-            the others. The partition workers read it, and pause.
+        evicting: By stream, the policy of each server that may evict keys. Each check adds such streams of the live
+            topic, and removes its other streams. The partition workers read it, and pause.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def eviction_service(
 ) -> PeriodicService:
     """Return the service that watches for evicted keys about every 10 seconds, not started.
 
-    It fills `evicting` (see `EvictionWatch`) only if `[redis] eviction` is `refuse`; otherwise it only logs.
+    It changes `evicting` (see `EvictionWatch`) only if `[redis] eviction` is `refuse`; otherwise it only logs.
     """
     client = connect(settings.redis.url)
     watch = EvictionWatch(client, deployment, log, evicting if settings.redis.eviction == "refuse" else {})

@@ -27,7 +27,10 @@ _FEW: Final = 100
 
 
 class FrequentSubjects:
-    """Approximate counts of the most frequent pairs of metric and subject among the events that were added."""
+    """Approximate counts of the most frequent pairs of metric and subject among the events that were added.
+
+    Not thread-safe. Newer events weigh more: all counts are halved after 200,000 events, and then every 100,000.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -56,8 +59,8 @@ class FrequentSubjects:
     def largest(self) -> tuple[str, str, float] | None:
         """The most frequent pair: its metric, its subject, and its approximate share of the events (0 to 1).
 
-        `None` if fewer than 100 events were added, or if a reduction has just removed all subjects because none was
-        more frequent than the others.
+        `None` if fewer than 100 events were added, or if a reduction or a halving has just removed all subjects because
+        none was more frequent than the others.
         """
         if self._events < _FEW:
             return None

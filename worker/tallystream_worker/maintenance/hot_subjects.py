@@ -34,12 +34,12 @@ LARGE_SHARE: Final = 0.5
 """The share of a partition's events (0 to 1) from which a subject can be hot."""
 
 BUSY: Final = 10_000.0
-"""The events per second of a partition from which a subject can be hot. Any server can count fewer."""
+"""The events per second of a partition from which a subject can be hot. Below this, any server keeps up."""
 
 
 @dataclass(frozen=True)
 class HotSubject:
-    """The subject with the most recent events of a partition, by a sample in which newer events weigh more.
+    """The most frequent subject of a partition of late, by a sample in which newer events weigh more.
 
     Attributes:
         metric: The metric of the subject's events.
@@ -100,7 +100,10 @@ class HotSubjectTracker:
                 self._summaries[outcome.partition].take(outcome.sample)
 
     def tick(self) -> None:
-        """Store, for `of`, the events per second of each partition since the last call; then count from zero again."""
+        """Store, for `of`, the events per second of each partition since the last call; then count from zero again.
+
+        The first call takes them since this object was made. The counts of subjects stay.
+        """
         with self._lock:
             now = time.monotonic()
             seconds = max(0.001, now - self._looked_at)
@@ -111,7 +114,7 @@ class HotSubjectTracker:
     def of(self, partition: int) -> HotSubject | None:
         """Return the subject with the most events of a partition, hot or not; `None` if the sample shows none.
 
-        See `FrequentSubjects.largest`. The events per second are those that the last `tick` stored.
+        See `FrequentSubjects.largest`. The events per second are those that the last `tick` stored; 0 before the first.
         """
         with self._lock:
             largest = self._summaries[partition].largest

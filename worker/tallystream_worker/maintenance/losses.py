@@ -27,7 +27,8 @@ class Loss:
     """Appended events of a partition that had no outcome in the ledger, although no entry is pending or unread.
 
     Attributes:
-        entries: How many entries vanished from the stream; not exact if `proved` is false.
+        entries: How many entries vanished from the stream; if `proved` is false, it proves nothing, and may be 0 or
+            below.
         events: How many events are missing; negative if the ledger has more outcomes than appended events.
         proved: Whether the server's figures prove that entries vanished; then the events are now in the
             ledger as `trimmed`. If not, the ledger is unchanged.
@@ -41,11 +42,12 @@ class Loss:
 def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     """Add the events of entries that vanished before they were counted to the ledger's `trimmed`, in one partition.
 
-    If no entry is pending or unread, also move the last delivered ID of the consumer group to the end of the stream.
+    If no entry is pending or unread, also move the last delivered ID of the consumer group to the end of the stream. If
+    entries are pending or unread, change nothing.
 
     Returns:
-        The loss, which is in the ledger only if `proved` is true; `None` if no events are missing, or if entries are
-        pending or unread.
+        The loss, which is in the ledger only if `proved` is true, and which a later call does not return again then;
+        `None` if no events are missing, or if entries are pending or unread.
 
     Raises:
         KeyLost: the partition has lost a key.

@@ -51,8 +51,8 @@ def reap_consumers(
     Args:
         client: Runs the script.
         keys: The keys of the partition.
-        heir: The name of the consumer that gets the entries, from which any worker can claim them at once; it is never
-            removed.
+        heir: The name of the consumer that gets the entries, from which any worker can claim them at once; this call
+            does not remove it, even if it is silent.
         silence: Seconds without a read or claim after which a consumer is silent.
         step: The largest number of entries that one call claims. A consumer with more is removed by a later call.
 
@@ -90,7 +90,8 @@ def reap_producers(
         step: About how many producers one call examines.
 
     Returns:
-        The cursor for the next call (`0` after the last producer), and the number of removed producers.
+        The cursor for the next call (`0` after the last producer), and the number of producers whose record was
+        removed.
     """
     milliseconds = [int(seconds * 1000) for seconds in (longest, silence, spool_silence)]
     _, following, removed = _PRODUCERS(client, [keys.sequences, keys.stream], [cursor, step, *milliseconds])

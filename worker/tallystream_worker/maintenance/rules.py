@@ -73,8 +73,9 @@ class RulesAdopter:
     def run_once(self) -> None:
         """Record in each partition that its metrics are counted by the rules that are published now.
 
-        An older worker reads the same rules, so it does not undo this.
-        Do nothing if the server has other data than the worker started with, or if no rules are published.
+        These may be newer than the rules that this worker counts by. An older worker reads the same rules, so it does
+        not undo this. Do nothing if the server has other data than the worker started with, or if no rules are
+        published.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.

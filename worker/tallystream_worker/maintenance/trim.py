@@ -68,7 +68,8 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     retention demands.
 
     Remove nothing if the counting group is missing. Remove nothing for its age within an hour after the first call, or
-    after the server's clock was set back or advanced by more than ten minutes between two calls.
+    after the server's clock was set back or advanced by more than ten minutes between two calls (also if no worker
+    made a call meanwhile).
 
     Raises:
         KeyLost: the partition has lost a key.
@@ -100,7 +101,7 @@ class Trimmer:
         deployment: The deployment that the worker started with.
         retention: The configured age and sizes.
         log: Logs dropped dead letters, and streams that are nearly full.
-        stopping: When set, ends a pass before it has removed everything.
+        stopping: When set, ends a pass early: in each partition that is left, it makes one more call of each kind.
     """
 
     def __init__(

@@ -60,14 +60,17 @@ def audit(
             whole. Every entry is folded in any case.
         show: Called after each page of entries and each chunk of counters, from several threads, with the name of a
             stream, and the numbers of entries folded and of counters compared for it so far. An error that it raises
-            ends the audit.
+            ends the audit of that partition only; `audit` raises it after the partitions with lower numbers and the
+            running ones have ended. To end the audit soon, raise it in every later call too.
 
     Raises:
         ConfigurationError: so many entries are gone that no counter can be compared, or the preferred snapshot is
             unusable.
+        KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: the live consumer group of a partition is missing.
         StreamError: 20,000 or more entries of a partition stayed pending.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
+        EmbeddedServerError: the scratch server cannot be started.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))

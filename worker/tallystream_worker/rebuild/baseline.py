@@ -102,8 +102,10 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
     If the span has a beginning, no snapshot is used. A snapshot that is not preferred is used only if entries are gone
     that the archive does not have, and is passed over if it is unusable.
 
+    The partition must have a stream.
+
     Raises:
-        ConfigurationError: the preferred snapshot is incomplete, outdated or of other data.
+        ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
     """
     stream = deployment.layout.keys[number].stream
@@ -123,7 +125,7 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
 
 
 def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None) -> Base:
-    """Return a base that begins after the ID `needed`; if entries after it are not available, at the oldest that is.
+    """Return a base that begins after the ID `needed`, or with the oldest available entry if that is later.
 
     Entries are available in the stream, or in the archive if it can be used.
 

@@ -84,7 +84,8 @@ def checkpoint(
 class AppliedEntries:
     """Yields, by `until`, the entries of a partition that were applied between consecutive checkpoints, each once.
 
-    Entries that are trimmed before they are read are missing, without an error.
+    Entries that are trimmed before they are read are missing, without an error. If the live generation changes, make a
+    new object.
 
     Args:
         client: Client of the server of the stream.

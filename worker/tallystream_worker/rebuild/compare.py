@@ -24,8 +24,9 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
     """Yield one `Difference` for each counter whose value in `generation` (`found`) is not the live value (`expected`).
 
     Counters that arriving events are changing differ briefly. So a `Piece` that differs is read up to five times, 50 ms
-    apart, and only the counters that still differ in the last read are yielded. Not compared are the metrics that
-    `pieces` leaves out, and the periods that one of the generations has removed (see `RemovedPeriods`).
+    apart, and only the counters that still differ in the last read are yielded. Not compared are the counters that
+    `pieces` leaves out, the ledgers, and the periods that one of the generations has removed (see `RemovedPeriods`).
+    Both generations must exist in the live topic.
     """
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):

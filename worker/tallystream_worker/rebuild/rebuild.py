@@ -116,8 +116,9 @@ class RebuildProgress:
 class Rebuild:
     """Counts a generation that is not live, and switches to it; a context manager that closes its connections.
 
-    Call `begin`, `catch_up` and `switch`, in this order; each may be called again after an interruption. Leave out
-    `begin` for a generation that was live before and is kept, as `rebuild --undo` does.
+    Call `begin`, `catch_up` and `switch`, in this order. After an interruption, make a new object and call all three
+    again, `begin` included: it also reads what the others need. Leave out `begin` only for a generation that was live
+    before and is kept, as `rebuild --undo` does.
 
     Args:
         settings: The configuration.
@@ -141,7 +142,7 @@ class Rebuild:
         self._archive = archive
         self._accept_loss = accept_loss
         self.stopping = threading.Event()
-        """Ends `catch_up` early when set."""
+        """Ends `catch_up` early when set; `switch` does not check it."""
         self._counted = [0] * deployment.layout.partitions
         self._partitions = [_Partition(self, settings, number) for number in range(deployment.layout.partitions)]
         self._gone = 0
@@ -167,16 +168,17 @@ class Rebuild:
     def catch_up(self, show: Callable[[RebuildProgress], Any] = lambda _: None) -> None:
         """Count every entry that this generation has not counted: those gone from the streams, then those in them.
 
-        Return when all partitions have caught up, or soon after `stopping` is set. The entries that are gone are read
-        from the archive, if there is one. Nothing is counted in a partition in which the generation is live already.
+        Return when all partitions have caught up, or soon after `stopping` is set; a normal return does not tell which.
+        The entries that are gone are read from the archive, if there is one. Nothing is counted in a partition in which
+        the generation is live already. If one partition fails, the error is raised after the others have ended.
 
         Args:
             show: Called with the progress every 0.1 seconds, and at the end.
 
         Raises:
-            StreamError: entries are missing at the end (neither in the archive nor in the streams, or not counted
-                because `stopping` was set), and no loss is accepted; another rebuild counts the same generation; or
-                (`KeyLost`) a partition has lost a key.
+            StreamError: entries that are gone from the streams are not counted at the end (the archive lacks them, or
+                `stopping` was set), and no loss is accepted; another rebuild counts archived entries of the same
+                generation; or (`KeyLost`) a partition has lost a key.
             ArchiveError: the archive cannot be read.
         """
         of = sum(partition.waiting() for partition in self._partitions)

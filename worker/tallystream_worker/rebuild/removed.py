@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class RemovedPeriods:
-    """By kind and metric, the end of the last period that generations have removed, or left events out of.
+    """Stores, by kind and metric, the end of the last period that generations have removed, or left events out of.
+
+    Call `learn` for each generation that is compared, then `can_compare`; before `learn`, every key can be compared. A
+    kind is the first part of a key's name, such as `hour`.
 
     Args:
         rules: The declared metrics.

@@ -71,13 +71,15 @@ def replay(
 
     The events come partition by partition, not in order of time. Events that were packed by minute are selected by the
     first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
-    event has their sum, and the others have 0. Rejected, duplicate and retracted events are yielded too.
+    event has their sum, and the others have 0. Rejected, duplicate and retracted events are yielded too, and those of
+    dead letters that were not dropped. Entries that are neither in the streams nor in the archive are missing, without
+    an error.
 
     Args:
         client: Client of the server of the streams.
         layout: The partitions to replay.
         wanted: The events to yield.
-        left: Counts what is left out, while the events are read.
+        left: The caller's object, to which this adds what is left out; complete when the iterator has ended.
         archive: URL of the archive to read first, `""` for none.
 
     Raises:

@@ -20,7 +20,7 @@ class Scope:
         base: The source of the oldest entries or counters: `log` (the stream), `archive` or `snapshot`.
         moment: Time of the snapshot, or of the ID up to which entries were left out, in seconds since 1970; 0 if every
             entry was folded.
-        since: Only buckets that begin after this second could be proved; 0 if everything could.
+        since: Only buckets that begin after this second (since 1970) could be proved; 0 if everything could.
         unproved: Number of keys that were in the span of the audit and could not be proved.
     """
 

@@ -35,7 +35,7 @@ PATIENCE: Final = 10.0
 """Seconds for which a reset waits until the workers have counted everything."""
 
 _LOOK: Final = 0.01
-"""Seconds between two looks; much shorter than the hold of `reset.lua`."""
+"""Seconds between two calls of `reset.lua`; much shorter than the second for which a call holds appends back."""
 
 _MARGIN: Final = 100
 """Milliseconds between the latest ID of any partition and the IDs of the resets in several partitions."""
@@ -77,8 +77,8 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
         EventError: a metric is counted in a sketch, from which nothing can be taken back. Nothing was changed.
         StreamError: a metric is spread and a repartition runs (nothing was changed); or the workers did not count
             everything within 10 seconds, nothing was counted yet, a counter is not a whole number, or a repartition has
-            closed the streams, or (`KeyLost`) a partition has lost a key. If a metric is spread, some partitions may be
-            reset then.
+            closed the streams, or (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted
+            or replaced. If a metric is spread, some partitions may be reset then.
         redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe, but what the
             failed call took away is not in the totals of the next call.
     """
@@ -148,10 +148,10 @@ class _Run:
 
         Args:
             part: The reset.
-            at: The millisecond of the ID of its entry; 0 for the present.
+            at: The millisecond (since 1970) of the ID of its entry; 0 for the present.
 
         Returns:
-            `False`, with nothing done, if an entry of the partition has the ID of `at` or a later one.
+            `False`, with nothing reset, if an entry of the partition has an ID of the millisecond `at` or later.
 
         Raises:
             _SwitchedError: another generation is live, or other rules count it.

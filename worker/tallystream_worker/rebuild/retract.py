@@ -61,8 +61,9 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
     """Return the numbers and amounts of the events that a retraction would remove; change nothing.
 
-    The archived entries (if `archive`, a URL, is not empty) and the streams are read. Events of earlier retractions
-    and of dropped dead letters are left out, and so are entries that cannot be decoded.
+    The archived entries (if `archive`, a URL, is not empty) and the streams are read; entries that are in neither are
+    left out, without an error. Events of earlier retractions and of dropped dead letters are left out, and so are
+    entries that cannot be decoded. `retraction.until` must have each stream of the live topic: see `ends`.
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.

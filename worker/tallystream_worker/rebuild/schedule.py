@@ -35,7 +35,7 @@ LOOK_EVERY: Final = 60.0
 """Seconds, at most, between two checks whether an audit is due."""
 
 RETRY_AFTER: Final = 900.0
-"""Seconds, at most, until the same worker tries a failed audit again."""
+"""Seconds for which the same worker does not try a failed audit again; if the interval is shorter, the interval."""
 
 _LEASE: Final = 60.0
 _RENEW: Final = 10.0

@@ -42,7 +42,7 @@ class Span:
         return self.begin <= 0 and self.end == _FOREVER
 
     def needs(self, rules: Rules) -> int:
-        """Return the millisecond from which entries must be read to prove the buckets.
+        """Return the millisecond (since 1970) from which entries must be read to prove the buckets.
 
         It is `MAX_AHEAD` before the earliest of: the range, the limit period in which it begins, and the period of ids
         before the one in which it begins.
@@ -61,7 +61,7 @@ class Provable:
     Args:
         rules: The rules that the counters are counted by.
         span: The buckets to prove.
-        gone: The millisecond up to which entries are left out; `None` if every entry is included.
+        gone: The millisecond (since 1970) up to which entries are left out; `None` if every entry is included.
         remembered: The names of the folded buckets that expire. A bucket of ids (`seen:<metric>:<period>`) among them
             means that events with ids were folded in that period.
     """

@@ -21,7 +21,9 @@ def stream_entries(
 ) -> Iterator[Entry]:
     """Yield the entries of a stream after the ID `after` (`""`: all) up to and with the ID `until` (`+`: all).
 
-    They are read `count` at a time while the caller iterates. A stream that does not exist has no entries.
+    They are read `count` at a time while the caller iterates, so with `until` `+` also entries that are appended
+    meanwhile. Entries that are trimmed before they are read are missing, without an error. A stream that does not exist
+    has no entries.
     """
     while True:
         page: list[Any] = client.execute_command(
@@ -54,7 +56,8 @@ def entries(
     """Yield the entries of a partition: the archived ones (none if `archive` is `""`), then those in its stream.
 
     `archive` is the URL of the archive. `until` is the last ID that is read from the stream; it does not limit the
-    archived entries, which end before the first entry that is in the stream.
+    archived entries, which end before the entry that was the first in the stream when the iteration began. Entries that
+    are trimmed from the stream while the archive is read are missing, without an error.
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.

@@ -58,7 +58,7 @@ class Piece:
     """Some counters that one command reads: fields of a hash, many keys that are plain numbers, or one other key.
 
     Attributes:
-        name: The key without the generation's prefix; for plain numbers, a kind such as `total`.
+        name: The key without the generation's prefix; for plain numbers, `total` or `up`, whatever kinds `numbers` has.
         fields: Fields of the hash; empty for other keys.
         numbers: The keys of plain numbers without the prefix; empty for other keys.
     """
@@ -69,7 +69,7 @@ class Piece:
 
     @property
     def kind(self) -> str:
-        """The first part of the name: `total`, `hour`, `top`, ..."""
+        """The first part of `name`: `total`, `hour`, `top`, ..."""
         return self.name.partition(":")[0]
 
     @property

@@ -35,7 +35,8 @@ _TRIMS: Final = 20
 class CatchUpCounter:
     """Counts the entries of a topic that is not live yet; a context manager that closes its connections at its end.
 
-    To make one creates the consumer groups of the topic, and writes the manifest of its archive if there is none.
+    The constructor creates the consumer groups of the topic, and writes the manifest of its archive if there is none.
+    Not thread-safe.
 
     Args:
         settings: The configuration.
@@ -56,8 +57,13 @@ class CatchUpCounter:
     def __call__(self) -> int:
         """Count the entries that wait in the topic, then archive and trim what may be; return how many were counted.
 
-        Dead-lettered entries count too. Nothing is archived or trimmed if no entry was counted. An entry that
-        another running repartition has just fetched may stay uncounted; see `waiting`.
+        Dead-lettered entries count too. Nothing is archived or trimmed if no entry was counted. An entry that fails
+        alone, or that another running repartition has just fetched, may stay uncounted; see `waiting`.
+
+        Raises:
+            StreamError, redis.RedisError: see `CountingLoop.run_once`. Other partitions may still be counted
+                afterwards, until the context ends.
+            ArchiveError: an archive cannot be written; the entries are counted.
         """
         counted = sum(self._threads.map(_count, self._consumers))
         if counted:

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 HOLDER: Final = "move"
-"""The name of the retention hold on entries that are not copied yet."""
+"""The name of the retention hold on entries that are not copied yet.
+
+A retention hold is a field of a hash of the partition, with a stream ID; no entry from this ID on is trimmed."""
 
 _COPY: Final = Script("tallystream_worker.repartition", "copy")
 
@@ -109,7 +111,8 @@ class StreamCopier:
     def look(self) -> None:
         """Read the marks, up to which entries are copied, and the dropped dead letters, whose events are not copied.
 
-        Nothing is dropped while the topic has the hold of a copy: see drop.lua.
+        The dropped dead letters are read only here, so place the retention hold `HOLDER` on each old stream first:
+        while it is there, no further record of one is written (see drop.lua).
         """
         self._dropped = [dropped(self._client, keys) for keys in self._old.keys]
         with self._client.pipeline(transaction=False) as pipeline:
@@ -163,7 +166,7 @@ class StreamCopier:
     def hold(self) -> None:
         """Set the retention hold of each old partition to its mark, so that only copied entries are trimmed.
 
-        Call `look` first. The hold is created if it is missing.
+        Call `look` first, else this raises a `ValueError`. The hold is created if it is missing.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for source, keys in enumerate(self._old.keys):

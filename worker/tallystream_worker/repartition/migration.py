@@ -55,7 +55,8 @@ class RepartitionProgress:
 class Repartition:
     """One repartition, into the new topic whose layout `topic.propose` returned: call `begin`, `catch_up`, `switch`.
 
-    To make one stores the new topic, unless an interrupted run has stored it.
+    The constructor stores the new topic, unless an interrupted run has stored it. After an interruption, make a new
+    object with the same layout, and call all three again.
 
     Args:
         settings: The configuration.
@@ -65,10 +66,12 @@ class Repartition:
         archive: URL of the old topic's archive, `""` for none.
         rules: The rules to count by; `None` for the live ones.
         accept_loss: Whether to repartition even if some entries are gone.
-        show: Called with the progress after each full page of entries, and at each new stage.
+        show: Called with the progress after each full page of entries that `catch_up` copies; then once with the stage
+            `switching`, and once with `moved`.
 
     Raises:
         ConfigurationError: the repartition was begun with other rules.
+        KeyLost: a partition of the new topic has lost a key.
     """
 
     def __init__(
@@ -104,11 +107,11 @@ class Repartition:
         self._of = 0
 
     def begin(self) -> None:
-        """Place a retention hold on each stream of the old topic, and check that no entry is gone from the streams.
+        """Place a retention hold on each stream of the old topic, so that no entry is trimmed before it is copied.
 
         Raises:
             ConfigurationError: entries are gone, nothing was copied before, no archive is named, and no loss is
-                accepted.
+                accepted. The holds stay.
         """
         gone = 0
         for keys in self._old.layout.keys:
@@ -150,12 +153,15 @@ class Repartition:
         If closing, copying or counting fails, the old topic is opened again, unless another run has closed it. If the
         server does not answer, the old topic may stay closed until the next run.
 
+        Wait until every copy is counted; an entry that cannot be counted delays this without a limit.
+
         Args:
             counting: Counts the new topic.
 
         Raises:
-            StreamError: the repartition was given up, another run continued it, the rules changed since it began, or a
-                partition has lost a key.
+            StreamError: the repartition was given up, another run continued it, the rules changed since it began,
+                entries are missing, (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was
+                deleted or replaced.
             ArchiveError: an archive cannot be read or written; the old topic is live.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """
@@ -203,7 +209,10 @@ class Repartition:
         self._copying(show)
 
     def ensure_current(self) -> None:
-        """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began."""
+        """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began.
+
+        Also raise it if the repartition has ended: the new topic is live.
+        """
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()

@@ -40,6 +40,10 @@ class StragglerCopier:
 
         Args:
             deployment: The live deployment, read a moment ago.
+
+        Raises:
+            KeyLost: a partition of the live topic has lost a key.
+            redis.RedisError: the last page may be copied or not; call again.
         """
         old = deployment.kept_layout
         if old is None:

@@ -183,6 +183,9 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> bool:
     """Make the topic of `layout` the live one, and keep the topic of `deployment` as an earlier topic.
 
+    Whether the earlier topic is closed, copied and counted is not checked: first call `close` with the same `closing`,
+    then copy and count the rest.
+
     Returns:
         `True` if the topic of `layout` is live now, also if it was live before; `False` if nothing was changed, because
         the repartition to this topic was given up.
@@ -204,11 +207,12 @@ def _overtaken() -> StreamError:
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
     """Give up and remove the topic that a repartition fills; return the number of removed keys.
 
-    Also reopen the live topic, and remove the repartition's retention holds from it. If no topic is being filled, do
-    nothing and return 0. 0 is also returned if a topic was given up of which nothing was stored but its number.
+    Also reopen the live topic, and remove the repartition's retention holds from it. If no topic was being filled when
+    `deployment` was read, do nothing and return 0. 0 is also returned if a topic was given up of which nothing was
+    stored but its number.
 
     Raises:
-        StreamError: the topic has become the live one.
+        StreamError: the topic is not being filled any more: it is live, or another process has given it up.
         KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
             up, its holds and its topic were removed, and the other partitions were reopened.
     """

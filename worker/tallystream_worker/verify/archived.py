@@ -32,6 +32,9 @@ class ArchivedLinks:
         keys: The keys of the partition.
         number: The number of the partition.
         report: Gets the faults of the files.
+
+    Raises:
+        ArchiveError: the archive cannot be listed.
     """
 
     def __init__(
@@ -106,7 +109,13 @@ class ArchivedLinks:
             )
 
     def links(self, until: StreamID) -> Iterator[Link]:
-        """Yield the archived entries in the order of the files, without those after an ID."""
+        """Yield the archived entries in the order of the files, without those after the ID `until`.
+
+        The files are those that were listed when this object was made.
+
+        Raises:
+            ArchiveError: a file cannot be read, or is missing.
+        """
         for file in self._files:
             for link in _links(self._store, file):
                 if link.id <= until:

@@ -30,7 +30,8 @@ class Check:
 
     Attributes:
         name: Its name in the report.
-        run: Adds what it finds, proves and does not prove to the report of the scene.
+        run: Adds what it finds, proves and does not prove to the report of the scene. If it raises an error, `verify`
+            notes it in `Verification.failed`; what it added before stays.
     """
 
     name: str

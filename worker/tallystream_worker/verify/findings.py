@@ -160,7 +160,7 @@ class Finding:
     Attributes:
         name: The name of its kind, which is stable: see `KINDS`.
         count: How often it was found.
-        details: The first five times: where, and what.
+        details: Where, and what: at most the first five; one detail may stand for several times.
     """
 
     name: str

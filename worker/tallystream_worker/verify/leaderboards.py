@@ -148,7 +148,10 @@ def _totals(scene: Scene, keys: PartitionKeys, prefix: str) -> Iterator[tuple[by
 
 
 def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[bytes]) -> None:
-    """Read the suspects with the leaderboard at one moment each, and report those that are wrong."""
+    """Read each suspect and the leaderboard again, at one moment, and report the suspects that are wrong.
+
+    Also add a counter that does not exist, but is listed, to `differing`.
+    """
     for subject in sorted(suspects):
         counter = board.counter(subject)
         if (keys.stream, counter.removeprefix(keys.counters)) in scene.report.differing:

@@ -51,8 +51,8 @@ class Verification:
         limits: What is not proved, and why.
         failed: What could not be checked, and why.
         differing: The counters that do not have the value that the entries give, each as its stream and its
-            `Difference.counter`.
-        lost: The keys that were found lost.
+            `Difference.counter`. The checks add to it, so that later checks do not report the same counter again.
+        lost: The keys that `lose` has added to the findings.
     """
 
     at: float
@@ -64,7 +64,13 @@ class Verification:
     lost: set[str] = field(default_factory=set)
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
-        """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept."""
+        """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept.
+
+        Args:
+            name: The name of the kind, a key of `KINDS`; another name is an error only when `Finding.kind` is read.
+            detail: Where, and what; one text, whatever `times` is.
+            times: How many faults this call reports.
+        """
         found = self.findings.setdefault(name, Finding(name))
         found.count += times
         if len(found.details) < SHOWN:
@@ -78,13 +84,14 @@ class Verification:
 
     @property
     def faults(self) -> int:
-        """How many faults were found so far."""
+        """How many faults were found so far: the sum of the counts of all findings."""
         return sum(found.count for found in self.findings.values())
 
     def prove(self, check: str, text: str, *, faults_before: int, **figures: Any) -> None:
         """Add a statement as proved; if a fault was found since `faults` was `faults_before`, as not proved.
 
-        Read `faults` before the first check that the statement depends on.
+        Read `faults` before the first check that the statement depends on. `figures` are the figures of the text, for
+        programs.
         """
         if self.faults == faults_before:
             self.proofs.append(Proof(check, text, figures))

@@ -29,8 +29,8 @@ class Scene:
         sources: The archive and the snapshot; each may be missing.
         report: The report that the checks add to.
         sample: The share of the counters to compare with the entries, more than 0 and at most 1.
-        show: Called now and then with the current step, from several threads; an error that it raises ends the
-            verification.
+        show: Called now and then with the current step, from several threads. If it raises `Stopped`, the verification
+            ends; a check must not suppress it.
     """
 
     client: Any
@@ -53,6 +53,6 @@ class Scene:
 
 
 def utc(milliseconds: float) -> str:
-    """Return a time in milliseconds since 1970 as text in UTC, to the second."""
+    """Return a time in milliseconds since 1970 as text in UTC, rounded down to the second; at most the year 9999."""
     moment = dt.datetime.fromtimestamp(min(milliseconds, _LATEST) // 1000, dt.UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

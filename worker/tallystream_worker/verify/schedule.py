@@ -57,7 +57,9 @@ class ScheduledVerification:
         result in `tally:meta`.
 
         Raises:
-            TallyError, redis.RedisError: the verification could not begin; see `verify`.
+            TallyError, redis.RedisError: the verification could not begin, or its result could not be recorded; see
+                `verify`.
+            redis.ConnectionError, redis.TimeoutError: also if the server did not reply during the verification.
 
         After an error, a later call tries again, at the earliest after the interval or 15 minutes, whichever is
         shorter.

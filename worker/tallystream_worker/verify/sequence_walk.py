@@ -76,9 +76,9 @@ class SequenceWalk:
         self.first: StreamID | None = None
         """The ID of the first entry since the walk began or was interrupted; `None` before it."""
         self.last: StreamID = (0, 0)
-        """The ID of the last entry."""
+        """The ID of the last entry that was added; `(0, 0)` before the first."""
         self.entries = self.events = 0
-        """The numbers of entries and of the events in them."""
+        """The numbers of all entries that were added, and of the events in them; `interrupt` does not reset them."""
         self.gated_entries = self.gated_events = 0
         """The same, of entries that scripts appended."""
 

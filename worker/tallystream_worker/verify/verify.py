@@ -37,10 +37,10 @@ def verify(
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
     Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
-    `failed`, and the other checks run. If the data is replaced, or the live topic,
-    generation or rules change meanwhile, the report has no findings, and states a check that could not be made. If a
-    restore has not finished, or the deployment is gone although other keys exist, that is the only finding, and nothing
-    is checked.
+    `failed`, and the other checks run; only a connection that fails or does not reply in time ends all. If the data is
+    replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and states a check
+    that could not be made; its proofs stay. If a restore has not finished, or the deployment is gone although other
+    keys exist, that is the only finding, and nothing is checked.
 
     Args:
         client: Client of the server.
@@ -48,12 +48,14 @@ def verify(
         sources: The archive and the snapshot; each may be missing.
         sample: The share of the counters to compare with the entries, more than 0 and at most 1.
         show: Called now and then with the current step, from several threads. If it raises `Stopped`, so does this
-            function.
+            function, but only after running audits of partitions have ended: raise it in every later call too.
 
     Raises:
-        ConfigurationError: this release cannot read the stored data, or no worker has published the rules yet.
+        ConfigurationError: nothing is stored in the namespace, this release cannot read the stored data, or no worker
+            has published the rules yet.
         Stopped: `show` raised it.
-        redis.RedisError: the server does not reply, or rejects a command that every check needs.
+        redis.ConnectionError, redis.TimeoutError: the server does not reply.
+        redis.RedisError: the server rejects a command that every check needs.
     """
     report = Verification(time.time())
     try:
