@@ -141,11 +141,12 @@ class Notifier:
     def run_once(self) -> int:
         """Read new notifications, and deliver those whose URL has no back-off at present.
 
-        Blocks while it posts. A URL that does not reply takes about 10 seconds, and 10 more for each notification older
-        than a day, which is abandoned. While this object has 1,000 undelivered notifications, whatever their URL, it
-        reads no new ones. About every 30 seconds, it also takes over those that another worker has read and left
-        undelivered (see `CLAIM_IDLE`). The first call, and a call after the groups were lost, creates the consumer
-        groups of the outboxes.
+        Blocks while it posts. A URL that does not reply takes about 10 seconds (without a connection, 10 seconds for
+        each address of its host), and as long again for each notification older than a day, which is abandoned. While
+        this object has 1,000 undelivered notifications, whatever their URL, it reads no new ones. About every 30
+        seconds, it also takes over those that another worker has read and left undelivered (see `CLAIM_IDLE`). The
+        first call creates the consumer groups of the outboxes. A call that finds a group lost raises the error; the
+        next call creates the groups again.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook

@@ -60,7 +60,7 @@ class Overview(msgspec.Struct, frozen=True):
         oldest_pending_seconds: Seconds since the oldest pending entry was appended; `None` if none is pending.
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
-        workers: The number of running workers.
+        workers: The number of running workers: those that have read in the last 10 seconds.
         snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none.
         snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
         as_of: The stream ID up to which every entry is counted.
