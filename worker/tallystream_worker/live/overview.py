@@ -64,7 +64,7 @@ class Overview(msgspec.Struct, frozen=True):
         snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none.
         snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
         as_of: The stream ID up to which every entry is counted.
-        at: The time of the overview, in seconds since 1970.
+        at: The time of the overview by this host's clock, in seconds since 1970.
     """
 
     metrics: list[MetricFigures]
@@ -219,7 +219,10 @@ async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
             not valid, every metric is left out.
 
     Raises:
+        KeyLost: a partition has lost a key.
         RedisError: the leaderboards cannot be read.
+
+    Any error of `Totals.deployment` is raised too.
     """
     found: dict[str, list[Place]] = {}
     incomplete: dict[str, int | None] = {}

@@ -64,7 +64,7 @@ class ReadService(Litestar):
     Args:
         gate: Checks host and origin of each request.
         access: Checks the role of each request.
-        settings: The arguments of `Litestar`.
+        settings: The arguments of `Litestar`, without `before_send`.
     """
 
     def __init__(self, gate: HostAndOriginCheck, access: Access, **settings: Any) -> None:
