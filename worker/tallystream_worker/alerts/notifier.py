@@ -37,7 +37,7 @@ CLAIM_IDLE: Final = 120.0
 """Idle time in seconds after which a worker claims a notification that another worker has read and not delivered.
 
 A running worker resets the idle time of its undelivered notifications about every 30 seconds, but not while it posts.
-After a pass that posts for longer than this, another worker may have claimed them: then both deliver them.
+During a pass that posts for longer than this, another worker may claim them: then both deliver them.
 """
 
 KEPT: Final = 86_400.0

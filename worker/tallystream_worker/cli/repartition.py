@@ -104,7 +104,7 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
         StreamError: the unfinished repartition has just made its topic the live one; topics that a restore has left
             were dropped.
         KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`. The topic from before
-            the last repartition was not dropped; a second call drops it.
+            the last repartition was not dropped: read the deployment again, and call again.
     """
     removed = topic.drop_left(client, deployment)
     if deployment.moving is not None:

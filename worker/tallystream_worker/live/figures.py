@@ -73,6 +73,8 @@ class Figures:
             ConfigurationError: no worker has published the rules yet.
             KeyLost: a partition has lost a key.
             RedisError: a figure cannot be read.
+
+        Any error of `Totals.deployment` is raised too.
         """
         ledger, figures = await self._read_ledger(deployment)
         self._latest = Message("overview", figures)
