@@ -1,6 +1,7 @@
-"""Delivers notifications from the outboxes (one stream in each partition): at least once, and in order for each URL.
+"""Delivers notifications from the outboxes (one stream in each partition), at least once.
 
-A notification whose delivery still fails after a day is abandoned.
+Each worker posts its notifications to a URL in the order in which it has read them. Those that different workers post
+may arrive out of order. A notification whose delivery still fails after a day is abandoned.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ GROUP: Final = "notify"
 CLAIM_IDLE: Final = 120.0
 """Idle time in seconds after which a worker claims a notification that another worker has read and not delivered.
 
-A running worker resets the idle time of its undelivered notifications about every 30 seconds.
+A running worker resets the idle time of its undelivered notifications about every 30 seconds, but not while it posts.
+During a pass that posts for longer than this, another worker may claim them: then both deliver them.
 """
 
 KEPT: Final = 86_400.0
@@ -112,7 +114,8 @@ class Notifier:
         client: The connection to the outboxes.
         layout: The keys of the outboxes.
         consumer: The name of the worker in the consumer group.
-        hooks: The webhook of each alert, by name. Notifications of an alert without a webhook are only logged.
+        hooks: The webhook of each alert, by name. Notifications of an alert without a webhook are only logged, and
+            removed from the outbox, so all workers need the same webhooks.
         log: Logs each notification when it is read, and failures to deliver it.
         delivered: Called after each attempt, with the name of the alert and `delivered`, `failed` or `abandoned`. A
             notification without a webhook counts as delivered.
@@ -141,11 +144,12 @@ class Notifier:
     def run_once(self) -> int:
         """Read new notifications, and deliver those whose URL has no back-off at present.
 
-        Blocks while it posts. A URL that does not reply takes about 10 seconds, and 10 more for each notification older
-        than a day, which is abandoned. While this object has 1,000 undelivered notifications, whatever their URL, it
-        reads no new ones. About every 30 seconds, it also takes over those that another worker has read and left
-        undelivered (see `CLAIM_IDLE`). The first call, and a call after the groups were lost, creates the consumer
-        groups of the outboxes.
+        Blocks while it posts. A URL that does not reply takes about 10 seconds (without a connection, 10 seconds for
+        each address of its host), and as long again for each notification older than a day, which is abandoned. While
+        this object has 1,000 undelivered notifications, whatever their URL, it reads no new ones. About every 30
+        seconds, it also takes over those that another worker has read and left undelivered (see `CLAIM_IDLE`). The
+        first call creates the consumer groups of the outboxes. A call that finds a group lost raises the error; the
+        next call creates the groups again.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook

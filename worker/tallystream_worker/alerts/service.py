@@ -72,7 +72,7 @@ def alert_services(
     """Return two services, not started: one evaluates alerts, one delivers notifications; `[]` if no alert is declared.
 
     Args:
-        settings: The configuration.
+        settings: The configuration. Its alerts are used, not those that are stored with the deployment.
         deployment: The deployment that the worker started with.
         log: Logs notifications, and failures of the services.
         consumer: The name of the worker in the consumer group of the outboxes.

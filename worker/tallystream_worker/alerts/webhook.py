@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.alerts import Hook
 
 TIMEOUT: Final = 10.0
-"""Seconds after which a post that has no reply fails."""
+"""Seconds after which one step of a post fails: to connect to one address of the host, to send, or to receive."""
 
 
 _AGENT: Final = f"tallystream/{version('tallystream-worker')}"

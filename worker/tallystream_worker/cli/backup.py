@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def open_snapshot(settings: Settings, url: str | None, *, is_there: bool = False) -> closing[Database]:
     """Return a context with the snapshot database at `url`, or at `[snapshot] url` if `url` is empty.
 
-    The database is closed at the end of the context.
+    No connection is made until the database is used. The database is closed at the end of the context.
 
     Args:
         settings: The settings of the command.
         url: SQLite file or database URL from the command line.
-        is_there: Require that the database exists; otherwise it may be created.
+        is_there: Require that a SQLite file exists: if not, the first use raises a `ConfigurationError`. Otherwise the
+            first use creates it. Tables that a PostgreSQL database lacks are created in both cases.
 
     Raises:
-        ConfigurationError: no database is named, its URL cannot be used, or `is_there` is true and the database does
-            not exist.
+        ConfigurationError: no database is named, or its URL cannot be used.
     """
     from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy is slow to import
 
@@ -51,14 +51,14 @@ def snapshot_url(settings: Settings, url: str | None) -> str:
 def note_retractions(settings: Settings, deployment: Deployment, archive: str, retracted: Sequence[Retraction]) -> None:
     """Write the retractions that are live from now on into the snapshot of the settings, and into an archive.
 
-    A backup that does not exist yet, or that knows these retractions, is not changed; nor is a snapshot whose URL
-    cannot be used, and this is no error.
+    A backup that does not exist yet, or that knows these retractions, is not changed (but tables that a PostgreSQL
+    database lacks are created). A snapshot whose URL cannot be used is skipped, and this is no error.
 
     Args:
         settings: The settings of the command.
         deployment: The deployment that the retractions are part of.
-        archive: URL of the archive; `""` for none.
-        retracted: The retractions.
+        archive: Folder or URL of the archive; `""` for none.
+        retracted: All retractions that are live; they replace those that the backups have.
 
     Raises:
         SnapshotError, ArchiveError: one of the two cannot be read or written; after a `SnapshotError`, the archive was

@@ -75,9 +75,10 @@ class _Server(Generic[T]):
 
 
 def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool) -> None:
-    """Read at an interval and show each reading, until the user presses Ctrl-C, or `q` on a terminal.
+    """Read at an interval and show each reading, until the user presses Ctrl-C; return then, and raise nothing.
 
-    On a terminal, a reading replaces the one before. If standard output is not a terminal, it is printed after it.
+    On a terminal, a reading replaces the one before, and `q` ends the output too. If standard output is not a
+    terminal, or with `json`, a reading is printed after the one before.
 
     Args:
         read: Reads from the server; a `RedisError` is shown as a problem, and the next interval tries again. Any other

@@ -12,8 +12,9 @@ def parse_moment(option: str, text: str | None, default: float = 0.0) -> float:
     """Return the value of an option that is a moment, in seconds since 1970.
 
     Args:
-        option: The name of the option, for the error message.
-        text: Seconds since 1970, or an ISO date or time; a time without a zone is in UTC.
+        option: The name of the option with `--`, for the error message.
+        text: Seconds since 1970, or an ISO date or time; a time without a zone is in UTC. A text that is a number is
+            seconds, so a date needs its hyphens: `20261101` is a second of the year 1970.
         default: Returned if `text` is `None`.
 
     Raises:

@@ -151,6 +151,7 @@ class Tenants:
         """Read and return the settings of each namespace, in the order of the `--config` options.
 
         Without `--config`, the result has one element, of the default file. `--redis` replaces the server of all.
+        Unlike `Where.settings`, this does not add the snapshot of `tallystream up`.
 
         Raises:
             ConfigurationError: a file or a variable is not valid, or two files have the same namespace.

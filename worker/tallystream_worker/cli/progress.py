@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def entries_bar() -> Progress:
-    """Return a progress bar that shows the field `entries` of each task, for commands that read the streams."""
+    """Return a progress bar that shows the field `entries` of each task, for commands that read the streams.
+
+    Every task needs the field: `add_task(..., entries=0)`.
+    """
     return _bar(TextColumn("{task.fields[entries]:,} entries"))
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def unspread_rules(deployment: Deployment, rules: Rules) -> Rules | None:
     """Return the live rules, with `spread` turned off for each metric that is spread and that `rules` declare unspread.
 
+    A metric is spread if its events may be in any partition, even if the live rules do not declare it.
+
     Args:
         deployment: The deployment with its live rules.
         rules: The configured rules.
-
-    A metric is spread if its events may be in any partition, even if the live rules do not declare it.
 
     Returns:
         The rules; `None` if there is no such metric. If the live rules declare none of these metrics, the rules are
@@ -103,7 +103,8 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     Raises:
         StreamError: the unfinished repartition has just made its topic the live one; topics that a restore has left
             were dropped.
-        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`.
+        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`. The topic from before
+            the last repartition was not dropped: read the deployment again, and call again.
     """
     removed = topic.drop_left(client, deployment)
     if deployment.moving is not None:

@@ -40,7 +40,9 @@ class ReplaceRules:
 
         Raises:
             ConfigurationError: the configuration states no metrics, the removal was not confirmed (without a terminal,
-                only `yes` confirms it), or `yes` is set without `replace_rules`.
+                only `yes` confirms it), or `yes` is set without `replace_rules`; or this release cannot read the stored
+                data.
+            DeploymentChanged: a restore has not finished.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         if not self.replace_rules:

@@ -89,7 +89,8 @@ class StatusScreen:
     def update(self, found: LedgerSummary, at: float) -> None:
         """Store the ledger read at `at` (seconds since 1970), and calculate the rates since the reading before.
 
-        A rate is at least 0, also if a figure became smaller.
+        A rate is at least 0, also if a figure became smaller. If `at` is not later than that of the reading before, the
+        rates stay unchanged. `draw` shows an unknown lag as 0 in the line of the lag, and as unknown in the table.
         """
         self._ledger_summary = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]

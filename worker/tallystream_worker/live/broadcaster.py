@@ -124,6 +124,8 @@ class Broadcaster:
         totals of the counters that it follows by name. Waits for the first pass if none has ended yet. If that pass
         fails, the reader gets a reset and a message `stale`, and its totals later.
 
+        Call `leave` when the reader's connection has ended. After an error, the reader is not there.
+
         Args:
             reader: The reader to add.
             since: The id of the last message that the reader has received; `None` for a new reader.

@@ -52,7 +52,8 @@ class Figures:
     def welcome(self, reader: LiveReader) -> None:
         """Give a new reader the overview and the leaderboards that it follows, as `read` last read them; read nothing.
 
-        A figure that `read` has never read is left out.
+        A figure that `read` has never read is left out. A leaderboard may be old: `read` reads only those that a reader
+        follows at the time.
         """
         if reader.overview and self._latest is not None:
             reader.tell(self._latest)
@@ -72,6 +73,8 @@ class Figures:
             ConfigurationError: no worker has published the rules yet.
             KeyLost: a partition has lost a key.
             RedisError: a figure cannot be read.
+
+        Any error of `Totals.deployment` is raised too.
         """
         ledger, figures = await self._read_ledger(deployment)
         self._latest = Message("overview", figures)
@@ -87,6 +90,7 @@ class Figures:
 
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
+            DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             KeyLost: a partition has lost a key.
             RedisError: a figure cannot be read.
         """

@@ -64,7 +64,7 @@ class StaleMessage(msgspec.Struct, frozen=True):
 
     Attributes:
         reason: Why the counters cannot be read.
-        since: The time of the first failed read, in seconds since 1970.
+        since: The time of the first failed read by this host's clock, in seconds since 1970.
     """
 
     reason: str

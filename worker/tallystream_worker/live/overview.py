@@ -60,11 +60,11 @@ class Overview(msgspec.Struct, frozen=True):
         oldest_pending_seconds: Seconds since the oldest pending entry was appended; `None` if none is pending.
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
-        workers: The number of running workers.
+        workers: The number of running workers: those that have read in the last 10 seconds.
         snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none.
         snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
         as_of: The stream ID up to which every entry is counted.
-        at: The time of the overview, in seconds since 1970.
+        at: The time of the overview by this host's clock, in seconds since 1970.
     """
 
     metrics: list[MetricFigures]
@@ -219,7 +219,10 @@ async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
             not valid, every metric is left out.
 
     Raises:
+        KeyLost: a partition has lost a key.
         RedisError: the leaderboards cannot be read.
+
+    Any error of `Totals.deployment` is raised too.
     """
     found: dict[str, list[Place]] = {}
     incomplete: dict[str, int | None] = {}

@@ -82,7 +82,8 @@ class LiveReader:
         """Drop the unsent totals, and add a message `reset` with a reason; it moves the reader's position to `at`.
 
         Unsent totals of counters that the reader follows by name are kept, because no other message will have them. If
-        `is_other_data`, they are dropped too: the caller must add them again.
+        `is_other_data`, they are dropped too: the caller must add them again. `at` is a position as `cursor_text`
+        encodes it, or `""` to leave the reader without a position.
         """
         if self._batch is not None:
             kept = () if self.wanted is None or is_other_data else self.wanted.named

@@ -64,7 +64,7 @@ class ReadService(Litestar):
     Args:
         gate: Checks host and origin of each request.
         access: Checks the role of each request.
-        settings: The arguments of `Litestar`.
+        settings: The arguments of `Litestar`, without `before_send`.
     """
 
     def __init__(self, gate: HostAndOriginCheck, access: Access, **settings: Any) -> None:
@@ -78,7 +78,7 @@ class ReadService(Litestar):
         """Handle one request, WebSocket or lifespan of ASGI.
 
         Check host, origin and URL, then try the fast path, then the router. A WebSocket that fails the check is closed
-        with code 1008; a request gets an error response.
+        with code 1008; a request gets an error response. An admitted CORS preflight request gets 204 before the router.
         """
         if scope["type"] != "lifespan":
             http = cast("HTTPScope", scope)

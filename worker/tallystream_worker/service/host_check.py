@@ -60,7 +60,8 @@ class HostAndOriginCheck:
     def refuses(self, kind: str, method: str, headers: dict[bytes, bytes]) -> ASGIResponse | None:
         """Return the response to a rejected request or to an admitted preflight request; `None` for any other request.
 
-        A foreign host gets 421, a foreign origin or a missing one 403, and an admitted preflight request 204.
+        A foreign host gets 421. A write, a WebSocket or a preflight request from a foreign origin gets 403, and so does
+        a write that must have an origin and has none. An admitted preflight request gets 204.
 
         Args:
             kind: `http` or `websocket`.

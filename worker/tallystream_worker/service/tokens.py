@@ -103,6 +103,8 @@ class Tokens:
 def tokens_of(serve: ServeSettings) -> Tokens:
     """Return the `Tokens` of all roles: each setting is tokens separated by spaces, or `file:PATH`, a file of them.
 
+    An empty setting gives its role no token; an empty file is an error.
+
     Raises:
         ConfigurationError: a file cannot be read or is empty, or a token is too short, too long or not ASCII.
     """

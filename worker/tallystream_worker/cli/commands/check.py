@@ -76,7 +76,9 @@ def _effect(settings: Settings, url: str) -> tuple[list[str], list[str]]:
     """Return what a start of a worker would change in the stored rules, in words, and the metrics that it would keep.
 
     Raises:
-        ConfigurationError: the worker would not start, because its rules contradict stored ones.
+        ConfigurationError: the worker would not start: its rules contradict stored ones, or this release cannot read
+            the stored data.
+        DeploymentChanged: a restore has not finished.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     with closing(connect(url)) as client:

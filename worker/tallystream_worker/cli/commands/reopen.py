@@ -51,7 +51,12 @@ def reopen(
 
 
 def _manifest(settings: Settings) -> dict[str, Any] | None:
-    """Return the manifest of the configured archive; `None` if none is configured, or it has none."""
+    """Return the manifest of the first topic in the configured archive; `None` without an archive or a manifest.
+
+    Raises:
+        ArchiveError: the manifest cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+    """
     if not settings.archive.url:
         return None
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra

@@ -100,6 +100,10 @@ def _show(found: Effect) -> None:
 def _minute(option: str, text: str | None) -> int | None:
     """Return a moment as milliseconds since 1970; `None` if the option was not given.
 
+    Args:
+        option: The name of the option without `--`.
+        text: The value of the option; see `parse_moment`.
+
     Raises:
         EventError: the moment is not a whole minute.
         ConfigurationError: the text is not a moment.

@@ -38,7 +38,7 @@ class BadEvent(msgspec.Struct, frozen=True):
     """One invalid event: its index in the body, from 0, the field, and the limit that the field breaks."""
 
     index: int
-    """Position in the body, from 0."""
+    """Position in the body, from 0; blank lines of NDJSON are not counted."""
 
     field: str
     """The invalid field."""
@@ -78,7 +78,7 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
 
     Args:
         kind: Media type of the body.
-        text: The body: one event, a JSON list of events, or one event on each line, by `kind`.
+        text: The body: one event, a JSON list of events, or one event on each line, by `kind`. Blank lines are skipped.
         rules: The declared rules, which each event must fit.
 
     Raises:
