@@ -85,10 +85,11 @@ class Outdated:
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """Some totals of the batch cannot take their delta; nothing was counted.
+    """Some totals or buckets of the batch cannot take their delta; nothing was counted.
 
     Attributes:
-        totals: The metric and subject of each of these totals.
+        totals: The metric and subject of each of these counters, at most 1,000. If there are more, the next attempt
+            returns them, after these are excluded.
     """
 
     totals: frozenset[FoldFault]
