@@ -40,7 +40,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Stale:
-    """The batch is stale: some of its entries are no longer pending; nothing was changed.
+    """The batch is stale: some of its entries are no longer pending; nothing was counted.
 
     Another worker has applied these entries, or this worker has, in a call whose reply was lost.
 
@@ -53,12 +53,12 @@ class Stale:
 
 @dataclass(frozen=True)
 class Early:
-    """Other entries must be counted before the batch; nothing was changed.
+    """Other entries must be counted before the batch; nothing was counted.
 
     A reset is counted after every earlier entry, and every later entry after the reset.
 
     Attributes:
-        earlier: The IDs of these entries, which are pending.
+        earlier: The IDs of these entries, which are pending; at most 1,000, so there may be more.
     """
 
     earlier: tuple[str, ...]
@@ -66,7 +66,10 @@ class Early:
 
 @dataclass(frozen=True)
 class Switched:
-    """The generation of the batch is not live: another one is, or the partition is closed; nothing was changed."""
+    """The generation of the batch is not live; nothing was changed.
+
+    Another generation is live, the partition is closed, or a restore has not finished.
+    """
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,11 @@ class Outdated:
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """Some totals of the batch cannot take their delta; nothing was changed.
+    """Some totals or buckets of the batch cannot take their delta; nothing was counted.
 
     Attributes:
-        totals: The metric and subject of each of these totals.
+        totals: The metric and subject of each of these counters, at most 1,000. If there are more, the next attempt
+            returns them, after these are excluded.
     """
 
     totals: frozenset[FoldFault]
@@ -93,7 +97,7 @@ class TotalsRejected:
 
 @dataclass(frozen=True)
 class GroupMissing:
-    """The stream or its consumer group does not exist; nothing was changed.
+    """The stream or its consumer group does not exist; nothing was counted.
 
     Attributes:
         error: The server's error.
@@ -134,17 +138,20 @@ def apply(
         keys: The keys of the partition, in the generation to count into.
         batch: The folded entries.
         durability: What must have the write, after the server's reply, before it counts as confirmed.
-        live_only: Change nothing if the generation is not the live one.
+        live_only: Change nothing if the generation is not the live one, or if newer rules count the partition. If
+            false, neither is checked.
 
     Returns:
-        Whether the batch was applied, and if not, why; then nothing was changed.
+        Whether the batch was applied, and if not, why; then nothing was counted or acknowledged. With `live_only`, the
+        rules of the batch count the partition from now on if they are newer, also if the result is `Stale`, `Early` or
+        `TotalsRejected`.
 
     Raises:
         redis.ResponseError: `NOGROUP` if the stream or the group is gone, or any other reply with which the server
-            rejects a write; nothing was changed.
+            rejects a write; nothing was counted.
         redis.ConnectionError, redis.TimeoutError: the batch may or may not have been applied; applying it again is
             safe.
-        KeyLost: the partition has lost a key; nothing was changed.
+        KeyLost: the partition has lost a key; nothing was counted.
         StreamError: the script returned an unknown reply.
 
     Any error of `batch.encode` is raised too; nothing was changed then.

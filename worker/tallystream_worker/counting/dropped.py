@@ -76,9 +76,10 @@ def is_whole(letters: Sequence[DroppedLetter]) -> bool:
 
 
 def without(payload: Payload, letters: Sequence[DroppedLetter]) -> Payload:
-    """Return a copy of a payload without the events of dropped dead letters, with each visit as a single.
+    """Return the payload of an entry without the events of its dropped dead letters, with each visit as a single.
 
-    A dead letter that is the whole entry removes nothing here: call `is_whole` first.
+    The argument does not change; it is returned itself if `letters` is empty and it has no visits. A dead letter that
+    is the whole entry removes nothing here: call `is_whole` first.
     """
     payload = payload.by_singles()
     if not letters:

@@ -80,6 +80,7 @@ class Fetch:
             ConsumerGroupMissing: entries were counted, but the group, which remembers which ones, is gone. A new group
                 would count entries twice (from the beginning of the stream) or never (from its end), so an operator
                 has to decide.
+            redis.RedisError: the server does not reply, or rejects the command.
         """
         group = self._keys.group
         names = [self._keys.stream, self._keys.ledger, self._keys.topic_ledger]
@@ -106,13 +107,13 @@ class Fetch:
     def __call__(self, count: int, block: float) -> list[Entry]:
         """Return own pending entries, or else claimed entries, or else new entries; an empty list if there are none.
 
-        Own pending entries are read only in a recovery, which begins with the object or with `recover`. Entries are
-        claimed only when the timer is due, which is about three times in `claim_idle`. Pending entries that were
-        trimmed are not returned; they are acknowledged and added to `lost`.
+        Own pending entries are read only in a recovery, which begins with the object or with `recover`. A search for
+        entries to claim begins about three times in `claim_idle`; each call continues it until the end of the pending
+        list. Pending entries that were trimmed are not returned; they are acknowledged and added to `lost`.
 
         Args:
             count: The largest number of own pending or new entries; a claim returns at most 64.
-            block: Seconds to wait for new entries; 0 does not wait.
+            block: Seconds to wait for new entries, at least 0.001; 0 does not wait.
 
         Raises:
             redis.RedisError: the server did not answer or refused a command; `NOGROUP` if the stream or the group is
@@ -126,7 +127,15 @@ class Fetch:
     def claim(self, ids: Sequence[str]) -> list[Entry]:
         """Take over these pending entries, whichever consumer has them, and return those that still exist.
 
-        This counts as a delivery of each. An ID that is not pending, or whose entry was trimmed, is left out.
+        This counts as a delivery of each. An ID that is not pending, or whose entry was trimmed, is left out. A trimmed
+        entry is not pending after this call; it is not added to `lost`.
+
+        Args:
+            ids: Stream IDs in ascending order, at least one.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects a command; `NOGROUP` if the stream or the group is
+                gone.
         """
         claimed = self._client.execute_command("XCLAIM", self._keys.stream, self._keys.group, self._consumer, 0, *ids)
         entries = [Entry(id_.decode(), fields) for id_, fields in claimed if fields]
@@ -223,7 +232,8 @@ class Fetch:
     def _with_deliveries(self, entries: list[Entry]) -> list[Entry]:
         """Return copies of the entries, which are in order, with the delivery counts from this consumer's pending list.
 
-        An entry that the reply lacks keeps its count.
+        An entry keeps its count if the reply lacks it, for example because this consumer has other pending entries
+        between the first and the last one.
         """
         first, last = entries[0].id, entries[-1].id
         pending: list[dict[str, Any]] = self._client.xpending_range(

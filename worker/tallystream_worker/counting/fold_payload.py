@@ -76,6 +76,7 @@ class PayloadFold:
             payload: The events to add.
             whole: All single events of the entry, if some of them are left out of `payload`, which then has no
                 `visits`: an event that is left out still has its place in the log, and the later events have theirs.
+                The singles of `payload` must be the same objects, in the same order.
         """
         self._stream_id, self._first, self._earlier = None, earlier_events(entry.fields), {}
         self._whole = None if whole is None else iter(whole)

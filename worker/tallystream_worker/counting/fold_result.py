@@ -62,7 +62,8 @@ class FoldResult:
         may_be_outdated: Whether newer rules might count an event that is a dead letter by the rules of this fold: its
             metric is not declared, or its subject belongs to another partition.
         revision: The number of the rules that the entries were folded by; 0 if they have none.
-        conflicts: How often a batch with these entries was stale before, because some of its entries had been applied.
+        conflicts: How often a batch with these entries was stale before, because some of its entries had been applied;
+            0 again after a failed batch was bisected.
         appended: The number of events that the batch adds to `appended` in the ledger: those of plain entries, and of
             entries that are older than the generation. For other entries, the script that appended them has done this.
         plain: The number of entries whose events are in `appended`: plain entries, and entries that are older than the

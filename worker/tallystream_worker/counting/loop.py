@@ -92,12 +92,13 @@ class CountingLoop:
     def run_once(self, block: float = 0.0) -> int:
         """Fetch entries once and count them; return how many entries this call has acknowledged.
 
-        If it raises, the batches before the error are counted; the other fetched entries stay pending. An entry that
-        fails alone stays pending without an error. Entries that must be counted before a reset are claimed, counted and
-        included in the result.
+        If it raises, the batches before the error are counted; the other fetched entries stay pending. Call
+        `fetch.recover()` after an error, so that the next call begins with them. An entry that fails alone stays
+        pending without an error, until it is claimed again. Entries that must be counted before a reset are claimed,
+        counted and included in the result.
 
         Args:
-            block: Seconds to wait for new entries if there are none.
+            block: Seconds to wait for new entries if there are none; 0 does not wait.
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
@@ -107,7 +108,7 @@ class CountingLoop:
             KeyLost: the partition has lost a key; the last batch was not counted.
             StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.
             redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
-                may not have been applied; call `fetch.recover()`, and the next call begins with the pending entries.
+                may not have been applied.
             Exception: the error of an entry, when the 8th entry fails with no batch counted since the first.
         """
         entries = self.fetch(self._read_size, block)

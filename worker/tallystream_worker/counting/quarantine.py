@@ -67,7 +67,7 @@ class Quarantine:
             entries: The entries, in any order; those that failed before are folded last.
             excluded: The metrics and subjects whose events must become dead letters, each with the reason. After a
                 failed fold, the halves are folded without it.
-            conflicts: How often a batch of these entries was stale before.
+            conflicts: How often a batch of these entries was stale before: `FoldResult.conflicts` of the batches.
 
         Raises:
             Exception: the error of a fold, under the conditions of `bisect`.

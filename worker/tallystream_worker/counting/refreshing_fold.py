@@ -22,8 +22,8 @@ class RefreshingFold:
     Args:
         rules: The rules to begin with.
         make: Returns the fold for given rules.
-        latest: Called with the number that the rules must have at least; returns the published rules and their number,
-            or `None` if they cannot be read.
+        latest: Called with the number that the rules must have at least, 0 for any; returns the published rules and
+            their number, or `None` if they cannot be read. An error that it raises is raised by the call and `follow`.
         revision: The number of `rules`.
     """
 

@@ -39,7 +39,10 @@ class SubjectCache:
         self.may_be_outdated = False
 
     def subjects(self, *, anywhere: bool) -> AbstractSet[str]:
-        """Return the subjects that are known to be valid: of spread metrics (`anywhere=True`), or of other metrics."""
+        """Return the remembered valid subjects: of spread metrics (`anywhere=True`), or of other metrics.
+
+        Those of other metrics belong to this partition. The set itself is returned, and `subject` changes it.
+        """
         return self._anywhere if anywhere else self._home
 
     def subject(self, subject: str, *, anywhere: bool) -> None:

@@ -66,7 +66,7 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
     The file is opened to find this out, and closed again.
 
     Args:
-        path: The path of the file; not `-` (standard input), whose first bytes would be lost.
+        path: The path of the file; not `-` (standard input) or a named pipe, whose first bytes would be lost.
         format_: The format of the file.
         mapping: Which part of a line becomes which part of an event.
         salt: See `Job`.
@@ -114,10 +114,12 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
     Args:
         job: The file, or the part of it, to read.
         store: The server and namespace to append to.
-        report: Called with the progress from time to time; the job ends early if it returns `False`.
+        report: Called with the progress from time to time, also by a second thread at the same time; the job ends early
+            if it returns `False`.
 
     Returns:
-        The numbers of events and lines by outcome, of the last attempt.
+        The numbers of events and lines by outcome, of the last attempt; events that an earlier attempt appended are in
+        `known`.
 
     Raises:
         SourceError: the file cannot be read.
@@ -126,7 +128,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
         ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
         DeploymentChanged: a restore has not finished.
-        KeyLost: the deployment or a partition has lost a key; nothing was appended to that partition.
+        KeyLost: the deployment or a partition has lost a key; nothing more was appended to that partition.
         RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
             would do so again.
     """

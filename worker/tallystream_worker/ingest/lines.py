@@ -16,7 +16,9 @@ MAX_LINE_BYTES: Final = 64 * 1024
 """The largest length of a line; a longer line is a bad line, so a file without line ends needs little memory."""
 
 EventFields: TypeAlias = tuple[str, str, int, str | None, float | None, str | None]
-"""`(metric, subject, amount, actor, at, id)`, decoded but not checked; `Event(*fields)` checks them."""
+"""`(metric, subject, amount, actor, at, id)`, decoded but not checked; `Event(*fields)` checks them.
+
+`at` is in seconds since 1970; `None` if the line states no time."""
 
 Field: TypeAlias = Literal["path", "host", "status", "agent", "referrer"]
 """A part of an access-log line."""
@@ -29,7 +31,7 @@ class Line(NamedTuple):
         number: The line's number, blank lines included; 1 is the first line that the `Source` reads, which is not the
             first of the file after `Source.seek`.
         offset: The number of bytes of (decompressed) text of the file before the line.
-        text: The line's bytes; a line longer than `MAX_LINE_BYTES` is cut off somewhere after that many.
+        text: The line's bytes; a line longer than `MAX_LINE_BYTES` may be cut off somewhere after that many.
     """
 
     number: int

@@ -111,7 +111,7 @@ class OffsetGate:
 
     @property
     def waiting(self) -> int:
-        """The bytes of payload in the queue, which are not appended yet."""
+        """The bytes of payload in the queue, which are not known to be appended."""
         return sum(len(chunk.payload) for queue in self._waiting for chunk in queue)
 
     def send(self) -> tuple[int, str | None]:

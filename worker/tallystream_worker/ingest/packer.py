@@ -110,14 +110,15 @@ class EventPacker:
         Args:
             metric: Their metric.
             subject: Their subject.
-            minute: Whole minutes since 1970.
-            amounts: The sum, the smallest and the largest of their amounts, each of which `check_rules` accepts.
+            minute: Whole minutes since 1970, not negative.
+            amounts: The sum, the smallest and the largest of their amounts. `check_rules` must accept every amount.
             events: The number of events.
             offset: An offset of theirs: either all of them were appended before, or none. If all, they are skipped and
                 added to `known`.
 
         Raises:
-            EventError: the subject, the metric or the minute is not valid; no event was packed.
+            EventError: the subject or the metric is not valid, the metric is not declared, or the minute is too far in
+                the future; no event was packed.
         """
         subject, partition = self.route(subject)
         if metric not in self._metrics:
@@ -138,12 +139,12 @@ class EventPacker:
             metric: Their metric, for which `is_summable` is true.
             partition: The partition that counts the subjects; `None` if the events were appended before: then they are
                 only added to `known`.
-            minute: Whole minutes since 1970.
+            minute: Whole minutes since 1970, not negative.
             subjects: The subjects, as `route` returns them.
             events: The number of events of each subject.
 
         Raises:
-            EventError: the minute is before 1970 or too far in the future; no event was packed.
+            EventError: the minute is too far in the future; no event was packed.
         """
         self._check_minute(minute)
         if partition is None:

@@ -35,8 +35,8 @@ def emit_piped(
         format_: Its format; not `parquet`.
         mapping: Which part of a line becomes which part of an event.
         store: The server and namespace to append to.
-        report: Called with the progress from time to time; the reading ends early if it returns `False`, and the events
-            read so far are appended.
+        report: Called with the progress after about 1,000 more events, and at the end; the reading ends early if it
+            returns `False`, and the events read so far are appended.
         wait: Return only when the events are counted.
 
     Returns:

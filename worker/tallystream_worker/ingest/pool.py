@@ -38,14 +38,14 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
         store: The server and namespace to append to.
         processes: The number of processes; with 1, or with one job, the jobs run in this process.
         stop: Ends the jobs early when it is set.
-        report: Called with the progress of all jobs together from time to time; its result is ignored.
+        report: Called with the progress of all jobs together from time to time; its result is ignored. If the jobs run
+            in this process, a second thread may call it at the same time.
 
     Returns:
         The numbers of events and lines of all jobs by outcome, so far if `stop` was set.
 
     Raises:
-        SourceError, EventError, ConfigurationError, DeploymentChanged, KeyLost, RedisError: see `job.run`; only if the
-            jobs run in this process.
+        Exception: the errors of `job.run`; only if the jobs run in this process.
         IngestFailed: the same errors, or the death, of another process.
     """
     if 1 in (processes, len(jobs)):

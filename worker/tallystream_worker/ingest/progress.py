@@ -56,8 +56,8 @@ class IngestProgress:
     def number_from_file(self) -> None:
         """Change the line of each example that is counted from an offset to one counted from the beginning of its file.
 
-        Read each file once, up to its last such offset. If it cannot be read up to the offset of an example, the line
-        of this example becomes `None`; no error is raised.
+        Read each file once, up to its last such offset. If the file cannot be opened, or a read fails before the offset
+        of an example, the line of this example becomes `None`; no error is raised.
         """
         begins: dict[str, set[int]] = defaultdict(set)
         for example in self.examples:

@@ -43,7 +43,7 @@ class SegmentAppender:
         deployment: The deployment to append to.
         name: The unique name of the segment: the identity of the file, and the number of the segment.
         progress: Gets the numbers of events and lines by outcome.
-        report: Called with the progress from time to time; returns whether to continue.
+        report: Called with the progress from time to time, also by the sender's thread; returns whether to continue.
 
     Attributes:
         packer: Checks and packs the events.
@@ -132,6 +132,9 @@ class SegmentAppender:
         Rows are counted from 0. A row without a metric gets `metric`. Rows that are not events are noted in the
         progress, and events that were appended before are skipped. If `report` returns `False`, events that are still
         unsent are not appended.
+
+        Raises:
+            OSError, pyarrow.ArrowException: a part of the file cannot be read; see `pack_rows`.
         """
         progress, at = self._progress, begin
 

@@ -77,7 +77,8 @@ class ChunkSender:
     def close(self) -> None:
         """Wait until the thread has sent its present burst, then end the thread; chunks after this burst are not sent.
 
-        An error of the burst is not raised.
+        While the burst cannot be appended, this waits until `report` returns `False`. An error of the burst is not
+        raised.
         """
         self._thread.shutdown(wait=True)
 

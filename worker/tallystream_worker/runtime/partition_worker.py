@@ -86,8 +86,8 @@ class PartitionWorker:
         consumer: Consumer name in the group.
         subscribers: Called with the result of each applied batch.
         log: Logger for the changes of state.
-        foreign: Set by the thread that follows the topic, while the server has the data of another deployment, or none.
-            Each pass then checks the deployment first, and fails.
+        foreign: Set by the thread that follows the topic, while the server has the data of another deployment, or none,
+            or a restore has not finished. Each pass then checks the deployment first, and fails.
         evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
     """
 
@@ -124,9 +124,9 @@ class PartitionWorker:
         self._subscriber_problem = ""  # the kind of error that a subscriber raised last
 
     def service(self) -> PeriodicService:
-        """Return a new periodic service, not started, that runs the passes.
+        """Return a new periodic service, not started, that runs the passes. Call it once.
 
-        Its interval is 0, because a pass waits for entries.
+        Its interval is 0, because a pass waits for entries. When it ends, it closes the Redis clients of this object.
         """
         return PeriodicService(
             f"partition-{self._partition}",
@@ -147,7 +147,8 @@ class PartitionWorker:
         pass first checks whether the partition has lost a key.
 
         Raises:
-            DeploymentChanged: the server has other data than the worker began with, or none.
+            DeploymentChanged: the server has other data than the worker began with, or none, or a restore has not
+                finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
             StreamError: the server may evict keys; nothing was read.
@@ -213,7 +214,7 @@ class PartitionWorker:
         stream would silently count onto nothing, or count twice.
 
         Raises:
-            DeploymentChanged: the server has the data of another deployment, or none.
+            DeploymentChanged: the server has the data of another deployment, or none, or a restore has not finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
             ConfigurationError: no rules are published, or the stored data is of another release.

@@ -66,8 +66,8 @@ def publish_rules(
         removing: The stored metrics to remove, if the configuration lacks them.
 
     Raises:
-        ConfigurationError: the rules contradict stored ones, or turn `spread` off for a metric whose events are
-            spread.
+        ConfigurationError: the rules contradict stored ones, turn `spread` off for a metric whose events are spread, or
+            this release cannot read the rules that another process published meanwhile.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
         redis.RedisError: the server does not reply, or rejects a command.
@@ -97,6 +97,7 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
         above: The number.
 
     Raises:
+        ConfigurationError: the stored data is of another release.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
         redis.RedisError: the server does not reply, or rejects a command.

@@ -32,7 +32,8 @@ def warn_of_vulnerabilities(url: str, log: FilteringBoundLogger) -> None:
     Do nothing if the server does not reply, or its version is unknown.
 
     Raises:
-        ConfigurationError: the URL is not valid.
+        ConfigurationError: the URL is not valid, or it names a single server and the server is a node of a cluster, or
+            the reverse.
     """
     with closing(connect(url)) as client, suppress(RedisError):
         advice = lua_advice(client.info("server"))

@@ -141,8 +141,9 @@ class DataFolder:
 def snapshot_of(url: str) -> str:
     """Return the path of the snapshot that `tallystream up` takes of the server at a URL; `""` if there is none.
 
-    The snapshot is searched in the folder of the server's socket. So it is not found if the path of the data folder is
-    so long that the socket is in another folder.
+    It is the path of `SNAPSHOT`, in the folder of the server's socket. This file may be missing if there is a snapshot
+    of another namespace next to it, in `snapshot.NAMESPACE.sqlite`. No snapshot is found if the path of the data folder
+    is so long that the socket is in another folder.
     """
     path = Path(unquote(url.removeprefix("unix://").partition("?")[0]))
     if not url.startswith("unix://") or path.name != _SOCKET or not (path.parent / _ADDRESS).is_file():

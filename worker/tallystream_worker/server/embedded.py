@@ -116,6 +116,8 @@ class EmbeddedServer:
                 or an earlier server in it does not stop; no server program is installed or can be run; or the server
                 exits, or does not reply for 30 s (reading its data excepted). For the last two the message quotes its
                 log file.
+            redis.RedisError: the server found its append-only file truncated, and rejects the rewrite or breaks the
+                connection.
         """
         if self._process is not None:
             raise EmbeddedServerError("the embedded server is already running")
