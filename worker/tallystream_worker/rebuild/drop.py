@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST
+from tallystream_worker.process.partition_names import unlink_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,6 @@ KINDS: Final = frozenset(
 _OF_THE_TOPIC: Final = frozenset(
     (b"appended", b"plain", b"entries:gated", b"entries:retired", b"entries:copied", b"entries:dropped")
 )
-_STEP: Final = 500
 
 
 def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
@@ -47,14 +47,8 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
         except ResponseError as error:
             if not is_key_missing(error):
                 raise
-        page: list[bytes] = []
-        for name in counter_keys(client, keys):
-            page.append(name)
-            if len(page) == _STEP:
-                removed += client.unlink(*page)
-                page = []
+        removed += unlink_all(client, counter_keys(client, keys))
         removed += client.unlink(
-            *page,
             *(keys.dead, keys.begun, keys.gone, keys.backfilled),
             *(keys.periods, keys.forgotten, keys.adopted, keys.resets),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +11,7 @@ from tallystream.storage.deployment_hash import live_mark, live_topic
 from tallystream.storage.keys import FIRST, FIRST_TOPIC, Layout
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import is_new, open_partition
+from tallystream_worker.process.partition_names import partition_names, unlink_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _REOPEN: Final = Script("tallystream_worker.rebuild", "reopen")
 _BEGIN: Final = Script("tallystream_worker.rebuild", "begin")
 
-_STEP: Final = 500
-_OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
 _KEPT: Final = frozenset({b"files", b"meta", b"rules"})
 """Ends of keys that begin like a partition's keys, but do not belong to it."""
 
@@ -138,24 +136,12 @@ def _has_remains(client: redis.Redis, keys: PartitionKeys) -> bool:
 def _remove(client: redis.Redis, keys: PartitionKeys) -> None:
     """Remove all keys of a partition; the sentinels first, so that nothing appends or counts meanwhile."""
     client.unlink(keys.sequences, keys.topic_ledger, keys.live, keys.stream)
-    page: list[bytes] = []
-    for name, _ in _names(client, keys):
-        page.append(name)
-        if len(page) == _STEP:
-            client.unlink(*page)
-            page = []
-    if page:
-        client.unlink(*page)
+    unlink_all(client, (name for name, _ in _names(client, keys)))
 
 
 def _names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the full name of each key of a partition, and the name without the prefix; a key may come twice."""
-    prefix = keys.prefix.encode()
-    pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
-    for name in client.scan_iter(match=pattern, count=1000):
-        below = name.removeprefix(prefix)
-        if below not in _KEPT and not (keys.topic == FIRST_TOPIC and _OF_A_LATER_TOPIC.match(below)):
-            yield name, below
+    """Yield what `partition_names` yields, without the keys of the topic itself."""
+    return (each for each in partition_names(client, keys) if each[1] not in _KEPT)
 
 
 def _open(client: redis.Redis, keys: PartitionKeys, mark: str) -> None:

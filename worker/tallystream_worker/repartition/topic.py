@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,12 +13,13 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import CLOSING, FIRST, FIRST_TOPIC, LEFT, Layout
+from tallystream.storage.keys import CLOSING, FIRST, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process.description import add
+from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
 
@@ -34,8 +34,6 @@ _REOPEN: Final = Script("tallystream_worker.repartition", "reopen")
 _ACTIVATE: Final = Script("tallystream_worker.repartition", "activate")
 _GIVE_UP: Final = Script("tallystream_worker.repartition", "give_up")
 
-_STEP: Final = 500
-_OF_A_LATER_TOPIC: Final = re.compile(rb"l[0-9]+:")
 _KEPT: Final = frozenset({b"seq", b"live", b"files"})
 """Keys of a removed topic that stay: the last sequence of each producer, by which a late spool finds out what was
 appended; that the topic is closed (in these sequences and in `live`), so that no script counts or appends there again;
@@ -268,19 +266,7 @@ def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
 
 
 def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
-    removed = 0
-    for keys in layout.keys:
-        prefix = keys.prefix.encode()
-        pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"
-        page: list[bytes] = []
-        for name in client.scan_iter(match=pattern, count=1000):
-            below = name.removeprefix(prefix)
-            if below in kept or (layout.topic == FIRST_TOPIC and _OF_A_LATER_TOPIC.match(below)):
-                continue
-            page.append(name)
-            if len(page) == _STEP:
-                removed += client.unlink(*page)
-                page = []
-        if page:
-            removed += client.unlink(*page)
-    return removed
+    return sum(
+        unlink_all(client, (name for name, below in partition_names(client, keys) if below not in kept))
+        for keys in layout.keys
+    )

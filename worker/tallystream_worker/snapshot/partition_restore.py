@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,7 @@ from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.restored_log import RestoredLog
 
@@ -36,7 +36,6 @@ CONSUMER: Final = "restore"
 """The name of the consumer that counts the entries after a snapshot."""
 
 _READ: Final = 512
-_OF_A_LATER_TOPIC: Final = re.compile(rb"l\d+:")  # after the prefix of the first topic; see PartitionKeys
 _CLOSE: Final = Script("tallystream_worker.snapshot", "close_partition")
 _REPLACE: Final = Script("tallystream_worker.snapshot", "replace_stream")
 
@@ -209,16 +208,7 @@ class PartitionRestore:
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)
         kept = (keys.stream, *sentinels, keys.dropped, keys.copied, self._layout.files)
         keep = {name.encode() for name in kept}
-        prefix = "".join(f"\\{c}" if c in "*?[]\\" else c for c in self._keys.prefix)
-        chunk = []
-        for key in self._client.scan_iter(match=f"{prefix}*", count=2000):
-            if key not in keep and not _OF_A_LATER_TOPIC.match(key, len(self._keys.prefix.encode())):
-                chunk.append(key)
-            if len(chunk) >= _READ:
-                self._client.unlink(*chunk)
-                chunk.clear()
-        if chunk:
-            self._client.unlink(*chunk)
+        unlink_all(self._client, (name for name, _ in partition_names(self._client, keys) if name not in keep))
 
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
