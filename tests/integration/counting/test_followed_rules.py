@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import GenerationSwitched, StreamError
 from tallystream.producing.decider import Decider
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.wire.event import MAX_AHEAD
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.dead_letters import store
 from tallystream_worker.dead_letters.retry import retry
@@ -44,10 +46,19 @@ def harness(server) -> Iterator[Harness]:
         yield harness
 
 
+def ahead() -> float:
+    """Return a time of an event that every added window counts at any hour.
+
+    Seconds since 1970. A window that is added counts from the bucket on that is current in `MAX_AHEAD` seconds. After
+    23:00 this is the day of tomorrow.
+    """
+    return time.time() + MAX_AHEAD - 1
+
+
 def emit(harness: Harness, metric: str = "view") -> None:
     """Append one event."""
     with Producer(harness.url) as producer:
-        producer.emit(metric, "a")
+        producer.emit(metric, "a", at=ahead())
         producer.flush(10)
 
 
@@ -110,10 +121,10 @@ def test_the_place_of_the_change_is_recorded(harness):
 def test_an_older_producer_decides_by_the_new_rules(harness):
     """A decision by older rules is made again by the new ones, and the first decision by new rules changes to them."""
     older = Decider(harness.client, Deployment.load(harness.client))
-    older(Event("view", "a"))
+    older(Event("view", "a", at=ahead()))
     open_deployment(settings_for(harness.url, NEW))
-    Decider(harness.client, Deployment.load(harness.client))(Event("view", "a"))
-    older(Event("view", "a"))
+    Decider(harness.client, Deployment.load(harness.client))(Event("view", "a", at=ahead()))
+    older(Event("view", "a", at=ahead()))
     assert older.deployment.rules == NEW
     assert in_the_day(harness) == 2
     assert harness.client.get(harness.layout.keys[0].live) == b"1 2"
