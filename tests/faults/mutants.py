@@ -2094,6 +2094,11 @@ MUTANTS: Final = (
         tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),
     ),
     Mutant(
+        "closing-producer-lingers",
+        (Edit("tallystream/producing/sender.py", "        self._buffer.hasten()", "        self._buffer.wake.set()"),),
+        tests=(f"{_SENT_AGAIN}::test_a_lingering_producer_sends_lost_entries_again_when_it_is_closed",),
+    ),
+    Mutant(
         "closing-producer-gives-up-at-a-broken-connection",
         (Edit("tallystream/producing/sender.py", "if not checking.is_unsure and not", "if not"),),
         tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),

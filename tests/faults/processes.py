@@ -258,9 +258,9 @@ class App:
                 self._confirm(chunk)
             self._stop.wait(self._chance.uniform(0, self._habits.pause))
         delivered = self._confirm(chunk)
-        self._journal.end(asdict(self._producer.stats) | {"pid": os.getpid()})
         if delivered:
-            self._producer.close()
+            self._producer.close(GIVE_UP)  # it may find that the server has lost entries
+        self._journal.end(asdict(self._producer.stats) | {"pid": os.getpid()})
         return 0 if delivered else 1
 
     def _emit(self, chunk: int) -> None:

@@ -183,12 +183,16 @@ class Buffer:
             self._changed.notify_all()
             return True
 
+    def hasten(self) -> None:
+        """Wake the sending thread, and end its lingering."""
+        self.wake.set()
+        self.hurry.set()
+
     def close(self) -> None:
         """Make the sending thread end; it does not send the events that are still in the buffer."""
         with self._changed:
             self.is_closed = True
-            self.wake.set()
-            self.hurry.set()
+            self.hasten()
             self._changed.notify_all()
 
     # -- for the thread that sends ----------------------------------------------------------------------
@@ -315,8 +319,7 @@ class Buffer:
 
     def _request_flush(self) -> None:
         self._demand = True
-        self.hurry.set()
-        self.wake.set()
+        self.hasten()
 
     def _route(self) -> None:
         """Find the partition of each event that has none yet, and move the event to the pack of that partition."""

@@ -133,7 +133,7 @@ class Sender:
         self._checking = self.appender
         if self._checking is None:
             return
-        self._buffer.wake.set()
+        self._buffer.hasten()  # the thread may linger for longer than the patience, even if nothing is left to send
         is_done = self._checked.wait(max(0.0, min(_PATIENCE, deadline - time.monotonic())))
         if not is_done and self._is_behind and not self._checked.wait(max(0.0, deadline - time.monotonic())):
             lost = "the server has lost entries that it had confirmed, and not all of them were sent again in time"

@@ -658,6 +658,22 @@ def test_a_closing_producer_sends_lost_entries_again(harness, tmp_path, is_async
     assert harness.totals() == {("view", "a"): 2}
 
 
+def test_a_lingering_producer_sends_lost_entries_again_when_it_is_closed(harness):
+    """`close` ends a long linger, checks that the server has the confirmed entries, and sends the lost ones again."""
+    with Producer(harness.url, linger=3600) as producer:
+        producer.emit("view", "a")
+        producer.flush(10)
+        earlier = copy_of(harness.client)
+        producer.emit("view", "a")
+        producer.flush(10)
+        with pytest.raises(EventError):
+            producer.emit("unheard", "a")  # wakes the sender, which has nothing to send and lingers
+        go_back(harness.client, earlier)
+    assert (producer.stats.rewound_streams, producer.stats.lost_entries) == (1, 0)
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 2}
+
+
 def test_closing_does_not_wait_for_a_server_that_is_gone(harness):
     """If all events are appended and the server then refuses connections, `close` raises no error, and ends soon."""
     with Proxy(harness.url) as proxy:
