@@ -2078,6 +2078,11 @@ MUTANTS: Final = (
         tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
     ),
     Mutant(
+        "range-of-a-lost-group-continued",
+        (Edit("tallystream_worker/archive/lua/begin.lua", "call('DEL', KEYS[2])\n", ""),),
+        tests=("tests/integration/archive/test_archive.py::test_a_range_of_a_lost_group_is_forgotten",),
+    ),
+    Mutant(
         "closing-without-a-pause",
         (
             Edit(

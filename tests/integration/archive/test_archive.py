@@ -263,6 +263,36 @@ def test_a_server_that_came_back_with_less(harness, folder):
     check(harness, folder)
 
 
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_range_of_a_lost_group_is_forgotten(harness, folder, monkeypatch, is_written):
+    """If the group is gone while a range is open, its successor begins a range of its own, and each entry is archived.
+
+    A restore replaces the stream without this group. The archiver that has claimed the range may be in the middle of
+    its file, or have written it.
+    """
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    emit(harness, 60)
+    open_archive(harness, folder).run_once(settled=0)
+    emit(harness, 60, 2)
+    with monkeypatch.context() as broken:
+        if is_written:
+            broken.setattr("tallystream_worker.archive.archiver._SETTLE", stop)
+        else:
+            broken.setattr(Store, "put", stop)
+        with pytest.raises(StoppedError):
+            open_archive(harness, folder).run_once(settled=0)
+    for keys in harness.layout.keys:
+        harness.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
+    open_archive(harness, folder).run_once(settled=0)
+    check(harness, folder)
+
+
 def test_what_was_trimmed_is_not_passed_over(harness, folder):
     """If entries of a claimed range were trimmed, archiving fails and writes no file."""
     archive = open_archive(harness, folder)

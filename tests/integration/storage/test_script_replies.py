@@ -241,6 +241,8 @@ CASES: Final = [
     ("snapshot/give_up", "cut", "SET cut another", "token", "lost"),
     ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", "", "-", "replaced"),
     ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", PENDING, "-", "changed"),
+    ("archive/begin", "stream archive", "", "g 0-0", "begun"),
+    ("archive/begin", "stream archive", PENDING, "g 0-0", "there"),
     ("archive/claim", "stream archive", PENDING, "g 1-1 2-1 3-1 2", "claimed text text text"),
     ("archive/claim", "stream archive", PENDING, "g 0-1 2-1 3-1 2", "moved"),
     ("archive/settle", "stream archive", CLAIMED, "g 2-1 3-1 2", "settled"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from tallystream.client.replies import is_group_there, is_key_missing
+from tallystream.client.replies import is_key_missing
 from tallystream.client.server_time import server_time
 from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.keys import RESTORED
@@ -48,6 +48,7 @@ a power cut, and the archive would then contain an entry that the server lacks."
 
 _READ: Final = 256
 
+_BEGIN: Final = Script("tallystream_worker.archive", "begin")
 _CLAIM: Final = Script("tallystream_worker.archive", "claim")
 _SETTLE: Final = Script("tallystream_worker.archive", "settle")
 _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
@@ -105,14 +106,7 @@ class PartitionArchiver:
                 archived = beginning  # if no entry is gone, compare the files with the whole stream
             elif (restored := self._restored()) is not None:
                 archived = min(archived, restored)
-            try:
-                self._client.xgroup_create(
-                    self._keys.stream, ARCHIVE_GROUP, id=_text(archived), mkstream=True,
-                    entries_read=0 if archived == (0, 0) else None,
-                )  # fmt: skip
-            except ResponseError as error:
-                if not is_group_there(error):
-                    raise
+            _BEGIN(self._client, [self._keys.stream, self._keys.archive], [ARCHIVE_GROUP, _text(archived)])
             position = self._position()
         if position is not None:
             self._continue_after(position)
