@@ -77,6 +77,7 @@ _APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
+_OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
@@ -2140,5 +2141,18 @@ MUTANTS: Final = (
         "restore-trusts-the-sequences-of-other-data",
         (Edit("tallystream_worker/snapshot/restore.py", "(is_of_other_data or not client", "(not client"),),
         tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-replaces-a-later-topic-in-silence",
+        (Edit("tallystream_worker/snapshot/other_topics.py", "if is_later or events:", "if False:"),),
+        tests=(f"{_OTHER_TOPICS}::test_a_later_topic_is_not_replaced_in_silence",),
+    ),
+    Mutant(
+        "restore-does-not-ask-the-archive-for-later-topics",
+        (
+            Edit("tallystream_worker/snapshot/other_topics.py", "if unknown :=", "if False and (unknown :="),
+            Edit("tallystream_worker/snapshot/other_topics.py", "if later > known}:", "if later > known}):"),
+        ),
+        tests=(f"{_OTHER_TOPICS}::test_the_archive_shows_a_later_topic_of_a_lost_server",),
     ),
 )

@@ -207,7 +207,7 @@ CASES: Final = [
     ),
     ("snapshot/begin_restore", "meta", "", "restoring []", "begun"),
     ("snapshot/close_partition", "stream live", GROUP, "g", "closed"),
-    ("snapshot/end_restore", "meta", "HSET meta restoring 1", "restoring layout 1", "ended"),
+    ("snapshot/end_restore", "meta", "HSET meta restoring 1", "restoring restoring-log layout 1", "ended"),
     ("runtime/publish", "meta changes", "HSET meta layout 4", "0 mine me 0", "published text"),
     ("runtime/publish", "meta changes", "", "0 mine me 0", "gone"),
     (

@@ -43,6 +43,7 @@ _RETRACTED: Final = "retracted"
 _RULES: Final = "_rules.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_TOPIC: Final = re.compile(r"log=([1-9][0-9]*)")
 _DAY_MS: Final = 86_400_000
 
 
@@ -106,6 +107,17 @@ class Store:
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
         own = self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
         return own + self._below
+
+    def later_topics(self) -> list[int]:
+        """Return the numbers of the later topics that have a folder in the archive, in ascending order.
+
+        Call it on the store of the first topic.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+        """
+        names = (_TOPIC.fullmatch(info.base_name) for info in self._list(self._root))
+        return sorted(int(name[1]) for name in names if name is not None)
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Write the manifest if there is none; otherwise check that the archive is that of this data.

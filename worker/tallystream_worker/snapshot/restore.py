@@ -30,6 +30,7 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
+from tallystream_worker.snapshot.other_topics import RESTORED_TOPIC, refuse_loss
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
 from tallystream_worker.snapshot.retractions import (
     RETRACTED,
@@ -37,7 +38,7 @@ from tallystream_worker.snapshot.retractions import (
     encode_retractions,
     missing_retractions,
 )
-from tallystream_worker.snapshot.rule_records import NUMBERS, restore_rule_records
+from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, NUMBERS, restore_rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
@@ -55,9 +56,6 @@ _PAUSE: Final = DEPLOYMENT_AGE + 0.2
 
 _LARGEST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 """The largest stream ID: no record of a producer names a later entry."""
-
-_NEWEST: Final = "newest-log"
-"""The field of the root hash with the highest number of a topic; it stays during a restore."""
 
 _BEGIN: Final = Script("tallystream_worker.snapshot", "begin_restore")
 _END: Final = Script("tallystream_worker.snapshot", "end_restore")
@@ -87,6 +85,8 @@ def restore(
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
     *,
     force: bool = False,
+    accept_loss: bool = False,
+    later: Callable[[int], Mapping[int, int]] = lambda _: {},
     retracted: Sequence[Retraction] = (),
     progress: Callable[[RestoredPart], None] = lambda _: None,
 ) -> Restored:
@@ -110,27 +110,23 @@ def restore(
             ID and before the second, or (`None`) to the end. `None` for no archive. It is called twice for each
             partition: once before anything is changed, and once to restore.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
+        accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
+        later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
+            that were not copied from the topic before.
         retracted: Retractions that another source, such as the archive, knows.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
-        StreamError: the server is not empty, and `force` is not set.
+        StreamError: the server is not empty, and `force` is not set; or events of another topic would be left out, and
+            `accept_loss` is not set. Nothing was changed.
         ConfigurationError: this release cannot read the rules of the snapshot.
         redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
     Any error of `archived` is raised too; nothing was changed then, unless the archive fails later, while it is used.
     """
-    facts = database.facts()
-    if not facts:
-        hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
-        raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
-    if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
-        raise SnapshotError(
-            f"{database.place} has snapshot format {facts['format']} and key layout {facts['layout']}, but this "
-            f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
-        )
+    facts = _facts(database)
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
     root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
     if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
@@ -138,6 +134,8 @@ def restore(
             f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
             "snapshot and count the entries left in its streams, use --force"
         )
+    if not accept_loss:
+        refuse_loss(client, database, layout, root, later)
     rules, former = read_rules(facts["rules"].encode()), _former_rules(client, facts["namespace"])
     noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
     lacking = _lacking(client, layout, facts, rules, noted)
@@ -150,14 +148,18 @@ def restore(
     _check_archive(partitions, archived if force else None)
     kept: dict[str, Any] = {
         CLOSING: closing,
-        _NEWEST: _close_others(client, layout, root, facts["epoch"], earlier, closing),
+        NEWEST_TOPIC: max(
+            int(facts[NEWEST_TOPIC]),
+            *later(layout.topic),
+            _close_others(client, layout, root, facts["epoch"], earlier, closing),
+        ),
         **_numbers(client, layout, root, facts),
     }
     if left := _left(client, layout, root):
         kept[LEFT] = " ".join(f"{topic}:{count}" for topic, count in sorted(left.items()))
     if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
         kept["kept"] = root[b"kept"]  # workers still copy what is appended to the topic before
-    begun = {RESTORING: encode_retractions(rules.retracted), **kept}
+    begun = {RESTORING: encode_retractions(rules.retracted), RESTORED_TOPIC: layout.topic, **kept}
     _BEGIN(client, [layout.root], [part for pair in begun.items() for part in pair])
     if layout.topic != FIRST_TOPIC:
         client.delete(layout.meta)
@@ -178,15 +180,53 @@ def restore(
         revision += 1  # different rules never have the same number
     for each in partitions:
         each.open(revision)
-    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     newest = max(newest, *(each.newest for each in partitions))
-    described = fields | {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
-    described |= spread_fields(facts["spread"].split())
+    stated = {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
+    _describe(client, layout, facts, stated, earlier)
+    return Restored(parts, lacking, rules, former)
+
+
+def _facts(database: Database) -> dict[str, str]:
+    """Return the facts of the snapshot.
+
+    Raises:
+        SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
+    """
+    facts = database.facts()
+    if not facts:
+        hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
+        raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
+    if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
+        raise SnapshotError(
+            f"{database.place} has snapshot format {facts['format']} and key layout {facts['layout']}, but this "
+            f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
+        )
+    return facts
+
+
+def _describe(
+    client: redis.Redis,
+    layout: Layout,
+    facts: Mapping[str, str],
+    stated: Mapping[str, Any],
+    earlier: Mapping[int, int],
+) -> None:
+    """Write the description of a restored topic, and end the restore.
+
+    Args:
+        client: The server.
+        layout: The layout of the topic.
+        facts: The facts of the snapshot.
+        stated: The fields of the topic's hash that are not among the facts: the rules, and numbers.
+        earlier: By number of each earlier topic, its partitions.
+    """
+    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
+    described = fields | dict(stated) | spread_fields(facts["spread"].split())
     if layout.topic != FIRST_TOPIC:
         client.hset(layout.meta, mapping=described)
         described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}
-    _END(client, [layout.root], [RESTORING, *(part for pair in described.items() for part in pair)])
-    return Restored(parts, lacking, rules, former)
+    pairs = (part for pair in described.items() for part in pair)
+    _END(client, [layout.root], [RESTORING, RESTORED_TOPIC, *pairs])
 
 
 def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
@@ -310,7 +350,7 @@ def _close_others(
                 pipeline.hset(keys.sequences, mapping=closed)
                 pipeline.set(keys.live, f"{FIRST} closed")
                 pipeline.execute()
-    return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)
+    return max(layout.topic, live, number(root, NEWEST_TOPIC.encode()) or 0)
 
 
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
