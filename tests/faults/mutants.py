@@ -78,6 +78,7 @@ _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
+_COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
@@ -2154,5 +2155,10 @@ MUTANTS: Final = (
             Edit("tallystream_worker/snapshot/other_topics.py", "if later > known}:", "if later > known}):"),
         ),
         tests=(f"{_OTHER_TOPICS}::test_the_archive_shows_a_later_topic_of_a_lost_server",),
+    ),
+    Mutant(
+        "archive-hides-entries-that-only-counters-have",
+        (Edit("tallystream_worker/archive/archiver.py", "table(), lost=lost)", 'table(), lost="")'),),
+        tests=(f"{_COUNTED_ONLY}::test_entries_that_exist_only_as_counters_are_no_difference",),
     ),
 )
