@@ -79,6 +79,7 @@ _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
+_TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
@@ -1408,7 +1409,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-without-the-record",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_rule_records(client, layout, facts)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/rule_records.py",
+                "    records.run(changes)\n",
+                "",
+            ),
+        ),
         tests=("tests/integration/snapshot/test_rule_records.py::test_a_restore_brings_the_record_back",),
     ),
     Mutant(
@@ -2018,7 +2025,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-forgets-ingested-files",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
+        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(fences[0], layout, facts)\n", ""),),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
     Mutant(
@@ -2160,5 +2167,40 @@ MUTANTS: Final = (
         "archive-hides-entries-that-only-counters-have",
         (Edit("tallystream_worker/archive/archiver.py", "table(), lost=lost)", 'table(), lost="")'),),
         tests=(f"{_COUNTED_ONLY}::test_entries_that_exist_only_as_counters_are_no_difference",),
+    ),
+    Mutant(
+        "restore-without-a-fence",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/fenced.lua",
+                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
+    ),
+    Mutant(
+        "restore-without-a-lock",
+        (
+            Edit("tallystream_worker/snapshot/restore_lock.py", "if seen is not None and left > seen:", "if False:"),
+            Edit("tallystream_worker/snapshot/restore_lock.py", "nx=True, px=", "px="),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_a_running_restore_is_named",),
+    ),
+    Mutant(
+        "restore-counts-after-a-takeover",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/close_partition.lua",
+                "call('SET', KEYS[2], live)",
+                "call('SET', KEYS[2], '1 restoring 1')",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                'f"{FIRST} restoring {self._lock.closing}"',
+                'f"{FIRST} restoring 1"',
+            ),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
     ),
 )

@@ -86,7 +86,7 @@ def test_the_streams_show_that_a_later_topic_has_replaced_them(harness, database
 
 
 def test_a_topic_that_was_closed_and_is_live_is_restored(harness, database):
-    """A repartition that was interrupted after it had closed the streams has no events that were sent to the new topic."""
+    """If a repartition was interrupted after it had closed the streams, no event was sent to its new topic."""
     send(harness, 20)
     take(harness, database)
     deployment = Deployment.load(harness.client)

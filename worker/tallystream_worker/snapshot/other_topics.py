@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import StreamError
-from tallystream.storage.deployment_hash import RESTORING, live_topic, number
+from tallystream.storage.deployment_hash import RESTORING, live_topic
 from tallystream.storage.keys import CLOSED, Layout
 from tallystream.wire.codec import COPIED, stated_events
 from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, settled_topic
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.database import Database
 
 RESTORED_TOPIC: Final = "restoring-log"
-"""The field of the root hash with the number of the topic that is being restored; it exists only with `RESTORING`."""
+"""The field of the root hash with the number of the topic that is being restored, a space, and the epoch that the
+server had before (nothing if it had none). It exists only with `RESTORING`."""
 
 _READ: Final = 1000
 
@@ -59,12 +60,12 @@ def refuse_loss(
     """
     facts, topic = database.facts(), layout.topic
     is_restoring = RESTORING.encode() in root
-    live = number(root, RESTORED_TOPIC.encode()) if is_restoring else live_topic(root, layout.namespace).topic
+    live = int(_restored(root)[0]) if is_restoring else live_topic(root, layout.namespace).topic
     if is_restoring and live == topic:
         return
     is_same_data = is_restoring or root.get(b"epoch") == facts["epoch"].encode()
     known = max(int(facts[NEWEST_TOPIC]), topic)
-    if root and live is not None and live != topic:
+    if root and live != topic:
         is_later = is_same_data and live > topic
         moments = [found[0].taken for n in range(layout.partitions) if (found := database.position(n)) is not None]
         since = min(moments, default=0) if is_same_data and not is_later else 0
@@ -78,6 +79,16 @@ def refuse_loss(
     if unknown := {later: events for later, events in archived(known).items() if later > known}:
         last, events = max(unknown), sum(unknown.values())
         raise _loss(f"the archive has topic {last}, with {events:,} events", topic)
+
+
+def former_epoch(root: Mapping[bytes, bytes]) -> str:
+    """Return the epoch that a server had before a restore, also if that was interrupted; `""` if it had none."""
+    return _restored(root)[1] if RESTORING.encode() in root else root.get(b"epoch", b"").decode()
+
+
+def _restored(root: Mapping[bytes, bytes]) -> tuple[str, str]:
+    topic, _, epoch = root[RESTORED_TOPIC.encode()].decode().partition(" ")
+    return topic, epoch
 
 
 def _loss(found: str, topic: int) -> StreamError:

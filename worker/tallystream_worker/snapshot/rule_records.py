@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from tallystream.storage.deployment_hash import number
 from tallystream.storage.keys import FIRST_TOPIC
-from tallystream.storage.rule_changes import read_changes, write_changes
+from tallystream.storage.rule_changes import read_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import redis
 
     from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout
+    from tallystream_worker.snapshot.restore_lock import Fence
 
 CHANGES: Final = "rule-changes"
 """The fact with the recorded changes: the IDs and fields of `Layout.rule_changes`."""
@@ -80,20 +81,25 @@ def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
     return max(topic, newest if moving is None else min(newest, moving - 1))
 
 
-def restore_rule_records(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:
+def restore_rule_records(records: Fence, partitions: Sequence[Fence], layout: Layout, facts: Mapping[str, str]) -> None:
     """Write the changes of the rules and their places from a snapshot to a server; the highest numbers are not written.
 
     The changes that the server has are removed. A place of the same rules is replaced, and other places stay.
 
     Args:
-        client: The server.
+        records: Runs the writes to the record of changes.
+        partitions: Run the writes to each partition.
         layout: The keys, of the first generation.
         facts: The facts of the snapshot.
     """
     listed = msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])
-    records = [
-        (name.encode(), {field.encode(): text.encode() for field, text in each.items()}) for name, each in listed
+    changes: list[tuple[Any, ...]] = [("DEL", layout.rule_changes)]
+    changes += [
+        ("XADD", layout.rule_changes, name, *(part for field in each.items() for part in field))
+        for name, each in listed
     ]
-    write_changes(client, layout, records)
+    records.run(changes)
     for partition, places in msgspec.json.decode(facts[PLACES], type=dict[int, dict[str, str]]).items():
-        client.hset(layout.keys[partition].adopted, items=[part for place in places.items() for part in place])
+        partitions[partition](
+            "HSET", layout.keys[partition].adopted, *(part for place in places.items() for part in place)
+        )
