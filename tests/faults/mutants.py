@@ -77,6 +77,9 @@ _APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
+_OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
+_COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
+_TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
@@ -1406,7 +1409,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-without-the-record",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_rule_records(client, layout, facts)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/rule_records.py",
+                "    records.run(changes)\n",
+                "",
+            ),
+        ),
         tests=("tests/integration/snapshot/test_rule_records.py::test_a_restore_brings_the_record_back",),
     ),
     Mutant(
@@ -2016,7 +2025,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-forgets-ingested-files",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
+        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(fences[0], layout, facts)\n", ""),),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
     Mutant(
@@ -2150,5 +2159,58 @@ MUTANTS: Final = (
         "restore-trusts-the-sequences-of-other-data",
         (Edit("tallystream_worker/snapshot/restore.py", "(is_of_other_data or not client", "(not client"),),
         tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-replaces-a-later-topic-in-silence",
+        (Edit("tallystream_worker/snapshot/other_topics.py", "if is_later or events:", "if False:"),),
+        tests=(f"{_OTHER_TOPICS}::test_a_later_topic_is_not_replaced_in_silence",),
+    ),
+    Mutant(
+        "restore-does-not-ask-the-archive-for-later-topics",
+        (
+            Edit("tallystream_worker/snapshot/other_topics.py", "if unknown :=", "if False and (unknown :="),
+            Edit("tallystream_worker/snapshot/other_topics.py", "if later > known}:", "if later > known}):"),
+        ),
+        tests=(f"{_OTHER_TOPICS}::test_the_archive_shows_a_later_topic_of_a_lost_server",),
+    ),
+    Mutant(
+        "archive-hides-entries-that-only-counters-have",
+        (Edit("tallystream_worker/archive/archiver.py", "table(), lost=lost)", 'table(), lost="")'),),
+        tests=(f"{_COUNTED_ONLY}::test_entries_that_exist_only_as_counters_are_no_difference",),
+    ),
+    Mutant(
+        "restore-without-a-fence",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/fenced.lua",
+                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
+    ),
+    Mutant(
+        "restore-without-a-lock",
+        (
+            Edit("tallystream_worker/snapshot/restore_lock.py", "if seen is not None and left > seen:", "if False:"),
+            Edit("tallystream_worker/snapshot/restore_lock.py", "nx=True, px=", "px="),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_a_running_restore_is_named",),
+    ),
+    Mutant(
+        "restore-counts-after-a-takeover",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/close_partition.lua",
+                "call('SET', KEYS[2], live)",
+                "call('SET', KEYS[2], '1 restoring 1')",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                'f"{FIRST} restoring {self._lock.closing}"',
+                'f"{FIRST} restoring 1"',
+            ),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
     ),
 )

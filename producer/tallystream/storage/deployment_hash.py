@@ -61,7 +61,7 @@ def live_mark(generation: int, revision: int) -> str:
 def parse_live(value: bytes) -> tuple[int, bool]:
     """Return the generation in a value of `PartitionKeys.live`, and whether the partition is open.
 
-    It is not open if the value ends with a word: `closed`, or `restoring`.
+    It is not open if the value has a word: `closed`, or `restoring`.
     """
     generation, *words = value.split()
     return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`

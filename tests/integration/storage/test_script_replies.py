@@ -35,6 +35,7 @@ DROPPED: Final = "dropped number number number"
 FORGOTTEN: Final = "HSET forgotten seen:view 5"
 RESET_KEYS: Final = "stream live ledger topic seq"
 RESET_BEFORE: Final = f"{GROUP}; XADD stream 1-1 v 1 n 0; XADD stream 2-1 v 1; XREADGROUP GROUP g c STREAMS stream >"
+REPLACED: Final = "new new-ledger new-seq stream ledger seq live"
 WAS_RESET: Final = "HSET resets view\na 5-0"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
@@ -205,9 +206,19 @@ CASES: Final = [
         *("snapshot/open", "stream cut ledger topic", f"{PENDING}; {LEDGERS}", "g token 9000 3000"),
         "open text text text [text] [text text text text] [text text]",
     ),
-    ("snapshot/begin_restore", "meta", "", "restoring []", "begun"),
-    ("snapshot/close_partition", "stream live", GROUP, "g", "closed"),
-    ("snapshot/end_restore", "meta", "HSET meta restoring 1", "restoring layout 1", "ended"),
+    ("snapshot/begin_restore", "meta lock", "SET lock me", "me restoring []", "begun text"),
+    ("snapshot/begin_restore", "meta lock", "SET lock other", "me restoring []", "overtaken"),
+    ("snapshot/close_partition", "stream live seq", GROUP, "g 5", "closed"),
+    ("snapshot/close_partition", "stream live seq", "HSET seq !closing 6", "g 5", "overtaken"),
+    ("snapshot/close_other", "seq live", "", "5 !closed 2", "closed"),
+    ("snapshot/close_other", "seq live", "SET live 1_restoring_6", "5 !closed 2", "overtaken"),
+    ("snapshot/end_restore", "meta lock", "SET lock me", "me restoring restoring-log layout 1", "ended"),
+    ("snapshot/end_restore", "meta lock", "", "me restoring restoring-log layout 1", "overtaken"),
+    ("snapshot/hold_restore", "lock meta", "SET lock me", "me 5000 -", "held"),
+    ("snapshot/hold_restore", "lock meta", "SET lock me", "me 0 -", "released"),
+    ("snapshot/hold_restore", "lock meta", "HSET meta closing 6", "me 5000 5", "lost"),
+    ("snapshot/fenced", "live total", "", "1 SET total 2", "done text"),
+    ("snapshot/fenced", "live total", "SET live 2", "1 SET total 2", "overtaken"),
     ("runtime/publish", "meta changes", "HSET meta layout 4", "0 mine me 0", "published text"),
     ("runtime/publish", "meta changes", "", "0 mine me 0", "gone"),
     (
@@ -239,8 +250,9 @@ CASES: Final = [
     ("process/add", "meta", "", "e field 2", "gone"),
     ("snapshot/give_up", "cut", "SET cut token", "token", "given_up"),
     ("snapshot/give_up", "cut", "SET cut another", "token", "lost"),
-    ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", "", "-", "replaced"),
-    ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", PENDING, "-", "changed"),
+    ("snapshot/replace_stream", REPLACED, "", "- 1", "replaced"),
+    ("snapshot/replace_stream", REPLACED, PENDING, "- 1", "changed"),
+    ("snapshot/replace_stream", REPLACED, "", "- 2", "overtaken"),
     ("archive/begin", "stream archive", "", "g 0-0", "begun"),
     ("archive/begin", "stream archive", PENDING, "g 0-0", "there"),
     ("archive/claim", "stream archive", PENDING, "g 1-1 2-1 3-1 2", "claimed text text text"),

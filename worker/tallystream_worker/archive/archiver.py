@@ -22,6 +22,7 @@ from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.counted_only import counted_only
 from tallystream_worker.archive.lost import find_lost, set_aside
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
@@ -181,7 +182,8 @@ class PartitionArchiver:
                     f"{found.rows.entries} are left, because another client trimmed the stream"
                 )
         failpoints.reach("before-archive")
-        self._store.put(self.partition, position, first, last, found.rows.table())
+        lost = self._lost(parse_id(position), parse_id(first))
+        self._store.put(self.partition, position, first, last, found.rows.table(), lost=lost)
         failpoints.reach("after-archive")
         _SETTLE(self._client, names, [ARCHIVE_GROUP, first, last, count])
         return found.rows.events
@@ -284,6 +286,20 @@ class PartitionArchiver:
             raise
         found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
         return next((id_.decode() for id_ in found), None)
+
+    def _lost(self, position: StreamID, first: StreamID) -> str:
+        """Return the ID up to which entries between the last archived one and a later one are lost, `""` if none are.
+
+        A restored stream may begin after entries that the archive lacks, because the snapshot is newer. If some entries
+        were not counted yet at the snapshot's moment, it is not known whether there are any: then the ID is returned.
+
+        Args:
+            position: The ID of the last archived entry.
+            first: The ID of the next entry of the stream.
+        """
+        restored: bytes | None = self._client.execute_command("HGET", self._keys.sequences, RESTORED)
+        until = None if restored is None else counted_only(restored, position)
+        return "" if until is None or until >= first else _text(until)
 
     def _restored(self) -> StreamID | None:
         """Return the ID after which a restored stream begins; `None` if it is not restored, or was trimmed since.

@@ -35,14 +35,16 @@ from tallystream.wire.stream_id import StreamID, parse_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-FORMAT: Final = "3"
+FORMAT: Final = "4"
 """The version of the files, stored in the manifest and in each file."""
 
 _MANIFEST: Final = "_tallystream.json"
+_LOST: Final = b"tallystream.lost"
 _RETRACTED: Final = "retracted"
 _RULES: Final = "_rules.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_TOPIC: Final = re.compile(r"log=([1-9][0-9]*)")
 _DAY_MS: Final = 86_400_000
 
 
@@ -63,6 +65,20 @@ class File:
     first: StreamID
     last: StreamID
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How a file joins the one before.
+
+    Attributes:
+        before: The ID of the archived entry before the first entry in the file; `(0, 0)` if there is none.
+        lost: If entries after `before` are lost, the ID up to which they are; else `None`. A restored snapshot was
+            newer than the archive, and the server had lost these entries, so only the counters have their events.
+    """
+
+    before: StreamID
+    lost: StreamID | None
 
 
 class Store:
@@ -106,6 +122,17 @@ class Store:
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
         own = self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
         return own + self._below
+
+    def later_topics(self) -> list[int]:
+        """Return the numbers of the later topics that have a folder in the archive, in ascending order.
+
+        Call it on the store of the first topic.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+        """
+        names = (_TOPIC.fullmatch(info.base_name) for info in self._list(self._root))
+        return sorted(int(name[1]) for name in names if name is not None)
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Write the manifest if there is none; otherwise check that the archive is that of this data.
@@ -186,7 +213,7 @@ class Store:
         found = self._read(f"{self._root}/{_RULES}")
         return {} if found is None else msgspec.json.decode(found, type=dict[str, dict[str, str]])
 
-    def put(self, partition: int, after: str, first: str, last: str, table: pa.Table) -> None:
+    def put(self, partition: int, after: str, first: str, last: str, table: pa.Table, *, lost: str = "") -> None:
         """Write one file atomically; do nothing if a file of the same name exists.
 
         Args:
@@ -195,10 +222,14 @@ class Store:
             first: The ID of the first entry.
             last: The ID of the last entry, of the same day.
             table: The rows, as `Rows.table` returns them.
+            lost: If entries between `after` and the first one are lost, and only the counters have their events: an ID
+                that is not before the last of them; else empty.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
+        if lost:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _LOST: lost})
         self._put(f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet", after, table)
 
     def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
@@ -253,20 +284,24 @@ class Store:
         return None
 
     def beginning(self, partition: int) -> StreamID | None:
-        """Return the ID after which the archive of a partition begins, as two numbers; `None` if no entry is archived.
+        """Return the ID after which the archive of a partition has every entry, as two numbers.
 
-        It is `(0, 0)` if the archive begins with the first entry that was ever appended.
+        It is `(0, 0)` if the archive has every entry that was ever appended, up to its last one. Else it is the end of
+        the last range of lost entries (see `join`), or the ID before the first archived entry. `None` if no entry is
+        archived.
 
         Raises:
-            ArchiveError: the first file cannot be read, or has another format, or the archive cannot be listed.
+            ArchiveError: a file cannot be read, or has another format, or the archive cannot be listed.
         """
-        first = next(self.files(partition), None)
-        if first is None:
-            return None
-        return parse_id(self.before(first))
+        join = None
+        for file in reversed(list(self.files(partition))):
+            join = self.join(file)
+            if join.lost is not None:
+                return join.lost
+        return None if join is None else join.before
 
-    def before(self, file: File) -> str:
-        """Return the ID of the entry before the first entry of a file; no row is read.
+    def join(self, file: File) -> Join:
+        """Return how a file joins the one before; no row is read.
 
         Raises:
             ArchiveError: the file cannot be read, or has another format.
@@ -276,7 +311,9 @@ class Store:
                 metadata = pq.read_schema(source).metadata or {}
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
-        return _before_the_first(metadata, file)
+        lost = metadata.get(_LOST)
+        before = parse_id(_before_the_first(metadata, file))
+        return Join(before, None if lost is None else parse_id(lost.decode()))
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.

@@ -53,6 +53,7 @@ class CountingLoop:
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
+        restoring: See `apply`; only if `live_only` is false.
         on_refused: Called with an entry that fails alone and is left pending, and with the error.
         on_subscriber_error: Called with the error of a subscriber.
 
@@ -73,6 +74,7 @@ class CountingLoop:
         durability: DurabilityCheck = MEMORY,
         follow: Callable[[int], bool] = lambda _revision: False,
         live_only: bool = True,
+        restoring: str = "",
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
         on_subscriber_error: Callable[[Exception], None] = log_subscriber_error,
     ) -> None:
@@ -85,6 +87,7 @@ class CountingLoop:
         self._durability = durability
         self._follow = follow
         self._live_only = live_only
+        self._restoring = restoring
         self._on_subscriber_error = on_subscriber_error
         self._read_size = MIN_READ
         self._early = 0
@@ -135,7 +138,14 @@ class CountingLoop:
             Exception: any other error, under the conditions of `Quarantine.bisect`. If it is an error of the connection
                 to Redis, the last batch may or may not have been applied.
         """
-        match try_apply(self._client, self.keys, batch, self._durability, live_only=self._live_only):
+        match try_apply(
+            self._client,
+            self.keys,
+            batch,
+            self._durability,
+            live_only=self._live_only,
+            restoring=self._restoring,
+        ):
             case Applied(unconfirmed="", seconds=seconds):
                 return self._publish(batch, seconds)
             case Applied(unconfirmed=problem, seconds=seconds):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+    from tallystream_worker.snapshot.restore_lock import Fence
 
 _FIELDS: Final = 1000
 _COMMANDS: Final = 500
@@ -31,6 +32,7 @@ class TableLoader:
         client: The client of the server, which must have no counters of this partition.
         counters: The prefix of the keys to write.
         rules: The rules that the counters were counted by.
+        fence: Runs the writes; `None` if no other process writes to the server.
 
     Attributes:
         rows: Number of rows of counters that were read.
@@ -41,11 +43,12 @@ class TableLoader:
             written to Redis.
     """
 
-    def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
-        self._pipeline = client.pipeline(transaction=False)
+    def __init__(self, client: redis.Redis, counters: str, rules: Rules, fence: Fence | None = None) -> None:
+        self._client = client
+        self._fence = fence
+        self._commands: list[tuple[Any, ...]] = []
         self._counters = counters
         self._rules = rules
-        self._queued = 0
         self.expires: dict[str, int] = {}
         self._now = server_time(client)
         self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
@@ -62,30 +65,30 @@ class TableLoader:
 
         Raises:
             SnapshotError: there is no snapshot of the partition, or the database cannot be used.
+            RestoreOvertaken: another restore has taken over.
             redis.RedisError: the server does not answer, or refuses a command.
         """
         found = database.position(partition)
         if found is None:
             raise SnapshotError(f"{database.place} contains no snapshot of partition {partition}")
-        with self._pipeline:
-            for bucket in database.buckets(partition):
-                self.expires[bucket.name] = bucket.expires
-            for table, rows in database.read(partition):
-                if table is schema.ledger:
-                    self.ledger.update((row.field, row.value) for row in rows)
-                elif table is schema.producers:
-                    self.producers.update((row.producer, row.value) for row in rows)
-                elif table is schema.structures:
-                    for row in rows:
-                        self._structure(row.name, row.value)
-                elif table is schema.alerts:
-                    for row in rows:
-                        self._alert(row)
-                elif table.name in schema.COUNTERS:
-                    self._counted(table.name, rows)
-                    self.rows += len(rows)
-            self._rank()
-            self._pipeline.execute()
+        for bucket in database.buckets(partition):
+            self.expires[bucket.name] = bucket.expires
+        for table, rows in database.read(partition):
+            if table is schema.ledger:
+                self.ledger.update((row.field, row.value) for row in rows)
+            elif table is schema.producers:
+                self.producers.update((row.producer, row.value) for row in rows)
+            elif table is schema.structures:
+                for row in rows:
+                    self._structure(row.name, row.value)
+            elif table is schema.alerts:
+                for row in rows:
+                    self._alert(row)
+            elif table.name in schema.COUNTERS:
+                self._counted(table.name, rows)
+                self.rows += len(rows)
+        self._rank()
+        self._send()
         return found
 
     def _counted(self, table: str, rows: list[Any]) -> None:
@@ -179,11 +182,19 @@ class TableLoader:
                 self._queue(*command)
 
     def _queue(self, *command: Any) -> None:
-        self._pipeline.execute_command(*command)
-        self._queued += 1
-        if self._queued >= _COMMANDS:
-            self._pipeline.execute()
-            self._queued = 0
+        self._commands.append(command)
+        if len(self._commands) >= _COMMANDS:
+            self._send()
+
+    def _send(self) -> None:
+        if self._fence is not None:
+            self._fence.run(self._commands)
+        else:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in self._commands:
+                    pipeline.execute_command(*command)
+                pipeline.execute()
+        self._commands.clear()
 
 
 def _by_rank(place: tuple[int, str]) -> tuple[int, bytes]:

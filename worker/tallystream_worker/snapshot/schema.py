@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
-FORMAT: Final = "5"
+FORMAT: Final = "6"
 """The version of these tables, stored in `facts`."""
 
 metadata: Final = MetaData()

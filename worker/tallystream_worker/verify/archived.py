@@ -6,8 +6,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.replies import is_key_missing
+from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.counted_only import counted_only
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.sequence_walk import Link, link_of
 
@@ -42,17 +44,23 @@ class ArchivedLinks:
     ) -> None:
         self._store, self._keys, self._number, self._report = store, keys, number, report
         self._position = _position(client, keys.stream)
+        self._restored: bytes | None = client.execute_command("HGET", keys.sequences, RESTORED)
         self._files = list(store.files(number))
         self._begins: StreamID | None = None
         self._is_sound = True
+        self.lost: list[tuple[StreamID, StreamID]] = []
+        """Ranges of entries that only the counters have: of each, the ID after which it begins, and that of its end.
+
+        They are in ascending order, and known after `check_files`.
+        """
 
     @property
     def is_whole(self) -> bool:
         """Whether the archive has every entry from the first that was ever appended to its last one.
 
-        `False` before `check_files`, and if that has reported any fault.
+        `False` before `check_files`, and if that has reported any fault or found a range in `lost`.
         """
-        return self._begins == (0, 0) and self._is_sound
+        return self._begins == (0, 0) and self._is_sound and not self.lost
 
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
         """Return whether the archive has every entry that is gone from the stream, if only our trimming removed any.
@@ -91,7 +99,9 @@ class ArchivedLinks:
             if self._position is not None and held is not None and held <= self._position:
                 self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")
             return
-        befores = [parse_id(self._store.before(file)) for file in self._files]
+        joins = [self._store.join(file) for file in self._files]
+        self.lost = [(join.before, join.lost) for join in joins if join.lost is not None]
+        befores = [join.before for join in joins]
         self._begins = befores[0]
         for (file, later), before in zip(pairwise(self._files), befores[1:], strict=True):
             if later.first <= file.last:
@@ -99,6 +109,9 @@ class ArchivedLinks:
             elif before > file.last:
                 self._fault("archive.gap", f"between {_text(file.last)} and {_text(before)}, before {later.path}")
         end = self._files[-1].last
+        until = None if self._restored is None else counted_only(self._restored, end)
+        if until is not None and (held is None or until < held):
+            self.lost.append((end, until))  # the file that will state this range is not written yet
         if self._position is not None and self._position > end:
             self._fault("archive.gap", f"between {_text(end)} and {_text(self._position)}, after the last file")
         if held is not None and held <= self._begins:

@@ -58,6 +58,7 @@ class _Partition:
         """The first ID of the stream when the check began; `None` if the stream was empty."""
         self._gone = self._about["entries-added"] - self._about["length"]
         self._walk = SequenceWalk(is_whole=self._gone == 0)
+        self._lost: list[tuple[StreamID, StreamID]] = []
 
     def _moment(self) -> tuple[Any, Any]:
         with self._client.pipeline(transaction=True) as pipeline:
@@ -77,6 +78,7 @@ class _Partition:
             self._archived.check_files(self._held)
             if self._gone and self._archived.is_whole and self._archived.reaches(self._held, self._until):
                 self._walk = SequenceWalk(is_whole=True)
+            self._lost = self._archived.lost
         self._walk_all()
         self._compare_ledger()
         self._compare_records()
@@ -115,7 +117,21 @@ class _Partition:
                     self._report.find("archive.lacks", f"{self._keys.stream}: entry {_text(new.id)}")
                 self._add(new, is_archived=False)
 
+        self._pass_lost((2**64, 0))
+
+    def _pass_lost(self, id_: StreamID) -> None:
+        """Interrupt the walk if it passes, before the ID, a range of entries that only the counters have."""
+        while self._lost and self._lost[0][0] < id_:
+            after, until = self._lost.pop(0)
+            self._walk.interrupt()
+            self._report.limit(
+                "log",
+                f"{self._keys.stream}: entries after {_text(after)} up to {_text(until)}, which exist only as "
+                "counters: a restored snapshot was newer than the archive, and the server had lost these entries",
+            )
+
     def _add(self, link: Link, *, is_archived: bool) -> None:
+        self._pass_lost(link.id)
         fault = self._walk.add(link)
         if fault is not None:
             names = ("archive.skips", "archive.repeated") if is_archived else ("log.gap", "log.repeated")

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tallystream.client.connect import connect
 from tallystream.rules.metrics import publish
-from tallystream_worker.cli.backup import noted_retractions, open_archive, open_snapshot
+from tallystream_worker.cli.backup import noted_retractions, open_archive, open_later_topics, open_snapshot
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -29,6 +29,7 @@ def restore(
     *,
     archive: FromArchive = None,
     force: Annotated[bool, flag("replace the counters on a server that is not empty")] = False,
+    accept_loss: Annotated[bool, flag("restore without events that only another topic has")] = False,
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
@@ -52,7 +53,16 @@ def restore(
     ):
         source = open_archive(settings, archive, database)
         noted = noted_retractions(settings, archive, database)
-        result = bring_back(client, database, source, force=force, retracted=noted, progress=tell)
+        result = bring_back(
+            client,
+            database,
+            source,
+            force=force,
+            accept_loss=accept_loss,
+            later=open_later_topics(settings, archive),
+            retracted=noted,
+            progress=tell,
+        )
     seconds, parts = time.monotonic() - began, result.parts
     if json:
         listed = {"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)}
