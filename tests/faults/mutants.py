@@ -1597,6 +1597,22 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the last file is removed]",),
     ),
     Mutant(
+        "verify-compares-no-archived-events",
+        (
+            Edit(
+                "tallystream_worker/verify/log.py",
+                "            self._comparison.add(new.content, old.content)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[redis-the actor of an archived event is changed]",),
+    ),
+    Mutant(
+        "archive-without-checksums",
+        (Edit("tallystream_worker/archive/store.py", '"write_page_checksum": True', '"write_page_checksum": False'),),
+        tests=("tests/integration/archive/test_archive.py::test_a_damaged_file_is_no_other_file",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(

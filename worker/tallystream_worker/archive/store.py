@@ -298,7 +298,7 @@ class Store:
         """
         try:
             with self._fs.open_input_file(file.path) as source:
-                table = pq.read_table(source)
+                table = pq.read_table(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
         return table, _before_the_first(table.schema.metadata or {}, file)
@@ -311,7 +311,7 @@ class Store:
         """
         try:
             with self._fs.open_input_file(file.path) as source:
-                return pq.read_table(source, columns=names)
+                return pq.read_table(source, columns=names, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
 
@@ -383,6 +383,7 @@ _ENCODING: Final[dict[str, Any]] = {
     ],
     "column_encoding": {"subject": "DELTA_BYTE_ARRAY", "id": "DELTA_BYTE_ARRAY"},
     "write_statistics": True,
+    "write_page_checksum": True,
     "row_group_size": 1 << 18,
 }
 
