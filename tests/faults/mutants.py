@@ -1613,6 +1613,29 @@ MUTANTS: Final = (
         tests=("tests/integration/archive/test_archive.py::test_a_damaged_file_is_no_other_file",),
     ),
     Mutant(
+        "verify-reads-no-rows-of-a-snapshot",
+        (Edit("tallystream_worker/verify/snapshots.py", "in database.damaged(number):", "in []:"),),
+        tests=(
+            f"{_VERIFY}::test_each_fault_is_found_by_its_name"
+            "[valkey-a row of the table producers of the snapshot is changed]",
+            f"{_VERIFY}::test_each_fault_is_found_by_its_name"
+            "[redis-a row of the table producers of the snapshot is changed]",
+        ),
+    ),
+    Mutant(
+        "snapshot-digests-keep-replaced-rows",
+        (
+            Edit(
+                "tallystream_worker/snapshot/write.py",
+                "            self._digests.remove_stored(table, rows)\n        upsert",
+                "            pass\n        upsert",
+            ),
+        ),
+        tests=(
+            "tests/integration/snapshot/test_snapshot.py::test_an_incremental_snapshot_does_not_hide_changed_rows",
+        ),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(

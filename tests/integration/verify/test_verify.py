@@ -39,6 +39,7 @@ from tallystream_worker.settings.settings import (
 )
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.names import removal_of
+from tallystream_worker.snapshot.schema import metadata
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
 from tallystream_worker.verify.schedule import ScheduledVerification
@@ -274,6 +275,13 @@ def change_table(world: World, statement: str) -> None:
     engine.dispose()
 
 
+ROWS = {
+    "totals": "value", "upvotes": "value", "windows": "subject", "limits": "value", "votes": "value", "ids": "label",
+    "uniques": "subject", "structures": "name", "buckets": "expires", "ledger": "value", "alerts": "value",
+    "producers": "value", "positions": "mark", "facts": "value", "digests": "value",
+}  # fmt: skip
+"""By table of the snapshot, a column of it."""
+
 FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "the stream is deleted": (lambda w: w.client.delete(w.keys.stream), {"log.missing"}),
     "the sequences are deleted": (lambda w: w.client.delete(w.keys.sequences), {"keys.lost"}),
@@ -341,6 +349,15 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "a total of the snapshot is changed": (
         lambda w: change_table(w, "UPDATE totals SET value = value + 1"), {"snapshot.differs"},
     ),
+    **{
+        f"a row of the table {table} of the snapshot is {what}": (partial(change_table, statement=statement),
+                                                                  {"snapshot.damaged"})
+        for table, column in ROWS.items()
+        for what, statement in {
+            "changed": f"UPDATE {table} SET {column} = {column} || '1' WHERE rowid = (SELECT MAX(rowid) FROM {table})",  # noqa: S608
+            "removed": f"DELETE FROM {table} WHERE rowid = (SELECT MIN(rowid) FROM {table})",  # noqa: S608
+        }.items()
+    },
     "the snapshot has no position": (lambda w: change_table(w, "DELETE FROM positions"), {"snapshot.missing"}),
     "the snapshot is of other data": (
         lambda w: change_table(w, "UPDATE facts SET value = 'x' WHERE name = 'epoch'"), {"snapshot.other"},
@@ -524,6 +541,11 @@ def test_the_page_lists_every_finding():
     page = (ROOT / "docs" / "verify.md").read_text(encoding="utf-8")
     rows = [line for line in page.split("## Findings")[1].splitlines() if line.startswith("| `")]
     assert rows == [f"| `{name}` | {kind.meaning} | {kind.remedy} |" for name, kind in KINDS.items()]
+
+
+def test_rows_of_every_table_are_changed():
+    """The tests change a row of each table of a snapshot."""
+    assert ROWS.keys() == metadata.tables.keys()
 
 
 def test_each_finding_is_found_by_a_test():

@@ -222,8 +222,9 @@ class PartitionAudit:
         Also note until when the snapshot keeps its buckets.
 
         Raises:
-            SnapshotError: the snapshot cannot be read, or lacks the partition.
+            SnapshotError: the snapshot cannot be read, lacks the partition, or was changed by another program.
         """
+        from tallystream_worker.snapshot.database import SnapshotError  # noqa: PLC0415  # SQLAlchemy takes its time
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
@@ -236,6 +237,11 @@ class PartitionAudit:
             self._scratch.hset(self._copy.ledger, mapping=restored)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
         if self._sources.snapshot.position(self._number) != found or found[1] != self._keys.generation:
             return None
+        if load.damaged:
+            raise SnapshotError(
+                f"{self._sources.snapshot.place}: rows of partition {self._number} were changed after the snapshot was "
+                f"taken (tables: {', '.join(load.damaged)}). Take another: tallystream snapshot --once --whole"
+            )
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
     def _learn(self) -> None:

@@ -126,11 +126,7 @@ def restore(
     if not facts:
         hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
         raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
-    if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
-        raise SnapshotError(
-            f"{database.place} has snapshot format {facts['format']} and key layout {facts['layout']}, but this "
-            f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
-        )
+    ensure_readable(database, facts)
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
     root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
     if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
@@ -187,6 +183,20 @@ def restore(
         described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}
     _END(client, [layout.root], [RESTORING, *(part for pair in described.items() for part in pair)])
     return Restored(parts, lacking, rules, former)
+
+
+def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
+    """Check that this release reads the tables of a snapshot, by its facts.
+
+    Raises:
+        SnapshotError: the snapshot has another format, or the layout of another release.
+    """
+    form, layout = facts.get("format", "unknown"), facts.get("layout", "unknown")
+    if (form, layout) != (FORMAT, str(LAYOUT)):
+        raise SnapshotError(
+            f"{database.place} has snapshot format {form} and key layout {layout}, but this release reads {FORMAT} and "
+            f"{LAYOUT}: restore it with the release that took it"
+        )
 
 
 def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
