@@ -350,7 +350,7 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
         lambda w: change_table(w, "UPDATE totals SET value = value + 1"), {"snapshot.differs"},
     ),
     **{
-        f"a row of the table {table} of the snapshot is {what}": (partial(change_table, statement=statement),
+        f"a row of the snapshot's {table} is {what}": (partial(change_table, statement=statement),
                                                                   {"snapshot.damaged"})
         for table, column in ROWS.items()
         for what, statement in {
