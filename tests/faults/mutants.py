@@ -1629,6 +1629,17 @@ MUTANTS: Final = (
         tests=("tests/integration/snapshot/test_snapshot.py::test_an_incremental_snapshot_does_not_hide_changed_rows",),
     ),
     Mutant(
+        "verify-proves-too-few-counters",
+        (
+            Edit(
+                "tallystream_worker/verify/counters.py",
+                "counters=found.counters - found.wrong",
+                "counters=found.counters - len(found.differences)",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_exactly_the_counters_that_agree_are_proved",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(

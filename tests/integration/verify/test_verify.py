@@ -433,6 +433,21 @@ def test_a_leaderboard_that_is_wrong_is_not_proved(world):
     assert agreeing() == before - 1
 
 
+def test_exactly_the_counters_that_agree_are_proved(world):
+    """Of the compared counters, each that differs is left out, once; one that should not exist was never among them."""
+
+    def agreeing() -> int:
+        return next(each.figures["counters"] for each in world.verify().proofs if each.check == "counters")
+
+    before = agreeing()
+    world.client.set(world.keys.total("view", "invented"), 5)
+    assert agreeing() == before
+    world.client.delete(key_like(world, "top:day:view:*"))
+    assert agreeing() == before - 1
+    world.client.incr(world.keys.total("call", "k1"))
+    assert agreeing() == before - 2
+
+
 def test_a_missing_entry_is_a_gap_of_its_producer(world):
     """Without an archive, an entry that is gone from the middle of the stream is a gap between two of its producer."""
     second = next(id_ for id_, fields in world.client.xrange(world.keys.stream) if fields.get(b"q") == b"2")
