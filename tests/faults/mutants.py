@@ -1640,6 +1640,22 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_exactly_the_counters_that_agree_are_proved",),
     ),
     Mutant(
+        "archiver-forgets-a-loss-before-it-counted-it",
+        (
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "                archivist.ensure_group()\n            self._note_missing()\n",
+                "                archivist.ensure_group()\n            self._store._missing.clear()\n",
+            ),
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "            self._note_missing()\n        except",
+                "        except",
+            ),
+        ),
+        tests=("tests/integration/archive/test_lost_entries.py::test_a_kill_while_entries_are_set_aside",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(

@@ -3,6 +3,7 @@
     <url>/_tallystream.json                                            the manifest: the data that is archived here
     <url>/_rules.json                                                  the changes of the rules
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
+    <url>/lost/partition=p0.425/<first id>_<last id>.parquet.lost      entries that the server has lost
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
     <url>/log=2/_tallystream.json, ...                                 the same for a later topic, after a repartition
 
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -43,6 +45,9 @@ _RETRACTED: Final = "retracted"
 _RULES: Final = "_rules.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_LOST: Final = "lost"
+_SET_ASIDE: Final = ".parquet.lost"
+_MISSING: Final = b"tallystream.missing"
 _DAY_MS: Final = 86_400_000
 
 
@@ -85,6 +90,7 @@ class Store:
         """The URL or folder that was given."""
         self._below = "" if log == FIRST_TOPIC else f"/log={log}"
         self._namespace = namespace
+        self._missing: dict[str, int] = {}  # by path
         try:
             if "://" in url:
                 self._fs, self._place = fs.FileSystem.from_uri(url)
@@ -201,8 +207,8 @@ class Store:
         """
         self._put(f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet", after, table)
 
-    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
-        """Write the rows of a file that the server has lost to a file in the same folder, which no reader finds.
+    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table, missing: int) -> None:
+        """Write the rows of a file that the server has lost to a file in the folder `lost`, which no reader finds.
 
         Its name ends in `.parquet.lost`. Do nothing if there is a file of this name.
 
@@ -212,12 +218,27 @@ class Store:
             first: The ID of the first lost entry.
             file: The file that has the entries.
             table: The rows of the lost entries.
+            missing: How many of the lost entries were not sent again; `missing` returns the sum of these numbers.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
-        last = f"{file.last[0]}-{file.last[1]}"
-        self._put(f"{self._folder(day_of(file.first), partition)}/{first}_{last}.parquet.lost", after, table)
+        path = f"{self._root}/{_LOST}/partition={tag_of(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
+        self._put(path, after, table, {_MISSING: str(missing)})
+
+    def missing(self) -> int:
+        """Return how many of the entries in the files of `put_lost` were not sent again; 0 if there are no such files.
+
+        Raises:
+            ArchiveError: the folder cannot be listed, or a file in it cannot be read.
+        """
+        found = 0
+        for info in self._list(f"{self._root}/{_LOST}", recursive=True):
+            if info.base_name.endswith(_SET_ASIDE):
+                if info.path not in self._missing:
+                    self._missing[info.path] = int(self._metadata(info.path).get(_MISSING, 0))
+                found += self._missing[info.path]
+        return found
 
     def remove(self, file: File) -> None:
         """Remove a file; do nothing if there is no such file.
@@ -233,10 +254,10 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be removed: {error}") from error
 
-    def _put(self, path: str, after: str, table: pa.Table) -> None:
+    def _put(self, path: str, after: str, table: pa.Table, more: Mapping[bytes, str] = MappingProxyType({})) -> None:
         if self._fs.get_file_info(path).type == fs.FileType.File:
             return  # written by a run that was killed before it moved the group
-        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after}
+        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after, **more}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink, **_ENCODING)
         self._write(path, sink.getvalue())
@@ -271,12 +292,7 @@ class Store:
         Raises:
             ArchiveError: the file cannot be read, or has another format.
         """
-        try:
-            with self._fs.open_input_file(file.path) as source:
-                metadata = pq.read_schema(source).metadata or {}
-        except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
-        return _before_the_first(metadata, file)
+        return _before_the_first(self._metadata(file.path), file)
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.
@@ -327,9 +343,16 @@ class Store:
         named = ((_NAME.fullmatch(info.base_name), info.path) for info in infos)
         return sorted(File(parse_id(name[1]), parse_id(name[2]), path) for name, path in named if name is not None)
 
-    def _list(self, folder: str) -> list[fs.FileInfo]:
+    def _metadata(self, path: str) -> Mapping[bytes, bytes]:
         try:
-            return list(self._fs.get_file_info(fs.FileSelector(folder, allow_not_found=True)))
+            with self._fs.open_input_file(path) as source:
+                return pq.read_schema(source).metadata or {}
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{path} cannot be read: {error}") from error
+
+    def _list(self, folder: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+        try:
+            return list(self._fs.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive)))
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{folder} cannot be listed: {error}") from error
 
