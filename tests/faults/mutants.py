@@ -1606,6 +1606,65 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the last file is removed]",),
     ),
     Mutant(
+        "verify-compares-no-archived-events",
+        (
+            Edit(
+                "tallystream_worker/verify/log.py",
+                "            self._comparison.add(new.content, old.content)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[redis-the actor of an archived event is changed]",),
+    ),
+    Mutant(
+        "archive-without-checksums",
+        (Edit("tallystream_worker/archive/store.py", '"write_page_checksum": True', '"write_page_checksum": False'),),
+        tests=("tests/integration/archive/test_archive.py::test_a_damaged_file_is_no_other_file",),
+    ),
+    Mutant(
+        "verify-reads-no-rows-of-a-snapshot",
+        (Edit("tallystream_worker/verify/snapshots.py", "in database.damaged(number):", "in []:"),),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-a row of the snapshot's ledger is changed]",),
+    ),
+    Mutant(
+        "snapshot-digests-keep-replaced-rows",
+        (
+            Edit(
+                "tallystream_worker/snapshot/write.py",
+                "            self._digests.remove_stored(table, rows)\n        upsert",
+                "            pass\n        upsert",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_snapshot.py::test_an_incremental_snapshot_does_not_hide_changed_rows",),
+    ),
+    Mutant(
+        "verify-proves-too-few-counters",
+        (
+            Edit(
+                "tallystream_worker/verify/counters.py",
+                "counters=found.counters - found.wrong",
+                "counters=found.counters - len(found.differences)",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_exactly_the_counters_that_agree_are_proved",),
+    ),
+    Mutant(
+        "archiver-forgets-a-loss-before-it-counted-it",
+        (
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "                archivist.ensure_group()\n            self._note_missing()\n",
+                "                archivist.ensure_group()\n            self._store._missing.clear()\n",
+            ),
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "            self._note_missing()\n        except",
+                "        except",
+            ),
+        ),
+        tests=("tests/integration/archive/test_lost_entries.py::test_a_kill_while_entries_are_set_aside",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(

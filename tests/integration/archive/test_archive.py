@@ -193,6 +193,24 @@ def test_a_missing_file_is_noticed(harness, folder):
     assert third.exists()
 
 
+def test_a_damaged_file_is_no_other_file(harness, folder):
+    """If a bit of the stored rows is wrong, a reader gets an error, or the rows that were written."""
+    emit(harness, 60)
+    open_archive(harness, folder).run_once(settled=0)
+    file = min(folder.rglob("partition=p0*/*.parquet"))
+    written, expected = file.read_bytes(), archived(folder, 0)
+    end = len(written) - 8 - int.from_bytes(written[-8:-4], "little")  # the rest states where the columns are
+    refused = 0
+    for place in range(4, end, 7):
+        file.write_bytes(written[:place] + bytes([written[place] ^ 1]) + written[place + 1 :])
+        try:
+            assert archived(folder, 0) == expected, place
+        except ArchiveError as error:
+            assert file.name in str(error)  # noqa: PT017  # some bits change nothing
+            refused += 1
+    assert refused > 0
+
+
 @pytest.mark.parametrize("place", ARCHIVE_PLACES)
 def test_a_killed_archivist(harness, folder, place):
     """After a kill before a file is complete or before its range is settled, each entry is still in one file."""

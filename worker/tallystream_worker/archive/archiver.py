@@ -211,12 +211,12 @@ class PartitionArchiver:
         if self._position() != position:
             return True  # another archiver has settled the claim
         files = list(self._store.files(self.partition, parse_id(position)))
-        common, lost = find_lost(self._client, self._keys, self._store, files, position)
+        common, lost, missing = find_lost(self._client, self._keys, self._store, files, position)
         # If another archiver has continued meanwhile, the list may have a file that it wrote.
         if (self._position(), self._claim()) != (position, claim):
             return True
         if lost is not None:
-            set_aside(self._store, self.partition, files, common)
+            set_aside(self._store, self.partition, files, common, missing)
             failpoints.reach("after-set-aside")
         names = [self._keys.stream, self._keys.archive]
         (answer,) = _CONTINUE(self._client, names, [ARCHIVE_GROUP, position, common])

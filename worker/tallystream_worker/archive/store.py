@@ -3,6 +3,7 @@
     <url>/_tallystream.json                                            the manifest: the data that is archived here
     <url>/_rules.json                                                  the changes of the rules
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
+    <url>/lost/partition=p0.425/<first id>_<last id>.parquet.lost      entries that the server has lost
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
     <url>/log=2/_tallystream.json, ...                                 the same for a later topic, after a repartition
 
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -39,12 +41,15 @@ FORMAT: Final = "4"
 """The version of the files, stored in the manifest and in each file."""
 
 _MANIFEST: Final = "_tallystream.json"
-_LOST: Final = b"tallystream.lost"
 _RETRACTED: Final = "retracted"
 _RULES: Final = "_rules.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _TOPIC: Final = re.compile(r"log=([1-9][0-9]*)")
+_COUNTED_ONLY: Final = b"tallystream.lost"
+_LOST: Final = "lost"
+_SET_ASIDE: Final = ".parquet.lost"
+_MISSING: Final = b"tallystream.missing"
 _DAY_MS: Final = 86_400_000
 
 
@@ -101,6 +106,7 @@ class Store:
         """The URL or folder that was given."""
         self._below = "" if log == FIRST_TOPIC else f"/log={log}"
         self._namespace = namespace
+        self._missing: dict[str, int] = {}  # by path
         try:
             if "://" in url:
                 self._fs, self._place = fs.FileSystem.from_uri(url)
@@ -229,11 +235,11 @@ class Store:
             ArchiveError: the file could not be written; the message contains the reason.
         """
         if lost:
-            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _LOST: lost})
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _COUNTED_ONLY: lost})
         self._put(f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet", after, table)
 
-    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
-        """Write the rows of a file that the server has lost to a file in the same folder, which no reader finds.
+    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table, missing: int) -> None:
+        """Write the rows of a file that the server has lost to a file in the folder `lost`, which no reader finds.
 
         Its name ends in `.parquet.lost`. Do nothing if there is a file of this name.
 
@@ -243,12 +249,27 @@ class Store:
             first: The ID of the first lost entry.
             file: The file that has the entries.
             table: The rows of the lost entries.
+            missing: How many of the lost entries were not sent again; `missing` returns the sum of these numbers.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
-        last = f"{file.last[0]}-{file.last[1]}"
-        self._put(f"{self._folder(day_of(file.first), partition)}/{first}_{last}.parquet.lost", after, table)
+        path = f"{self._root}/{_LOST}/partition={tag_of(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
+        self._put(path, after, table, {_MISSING: str(missing)})
+
+    def missing(self) -> int:
+        """Return how many of the entries in the files of `put_lost` were not sent again; 0 if there are no such files.
+
+        Raises:
+            ArchiveError: the folder cannot be listed, or a file in it cannot be read.
+        """
+        found = 0
+        for info in self._list(f"{self._root}/{_LOST}", recursive=True):
+            if info.base_name.endswith(_SET_ASIDE):
+                if info.path not in self._missing:
+                    self._missing[info.path] = int(self._metadata(info.path).get(_MISSING, 0))
+                found += self._missing[info.path]
+        return found
 
     def remove(self, file: File) -> None:
         """Remove a file; do nothing if there is no such file.
@@ -264,10 +285,10 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be removed: {error}") from error
 
-    def _put(self, path: str, after: str, table: pa.Table) -> None:
+    def _put(self, path: str, after: str, table: pa.Table, more: Mapping[bytes, str] = MappingProxyType({})) -> None:
         if self._fs.get_file_info(path).type == fs.FileType.File:
             return  # written by a run that was killed before it moved the group
-        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after}
+        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after, **more}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink, **_ENCODING)
         self._write(path, sink.getvalue())
@@ -306,12 +327,8 @@ class Store:
         Raises:
             ArchiveError: the file cannot be read, or has another format.
         """
-        try:
-            with self._fs.open_input_file(file.path) as source:
-                metadata = pq.read_schema(source).metadata or {}
-        except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
-        lost = metadata.get(_LOST)
+        metadata = self._metadata(file.path)
+        lost = metadata.get(_COUNTED_ONLY)
         before = parse_id(_before_the_first(metadata, file))
         return Join(before, None if lost is None else parse_id(lost.decode()))
 
@@ -335,7 +352,7 @@ class Store:
         """
         try:
             with self._fs.open_input_file(file.path) as source:
-                table = pq.read_table(source)
+                table = pq.read_table(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
         return table, _before_the_first(table.schema.metadata or {}, file)
@@ -348,7 +365,7 @@ class Store:
         """
         try:
             with self._fs.open_input_file(file.path) as source:
-                return pq.read_table(source, columns=names)
+                return pq.read_table(source, columns=names, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
 
@@ -364,9 +381,16 @@ class Store:
         named = ((_NAME.fullmatch(info.base_name), info.path) for info in infos)
         return sorted(File(parse_id(name[1]), parse_id(name[2]), path) for name, path in named if name is not None)
 
-    def _list(self, folder: str) -> list[fs.FileInfo]:
+    def _metadata(self, path: str) -> Mapping[bytes, bytes]:
         try:
-            return list(self._fs.get_file_info(fs.FileSelector(folder, allow_not_found=True)))
+            with self._fs.open_input_file(path) as source:
+                return pq.read_schema(source).metadata or {}
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{path} cannot be read: {error}") from error
+
+    def _list(self, folder: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+        try:
+            return list(self._fs.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive)))
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{folder} cannot be listed: {error}") from error
 
@@ -420,6 +444,7 @@ _ENCODING: Final[dict[str, Any]] = {
     ],
     "column_encoding": {"subject": "DELTA_BYTE_ARRAY", "id": "DELTA_BYTE_ARRAY"},
     "write_statistics": True,
+    "write_page_checksum": True,
     "row_group_size": 1 << 18,
 }
 

@@ -10,6 +10,7 @@ from tallystream.client.server_time import server_time
 from tallystream.rules.parts import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
+from tallystream_worker.snapshot.digests import Digest, differing_digests
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, removal_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class TableLoader:
             not written to Redis.
         expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever. Not
             written to Redis.
+        damaged: The tables in which another program has changed, removed or added rows of the partition, sorted; also
+            those of another snapshot that was written meanwhile.
     """
 
     def __init__(self, client: redis.Redis, counters: str, rules: Rules, fence: Fence | None = None) -> None:
@@ -55,6 +58,7 @@ class TableLoader:
         self.rows = 0
         self.ledger: dict[str, int] = {}
         self.producers: dict[str, str] = {}
+        self.damaged: list[str] = []
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
         """Write the snapshot of a partition to Redis, and set the attributes; return its position and generation.
@@ -71,9 +75,13 @@ class TableLoader:
         found = database.position(partition)
         if found is None:
             raise SnapshotError(f"{database.place} contains no snapshot of partition {partition}")
+        stored = database.digests(partition)
+        stored.pop(schema.positions.name, None)
+        digests: dict[str, Digest] = defaultdict(Digest)
         for bucket in database.buckets(partition):
             self.expires[bucket.name] = bucket.expires
         for table, rows in database.read(partition):
+            digests[table.name].add(map(tuple, rows))
             if table is schema.ledger:
                 self.ledger.update((row.field, row.value) for row in rows)
             elif table is schema.producers:
@@ -89,6 +97,7 @@ class TableLoader:
                 self.rows += len(rows)
         self._rank()
         self._send()
+        self.damaged = differing_digests(stored, digests)
         return found
 
     def _counted(self, table: str, rows: list[Any]) -> None:

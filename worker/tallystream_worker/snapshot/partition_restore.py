@@ -60,6 +60,8 @@ class RestoredPart:
         survived: Whether the server had the stream. If it had, entries after `until` are missing only if the server has
             lost the end of the stream, or another client removed entries. If it had not, any number of entries after
             `until` may be missing; `missing` does not have their events.
+        damaged: The tables of the snapshot in which another program has changed, removed or added rows of the partition
+            after it was taken. Their rows are restored unchanged.
     """
 
     stream: str
@@ -69,6 +71,7 @@ class RestoredPart:
     until: str
     missing: int
     survived: bool
+    damaged: list[str]
 
 
 class PartitionRestore:
@@ -212,7 +215,14 @@ class PartitionRestore:
         self._drain()
         until = log.last or position.generated
         return RestoredPart(
-            self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived
+            self._keys.stream,
+            load.rows,
+            position.taken,
+            log.entries,
+            until,
+            max(0, log.missing),
+            survived,
+            load.damaged,
         )
 
     def _wipe(self) -> None:

@@ -279,12 +279,22 @@ def _facts(database: Database) -> dict[str, str]:
     if not facts:
         hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
         raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
-    if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
-        raise SnapshotError(
-            f"{database.place} has snapshot format {facts['format']} and key layout {facts['layout']}, but this "
-            f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
-        )
+    ensure_readable(database, facts)
     return facts
+
+
+def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
+    """Check that this release reads the tables of a snapshot, by its facts.
+
+    Raises:
+        SnapshotError: the snapshot has another format, or the layout of another release.
+    """
+    form, layout = facts.get("format", "unknown"), facts.get("layout", "unknown")
+    if (form, layout) != (FORMAT, str(LAYOUT)):
+        raise SnapshotError(
+            f"{database.place} has snapshot format {form} and key layout {layout}, but this release reads {FORMAT} and "
+            f"{LAYOUT}: restore it with the release that took it"
+        )
 
 
 def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:

@@ -180,9 +180,10 @@ class Snapshotter:
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
         records[FILES] = ingested_files(self._client, self._deployment.layout, self._files)
-        facts = {**self._facts, **records} if whole else records
-        if facts.items() - self._database.facts().items():
-            self._database.state(facts)
+        if whole:
+            self._database.state({**self._facts, **records}, whole=True)
+        elif records.items() - self._database.facts().items():
+            self._database.state(records)
         now = min(moments)
         note(self._client, self._deployment, {SNAPSHOT_AT: f"{now / 1000:.3f}"})
         return Round(rows, wholes, now)

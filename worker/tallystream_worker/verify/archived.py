@@ -1,7 +1,11 @@
-"""Reads the entries of one partition from the archive, without their events, and checks that the files adjoin."""
+"""Reads the entries of one partition from the archive, and checks that the files adjoin.
+
+The events are read only from files that may have entries of the stream, with which they are compared.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +15,7 @@ from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.archive.counted_only import counted_only
 from tallystream_worker.counting.entry import Entry
+from tallystream_worker.verify.archived_rows import ArchivedRows
 from tallystream_worker.verify.sequence_walk import Link, link_of
 
 if TYPE_CHECKING:
@@ -121,16 +126,21 @@ class ArchivedLinks:
                 "archive", f"{self._keys.stream}: entries up to {_text(self._begins)}, before the archive begins"
             )
 
-    def links(self, until: StreamID) -> Iterator[Link]:
+    def links(self, held: StreamID | None, until: StreamID) -> Iterator[Link]:
         """Yield the archived entries in the order of the files, without those after the ID `until`.
 
         The files are those that were listed when this object was made.
+
+        Args:
+            held: The first ID of the stream; a file that reaches it is read whole, and its entries have a `content`.
+                `None` for an empty stream.
+            until: The last ID to yield.
 
         Raises:
             ArchiveError: a file cannot be read, or is missing.
         """
         for file in self._files:
-            for link in _links(self._store, file):
+            for link in _links(self._store, file, is_whole=held is not None and file.last >= held):
                 if link.id <= until:
                     yield link
 
@@ -139,11 +149,11 @@ class ArchivedLinks:
         self._report.find(name, f"{self._keys.stream}: {text}")
 
 
-def _links(store: Store, file: File) -> Iterator[Link]:
-    """Yield the entries of one file; a file has at most about 500,000 rows."""
-    from tallystream_worker.archive.rows import raw_fields  # noqa: PLC0415  # pyarrow is an extra
+def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
+    """Yield the entries of one file, with their rows if `is_whole`; a file has at most about 500,000 rows."""
+    from tallystream_worker.archive.rows import SCHEMA, raw_fields  # noqa: PLC0415  # pyarrow is an extra
 
-    table = store.columns(file, _COLUMNS)
+    table = store.columns(file, SCHEMA.names if is_whole else _COLUMNS)
     columns = {name: table.column(name).to_pylist() for name in _COLUMNS[1:]}
     received, numbers = table.column("received").cast("int64").to_pylist(), columns["received_n"]
     start, rows = 0, len(received)
@@ -154,13 +164,14 @@ def _links(store: Store, file: File) -> Iterator[Link]:
             row += 1
         producer, raw = columns["producer"][start], columns["raw"][start]
         if raw is not None:
-            yield link_of(Entry(f"{id_[0]}-{id_[1]}", raw_fields(raw)))
+            link = link_of(Entry(f"{id_[0]}-{id_[1]}", raw_fields(raw)))
         elif producer is None:
-            yield Link(id_, events, is_gated=columns["decided"][start] is not None)
+            link = Link(id_, events, is_gated=columns["decided"][start] is not None)
         elif producer == COPIED.decode():
-            yield Link(id_, events, is_gated=True)
+            link = Link(id_, events, is_gated=True)
         else:
-            yield Link(id_, events, producer.encode(), columns["sequence"][start], is_gated=True)
+            link = Link(id_, events, producer.encode(), columns["sequence"][start], is_gated=True)
+        yield replace(link, content=ArchivedRows(table, start, row) if is_whole else None)
         start = row
 
 

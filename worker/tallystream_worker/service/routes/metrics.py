@@ -220,9 +220,11 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("verify_timestamp_seconds", "End of the last verification by a worker in seconds since 1970.", at)
         yield _gauge("verify_faults", "Kinds of faults that the last verification found; must be 0.", faults)
         yield _gauge("verify_unchecked", "Checks that the last verification could not make.", failed)
-    lost = _counter("archive_lost_entries", "Archived entries that the server had lost and no producer had sent again.")
-    lost.add_metric([], vitals.archive_lost)
-    yield lost
+    yield _gauge(
+        "archive_lost_entries",
+        "Entries in files *.parquet.lost of the archive that no producer had sent again; 0 when they are moved away.",
+        vitals.archive_lost,
+    )
     if vitals.step is not None:
         yield _gauge("clock_step_seconds", "The last step of a server's clock: above 0 if ahead.", vitals.step.seconds)
         yield _gauge("clock_step_timestamp_seconds", "The server's time after that step.", vitals.step.at)
