@@ -105,7 +105,7 @@ class Deployment:
 
         Raises:
             KeyLost: no deployment is stored, but its partitions show that one was: workers have counted entries, or a
-                partition has lost a key. Nothing was stored.
+                partition has lost a key; or the hash of the live topic is lost. Nothing was stored.
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` (if it is `None`:
                 `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
@@ -129,6 +129,7 @@ class Deployment:
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
                 version or rules.
+            KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
         """
         found = cls.find(client, namespace)
@@ -141,6 +142,7 @@ class Deployment:
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
         """
         nothing = cls(Layout(namespace=namespace))
@@ -151,6 +153,8 @@ class Deployment:
     def _of_root(cls, client: redis.Redis, root: Mapping[bytes, bytes], partitions: int | None, namespace: str) -> Self:
         live = live_topic(root, namespace)
         fields = root if live.topic == FIRST_TOPIC else client.execute_command("HGETALL", live.meta)
+        if not fields:
+            raise KeyLost(live.meta)
         found = cls.parse(fields, partitions, namespace, root)
         if not found.was_rebuilt:
             return found
@@ -276,6 +280,7 @@ class Deployment:
             DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), a restore has
                 not finished, or this deployment was not stored and one is stored now.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         found = self.find(client, self.layout.namespace)

@@ -92,6 +92,7 @@ _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
+_DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1083,11 +1084,33 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/describe.py",
-                'epoch = latest["epoch"].decode() if "epoch" in latest else',
-                "epoch =",
+                "name = known.decode() if known else",
+                "name =",
             ),
         ),
-        tests=("tests/integration/rebuild/test_describe.py::test_the_last_change_of_the_rules_describes_a_deployment",),
+        tests=(f"{_DESCRIBE}::test_the_last_change_of_the_rules_describes_a_deployment",),
+    ),
+    Mutant(
+        "a-description-of-the-first-topic",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "while (following := chain[-1].following) is not None and",
+                "while (following := None) is not None and",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_deployment_is_described_again_after_repartitions",),
+    ),
+    Mutant(
+        "a-description-that-ends-a-repartition",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "if chain[-1].is_kept and not _was_live(client, namespace, topic):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_an_unfinished_repartition_is_described_as_unfinished",),
     ),
     Mutant(
         "an-archive-creates-a-part-of-the-description",

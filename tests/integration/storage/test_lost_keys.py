@@ -31,7 +31,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
-from tallystream_worker.rebuild.reopen import Reopened, find_deployment, reopen
+from tallystream_worker.rebuild.reopen import Reopened, reopen
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.health import HealthProbe
 from tallystream_worker.runtime.publication import publish_again
@@ -366,7 +366,7 @@ def test_an_interrupted_reopening_is_continued(harness, server, generation):
         harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
         client = Interrupted(harness.client, after=done)
         try:
-            reopen(client, find_deployment(harness.client, "tally"))
+            reopen(client, Deployment.find(harness.client))
         except ConnectionError:
             done += 1
         else:
@@ -474,7 +474,7 @@ def counted_with(harness: Harness, server: Server, generation: int) -> Appender:
 
 def reopened(harness: Harness, *, force: bool = False) -> Reopened:
     """Reopen what can be reopened."""
-    return reopen(harness.client, find_deployment(harness.client, "tally"), force=force)
+    return reopen(harness.client, Deployment.find(harness.client), force=force)
 
 
 def continues(harness: Harness, appender: Appender) -> None:

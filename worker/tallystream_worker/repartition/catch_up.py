@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tallystream.client.connect import connect
-from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.counting.fetch import COPIES, Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.maintenance.trim import trim
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream_worker.archive.service import Archive
     from tallystream_worker.settings.settings import Settings
-
-CONSUMER: Final = "move"
-"""The name of the consumer that counts the copies."""
 
 CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that an interrupted repartition left pending is claimed."""
@@ -91,7 +88,7 @@ class CatchUpCounter:
                     break
 
     def _consumer(self, partition: int) -> CountingLoop:
-        fetch = Fetch(self._connect(), self._deployment.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
+        fetch = Fetch(self._connect(), self._deployment.layout.keys[partition], COPIES, claim_idle=CLAIM_IDLE)
         fetch.ensure_group()
         fold = Fold(
             self._deployment.layout,

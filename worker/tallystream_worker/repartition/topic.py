@@ -122,6 +122,11 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
         fields = {"number": revision, "by": publisher(), "generation": FIRST, "epoch": deployment.epoch}
         encoded = {name.encode(): str(value).encode() for name, value in fields.items()}
         records.append((f"{at[0]}-{at[1] + 1}".encode(), encoded | {b"rules": publish(rules)}))
+    # Only the first rules of the topic state its number of partitions: `describe` leaves out the records before.
+    for _, each in records:
+        each.pop(b"partitions", None)
+    if records and records[-1][1][b"number"] == str(revision).encode():
+        records[-1][1][b"partitions"] = str(layout.partitions).encode()
     write_changes(client, layout, records)
     return {"revision": revision, "newest-revision": newest}
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
@@ -190,7 +190,7 @@ def restore(
 
 
 def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
-    with suppress(ConfigurationError, DeploymentChanged):
+    with suppress(ConfigurationError, StreamError):
         return Deployment.find(client, namespace).declared
     return None
 
@@ -227,7 +227,7 @@ def _lacking(
     """
     sources = [decode_retractions(facts[RETRACTED]), retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
-    with suppress(ConfigurationError, DeploymentChanged):
+    with suppress(ConfigurationError, StreamError):
         found = Deployment.find(client, facts["namespace"])
         if found.epoch == facts["epoch"] and found.declared is not None:
             if found.layout.topic == layout.topic:
