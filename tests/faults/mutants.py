@@ -1058,6 +1058,17 @@ MUTANTS: Final = (
         tests=(f"{_LOST}::test_an_interrupted_reopening_is_continued",),
     ),
     Mutant(
+        "a-reopening-that-ends-after-the-first-key",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/reopen.lua",
+                "  mended[1] = live\n",
+                "  if true then return { 'mended', live } end\n",
+            ),
+        ),
+        tests=(f"{_LOST}::test_keys_that_are_lost_together_are_mended_by_one_call",),
+    ),
+    Mutant(
         "a-mended-stream-forgets-what-it-had",
         (
             Edit(

@@ -453,6 +453,27 @@ def test_a_lost_stream_is_mended(harness, server, generation, waiting, goes_on):
     assert verify(harness.client, "tally", Sources()).findings == {}
 
 
+@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("records", [False, True])
+def test_keys_that_are_lost_together_are_mended_by_one_call(harness, server, generation, records):
+    """One call of `reopen` repairs the live generation, the stream, and the records of dropped dead letters."""
+    appender = counted_with(harness, server, generation)
+    harness.layout = Deployment.load(harness.client).layout
+    keys = harness.layout.keys[0]
+    names = [keys.live, keys.stream]
+    if records:
+        harness.client.hset(keys.topic_ledger, "entries:dropped", 1)
+        names.append(keys.dropped)
+    harness.client.delete(*names)
+    assert reopened(harness) == Reopened(names, [])
+    assert reopened(harness) == Reopened([], [])
+    append(appender, 4)
+    harness.drain()
+    settle_losses(harness.client, keys)
+    assert harness.totals() == totals_after(4)
+    assert verify(harness.client, "tally", Sources()).findings == {}
+
+
 def counted_with(harness: Harness, server: Server, generation: int) -> Appender:
     """Count three entries in this generation, and return the producer of the last two; the first one has ended."""
     deployment = Deployment.load(harness.client)

@@ -52,8 +52,7 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
     - If the records of dropped dead letters are lost, a later rebuild no longer leaves these letters out.
     - A partition that has lost all its keys is opened. Its counters begin at 0.
 
-    If a partition has lost the key of its live generation and another one of these, call this twice. Producers send the
-    entries again that they still keep.
+    Producers send the entries again that they still keep.
 
     Args:
         client: The server.
