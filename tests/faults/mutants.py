@@ -1750,6 +1750,22 @@ MUTANTS: Final = (
         tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
     ),
     Mutant(
+        "interrupted-giving-up-leaves-partitions-closed",
+        (Edit("tallystream_worker/cli/repartition.py", "    topic.settle(client, deployment)\n", ""),),
+        tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
+    ),
+    Mutant(
+        "interrupted-giving-up-forgets-the-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/give_up.lua",
+                "call('HSET', KEYS[1], 'left', left and left ~= '' and left .. ' ' .. added or added)\n",
+                "",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
+    ),
+    Mutant(
         "restore-that-forgets-the-gate",
         (
             Edit(
