@@ -1750,6 +1750,17 @@ MUTANTS: Final = (
         tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
     ),
     Mutant(
+        "repartition-closes-a-topic-although-a-copy-cannot-be-counted",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "                _count_all(counting)  # an entry",
+                "                pass  # an entry",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_move_does_not_wait_forever_for_an_entry",),
+    ),
+    Mutant(
         "interrupted-giving-up-leaves-partitions-closed",
         (Edit("tallystream_worker/cli/repartition.py", "    topic.settle(client, deployment)\n", ""),),
         tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),

@@ -294,6 +294,59 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         )  # no number is used twice
 
 
+@pytest.mark.parametrize("place", ["catch_up", "switch"])
+@pytest.mark.parametrize("why", ["fails", "pending"])
+def test_a_move_does_not_wait_forever_for_an_entry(server, monkeypatch, place, why):
+    """If a copy is not counted, the repartition ends with the entry and the reason, and the old topic stays live."""
+    monkeypatch.setattr("tallystream_worker.repartition.migration._PATIENCE", 0.5)
+    rules = Rules({"view": Metric(ids=None), "call": Metric(ids=None, limit=5, per="total")})
+    configured = settings_for(server.url, rules, 0)
+    with Harness(server.url, rules=rules, partitions=1) as harness, ExitStack() as stack:
+        deployment = Deployment.load(harness.client)
+        run = Repartition(configured, harness.client, deployment, topic.propose(harness.client, deployment, 2))
+        run.begin()
+        counting_it = stack.enter_context(CatchUpCounter(configured, run.new, rules))
+        if place == "switch":
+            run.catch_up(counting_it)
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "call", "subject": "a"})
+        keys = run.new.layout.keys_of("a")
+        if why == "fails":
+            harness.client.set(keys.limit("call", "total"), "not a hash")
+        else:
+            keeper = stack.enter_context(ThreadPoolExecutor(1))
+            ended = threading.Event()
+            stack.callback(ended.set)
+            kept = harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            harness.client.xreadgroup(keys.group, "other", {keys.stream: ">"})
+
+            def keep() -> None:
+                """Be a consumer that claims its entry again before it is idle for a second."""
+                client = harness.connect()
+                while not ended.wait(0.01):
+                    client.xclaim(keys.stream, keys.group, "other", 0, [kept])
+
+            keeper.submit(keep)
+        expected = (
+            rf"entry [0-9-]+ of {keys.stream} " + {"fails": "fails: .*WRONGTYPE", "pending": "is pend.* 'other'"}[why]
+        )
+        with pytest.raises(StreamError, match=rf"cannot finish the repartition: {expected}.*rebuild --drop"):
+            getattr(run, place)(counting_it)
+        now = Deployment.load(harness.client)
+        assert (now.layout.topic, now.moving) == (1, 2)
+        with Producer(harness.url) as producer:
+            producer.emit("view", "a")
+            producer.flush(10)
+        if why == "pending":
+            ended.set()
+        else:
+            harness.client.delete(keys.limit("call", "total"))
+        monkeypatch.undo()  # the entry is claimed after a second
+        run.catch_up(counting_it)
+        run.switch(counting_it)
+        harness.layout = Deployment.load(harness.client).layout
+        assert harness.totals() == {("call", "a"): 1, ("view", "a"): 2 if why == "pending" else 1}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", GIVE_UP_PLACES)
 def test_a_killed_giving_up_can_be_repeated(server, tmp_path, place):
