@@ -1761,6 +1761,11 @@ MUTANTS: Final = (
         tests=(f"{_MIGRATION}::test_a_move_does_not_wait_forever_for_an_entry",),
     ),
     Mutant(
+        "archive-forgets-what-files-were-identified-by",
+        (Edit("tallystream_worker/archive/service.py", "            self._add_files()\n", ""),),
+        tests=(f"{_FILES}::test_a_file_is_known_that_was_ingested_after_the_snapshot",),
+    ),
+    Mutant(
         "interrupted-giving-up-leaves-partitions-closed",
         (Edit("tallystream_worker/cli/repartition.py", "    topic.settle(client, deployment)\n", ""),),
         tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
@@ -2077,7 +2082,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-forgets-ingested-files",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "    restore_ingested_files(client, layout, facts, files)\n",
+                "",
+            ),
+        ),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
     Mutant(

@@ -59,6 +59,7 @@ class Archive:
         self._client, self._deployment, self._on_loss = client, deployment, on_loss
         self._layout = deployment.layout
         self._rules: list[Record] = []
+        self._files = 0
 
     def _lost(self, lost: LostEntries) -> None:
         self._on_loss(lost)
@@ -80,9 +81,9 @@ class Archive:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
         Entries younger than `settled` are left for a later call, and so are those that arrive while their partition is
-        archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive.
-        The first call, and the next one after an archiver failed, creates missing consumer groups: see
-        `PartitionArchiver.ensure_group`.
+        archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive,
+        and the identities of files whose entries are archived. The first call, and the next one after an archiver
+        failed, creates missing consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
@@ -103,14 +104,27 @@ class Archive:
             self._rules = rules
         events = 0
         try:
-            for archivist in self.archivists:
-                until = archivist.latest()
+            bounds = [archivist.latest() for archivist in self.archivists]
+            self._add_files()
+            for archivist, until in zip(self.archivists, bounds, strict=True):
                 while (written := archivist.run_once(until=until, settled=settled)) is not None:
                     events += written
         except Exception:
             self._begun = False  # the server may have lost data, the groups included
             raise
         return events
+
+    def _add_files(self) -> None:
+        """Add the identities of ingested files to the archive, if the server has other ones than at the last call.
+
+        The identity of a file is stored before its first entry. So call this after the last entry to archive was
+        chosen: a restore then finds the identity of every archived entry.
+        """
+        number: int = self._client.execute_command("HLEN", self._layout.files)
+        if number != self._files:
+            found: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._layout.files)
+            self._store.add_files_ingested({name.decode(): int(size) for name, size in found.items()})
+            self._files = len(found)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
@@ -88,6 +89,7 @@ def restore(
     *,
     force: bool = False,
     retracted: Sequence[Retraction] = (),
+    files: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[RestoredPart], None] = lambda _: None,
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
@@ -111,6 +113,7 @@ def restore(
             partition: once before anything is changed, and once to restore.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         retracted: Retractions that another source, such as the archive, knows.
+        files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
@@ -172,7 +175,7 @@ def restore(
         progress(part)
         failpoints.reach("after-partition")
     restore_rule_records(client, layout, facts)
-    restore_ingested_files(client, layout, facts)
+    restore_ingested_files(client, layout, facts, files)
     newest, revision = (int(kept[name]) for name in NUMBERS)
     if lacking or revision > int(facts["revision"]):
         revision += 1  # different rules never have the same number
