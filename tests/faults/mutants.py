@@ -1766,6 +1766,11 @@ MUTANTS: Final = (
         tests=(f"{_FILES}::test_a_file_is_known_that_was_ingested_after_the_snapshot",),
     ),
     Mutant(
+        "trimmed-entries-are-missing-silently",
+        (Edit("tallystream_worker/rebuild/source.py", "if is_begun and (position", "if False and (position"),),
+        tests=("tests/integration/rebuild/test_source.py",),
+    ),
+    Mutant(
         "interrupted-giving-up-leaves-partitions-closed",
         (Edit("tallystream_worker/cli/repartition.py", "    topic.settle(client, deployment)\n", ""),),
         tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),

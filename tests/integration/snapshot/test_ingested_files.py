@@ -93,7 +93,7 @@ def test_a_file_is_known_that_was_ingested_after_the_snapshot(harness, tmp_path,
 
 
 def test_the_archive_keeps_what_files_were_identified_by(harness, tmp_path):
-    """What the archive knows stays there, also if the server has lost it, or another process has archived since."""
+    """Identities that the archive has stay there, also if the server lost them, or another process archived since."""
     deployment, store = Deployment.load(harness.client), Store(str(tmp_path / "archive"))
     first, second = (Archive(harness.client, store, deployment) for _ in range(2))
     for number, archiver in enumerate((first, second, first), start=1):
