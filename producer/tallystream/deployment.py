@@ -110,7 +110,7 @@ class Deployment:
                 `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
         """
-        wanted = Layout(partitions or unless_stored, namespace)
+        wanted = Layout(unless_stored if partitions is None else partitions, namespace)
         if not client.exists(wanted.root):
             if any(was_counted(client, keys) for keys in wanted.keys):
                 raise KeyLost(wanted.root)
@@ -153,8 +153,6 @@ class Deployment:
     def _of_root(cls, client: redis.Redis, root: Mapping[bytes, bytes], partitions: int | None, namespace: str) -> Self:
         live = live_topic(root, namespace)
         fields = root if live.topic == FIRST_TOPIC else client.execute_command("HGETALL", live.meta)
-        if not fields:
-            raise KeyLost(live.meta)
         found = cls.parse(fields, partitions, namespace, root)
         if not found.was_rebuilt:
             return found
@@ -184,6 +182,7 @@ class Deployment:
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
                 stored layout version or rules.
+            KeyLost: the hash of the live topic has no fields: it is lost.
             DeploymentChanged: a restore has not finished.
         """
         root = fields if root is None else root
@@ -193,6 +192,8 @@ class Deployment:
                 f"{live.root}: a restore is replacing the counters, and has not finished: try again when it has. If it "
                 "was interrupted, run it again: tallystream restore"
             )
+        if not fields:
+            raise KeyLost(live.meta)
         layout = fields.get(b"layout", b"").decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(

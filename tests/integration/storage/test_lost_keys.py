@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConsumerGroupMissing, KeyLost, StreamError
+from tallystream.errors import ConfigurationError, ConsumerGroupMissing, KeyLost, StreamError
 from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
@@ -243,6 +243,17 @@ def test_a_deleted_stream_is_not_taken_for_a_new_one(harness, is_counted, goes_o
     with pytest.raises(KeyLost, match="restore --force") as raised:
         harness.fetch(0).ensure_group()
     assert raised.value.key == keys.stream
+
+
+def test_a_deployment_has_at_least_one_partition(server):
+    """0 is refused like every other number of partitions that is not 1 to 1,024; nothing is stored."""
+    server.clear()
+    for stored in (False, True):
+        for number in (0, -1, 1025):
+            with pytest.raises(ConfigurationError, match="partitions must be 1 to 1,024"):
+                Deployment.create_or_load(server.client(), number)
+        assert server.client().exists("tally:meta") == stored
+        Deployment.create_or_load(server.client(), 1)
 
 
 def test_a_deployment_is_not_created_over_the_data_of_another(harness):
