@@ -95,6 +95,7 @@ _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
+_DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1060,6 +1061,17 @@ MUTANTS: Final = (
         tests=(f"{_LOST}::test_an_interrupted_reopening_is_continued",),
     ),
     Mutant(
+        "a-reopening-that-ends-after-the-first-key",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/reopen.lua",
+                "  mended[1] = live\n",
+                "  if true then return { 'mended', live } end\n",
+            ),
+        ),
+        tests=(f"{_LOST}::test_keys_that_are_lost_together_are_mended_by_one_call",),
+    ),
+    Mutant(
         "a-mended-stream-forgets-what-it-had",
         (
             Edit(
@@ -1086,11 +1098,33 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/describe.py",
-                'epoch = latest["epoch"].decode() if "epoch" in latest else',
-                "epoch =",
+                "name = known.decode() if known else",
+                "name =",
             ),
         ),
-        tests=("tests/integration/rebuild/test_describe.py::test_the_last_change_of_the_rules_describes_a_deployment",),
+        tests=(f"{_DESCRIBE}::test_the_last_change_of_the_rules_describes_a_deployment",),
+    ),
+    Mutant(
+        "a-description-of-the-first-topic",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "while (following := chain[-1].following) is not None and",
+                "while (following := None) is not None and",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_deployment_is_described_again_after_repartitions",),
+    ),
+    Mutant(
+        "a-description-that-ends-a-repartition",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "if chain[-1].is_kept and not _was_live(client, namespace, topic):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_an_unfinished_repartition_is_described_as_unfinished",),
     ),
     Mutant(
         "an-archive-creates-a-part-of-the-description",
@@ -1784,6 +1818,43 @@ MUTANTS: Final = (
         tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
     ),
     Mutant(
+        "repartition-closes-a-topic-although-a-copy-cannot-be-counted",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "                _count_all(counting)  # an entry",
+                "                pass  # an entry",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_move_does_not_wait_forever_for_an_entry",),
+    ),
+    Mutant(
+        "archive-forgets-what-files-were-identified-by",
+        (Edit("tallystream_worker/archive/service.py", "            self._add_files()\n", ""),),
+        tests=(f"{_FILES}::test_a_file_is_known_that_was_ingested_after_the_snapshot",),
+    ),
+    Mutant(
+        "trimmed-entries-are-missing-silently",
+        (Edit("tallystream_worker/rebuild/source.py", "if is_begun and (position", "if False and (position"),),
+        tests=("tests/integration/rebuild/test_source.py",),
+    ),
+    Mutant(
+        "interrupted-giving-up-leaves-partitions-closed",
+        (Edit("tallystream_worker/cli/repartition.py", "    topic.settle(client, deployment)\n", ""),),
+        tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
+    ),
+    Mutant(
+        "interrupted-giving-up-forgets-the-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/give_up.lua",
+                "call('HSET', KEYS[1], 'left', left and left ~= '' and left .. ' ' .. added or added)\n",
+                "",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
+    ),
+    Mutant(
         "restore-that-forgets-the-gate",
         (
             Edit(
@@ -2084,7 +2155,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-forgets-ingested-files",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(fences[0], layout, facts)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "    restore_ingested_files(fences[0], layout, facts, files)\n",
+                "",
+            ),
+        ),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
     Mutant(

@@ -52,7 +52,8 @@ CLOSING: Final = "closing"
 """Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
 
 LEFT: Final = "left"
-"""Field of the root hash: topics that a restore of another topic has left, each as `<number>:<partitions>`."""
+"""Field of the root hash: topics that nothing uses, each as `<number>:<partitions>`; see `repartition.topic.drop_left`.
+A restore of another topic has left them, or they were given up."""
 
 RESTORED: Final = "!restored"
 """Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the

@@ -25,7 +25,7 @@ from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import VARIABLE
-from tallystream_worker.rebuild.reopen import find_deployment, reopen
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
@@ -98,7 +98,7 @@ def test_a_partition_that_lost_all_keys_is_archived_from_its_new_beginning(harne
     with pytest.raises(KeyLost):
         archive(harness, folder, lost)
     assert harness.client.keys(f"{keys.prefix}*") == []
-    reopen(harness.client, find_deployment(harness.client, "tally"))
+    reopen(harness.client, Deployment.find(harness.client))
     with Producer(harness.url) as producer:
         emit(harness, producer, "b")
     archive(harness, folder, lost)

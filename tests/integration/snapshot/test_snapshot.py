@@ -1188,7 +1188,7 @@ def test_the_snapshot_of_an_earlier_release_is_replaced(harness, database):
     assert rows(database, "totals") == harness.totals()
     assert (take(harness, database).whole, database.facts()["format"]) == (0, FORMAT)
     database.state({"format": "99"})
-    with pytest.raises(SnapshotError, match="other data"):
+    with pytest.raises(SnapshotError, match="contains a snapshot of format 99"):
         take(harness, database)
 
 

@@ -367,6 +367,9 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
         lambda w: change_table(w, "UPDATE positions SET generated = '10000000000000-0'"), {"snapshot.ahead"},
     ),
     "the description is deleted": (lambda w: w.client.delete("tally:meta"), {"deployment.missing"}),
+    "the description of a later topic is deleted": (
+        lambda w: w.client.hset("tally:meta", "log", 2), {"deployment.missing"}
+    ),
     "another generation is live": (lambda w: w.client.set(w.keys.live, 2), {"deployment.generations_differ"}),
     "a partition is closed": (lambda w: w.client.set(w.keys.live, "1 closed"), {"deployment.closed"}),
     "the tags are changed": (

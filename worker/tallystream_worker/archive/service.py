@@ -60,6 +60,7 @@ class Archive:
         self._stores = [store, *(Store(url, namespace, topic) for topic in sorted(deployment.earlier))]
         self._layout = deployment.layout
         self._rules: list[Record] = []
+        self._files = 0
 
     def _note_missing(self) -> None:
         """Store on the server, for monitoring, how many lost entries were not sent again, by the files that have them.
@@ -88,8 +89,9 @@ class Archive:
 
         Entries younger than `settled` are left for a later call, and so are those that arrive while their partition is
         archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive,
-        and store on the server how many entries in the files `*.parquet.lost` were not sent again. The first call, and
-        the next one after an archiver failed, creates missing consumer groups: see `PartitionArchiver.ensure_group`.
+        and the identities of files whose entries are archived. Store on the server how many entries in the files
+        `*.parquet.lost` were not sent again. The first call, and the next one after an archiver failed, creates missing
+        consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
@@ -111,8 +113,9 @@ class Archive:
             self._rules = rules
         events = 0
         try:
-            for archivist in self.archivists:
-                until = archivist.latest()
+            bounds = [archivist.latest() for archivist in self.archivists]
+            self._add_files()
+            for archivist, until in zip(self.archivists, bounds, strict=True):
                 while (written := archivist.run_once(until=until, settled=settled)) is not None:
                     events += written
             self._note_missing()
@@ -120,6 +123,18 @@ class Archive:
             self._begun = False  # the server may have lost data, the groups included
             raise
         return events
+
+    def _add_files(self) -> None:
+        """Add the identities of ingested files to the archive, if the server has other ones than at the last call.
+
+        The identity of a file is stored before its first entry. So call this after the last entry to archive was
+        chosen: a restore then finds the identity of every archived entry.
+        """
+        number: int = self._client.execute_command("HLEN", self._layout.files)
+        if number != self._files:
+            found: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._layout.files)
+            self._store.add_files_ingested({name.decode(): int(size) for name, size in found.items()})
+            self._files = len(found)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
     <url>/_tallystream.json                                            the manifest: the data that is archived here
     <url>/_rules.json                                                  the changes of the rules
+    <url>/_files.json                                                  what ingested files were identified by
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
     <url>/lost/partition=p0.425/<first id>_<last id>.parquet.lost      entries that the server has lost
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
@@ -43,6 +44,7 @@ FORMAT: Final = "4"
 _MANIFEST: Final = "_tallystream.json"
 _RETRACTED: Final = "retracted"
 _RULES: Final = "_rules.json"
+_FILES: Final = "_files.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _TOPIC: Final = re.compile(r"log=([1-9][0-9]*)")
@@ -218,6 +220,28 @@ class Store:
         """
         found = self._read(f"{self._root}/{_RULES}")
         return {} if found is None else msgspec.json.decode(found, type=dict[str, dict[str, str]])
+
+    def add_files_ingested(self, sizes: Mapping[str, int]) -> None:
+        """Add identities of ingested files to those that the archive has, which stay. Write nothing if it has all.
+
+        Args:
+            sizes: By identity, the number of bytes that it was made from: see `Layout.files`.
+
+        Raises:
+            ArchiveError: the identities cannot be read or written.
+        """
+        present = self.files_ingested()
+        if not sizes.items() <= present.items():
+            self._write(f"{self._root}/{_FILES}", msgspec.json.encode(present | dict(sizes), order="sorted"))
+
+    def files_ingested(self) -> dict[str, int]:
+        """Return the identities of ingested files: by identity, the number of bytes. Empty if none were added.
+
+        Raises:
+            ArchiveError: the identities cannot be read.
+        """
+        found = self._read(f"{self._root}/{_FILES}")
+        return {} if found is None else msgspec.json.decode(found, type=dict[str, int])
 
     def put(self, partition: int, after: str, first: str, last: str, table: pa.Table, *, lost: str = "") -> None:
         """Write one file atomically; do nothing if a file of the same name exists.

@@ -97,6 +97,19 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
     return Store(chosen, settings.redis.namespace, log).retracted()
 
 
+def archived_files(settings: Settings, url: str | None, database: Database) -> dict[str, int]:
+    """Return the identities of ingested files that the archive knows; empty if no archive is named.
+
+    The arguments and errors are those of `noted_retractions`.
+    """
+    if not (chosen := settings.archive.url if url is None else url):
+        return {}
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    log = int(database.facts().get("log", FIRST_TOPIC))
+    return Store(chosen, settings.redis.namespace, log).files_ingested()
+
+
 def open_archive(
     settings: Settings, url: str | None, database: Database
 ) -> Callable[[int, str, str | None], Iterable[Entry]] | None:

@@ -33,6 +33,9 @@ MIN_READ: Final = 8
 MAX_READ: Final = 256
 """The largest number of entries that one read asks for."""
 
+COPIES: Final = "move"
+"""The name of the consumer that counts the copies of a repartition, before their topic is live."""
+
 _CLAIM_COUNT: Final = 64
 _DONE: Final = "0-0"
 _ENSURE_GROUP: Final = Script("tallystream_worker.counting", "ensure_group")

@@ -13,13 +13,14 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
@@ -91,6 +92,7 @@ def restore(
     accept_loss: bool = False,
     later: Callable[[int], Mapping[int, int]] = lambda _: {},
     retracted: Sequence[Retraction] = (),
+    files: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[RestoredPart], None] = lambda _: None,
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
@@ -117,6 +119,7 @@ def restore(
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
             that were not copied from the topic before.
         retracted: Retractions that another source, such as the archive, knows.
+        files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
@@ -161,7 +164,7 @@ def restore(
             parts.append(part)
             progress(part)
             failpoints.reach("after-partition")
-        _end(client, layout, facts, rules, kept, partitions, lock, changed=bool(lacking))
+        _end(client, layout, facts, rules, kept, partitions, lock, files, changed=bool(lacking))
     return Restored(parts, lacking, rules, former)
 
 
@@ -221,6 +224,7 @@ def _end(
     kept: Mapping[str, Any],
     partitions: Sequence[PartitionRestore],
     lock: RestoreLock,
+    files: Mapping[str, int],
     *,
     changed: bool,
 ) -> None:
@@ -234,6 +238,7 @@ def _end(
         kept: What `_begin` returned.
         partitions: The restored partitions.
         lock: The lock of the restore.
+        files: The identities of ingested files that the archive knows.
         changed: Whether the rules are not those of the snapshot.
 
     Raises:
@@ -243,7 +248,7 @@ def _end(
     fences = [each.fence for each in partitions]
     at_root = Fence(client, lock, lock.key, lock.value)
     restore_rule_records(at_root if layout.topic == FIRST_TOPIC else fences[0], fences, layout, facts)
-    restore_ingested_files(fences[0], layout, facts)
+    restore_ingested_files(fences[0], layout, facts, files)
     newest, revision = (int(kept[name]) for name in NUMBERS)
     if changed or revision > int(facts["revision"]):
         revision += 1  # different rules never have the same number
@@ -298,7 +303,7 @@ def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
 
 
 def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
-    with suppress(ConfigurationError, DeploymentChanged):
+    with suppress(ConfigurationError, StreamError):
         return Deployment.find(client, namespace).declared
     return None
 
@@ -335,7 +340,7 @@ def _lacking(
     """
     sources = [decode_retractions(facts[RETRACTED]), retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
-    with suppress(ConfigurationError, DeploymentChanged):
+    with suppress(ConfigurationError, StreamError):
         found = Deployment.find(client, facts["namespace"])
         if found.epoch == facts["epoch"] and found.declared is not None:
             if found.layout.topic == layout.topic:

@@ -12,7 +12,13 @@ from msgspec.structs import replace
 
 from tallystream.client.connect import connect
 from tallystream.rules.metrics import publish
-from tallystream_worker.cli.backup import noted_retractions, open_archive, open_later_topics, open_snapshot
+from tallystream_worker.cli.backup import (
+    archived_files,
+    noted_retractions,
+    open_archive,
+    open_later_topics,
+    open_snapshot,
+)
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -53,6 +59,7 @@ def restore(
     ):
         source = open_archive(settings, archive, database)
         noted = noted_retractions(settings, archive, database)
+        files = archived_files(settings, archive, database)
         result = bring_back(
             client,
             database,
@@ -61,6 +68,7 @@ def restore(
             accept_loss=accept_loss,
             later=open_later_topics(settings, archive),
             retracted=noted,
+            files=files,
             progress=tell,
         )
     seconds, parts = time.monotonic() - began, result.parts
