@@ -35,8 +35,9 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         above: The bound above which the alert fires; `null` if it has only `below`.
         below: The bound below which the alert fires; `null` if it has only `above`.
         clear: The value at which the alert ends: a value at most this (with `above`), or at least this (with `below`).
-        firing: The number of subjects for which it fires. If no firing alerts were asked for (`n` was 0), it may be too
-            high, because it includes subjects whose alert was resolved in the present bucket.
+        firing: The number of subjects for which it fires. It may be too high if the query had `n` 0 (see
+            `query_alert_page`), that is, asked for no list: it then includes subjects whose alert was resolved in the
+            present bucket.
         complete: Whether the whole range of the alert is stored and can be read. If not, the alert is silent: it
             changes no state. Always true for an alert without a range.
     """

@@ -73,7 +73,9 @@ class EvictionWatch:
         self._evicted: dict[str, int] = {}
 
     def run_once(self) -> None:
-        """Check the server of each partition: note in `evicting` whether it may evict keys, and log evicted keys.
+        """Check the server of each partition: note in `evicting` whether it may evict keys, and log new evictions.
+
+        The log line of an eviction states how many keys the server has evicted since the last check, no names.
 
         Also log when a server begins or ceases to be able to evict. Do nothing if the server has the data of another
         deployment.

@@ -27,7 +27,7 @@ TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """More Prometheus metrics for `/metrics`."""
+    """The metrics of the workers in this process, which `/metrics` returns after those that it reads from Redis."""
 
     registry: CollectorRegistry | None
     """The registry of the workers in this process; `None` if there are none."""
