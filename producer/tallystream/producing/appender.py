@@ -413,10 +413,10 @@ def new_queues(layout: Layout, since: Sequence[str] = ()) -> list[PartitionQueue
     Args:
         layout: The layout.
         since: By partition, a stream ID that no entry of the new queue precedes, from `newest_ids`; if empty, `0-0`.
-            The server removes the record (`GateRecord`) of a producer that is silent for long. If it has removed any,
-            and has no record of a queue that began at `0-0`, the record counts as removed, until an entry of the queue
-            is confirmed. Entries that were sent without a reply are then given up, even if the server never got them.
-            In every other case they are sent again.
+            The server removes the record (`GateRecord`) of a producer that is silent for long. Once it may have removed
+            any (its `horizon` is not `0-0`), a missing record of a queue that began at `0-0` counts as removed, until
+            an entry of the queue is confirmed. Entries that were sent without a reply are then given up, even if the
+            server never got them. In every other case they are sent again.
     """
     begun = since or [START] * layout.partitions
     return [PartitionQueue(KEEP_BYTES // layout.partitions, since=each) for each in begun]

@@ -37,7 +37,8 @@ class Decision:
     """The decision on one event that was counted at once.
 
     Attributes:
-        accepted: Whether the event was counted, or is now the vote of its actor; if not, `reason` states why.
+        accepted: Whether the event was counted, or changed the vote of its actor; if not, `reason` states why. A later
+            vote with the same amount only changes the time of the vote, and is not accepted.
         total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
             the subject has no exact counter (`max_subjects`).
         remaining: Events of the subject that the limit still allows in the bucket of this event's time, after this
