@@ -67,7 +67,7 @@ def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
 
     The signs: a worker has counted an entry, a repartition or a restore has closed the partition, or another generation
     than the first is live in it. Producers leave no such sign. The deployment itself is not read. Return `False` for a
-    partition that has lost all its keys, unless its stream shows that a worker has counted in it.
+    partition without any sentinel, unless its stream shows that a worker has counted in it.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
