@@ -102,8 +102,8 @@ class CountingLoop:
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
-            GenerationSwitched: another generation is live, the partition is closed, or it is counted by newer rules
-                that cannot be read.
+            GenerationSwitched: another generation is live, the partition is closed, a restore has not finished, or the
+                partition is counted by newer rules that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
             KeyLost: the partition has lost a key; the last batch was not counted.
             StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.
