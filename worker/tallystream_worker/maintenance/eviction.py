@@ -77,8 +77,8 @@ class EvictionWatch:
 
         The log line of an eviction states how many keys the server has evicted since the last check, no names.
 
-        Also log when a server begins or ceases to be able to evict. Do nothing if the server has the data of another
-        deployment.
+        Also log when a server begins or ceases to be able to evict. Do nothing if the data was deleted or replaced, or
+        a restore has not finished.
 
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.
