@@ -78,7 +78,7 @@ class Alerts(msgspec.Struct, frozen=True):
 
     Attributes:
         alerts: The declared alerts, in the order of the rules.
-        firing: At most `n` alerts that fire, the latest first; one for each subject.
+        firing: At most `n` alerts that fire, the latest first; one for each pair of alert and subject.
         more: Whether further alerts fire that come after those in `firing`. If `n` was 0, it may be true although none
             fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
