@@ -38,7 +38,8 @@ class AlertEvaluator:
     Args:
         client: The connection to the counters.
         layout: Returns the live layout. Each pass calls this function, because a rebuild or a repartition changes the
-            layout. It returns `None` if the epoch has changed; then the pass does nothing.
+            layout. It returns `None` if the deployment was deleted or replaced, or a restore has not finished; then
+            the pass does nothing.
         rules: The declared metrics and alerts.
         log: Logs when an alert becomes silent, because part of its range has expired or the range has too many buckets,
             and when it is evaluated again; `None` to log nothing.

@@ -49,7 +49,8 @@ class CountingLoop:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
         subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
             counting.
-        durability: What must have a batch, after the server's reply, before the loop applies the next one.
+        durability: What must confirm each applied batch. The loop waits at most 1 second for it before the next batch;
+            then `run_once` raises `Unconfirmed`, and a later call applies the next batch all the same.
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
