@@ -134,8 +134,10 @@ class Producer:
 
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
 
-        The background thread reads the rules after the first event, and again every 10 seconds. Until it has read them,
-        or while no worker has published any, an event that they do not allow is accepted, and becomes a dead letter.
+        The background thread reads the rules after the first event, and again before it sends later events if the last
+        read is over 10 seconds ago. So the first events after a pause are checked by the rules of before. Until the
+        thread has read any rules, or while no worker has published any, an event that they do not allow is accepted,
+        and becomes a dead letter.
 
         Raises:
             EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:

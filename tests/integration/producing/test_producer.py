@@ -181,7 +181,7 @@ def test_a_closed_producer_decides_nothing(harness):
 
 
 def test_a_flush_of_a_closed_producer_ends(harness):
-    """If `close` has left events unsent, `flush` without a limit raises an error instead of waiting for ever."""
+    """If `close` has left events unsent, `flush` without a limit raises an error instead of waiting without limit."""
     with Proxy(harness.url) as proxy:
         producer = Producer(proxy.url)
         producer.emit("view", "a")

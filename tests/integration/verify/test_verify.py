@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from redis.exceptions import NoPermissionError
 from sqlalchemy import create_engine, text
 
 from tallystream import Producer
@@ -636,7 +637,9 @@ def test_a_gap_within_the_archive_is_named(world):
     assert "archive.skips" in names(world.verify())
 
 
-def scheduled(world: World, lines: list[tuple[str, dict[str, object]]], stopping: threading.Event) -> Any:
+def scheduled(
+    world: World, lines: list[tuple[str, dict[str, object]]], stopping: threading.Event, client: Any = None
+) -> Any:
     """Return the scheduled verification of a worker; `lines` gets its log lines."""
 
     class Log:
@@ -646,7 +649,7 @@ def scheduled(world: World, lines: list[tuple[str, dict[str, object]]], stopping
         warning = error
 
     chosen = Settings(RedisSettings(world.harness.url, partitions=1), rules=RULES, verify=VerifySettings("6h"))
-    return ScheduledVerification(chosen, world.client, Log(), stopping)
+    return ScheduledVerification(chosen, client or world.client, Log(), stopping)
 
 
 def test_a_verification_is_done_by_one_worker_when_it_is_due(world):
@@ -675,3 +678,21 @@ def test_a_worker_that_stops_gives_its_verification_up(world):
     assert scheduled(world, [], stopping).run_once() is None
     assert not world.client.exists(world.keys.prefix + "verifying")
     assert world.client.hget("tally:meta", "verified") is None
+
+
+def test_a_verification_whose_result_cannot_be_recorded_is_not_repeated_at_once(world):
+    """If the time of a verification cannot be written to `tally:meta`, its worker waits; another worker verifies."""
+    only = ("resetkeys", "%R~tally:meta", f"~{world.keys.prefix}*")
+    world.client.execute_command("ACL", "SETUSER", "reader", "on", ">x", "+@all", *only)
+    reader = world.harness.connect()
+    reader.execute_command("AUTH", "reader", "x")
+    try:
+        worker = scheduled(world, [], threading.Event(), reader)
+        with pytest.raises(NoPermissionError):
+            worker.run_once()
+        assert worker.run_once() is None
+        assert world.client.hget("tally:meta", "verified") is None
+        assert scheduled(world, [], threading.Event()).run_once() is not None
+    finally:
+        reader.close()
+        world.client.execute_command("ACL", "DELUSER", "reader")

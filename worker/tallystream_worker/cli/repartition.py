@@ -102,10 +102,13 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
         By number of each topic that was removed, the number of removed keys.
 
     Raises:
-        StreamError: the unfinished repartition has just made its topic the live one; topics that a restore has left
-            were dropped.
-        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`. The topic from before
-            the last repartition was not dropped: read the deployment again, and call again.
+        StreamError: the topic of the unfinished repartition is not being filled any more: it is the live one now, or
+            another process has given it up.
+        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`.
+        DeploymentChanged: the data was deleted or replaced meanwhile.
+
+    If an error is raised, the topics that a restore has left were dropped, and the topic from before the last
+    repartition was not: read the deployment again, and call again.
     """
     topic.settle(client, deployment)
     removed = topic.drop_left(client, deployment)

@@ -49,7 +49,8 @@ class CountingLoop:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
         subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
             counting.
-        durability: What must have a batch, after the server's reply, before the loop applies the next one.
+        durability: What must confirm each applied batch. The loop waits at most 1 second for it before the next batch;
+            then `run_once` raises `Unconfirmed`, and a later call applies the next batch all the same.
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
@@ -105,8 +106,8 @@ class CountingLoop:
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
-            GenerationSwitched: another generation is live, the partition is closed, or it is counted by newer rules
-                that cannot be read.
+            GenerationSwitched: another generation is live, the partition is closed, a restore has not finished, or the
+                partition is counted by newer rules that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
             KeyLost: the partition has lost a key; the last batch was not counted.
             StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.

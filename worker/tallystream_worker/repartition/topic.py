@@ -219,6 +219,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
     Raises:
         StreamError: the topic is not being filled any more: it is live, or another process has given it up.
+        DeploymentChanged: the data was deleted or replaced meanwhile; the repartition was given up, and nothing else
+            was done.
         KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
             up, its holds and its topic were removed, and the other partitions were reopened. When the partition is
             repaired, `settle` reopens it.
@@ -228,7 +230,10 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
         return 0
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
-        raise StreamError(f"cannot give up the repartition: its topic {moving} is the live one now")
+        raise StreamError(
+            f"cannot give up the repartition: topic {moving} is not being filled any more. It is the live topic now, "
+            "or another process has given it up: run the command again"
+        )
     failpoints.reach("move-given-up")
     lost: KeyLost | None = None
     try:

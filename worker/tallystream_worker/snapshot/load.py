@@ -40,7 +40,7 @@ class TableLoader:
         ledger: The ledger of the snapshot, by field; not written to Redis.
         producers: By producer, `<sequence> <stream ID>` of its last entry, and the horizons by name (see `HORIZONS`);
             not written to Redis.
-        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever. Not
+        expires: By bucket, the millisecond since 1970 until which its keys are kept; 0 for forever. Not
             written to Redis.
         damaged: The tables in which another program has changed, removed or added rows of the partition, sorted; also
             those of another snapshot that was written meanwhile.

@@ -226,13 +226,13 @@ class PartitionRestore:
         )
 
     def _wipe(self) -> None:
-        """Remove every key of the partition except those that other processes need.
+        """Remove every key of the partition in its topic, except those that other processes need.
 
-        These are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
-        identities of ingested files, and the sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append
-        meanwhile: without the sequences, they would append entries a second time. Without the marks, workers would
-        copy entries a second time. The keys of later topics stay too, although those of the first topic have the
-        beginning of their names.
+        Kept are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
+        identities of ingested files, and the sentinels: the sequences, the ledger of the topic and the key of the live
+        generation. Producers may append meanwhile: without the sequences, they would append entries a second time.
+        Without the marks, workers would copy entries a second time. The keys of later topics are kept too, although
+        their names begin with the prefix of the first topic.
         """
         keys = self._keys
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)

@@ -27,7 +27,7 @@ TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """More Prometheus metrics for `/metrics`."""
+    """The metrics of the workers in this process, which `/metrics` returns after those that it reads from Redis."""
 
     registry: CollectorRegistry | None
     """The registry of the workers in this process; `None` if there are none."""
@@ -38,8 +38,9 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     """Return the metrics as text.
 
     If Redis cannot be read, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and those of the
-    workers in this process if there are any. If a partition has lost a key, the metrics of the ledger and of the alerts
-    are left out, because they may be wrong.
+    workers in this process if there are any; so it is if the stored deployment was deleted or is of another release, or
+    a restore has not finished. If a partition has lost a key, the metrics of the ledger and of the alerts are left out,
+    because they may be wrong.
     """
     try:
         collector = await _read(totals)
@@ -75,8 +76,8 @@ class LedgerCollector:
     `""` is for entries that cannot be read or have an undeclared metric.
 
     Args:
-        ledger: The ledger; `None` if Redis cannot be read, or if a partition has lost a key.
-        vitals: The server statistics; `None` if Redis cannot be read.
+        ledger: The ledger; `None` if it cannot be read, or if a partition has lost a key.
+        vitals: The server statistics; `None` if they, or the stored deployment, cannot be read.
         rules: The declared rules; `None` if there are none.
         firing: The firing alerts; `None` if they were not read.
     """
