@@ -283,7 +283,7 @@ def test_a_server_that_came_back_with_less(harness, folder):
 
 @pytest.mark.parametrize("is_written", [False, True])
 def test_a_range_of_a_lost_group_is_forgotten(harness, folder, monkeypatch, is_written):
-    """If the group is gone while a range is open, its successor begins a range of its own, and each entry is archived.
+    """If the group is gone while a range is open, its successor begins a new range, and each entry is archived.
 
     A restore replaces the stream without this group. The archiver that has claimed the range may be in the middle of
     its file, or have written it.
