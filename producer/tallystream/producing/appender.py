@@ -218,8 +218,11 @@ class Appender:
         keys = self.layout.keys[partition]
         queue = self.queues[partition]
         arguments = [VERSION, queue.producer, sequence, entry.events, entry.payload, queue.since]
-        if self._durability.is_needed:
-            arguments.append(1)
+        is_after_hole = queue.skip is not None and sequence == queue.confirmed + 1
+        if self._durability.is_needed or is_after_hole:
+            arguments.append("1" if self._durability.is_needed else "")
+        if is_after_hole:
+            arguments.append(queue.skip)
         _APPEND.queue(pipeline, [keys.stream, keys.sequences, keys.topic_ledger], arguments)
 
     def _note_sent(self, sent: Sequence[tuple[int, int]]) -> None:

@@ -44,7 +44,8 @@ class Rollback:
 
     Attributes:
         again: How many entries are sent again.
-        lost: How many entries the server has lost that are no longer kept here, so cannot be sent again.
+        lost: How many entries the server has lost that are no longer kept here, so cannot be sent again; without those
+            that an earlier rollback counted.
     """
 
     again: int
@@ -55,8 +56,10 @@ class PartitionQueue:
     """One producer's entries for one partition, in the order of their sequences.
 
     The latest confirmed entries are kept, because a server may lose them in a failover or a restart. Its next reply
-    then states the last sequence that it has. The sequence gate lets entries through as 1, 2, 3, ... without a gap, so
-    the server has no entry after that sequence.
+    then states the last sequence that it has. The sequence gate lets entries through in the order of their sequences,
+    so the server has no entry after that one. Entries that the server has lost and that are not kept any more are a
+    hole. The entries after the hole are sent with the sequences that they have: if the lost data comes back, with a
+    restore or another backup, the gate does not let them through a second time.
 
     The server removes the record of a producer that has been silent for long. The stream IDs of the kept entries then
     show which of them the stream has had: see `last_of`.
@@ -75,6 +78,8 @@ class PartitionQueue:
         sent: If higher than `confirmed`: the last sequence that may be in the stream without being confirmed, because
             the reply to it is missing or proves too little. If not higher: nothing.
         kept: Confirmed entries, the latest last.
+        hole: The last sequence before the hole, and the last one in it; `None` if there is none. After another hole, it
+            is the later one.
         waiting: Unconfirmed entries; the first has the sequence `confirmed + 1`.
     """
 
@@ -83,6 +88,7 @@ class PartitionQueue:
         "_keep_bytes",
         "_kept_bytes",
         "confirmed",
+        "hole",
         "kept",
         "producer",
         "resume_at",
@@ -97,6 +103,7 @@ class PartitionQueue:
         self._keep_bytes = keep_bytes
         self.waiting: deque[SealedEntry] = deque()
         self.kept: deque[SealedEntry] = deque()
+        self.hole: tuple[int, int] | None = None
         self._kept_bytes = 0
         self.resume_at = 0.0
         """Monotonic second before which nothing is sent; 0 at first.
@@ -162,16 +169,23 @@ class PartitionQueue:
             last -= 1
         return last if parse_id(self._dropped_since) < record.horizon else 0
 
+    @property
+    def skip(self) -> int | None:
+        """The last sequence before the hole, if the next entry is the first one after it; else `None`."""
+        return self.hole[0] if self.hole is not None and self.hole[1] == self.confirmed else None
+
     def roll_back(self, last: int) -> Rollback:
         """Make the kept entries after `last` wait again; `last` is the last sequence that the server still has.
 
-        If all entries that the server lost are still kept, they are sent again with the same sequences. Otherwise
-        (`Rollback.lost` is not 0) the sequence gate would refuse the next entry: the caller must `rename` the queue.
-        `confirmed` is lowered; `since` and `sent` do not change, so the caller must set them. Do nothing if `last` is
-        not lower than `confirmed`.
+        They are sent again with the same sequences. If the server has also lost entries that are not kept any more,
+        these become the hole. Those of an earlier hole are not counted as lost again. `confirmed` is lowered; `since`
+        and `sent` do not change, so the caller must set them. Do nothing if `last` is not lower than `confirmed`.
         """
-        first_kept = self.confirmed - len(self.kept) + 1
-        lost = max(0, first_kept - 1 - last)
+        dropped = self.confirmed - len(self.kept)  # the last sequence that is not kept
+        lost = max(0, dropped - last)
+        if self.hole is not None:
+            after, until = self.hole
+            lost -= max(0, min(until, dropped) - max(after, last))
         again = 0
         while self.kept and self.confirmed > last:
             entry = self.kept.pop()
@@ -179,6 +193,8 @@ class PartitionQueue:
             self.waiting.appendleft(entry)
             self.confirmed -= 1
             again += 1
+        if self.confirmed > last:
+            self.hole = (last, self.confirmed)
         return Rollback(again, lost)
 
     def rename(self, name: str, since: str) -> None:
@@ -187,6 +203,7 @@ class PartitionQueue:
         The waiting entries stay. `since` is a stream ID that no entry under the new name precedes.
         """
         self.producer = name
+        self.hole = None
         self.confirmed = self.sent = 0
         self.since = since
         self.forget()

@@ -124,19 +124,20 @@ class RollbackWatch:
     def compare(self, queues: Sequence[PartitionQueue], checked: Sequence[int], replies: Sequence[Any]) -> None:
         """Suspect each checked partition if the sequence in its reply is lower than its last confirmed one.
 
-        A missing record is the sequence 0; an error reply is ignored.
+        A missing record is the sequence 0; an error reply is ignored. A partition is not suspected because of entries
+        that are known to be lost for good (`PartitionQueue.hole`).
         """
         for partition, reply in zip(checked, replies, strict=True):
             if not isinstance(reply, RedisError):
-                last = int(reply.split()[0]) if reply else 0
-                if last < queues[partition].confirmed:
+                last, queue = int(reply.split()[0]) if reply else 0, queues[partition]
+                if last < queue.confirmed and last != queue.skip:
                     self.suspect(partition)
 
     def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> list[SealedEntry]:
         """Roll the queue of each suspected partition back to the last entry that the stream has.
 
-        If the next entry cannot follow under the same name, because entries that the server lost are no longer kept or
-        because the record was removed, the queue begins again under a new name. If another epoch is stored, first do
+        If the record was removed, so that the next entry cannot follow under the same name, the queue begins again
+        under a new name. If another epoch is stored, first do
         the same as `follow`. If a partition has lost its sequences, or no deployment is stored, its queue does not
         change, and the partition is added to `damaged`. No partition is suspected afterwards.
 
@@ -169,7 +170,7 @@ class RollbackWatch:
                 pass
             elif queue.is_forgotten(record):
                 given_up += self._begin_again(partition, queue, record, stream)
-            elif record.last < queue.confirmed:
+            elif record.last < queue.confirmed and record.last != queue.skip:
                 self._roll_back(partition, queue, record, stream)
             self._suspects.discard(partition)
         return given_up
@@ -231,12 +232,13 @@ class RollbackWatch:
 
     def _roll_back(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
         until = queue.since  # the ID of the last confirmed entry
-        rollback = queue.roll_back(queue.last_of(record))
-        if queue.confirmed > record.last:
+        last = queue.last_of(record)
+        rollback = queue.roll_back(last)
+        if last > record.last:  # the server removed the record: the gate would refuse the next entry
             self._rename(partition, queue, record, queue.confirmed)
-        elif queue.confirmed == record.last:
+        else:
             queue.since = record.last_id if record.last else record.newest
-            queue.sent = record.last
+            queue.sent = queue.confirmed
         self.count(rollback)
         _log.warning(
             "stream.rolled_back stream=%s after=%s until=%s resent=%d lost=%d: the server lost confirmed entries",

@@ -189,7 +189,10 @@ def test_an_idle_producer_looks_after_what_was_confirmed(harness, monkeypatch):
 
 
 def test_what_is_not_held_any_more_is_counted_as_lost(harness, monkeypatch):
-    """If a server lost more entries than are kept, the kept ones are sent under a new name, and `lost` has the rest."""
+    """If a server lost more entries than are kept, the kept ones are sent again with their sequences.
+
+    `lost` has the number of the others, also after the same data is put back once more.
+    """
     monkeypatch.setattr("tallystream.producing.appender.KEEP_BYTES", 4 * 900)
     appender = Appender(harness.client, harness.layout)
     for _ in range(20):
@@ -202,8 +205,29 @@ def test_what_is_not_held_any_more_is_counted_as_lost(harness, monkeypatch):
     while appender.oldest_cycle is not None:
         appender.send()
     assert (appender.rewound, appender.lost) == (1, 18 - kept)
-    assert [q for _, q in written(harness)] == [1, 2, *range(1, kept + 2)]
-    assert len({p for p, _ in written(harness)}) == 2
+    assert [q for _, q in written(harness)] == [1, 2, *range(21 - kept, 22)]
+    assert len({p for p, _ in written(harness)}) == 1
+    forget(harness, 2)
+    appender.check_soon()
+    until(lambda: appender.send() == ([], None) and appender.due != 0, what="the second time")
+    assert (appender.rewound, appender.lost) == (2, 19 - kept)  # one more is not kept any more
+    assert [q for _, q in written(harness)] == [1, 2, *range(22 - len(appender.queues[0].kept), 22)]
+
+
+def test_a_hole_without_later_entries_is_counted_once(harness, monkeypatch):
+    """If a server lost entries of which none is kept, they are counted as lost once, and the next entry follows."""
+    monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.0)
+    appender = Appender(harness.client, harness.layout)
+    for _ in range(5):
+        appender.push(0, entry())
+    appender.send()
+    appender.queues[0].forget()
+    forget(harness, 2)
+    appender.push(0, entry())
+    for _ in range(5):
+        appender.send()
+    assert (appender.rewound, appender.lost) == (1, 3)
+    assert [q for _, q in written(harness)] == [1, 2, 6]
 
 
 def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):

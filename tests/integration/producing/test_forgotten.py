@@ -233,12 +233,12 @@ def test_any_history(harness, monkeypatch, seed, restores):
     Without a restore, an entry is missing only if `unknown` counts it.
     """
     monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.0)
-    monkeypatch.setattr("tallystream.producing.appender.KEEP_BYTES", 3000)
+    monkeypatch.setattr("tallystream.producing.appender.KEEP_BYTES", 900)
     draw = random.Random(seed)
     client = LossyClient(harness.client)
     appender = begun(harness, client)
     appender.send()
-    backup, pushed = copy(harness), 0
+    backups, pushed = [copy(harness)], 0
     for _ in range(60):
         step = draw.choice(
             ["push", "push", "send", "send", "break", "days", *(["back up", "restore"] if restores else [])]
@@ -257,9 +257,9 @@ def test_any_history(harness, monkeypatch, seed, restores):
         elif step == "days":
             pass_days(harness, draw.choice([1, 5, 29, 31, 40]))
         elif step == "back up":
-            backup = copy(harness)
+            backups.append(copy(harness))
         else:
-            put_back(harness, backup)
+            put_back(harness, draw.choice(backups))  # it may be newer than the data that it replaces
     finish(appender)
     found = counted(harness)
     assert set(found.values()) <= {1}

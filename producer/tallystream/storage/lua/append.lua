@@ -4,20 +4,23 @@
 -- KEYS[1] stream   KEYS[2] sequences (hash: producer -> "<sequence> <stream ID>")   KEYS[3] ledger (hash)
 -- ARGV[1] wire version   ARGV[2] producer's ID   ARGV[3] sequence   ARGV[4] events   ARGV[5] payload
 -- ARGV[6] a stream ID that no entry of the producer precedes: of its last confirmed entry, or read before its first
--- ARGV[7] "1" if a WAIT follows: then a repeated call also writes something, so that WAIT covers the entry
+-- ARGV[7] "1" if a WAIT follows: then a repeated call also writes something, so that WAIT covers the entry; else ""
+-- ARGV[8] the last sequence that the server has, if the producer knows that it lost the entries between that and this
+--         one, and cannot send them again; missing otherwise
 --
 -- Returns {"appended", ID}   the entry was appended by this call
 --         {"already", ID}    an earlier call appended it (ID is "" if a later entry of the producer followed)
---         {"gap", last}      the sequence is more than `last` + 1: the stream was rewound, or an entry is missing
+--         {"gap", last}      the sequence is more than `last` + 1, and ARGV[8] is not `last`: the stream was rewound
 --         {"forgotten"}      the producer's record is missing, and the reaper may have removed it: nothing was done
 --         {"closed", topic}  the stream is closed and does not have this entry: append it to that topic
 --         {"full", limit}    the stream already has `limit` entries or more, because counting lags; nothing was done
 --         {"held"}           a reset holds appends back for a moment; nothing was done
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was done
 --
--- Invariant: for each producer the entries in the stream are 1, 2, 3, ... without a gap or a repeat, in order, also if
--- its record was removed. No clock decides: stream IDs alone show whether a missing record may have been removed, or
--- never existed (see lib/producers.lua).
+-- Invariant: for each producer the entries in the stream are 1, 2, 3, ... in order and without a repeat, also if its
+-- record was removed. A sequence is left out only if the server has lost that entry for good, and the producer has read
+-- so. The entries after it keep their sequences: data that has them already does not get them again. No clock decides:
+-- stream IDs alone show whether a missing record may have been removed, or never existed (see lib/producers.lua).
 -- All checks come before the first write; after them, the writes cannot fail.
 local appending = require('tallystream.storage.lua.lib.appending')
 local stream, sequences, ledger = KEYS[1], KEYS[2], KEYS[3]
@@ -49,7 +52,7 @@ if sequence <= last then
   end
   return { 'already', sequence == last and last_id or '' }
 end
-if sequence > last + 1 then
+if sequence > last + 1 and tonumber(ARGV[8] or '') ~= last then
   return { 'gap', tostring(last) }
 end
 local refusal = appending.refusal(stream, ledger, limit, closed, held, begun)
