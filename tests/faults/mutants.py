@@ -2285,7 +2285,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/restore.py",
-                'closed |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")',
+                'fields |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")',
                 "pass",
             ),
         ),
