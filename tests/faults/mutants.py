@@ -1656,6 +1656,11 @@ MUTANTS: Final = (
         tests=("tests/integration/archive/test_lost_entries.py::test_a_kill_while_entries_are_set_aside",),
     ),
     Mutant(
+        "audit-names-changes-that-nothing-was-counted-by",
+        (Edit("tallystream/rules/changes.py", "        if change.number not in counted:", "        if False:"),),
+        tests=("tests/unit/rules/test_changes.py",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(
