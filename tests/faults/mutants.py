@@ -1661,6 +1661,11 @@ MUTANTS: Final = (
         tests=("tests/unit/rules/test_changes.py",),
     ),
     Mutant(
+        "verify-trusts-the-numbers-of-rules",
+        (Edit("tallystream_worker/verify/deployment.py", "    _check_numbers(scene, counting)\n", ""),),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(
