@@ -1699,6 +1699,16 @@ MUTANTS: Final = (
         tests=("tests/integration/archive/test_lost_entries.py::test_a_kill_while_entries_are_set_aside",),
     ),
     Mutant(
+        "audit-names-changes-that-nothing-was-counted-by",
+        (Edit("tallystream/rules/changes.py", "        if change.number not in counted:", "        if False:"),),
+        tests=("tests/unit/rules/test_changes.py",),
+    ),
+    Mutant(
+        "verify-trusts-the-numbers-of-rules",
+        (Edit("tallystream_worker/verify/deployment.py", "    _check_numbers(scene, counting)\n", ""),),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(

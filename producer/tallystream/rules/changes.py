@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.rules.metrics import Metric, Rules, read
 from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 class RuleChange(msgspec.Struct, frozen=True):
@@ -54,24 +55,50 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
     return found
 
 
-def changes_within(changes: Iterable[RuleChange], generation: int) -> list[RuleChange]:
-    """Return the changes of the rules within a generation: events before them were counted by earlier rules.
+def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> list[RuleChange]:
+    """Return the changes of the rules within a generation: events before them were counted by other rules.
 
-    Left out are changes of only descriptions, ratios and alerts, and the first recorded change of the generation: that
-    with which it began, unless the record has lost it. Only numbers of generations are compared. So the result may have
-    two kinds of changes that changed no counter of the generation: its return by `rebuild --undo`, and changes of the
-    generation with this number in an earlier topic, which a repartition has copied.
+    The `differences` of each are those from the rules that counted before it, without changes that change no counter:
+    of descriptions, floors, ratios and alerts. Changes without any other difference are left out. So are changes by
+    which no event was counted before the next one, such as one that was undone at once.
 
     Args:
         changes: The result of `changes_of`.
-        generation: The number of the generation.
+        counted: The numbers of the rules that the generation began to follow after its first event, and those that it
+            will follow from the next event on. The number of its first rules is not one of them.
     """
-    found = [change for change in changes if change.generation == generation][1:]
-    return [change for change in found if any(map(_is_counted, change.differences))]
+    found: list[RuleChange] = []
+    before: RuleChange | None = None
+    for place, change in enumerate(changes):
+        if change.number not in counted:
+            continue
+        earlier = [before] if before is not None else _unused(changes, place, counted)
+        words = [list(filter(_is_counted, differences(each.rules, change.rules))) for each in earlier]
+        if words and all(words):
+            found.append(replace(change, differences=words[0]))
+        before = change
+    return found
+
+
+def _unused(changes: Sequence[RuleChange], place: int, counted: Collection[int]) -> list[RuleChange]:
+    """Return the changes before a place that may have published the first rules of its generation, latest first.
+
+    The first rules are those of the change just before; or, if no event was counted by these, earlier ones of the
+    generation.
+    """
+    found: list[RuleChange] = []
+    for each in reversed(changes[:place]):
+        if each.number in counted or (found and each.generation != changes[place].generation):
+            break
+        found.append(each)
+        if each.generation != changes[place].generation:
+            break
+    return found
 
 
 def _is_counted(difference: str) -> bool:
-    return not difference.startswith(("ratio ", "alert ")) and not difference.endswith(": description changed")
+    is_shown = ": floor " in difference or difference.endswith(": description changed")
+    return not is_shown and not difference.startswith(("ratio ", "alert "))
 
 
 def differences(before: Rules, after: Rules) -> list[str]:

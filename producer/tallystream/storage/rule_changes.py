@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,34 @@ Record = tuple[bytes, dict[bytes, bytes]]
 def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     """Return the recorded changes of the rules of a topic, oldest first: the last 100 at most."""
     return cast("list[Record]", client.xrange(layout.rule_changes))
+
+
+def changes_of_topic(records: Sequence[Record], layout: Layout) -> Sequence[Record]:
+    """Return the changes that were recorded in a topic, and the last one that a repartition has copied to it.
+
+    Copied changes are known by their number of partitions; after a repartition to the same number, all are returned.
+    """
+    partitions = str(layout.partitions).encode()
+    copied = [at for at, (_, fields) in enumerate(records) if fields.get(b"partitions", partitions) != partitions]
+    return records[copied[-1] :] if copied else records
+
+
+def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[int]:
+    """Return the numbers of the rules that the live generation began to follow after its first event.
+
+    `revision`, the number of the present rules, is one of them also if a partition follows it only from the next event
+    on.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in layout.keys:
+            pipeline.hkeys(keys.adopted)
+            pipeline.get(keys.live)
+        replies: list[Any] = pipeline.execute()
+    found = {int(number) for numbers in replies[::2] for number in numbers}
+    live = [value.split() for value in replies[1::2] if value is not None]
+    if any(len(each) > 1 and each[1].isdigit() and int(each[1]) < revision for each in live):
+        found.add(revision)
+    return found
 
 
 def write_changes(client: redis.Redis, layout: Layout, records: Sequence[Record]) -> None:

@@ -28,8 +28,9 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.runtime.app import counting
-from tallystream_worker.runtime.publication import publish_rules
+from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.settings.settings import (
     ArchiveSettings,
@@ -62,6 +63,7 @@ RULES = Rules(
         "call": Metric(limit=5, per="day"),
         "visit": Metric(unique="day", ids=None),
         "page": Metric(exact=False, top=3, ids=None),
+        "tick": Metric(spread=True, ids=None),
     }
 )
 
@@ -128,6 +130,7 @@ def world(server, tmp_path: Path) -> Iterator[World]:
     """Provide one partition with counted events of every kind, two archive files at least, and a snapshot."""
     with Harness(server.url, rules=RULES, partitions=1) as harness:
         found = World(harness, tmp_path)
+        harness.client.hset(harness.layout.meta, "spread@tick", 1)  # the harness stores the rules without their marks
         for _ in range(3):
             found.emit()
             harness.drain("closer", claim_idle=0)
@@ -276,6 +279,14 @@ def change_table(world: World, statement: str) -> None:
     engine.dispose()
 
 
+def delete_number(world: World, name: str) -> None:
+    """Delete a number of the description, after the rules got a number and a rebuild began."""
+    deployment = Deployment.load(world.client)
+    publish_again(world.client, deployment, 0)
+    propose(world.client, Deployment.load(world.client), RULES)
+    assert world.client.hdel("tally:meta", name) == 1
+
+
 ROWS = {
     "totals": "value", "upvotes": "value", "windows": "subject", "limits": "value", "votes": "value", "ids": "label",
     "uniques": "subject", "structures": "name", "buckets": "expires", "ledger": "value", "alerts": "value",
@@ -375,6 +386,14 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "a partition is closed": (lambda w: w.client.set(w.keys.live, "1 closed"), {"deployment.closed"}),
     "the tags are changed": (
         lambda w: w.client.hset("tally:meta", "tags", "p1.1840"), {"deployment.tags_differ"},
+    ),
+    **{
+        f"the field {name} of the description is deleted": (partial(delete_number, name=name),
+                                                            {"deployment.numbers_differ"})
+        for name in ("revision", "newest-revision", "newest")
+    },
+    "the mark of a spread metric is deleted": (
+        lambda w: w.client.hdel("tally:meta", "spread@tick"), {"deployment.spread_missing"},
     ),
     "a restore was interrupted": (
         lambda w: (w.client.delete("tally:meta"), w.client.hset("tally:meta", "restoring", "[]")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tallystream.storage.deployment_hash import parse_live
-from tallystream.storage.keys import tag_of
+from tallystream.storage.keys import FIRST, tag_of
 
 if TYPE_CHECKING:
     from tallystream_worker.verify.scene import Scene
@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 def check(scene: Scene) -> None:
     """Report hash tags that differ, partitions whose live generation is not the deployment's, and closed partitions.
 
+    Also report numbers of rules or generations that are missing or too low, and missing marks of spread metrics.
+
     A rebuild that is not finished explains other generations, and a repartition closed partitions: then the operation
     is reported as not proved instead. A partition that has lost the key of its live generation is left out: the check
     of lost keys reports it.
     """
     deployment, report, client = scene.deployment, scene.report, scene.client
     layout, faults_before = deployment.layout, report.faults
+    counting = 0
     for keys in layout.keys:
         raw = client.get(keys.live)
         if raw is None:
             continue
         live, is_open = parse_live(raw)
+        words = raw.split()
+        if live == deployment.generation and words[1:] and words[1].isdigit():
+            counting = max(counting, int(words[1]))
         if live != deployment.generation and deployment.building is None:
             report.find(
                 "deployment.generations_differ",
@@ -35,6 +41,9 @@ def check(scene: Scene) -> None:
     tags = client.hget(layout.meta, "tags") or b""
     if tags.decode().split() != [tag_of(number) for number in range(layout.partitions)]:
         report.find("deployment.tags_differ", f"{layout.meta}: {layout.partitions} partitions, and the tags {tags!r}")
+    _check_numbers(scene, counting)
+    for metric in sorted(deployment.rules.spread - deployment.spread):
+        report.find("deployment.spread_missing", f"{layout.meta}: spread@{metric}")
     if deployment.building is not None:
         report.limit(
             "deployment",
@@ -52,3 +61,25 @@ def check(scene: Scene) -> None:
         f"{layout.partitions} partitions, topic {layout.topic}, generation {deployment.generation}",
         faults_before=faults_before, partitions=layout.partitions, topic=layout.topic, generation=deployment.generation,
     )  # fmt: skip
+
+
+def _check_numbers(scene: Scene, counting: int) -> None:
+    """Report fields of the description that are missing, or lower than a number in use.
+
+    `counting` is the highest number of rules by which a partition counts the live generation; 0 for none. It must be
+    read before, because rules are stored before a partition is counted by them.
+    """
+    deployment, layout = scene.deployment, scene.deployment.layout
+    with scene.client.pipeline(transaction=True) as pipeline:
+        pipeline.hmget(layout.meta, "revision", "newest-revision", "newest", "generation", "building")
+        pipeline.xrange(layout.rule_changes)
+        found, records = pipeline.execute()
+    revision, highest, newest, generation, building = (int(value or 0) for value in found)
+    recorded = [int(fields[b"number"]) for _, fields in records]
+    if revision < counting or (recorded and not revision):
+        least = max(counting, *recorded[-1:], 1)
+        scene.report.find("deployment.numbers_differ", f"{layout.meta}: revision must be {least}")
+    if highest < (most := max(0, counting, revision, *recorded, *deployment.revisions.values())):
+        scene.report.find("deployment.numbers_differ", f"{layout.meta}: newest-revision must be {most} or higher")
+    if max(newest, FIRST) < (most := max(generation, building, *deployment.others, FIRST)):
+        scene.report.find("deployment.numbers_differ", f"{layout.meta}: newest must be {most} or higher")

@@ -47,6 +47,14 @@ KINDS: Final = {
         "The stored hash tags are not the tags that belong to the number of partitions.",
         "correct the fields partitions and tags of the named hash, or tallystream restore --force",
     ),
+    "deployment.numbers_differ": Kind(
+        "The number of the rules, or the highest one of rules or generations, is missing or lower than one in use.",
+        "set the named field of the named hash to the named number",
+    ),
+    "deployment.spread_missing": Kind(
+        "The field that marks a metric as spread is missing, so the rule `spread` could be turned off by mistake.",
+        "set the named field of the named hash to 1",
+    ),
     "deployment.restore_unfinished": Kind(
         "A restore is running, or was interrupted.", "if it was interrupted: run the same tallystream restore again"
     ),

@@ -13,7 +13,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.rules.changes import changes_of, changes_within
-from tallystream.storage.rule_changes import read_changes
+from tallystream.storage.rule_changes import changes_of_topic, counted_numbers, read_changes
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.moments import format_moment, parse_moment
 from tallystream_worker.cli.options import DAY, AsJson, FromArchive, MetricsHost, MetricsPort, Where, number, positive
@@ -142,7 +142,8 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),
             )
-        changes = changes_within(changes_of(read_changes(client, deployment.layout)), deployment.generation)
+        recorded = changes_of(changes_of_topic(read_changes(client, deployment.layout), deployment.layout))
+        changes = changes_within(recorded, counted_numbers(client, deployment.layout, deployment.revision))
     return report, changes
 
 
