@@ -15,14 +15,23 @@ end
 
 -- Returns `nil` if a batch may be counted, else the reply that refuses it: {"switched"}, or {"outdated", number} if the
 -- partition is counted by newer rules already, with their number, or {"damaged", key} if the key was lost. `wanted` is
--- the live generation and the number of the rules of the batch, in the form that `live` returns.
+-- the live generation and the number of the rules of the batch, in the form that `live` returns. If the rules of the
+-- batch are newer than those that count the partition, the second value is a change. Pass it to `follow` when the
+-- script writes: so a batch that is refused later changes nothing.
 local function refusal(key, stream, wanted)
   local present = live(key)
   if present == '' then
     return { 'damaged', require('tallystream.storage.lua.lib.sentinels').lost(key) }
   elseif present ~= wanted then
-    return require('tallystream.storage.lua.lib.revisions')(key, stream, present, wanted)
+    return require('tallystream.storage.lua.lib.revisions').check(key, stream, present, wanted)
   end
 end
 
-return { live = live, is_open = is_open, refusal = refusal }
+-- Makes newer rules count the partition, if there is a change: see `refusal`. Nothing fails.
+local function follow(change)
+  if change then
+    require('tallystream.storage.lua.lib.revisions').write(change)
+  end
+end
+
+return { live = live, is_open = is_open, refusal = refusal, follow = follow }
