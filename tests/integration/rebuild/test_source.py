@@ -51,7 +51,7 @@ def test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error(harness, l
 
 
 def test_a_stream_that_is_read_to_an_end_may_be_trimmed_there(harness):
-    """What is trimmed after the last wanted entry is not missing."""
+    """Entries that are trimmed after the last wanted one are not missing."""
     found = stream_entries(harness.client, harness.layout.keys[0], until="10-0", count=10)
     read = ids(islice(found, 10))
     trim(harness, 5)
