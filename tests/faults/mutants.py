@@ -96,6 +96,7 @@ _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
+_REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1847,6 +1848,25 @@ MUTANTS: Final = (
         "trimmed-entries-are-missing-silently",
         (Edit("tallystream_worker/rebuild/source.py", "if is_begun and (position", "if False and (position"),),
         tests=("tests/integration/rebuild/test_source.py",),
+    ),
+    Mutant(
+        "refused-batch-changes-the-rules-of-a-partition",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/generations.lua",
+                "    return require('tallystream.storage.lua.lib.revisions').check(key, stream, present, wanted)\n",
+                "    local r = require('tallystream.storage.lua.lib.revisions')\n"
+                "    local refused, change = r.check(key, stream, present, wanted)\n"
+                "    if change then r.write(change) end\n"
+                "    return refused\n",
+            ),
+        ),
+        tests=(f"{_REPLIES}::test_a_refused_batch_does_not_change_the_rules_of_a_partition",),
+    ),
+    Mutant(
+        "resets-are-looked-for-in-one-page",
+        (Edit("tallystream/storage/lua/rules/resets.lua", "elseif #page < PAGE then", "else"),),
+        tests=(f"{_REPLIES}::test_a_reset_is_found_behind_any_number_of_pending_entries",),
     ),
     Mutant(
         "interrupted-giving-up-leaves-partitions-closed",

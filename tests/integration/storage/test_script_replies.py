@@ -362,6 +362,46 @@ def test_a_reply_has_its_shape(client, script, keys, before, arguments, reply):
     assert " ".join([status.decode(), *map(shape, fields)]) == reply
 
 
+@pytest.mark.parametrize("waiting", [0, 1500])
+def test_a_reset_is_found_behind_any_number_of_pending_entries(client, waiting):
+    """A batch is refused if a reset before it is pending, however many other entries are pending before the reset."""
+    execute(client, OPEN)
+    client.xgroup_create("stream", "g", "0", mkstream=True)
+    with client.pipeline(transaction=False) as pipeline:
+        for number in range(waiting):
+            pipeline.xadd("stream", {"metric": "view", "subject": "a"}, id=f"1-{number + 1}")
+        pipeline.xadd("stream", {"n": "0"}, id="2-1")
+        pipeline.xadd("stream", {"metric": "view", "subject": "a"}, id="3-1")
+        pipeline.execute()
+    client.xreadgroup("g", "w", {"stream": ">"})
+    reply = run(client, "counting/apply", "stream dead ledger live", "g batch:a:3-1 -")
+    assert reply == [b"early", b"2-1"]
+
+
+COUNTING = {"counting/apply": -1, "storage/decide": 1, "dead_letters/retry": 1, "rebuild/reset": 0}
+"""By script that counts by the rules that its caller knows, the place of their number in its arguments."""
+
+REFUSED = [
+    (script, keys, before, arguments, reply)
+    for script, keys, before, arguments, reply in CASES
+    if script in COUNTING and reply.split()[0] not in ("applied", "decided", "reset") and "live" not in before
+    and arguments.split()[COUNTING[script]] == "1"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "keys", "before", "arguments", "reply"), REFUSED)
+def test_a_refused_batch_does_not_change_the_rules_of_a_partition(client, script, keys, before, arguments, reply):
+    """If a script with newer rules refuses its batch, the partition is still counted by the rules before."""
+    before = f"{OPEN}; {before}".replace("HELD", f"HSET seq !hold {server_time(client) + 900}")
+    execute(client, f"{before}; SET live 1_5")
+    words = arguments.split()
+    words[COUNTING[script]] = "1_6"
+    status, *_ = run(client, script, keys, " ".join(words))
+    assert status.decode() == reply.split()[0]
+    assert client.get("live") == b"1 5"
+    assert not client.exists("adopted")
+
+
 @pytest.mark.parametrize(("script", "keys", "arguments"), NO_GROUP)
 def test_a_missing_group_is_an_error(client, script, keys, arguments):
     """A missing consumer group is an error of the script (NOGROUP), not a status."""

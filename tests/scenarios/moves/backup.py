@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
+from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
+from tallystream_worker.process.partition_names import partition_names
 from tests.scenarios.move import Move
 from tests.scenarios.world import Mismatch
 
@@ -68,6 +72,48 @@ class LoseAndRestore(Move, frozen=True):
         world.execute("FLUSHALL")
         force = ["--force"] if self.force else []
         report = world.command("restore", snapshot, "--archive", archive, "--json", *force, status=None)
+        if not isinstance(report, dict):
+            raise Mismatch(f"restore: {report}")
+        world.model.lose()
+        if report["lacking"]:
+            world.command("rebuild", "--archive", archive, "--json")
+            world.model.recount()
+
+
+class LosePartition(Move, frozen=True):
+    """A partition loses all its keys just after a snapshot: nothing is counted there until an operator restores it.
+
+    Attributes:
+        partition: The number of the partition, modulo the number of partitions.
+    """
+
+    weight: ClassVar[int] = 1
+
+    partition: int = 0
+
+    @classmethod
+    def draw(cls, draft: Draft) -> LosePartition:
+        """Return the move."""
+        draft.done.add("lost")
+        return cls(draft.number(0, 7))
+
+    def play(self, world: World) -> None:
+        """Count what waits, archive, take a snapshot, delete the keys of a partition, and restore."""
+        world.count()
+        archive, snapshot = str(world.folder / "archive"), str(world.folder / "snapshot.sqlite")
+        world.command("archive", archive, "--once", "--json")
+        world.command("snapshot", snapshot, "--once", "--json")
+        world.model.snapshot()
+        with contextlib.closing(connect(world.url)) as client:
+            layout = Deployment.find(client).layout
+            keys = layout.keys[self.partition % layout.partitions]
+            for name, below in list(partition_names(client, keys)):
+                if below not in (b"files", b"meta", b"rules"):
+                    client.delete(name)
+        found = world.try_count()
+        if found != "KeyLost":
+            raise Mismatch(f"without the keys of a partition, a worker that counts raised {found}")
+        report = world.command("restore", snapshot, "--archive", archive, "--json", "--force", status=None)
         if not isinstance(report, dict):
             raise Mismatch(f"restore: {report}")
         world.model.lose()

@@ -34,7 +34,7 @@ local streams = require('tallystream.storage.lua.lib.streams')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
-local refusal = generations.refusal(KEYS[2], KEYS[1], ARGV[2])
+local refusal, change = generations.refusal(KEYS[2], KEYS[1], ARGV[2])
 if refusal then
   return refusal
 end
@@ -73,6 +73,7 @@ if lost then
 end
 
 -- From here on nothing fails.
+generations.follow(change)
 local id = appending.add_entry(KEYS[1], KEYS[5], now, unpack(ARGV, 7))
 appending.add_to_ledger(KEYS[4], 1, 1)
 if changes.unplaced then

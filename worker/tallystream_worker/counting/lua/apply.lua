@@ -30,7 +30,10 @@ local call = redis.call
 
 local stream, dead = KEYS[1], KEYS[2]
 local group = ARGV[1]
-local refusal = ARGV[3] ~= '' and generations.refusal(KEYS[4], stream, ARGV[3])
+local refusal, change
+if ARGV[3] ~= '' then
+  refusal, change = generations.refusal(KEYS[4], stream, ARGV[3])
+end
 if refusal then
   return refusal
 end
@@ -78,6 +81,7 @@ if call('EXISTS', periods) == 1 then
 end
 
 -- Nothing after this line can fail.
+generations.follow(change)
 call('XACK', stream, group, unpack(ids))
 if ARGV[4] then
   require('tallystream_worker.dead_letters.lua.add')(dead, 4)

@@ -33,7 +33,7 @@ local lost = require('tallystream.storage.lua.lib.sentinels').lost(KEYS[4])
 if lost then
   return { 'damaged', lost }
 end
-local refusal = generations.refusal(KEYS[4], KEYS[5], ARGV[2])
+local refusal, change = generations.refusal(KEYS[4], KEYS[5], ARGV[2])
 if refusal then
   return refusal
 end
@@ -60,6 +60,7 @@ if #planned.rejected > 0 then
 end
 
 -- Nothing after this line can fail.
+generations.follow(change)
 add_dead_letters(KEYS[2], 4)
 call('XDEL', KEYS[1], unpack(batch.ids))
 write(planned)

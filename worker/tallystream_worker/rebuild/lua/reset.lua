@@ -79,7 +79,7 @@ local lost = sentinels.lost(stream)
 if lost then
   return { 'damaged', lost }
 end
-local refusal = generations.refusal(KEYS[2], stream, ARGV[1])
+local refusal, change = generations.refusal(KEYS[2], stream, ARGV[1])
 if refusal then
   return refusal
 elseif call('EXISTS', stream) == 0 then
@@ -119,6 +119,7 @@ end
 numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS)
 
 -- From here on nothing fails.
+generations.follow(change)
 if at > now then
   call('XADD', stream, id, 't', format('%.0f', now), unpack(ARGV, 5))
   appending.add_stated(sequences, id, now)

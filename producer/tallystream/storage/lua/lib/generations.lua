@@ -16,7 +16,9 @@ end
 -- Returns `nil` if a batch may be counted, else the reply that refuses it: {"switched"}, or {"outdated", number} if the
 -- partition is counted by newer rules already, with their number, or {"damaged", key} if the key was lost. `wanted` is
 -- the live generation and the number of the rules of the batch, in the form that `live` returns; or the value that the
--- key has during the restore that counts the batch.
+-- key has during the restore that counts the batch. If the rules of the batch are newer than those that count the
+-- partition, the second value is a change. Pass it to `follow` when the script writes: so a batch that is refused later
+-- changes nothing.
 local function refusal(key, stream, wanted)
   local present = live(key)
   if present == '' then
@@ -24,8 +26,15 @@ local function refusal(key, stream, wanted)
   elseif present ~= wanted and string.find(wanted, ' restoring ', 1, true) then
     return { 'switched' }
   elseif present ~= wanted then
-    return require('tallystream.storage.lua.lib.revisions')(key, stream, present, wanted)
+    return require('tallystream.storage.lua.lib.revisions').check(key, stream, present, wanted)
   end
 end
 
-return { live = live, is_open = is_open, refusal = refusal }
+-- Makes newer rules count the partition, if there is a change: see `refusal`. Nothing fails.
+local function follow(change)
+  if change then
+    require('tallystream.storage.lua.lib.revisions').write(change)
+  end
+end
+
+return { live = live, is_open = is_open, refusal = refusal, follow = follow }

@@ -24,9 +24,10 @@ local function place(stream, group)
   return following(found['last-delivered-id']), last
 end
 
--- Returns `nil` if the batch may be counted: its rules, which are newer, count the partition from now on. Else returns
--- the reply that refuses it, see `generations.refusal`.
-local function follow(key, stream, present, wanted)
+-- Returns `nil` and a change, for `write`, if the batch may be counted: its rules, which are newer, count the partition
+-- from then on. Else returns the reply that refuses it, see `generations.refusal`. Nothing is written. Call it before
+-- the entries of the batch are acknowledged, because the change has the place in the log.
+local function check(key, stream, present, wanted)
   local generation, number = string.match(wanted, '^(%d+) ?(%d*)$')
   local live, counting = string.match(present, '^(%d+) ?(%d*)$') -- no match if the partition is closed
   if live ~= generation then
@@ -36,16 +37,27 @@ local function follow(key, stream, present, wanted)
   if after < before then
     return { 'outdated', counting }
   end
+  local change = { key = key, wanted = wanted }
   if before > 0 then
     local prefix, group = string.gsub(key, 'live$', ''), 'tally'
     if generation ~= '1' then
       prefix, group = prefix .. 'g' .. generation .. ':', group .. '-' .. generation
     end
     local first, last = place(stream, group)
-    local added = call('HSET', prefix .. 'adopted', number, first .. ' ' .. last)
-    call('HINCRBY', prefix .. 'ledger', 'entries:adopted', added) -- by this number, it is noticed if places were lost
+    change.adopted, change.ledger = prefix .. 'adopted', prefix .. 'ledger'
+    change.number, change.place = number, first .. ' ' .. last
+    call('HLEN', change.adopted) -- raises an error if the key has another type
   end
-  call('SET', key, wanted)
+  return nil, change
 end
 
-return follow
+-- Makes the rules of a change count the partition. Nothing fails.
+local function write(change)
+  if change.adopted then
+    local added = call('HSET', change.adopted, change.number, change.place)
+    call('HINCRBY', change.ledger, 'entries:adopted', added) -- by this number, it is noticed if places were lost
+  end
+  call('SET', change.key, change.wanted)
+end
+
+return { check = check, write = write }

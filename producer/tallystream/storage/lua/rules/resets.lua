@@ -15,7 +15,7 @@ local streams = require('tallystream.storage.lua.lib.streams')
 
 local call = redis.call
 local NOT_KNOWN = '9007199254740991' -- see leaderboards.lua
-local MOST = 1000 -- pending entries that `earlier` reads
+local PAGE = 1000 -- pending entries that `earlier` reads at a time
 
 -- Returns the value of a counter, and rejects the subject if it is not a whole number. `nil` is 0.
 local function whole(self, rule, subject, stored)
@@ -94,16 +94,24 @@ local function plan(self)
 end
 
 -- Returns the IDs of pending entries that must be counted before a batch with these IDs: before a reset, every pending
--- entry; before other entries, the pending resets. `nil` if there are none.
+-- entry; before other entries, the pending resets. `nil` if there are none; if there are many, only some of them.
 local function earlier(stream, group, ids, is_reset)
-  local first, found = ids[1], {}
-  for _, pending in ipairs(call('XPENDING', stream, group, '-', '(' .. first, MOST)) do
-    local entry = call('XRANGE', stream, pending[1], pending[1])[1] -- `nil` if it was trimmed
-    if entry and (is_reset or maps.from_flat(entry[2]).n == '0') then
-      found[#found + 1] = pending[1]
+  local first, after = ids[1], '-'
+  while true do
+    local page, found = call('XPENDING', stream, group, after, '(' .. first, PAGE), {}
+    for _, pending in ipairs(page) do
+      local entry = call('XRANGE', stream, pending[1], pending[1])[1] -- `nil` if it was trimmed
+      if entry and (is_reset or maps.from_flat(entry[2]).n == '0') then
+        found[#found + 1] = pending[1]
+      end
     end
+    if found[1] then
+      return found
+    elseif #page < PAGE then
+      return nil
+    end
+    after = '(' .. page[#page][1]
   end
-  return found[1] and found
 end
 
 -- Sets the deltas of the subjects in `taken` to 0.
