@@ -105,12 +105,12 @@ class Deployment:
 
         Raises:
             KeyLost: no deployment is stored, but its partitions show that one was: workers have counted entries, or a
-                partition has lost a key. Nothing was stored.
+                partition has lost a key; or the hash of the live topic is lost. Nothing was stored.
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` (if it is `None`:
                 `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
         """
-        wanted = Layout(partitions or unless_stored, namespace)
+        wanted = Layout(unless_stored if partitions is None else partitions, namespace)
         if not client.exists(wanted.root):
             if any(was_counted(client, keys) for keys in wanted.keys):
                 raise KeyLost(wanted.root)
@@ -129,6 +129,7 @@ class Deployment:
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
                 version or rules.
+            KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
         """
         found = cls.find(client, namespace)
@@ -141,6 +142,7 @@ class Deployment:
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
         """
         nothing = cls(Layout(namespace=namespace))
@@ -180,6 +182,7 @@ class Deployment:
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
                 stored layout version or rules.
+            KeyLost: the hash of the live topic has no fields: it is lost.
             DeploymentChanged: a restore has not finished.
         """
         root = fields if root is None else root
@@ -189,6 +192,8 @@ class Deployment:
                 f"{live.root}: a restore is replacing the counters, and has not finished: try again when it has. If it "
                 "was interrupted, run it again: tallystream restore"
             )
+        if not fields:
+            raise KeyLost(live.meta)
         layout = fields.get(b"layout", b"").decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(
@@ -276,6 +281,7 @@ class Deployment:
             DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), a restore has
                 not finished, or this deployment was not stored and one is stored now.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         found = self.find(client, self.layout.namespace)

@@ -77,6 +77,9 @@ _APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
+_OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
+_COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
+_TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
@@ -92,6 +95,7 @@ _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
+_DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
@@ -1057,6 +1061,17 @@ MUTANTS: Final = (
         tests=(f"{_LOST}::test_an_interrupted_reopening_is_continued",),
     ),
     Mutant(
+        "a-reopening-that-ends-after-the-first-key",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/reopen.lua",
+                "  mended[1] = live\n",
+                "  if true then return { 'mended', live } end\n",
+            ),
+        ),
+        tests=(f"{_LOST}::test_keys_that_are_lost_together_are_mended_by_one_call",),
+    ),
+    Mutant(
         "a-mended-stream-forgets-what-it-had",
         (
             Edit(
@@ -1083,11 +1098,33 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/describe.py",
-                'epoch = latest["epoch"].decode() if "epoch" in latest else',
-                "epoch =",
+                "name = known.decode() if known else",
+                "name =",
             ),
         ),
-        tests=("tests/integration/rebuild/test_describe.py::test_the_last_change_of_the_rules_describes_a_deployment",),
+        tests=(f"{_DESCRIBE}::test_the_last_change_of_the_rules_describes_a_deployment",),
+    ),
+    Mutant(
+        "a-description-of-the-first-topic",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "while (following := chain[-1].following) is not None and",
+                "while (following := None) is not None and",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_deployment_is_described_again_after_repartitions",),
+    ),
+    Mutant(
+        "a-description-that-ends-a-repartition",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "if chain[-1].is_kept and not _was_live(client, namespace, topic):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_an_unfinished_repartition_is_described_as_unfinished",),
     ),
     Mutant(
         "an-archive-creates-a-part-of-the-description",
@@ -1406,7 +1443,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-without-the-record",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_rule_records(client, layout, facts)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/rule_records.py",
+                "    records.run(changes)\n",
+                "",
+            ),
+        ),
         tests=("tests/integration/snapshot/test_rule_records.py::test_a_restore_brings_the_record_back",),
     ),
     Mutant(
@@ -1597,6 +1640,65 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the last file is removed]",),
     ),
     Mutant(
+        "verify-compares-no-archived-events",
+        (
+            Edit(
+                "tallystream_worker/verify/log.py",
+                "            self._comparison.add(new.content, old.content)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[redis-the actor of an archived event is changed]",),
+    ),
+    Mutant(
+        "archive-without-checksums",
+        (Edit("tallystream_worker/archive/store.py", '"write_page_checksum": True', '"write_page_checksum": False'),),
+        tests=("tests/integration/archive/test_archive.py::test_a_damaged_file_is_no_other_file",),
+    ),
+    Mutant(
+        "verify-reads-no-rows-of-a-snapshot",
+        (Edit("tallystream_worker/verify/snapshots.py", "in database.damaged(number):", "in []:"),),
+        tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-a row of the snapshot's ledger is changed]",),
+    ),
+    Mutant(
+        "snapshot-digests-keep-replaced-rows",
+        (
+            Edit(
+                "tallystream_worker/snapshot/write.py",
+                "            self._digests.remove_stored(table, rows)\n        upsert",
+                "            pass\n        upsert",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_snapshot.py::test_an_incremental_snapshot_does_not_hide_changed_rows",),
+    ),
+    Mutant(
+        "verify-proves-too-few-counters",
+        (
+            Edit(
+                "tallystream_worker/verify/counters.py",
+                "counters=found.counters - found.wrong",
+                "counters=found.counters - len(found.differences)",
+            ),
+        ),
+        tests=(f"{_VERIFY}::test_exactly_the_counters_that_agree_are_proved",),
+    ),
+    Mutant(
+        "archiver-forgets-a-loss-before-it-counted-it",
+        (
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "                archivist.ensure_group()\n            self._note_missing()\n",
+                "                archivist.ensure_group()\n            self._store._missing.clear()\n",
+            ),
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "            self._note_missing()\n        except",
+                "        except",
+            ),
+        ),
+        tests=("tests/integration/archive/test_lost_entries.py::test_a_kill_while_entries_are_set_aside",),
+    ),
+    Mutant(
         "verify-takes-events-in-flight-for-lost",
         (
             Edit(
@@ -1714,6 +1816,43 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_MIGRATION}::test_a_paused_run_does_not_activate_what_another_has_reopened",),
+    ),
+    Mutant(
+        "repartition-closes-a-topic-although-a-copy-cannot-be-counted",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "                _count_all(counting)  # an entry",
+                "                pass  # an entry",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_move_does_not_wait_forever_for_an_entry",),
+    ),
+    Mutant(
+        "archive-forgets-what-files-were-identified-by",
+        (Edit("tallystream_worker/archive/service.py", "            self._add_files()\n", ""),),
+        tests=(f"{_FILES}::test_a_file_is_known_that_was_ingested_after_the_snapshot",),
+    ),
+    Mutant(
+        "trimmed-entries-are-missing-silently",
+        (Edit("tallystream_worker/rebuild/source.py", "if is_begun and (position", "if False and (position"),),
+        tests=("tests/integration/rebuild/test_source.py",),
+    ),
+    Mutant(
+        "interrupted-giving-up-leaves-partitions-closed",
+        (Edit("tallystream_worker/cli/repartition.py", "    topic.settle(client, deployment)\n", ""),),
+        tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
+    ),
+    Mutant(
+        "interrupted-giving-up-forgets-the-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/give_up.lua",
+                "call('HSET', KEYS[1], 'left', left and left ~= '' and left .. ' ' .. added or added)\n",
+                "",
+            ),
+        ),
+        tests=(f"{_MIGRATION}::test_a_killed_giving_up_can_be_repeated",),
     ),
     Mutant(
         "restore-that-forgets-the-gate",
@@ -2016,7 +2155,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "restore-forgets-ingested-files",
-        (Edit("tallystream_worker/snapshot/restore.py", "    restore_ingested_files(client, layout, facts)\n", ""),),
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "    restore_ingested_files(fences[0], layout, facts, files)\n",
+                "",
+            ),
+        ),
         tests=("tests/integration/snapshot/test_ingested_files.py::test_a_file_is_known_after_a_restore",),
     ),
     Mutant(
@@ -2076,6 +2221,11 @@ MUTANTS: Final = (
         "producer-keeps-the-earlier-epoch",
         (Edit("tallystream/producing/sender.py", "appender.follow()  # before", "pass  # before"),),
         tests=(f"{_SENT_AGAIN}::test_a_producer_follows_a_new_deployment_before_anything_is_lost",),
+    ),
+    Mutant(
+        "range-of-a-lost-group-continued",
+        (Edit("tallystream_worker/archive/lua/begin.lua", "call('DEL', KEYS[2])\n", ""),),
+        tests=("tests/integration/archive/test_archive.py::test_a_range_of_a_lost_group_is_forgotten",),
     ),
     Mutant(
         "closing-without-a-pause",
@@ -2145,5 +2295,58 @@ MUTANTS: Final = (
         "restore-trusts-the-sequences-of-other-data",
         (Edit("tallystream_worker/snapshot/restore.py", "(is_of_other_data or not client", "(not client"),),
         tests=(f"{_REPLACED}::test_a_producer_of_an_earlier_topic_sends_nothing_again_after_a_restore",),
+    ),
+    Mutant(
+        "restore-replaces-a-later-topic-in-silence",
+        (Edit("tallystream_worker/snapshot/other_topics.py", "if is_later or events:", "if False:"),),
+        tests=(f"{_OTHER_TOPICS}::test_a_later_topic_is_not_replaced_in_silence",),
+    ),
+    Mutant(
+        "restore-does-not-ask-the-archive-for-later-topics",
+        (
+            Edit("tallystream_worker/snapshot/other_topics.py", "if unknown :=", "if False and (unknown :="),
+            Edit("tallystream_worker/snapshot/other_topics.py", "if later > known}:", "if later > known}):"),
+        ),
+        tests=(f"{_OTHER_TOPICS}::test_the_archive_shows_a_later_topic_of_a_lost_server",),
+    ),
+    Mutant(
+        "archive-hides-entries-that-only-counters-have",
+        (Edit("tallystream_worker/archive/archiver.py", "table(), lost=lost)", 'table(), lost="")'),),
+        tests=(f"{_COUNTED_ONLY}::test_entries_that_exist_only_as_counters_are_no_difference",),
+    ),
+    Mutant(
+        "restore-without-a-fence",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/fenced.lua",
+                "if redis.call('GET', KEYS[1]) ~= ARGV[1] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
+    ),
+    Mutant(
+        "restore-without-a-lock",
+        (
+            Edit("tallystream_worker/snapshot/restore_lock.py", "if seen is not None and left > seen:", "if False:"),
+            Edit("tallystream_worker/snapshot/restore_lock.py", "nx=True, px=", "px="),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_a_running_restore_is_named",),
+    ),
+    Mutant(
+        "restore-counts-after-a-takeover",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/close_partition.lua",
+                "call('SET', KEYS[2], live)",
+                "call('SET', KEYS[2], '1 restoring 1')",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                'f"{FIRST} restoring {self._lock.closing}"',
+                'f"{FIRST} restoring 1"',
+            ),
+        ),
+        tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
     ),
 )

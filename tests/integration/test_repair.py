@@ -267,6 +267,15 @@ def meta_without_a_snapshot(world: World) -> None:
     meta_deleted(world)
 
 
+def later_meta_without_a_snapshot(world: World) -> None:
+    """After a repartition, the description of the new topic is deleted while a worker runs; there is no snapshot."""
+    _without_a_snapshot(world)
+    world.start(archives=True)
+    world.run("rebuild", "--partitions", "3", "--archive", "archive")
+    world.emit()
+    world.client.delete(Deployment.load(world.client).layout.meta)
+
+
 def meta_and_partition_without_a_snapshot(world: World) -> None:
     """The description and all keys of a partition are deleted, and there is no snapshot."""
     _without_a_snapshot(world)
@@ -375,6 +384,8 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
         meta_and_partition_without_a_snapshot
     ),
     "The hash `tally:meta` was deleted, and there is no snapshot": meta_without_a_snapshot,
+    "After a change of the number of partitions, the hash that describes the new streams was deleted, and there is no "
+    "snapshot": later_meta_without_a_snapshot,
     "Keys were evicted": evicted,
     "A rule was changed by mistake": rule_changed,
     "A metric was removed by mistake": metric_removed,

@@ -156,16 +156,15 @@ class Producer:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
         An event whose `emit` has not returned yet may be left out. Dropped events, and those of dead processes in the
-        spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended. After a `close` that
-        left events unsent, this call waits for them until `timeout`, although they are not sent.
+        spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
             wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted, unless the producer is
-                closed.
+            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if
+                the producer was closed before all events were sent: they are in the spool or are lost.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was

@@ -37,7 +37,7 @@ _READS: Final = 32
 
 
 class Totals:
-    """Reads counters from one asyncio event loop. A counter without events is 0.
+    """Reads counters from one asyncio event loop. A counter without events is 0, or its metric's `floor` if above 0.
 
     The methods have the arguments, results and errors of those of `tallystream.Totals`; after `close`, they raise
     `TallyError`. Queries run in threads through the synchronous client: it packs commands in C, and no second cluster

@@ -162,7 +162,10 @@ def _is_plain(error: RedisError) -> bool:
 
 
 def _word(error: RedisError) -> str:
-    """Return the first word of an error reply if redis-py has no class for it; `""` for any other error."""
+    """Return the first word of an error reply that redis-py leaves a plain `ResponseError`; `""` for any other error.
+
+    redis-py removes a leading `ERR`: the word of `ERR unknown command ...` is `unknown`.
+    """
     return _text(error).partition(" ")[0] if _is_plain(error) else ""
 
 

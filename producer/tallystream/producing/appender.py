@@ -160,14 +160,16 @@ class Appender:
         First, confirmed entries that a server is known to have lost are queued again. If entries are given up
         (`unknown`), return these at once, and send nothing. A stream that was full, held by a reset or closed is left
         out for 0.1 seconds. A partition that has lost a key is left out for 1 second; if nothing waits for it, a
-        command then checks whether it is repaired. At most every 5 seconds, or after `check_soon`, the pipeline also
-        checks that the server has the kept entries of each partition with nothing to send.
+        command then checks whether it is repaired. At most every 5 seconds, also after `check_soon` and if replies of
+        the last call are missing, the pipeline also checks that the server has the kept entries of each partition with
+        nothing to send.
 
         Returns:
             The entries that are confirmed for the first time, or given up (`unknown`); and an error, or `None`. The
-            error is the first error reply of a server (memory full, read-only, loading, missing permission). Without
-            such a reply, it is a `KeyLost` while a partition is known to have lost a key. All other entries stay
-            queued. A missing script is no error: the next call loads it.
+            error is the first error reply of a server (memory full, read-only, loading, missing permission); in a
+            cluster, it may also be the broken connection to one node. Without such an error, it is a `KeyLost` while a
+            partition is known to have lost a key. All other entries stay queued. A missing script is no error: the
+            next call loads it.
 
         Raises:
             RedisError: the connection broke, or a server refused a command before the entries; it is not known which
@@ -410,9 +412,11 @@ def new_queues(layout: Layout, since: Sequence[str] = ()) -> list[PartitionQueue
 
     Args:
         layout: The layout.
-        since: By partition, a stream ID that no entry of the new queue precedes, from `newest_ids`. If empty, `0-0`:
-            then, until an entry is confirmed, a record that the server has lost looks like one that it removed, and
-            entries whose replies are missing are not sent again.
+        since: By partition, a stream ID that no entry of the new queue precedes, from `newest_ids`; if empty, `0-0`.
+            The server removes the record (`GateRecord`) of a producer that is silent for long. Once it may have removed
+            any (its `horizon` is not `0-0`), a missing record of a queue that began at `0-0` counts as removed, until
+            an entry of the queue is confirmed. Entries that were sent without a reply are then given up, even if the
+            server never got them. In every other case they are sent again.
     """
     begun = since or [START] * layout.partitions
     return [PartitionQueue(KEEP_BYTES // layout.partitions, since=each) for each in begun]

@@ -155,11 +155,11 @@ class Buffer:
     def wait_until_appended(self, deadline: float | None) -> None:
         """Wait until every event added before this call is confirmed, at most until the monotonic second `deadline`.
 
-        With `None`, wait without limit, also after `close`, although nothing more may be confirmed then. The events are
-        sent without waiting for `linger`. Events that were given up count as confirmed.
+        With `None`, wait without limit. The events are sent without waiting for `linger`. Events that were given up
+        count as confirmed.
 
         Raises:
-            FlushTimeout: the deadline has passed.
+            FlushTimeout: the deadline has passed, or `close` was called before the events were confirmed.
             ConfigurationError: the sending thread has failed, and some of the events will not be sent any more.
         """
         with self._changed:
@@ -167,6 +167,9 @@ class Buffer:
             while not self._reached(target):
                 if self._failure is not None:
                     raise self._failure
+                if self.is_closed:
+                    left = self.emitted - self.appended
+                    raise FlushTimeout(f"the producer was closed before all events were appended: {left:,} are missing")
                 self._request_flush()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:

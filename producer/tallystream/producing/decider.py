@@ -37,15 +37,17 @@ class Decision:
     """The decision on one event that was counted at once.
 
     Attributes:
-        accepted: Whether the event was counted, or is now the vote of its actor; if not, `reason` states why.
+        accepted: Whether the event was counted, or changed the vote of its actor; if not, `reason` states why. A later
+            vote with the same amount only changes the time of the vote, and is not accepted.
         total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
             the subject has no exact counter (`max_subjects`).
         remaining: Events of the subject that the limit still allows in the bucket of this event's time, after this
-            event, whatever their amounts; `None` without a limit, and for a duplicate.
-        reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, for a duplicate, and
-            with `per = "total"`.
+            event, whatever their amounts; `None` without a limit, and for a duplicate that replaces nothing.
+        reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, with
+            `per = "total"`, and for a duplicate that replaces nothing.
         reason: Reason for a rejection: `limit`, `once` (the actor already has this vote, or one with a later time) or
-            `duplicate` (the id was already counted); `None` if accepted.
+            `duplicate` (the id was already counted); `None` if accepted. A duplicate with an earlier time, or with the
+            same time and a smaller amount, may replace the counted event; this changes `total` by the difference.
         id: Stream ID of the entry that records the event, accepted or rejected; not the event's own id.
     """
 
@@ -82,8 +84,9 @@ class Decider:
         """Append and count one event, usually in one round trip, and return the decision; a rejection is no error.
 
         With durability `replica` or `fsync`, wait at most 1 second more for the confirmation. A rejected event is
-        appended too, but changes no total. An event without a time gets that of this host's clock. While another
-        generation, topic or rules become live, read the deployment again and repeat, up to 5 seconds.
+        appended too, but changes no total, unless it is a duplicate that replaces the counted event; see
+        `Decision.reason`. An event without a time gets that of this host's clock. While another generation, topic or
+        rules become live, read the deployment again and repeat, up to 5 seconds.
 
         Raises:
             EventError: the metric is undeclared, spread or in a sketch, the amount, the actor or the time does not fit

@@ -32,7 +32,7 @@ class GateRecord:
     Attributes:
         last: The last sequence that the stream has; 0 if there is no record.
         last_id: The stream ID of that entry; `0-0` if there is no record.
-        horizon: Records of entries before this ID may have been removed, others not; `(0, 0)` if none was removed.
+        horizon: Records of entries before this ID may have been removed, others not; `(0, 0)`: no record can have been.
         newest: A recent ID of the stream, not before the horizon: entries appended from now on get later ones. `0-0`
             if the server has recorded none.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tallystream.client.connect import DEFAULT_URL, connect
 from tallystream.client.durability import Durability, DurabilityCheck
-from tallystream.errors import EventError, FlushTimeout
+from tallystream.errors import EventError, FlushTimeout, TallyError
 from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
 from tallystream.producing.counted import wait_until_counted
 from tallystream.producing.decider import Decider, Decision
@@ -134,8 +134,10 @@ class Producer:
 
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
 
-        The background thread reads the rules after the first event, and again every 10 seconds. Until it has read them,
-        or while no worker has published any, an event that they do not allow is accepted, and becomes a dead letter.
+        The background thread reads the rules after the first event, and again before it sends later events if the last
+        read is over 10 seconds ago. So the first events after a pause are checked by the rules of before. Until the
+        thread has read any rules, or while no worker has published any, an event that they do not allow is accepted,
+        and becomes a dead letter.
 
         Raises:
             EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
@@ -184,7 +186,7 @@ class Producer:
         It waits for the server, not for the buffer. The first call, and one every 10 seconds, may also read the
         deployment. The event is appended to the stream like an emitted one, and a replay counts it in the same way. The
         decision does not include events that were emitted before and are not counted yet. `stats` and `flush` do not
-        include decided events. Do not call it after `close`. See `tallystream.Event` for the arguments.
+        include decided events. See `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid; it was not counted.
@@ -196,8 +198,11 @@ class Producer:
                 within 1 second; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
+            TallyError: the producer is closed.
             redis.RedisError: the event may or may not be counted; see `Decider`.
         """
+        if self._buffer.is_closed:
+            raise TallyError("this producer is closed")
         event = rule.Event(metric, subject, amount, actor, at, id)
         decider = self._decider
         if decider is None or not self._validator.is_fresh:
@@ -213,16 +218,16 @@ class Producer:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
         Events that were dropped, and those of dead processes in the spool, are not waited for. Given-up entries
-        (`stats.unknown_entries`) count as appended. After a `close` that left events unsent, this call waits for them
-        until `timeout`, although they are not sent.
+        (`stats.unknown_entries`) count as appended.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
             wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted, unless the producer is
-                closed. If the reason is known, such as a lost key, the message states it.
+            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if
+                the producer was closed before all events were sent: they are in the spool or are lost. If the reason is
+                known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was

@@ -108,14 +108,18 @@ class Sender:
         return self._problem
 
     def start(self) -> None:
-        """Wake the sender thread; start it if it was not started yet. A thread that has ended is not started again."""
-        self._buffer.wake.set()
+        """Wake the sender thread; start it if it was not started yet. A thread that has ended is not started again.
+
+        Raises:
+            RuntimeError: the system refuses another thread; the next call tries again.
+        """
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="tallystream-producer", daemon=True)
                     thread.start()
                     self._thread = thread
+        self._buffer.wake.set()  # after the start: if it fails, the next event calls this again
 
     def check(self, deadline: float) -> None:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.

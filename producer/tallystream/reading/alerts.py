@@ -35,8 +35,9 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         above: The bound above which the alert fires; `null` if it has only `below`.
         below: The bound below which the alert fires; `null` if it has only `above`.
         clear: The value at which the alert ends: a value at most this (with `above`), or at least this (with `below`).
-        firing: The number of subjects for which it fires. If no firing alerts were asked for (`n` was 0), it may be too
-            high, because it includes subjects whose alert was resolved in the present bucket.
+        firing: The number of subjects for which it fires. If the query asked for no list (`n` 0, see
+            `query_alert_page`) and the server's clock was set back into an ended bucket, it may be too high: it then
+            includes subjects whose alert ended with this bucket.
         complete: Whether the whole range of the alert is stored and can be read. If not, the alert is silent: it
             changes no state. Always true for an alert without a range.
     """
@@ -77,7 +78,7 @@ class Alerts(msgspec.Struct, frozen=True):
 
     Attributes:
         alerts: The declared alerts, in the order of the rules.
-        firing: At most `n` alerts that fire, the latest first; one for each subject.
+        firing: At most `n` alerts that fire, the latest first; one for each pair of alert and subject.
         more: Whether further alerts fire that come after those in `firing`. If `n` was 0, it may be true although none
             fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
@@ -153,9 +154,10 @@ def query_alerts(
     """Return a query for the number of subjects for which each alert fires.
 
     If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
-    `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` may include, until the end of the present
-    bucket, subjects whose alert has fired and was resolved in it. `now`, in seconds since 1970, selects the current
-    buckets and ranges; `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` also include subjects whose alert ended with
+    the bucket that is current at `now`: there are none unless the server's clock was set back into an ended bucket.
+    `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the deployment: see
+    `tallystream.deployment.Deployment`.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []

@@ -73,11 +73,13 @@ class CounterTotals(Figure, frozen=True):
 
 
 class SubjectTotals(Figure, frozen=True):
-    """The totals of one subject, and their ratios; `error` is the largest error of one of the totals, not of a ratio.
+    """The totals of one subject, and their ratios.
+
+    `error` (see `Figure`) is the most by which any of the totals may be wrong; ratios are not considered.
 
     Attributes:
         subject: The subject, in its normal form.
-        counters: By metric, the total, but at least the metric's `floor`.
+        counters: By metric, the total. If the rule of the metric has a `floor`, a smaller total is shown as the floor.
         ratios: By name of each ratio whose metrics were all read, its value; 0 if the denominator is 0.
     """
 

@@ -35,10 +35,11 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
     Raises:
         ConfigurationError: `partitions` is not 1 to 1,024. Raised by the query's `parse`: the stored number of
             partitions is not `partitions`, or this release cannot read the stored layout version or rules.
+        KeyLost: the hash of the live topic is lost; raised by the query's `parse`.
         DeploymentChanged: the description of a deployment was deleted, or a restore has not finished; raised by the
             query's `parse`.
     """
-    unstored = Deployment(Layout(partitions or DEFAULT_PARTITIONS, namespace))
+    unstored = Deployment(Layout(DEFAULT_PARTITIONS if partitions is None else partitions, namespace))
     first = unstored.layout.keys[0]  # these keys have the same names for every number of partitions
 
     def parse(replies: list[Any]) -> Deployment | Query[Deployment]:

@@ -58,7 +58,7 @@ class Leaderboard(RangeFigure, frozen=True):
     `top` was added to a metric with events, or totals were split (`exact` changed, `max_subjects` raised or removed),
     the leaderboard of all time lacks subjects: then `error` is `null` and `complete` is false, until a rebuild
     (`tallystream rebuild`) has counted all events again. After `top` was raised or `max_subjects` changed otherwise,
-    this is so until each partition has counted events of the metric by the new rule.
+    this is so until a worker has recorded the new rule in each partition, about 2 seconds later.
 
     Attributes:
         metric: The metric.

@@ -128,8 +128,10 @@ class Batch:
         alerts: By metric, the alerts that may fire; `None` means that there are no alerts.
 
     Attributes:
-        sums: By bucket set and subject, the sum of the amounts, for events that no rule with state needs separately.
-        limited: By bucket set and subject, the number of events, for metrics with a limit.
+        sums: By bucket set and subject, the sum of the amounts of the events that need no state: those without a limit,
+            a vote, or an id that counts once.
+        limited: By bucket set and subject, the number of events of metrics with a limit, without those that have an id
+            that counts once.
         received: Millisecond at which the server received the first of the events; used only if there are alerts. The
             caller sets it (`add` does not); 0 until then, or for a decision.
         closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never. Filled by

@@ -35,7 +35,7 @@ many kinds of faults it found, how many checks could not be made."""
 
 ARCHIVE_LOST: Final = "archive-lost"
 """Field for monitoring: number of archived entries that the server has lost, and that producers had not sent again when
-the archiver found the loss."""
+the archiver found the loss; 0 when their files were moved away."""
 
 CLOCK_STEP: Final = "clock-step"
 """Field for monitoring: the last step of a server's clock that a worker noticed; see `tallystream.reading.clocks`."""
@@ -61,7 +61,7 @@ def live_mark(generation: int, revision: int) -> str:
 def parse_live(value: bytes) -> tuple[int, bool]:
     """Return the generation in a value of `PartitionKeys.live`, and whether the partition is open.
 
-    It is not open if the value ends with a word: `closed`, or `restoring`.
+    It is not open if the value has a word: `closed`, or `restoring`.
     """
     generation, *words = value.split()
     return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`

@@ -52,7 +52,8 @@ CLOSING: Final = "closing"
 """Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
 
 LEFT: Final = "left"
-"""Field of the root hash: topics that a restore of another topic has left, each as `<number>:<partitions>`."""
+"""Field of the root hash: topics that nothing uses, each as `<number>:<partitions>`; see `repartition.topic.drop_left`.
+A restore of another topic has left them, or they were given up."""
 
 RESTORED: Final = "!restored"
 """Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the
@@ -169,10 +170,10 @@ class PartitionKeys:
         """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
         If no rules were published when the partition was opened, the second number is missing until an entry is
-        counted by published rules. ` closed` follows if a repartition closed the partition, and ` restoring` while a
-        restore replaces the counters. Every partition of a stored deployment has this key (see `sentinels.lua`);
-        without it, no generation is live. The key stays when its topic is dropped, so that nothing is counted in the
-        topic again.
+        counted by published rules. ` closed` follows if a repartition closed the partition. While a restore replaces
+        the counters, ` restoring` follows, and the number of its closing. Every partition of a stored deployment has
+        this key (see `sentinels.lua`); without it, no generation is live. The key stays when its topic is dropped, so
+        that nothing is counted in the topic again.
         """
         return self.prefix + "live"
 
@@ -406,6 +407,11 @@ class Layout:
         """
         below = f"{self.namespace}:{{{self.root}}}:" if self.topic == FIRST_TOPIC else self._prefix(0)
         return below + "rules"
+
+    @property
+    def restore_lock(self) -> str:
+        """The key of the lock of the restores of this namespace, in the slot of `root`; it exists during a restore."""
+        return f"{self.namespace}:{{{self.root}}}:restore"
 
     @property
     def files(self) -> str:

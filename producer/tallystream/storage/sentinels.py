@@ -63,10 +63,11 @@ def is_new(client: redis.Redis, keys: PartitionKeys) -> bool:
 
 
 def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition was counted, closed or switched by a worker, or has lost some of its sentinels.
+    """Return whether a partition has a sign of a stored deployment, or has lost a sentinel (see `lost_key`).
 
-    The result is `True` only if a deployment was stored, and producers alone do not make it `True`. It is `False` for a
-    partition that has lost all its keys.
+    The signs: a worker has counted an entry, a repartition or a restore has closed the partition, or another generation
+    than the first is live in it. Producers leave no such sign. The deployment itself is not read. Return `False` for a
+    partition without any sentinel, unless its stream shows that a worker has counted in it.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

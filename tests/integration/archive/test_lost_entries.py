@@ -25,7 +25,7 @@ from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import logs
 from tallystream_worker.process.failpoints import VARIABLE
-from tallystream_worker.rebuild.reopen import find_deployment, reopen
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
@@ -98,7 +98,7 @@ def test_a_partition_that_lost_all_keys_is_archived_from_its_new_beginning(harne
     with pytest.raises(KeyLost):
         archive(harness, folder, lost)
     assert harness.client.keys(f"{keys.prefix}*") == []
-    reopen(harness.client, find_deployment(harness.client, "tally"))
+    reopen(harness.client, Deployment.find(harness.client))
     with Producer(harness.url) as producer:
         emit(harness, producer, "b")
     archive(harness, folder, lost)
@@ -225,6 +225,32 @@ def test_a_kill_while_entries_are_set_aside(harness, folder):
     archive(harness, folder, [])
     check(harness, folder)
     assert len(list(folder.rglob("*.lost"))) == 1
+    assert missing(harness) == 1, "the plain entry of the lost six"
+
+
+def missing(harness: Harness) -> int:
+    """Return the number of lost entries that monitoring gets from the server."""
+    with Totals(harness.url) as totals:
+        return totals.run(query_server_stats(harness.layout)).archive_lost
+
+
+def test_a_loss_is_stated_until_its_files_are_moved_away(harness, folder, tmp_path):
+    """Each archiver states the number of lost entries by the files; an operator who moves these ends it."""
+    archive(harness, folder, [])
+    earlier = copy_of(harness.client)
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "lost")
+    archive(harness, folder, [])
+    go_back(harness.client, earlier)
+    running = Archive(harness.connect(), Store(str(folder)), harness.deployment)
+    running.run_once(settled=0)
+    assert missing(harness) == 6
+    harness.client.hdel(harness.layout.meta, "archive-lost")  # as after a restore
+    running.run_once(settled=0)
+    assert missing(harness) == 6
+    (folder / "lost").rename(tmp_path / "counted")
+    running.run_once(settled=0)
+    assert missing(harness) == 0
 
 
 def test_a_loss_is_reported(harness, folder, capsys):
@@ -240,8 +266,7 @@ def test_a_loss_is_reported(harness, folder, capsys):
             LiveArchive(harness.connect(), str(folder), harness.deployment, logs.configure()).run_once()
             (line,) = map(json.loads, capsys.readouterr().err.splitlines())
             assert (line["event"], line["level"], line["entries"]) == ("archive.set_aside", "error", 6)
-            with Totals(harness.url) as totals:
-                assert totals.run(query_server_stats(harness.layout)).archive_lost == 6
+            assert missing(harness) == 6
     command = [PROGRAM, "archive", folder, "--once", "--redis", harness.url]
     environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -170,6 +170,46 @@ def test_closing_delivers_and_ends(harness):
     assert producer.stats.emitted == 1
 
 
+def test_a_closed_producer_decides_nothing(harness):
+    """After `close`, `decide` raises an error, and counts nothing."""
+    with Producer(harness.url) as producer:
+        assert producer.decide("view", "a").accepted
+    with pytest.raises(TallyError, match="closed"):
+        producer.decide("view", "a")
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1}
+
+
+def test_a_flush_of_a_closed_producer_ends(harness):
+    """If `close` has left events unsent, `flush` without a limit raises an error instead of waiting without limit."""
+    with Proxy(harness.url) as proxy:
+        producer = Producer(proxy.url)
+        producer.emit("view", "a")
+        producer.flush(10)
+        proxy.freeze()
+        producer.emit("view", "a")
+        with pytest.raises(FlushTimeout):
+            producer.close(0.1)
+        with pytest.raises(FlushTimeout, match="closed before all events were appended: 1 are missing"):
+            producer.flush()
+
+
+def test_a_thread_that_cannot_start_is_started_later(harness, monkeypatch):
+    """If the system refuses a thread, `emit` raises an error and keeps the event; the next call sends both."""
+    with Producer(harness.url, linger=0) as producer:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refuse_thread)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                producer.emit("view", "a")
+        producer.emit("view", "a")
+        until(lambda: harness.ledger().get("appended") == 2, what="both events in the stream")
+
+
+def refuse_thread(_: threading.Thread) -> None:
+    """Raise the error of a system that has no more threads."""
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_refused_event_is_not_taken(harness):
     """`emit` rejects an invalid event with an error that names its field, and does not buffer it."""
     with Producer(harness.url) as producer:

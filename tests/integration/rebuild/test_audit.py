@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.exceptions import NoPermissionError
 
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
@@ -435,6 +436,24 @@ def test_a_worker_that_stops_gives_its_audit_up(harness):
     assert scheduled(harness, None, stopping=stopping).run_once() is None
     assert not harness.client.exists(harness.layout.keys[0].prefix + "auditing")
     assert harness.client.hget(harness.layout.meta, "audit") is None
+
+
+def test_an_audit_whose_result_cannot_be_recorded_is_not_repeated_at_once(harness):
+    """If the time of an audit cannot be written to `tally:meta`, its worker waits; another worker audits."""
+    only = ("resetkeys", f"%R~{harness.layout.meta}", *(f"~{keys.prefix}*" for keys in harness.layout.keys))
+    harness.client.execute_command("ACL", "SETUSER", "reader", "on", ">x", "+@all", *only)
+    reader = harness.connect()
+    reader.execute_command("AUTH", "reader", "x")
+    try:
+        worker = scheduled(harness, None, client=reader)
+        with pytest.raises(NoPermissionError):
+            worker.run_once()
+        assert worker.run_once() is None
+        assert harness.client.hget(harness.layout.meta, "audit") is None
+        assert scheduled(harness, None).run_once() is not None
+    finally:
+        reader.close()
+        harness.client.execute_command("ACL", "DELUSER", "reader")
 
 
 def test_a_worker_audits(server):

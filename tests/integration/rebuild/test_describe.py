@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, KeyLost
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
 from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.drop import drop
-from tallystream_worker.rebuild.reopen import find_deployment
+from tallystream_worker.rebuild.reopen import reopen
+from tallystream_worker.repartition import topic
+from tallystream_worker.repartition.catch_up import CatchUpCounter
+from tallystream_worker.repartition.migration import Repartition
 from tallystream_worker.runtime.publication import publish_again
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
-from tests.integration.rebuild.test_rebuild import rebuilt
-from tests.integration.repartition.test_migration import moved
+from tests.integration.rebuild.test_rebuild import rebuilt, settings_for
+from tests.integration.repartition.test_migration import emit, moved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,17 +51,17 @@ def test_the_last_change_of_the_rules_describes_a_deployment(harness, generation
     before = Deployment.load(harness.client)
     newest = int(harness.client.hget(before.layout.root, "newest-revision"))
     harness.client.delete(before.layout.root)
-    assert describe(harness.client, "tally", 0, None)
+    assert describe(harness.client, "tally", 0)
     assert Deployment.load(harness.client) == before
     assert int(harness.client.hget(before.layout.root, "newest-revision")) > newest
-    assert not describe(harness.client, "tally", 0, None)
+    assert not describe(harness.client, "tally", 0)
 
 
 def test_another_generation_can_be_dropped(harness):
     """A generation that was kept when the hash was lost is kept again, so that it can be removed."""
     rebuilt(harness)
     harness.client.delete(harness.layout.root)
-    describe(harness.client, "tally", 0, None)
+    describe(harness.client, "tally", 0)
     found = Deployment.load(harness.client)
     assert (found.generation, set(found.others)) == (2, {1})
     assert drop(harness.client, found, 1) > 0
@@ -64,37 +71,91 @@ def test_the_archive_and_the_configuration_state_what_the_record_does_not(harnes
     """Without a record of the rules, the archive has the epoch; without one, the configuration has the number."""
     harness.client.delete(harness.layout.rule_changes, harness.layout.root)
     manifest = {"epoch": "archived", "partitions": 8}
-    assert describe(harness.client, "tally", 0, manifest)
-    found = find_deployment(harness.client, "tally")
+    assert describe(harness.client, "tally", 0, lambda _: manifest)
+    found = Deployment.find(harness.client)
     assert (found.epoch, found.layout.partitions, found.declared) == ("archived", 8, None)
     harness.client.delete(harness.layout.root)
     for number in (0, 7):
         with pytest.raises(ConfigurationError, match=r"at least 8\. Set \[redis\] partitions"):
-            describe(harness.client, "tally", number, None)
-    assert describe(harness.client, "tally", 9, None)
-    assert find_deployment(harness.client, "tally").layout.partitions == 9
+            describe(harness.client, "tally", number)
+    assert describe(harness.client, "tally", 9)
+    assert Deployment.find(harness.client).layout.partitions == 9
 
 
 def test_nothing_is_described_without_a_deployment(server):
     """If there are no keys, no deployment is made up."""
     with pytest.raises(ConfigurationError, match="nothing is stored under tally"):
-        describe(server.client(), "tally", 4, None)
+        describe(server.client(), "tally", 4)
     assert not server.client().exists(Layout().root)
 
 
-@pytest.mark.parametrize("name", ["root", "meta"])
-def test_a_deployment_that_was_repartitioned_needs_a_snapshot(harness, name):
-    """After a repartition, the command names the snapshot, and changes nothing."""
-    moved(harness, 3)
-    harness.client.delete(getattr(harness.layout, name))
-    action = {"root": lambda: describe(harness.client, "tally", 0, None), "meta": lambda: find(harness)}[name]
-    with pytest.raises(ConfigurationError, match=r"only a snapshot has .*tallystream restore --force"):
-        action()
+@pytest.mark.parametrize("lost", ["root", "meta", "root meta"])
+@pytest.mark.parametrize("topics", [2, 3])
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_a_deployment_is_described_again_after_repartitions(harness, lost, topics, is_dropped):
+    """The closed topics name the live one: its partitions, rules and epoch, and the topics before, are the same."""
+    for partitions in (12, 3)[: topics - 1]:
+        if topics == 3 and partitions == 3:
+            topic.drop(harness.client, Deployment.load(harness.client))
+        moved(harness, partitions)
+    harness.drain()
+    if is_dropped:
+        topic.drop(harness.client, Deployment.load(harness.client))
+    before = Deployment.load(harness.client)
+    names = [getattr(before.layout, name) for name in lost.split()]
+    closing = int(harness.client.hget(before.layout.root, "closing"))
+    harness.client.delete(*names)
+    if "root" not in lost:
+        with pytest.raises(KeyLost, match=r"tallystream reopen"):
+            Deployment.load(harness.client)
+    assert describe(harness.client, "tally", 0) == names
+    assert Deployment.load(harness.client) == before
+    assert int(harness.client.hget(before.layout.root, "closing")) == closing
+    assert describe(harness.client, "tally", 0) == []
+    emit(harness, "b", 1)
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1, ("view", "b"): 1}
+    moved(harness, 5) if is_dropped else topic.drop(harness.client, Deployment.load(harness.client))
+    assert harness.totals() == {("view", "a"): 1, ("view", "b"): 1}
 
 
-def find(harness: Harness) -> Deployment:
-    """Return the deployment as `reopen` finds it."""
-    return find_deployment(harness.client, "tally")
+@pytest.mark.parametrize("closes", [False, True])
+def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
+    """If the root is lost before the new topic is live, the repartition can be continued, or given up."""
+    deployment = Deployment.load(harness.client)
+    layout = topic.propose(harness.client, deployment, 3)
+    run = Repartition(settings_for(harness.url, RULES, 0), harness.client, deployment, layout)
+    run.begin()
+    if closes:
+        with CatchUpCounter(settings_for(harness.url, RULES, 0), run.new, run.rules) as counting:
+            run.catch_up(counting)
+        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+    before = Deployment.load(harness.client)
+    harness.client.delete(before.layout.root)
+    assert describe(harness.client, "tally", 0) == [before.layout.root]
+    assert Deployment.load(harness.client) == before
+    assert before.moving == layout.topic
+    with pytest.raises(ConfigurationError, match="rebuild --drop"):
+        reopen(harness.client, before)
+    if closes:
+        moved(harness, 3)
+    else:
+        topic.give_up(harness.client, before)
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1}
+
+
+def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path):
+    """A restore of an earlier topic closes the live one: it is described as left, not as live."""
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        moved(harness, 3)
+        restore(harness.client, database, force=True)
+    before = Deployment.load(harness.client)
+    harness.client.delete(before.layout.root)
+    describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    assert topic.drop_left(harness.client, before).keys() == {2}
 
 
 def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):
@@ -102,5 +163,5 @@ def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):
     harness.client.set(harness.layout.keys[1].live, "2")
     harness.client.delete(harness.layout.root)
     with pytest.raises(ConfigurationError, match="while a rebuild was switching"):
-        describe(harness.client, "tally", 0, None)
+        describe(harness.client, "tally", 0)
     assert not harness.client.exists(harness.layout.root)

@@ -43,11 +43,13 @@ from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.commands.ingest import _wait_until_counted
-from tallystream_worker.cli.repartition import to_partitions
+from tallystream_worker.cli.repartition import drop_topics, to_partitions
 from tallystream_worker.ingest.job import jobs_of, run
 from tallystream_worker.ingest.lines import Mapping
-from tallystream_worker.process.failpoints import MOVE_PLACES
+from tallystream_worker.process.failpoints import GIVE_UP_PLACES, MOVE_PLACES
 from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
@@ -58,6 +60,7 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
 from tests.integration.alerts.test_alerts import count
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
@@ -289,6 +292,113 @@ def test_a_move_that_is_given_up_leaves_everything_as_it_was(server):
         assert (
             topic.propose(harness.client, Deployment.create_or_load(harness.client), 4).topic == 3
         )  # no number is used twice
+
+
+@pytest.mark.parametrize("place", ["catch_up", "switch"])
+@pytest.mark.parametrize("why", ["fails", "pending"])
+def test_a_move_does_not_wait_forever_for_an_entry(server, monkeypatch, place, why):
+    """If a copy is not counted, the repartition ends with the entry and the reason, and the old topic stays live."""
+    monkeypatch.setattr("tallystream_worker.repartition.migration._PATIENCE", 0.5)
+    rules = Rules({"view": Metric(ids=None), "call": Metric(ids=None, limit=5, per="total")})
+    configured = settings_for(server.url, rules, 0)
+    with Harness(server.url, rules=rules, partitions=1) as harness, ExitStack() as stack:
+        deployment = Deployment.load(harness.client)
+        run = Repartition(configured, harness.client, deployment, topic.propose(harness.client, deployment, 2))
+        run.begin()
+        counting_it = stack.enter_context(CatchUpCounter(configured, run.new, rules))
+        if place == "switch":
+            run.catch_up(counting_it)
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "call", "subject": "a"})
+        keys = run.new.layout.keys_of("a")
+        if why == "fails":
+            harness.client.set(keys.limit("call", "total"), "not a hash")
+        else:
+            keeper = stack.enter_context(ThreadPoolExecutor(1))
+            ended = threading.Event()
+            stack.callback(ended.set)
+            kept = harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            harness.client.xreadgroup(keys.group, "other", {keys.stream: ">"})
+
+            def keep() -> None:
+                """Be a consumer that claims its entry again before it is idle for a second."""
+                client = harness.connect()
+                while not ended.wait(0.01):
+                    client.xclaim(keys.stream, keys.group, "other", 0, [kept])
+
+            keeper.submit(keep)
+        expected = (
+            rf"entry [0-9-]+ of {keys.stream} " + {"fails": "fails: .*WRONGTYPE", "pending": "is pend.* 'other'"}[why]
+        )
+        with pytest.raises(StreamError, match=rf"cannot finish the repartition: {expected}.*rebuild --drop"):
+            getattr(run, place)(counting_it)
+        now = Deployment.load(harness.client)
+        assert (now.layout.topic, now.moving) == (1, 2)
+        with Producer(harness.url) as producer:
+            producer.emit("view", "a")
+            producer.flush(10)
+        if why == "pending":
+            ended.set()
+        else:
+            harness.client.delete(keys.limit("call", "total"))
+        monkeypatch.undo()  # the entry is claimed after a second
+        run.catch_up(counting_it)
+        run.switch(counting_it)
+        harness.layout = Deployment.load(harness.client).layout
+        assert harness.totals() == {("call", "a"): 1, ("view", "a"): 2 if why == "pending" else 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", GIVE_UP_PLACES)
+def test_a_killed_giving_up_can_be_repeated(server, tmp_path, place):
+    """If `rebuild --drop` is killed while it gives a repartition up, it ends this with the next call.
+
+    The partitions are open again, no hold stays, and no key of the new topic.
+    """
+    config = tmp_path / "tallystream.toml"
+    config.write_text("[metric.view]\n")
+    program = Path(sys.executable).parent / "tallystream"
+    command = [str(program), "rebuild", "--drop", "--redis", server.url, "--config", str(config)]
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
+        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        environment = os.environ | {"TALLYSTREAM_FAILPOINT": place}
+        assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == -9
+        subprocess.run(command, check=True, timeout=60)
+        assert not [keys for keys in harness.layout.keys if harness.client.exists(keys.retention_holds)]
+        assert not [key for keys in layout.keys for key in harness.client.scan_iter(keys.prefix + "*")]
+        assert harness.client.hget(harness.layout.root, "left") is None
+        with Producer(harness.url) as producer:
+            producer.emit("view", "a")
+            producer.flush(10)
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 6}
+        assert verify(harness.client, "tally", Sources()).findings == {}
+
+
+def test_a_partition_that_was_lost_is_reopened_after_its_repair(server):
+    """If a partition lost a key while the repartition was given up, the next `rebuild --drop` reopens it."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
+        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        keys = harness.layout.keys_of("a")
+        harness.client.delete(keys.live)
+        with pytest.raises(KeyLost, match=keys.live):
+            drop_topics(harness.client, Deployment.load(harness.client))
+        assert reopen(harness.client, Deployment.load(harness.client)).mended == [keys.live]
+        assert drop_topics(harness.client, Deployment.load(harness.client)) == {}
+        with Producer(harness.url) as producer:
+            producer.emit("view", "a")
+            producer.flush(10)
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 6}
 
 
 def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):

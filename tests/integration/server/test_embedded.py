@@ -329,3 +329,17 @@ def test_the_servers_of_the_matrix_are_what_they_say(server):
     facts = redis.info("server")
     assert ("valkey_version" in facts) == (server.kind == "valkey") or server.kind in {"url", "container"}
     assert until(lambda: redis.set("key", "value"), what="a write")
+
+
+def test_a_cut_log_that_cannot_be_written_again_is_an_error_of_the_server(tmp_path):
+    """If the server refuses to rewrite a cut append-only file, the start fails with a sentence, not a Redis error."""
+    with EmbeddedServer(tmp_path) as server, client(server.url) as redis:
+        redis.set("key", 1)
+    (log,) = (server.data / "appendonlydir").glob("*.incr.aof")
+    with log.open("ab") as file:
+        file.write(b"*3\r\n$3\r\nSET\r\n$1\r\n")
+    refusing = EmbeddedServer(tmp_path, extra=["--rename-command", "BGREWRITEAOF", ""])
+    with pytest.raises(EmbeddedServerError, match=r"incomplete end, and the embedded server could not write it again"):
+        refusing.start()
+    with EmbeddedServer(tmp_path) as server, client(server.url) as redis:
+        assert redis.get("key") == b"1"

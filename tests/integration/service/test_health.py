@@ -94,6 +94,19 @@ def test_another_layout_is_not_ready(server: Server) -> None:
     assert "layout version 99" in reason
 
 
+def test_a_restore_is_named(server: Server) -> None:
+    """While a restore runs, or if the hash of the live topic is lost, the service is not ready, with the reason."""
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        fields = harness.client.hgetall(harness.layout.root)
+        for replaced, expected in (({"restoring": "[]"}, "a restore is replacing"), ({**fields, "log": 2}, "l2:meta")):
+            harness.client.delete(harness.layout.root)
+            harness.client.hset(harness.layout.root, mapping=replaced)
+            answer = http.get("/readyz")
+            assert answer.status_code == 503
+            (reason,) = answer.json()["reasons"]
+            assert expected in reason
+
+
 def test_a_server_that_is_away(fresh_server: Callable[..., EmbeddedServer]) -> None:
     """Without Redis the service is alive, not ready, responds to reads with 503, and recovers by itself."""
     server = fresh_server(extra=["--appendfsync", "always"])

@@ -8,6 +8,10 @@ from contextlib import closing
 import pytest
 
 from tallystream.deployment import Deployment
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.backup import archived_files, open_archive
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.ingested_files import ingested_files
 from tallystream_worker.snapshot.restore import restore
@@ -59,6 +63,45 @@ def test_a_restore_keeps_the_files_that_the_server_knows(harness, tmp_path):
         file.write(line("b"))
     assert ingest(harness, path).events == 1
     assert counted(harness) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_file_is_known_that_was_ingested_after_the_snapshot(harness, tmp_path, is_emptied):
+    """The archive brings back what a file was identified by, so a file that has grown adds only its new lines."""
+    path, archive = tmp_path / "log.ndjson", str(tmp_path / "archive")
+    deployment = Deployment.load(harness.client)
+    archiver = Archive(harness.client, Store(archive), deployment)
+    with closing(Database(str(tmp_path / "copy.sqlite"))) as database:
+        Snapshotter(harness.client, database, deployment).run_once()
+        for text in (line("a"), line("b") * 3):
+            path.write_text(text)
+            assert ingest(harness, path).events > 0
+            archiver.run_once(settled=0)
+        counted(harness)
+        if is_emptied:
+            harness.client.flushall()
+        else:
+            harness.client.delete(harness.layout.files)
+        settings = Settings(RedisSettings(harness.url))
+        source, files = open_archive(settings, archive, database), archived_files(settings, archive, database)
+        restore(harness.client, database, source, force=not is_emptied, files=files)
+    path.write_text(line("a") + line("c"))
+    assert ingest(harness, path).events == 1
+    path.write_text(line("b") * 4)
+    assert ingest(harness, path).events == 1
+    assert counted(harness) == {"a": 1, "b": 4, "c": 1}
+
+
+def test_the_archive_keeps_what_files_were_identified_by(harness, tmp_path):
+    """Identities that the archive has stay there, also if the server lost them, or another process archived since."""
+    deployment, store = Deployment.load(harness.client), Store(str(tmp_path / "archive"))
+    first, second = (Archive(harness.client, store, deployment) for _ in range(2))
+    for number, archiver in enumerate((first, second, first), start=1):
+        harness.client.hset(harness.layout.files, f"file{number}", number)
+        if number == 2:
+            harness.client.hdel(harness.layout.files, "file1")
+        archiver.run_once(settled=0)
+    assert store.files_ingested() == {"file1": 1, "file2": 2, "file3": 3}
 
 
 def test_a_snapshot_keeps_identities_that_the_server_has_lost(harness, tmp_path):

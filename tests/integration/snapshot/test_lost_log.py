@@ -19,7 +19,7 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
-from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.lost_log import LogLost, put_mark
 from tallystream_worker.snapshot.point_in_time import ViewLost
 from tallystream_worker.snapshot.restore import restore
@@ -86,6 +86,28 @@ def test_a_snapshot_that_has_more_than_the_server_is_kept(harness, database):
         with pytest.raises(LogLost):
             take(harness, database, whole=True)
     assert totals(database) == {"a": 10, "lost": 10}
+
+
+def test_a_snapshot_of_an_earlier_release_is_kept_if_it_has_more_than_the_server(harness, database):
+    """After an upgrade, a snapshot with entries that the server has lost is not replaced either."""
+    lose_the_end(harness, database)
+    database.state({"format": "1"})
+    emit(harness, "b")
+    with pytest.raises(LogLost):
+        take(harness, database)
+    assert totals(database) == {"a": 10, "lost": 10}
+    Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once(accept_loss=True)
+    assert totals(database) == {"a": 10, "b": 10}
+
+
+@pytest.mark.parametrize("other", [{"partitions": "9"}, {"epoch": "x"}])
+def test_another_format_is_named_before_other_data(harness, database, other):
+    """The error about a snapshot of other data and another format begins with the format."""
+    take(harness, database)
+    database.state({"format": "1", **other})
+    expected = rf"contains a snapshot of format 1 \(this release writes [0-9]+\) of other data \({next(iter(other))} "
+    with pytest.raises(SnapshotError, match=expected):
+        take(harness, database)
 
 
 def test_what_the_log_has_after_a_snapshot_is_added_to_it(harness, database):

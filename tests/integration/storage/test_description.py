@@ -15,9 +15,9 @@ from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost
 from tallystream.reading.clocks import ClockStep
 from tallystream.rules.metrics import Metric, Rules
-from tallystream_worker.archive.lost import LostEntries
+from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.service import Archive
-from tallystream_worker.archive.store import Store
+from tallystream_worker.archive.store import File, Store
 from tallystream_worker.maintenance.clocks import ClockWatch
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.schedule import Scheduled
@@ -56,9 +56,11 @@ def deleting(harness: Harness, result: Any) -> Callable[..., Any]:
 
 def archive(harness: Harness, folder: Path) -> None:
     """Find lost entries in the archive."""
-    archive = Archive(harness.client, Store(str(folder)), harness.deployment)
+    store = Store(str(folder))
+    archive = Archive(harness.client, store, harness.deployment)
+    store.put_lost(0, "0-0", "1-0", File((1, 0), (2, 0), "file"), Rows().table(), 3)
     deleting(harness, None)()
-    archive._lost(LostEntries("stream", "1-0", "2-0", 3, 3, 1))
+    archive._note_missing()
 
 
 def close(harness: Harness, _: Path) -> None:

@@ -31,7 +31,7 @@ from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.drop import drop as drop_generation
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
-from tallystream_worker.rebuild.reopen import find_deployment, reopen
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.rebuild.reset import reset
 from tallystream_worker.runtime.publication import publish_again
 from tallystream_worker.settings.settings import RedisSettings, Settings
@@ -341,8 +341,8 @@ def test_counting_continues_without_a_snapshot(harness, snapshot, name):
     key = delete(harness, name)
     if name != "root":
         assert "tallystream reopen" in remedy(harness, snapshot, key)
-    assert describe(harness.client, "tally", 0, None) == (name == "root")
-    reopen(harness.client, find_deployment(harness.client, "tally"))
+    assert describe(harness.client, "tally", 0) == ([key] if name == "root" else [])
+    reopen(harness.client, Deployment.find(harness.client))
     harness.layout = Deployment.load(harness.client).layout
     assert use(harness) == []
     settle_losses(harness.client, harness.layout.keys[0])
@@ -361,8 +361,8 @@ def test_a_partition_begins_again_without_a_snapshot(harness, snapshot, name):
     key = delete(harness, name)
     assert "tallystream reopen" in remedy(harness, snapshot, key)
     with pytest.raises(StreamError, match="tallystream reopen --force"):
-        reopen(harness.client, find_deployment(harness.client, "tally"))
-    reopen(harness.client, find_deployment(harness.client, "tally"), force=True)
+        reopen(harness.client, Deployment.find(harness.client))
+    reopen(harness.client, Deployment.find(harness.client), force=True)
     harness.layout = Deployment.load(harness.client).layout
     assert use(harness) == []
     assert harness.totals()["view", "t8"] == 1

@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConsumerGroupMissing, KeyLost, StreamError
+from tallystream.errors import ConfigurationError, ConsumerGroupMissing, KeyLost, StreamError
 from tallystream.producing.appender import Appender
 from tallystream.producing.decider import Decider
 from tallystream.producing.partition_queue import SealedEntry
@@ -31,7 +31,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
-from tallystream_worker.rebuild.reopen import Reopened, find_deployment, reopen
+from tallystream_worker.rebuild.reopen import Reopened, reopen
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.health import HealthProbe
 from tallystream_worker.runtime.publication import publish_again
@@ -245,6 +245,17 @@ def test_a_deleted_stream_is_not_taken_for_a_new_one(harness, is_counted, goes_o
     assert raised.value.key == keys.stream
 
 
+def test_a_deployment_has_at_least_one_partition(server):
+    """0 is refused like every other number of partitions that is not 1 to 1,024; nothing is stored."""
+    server.clear()
+    for stored in (False, True):
+        for number in (0, -1, 1025):
+            with pytest.raises(ConfigurationError, match="partitions must be 1 to 1,024"):
+                Deployment.create_or_load(server.client(), number)
+        assert server.client().exists("tally:meta") == stored
+        Deployment.create_or_load(server.client(), 1)
+
+
 def test_a_deployment_is_not_created_over_the_data_of_another(harness):
     """Without the meta hash, neither a producer nor a worker makes a new deployment of the partitions."""
     append(Appender(harness.client, harness.layout), 1)
@@ -366,7 +377,7 @@ def test_an_interrupted_reopening_is_continued(harness, server, generation):
         harness.client.delete(*harness.client.scan_iter(f"{keys.prefix}*"))
         client = Interrupted(harness.client, after=done)
         try:
-            reopen(client, find_deployment(harness.client, "tally"))
+            reopen(client, Deployment.find(harness.client))
         except ConnectionError:
             done += 1
         else:
@@ -453,6 +464,27 @@ def test_a_lost_stream_is_mended(harness, server, generation, waiting, goes_on):
     assert verify(harness.client, "tally", Sources()).findings == {}
 
 
+@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("records", [False, True])
+def test_keys_that_are_lost_together_are_mended_by_one_call(harness, server, generation, records):
+    """One call of `reopen` repairs the live generation, the stream, and the records of dropped dead letters."""
+    appender = counted_with(harness, server, generation)
+    harness.layout = Deployment.load(harness.client).layout
+    keys = harness.layout.keys[0]
+    names = [keys.live, keys.stream]
+    if records:
+        harness.client.hset(keys.topic_ledger, "entries:dropped", 1)
+        names.append(keys.dropped)
+    harness.client.delete(*names)
+    assert reopened(harness) == Reopened(names, [])
+    assert reopened(harness) == Reopened([], [])
+    append(appender, 4)
+    harness.drain()
+    settle_losses(harness.client, keys)
+    assert harness.totals() == totals_after(4)
+    assert verify(harness.client, "tally", Sources()).findings == {}
+
+
 def counted_with(harness: Harness, server: Server, generation: int) -> Appender:
     """Count three entries in this generation, and return the producer of the last two; the first one has ended."""
     deployment = Deployment.load(harness.client)
@@ -474,7 +506,7 @@ def counted_with(harness: Harness, server: Server, generation: int) -> Appender:
 
 def reopened(harness: Harness, *, force: bool = False) -> Reopened:
     """Reopen what can be reopened."""
-    return reopen(harness.client, find_deployment(harness.client, "tally"), force=force)
+    return reopen(harness.client, Deployment.find(harness.client), force=force)
 
 
 def continues(harness: Harness, appender: Appender) -> None:

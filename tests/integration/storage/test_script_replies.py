@@ -35,6 +35,7 @@ DROPPED: Final = "dropped number number number"
 FORGOTTEN: Final = "HSET forgotten seen:view 5"
 RESET_KEYS: Final = "stream live ledger topic seq"
 RESET_BEFORE: Final = f"{GROUP}; XADD stream 1-1 v 1 n 0; XADD stream 2-1 v 1; XREADGROUP GROUP g c STREAMS stream >"
+REPLACED: Final = "new new-ledger new-seq stream ledger seq live"
 WAS_RESET: Final = "HSET resets view\na 5-0"
 CLAIMED: Final = f"{PENDING}; HSET archive first 2-1 last 3-1 entries 2"
 
@@ -171,7 +172,8 @@ CASES: Final = [
     ("repartition/activate", "meta", "HSET meta moving 2 closing 1", "2 1 4 1", "active"),
     ("repartition/activate", "meta", "", "2 1 4 1", "given_up"),
     ("repartition/activate", "meta", "HSET meta moving 2 closing 2", "2 1 4 1", "overtaken"),
-    ("repartition/give_up", "meta", "HSET meta moving 2", "2", "given_up"),
+    ("repartition/give_up", "meta", "HSET meta moving 2 moving-partitions 4 left 3:1", "2", "given_up"),
+    ("repartition/forget_left", "meta", "HSET meta left 2:1", "2", "forgotten"),
     ("repartition/give_up", "meta", "", "2", "other"),
     ("rebuild/reset", RESET_KEYS, GROUP, "1 g 0 reset:a v 1 d 1 n 0", "reset text"),
     ("rebuild/reset", RESET_KEYS, GROUP, "1 g - reset:a v 1 d 1 n 0", "ready text"),
@@ -205,9 +207,19 @@ CASES: Final = [
         *("snapshot/open", "stream cut ledger topic", f"{PENDING}; {LEDGERS}", "g token 9000 3000"),
         "open text text text [text] [text text text text] [text text]",
     ),
-    ("snapshot/begin_restore", "meta", "", "restoring []", "begun"),
-    ("snapshot/close_partition", "stream live", GROUP, "g", "closed"),
-    ("snapshot/end_restore", "meta", "HSET meta restoring 1", "restoring layout 1", "ended"),
+    ("snapshot/begin_restore", "meta lock", "SET lock me", "me restoring []", "begun text"),
+    ("snapshot/begin_restore", "meta lock", "SET lock other", "me restoring []", "overtaken"),
+    ("snapshot/close_partition", "stream live seq", GROUP, "g 5", "closed"),
+    ("snapshot/close_partition", "stream live seq", "HSET seq !closing 6", "g 5", "overtaken"),
+    ("snapshot/close_other", "seq live", "", "5 !closed 2", "closed"),
+    ("snapshot/close_other", "seq live", "SET live 1_restoring_6", "5 !closed 2", "overtaken"),
+    ("snapshot/end_restore", "meta lock", "SET lock me", "me restoring restoring-log layout 1", "ended"),
+    ("snapshot/end_restore", "meta lock", "", "me restoring restoring-log layout 1", "overtaken"),
+    ("snapshot/hold_restore", "lock meta", "SET lock me", "me 5000 -", "held"),
+    ("snapshot/hold_restore", "lock meta", "SET lock me", "me 0 -", "released"),
+    ("snapshot/hold_restore", "lock meta", "HSET meta closing 6", "me 5000 5", "lost"),
+    ("snapshot/fenced", "live total", "", "1 SET total 2", "done text"),
+    ("snapshot/fenced", "live total", "SET live 2", "1 SET total 2", "overtaken"),
     ("runtime/publish", "meta changes", "HSET meta layout 4", "0 mine me 0", "published text"),
     ("runtime/publish", "meta changes", "", "0 mine me 0", "gone"),
     (
@@ -239,8 +251,11 @@ CASES: Final = [
     ("process/add", "meta", "", "e field 2", "gone"),
     ("snapshot/give_up", "cut", "SET cut token", "token", "given_up"),
     ("snapshot/give_up", "cut", "SET cut another", "token", "lost"),
-    ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", "", "-", "replaced"),
-    ("snapshot/replace_stream", "new new-ledger new-seq stream ledger seq", PENDING, "-", "changed"),
+    ("snapshot/replace_stream", REPLACED, "", "- 1", "replaced"),
+    ("snapshot/replace_stream", REPLACED, PENDING, "- 1", "changed"),
+    ("snapshot/replace_stream", REPLACED, "", "- 2", "overtaken"),
+    ("archive/begin", "stream archive", "", "g 0-0", "begun"),
+    ("archive/begin", "stream archive", PENDING, "g 0-0", "there"),
     ("archive/claim", "stream archive", PENDING, "g 1-1 2-1 3-1 2", "claimed text text text"),
     ("archive/claim", "stream archive", PENDING, "g 0-1 2-1 3-1 2", "moved"),
     ("archive/settle", "stream archive", CLAIMED, "g 2-1 3-1 2", "settled"),

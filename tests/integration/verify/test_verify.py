@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from redis.exceptions import NoPermissionError
 from sqlalchemy import create_engine, text
 
 from tallystream import Producer
@@ -37,6 +40,7 @@ from tallystream_worker.settings.settings import (
 )
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.names import removal_of
+from tallystream_worker.snapshot.schema import metadata
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
 from tallystream_worker.verify.schedule import ScheduledVerification
@@ -60,6 +64,9 @@ RULES = Rules(
         "page": Metric(exact=False, top=3, ids=None),
     }
 )
+
+
+LONG_AGO = datetime(2020, 1, 1)  # noqa: DTZ001  # the columns of the archive have no zone
 
 
 class World:
@@ -240,6 +247,19 @@ def double_an_entry(world: World) -> None:
     rewrite(world.files()[0], change)
 
 
+def change_archived(world: World, column: str, value: object) -> None:
+    """Replace the last value of a column in the second file of the archive, or set one in the last row."""
+
+    def change(table: pa.Table) -> pa.Table:
+        values = table[column].to_pylist()
+        at = max((row for row, found in enumerate(values) if found is not None), default=len(values) - 1)
+        values[at] = value
+        place = table.schema.get_field_index(column)
+        return table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+
+    rewrite(world.files()[1], change)
+
+
 def overlap(world: World) -> None:
     """Copy the first file of the archive to a name whose range is within it."""
     first = world.files()[0]
@@ -255,6 +275,13 @@ def change_table(world: World, statement: str) -> None:
         connection.execute(text(statement))
     engine.dispose()
 
+
+ROWS = {
+    "totals": "value", "upvotes": "value", "windows": "subject", "limits": "value", "votes": "value", "ids": "label",
+    "uniques": "subject", "structures": "name", "buckets": "expires", "ledger": "value", "alerts": "value",
+    "producers": "value", "positions": "mark", "facts": "value", "digests": "value",
+}  # fmt: skip
+"""By table of the snapshot, a column of it."""
 
 FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "the stream is deleted": (lambda w: w.client.delete(w.keys.stream), {"log.missing"}),
@@ -311,10 +338,27 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "an entry is doubled in a file": (double_an_entry, {"archive.repeated"}),
     "two files overlap": (overlap, {"archive.overlap", "archive.repeated"}),
     "rows are missing in a file": (lambda w: rewrite(w.files()[0], lambda t: t.slice(3)), {"archive.differs"}),
+    **{
+        f"the {column} of an archived event is changed": (partial(change_archived, column=column, value=value),
+                                                          {"archive.differs"})
+        for column, value in {
+            "subject": "other", "amount": 77, "actor": "other", "id": "other", "metric": "vote", "decided": "1",
+            "happened": LONG_AGO, "stated": LONG_AGO,
+        }.items()
+    },
     "the votes of the snapshot are deleted": (lambda w: change_table(w, "DELETE FROM votes"), {"snapshot.differs"}),
     "a total of the snapshot is changed": (
         lambda w: change_table(w, "UPDATE totals SET value = value + 1"), {"snapshot.differs"},
     ),
+    **{
+        f"a row of the snapshot's {table} is {what}": (partial(change_table, statement=statement),
+                                                                  {"snapshot.damaged"})
+        for table, column in ROWS.items()
+        for what, statement in {
+            "changed": f"UPDATE {table} SET {column} = {column} || '1' WHERE rowid = (SELECT MAX(rowid) FROM {table})",  # noqa: S608
+            "removed": f"DELETE FROM {table} WHERE rowid = (SELECT MIN(rowid) FROM {table})",  # noqa: S608
+        }.items()
+    },
     "the snapshot has no position": (lambda w: change_table(w, "DELETE FROM positions"), {"snapshot.missing"}),
     "the snapshot is of other data": (
         lambda w: change_table(w, "UPDATE facts SET value = 'x' WHERE name = 'epoch'"), {"snapshot.other"},
@@ -324,6 +368,9 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
         lambda w: change_table(w, "UPDATE positions SET generated = '10000000000000-0'"), {"snapshot.ahead"},
     ),
     "the description is deleted": (lambda w: w.client.delete("tally:meta"), {"deployment.missing"}),
+    "the description of a later topic is deleted": (
+        lambda w: w.client.hset("tally:meta", "log", 2), {"deployment.missing"}
+    ),
     "another generation is live": (lambda w: w.client.set(w.keys.live, 2), {"deployment.generations_differ"}),
     "a partition is closed": (lambda w: w.client.set(w.keys.live, "1 closed"), {"deployment.closed"}),
     "the tags are changed": (
@@ -390,11 +437,36 @@ def test_a_leaderboard_that_is_wrong_is_not_proved(world):
     assert agreeing() == before - 1
 
 
+def test_exactly_the_counters_that_agree_are_proved(world):
+    """Of the compared counters, each that differs is left out, once; one that should not exist was never among them."""
+
+    def agreeing() -> int:
+        return next(each.figures["counters"] for each in world.verify().proofs if each.check == "counters")
+
+    before = agreeing()
+    world.client.set(world.keys.total("view", "invented"), 5)
+    assert agreeing() == before
+    world.client.delete(key_like(world, "top:day:view:*"))
+    assert agreeing() == before - 1
+    world.client.incr(world.keys.total("call", "k1"))
+    assert agreeing() == before - 2
+
+
 def test_a_missing_entry_is_a_gap_of_its_producer(world):
     """Without an archive, an entry that is gone from the middle of the stream is a gap between two of its producer."""
     second = next(id_ for id_, fields in world.client.xrange(world.keys.stream) if fields.get(b"q") == b"2")
     world.client.xdel(world.keys.stream, second)
     assert names(world.verify(archive=False)) >= {"log.deleted", "log.gap"}
+
+
+def test_archived_entries_that_the_stream_lacks_are_not_compared(world):
+    """The report states how many archived entries have events that nothing else has, and finds nothing wrong."""
+    removed = world.client.xtrim(world.keys.stream, maxlen=8, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    report = world.verify()
+    assert report.findings == {}
+    (limit,) = [each.text for each in report.limits if each.check == "archive"]
+    assert f"of {removed:,} entries up to" in limit
 
 
 def test_a_verification_without_copies_states_what_is_missing(world):
@@ -490,6 +562,11 @@ def test_the_page_lists_every_finding():
     assert rows == [f"| `{name}` | {kind.meaning} | {kind.remedy} |" for name, kind in KINDS.items()]
 
 
+def test_rows_of_every_table_are_changed():
+    """The tests change a row of each table of a snapshot."""
+    assert ROWS.keys() == metadata.tables.keys()
+
+
 def test_each_finding_is_found_by_a_test():
     """Each kind of finding is that of a fault in these tests."""
     tested = {name for _, expected in FAULTS.values() for name in expected}
@@ -560,7 +637,9 @@ def test_a_gap_within_the_archive_is_named(world):
     assert "archive.skips" in names(world.verify())
 
 
-def scheduled(world: World, lines: list[tuple[str, dict[str, object]]], stopping: threading.Event) -> Any:
+def scheduled(
+    world: World, lines: list[tuple[str, dict[str, object]]], stopping: threading.Event, client: Any = None
+) -> Any:
     """Return the scheduled verification of a worker; `lines` gets its log lines."""
 
     class Log:
@@ -570,7 +649,7 @@ def scheduled(world: World, lines: list[tuple[str, dict[str, object]]], stopping
         warning = error
 
     chosen = Settings(RedisSettings(world.harness.url, partitions=1), rules=RULES, verify=VerifySettings("6h"))
-    return ScheduledVerification(chosen, world.client, Log(), stopping)
+    return ScheduledVerification(chosen, client or world.client, Log(), stopping)
 
 
 def test_a_verification_is_done_by_one_worker_when_it_is_due(world):
@@ -599,3 +678,21 @@ def test_a_worker_that_stops_gives_its_verification_up(world):
     assert scheduled(world, [], stopping).run_once() is None
     assert not world.client.exists(world.keys.prefix + "verifying")
     assert world.client.hget("tally:meta", "verified") is None
+
+
+def test_a_verification_whose_result_cannot_be_recorded_is_not_repeated_at_once(world):
+    """If the time of a verification cannot be written to `tally:meta`, its worker waits; another worker verifies."""
+    only = ("resetkeys", "%R~tally:meta", f"~{world.keys.prefix}*")
+    world.client.execute_command("ACL", "SETUSER", "reader", "on", ">x", "+@all", *only)
+    reader = world.harness.connect()
+    reader.execute_command("AUTH", "reader", "x")
+    try:
+        worker = scheduled(world, [], threading.Event(), reader)
+        with pytest.raises(NoPermissionError):
+            worker.run_once()
+        assert worker.run_once() is None
+        assert world.client.hget("tally:meta", "verified") is None
+        assert scheduled(world, [], threading.Event()).run_once() is not None
+    finally:
+        reader.close()
+        world.client.execute_command("ACL", "DELUSER", "reader")

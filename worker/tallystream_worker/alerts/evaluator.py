@@ -30,17 +30,19 @@ Change = tuple[str, str, float]
 
 
 class AlertEvaluator:
-    """Changes the states of alerts as time passes. Several evaluators may run: the script makes each change once.
+    """Fires and resolves the alerts with `over` or `rate`, and ends the alerts with `window` when their bucket is over.
 
-    The script that counts evaluates all other changes: those of alerts on a total or a bucket, by events.
+    The script that counts makes all other changes, when it counts an event: those of alerts on a total, and those of
+    alerts with `window` within the bucket. Several evaluators may run: the script makes each change once.
 
     Args:
         client: The connection to the counters.
         layout: Returns the live layout. Each pass calls this function, because a rebuild or a repartition changes the
-            layout. It returns `None` if the epoch has changed; then the pass does nothing.
+            layout. It returns `None` if the deployment was deleted or replaced, or a restore has not finished; then
+            the pass does nothing.
         rules: The declared metrics and alerts.
-        log: Logs when an alert becomes silent, because part of its range has expired, and when it is evaluated again;
-            `None` to log nothing.
+        log: Logs when an alert becomes silent, because part of its range has expired or the range has too many buckets,
+            and when it is evaluated again; `None` to log nothing.
     """
 
     def __init__(

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from tallystream.client.replies import is_group_there, is_key_missing
+from tallystream.client.replies import is_key_missing
 from tallystream.client.server_time import server_time
 from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.counted_only import counted_only
 from tallystream_worker.archive.lost import find_lost, set_aside
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
@@ -48,6 +49,7 @@ a power cut, and the archive would then contain an entry that the server lacks."
 
 _READ: Final = 256
 
+_BEGIN: Final = Script("tallystream_worker.archive", "begin")
 _CLAIM: Final = Script("tallystream_worker.archive", "claim")
 _SETTLE: Final = Script("tallystream_worker.archive", "settle")
 _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
@@ -105,14 +107,7 @@ class PartitionArchiver:
                 archived = beginning  # if no entry is gone, compare the files with the whole stream
             elif (restored := self._restored()) is not None:
                 archived = min(archived, restored)
-            try:
-                self._client.xgroup_create(
-                    self._keys.stream, ARCHIVE_GROUP, id=_text(archived), mkstream=True,
-                    entries_read=0 if archived == (0, 0) else None,
-                )  # fmt: skip
-            except ResponseError as error:
-                if not is_group_there(error):
-                    raise
+            _BEGIN(self._client, [self._keys.stream, self._keys.archive], [ARCHIVE_GROUP, _text(archived)])
             position = self._position()
         if position is not None:
             self._continue_after(position)
@@ -187,7 +182,8 @@ class PartitionArchiver:
                     f"{found.rows.entries} are left, because another client trimmed the stream"
                 )
         failpoints.reach("before-archive")
-        self._store.put(self.partition, position, first, last, found.rows.table())
+        lost = self._lost(parse_id(position), parse_id(first))
+        self._store.put(self.partition, position, first, last, found.rows.table(), lost=lost)
         failpoints.reach("after-archive")
         _SETTLE(self._client, names, [ARCHIVE_GROUP, first, last, count])
         return found.rows.events
@@ -215,12 +211,12 @@ class PartitionArchiver:
         if self._position() != position:
             return True  # another archiver has settled the claim
         files = list(self._store.files(self.partition, parse_id(position)))
-        common, lost = find_lost(self._client, self._keys, self._store, files, position)
+        common, lost, missing = find_lost(self._client, self._keys, self._store, files, position)
         # If another archiver has continued meanwhile, the list may have a file that it wrote.
         if (self._position(), self._claim()) != (position, claim):
             return True
         if lost is not None:
-            set_aside(self._store, self.partition, files, common)
+            set_aside(self._store, self.partition, files, common, missing)
             failpoints.reach("after-set-aside")
         names = [self._keys.stream, self._keys.archive]
         (answer,) = _CONTINUE(self._client, names, [ARCHIVE_GROUP, position, common])
@@ -290,6 +286,20 @@ class PartitionArchiver:
             raise
         found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
         return next((id_.decode() for id_ in found), None)
+
+    def _lost(self, position: StreamID, first: StreamID) -> str:
+        """Return the ID up to which entries between the last archived one and a later one are lost, `""` if none are.
+
+        A restored stream may begin after entries that the archive lacks, because the snapshot is newer. If some entries
+        were not counted yet at the snapshot's moment, it is not known whether there are any: then the ID is returned.
+
+        Args:
+            position: The ID of the last archived entry.
+            first: The ID of the next entry of the stream.
+        """
+        restored: bytes | None = self._client.execute_command("HGET", self._keys.sequences, RESTORED)
+        until = None if restored is None else counted_only(restored, position)
+        return "" if until is None or until >= first else _text(until)
 
     def _restored(self) -> StreamID | None:
         """Return the ID after which a restored stream begins; `None` if it is not restored, or was trimmed since.

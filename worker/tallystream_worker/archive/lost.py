@@ -53,7 +53,7 @@ class LostEntries:
 
 def find_lost(
     client: redis.Redis, keys: PartitionKeys, store: Store, files: Sequence[File], position: str
-) -> tuple[str, LostEntries | None]:
+) -> tuple[str, LostEntries | None, dict[str, int]]:
     """Compare the archived entries after the group's position with the stream; change nothing.
 
     The stream has an archived entry if its entry with this ID is of the same producer and sequence.
@@ -67,13 +67,15 @@ def find_lost(
 
     Returns:
         The ID of the last archived entry before the first one that the stream does not have (`position` if there is
-        none); and a summary of all archived entries after this ID, `None` if there are none.
+        none); a summary of all archived entries after this ID, `None` if there are none; and by path of a file, how
+        many of its entries among these were not sent again.
 
     Raises:
         ArchiveError: a file cannot be read.
         redis.RedisError: the server did not answer, or refused a command.
     """
-    common, until, entries, events, sent_again = position, position, 0, 0, 0
+    common, until, entries, events = position, position, 0, 0
+    missing = dict.fromkeys((file.path for file in files), 0)
     for file in files:
         table, _ = store.read(file)
         archived = [entry for entry in entries_of(table) if parse_id(entry.id) > parse_id(position)]
@@ -90,12 +92,14 @@ def find_lost(
             if lost:
                 entries += len(lost)
                 events += sum(stated_events(entry.fields) for entry in lost)
-                sent_again += _sent_again(client, keys, lost)
+                missing[file.path] += len(lost) - _sent_again(client, keys, lost)
                 until = lost[-1].id
-    return common, LostEntries(keys.stream, common, until, entries, events, sent_again) if entries else None
+    if not entries:
+        return common, None, missing
+    return common, LostEntries(keys.stream, common, until, entries, events, entries - sum(missing.values())), missing
 
 
-def set_aside(store: Store, partition: int, files: Sequence[File], after: str) -> None:
+def set_aside(store: Store, partition: int, files: Sequence[File], after: str, missing: Mapping[str, int]) -> None:
     """Take the entries after the ID `after` out of the archive: move them to files that no reader finds.
 
     See `Store.put_lost`. A file that also has earlier entries is divided. Files are moved from the last to the first,
@@ -107,6 +111,7 @@ def set_aside(store: Store, partition: int, files: Sequence[File], after: str) -
         partition: The number of the partition.
         files: The files of the partition that may have such entries, in order.
         after: The ID of the last entry that stays.
+        missing: By path of a file, how many of its entries after that ID were not sent again.
 
     Raises:
         ArchiveError: a file cannot be read, written or removed.
@@ -116,7 +121,9 @@ def set_aside(store: Store, partition: int, files: Sequence[File], after: str) -
         table, previous = store.read(file)
         is_common = _is_up_to(table, branch)
         lost = table.filter(pc.invert(is_common))
-        store.put_lost(partition, max(previous, after, key=parse_id), next(entries_of(lost)).id, file, lost)
+        store.put_lost(
+            partition, max(previous, after, key=parse_id), next(entries_of(lost)).id, file, lost, missing[file.path]
+        )
         if file.first <= branch:
             store.put(partition, previous, f"{file.first[0]}-{file.first[1]}", after, table.filter(is_common))
         store.remove(file)

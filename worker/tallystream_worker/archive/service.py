@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tallystream.client.connect import connect
 from tallystream.storage.deployment_hash import ARCHIVE_LOST
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.archiver import SETTLED, PartitionArchiver
 from tallystream_worker.archive.store import Store
-from tallystream_worker.process.description import add
+from tallystream_worker.process.description import note
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Archive:
         client: The client of the server that has the streams.
         store: The archive; its manifest is written if there is none, and gets the live retractions of the deployment.
         deployment: The deployment to archive.
-        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside. Then the
-            number of those that were not sent again is added to a figure on the server, for monitoring.
+        on_loss: Called with a summary of archived entries that the server has lost, after they were set aside.
 
     Raises:
         ArchiveError: the store is the archive of other data, or its manifest cannot be read or written.
@@ -52,17 +51,26 @@ class Archive:
         self._noted: tuple[Retraction, ...] | None = None
         self.note(deployment)
         self.archivists = [
-            PartitionArchiver(client, store, keys, n, self._lost) for n, keys in enumerate(deployment.layout.keys)
+            PartitionArchiver(client, store, keys, n, on_loss) for n, keys in enumerate(deployment.layout.keys)
         ]
         """The archiver of each partition, by partition number."""
         self._begun = False
-        self._client, self._deployment, self._on_loss = client, deployment, on_loss
+        self._client, self._deployment = client, deployment
+        url, namespace = store.url, deployment.layout.namespace
+        self._stores = [store, *(Store(url, namespace, topic) for topic in sorted(deployment.earlier))]
         self._layout = deployment.layout
         self._rules: list[Record] = []
+        self._files = 0
 
-    def _lost(self, lost: LostEntries) -> None:
-        self._on_loss(lost)
-        add(self._client, self._deployment, self._layout.meta, ARCHIVE_LOST, lost.entries - lost.sent_again)
+    def _note_missing(self) -> None:
+        """Store on the server, for monitoring, how many lost entries were not sent again, by the files that have them.
+
+        These are the files of all topics. A process may die after it set entries aside: the next one finds the files.
+        """
+        missing = sum(store.missing() for store in self._stores)
+        stored: Any = self._client.hget(self._layout.meta, ARCHIVE_LOST)
+        if missing != int(stored or 0):
+            note(self._client, self._deployment, {ARCHIVE_LOST: missing})
 
     def note(self, deployment: Deployment) -> None:
         """Write the live retractions of a deployment into the manifest, unless this object wrote the same ones last.
@@ -80,9 +88,10 @@ class Archive:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
         Entries younger than `settled` are left for a later call, and so are those that arrive while their partition is
-        archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive.
-        The first call, and the next one after an archiver failed, creates missing consumer groups: see
-        `PartitionArchiver.ensure_group`.
+        archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive,
+        and the identities of files whose entries are archived. Store on the server how many entries in the files
+        `*.parquet.lost` were not sent again. The first call, and the next one after an archiver failed, creates missing
+        consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
@@ -90,12 +99,13 @@ class Archive:
         Raises:
             KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`.
             StreamError, ArchiveError, redis.RedisError: see `PartitionArchiver`; call again to continue.
-            DeploymentChanged, ConfigurationError: entries were lost, and their number could not be added to the figure
-                on the server, because the deployment was replaced or cannot be read.
+            DeploymentChanged, ConfigurationError: the number of lost entries has changed, and could not be stored on
+                the server, because the deployment was replaced or cannot be read.
         """
         if not self._begun:
             for archivist in self.archivists:
                 archivist.ensure_group()
+            self._note_missing()
             self._begun = True
         rules = read_changes(self._client, self._layout)
         if rules != self._rules:
@@ -103,14 +113,28 @@ class Archive:
             self._rules = rules
         events = 0
         try:
-            for archivist in self.archivists:
-                until = archivist.latest()
+            bounds = [archivist.latest() for archivist in self.archivists]
+            self._add_files()
+            for archivist, until in zip(self.archivists, bounds, strict=True):
                 while (written := archivist.run_once(until=until, settled=settled)) is not None:
                     events += written
+            self._note_missing()
         except Exception:
             self._begun = False  # the server may have lost data, the groups included
             raise
         return events
+
+    def _add_files(self) -> None:
+        """Add the identities of ingested files to the archive, if the server has other ones than at the last call.
+
+        The identity of a file is stored before its first entry. So call this after the last entry to archive was
+        chosen: a restore then finds the identity of every archived entry.
+        """
+        number: int = self._client.execute_command("HLEN", self._layout.files)
+        if number != self._files:
+            found: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._layout.files)
+            self._store.add_files_ingested({name.decode(): int(size) for name, size in found.items()})
+            self._files = len(found)
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

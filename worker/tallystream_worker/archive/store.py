@@ -2,7 +2,9 @@
 
     <url>/_tallystream.json                                            the manifest: the data that is archived here
     <url>/_rules.json                                                  the changes of the rules
+    <url>/_files.json                                                  what ingested files were identified by
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
+    <url>/lost/partition=p0.425/<first id>_<last id>.parquet.lost      entries that the server has lost
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
     <url>/log=2/_tallystream.json, ...                                 the same for a later topic, after a repartition
 
@@ -20,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,14 +38,20 @@ from tallystream.wire.stream_id import StreamID, parse_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-FORMAT: Final = "3"
+FORMAT: Final = "4"
 """The version of the files, stored in the manifest and in each file."""
 
 _MANIFEST: Final = "_tallystream.json"
 _RETRACTED: Final = "retracted"
 _RULES: Final = "_rules.json"
+_FILES: Final = "_files.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
+_TOPIC: Final = re.compile(r"log=([1-9][0-9]*)")
+_COUNTED_ONLY: Final = b"tallystream.lost"
+_LOST: Final = "lost"
+_SET_ASIDE: Final = ".parquet.lost"
+_MISSING: Final = b"tallystream.missing"
 _DAY_MS: Final = 86_400_000
 
 
@@ -65,6 +74,20 @@ class File:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How a file joins the one before.
+
+    Attributes:
+        before: The ID of the archived entry before the first entry in the file; `(0, 0)` if there is none.
+        lost: If entries after `before` are lost, the ID up to which they are; else `None`. A restored snapshot was
+            newer than the archive, and the server had lost these entries, so only the counters have their events.
+    """
+
+    before: StreamID
+    lost: StreamID | None
+
+
 class Store:
     """The files of one topic's archive, under one URL.
 
@@ -85,6 +108,7 @@ class Store:
         """The URL or folder that was given."""
         self._below = "" if log == FIRST_TOPIC else f"/log={log}"
         self._namespace = namespace
+        self._missing: dict[str, int] = {}  # by path
         try:
             if "://" in url:
                 self._fs, self._place = fs.FileSystem.from_uri(url)
@@ -106,6 +130,17 @@ class Store:
         owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
         own = self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
         return own + self._below
+
+    def later_topics(self) -> list[int]:
+        """Return the numbers of the later topics that have a folder in the archive, in ascending order.
+
+        Call it on the store of the first topic.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+        """
+        names = (_TOPIC.fullmatch(info.base_name) for info in self._list(self._root))
+        return sorted(int(name[1]) for name in names if name is not None)
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
         """Write the manifest if there is none; otherwise check that the archive is that of this data.
@@ -186,7 +221,29 @@ class Store:
         found = self._read(f"{self._root}/{_RULES}")
         return {} if found is None else msgspec.json.decode(found, type=dict[str, dict[str, str]])
 
-    def put(self, partition: int, after: str, first: str, last: str, table: pa.Table) -> None:
+    def add_files_ingested(self, sizes: Mapping[str, int]) -> None:
+        """Add identities of ingested files to those that the archive has, which stay. Write nothing if it has all.
+
+        Args:
+            sizes: By identity, the number of bytes that it was made from: see `Layout.files`.
+
+        Raises:
+            ArchiveError: the identities cannot be read or written.
+        """
+        present = self.files_ingested()
+        if not sizes.items() <= present.items():
+            self._write(f"{self._root}/{_FILES}", msgspec.json.encode(present | dict(sizes), order="sorted"))
+
+    def files_ingested(self) -> dict[str, int]:
+        """Return the identities of ingested files: by identity, the number of bytes. Empty if none were added.
+
+        Raises:
+            ArchiveError: the identities cannot be read.
+        """
+        found = self._read(f"{self._root}/{_FILES}")
+        return {} if found is None else msgspec.json.decode(found, type=dict[str, int])
+
+    def put(self, partition: int, after: str, first: str, last: str, table: pa.Table, *, lost: str = "") -> None:
         """Write one file atomically; do nothing if a file of the same name exists.
 
         Args:
@@ -195,14 +252,18 @@ class Store:
             first: The ID of the first entry.
             last: The ID of the last entry, of the same day.
             table: The rows, as `Rows.table` returns them.
+            lost: If entries between `after` and the first one are lost, and only the counters have their events: an ID
+                that is not before the last of them; else empty.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
+        if lost:
+            table = table.replace_schema_metadata({**(table.schema.metadata or {}), _COUNTED_ONLY: lost})
         self._put(f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet", after, table)
 
-    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
-        """Write the rows of a file that the server has lost to a file in the same folder, which no reader finds.
+    def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table, missing: int) -> None:
+        """Write the rows of a file that the server has lost to a file in the folder `lost`, which no reader finds.
 
         Its name ends in `.parquet.lost`. Do nothing if there is a file of this name.
 
@@ -212,12 +273,27 @@ class Store:
             first: The ID of the first lost entry.
             file: The file that has the entries.
             table: The rows of the lost entries.
+            missing: How many of the lost entries were not sent again; `missing` returns the sum of these numbers.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
-        last = f"{file.last[0]}-{file.last[1]}"
-        self._put(f"{self._folder(day_of(file.first), partition)}/{first}_{last}.parquet.lost", after, table)
+        path = f"{self._root}/{_LOST}/partition={tag_of(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
+        self._put(path, after, table, {_MISSING: str(missing)})
+
+    def missing(self) -> int:
+        """Return how many of the entries in the files of `put_lost` were not sent again; 0 if there are no such files.
+
+        Raises:
+            ArchiveError: the folder cannot be listed, or a file in it cannot be read.
+        """
+        found = 0
+        for info in self._list(f"{self._root}/{_LOST}", recursive=True):
+            if info.base_name.endswith(_SET_ASIDE):
+                if info.path not in self._missing:
+                    self._missing[info.path] = int(self._metadata(info.path).get(_MISSING, 0))
+                found += self._missing[info.path]
+        return found
 
     def remove(self, file: File) -> None:
         """Remove a file; do nothing if there is no such file.
@@ -233,10 +309,10 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be removed: {error}") from error
 
-    def _put(self, path: str, after: str, table: pa.Table) -> None:
+    def _put(self, path: str, after: str, table: pa.Table, more: Mapping[bytes, str] = MappingProxyType({})) -> None:
         if self._fs.get_file_info(path).type == fs.FileType.File:
             return  # written by a run that was killed before it moved the group
-        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after}
+        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after, **more}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink, **_ENCODING)
         self._write(path, sink.getvalue())
@@ -253,30 +329,32 @@ class Store:
         return None
 
     def beginning(self, partition: int) -> StreamID | None:
-        """Return the ID after which the archive of a partition begins, as two numbers; `None` if no entry is archived.
+        """Return the ID after which the archive of a partition has every entry, as two numbers.
 
-        It is `(0, 0)` if the archive begins with the first entry that was ever appended.
+        It is `(0, 0)` if the archive has every entry that was ever appended, up to its last one. Else it is the end of
+        the last range of lost entries (see `join`), or the ID before the first archived entry. `None` if no entry is
+        archived.
 
         Raises:
-            ArchiveError: the first file cannot be read, or has another format, or the archive cannot be listed.
+            ArchiveError: a file cannot be read, or has another format, or the archive cannot be listed.
         """
-        first = next(self.files(partition), None)
-        if first is None:
-            return None
-        return parse_id(self.before(first))
+        join = None
+        for file in reversed(list(self.files(partition))):
+            join = self.join(file)
+            if join.lost is not None:
+                return join.lost
+        return None if join is None else join.before
 
-    def before(self, file: File) -> str:
-        """Return the ID of the entry before the first entry of a file; no row is read.
+    def join(self, file: File) -> Join:
+        """Return how a file joins the one before; no row is read.
 
         Raises:
             ArchiveError: the file cannot be read, or has another format.
         """
-        try:
-            with self._fs.open_input_file(file.path) as source:
-                metadata = pq.read_schema(source).metadata or {}
-        except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
-        return _before_the_first(metadata, file)
+        metadata = self._metadata(file.path)
+        lost = metadata.get(_COUNTED_ONLY)
+        before = parse_id(_before_the_first(metadata, file))
+        return Join(before, None if lost is None else parse_id(lost.decode()))
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.
@@ -298,7 +376,7 @@ class Store:
         """
         try:
             with self._fs.open_input_file(file.path) as source:
-                table = pq.read_table(source)
+                table = pq.read_table(source, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
         return table, _before_the_first(table.schema.metadata or {}, file)
@@ -311,7 +389,7 @@ class Store:
         """
         try:
             with self._fs.open_input_file(file.path) as source:
-                return pq.read_table(source, columns=names)
+                return pq.read_table(source, columns=names, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be read: {error}") from error
 
@@ -327,9 +405,16 @@ class Store:
         named = ((_NAME.fullmatch(info.base_name), info.path) for info in infos)
         return sorted(File(parse_id(name[1]), parse_id(name[2]), path) for name, path in named if name is not None)
 
-    def _list(self, folder: str) -> list[fs.FileInfo]:
+    def _metadata(self, path: str) -> Mapping[bytes, bytes]:
         try:
-            return list(self._fs.get_file_info(fs.FileSelector(folder, allow_not_found=True)))
+            with self._fs.open_input_file(path) as source:
+                return pq.read_schema(source).metadata or {}
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{path} cannot be read: {error}") from error
+
+    def _list(self, folder: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+        try:
+            return list(self._fs.get_file_info(fs.FileSelector(folder, allow_not_found=True, recursive=recursive)))
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{folder} cannot be listed: {error}") from error
 
@@ -383,6 +468,7 @@ _ENCODING: Final[dict[str, Any]] = {
     ],
     "column_encoding": {"subject": "DELTA_BYTE_ARRAY", "id": "DELTA_BYTE_ARRAY"},
     "write_statistics": True,
+    "write_page_checksum": True,
     "row_group_size": 1 << 18,
 }
 

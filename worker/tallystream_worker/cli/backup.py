@@ -9,7 +9,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tallystream.deployment import Deployment
     from tallystream.rules.retraction import Retraction
@@ -97,6 +97,19 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
     return Store(chosen, settings.redis.namespace, log).retracted()
 
 
+def archived_files(settings: Settings, url: str | None, database: Database) -> dict[str, int]:
+    """Return the identities of ingested files that the archive knows; empty if no archive is named.
+
+    The arguments and errors are those of `noted_retractions`.
+    """
+    if not (chosen := settings.archive.url if url is None else url):
+        return {}
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    log = int(database.facts().get("log", FIRST_TOPIC))
+    return Store(chosen, settings.redis.namespace, log).files_ingested()
+
+
 def open_archive(
     settings: Settings, url: str | None, database: Database
 ) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
@@ -122,3 +135,20 @@ def open_archive(
     log = int(database.facts().get("log", FIRST_TOPIC))
     store: Any = Store(chosen, settings.redis.namespace, log)
     return lambda partition, after, before: entries(store, partition, after, before)
+
+
+def open_later_topics(settings: Settings, url: str | None) -> Callable[[int], Mapping[int, int]]:
+    """Return a function that takes the number of a topic, and returns the events of each later one in the archive.
+
+    See `tallystream_worker.archive.later_topics.later_events`. If no archive is named, the function returns nothing. An
+    `ArchiveError` is raised only when it is called.
+
+    Args:
+        settings: The settings of the command.
+        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
+    """
+    if not (chosen := settings.archive.url if url is None else url):
+        return lambda _: {}
+    from tallystream_worker.archive.later_topics import later_events  # noqa: PLC0415  # pyarrow is an extra
+
+    return lambda topic: later_events(chosen, settings.redis.namespace, topic)

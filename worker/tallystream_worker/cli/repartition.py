@@ -93,19 +93,24 @@ def to_partitions(
 
 
 def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
-    """Give up an unfinished repartition, and drop every topic that is not live.
+    """Give up an unfinished repartition, also one whose giving up was interrupted; drop every topic that is not live.
 
-    These are the topic that is kept from before the last repartition, and those that a restore has left.
+    These are the topic that is kept from before the last repartition, and those that nothing uses (see
+    `tallystream_worker.repartition.topic.drop_left`).
 
     Returns:
         By number of each topic that was removed, the number of removed keys.
 
     Raises:
-        StreamError: the unfinished repartition has just made its topic the live one; topics that a restore has left
-            were dropped.
-        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`. The topic from before
-            the last repartition was not dropped: read the deployment again, and call again.
+        StreamError: the topic of the unfinished repartition is not being filled any more: it is the live one now, or
+            another process has given it up.
+        KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`.
+        DeploymentChanged: the data was deleted or replaced meanwhile.
+
+    If an error is raised, the topics that a restore has left were dropped, and the topic from before the last
+    repartition was not: read the deployment again, and call again.
     """
+    topic.settle(client, deployment)
     removed = topic.drop_left(client, deployment)
     if deployment.moving is not None:
         removed[deployment.moving] = topic.give_up(client, deployment)

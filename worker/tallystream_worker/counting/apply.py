@@ -130,6 +130,7 @@ def apply(
     durability: DurabilityCheck = MEMORY,
     *,
     live_only: bool = True,
+    restoring: str = "",
 ) -> Outcome:
     """Acknowledge the entries of a batch and add its deltas and dead letters, in one script call.
 
@@ -140,6 +141,8 @@ def apply(
         durability: What must have the write, after the server's reply, before it counts as confirmed.
         live_only: Change nothing if the generation is not the live one, or if newer rules count the partition. If
             false, neither is checked.
+        restoring: If a restore counts the batch, the value that `PartitionKeys.live` has during this restore: change
+            nothing if it has another one.
 
     Returns:
         Whether the batch was applied, and if not, why; then nothing was counted or acknowledged. With `live_only`, the
@@ -157,7 +160,7 @@ def apply(
     Any error of `batch.encode` is raised too; nothing was changed then.
     """
     names = [keys.stream, keys.dead, keys.ledger, keys.live]
-    generation = live_mark(keys.generation, batch.revision) if live_only else ""
+    generation = live_mark(keys.generation, batch.revision) if live_only else restoring
     arguments = [keys.group, batch.encode(), generation, *dead_entry_arguments(batch)]
     failpoints.reach("before-dead-letter" if batch.dead else "before-apply")
     began = time.perf_counter()
@@ -181,11 +184,17 @@ def apply(
 
 
 def try_apply(
-    client: redis.Redis, keys: PartitionKeys, batch: FoldResult, durability: DurabilityCheck, *, live_only: bool
+    client: redis.Redis,
+    keys: PartitionKeys,
+    batch: FoldResult,
+    durability: DurabilityCheck,
+    *,
+    live_only: bool,
+    restoring: str = "",
 ) -> Outcome | GroupMissing | Failed:
     """Apply a batch as `apply` does, but return an error as `GroupMissing` or `Failed` instead of raising it."""
     try:
-        return apply(client, keys, batch, durability, live_only=live_only)
+        return apply(client, keys, batch, durability, live_only=live_only, restoring=restoring)
     except Exception as error:  # noqa: BLE001  # the caller decides whether it is about an entry
         if isinstance(error, RedisError) and is_group_missing(error):
             return GroupMissing(error)

@@ -33,6 +33,9 @@ MIN_READ: Final = 8
 MAX_READ: Final = 256
 """The largest number of entries that one read asks for."""
 
+COPIES: Final = "move"
+"""The name of the consumer that counts the copies of a repartition, before their topic is live."""
+
 _CLAIM_COUNT: Final = 64
 _DONE: Final = "0-0"
 _ENSURE_GROUP: Final = Script("tallystream_worker.counting", "ensure_group")
@@ -76,7 +79,8 @@ class Fetch:
         """Create the stream and its consumer group, at the beginning of the stream, if they do not exist.
 
         Raises:
-            KeyLost: the partition has lost a key without which entries would be appended or counted twice.
+            KeyLost: the partition has lost a key without which entries would be appended or counted twice, or its
+                stream was deleted after entries had been appended.
             ConsumerGroupMissing: entries were counted, but the group, which remembers which ones, is gone. A new group
                 would count entries twice (from the beginning of the stream) or never (from its end), so an operator
                 has to decide.

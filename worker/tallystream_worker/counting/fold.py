@@ -39,8 +39,8 @@ class Fold:
         layout: The keys of the generation that is counted, and the number of partitions.
         partition: The number of the partition.
         rules: The declared metrics.
-        max_keys: A batch is closed when it touches about this many counters. This bounds the time for which one script
-            call blocks the server.
+        max_keys: A batch is closed when its estimated cost, as a number of totals (`Batch.counters`), is about this.
+            This bounds the time for which one script call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded,
             unless it is an entry of resets.
         begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
@@ -75,13 +75,13 @@ class Fold:
     def __call__(
         self, entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
     ) -> tuple[FoldResult, Sequence[Entry]]:
-        """Fold entries into one batch, in their order; stop when the batch touches about `max_keys` counters.
+        """Fold entries into one batch, in the given order; stop when its estimated cost is about `max_keys` totals.
 
         An entry of resets is alone in its batch, because everything before it must be counted first. In the generation
         that counted the resets when they were appended, it is an entry like others.
 
         Args:
-            entries: The entries, in any order; an ID that occurs twice is folded once.
+            entries: The entries, in any order of IDs; an ID that occurs twice is folded once.
             excluded: The metrics and subjects whose events must become dead letters, each with the reason.
 
         Returns:

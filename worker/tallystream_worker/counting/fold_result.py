@@ -100,11 +100,16 @@ class FoldResult:
     def ledger(self) -> dict[str, int]:
         """By ledger field, the number to add; a field that would get 0 is missing.
 
-        `counted`, `late`, `retracted` and `dead` are events of all metrics, and with `@metric` of one metric. `late` is
-        of events that are not counted. Late events that are counted are in `counted` like others (or the script adds
-        them), and also in `late-counted@metric`. `dropped` (events) is also part of `dead`. The other fields are
-        `appended` and `plain` (events), `entries:plain` (entries), and `entries:settled`: the number of entries that
-        the batch acknowledges. The script adds the events whose outcome it decides.
+        `counted`, `late`, `retracted` and `dead` are events of all metrics, and with `@metric` of one metric. `counted`
+        has only the events that the script counts in any case (see the attribute `counted`); the script adds the events
+        that it decides about, such as those with a limit, a vote or an id. `late` has the late events that are not
+        counted. `late-counted@metric` has the late events that are handed to the script; their outcome is added like
+        that of other events. `dropped` (events) is also part of `dead`.
+
+        A plain entry was not appended by a script of tallystream. `plain` has the events of plain entries. `appended`
+        has the events, and `entries:plain` the number, of plain entries and of entries older than the generation; the
+        script that appended the other entries has added their events to `appended` already. `entries:settled` is the
+        number of entries that the batch acknowledges.
         """
         moves = Counter({"appended": self.appended, "entries:plain": self.plain, "entries:settled": len(self.entries)})
         moves["plain"] = self.plain_events

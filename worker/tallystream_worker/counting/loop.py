@@ -49,10 +49,12 @@ class CountingLoop:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
         subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
             counting.
-        durability: What must have a batch, after the server's reply, before the loop applies the next one.
+        durability: What must confirm each applied batch. The loop waits at most 1 second for it before the next batch;
+            then `run_once` raises `Unconfirmed`, and a later call applies the next batch all the same.
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
+        restoring: See `apply`; only if `live_only` is false.
         on_refused: Called with an entry that fails alone and is left pending, and with the error.
         on_subscriber_error: Called with the error of a subscriber.
 
@@ -73,6 +75,7 @@ class CountingLoop:
         durability: DurabilityCheck = MEMORY,
         follow: Callable[[int], bool] = lambda _revision: False,
         live_only: bool = True,
+        restoring: str = "",
         on_refused: Callable[[Entry, Exception], None] = lambda _entry, _error: None,
         on_subscriber_error: Callable[[Exception], None] = log_subscriber_error,
     ) -> None:
@@ -85,6 +88,7 @@ class CountingLoop:
         self._durability = durability
         self._follow = follow
         self._live_only = live_only
+        self._restoring = restoring
         self._on_subscriber_error = on_subscriber_error
         self._read_size = MIN_READ
         self._early = 0
@@ -102,8 +106,8 @@ class CountingLoop:
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
-            GenerationSwitched: another generation is live, the partition is closed, or it is counted by newer rules
-                that cannot be read.
+            GenerationSwitched: another generation is live, the partition is closed, a restore has not finished, or the
+                partition is counted by newer rules that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
             KeyLost: the partition has lost a key; the last batch was not counted.
             StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.
@@ -135,7 +139,14 @@ class CountingLoop:
             Exception: any other error, under the conditions of `Quarantine.bisect`. If it is an error of the connection
                 to Redis, the last batch may or may not have been applied.
         """
-        match try_apply(self._client, self.keys, batch, self._durability, live_only=self._live_only):
+        match try_apply(
+            self._client,
+            self.keys,
+            batch,
+            self._durability,
+            live_only=self._live_only,
+            restoring=self._restoring,
+        ):
             case Applied(unconfirmed="", seconds=seconds):
                 return self._publish(batch, seconds)
             case Applied(unconfirmed=problem, seconds=seconds):

@@ -28,7 +28,7 @@ class BatchResult:
         counted: By metric, the events whose deltas were in the batch. The script may have rejected some of them by a
             limit, a vote or an id.
         dead: By reason, the events that became dead letters.
-        keys: About how many counters the batch touched: `Batch.counters`.
+        keys: The estimated cost of the batch, as a number of totals (`Batch.counters`); not a number of keys.
         seconds: How long the script call took; network and the wait for durability are included.
         stale: How often a batch with these entries was stale before, and was folded again.
         sample: The payload of one of the entries; `None` if no entry was decoded.

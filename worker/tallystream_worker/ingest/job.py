@@ -86,9 +86,9 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
 
 
 def size_of(jobs: Iterable[Job]) -> int | None:
-    """Return the size of all jobs: the sum of bytes on disk, or of rows for Parquet; `None` if there are no jobs.
+    """Return the size of all jobs, in the unit of `IngestProgress.read`; `None` if there are no jobs.
 
-    The jobs must be all of Parquet or none. Of gzip, the compressed bytes count.
+    It is the sum of the bytes on disk (of gzip, the compressed ones) and, for Parquet files, of the rows.
 
     Raises:
         OSError: a file cannot be read.

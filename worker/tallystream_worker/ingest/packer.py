@@ -31,8 +31,10 @@ class EventPacker:
     Args:
         layout: The number of partitions.
         rules: The declared metrics; `None` if no worker has published them yet.
-        offsets: For each partition, the offset before which all its events of the segment were appended.
-        earlier_offsets: The same for each earlier topic, which may have another number of partitions.
+        offsets: By partition, the offset before which all its events of the segment were appended. A segment is a part
+            of a file that has its own offsets (see `job.SEGMENT`).
+        earlier_offsets: A list like `offsets` for each earlier topic, in any order; it has one offset for each
+            partition of that topic. An event that any topic has is skipped.
     """
 
     def __init__(

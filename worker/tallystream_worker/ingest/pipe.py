@@ -45,6 +45,7 @@ def emit_piped(
     Raises:
         SourceError: the source cannot be read to its end.
         TallyError: the producer cannot append the events; see `Producer.emit` and `Producer.flush`.
+        redis.RedisError: only with `wait`: the server cannot be read.
     """
     progress = IngestProgress()
     with Producer(store.url, namespace=store.namespace) as producer:

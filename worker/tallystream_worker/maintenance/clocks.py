@@ -110,7 +110,7 @@ class ClockWatch:
         """Read the clock of each partition's server; log and publish the largest step, and log IDs that are ahead.
 
         Without a step, nothing is published. IDs that are ahead are logged when this begins and when it ends. Do
-        nothing if the server has the data of another deployment.
+        nothing if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.

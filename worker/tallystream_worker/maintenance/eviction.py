@@ -73,10 +73,12 @@ class EvictionWatch:
         self._evicted: dict[str, int] = {}
 
     def run_once(self) -> None:
-        """Check the server of each partition: note in `evicting` whether it may evict keys, and log evicted keys.
+        """Check the server of each partition: note in `evicting` whether it may evict keys, and log new evictions.
 
-        Also log when a server begins or ceases to be able to evict. Do nothing if the server has the data of another
-        deployment.
+        The log line of an eviction states how many keys the server has evicted since the last check, no names.
+
+        Also log when a server begins or ceases to be able to evict. Do nothing if the data was deleted or replaced, or
+        a restore has not finished.
 
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.

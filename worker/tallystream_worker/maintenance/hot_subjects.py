@@ -166,8 +166,8 @@ class HotSubjects:
         """Publish the most frequent subject of each partition in which this worker counted events since the last pass.
 
         Publish nothing for a partition whose sample shows no such subject (see `HotSubjectTracker.of`), or if the
-        worker does not count the live topic yet. Log the subject if it is hot and is not the one that was logged last
-        for the partition.
+        worker does not count the live topic yet, or if the data was deleted or replaced, or a restore has not finished.
+        Log the subject if it is hot and is not the one that was logged last for the partition.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.

@@ -79,7 +79,7 @@ class LossFinder:
         """Add the proved losses of each partition to its ledger, and log them.
 
         If events of a partition are missing without a proof, log an error when this begins, and a line when it ends. Do
-        nothing if the server has other data than the worker started with.
+        nothing if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.

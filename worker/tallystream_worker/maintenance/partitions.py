@@ -34,9 +34,10 @@ def for_each_partition(
 ) -> None:
     """Read the deployment again, and run a job in every partition of its live topic, also after it failed in one.
 
-    If the stored epoch differs from the one that the worker started with, do nothing. Ignore a `RedisError` of the job
-    that shows that a stream or consumer group is gone. The counting loop reports both. An exception of the job that is
-    neither a `RedisError` nor a `KeyLost` is raised at once, without the partitions after it.
+    If the data that the worker started with was deleted or replaced, or a restore has not finished, do nothing. Ignore
+    a `RedisError` of the job that shows that a stream or consumer group is gone. The counting loop reports both. An
+    exception of the job that is neither a `RedisError` nor a `KeyLost` is raised at once, without the partitions after
+    it.
 
     Args:
         client: The connection to the partitions.

@@ -122,7 +122,8 @@ class Reaper:
 
         Only producers with random names are removed; those with a spool after 365 days. Days of producers are of active
         time: see `reap_producers`. The pending entries of the consumers go to the heir first. In each partition, one
-        pass moves at most 500 entries, and examines about 500 producers; the next pass continues after them.
+        pass moves at most 500 entries, and examines about 500 producers; the next pass continues after them. Do nothing
+        if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.

@@ -74,7 +74,7 @@ class RulesAdopter:
         """Record in each partition that its metrics are counted by the rules that are published now.
 
         These may be newer than the rules that this worker counts by. An older worker reads the same rules, so it does
-        not undo this. Do nothing if the server has other data than the worker started with, or if no rules are
+        not undo this. Do nothing if the data was deleted or replaced, if a restore has not finished, or if no rules are
         published.
 
         Raises:

@@ -125,7 +125,8 @@ class Trimmer:
 
         Log dropped dead letters, and each stream or store of dead letters that reaches 80 % of its limit. Entries that
         a reader needs stay. In a partition, one pass makes at most 50 calls that trim the stream, and 51 that drop dead
-        letters; the next pass removes the rest. Do nothing if the server has the data of another deployment.
+        letters; the next pass removes the rest. Do nothing if the data was deleted or replaced, or a restore has not
+        finished.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.

@@ -23,9 +23,8 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
-        ConfigurationError: this release cannot read the description that is stored now, or only the hash of the live
-            topic, a later one than the first, was deleted; nothing was changed.
-        KeyLost: only the hash of a later topic that is not live any more was deleted; nothing was changed.
+        ConfigurationError: this release cannot read the description that is stored now; nothing was changed.
+        KeyLost: only the hash of a later topic was deleted; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     if not fields:
@@ -43,9 +42,8 @@ def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: i
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
-        ConfigurationError: this release cannot read the description that is stored now, or only the hash of the live
-            topic, a later one than the first, was deleted; nothing was changed.
-        KeyLost: only the hash of a later topic that is not live any more was deleted; nothing was changed.
+        ConfigurationError: this release cannot read the description that is stored now; nothing was changed.
+        KeyLost: only the hash of a later topic was deleted; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     answer, *found = _ADD(client, [key], [deployment.epoch, field, by])

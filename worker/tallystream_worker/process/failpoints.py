@@ -47,6 +47,10 @@ MOVE_PLACES: Final = (
 """Places of a repartition: the old topic has retention holds; some entries are copied; nearly all are copied and
 counted; the old topic is closed; its last entries are copied; they are counted; the new topic is live."""
 
+GIVE_UP_PLACES: Final = ("move-given-up", "move-reopened", "move-removed")
+"""Places of a repartition that is given up: its topic cannot become live any more; the live topic is open again; the
+keys of one of its partitions are removed."""
+
 SNAPSHOT_PLACES: Final = ("after-cut", "before-commit", "after-commit")
 """Places of a snapshot of one partition: its counters are read, nothing is written; they are written, not committed;
 they are committed."""
@@ -56,8 +60,8 @@ RESTORE_PLACES: Final = ("after-load", "after-graft", "after-partition")
 counted."""
 
 _ALL: Final = (
-    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *LOSS_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *SNAPSHOT_PLACES,
-    *RESTORE_PLACES,
+    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *LOSS_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *GIVE_UP_PLACES,
+    *SNAPSHOT_PLACES, *RESTORE_PLACES,
 )  # fmt: skip
 
 

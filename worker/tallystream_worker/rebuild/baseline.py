@@ -154,7 +154,7 @@ def _lost(info: Any) -> StreamID | None:
 
 
 def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
-    """Return the ID before the first archived entry; `None` if the archive does not reach the ID `lost`.
+    """Return the ID after which the archive has every entry; `None` if the archive does not reach the ID `lost`.
 
     No entry up to `lost` is in the stream any more. The archive has the entries between the returned ID and `lost`.
     """

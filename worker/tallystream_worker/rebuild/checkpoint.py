@@ -84,7 +84,8 @@ def checkpoint(
 class AppliedEntries:
     """Yields, by `until`, the entries of a partition that were applied between consecutive checkpoints, each once.
 
-    Entries that are trimmed before they are read are missing, without an error. If the live generation changes, make a
+    Entries that are trimmed before a call of `until` are missing, without an error; those that are trimmed while it
+    reads are an `EntriesTrimmed`. If the live generation changes, make a
     new object.
 
     Args:

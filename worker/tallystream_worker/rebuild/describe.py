@@ -1,9 +1,10 @@
-"""Stores a lost hash `tally:meta` again, with what other keys and the archive state."""
+"""Stores the lost hashes that describe a deployment again, with what other keys and the archive state."""
 
 from __future__ import annotations
 
 import re
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
@@ -11,76 +12,228 @@ from redis.exceptions import ResponseError
 from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import read
-from tallystream.storage.deployment_hash import fields_of, parse_live, spread_fields
-from tallystream.storage.keys import FIRST, GROUP, MAX_PARTITIONS, Layout
+from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, parse_live, spread_fields
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, LEFT, MAX_PARTITIONS, Layout
 from tallystream.storage.rule_changes import read_changes
 from tallystream.storage.scripts import Script
+from tallystream_worker.counting.fetch import COPIES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
 
 _INIT: Final = Script("tallystream.storage", "init_deployment")
 _COUNTS: Final = re.compile(rf"{GROUP}(?:-([0-9]+))?")
+_CLOSING: Final = f"!{CLOSING}"
+"""The field of the sequences with the number of the last closing of the partition."""
+_LATER: Final = re.compile(rb"l([0-9]+):meta")
 
 
-def describe(client: redis.Redis, namespace: str, partitions: int, manifest: Mapping[str, Any] | None) -> bool:
-    """Store the root hash of a deployment again if it does not exist; return whether this call stored it.
+@dataclass(frozen=True)
+class _Topic:
+    """The state of a topic, as its partitions have it.
 
-    The rules, the epoch and the number of partitions are those of the last recorded change of the rules. If no change
-    is recorded any more, the epoch and the number are those of the archive, and the next worker that starts publishes
-    its rules. Without an archive, the number is `partitions`, and the epoch is new. The live generation is the one that
-    the partitions count.
+    Attributes:
+        number: The number of the topic.
+        partitions: The number of partitions up to the last one that has sequences or a ledger; 0 if none has.
+        closed: The topics that the partitions with sequences are closed for; 0 is one that is open.
+        closing: The highest number of a closing that changed a partition; 0 if none has.
+        is_kept: Whether a partition has a ledger; none has if the topic was dropped.
+    """
+
+    number: int
+    partitions: int
+    closed: frozenset[int]
+    closing: int
+    is_kept: bool
+
+    @property
+    def following(self) -> int | None:
+        """The topic that all partitions are closed for; `None` if one of them is open."""
+        return next(iter(self.closed)) if len(self.closed) == 1 and 0 not in self.closed else None
+
+
+def describe(
+    client: redis.Redis,
+    namespace: str,
+    partitions: int,
+    manifest: Callable[[int], Mapping[str, Any] | None] = lambda _: None,
+) -> list[str]:
+    """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
+
+    The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
+    If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
+    starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. If one of the two
+    hashes is left, it has the epoch. The live generation is the one that the partitions count.
+
+    After repartitions, the closed partitions of each topic name the topic that follows. A topic is live if all
+    partitions of the topic before are closed for it, and that topic was dropped, or producers or workers have used the
+    new one. Otherwise the repartition to it is not finished, and can be continued or given up.
 
     Args:
         client: The server.
         namespace: The first part of every key.
         partitions: The configured number of partitions; 0 if none is configured.
-        manifest: The manifest of the archive; `None` if there is none.
+        manifest: Returns the manifest of a topic's archive; `None` if there is none.
 
     Raises:
-        ConfigurationError: no key of a deployment is stored; or the number of partitions, the live topic or the live
-            generation is not known. Nothing was changed.
+        ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
+            known. Nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
-    layout = Layout(namespace=namespace)
-    if client.exists(layout.root):
-        return False
-    records = [{name.decode(): value for name, value in fields.items()} for _, fields in read_changes(client, layout)]
-    latest = records[-1] if records else {}
-    archived = manifest or {}
-    has_keys = _has_keys(client, layout)
-    if not records and not any(has_keys):
-        raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
-    if next(client.scan_iter(match=f"{layout.keys[0].prefix}l[0-9]*:meta", count=1000), None) is not None:
-        raise ConfigurationError(
-            f"{layout.root} was lost after a repartition, and only a snapshot has its content. Run: tallystream "
-            "restore --force"
-        )
-    number = int(latest.get("partitions") or archived.get("partitions") or partitions)
-    least = 1 + max((at for at, has in enumerate(has_keys) if has), default=0)
-    if number < least:
-        raise ConfigurationError(
-            f"the number of partitions is lost with {layout.root}; it was at least {least}. Set [redis] partitions to "
-            "the right number, then repeat the command"
-        )
-    epoch = latest["epoch"].decode() if "epoch" in latest else archived.get("epoch") or uuid.uuid4().hex
-    fields = fields_of(Layout(number, namespace), epoch) | _generations(client, Layout(number, namespace), latest)
-    for record in records:
-        fields |= spread_fields(read(record["rules"]).spread)
-    answer, *_ = _INIT(client, [layout.root], [part for field in fields.items() for part in field])
-    return bool(answer == b"created")
+    first = Layout(namespace=namespace)
+    root: dict[bytes, bytes] = client.execute_command("HGETALL", first.root)
+    if root:
+        live = live_topic(root, namespace)
+        if RESTORING.encode() in root or live.topic == FIRST_TOPIC or client.exists(live.meta):
+            return []
+        topic = _look(client, namespace, live.topic)
+        return _store(client, live.meta, _fields(client, namespace, topic, partitions, manifest, root[b"epoch"]))
+    chain = _chain(client, namespace)
+    topic = chain[-1]
+    if topic.number == FIRST_TOPIC:
+        fields = _fields(client, namespace, topic, partitions, manifest, None)
+        return _store(client, first.root, fields | _topics(client, namespace, chain))
+    meta, stored = Layout(namespace=namespace, topic=topic.number).meta, []
+    if not client.exists(meta):
+        stored = _store(client, meta, _fields(client, namespace, topic, partitions, manifest, None))
+    epoch: bytes = client.execute_command("HGET", meta, "epoch") or b""
+    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode()) | _topics(client, namespace, chain)
+    return [*_store(client, first.root, fields), *stored]
 
 
-def _has_keys(client: redis.Redis, layout: Layout) -> list[bool]:
-    """Return, for each of the 1,024 possible partitions of the first topic, whether it has sequences or a ledger."""
+def _store(client: redis.Redis, key: str, fields: Mapping[Any, Any]) -> list[str]:
+    """Store a hash if it does not exist; return its name if this call stored it."""
+    answer, *_ = _INIT(client, [key], [part for field in fields.items() for part in field])
+    return [key] if answer == b"created" else []
+
+
+def _look(client: redis.Redis, namespace: str, number: int) -> _Topic:
+    """Return what is left of a topic, by the sequences and ledgers of its 1,024 possible partitions."""
     with client.pipeline(transaction=False) as pipeline:
-        for keys in Layout(MAX_PARTITIONS, layout.namespace).keys:
+        for keys in Layout(MAX_PARTITIONS, namespace, topic=number).keys:
             pipeline.exists(keys.sequences)
             pipeline.exists(keys.topic_ledger)
-        replies: list[int] = pipeline.execute()
-    return [bool(one or other) for one, other in zip(replies[::2], replies[1::2], strict=True)]
+            pipeline.hmget(keys.sequences, CLOSED, _CLOSING)
+        replies: list[Any] = pipeline.execute()
+    found = list(zip(replies[::3], replies[1::3], replies[2::3], strict=True))
+    return _Topic(
+        number,
+        1 + max((at for at, (one, other, _) in enumerate(found) if one or other), default=-1),
+        frozenset(int(closed or 0) for has, _, (closed, _) in found if has),
+        max(int(closing or 0) for _, _, (_, closing) in found),
+        any(has for _, has, _ in found),
+    )
+
+
+def _chain(client: redis.Redis, namespace: str) -> list[_Topic]:
+    """Return the topics that were live one after the other, from the first to the live one."""
+    chain = [_look(client, namespace, FIRST_TOPIC)]
+    while (following := chain[-1].following) is not None and all(following != each.number for each in chain):
+        topic = _look(client, namespace, following)
+        if chain[-1].is_kept and not _was_live(client, namespace, topic):
+            break
+        chain.append(topic)
+    return chain
+
+
+def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
+    """Return whether a producer has appended to a topic, or a worker has read it; before it is live, none of them does.
+
+    If none of them has used the topic since it became live, the result is `False` too. Then the repartition can be
+    continued, and nothing is lost, because the topic before is closed.
+    """
+    for keys in Layout(max(topic.partitions, 1), namespace, topic=topic.number).keys:
+        for name, _ in client.hscan_iter(keys.sequences, count=1000):
+            if not name.startswith(b"!") and b"@" not in name:  # with @, it is the offset of a file, which was copied
+                return True
+        for group in _groups(client, keys.stream):
+            if any(each["name"] != COPIES.encode() for each in client.xinfo_consumers(keys.stream, group)):
+                return True
+    return False
+
+
+def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dict[str, Any]:
+    """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
+
+    Args:
+        client: The server.
+        namespace: The first part of every key.
+        chain: The topics that were live, the last one of which is live.
+    """
+    live, numbers = chain[-1], [each.number for each in chain]
+    stored = _stored_topics(client, namespace)
+    others = {live.following} if live.following is not None else set()
+    fields: dict[str, Any] = {}
+    if len(chain) > 1:
+        fields["log"] = live.number
+        fields |= {f"partitions@{each.number}": each.partitions for each in chain[:-1]}
+        if chain[-2].is_kept:
+            fields["kept"] = chain[-2].number
+    left, closing = [], max(each.closing for each in chain)
+    for topic in sorted((others | stored) - {*numbers}):
+        about = _look(client, namespace, topic)
+        count = int(client.hget(Layout(namespace=namespace, topic=topic).meta, "partitions") or about.partitions)
+        closing = max(closing, about.closing)
+        if topic > live.number and about.closed <= {0} and count:
+            fields |= {"moving": topic, "moving-partitions": count}
+        elif count:
+            left.append(f"{topic}:{count}")
+    if left:
+        fields[LEFT] = " ".join(left)
+    if closing:
+        fields[CLOSING] = closing
+    if len(chain) > 1 or others or stored:
+        fields["newest-log"] = max(*numbers, *others, *stored) + 1  # the next number may have been reserved
+    return fields
+
+
+def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
+    """Return the numbers of the later topics whose hash is stored."""
+    prefix = Layout(namespace=namespace).keys[0].prefix
+    names = client.scan_iter(match=f"{prefix}l[0-9]*:meta", count=1000)
+    found = (_LATER.fullmatch(name.removeprefix(prefix.encode())) for name in names)
+    return {int(each[1]) for each in found if each}
+
+
+def _fields(
+    client: redis.Redis,
+    namespace: str,
+    topic: _Topic,
+    partitions: int,
+    manifest: Callable[[int], Mapping[str, Any] | None],
+    epoch: bytes | None,
+) -> dict[str, Any]:
+    """Return the fields of the hash of a live topic, without those about other topics; see `describe`.
+
+    `epoch` is the one that the root hash has; `None` if it is lost too.
+
+    Raises:
+        ConfigurationError: see `describe`.
+    """
+    layout = Layout(namespace=namespace, topic=topic.number)
+    changes = read_changes(client, layout)
+    records = [{name.decode(): value for name, value in fields.items()} for _, fields in changes]
+    latest = records[-1] if records else {}
+    if not records and not topic.partitions:
+        raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
+    archived = manifest(topic.number) or {}
+    number = int(latest.get("partitions") or archived.get("partitions") or partitions)
+    least = max(topic.partitions, 1)
+    if number < least:
+        raise ConfigurationError(
+            f"the number of partitions is lost with {layout.meta}; it was at least {least}. Set [redis] partitions to "
+            "the right number, then repeat the command"
+        )
+    known = epoch or latest.get("epoch")
+    name = known.decode() if known else archived.get("epoch") or uuid.uuid4().hex
+    layout = Layout(number, namespace, topic=topic.number)
+    fields = fields_of(layout, name) | _generations(client, layout, latest)
+    for record in records:
+        if "partitions" in record:  # else the change was made in an earlier topic
+            fields |= spread_fields(read(record["rules"]).spread)
+    return fields
 
 
 def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes]) -> dict[str, Any]:
@@ -95,7 +248,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
     live = {parse_live(value)[0] for value in values} or {int(latest.get("generation", FIRST))}
     if len(live) > 1:
         raise ConfigurationError(
-            f"{layout.root} was lost while a rebuild was switching, and only a snapshot has its content. Run: "
+            f"{layout.meta} was lost while a rebuild was switching, and only a snapshot has its content. Run: "
             "tallystream restore --force"
         )
     (generation,) = live
@@ -116,14 +269,16 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
 
 def _counted(client: redis.Redis, layout: Layout) -> set[int]:
     """Return the numbers of the generations that have a consumer group in a stream."""
-    found = set()
-    for keys in layout.keys:
-        try:
-            groups: list[dict[str, Any]] = client.xinfo_groups(keys.stream)
-        except ResponseError as error:
-            if not is_key_missing(error):
-                raise
-            continue
-        names = (_COUNTS.fullmatch(group["name"].decode()) for group in groups)
-        found |= {int(name[1] or FIRST) for name in names if name}
-    return found
+    names = (_COUNTS.fullmatch(name) for keys in layout.keys for name in _groups(client, keys.stream))
+    return {int(name[1] or FIRST) for name in names if name}
+
+
+def _groups(client: redis.Redis, stream: str) -> list[str]:
+    """Return the names of the consumer groups of a stream; none if there is no stream."""
+    try:
+        groups: list[dict[str, Any]] = client.xinfo_groups(stream)
+    except ResponseError as error:
+        if not is_key_missing(error):
+            raise
+        return []
+    return [group["name"].decode() for group in groups]

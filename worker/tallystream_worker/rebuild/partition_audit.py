@@ -121,7 +121,7 @@ class PartitionAudit:
         self._last_letter = "-"
         self._compared: set[int] = set()  # hashes of names: a few bytes for each counter
         self._agreed: Counter[str] = Counter()  # by hash, the number of fields that are equal on both sides
-        self._counters = self._entries = self._expired = 0
+        self._counters = self._wrong = self._entries = self._expired = 0
 
     def run(self) -> Report:
         """Fold the entries that the base of the audit selects, compare the counters, and return the report.
@@ -156,7 +156,7 @@ class PartitionAudit:
         if self._span.is_all and base.gone is None:
             self._compare_ledgers(wrong)
         scope = Scope(self._keys.stream, base.kind, moment, self._provable.since, len(self._unproved))
-        return Report(self._counters, self._entries, self._expired, list(wrong.values()), [scope])
+        return Report(self._counters, self._entries, self._expired, list(wrong.values()), self._wrong, [scope])
 
     def _begin(self) -> tuple[Base, float]:
         """Choose the base of the audit, load its snapshot or fold its archived entries; return it and its time.
@@ -222,8 +222,9 @@ class PartitionAudit:
         Also note until when the snapshot keeps its buckets.
 
         Raises:
-            SnapshotError: the snapshot cannot be read, or lacks the partition.
+            SnapshotError: the snapshot cannot be read, lacks the partition, or was changed by another program.
         """
+        from tallystream_worker.snapshot.database import SnapshotError  # noqa: PLC0415  # SQLAlchemy takes its time
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time
 
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
@@ -236,6 +237,11 @@ class PartitionAudit:
             self._scratch.hset(self._copy.ledger, mapping=restored)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
         if self._sources.snapshot.position(self._number) != found or found[1] != self._keys.generation:
             return None
+        if load.damaged:
+            raise SnapshotError(
+                f"{self._sources.snapshot.place}: rows of partition {self._number} were changed after the snapshot was "
+                f"taken (tables: {', '.join(load.damaged)}). Take another: tallystream snapshot --once --whole"
+            )
         return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
 
     def _learn(self) -> None:
@@ -343,20 +349,24 @@ class PartitionAudit:
                 if piece.fields and None not in found:
                     self._agreed[piece.name] += piece.size
                 continue
-            self._note(piece, piece.values(wanted), piece.values(found), wrong)
+            names = self._note(piece, piece.values(wanted), piece.values(found), wrong)
+            self._wrong += min(len(names), piece.size) if count else 0  # a leaderboard is one counter
         self._show(self._keys.stream, self._entries, self._counters)
 
     def _note(
         self, piece: Piece, wanted: Mapping[str, Value], found: Mapping[str, Value], wrong: dict[str, Difference]
-    ) -> None:
+    ) -> list[str]:
+        """Add the counters of a piece that differ to `wrong`; return their names."""
         shrunk: frozenset[str] = frozenset()
         if piece.kind == "top":
             shrunk = shrunk_in(
                 self._client.execute_command("HGETALL", self._keys.ledger),
                 self._scratch.execute_command("HGETALL", self._copy.ledger),
             )
-        for name in differing(piece, wanted, found, shrunk):
+        names = differing(piece, wanted, found, shrunk)
+        for name in names:
             wrong[name] = Difference(self._keys.stream, name, wanted.get(name), found.get(name))
+        return names
 
     def _compare_ledgers(self, wrong: dict[str, Difference]) -> None:
         commands = [("HGETALL", self._keys.ledger), ("HGETALL", self._keys.resets)]
@@ -376,5 +386,6 @@ class PartitionAudit:
             self._counters += 1
             wanted, found = int(expected.get(name, 0)), int(live.get(name, 0))
             if wanted != found:
+                self._wrong += 1
                 counter = f"ledger -> {name.decode(errors='replace')}"
                 wrong[counter] = Difference(self._keys.stream, counter, wanted, found)

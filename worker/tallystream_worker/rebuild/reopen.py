@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost, StreamError
-from tallystream.storage.deployment_hash import live_mark, live_topic
-from tallystream.storage.keys import FIRST, FIRST_TOPIC, Layout
+from tallystream.storage.deployment_hash import live_mark
+from tallystream.storage.keys import FIRST
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import is_new, open_partition
 from tallystream_worker.process.partition_names import partition_names, unlink_all
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
 
 _REOPEN: Final = Script("tallystream_worker.rebuild", "reopen")
@@ -44,25 +44,6 @@ class Reopened:
     opened: list[str]
 
 
-def find_deployment(client: redis.Redis, namespace: str) -> Deployment:
-    """Return the stored deployment, without reading its partitions: they may have lost any key.
-
-    Raises:
-        ConfigurationError: no deployment is stored, the hash of its live topic is lost, or this release cannot read its
-            layout version or rules.
-        DeploymentChanged: a restore has not finished.
-    """
-    nothing = Deployment(Layout(namespace=namespace))
-    root: dict[bytes, bytes] = client.execute_command("HGETALL", nothing.layout.root)
-    if not root:
-        nothing.ensure_stored()
-    live = live_topic(root, namespace)
-    fields = root if live.topic == FIRST_TOPIC else client.execute_command("HGETALL", live.meta)
-    if not fields:
-        raise ConfigurationError(f"{live.meta} is lost, and only a snapshot has it: tallystream restore --force")
-    return Deployment.parse(fields, namespace=namespace, root=root)
-
-
 def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) -> Reopened:
     """Repair each partition of the live topic that has lost keys; the other partitions do not change.
 
@@ -71,21 +52,21 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
     - If the records of dropped dead letters are lost, a later rebuild no longer leaves these letters out.
     - A partition that has lost all its keys is opened. Its counters begin at 0.
 
-    If a partition has lost the key of its live generation and another one of these, call this twice. Producers send the
-    entries again that they still keep.
+    Producers send the entries again that they still keep.
 
     Args:
         client: The server.
-        deployment: The deployment; see `find_deployment`.
+        deployment: The stored deployment, as `Deployment.find` returns it.
         force: Also open the partitions that have lost other keys: what is left of their counters and entries is
             removed.
 
     Raises:
         StreamError: a partition has lost a key without which its other keys cannot be used, and `force` is not set;
             nothing was changed.
-        ConfigurationError: a rebuild or a repartition is not finished; nothing was changed.
+        ConfigurationError: no deployment is stored, or a rebuild or a repartition is not finished; nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command; call again to continue.
     """
+    deployment.ensure_stored()
     if deployment.building is not None or deployment.moving is not None:
         raise ConfigurationError(
             "cannot open partitions while a rebuild or a repartition is not finished: give it up with tallystream "

@@ -72,8 +72,8 @@ def replay(
     The events come partition by partition, not in order of time. Events that were packed by minute are selected by the
     first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
     event has their sum, and the others have 0. Rejected, duplicate and retracted events are yielded too, and those of
-    dead letters that were not dropped. Entries that are neither in the streams nor in the archive are missing, without
-    an error.
+    dead letters that were not dropped. Entries that are neither in the streams nor in the archive at the beginning are
+    missing, without an error.
 
     Args:
         client: Client of the server of the streams.
@@ -84,6 +84,7 @@ def replay(
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
+        EntriesTrimmed: entries were trimmed before they were read, and the archive lacks them.
     """
     for partition, keys in enumerate(layout.keys):
         gone = dropped(client, keys)

@@ -41,7 +41,9 @@ class Report:
         entries: Number of entries that were folded.
         expired: Number of pieces (see `Piece`) that were not compared, because they are past their retention, of a
             removed period, or left over from a rule that was changed.
-        differences: The counters that differ from the expected value.
+        differences: The counters that differ from the expected value. Each subject that differs on a leaderboard is
+            one of them.
+        wrong: How many of `counters` differ.
         scopes: For each partition that has a stream, what could be proved.
     """
 
@@ -49,6 +51,7 @@ class Report:
     entries: int
     expired: int
     differences: list[Difference] = field(default_factory=list)
+    wrong: int = 0
     scopes: list[Scope] = field(default_factory=list)
 
     @property
@@ -73,6 +76,7 @@ def sum_reports(reports: Iterable[Report]) -> Report:
             found.entries + each.entries,
             found.expired + each.expired,
             found.differences + each.differences,
+            found.wrong + each.wrong,
             found.scopes + each.scopes,
         )
     return found

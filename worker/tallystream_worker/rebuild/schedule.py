@@ -35,7 +35,9 @@ LOOK_EVERY: Final = 60.0
 """Seconds, at most, between two checks whether an audit is due."""
 
 RETRY_AFTER: Final = 900.0
-"""Seconds for which the same worker does not try a failed audit again; if the interval is shorter, the interval."""
+"""Seconds for which the same worker does not repeat an audit that failed, or whose result could not be recorded.
+
+If the interval is shorter, the interval counts instead."""
 
 _LEASE: Final = 60.0
 _RENEW: Final = 10.0
@@ -70,11 +72,13 @@ class Scheduled:
         of a finished audit in `tally:meta`, and log an error if counters differ.
 
         Raises:
-            ConfigurationError: no counter can be proved.
-            TallyError, redis.RedisError: another error of the audit; see `audit`.
+            ConfigurationError: no counter can be proved, the URL of the snapshot cannot be used, or this release cannot
+                read the stored data.
+            TallyError, redis.RedisError: another error of the audit (see `audit`); or the deployment could not be read,
+                or the result could not be recorded.
 
-        After an error, a later call tries again, at the earliest after the interval or 15 minutes, whichever is
-        shorter.
+        If the audit fails, or its result cannot be recorded, calls within the interval or 15 minutes, whichever is
+        shorter, do nothing. After an error before the audit began, the next call tries again.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
@@ -87,13 +91,13 @@ class Scheduled:
                 return None  # another worker has just finished an audit
             self._again_at = time.monotonic() + min(self._every, RETRY_AFTER)
             report = self._audit(deployment, lease)
-            self._again_at = float("-inf")
         except _Stopped:
             return None
         finally:
             if self._client.get(lease) == token.encode():
                 self._client.delete(lease)
         note(self._client, deployment, {FIELD: f"{time.time():.3f} {report.counters} {len(report.differences)}"})
+        self._again_at = float("-inf")
         if report.differences:
             self._log.error("audit.counters_differ", **report.said())
         return report.said()

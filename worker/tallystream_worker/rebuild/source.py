@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
+from tallystream.client.replies import is_key_missing
+from tallystream.errors import StreamError
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import redis
 
@@ -16,24 +21,88 @@ if TYPE_CHECKING:
 _PAGE: Final = 500
 
 
+class EntriesTrimmed(StreamError):
+    """Entries were trimmed from a stream before they were read.
+
+    Args:
+        stream: The stream.
+        after: The ID of the last entry that was read; `""` if none was.
+        before: The ID of the first entry that is left; `""` if none is.
+        number: How many entries were trimmed; `None` if this is not known.
+    """
+
+    def __init__(self, stream: str, after: str, before: str, number: int | None) -> None:
+        missing = "entries" if number is None else f"{number:,} entries"
+        super().__init__(
+            f"{stream}: {missing} after {after or 'the beginning'} and before {before or 'the end'} were trimmed "
+            "before they were read. Run the command again; if you have an archive, name it (--archive URL)"
+        )
+        self.number = number
+
+
 def stream_entries(
-    client: redis.Redis, keys: PartitionKeys, after: str = "", until: str = "+", *, count: int = _PAGE
+    client: redis.Redis,
+    keys: PartitionKeys,
+    after: str = "",
+    until: str = "+",
+    *,
+    count: int = _PAGE,
+    first: tuple[str, int] | None = None,
 ) -> Iterator[Entry]:
     """Yield the entries of a stream after the ID `after` (`""`: all) up to and with the ID `until` (`+`: all).
 
     They are read `count` at a time while the caller iterates, so with `until` `+` also entries that are appended
-    meanwhile. Entries that are trimmed before they are read are missing, without an error. A stream that does not exist
-    has no entries.
+    meanwhile. A stream that does not exist has no entries. Entries that are trimmed before the first page is read are
+    missing, without an error, unless `first` is given: the ID of the entry that was the first in the stream, and how
+    many entries the stream had lost then.
+
+    Raises:
+        EntriesTrimmed: entries were trimmed after the first page was read, or since the first entry was `first`.
     """
+    # Of the next entry, among all entries that the stream ever had.
+    position = None if first is None else first[1]
+    is_begun = False
     while True:
-        page: list[Any] = client.execute_command(
-            "XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count
-        )
+        with client.pipeline(transaction=True) as pipeline:
+            pipeline.execute_command("XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count)
+            pipeline.xinfo_stream(keys.stream)
+            page, about = pipeline.execute(raise_on_error=False)
+        if isinstance(page, Exception):
+            raise page
+        if isinstance(about, Exception):
+            if not (isinstance(about, RedisError) and is_key_missing(about)):
+                raise about
+            about = {"entries-added": 0, "length": 0, "first-entry": None}
+        held, gone = _beginning(about) or ("", int(about["entries-added"]) - int(about["length"]))
+        if first is not None and not is_begun and _is_past(held, first[0]):
+            raise EntriesTrimmed(keys.stream, after, held, gone - first[1])
+        if is_begun and (position is None or gone > position) and _is_past(held, after):
+            raise EntriesTrimmed(keys.stream, after, held, None if position is None else gone - position)
+        if page and held == page[0][0].decode():
+            position = gone
+        is_begun = True
         for id_, fields in page:
             yield Entry(id_.decode(), _named(fields))
         if len(page) < count:
             return
         after = page[-1][0].decode()
+        position = None if position is None else position + len(page)
+        if after == until:
+            return
+
+
+def _beginning(about: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Return the ID of the first entry of a stream, and how many entries the stream has lost; `None` if it is empty.
+
+    `about` is the reply of XINFO STREAM.
+    """
+    first = about["first-entry"]
+    return None if first is None else (first[0].decode(), int(about["entries-added"]) - int(about["length"]))
+
+
+def _is_past(held: str, id_: str) -> bool:
+    """Return whether the first entry of a stream is after an ID; `True` if the stream has no entry."""
+    return not held or parse_id(held) > parse_id(id_)
 
 
 def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, before: str | None) -> Iterator[Entry]:
@@ -56,16 +125,33 @@ def entries(
     """Yield the entries of a partition: the archived ones (none if `archive` is `""`), then those in its stream.
 
     `archive` is the URL of the archive. `until` is the last ID that is read from the stream; it does not limit the
-    archived entries, which end before the entry that was the first in the stream when the iteration began. Entries that
-    are trimmed from the stream while the archive is read are missing, without an error.
+    archived entries. Entries that are trimmed from the stream meanwhile are read from the archive.
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
+        EntriesTrimmed: entries were trimmed from the stream before they were read, and the archive lacks them.
     """
-    if archive:
-        held = next(stream_entries(client, keys), None)
-        yield from archived_entries(archive, keys, partition, "0-0", None if held is None else held.id)
-    yield from stream_entries(client, keys, until=until)
+    after = ""
+    held: tuple[str, int] | None = None
+    trimmed: EntriesTrimmed | None = None
+    while True:
+        if archive:
+            held, found = _beginning(client.xinfo_stream(keys.stream)) if client.exists(keys.stream) else None, 0
+            for entry in archived_entries(archive, keys, partition, after, held and held[0]):
+                after, found = entry.id, found + 1
+                yield entry
+            if trimmed is not None and found < (trimmed.number or 1):
+                raise trimmed
+        try:
+            for entry in stream_entries(client, keys, after, until, first=held):
+                after = entry.id
+                yield entry
+        except EntriesTrimmed as error:
+            if not archive:
+                raise
+            trimmed = error
+        else:
+            return
 
 
 def _named(fields: Any) -> dict[bytes, bytes]:

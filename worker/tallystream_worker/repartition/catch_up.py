@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tallystream.client.connect import connect
-from tallystream_worker.counting.fetch import Fetch
+from tallystream.client.error_text import named_text
+from tallystream_worker.counting.fetch import COPIES, Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.maintenance.trim import trim
@@ -16,10 +17,8 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
     from tallystream_worker.archive.service import Archive
+    from tallystream_worker.counting.entry import Entry
     from tallystream_worker.settings.settings import Settings
-
-CONSUMER: Final = "move"
-"""The name of the consumer that counts the copies."""
 
 CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that an interrupted repartition left pending is claimed."""
@@ -51,6 +50,7 @@ class CatchUpCounter:
         self._open = ExitStack()
         self._threads = self._open.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="tallystream-move"))
         self._client = self._connect()
+        self._failed: dict[tuple[str, str], str] = {}
         self._consumers = [self._consumer(partition) for partition in range(deployment.layout.partitions)]
         self._archive = self._open_archive()
 
@@ -81,6 +81,21 @@ class CatchUpCounter:
             waiting += int(group["pending"]) + (int(group["lag"]) if group["lag"] is not None else int(behind))
         return waiting
 
+    def obstacle(self) -> str:
+        """Return what the first entry that is not counted waits for: its error, or the consumer that has fetched it.
+
+        The text is empty if no entry waits.
+        """
+        for keys in self._deployment.layout.keys:
+            pending: list[dict[str, Any]] = self._client.xpending_range(keys.stream, keys.group, "-", "+", 1)
+            for entry in pending:
+                name, consumer = entry["message_id"].decode(), entry["consumer"].decode()
+                error = self._failed.get((keys.stream, name))
+                if error is not None:
+                    return f"entry {name} of {keys.stream} fails: {error}"
+                return f"entry {name} of {keys.stream} is pending for the consumer {consumer!r}"
+        return "entries of the new streams were not read" if self.waiting else ""
+
     def _shorten(self) -> None:
         """Archive the topic if an archive is configured, and trim what is counted, archived and past retention."""
         if self._archive is not None:
@@ -91,7 +106,7 @@ class CatchUpCounter:
                     break
 
     def _consumer(self, partition: int) -> CountingLoop:
-        fetch = Fetch(self._connect(), self._deployment.layout.keys[partition], CONSUMER, claim_idle=CLAIM_IDLE)
+        fetch = Fetch(self._connect(), self._deployment.layout.keys[partition], COPIES, claim_idle=CLAIM_IDLE)
         fetch.ensure_group()
         fold = Fold(
             self._deployment.layout,
@@ -101,7 +116,14 @@ class CatchUpCounter:
             max_deliveries=_MOST_TRIES,
             watching=False,
         )
-        return CountingLoop(self._connect(), self._deployment.layout, partition, fetch, fold, live_only=False)
+        stream = self._deployment.layout.keys[partition].stream
+
+        def on_refused(entry: Entry, error: Exception) -> None:
+            self._failed[stream, entry.id] = named_text(error)
+
+        return CountingLoop(
+            self._connect(), self._deployment.layout, partition, fetch, fold, live_only=False, on_refused=on_refused
+        )
 
     def _open_archive(self) -> Archive | None:
         url, layout = self._settings.archive.url, self._deployment.layout

@@ -8,6 +8,7 @@ repeated.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,12 @@ _NEAR: Final = 1000
 
 _PAGES: Final = 20
 """Pages that are copied before the copies are counted."""
+
+_PATIENCE: Final = 20.0
+"""Seconds in which at least one of the waiting copies must be counted."""
+
+_AGAIN: Final = 0.1
+"""Seconds between two attempts to count the waiting copies, if none was counted."""
 
 
 @dataclass(frozen=True)
@@ -130,20 +137,22 @@ class Repartition:
             )
 
     def catch_up(self, counting: CatchUpCounter) -> None:
-        """Copy and count until one pass over the streams copies fewer than 1,000 entries.
+        """Copy and count until one pass over the streams copies fewer than 1,000 entries, and every copy is counted.
 
         Args:
             counting: Counts the new topic.
 
         Raises:
-            StreamError, ArchiveError, redis.RedisError: see `StreamCopier` and `CatchUpCounter`; an interrupted
-                repartition can be continued.
+            StreamError: entries wait, and none was counted for 20 seconds; or see `StreamCopier` and `CatchUpCounter`.
+            ArchiveError, redis.RedisError: see `StreamCopier` and `CatchUpCounter`. In all cases, the repartition can
+                be continued.
         """
         while True:
             before = self._copying.entries
             self._copy(counting)
             counting()
             if self._copying.entries - before < _NEAR:
+                _count_all(counting)  # an entry that cannot be counted must not keep the old topic closed
                 failpoints.reach("move-caught-up")
                 return
 
@@ -153,15 +162,15 @@ class Repartition:
         If closing, copying or counting fails, the old topic is opened again, unless another run has closed it. If the
         server does not answer, the old topic may stay closed until the next run.
 
-        Wait until every copy is counted; an entry that cannot be counted delays this without a limit.
+        Wait until every copy is counted.
 
         Args:
             counting: Counts the new topic.
 
         Raises:
             StreamError: the repartition was given up, another run continued it, the rules changed since it began,
-                entries are missing, (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was
-                deleted or replaced.
+                entries are missing, copies wait and none was counted for 20 seconds, (`KeyLost`) a partition has lost a
+                key, or (`DeploymentChanged`) the data was deleted or replaced.
             ArchiveError: an archive cannot be read or written; the old topic is live.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """
@@ -189,8 +198,7 @@ class Repartition:
         keep_offsets(self._client, self._old.layout, self.new.layout)
         alerts.carry(self._client, self.rules, self._old.layout, self.new.layout)
         failpoints.reach("move-copied")
-        while counting.waiting:
-            counting()
+        _count_all(counting)
         failpoints.reach("move-counted")
         self.ensure_current()
 
@@ -227,6 +235,26 @@ class Repartition:
 
     def _told(self, stage: str) -> None:
         self._show(RepartitionProgress(self._copying.entries, max(self._of, self._copying.entries), stage))
+
+
+def _count_all(counting: CatchUpCounter) -> None:
+    """Count until no copy waits.
+
+    Raises:
+        StreamError: copies wait, and none was counted for 20 seconds.
+    """
+    until = time.monotonic() + _PATIENCE
+    while waiting := counting.waiting:
+        if counting():
+            until = time.monotonic() + _PATIENCE
+        elif time.monotonic() > until:
+            raise StreamError(
+                f"cannot finish the repartition: {counting.obstacle()}. In {_PATIENCE:g} seconds, none of the copies "
+                f"that wait was counted; their number is {waiting:,}. The old streams stay live. Remove the cause, and "
+                "run the command again; or give the repartition up: tallystream rebuild --drop"
+            )
+        else:
+            time.sleep(_AGAIN)
 
 
 def repartition(

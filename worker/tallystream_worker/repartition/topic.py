@@ -13,11 +13,12 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream.rules.retraction import after_copying
 from tallystream.storage.deployment_hash import fields_of, spread_fields
-from tallystream.storage.keys import CLOSING, FIRST, LEFT, Layout
+from tallystream.storage.keys import CLOSED, CLOSING, FIRST, LEFT, Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process import failpoints
 from tallystream_worker.process.description import add
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.rules.metrics import Rules
+    from tallystream.storage.keys import PartitionKeys
 
 _PROPOSE: Final = Script("tallystream_worker.repartition", "propose")
 _CLOSE: Final = Script("tallystream_worker.repartition", "close")
 _REOPEN: Final = Script("tallystream_worker.repartition", "reopen")
 _ACTIVATE: Final = Script("tallystream_worker.repartition", "activate")
 _GIVE_UP: Final = Script("tallystream_worker.repartition", "give_up")
+_FORGET_LEFT: Final = Script("tallystream_worker.repartition", "forget_left")
 
 _KEPT: Final = frozenset({b"seq", b"live", b"files"})
 """Keys of a removed topic that stay: the last sequence of each producer, by which a late spool finds out what was
@@ -122,6 +125,11 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
         fields = {"number": revision, "by": publisher(), "generation": FIRST, "epoch": deployment.epoch}
         encoded = {name.encode(): str(value).encode() for name, value in fields.items()}
         records.append((f"{at[0]}-{at[1] + 1}".encode(), encoded | {b"rules": publish(rules)}))
+    # Only the first rules of the topic state its number of partitions: `describe` leaves out the records before.
+    for _, each in records:
+        each.pop(b"partitions", None)
+    if records and records[-1][1][b"number"] == str(revision).encode():
+        records[-1][1][b"partitions"] = str(layout.partitions).encode()
     write_changes(client, layout, records)
     return {"revision": revision, "newest-revision": newest}
 
@@ -207,32 +215,65 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
     Also reopen the live topic, and remove the repartition's retention holds from it. If no topic was being filled when
     `deployment` was read, do nothing and return 0. 0 is also returned if a topic was given up of which nothing was
-    stored but its number.
+    stored but its number. If the call is interrupted, call `settle` and `drop_left`, which do the rest.
 
     Raises:
         StreamError: the topic is not being filled any more: it is live, or another process has given it up.
+        DeploymentChanged: the data was deleted or replaced meanwhile; the repartition was given up, and nothing else
+            was done.
         KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
-            up, its holds and its topic were removed, and the other partitions were reopened.
+            up, its holds and its topic were removed, and the other partitions were reopened. When the partition is
+            repaired, `settle` reopens it.
     """
     moving = deployment.moving
     if moving is None:
         return 0
     (answer,) = _GIVE_UP(client, [deployment.layout.root], [moving])
     if answer != b"given_up":
-        raise StreamError(f"cannot give up the repartition: its topic {moving} is the live one now")
+        raise StreamError(
+            f"cannot give up the repartition: topic {moving} is not being filled any more. It is the live topic now, "
+            "or another process has given it up: run the command again"
+        )
+    failpoints.reach("move-given-up")
     lost: KeyLost | None = None
     try:
         reopen(client, deployment, next_closing(client, deployment))
     except KeyLost as error:
-        lost = error  # a second call would find nothing to give up, so remove the rest before this is raised
-    for keys in deployment.layout.keys:
-        client.hdel(keys.retention_holds, HOLDER)
-    found, removed = client.hget(Layout(namespace=deployment.layout.namespace, topic=moving).meta, "partitions"), 0
-    if found is not None:
-        removed = _remove(client, Layout(int(found), deployment.layout.namespace, topic=moving), kept=frozenset())
+        lost = error  # remove the rest before this is raised
+    failpoints.reach("move-reopened")
+    _remove_holds(client, deployment)
+    removed = drop_left(client, deployment).get(moving, 0)
     if lost is not None:
         raise lost
     return removed
+
+
+def settle(client: redis.Redis, deployment: Deployment) -> None:
+    """Reopen the live topic, and remove retention holds of repartitions from it, if no repartition is unfinished.
+
+    A `give_up` that was interrupted may have left both: then nothing is appended or counted, or nothing is trimmed.
+
+    Raises:
+        KeyLost: a closed partition has lost a key, and was not reopened; raised after all partitions were tried.
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+    """
+    now = deployment.reload(client)
+    if now.moving is not None or now.layout.topic != deployment.layout.topic:
+        return
+    if any(_is_closed(client, keys) for keys in now.layout.keys):
+        reopen(client, now, next_closing(client, now))
+    _remove_holds(client, now)
+
+
+def _is_closed(client: redis.Redis, keys: PartitionKeys) -> bool:
+    closed: bytes | None = client.execute_command("HGET", keys.sequences, CLOSED)
+    live: bytes = client.execute_command("GET", keys.live) or b""
+    return bool(closed) or b" closed" in live
+
+
+def _remove_holds(client: redis.Redis, deployment: Deployment) -> None:
+    for keys in deployment.layout.keys:
+        client.hdel(keys.retention_holds, HOLDER)
 
 
 def drop(client: redis.Redis, deployment: Deployment) -> int:
@@ -251,22 +292,31 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
 
 
 def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
-    """Remove the topics that a restore of another topic has left; return the number of removed keys, by topic.
+    """Remove the topics that nothing uses; return the number of removed keys, by topic.
 
-    The recorded changes of their rules are removed, too. As in `drop`, the sequences stay, and the topics stay closed.
+    A restore of another topic has left them, or they were given up. The recorded changes of their rules are removed,
+    too. As in `drop`, the sequences stay, and the topics stay closed; but of a topic that was given up, which is open
+    and was never live, nothing stays.
     """
     removed = {}
     found: bytes = client.execute_command("HGET", deployment.layout.root, LEFT) or b""
     for left in found.decode().split():
         number, _, partitions = left.partition(":")
         layout = Layout(int(partitions), deployment.layout.namespace, topic=int(number))
-        removed[layout.topic] = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
-    client.hdel(deployment.layout.root, LEFT)
+        removed[layout.topic] = 0
+        for keys in layout.keys:
+            kept: frozenset[bytes] = _KEPT if _is_closed(client, keys) else frozenset()
+            removed[layout.topic] += _remove_partition(client, keys, kept)
+            failpoints.reach("move-removed")
+        removed[layout.topic] += client.unlink(layout.rule_changes)
+        _FORGET_LEFT(client, [deployment.layout.root], [layout.topic])
     return removed
 
 
 def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
-    return sum(
-        unlink_all(client, (name for name, below in partition_names(client, keys) if below not in kept))
-        for keys in layout.keys
-    )
+    return sum(_remove_partition(client, keys, kept) for keys in layout.keys)
+
+
+def _remove_partition(client: redis.Redis, keys: PartitionKeys, kept: frozenset[bytes]) -> int:
+    """Remove the keys of a partition; those whose names without the prefix are in `kept` stay."""
+    return unlink_all(client, (name for name, below in partition_names(client, keys) if below not in kept))

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from redis.exceptions import BusyLoadingError, RedisError
 
+from tallystream.client.error_text import text_of
 from tallystream_worker.server.binary import find_binary
 from tallystream_worker.server.data_folder import DataFolder, client_of
 from tallystream_worker.server.errors import EmbeddedServerError
@@ -229,16 +230,25 @@ class EmbeddedServer:
         The data in memory is correct, because the server drops an incomplete transaction. But Redis 7 keeps the
         beginning of the transaction in the file and appends to it. At the next start it would read later commands as
         the rest of that transaction.
+
+        Raises:
+            EmbeddedServerError: the server refused to rewrite the file, or has ended.
         """
         if "aof-load-truncated" not in self._said(log_start):
             return
-        client.bgrewriteaof()
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            state = client.info("persistence")
-            if not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]:
-                return
-            time.sleep(_POLL)
+        try:
+            client.bgrewriteaof()
+            deadline = time.monotonic() + START_TIMEOUT
+            while time.monotonic() < deadline:
+                state = client.info("persistence")
+                if not state["aof_rewrite_in_progress"] and not state["aof_rewrite_scheduled"]:
+                    return
+                time.sleep(_POLL)
+        except RedisError as error:
+            raise EmbeddedServerError(
+                f"the append-only file in {self.data} has an incomplete end, and the embedded server could not write "
+                f"it again: {text_of(error)}. Start again:\n{self._tail(log_start)}"
+            ) from error
 
     def _said(self, start: int) -> str:
         with self.log.open("rb") as log:

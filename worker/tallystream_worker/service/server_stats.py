@@ -51,7 +51,7 @@ class ServerStats:
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
         archive_lost: Number of archived entries that the server has lost, and that producers had not sent again when
-            the archiver found the loss.
+            the archiver found the loss. Entries whose files an operator has moved away are not among them.
     """
 
     memory_used: int | None

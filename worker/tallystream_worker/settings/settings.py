@@ -90,7 +90,8 @@ class WorkerSettings:
     """Seconds that the services of a worker have to end after SIGTERM; then it ends without waiting for them."""
 
     durability: Durability = "memory"
-    """Where a batch must be before the next batch is applied: `memory`, `replica` or `fsync`; see `DurabilityCheck`."""
+    """Where each batch must be; a worker waits up to 1 second for it: `memory`, `replica` or `fsync`; see
+    `DurabilityCheck`."""
 
     def __post_init__(self) -> None:
         _within("worker.processes", self.processes, 1, 256)

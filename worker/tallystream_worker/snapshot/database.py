@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Table, create_engine, delete, event, inspect, select, tuple_
+from sqlalchemy import Table, create_engine, delete, event, inspect, select
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable, DropTable
 
@@ -16,9 +15,17 @@ from tallystream.errors import ConfigurationError, TallyError
 from tallystream.storage.keys import NAMESPACE
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot import schema
+from tallystream_worker.snapshot.digests import (
+    OF_NO_PARTITION,
+    Digest,
+    TableDigests,
+    differing_digests,
+    stored_digests,
+)
+from tallystream_worker.snapshot.lookup import stored_rows
 from tallystream_worker.snapshot.names import row_of
 from tallystream_worker.snapshot.point_in_time import SnapshotPosition
-from tallystream_worker.snapshot.write import CHUNK, MAX_LOOKUP, PartitionWriter, Taken, partition_tables, upsert
+from tallystream_worker.snapshot.write import CHUNK, PartitionWriter, Taken, partition_tables, upsert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -93,11 +100,24 @@ class Database:
         with self._transaction() as connection:
             return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
-    def state(self, facts: Mapping[str, str]) -> None:
-        """Store facts about the snapshot's deployment, by name; stored facts with other names stay."""
+    def state(self, facts: Mapping[str, str], *, whole: bool = False) -> None:
+        """Store facts about the snapshot's deployment, by name.
+
+        Args:
+            facts: The values, by name.
+            whole: Whether to remove all other stored facts, which stay otherwise.
+        """
         with self._transaction() as connection:
             rows = [{"name": name, "value": value} for name, value in facts.items()]
+            digests = TableDigests(connection)
+            if whole:
+                connection.execute(delete(schema.facts))
+                digests.emptied(schema.facts, OF_NO_PARTITION)
+            else:
+                digests.remove_stored(schema.facts, rows)
             upsert(connection, schema.facts, rows, self._schema)
+            digests.add(schema.facts, OF_NO_PARTITION, rows)
+            upsert(connection, schema.digests, digests.rows(), self._schema)
 
     def settle(self) -> None:
         """Write everything that is committed into the file itself, so that a copy of this file alone is whole.
@@ -174,16 +194,10 @@ class Database:
         """
         table = schema.COUNTERS[group[0]]
         names = [column.name for column in table.primary_key]
-        columns = tuple_(*(table.c[name] for name in names))
         rows = {row_of(group, item): item for item in items}
-        found: dict[str, str] = {}
-        remaining = iter(rows)
         with self._transaction() as connection:
-            while chunk := list(islice(remaining, MAX_LOOKUP // len(names))):
-                query = select(table).where(columns.in_(chunk))
-                for row in connection.execute(query).mappings():
-                    found[rows[tuple(row[name] for name in names)]] = row["value"]
-        return found
+            found = stored_rows(connection, table, rows)
+            return {rows[tuple(getattr(row, name) for name in names)]: row.value for row in found}
 
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
         """Write a partition's snapshot in one transaction, or in that of `at_once`; return the number of its values.
@@ -203,7 +217,8 @@ class Database:
             found = connection.execute(held).one_or_none()
             if (found.taken if found else None) != (before.taken if before else None):
                 raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is discarded")
-            rows = PartitionWriter(connection, partition, self._schema).write(taken)
+            writer = PartitionWriter(connection, partition, self._schema)
+            rows = writer.write(taken)
             position = taken.position
             row = {
                 "partition": partition, "taken": position.taken, "delivered": position.delivered,
@@ -211,7 +226,7 @@ class Database:
                 "generation": taken.generation, "mark": position.mark, "unsent": position.unsent,
                 "uncounted": position.uncounted,
             }  # fmt: skip
-            upsert(connection, schema.positions, [row], self._schema)
+            writer.finish(row)
             failpoints.reach("before-commit")
         failpoints.reach("after-commit")
         return rows
@@ -238,6 +253,40 @@ class Database:
                 result = connection.execution_options(yield_per=CHUNK).execute(query)
                 for rows in result.partitions():
                     yield table, list(rows)
+
+    def damaged(self, partition: int | None = None) -> list[str]:
+        """Return the tables in which another program has changed, removed or added rows of a partition, sorted.
+
+        All rows are read, at one moment, although snapshots may be written meanwhile.
+
+        Args:
+            partition: The number of the partition; `None` for the facts, which are of no partition.
+        """
+        number = OF_NO_PARTITION if partition is None else partition
+        tables = (schema.facts,) if partition is None else (*partition_tables(), schema.positions)
+        with self._moment() as connection:
+            stored = stored_digests(connection, number)
+            found = {table.name: Digest() for table in tables}
+            for table in tables:
+                query = select(table) if partition is None else select(table).where(table.c.partition == partition)
+                for rows in connection.execution_options(yield_per=CHUNK).execute(query).partitions():
+                    found[table.name].add(map(tuple, rows))
+        return differing_digests(stored, found)
+
+    def digests(self, partition: int) -> dict[str, str]:
+        """Return the stored digests of a partition's rows, by table, in the form of `Digest.text`."""
+        with self._transaction() as connection:
+            return stored_digests(connection, partition)
+
+    @contextmanager
+    def _moment(self) -> Iterator[Connection]:
+        """Return a context with a connection whose reads are all of one moment; it writes nothing."""
+        with self._transaction() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")  # the driver begins no transaction for a SELECT
+            else:
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield connection
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

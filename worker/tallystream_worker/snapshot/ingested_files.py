@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import Layout
+    from tallystream_worker.snapshot.restore_lock import Fence
 
 FILES: Final = "ingested-files"
 """The fact with the identities: the fields of `Layout.files`. It changes no counter."""
@@ -36,10 +37,16 @@ def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> st
     return msgspec.json.encode(sizes, order="sorted").decode()
 
 
-def restore_ingested_files(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:
-    """Add the identities in the facts of a snapshot to those that the server has.
+def restore_ingested_files(fence: Fence, layout: Layout, facts: Mapping[str, str], archived: Mapping[str, int]) -> None:
+    """Add the identities in the facts of a snapshot, and those of an archive, to those that the server has.
 
-    The value of an identity that both have becomes that of the snapshot.
+    The value of an identity that the server has too becomes that of the snapshot or the archive.
+
+    Args:
+        fence: The fence of the first partition.
+        layout: The layout of the restored topic.
+        facts: The facts of the snapshot.
+        archived: The identities of the files whose entries are archived: files that were ingested after the snapshot.
     """
-    if sizes := msgspec.json.decode(facts[FILES], type=dict[str, int]):
-        client.hset(layout.files, items=[part for pair in sizes.items() for part in pair])
+    if sizes := msgspec.json.decode(facts[FILES], type=dict[str, int]) | dict(archived):
+        fence("HSET", layout.files, *(part for pair in sizes.items() for part in pair))

@@ -10,6 +10,7 @@ from tallystream.client.server_time import server_time
 from tallystream.rules.parts import board_length
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
+from tallystream_worker.snapshot.digests import Digest, differing_digests
 from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, removal_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+    from tallystream_worker.snapshot.restore_lock import Fence
 
 _FIELDS: Final = 1000
 _COMMANDS: Final = 500
@@ -31,27 +33,32 @@ class TableLoader:
         client: The client of the server, which must have no counters of this partition.
         counters: The prefix of the keys to write.
         rules: The rules that the counters were counted by.
+        fence: Runs the writes; `None` if no other process writes to the server.
 
     Attributes:
         rows: Number of rows of counters that were read.
         ledger: The ledger of the snapshot, by field; not written to Redis.
         producers: By producer, `<sequence> <stream ID>` of its last entry, and the horizons by name (see `HORIZONS`);
             not written to Redis.
-        expires: By bucket, the millisecond since 1970 until which the log needs its keys; 0 for forever. Not
+        expires: By bucket, the millisecond since 1970 until which its keys are kept; 0 for forever. Not
             written to Redis.
+        damaged: The tables in which another program has changed, removed or added rows of the partition, sorted; also
+            those of another snapshot that was written meanwhile.
     """
 
-    def __init__(self, client: redis.Redis, counters: str, rules: Rules) -> None:
-        self._pipeline = client.pipeline(transaction=False)
+    def __init__(self, client: redis.Redis, counters: str, rules: Rules, fence: Fence | None = None) -> None:
+        self._client = client
+        self._fence = fence
+        self._commands: list[tuple[Any, ...]] = []
         self._counters = counters
         self._rules = rules
-        self._queued = 0
         self.expires: dict[str, int] = {}
         self._now = server_time(client)
         self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.rows = 0
         self.ledger: dict[str, int] = {}
         self.producers: dict[str, str] = {}
+        self.damaged: list[str] = []
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
         """Write the snapshot of a partition to Redis, and set the attributes; return its position and generation.
@@ -62,30 +69,35 @@ class TableLoader:
 
         Raises:
             SnapshotError: there is no snapshot of the partition, or the database cannot be used.
+            RestoreOvertaken: another restore has taken over.
             redis.RedisError: the server does not answer, or refuses a command.
         """
         found = database.position(partition)
         if found is None:
             raise SnapshotError(f"{database.place} contains no snapshot of partition {partition}")
-        with self._pipeline:
-            for bucket in database.buckets(partition):
-                self.expires[bucket.name] = bucket.expires
-            for table, rows in database.read(partition):
-                if table is schema.ledger:
-                    self.ledger.update((row.field, row.value) for row in rows)
-                elif table is schema.producers:
-                    self.producers.update((row.producer, row.value) for row in rows)
-                elif table is schema.structures:
-                    for row in rows:
-                        self._structure(row.name, row.value)
-                elif table is schema.alerts:
-                    for row in rows:
-                        self._alert(row)
-                elif table.name in schema.COUNTERS:
-                    self._counted(table.name, rows)
-                    self.rows += len(rows)
-            self._rank()
-            self._pipeline.execute()
+        stored = database.digests(partition)
+        stored.pop(schema.positions.name, None)
+        digests: dict[str, Digest] = defaultdict(Digest)
+        for bucket in database.buckets(partition):
+            self.expires[bucket.name] = bucket.expires
+        for table, rows in database.read(partition):
+            digests[table.name].add(map(tuple, rows))
+            if table is schema.ledger:
+                self.ledger.update((row.field, row.value) for row in rows)
+            elif table is schema.producers:
+                self.producers.update((row.producer, row.value) for row in rows)
+            elif table is schema.structures:
+                for row in rows:
+                    self._structure(row.name, row.value)
+            elif table is schema.alerts:
+                for row in rows:
+                    self._alert(row)
+            elif table.name in schema.COUNTERS:
+                self._counted(table.name, rows)
+                self.rows += len(rows)
+        self._rank()
+        self._send()
+        self.damaged = differing_digests(stored, digests)
         return found
 
     def _counted(self, table: str, rows: list[Any]) -> None:
@@ -179,11 +191,19 @@ class TableLoader:
                 self._queue(*command)
 
     def _queue(self, *command: Any) -> None:
-        self._pipeline.execute_command(*command)
-        self._queued += 1
-        if self._queued >= _COMMANDS:
-            self._pipeline.execute()
-            self._queued = 0
+        self._commands.append(command)
+        if len(self._commands) >= _COMMANDS:
+            self._send()
+
+    def _send(self) -> None:
+        if self._fence is not None:
+            self._fence.run(self._commands)
+        else:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in self._commands:
+                    pipeline.execute_command(*command)
+                pipeline.execute()
+        self._commands.clear()
 
 
 def _by_rank(place: tuple[int, str]) -> tuple[int, bytes]:

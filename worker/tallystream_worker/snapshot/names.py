@@ -74,7 +74,7 @@ def bucket_of(group: Group) -> str | None:
 
 
 def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
-    """Return the period of a bucket, and the millisecond since 1970 until which the log needs its keys (0: forever).
+    """Return the period of a bucket, and the millisecond since 1970 until which its keys are kept (0: forever).
 
     The times in the period itself are seconds.
 
@@ -83,8 +83,9 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
         rules: The declared metrics.
 
     Returns:
-        `None` if the metric is not declared, its rule has no ids, limit, votes or unique actors for a bucket of these,
-        the label is invalid, or the period never ends. A window such as `hour` need not be in the rule.
+        `None` if the metric is not declared, the label is invalid, or the period never ends. Also `None` for a bucket
+        of ids, of a limit, of votes or of unique actors, if the rule has no such setting. A window such as `hour` need
+        not be in the rule.
     """
     kind, metric, label = name.split(":", 2)
     rule = rules.metric.get(metric)

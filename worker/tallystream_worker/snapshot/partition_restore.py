@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
+from tallystream.errors import ConsumerGroupMissing, GenerationSwitched
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.keys import BEGUN, CLOSING, FIRST, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
@@ -18,8 +21,9 @@ from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.partition_names import partition_names, unlink_all
+from tallystream_worker.process.partition_names import partition_names
 from tallystream_worker.snapshot.load import TableLoader
+from tallystream_worker.snapshot.restore_lock import Fence
 from tallystream_worker.snapshot.restored_log import RestoredLog
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout, PartitionKeys
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+    from tallystream_worker.snapshot.restore_lock import RestoreLock
 
 CONSUMER: Final = "restore"
 """The name of the consumer that counts the entries after a snapshot."""
@@ -55,6 +60,8 @@ class RestoredPart:
         survived: Whether the server had the stream. If it had, entries after `until` are missing only if the server has
             lost the end of the stream, or another client removed entries. If it had not, any number of entries after
             `until` may be missing; `missing` does not have their events.
+        damaged: The tables of the snapshot in which another program has changed, removed or added rows of the partition
+            after it was taken. Their rows are restored unchanged.
     """
 
     stream: str
@@ -64,6 +71,7 @@ class RestoredPart:
     until: str
     missing: int
     survived: bool
+    damaged: list[str]
 
 
 class PartitionRestore:
@@ -79,18 +87,18 @@ class PartitionRestore:
         layout: The layout of the snapshot's topic.
         partition: The number of the partition.
         rules: The rules to restore: those of the snapshot, with the retractions that were made later.
-        closing: The number of the closing that the restore has made, for the sequences: see `CLOSING`.
+        lock: The lock of the restore.
     """
 
     def __init__(
-        self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules, closing: int
+        self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules, lock: RestoreLock
     ) -> None:
         self._client: Any = client
         self._database = database
         self._layout = layout
         self._partition = partition
         self._rules = rules
-        self._closing = closing
+        self._lock = lock
         self._keys: PartitionKeys = layout.keys[partition]
         # The restored stream is built under these keys and replaces the old one in one step: producers may append.
         self._log = self._keys.prefix + "restoring"
@@ -98,13 +106,25 @@ class PartitionRestore:
         self.newest = FIRST
         """The highest number of a generation in the snapshot and the later entries; known after `run`."""
 
+    @cached_property
+    def fence(self) -> Fence:
+        """Runs the writes to the partition after `close`; use it only after the lock has the number of the closing."""
+        return Fence(self._client, self._lock, self._keys.live, f"{FIRST} restoring {self._lock.closing}")
+
     def close(self) -> None:
         """Close the partition: no worker or decider counts here, and every worker loads the deployment again.
 
         Producers append as before; if the partition has no keys, it is opened for them.
         The consumer groups that count are removed from the stream; `run` creates that of the first generation again.
+        An earlier restore that still runs changes nothing here from now on.
+
+        Raises:
+            RestoreOvertaken: a later restore has changed the partition; nothing was changed.
         """
-        _CLOSE(self._client, [self._keys.stream, self._keys.live], [GROUP])
+        names = [self._keys.stream, self._keys.live, self._keys.sequences]
+        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing])
+        if answer == b"overtaken":
+            raise self._lock.overtaken()
 
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
@@ -112,7 +132,7 @@ class PartitionRestore:
         Store the number with the live generation: then the script that counts by the next rules records their place.
         The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`).
         """
-        self._client.set(self._keys.live, live_mark(FIRST, revision))
+        self.fence("SET", self._keys.live, live_mark(FIRST, revision))
 
     def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
         """Read the archived entries that `run` will need, so that an error of the archive is raised before any change.
@@ -157,7 +177,7 @@ class PartitionRestore:
         """
         while True:
             self._wipe()
-            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), self._rules)
+            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), self._rules, self.fence)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
@@ -183,8 +203,11 @@ class PartitionRestore:
                 copied = entry.id
             self._send(log)
             self._set_up(log)
-            places = [self._keys.stream, self._keys.ledger, self._keys.sequences]
-            (answer,) = _REPLACE(self._client, [self._log, self._ledger, self._sequences, *places], [last])
+            places = [self._keys.stream, self._keys.ledger, self._keys.sequences, self._keys.live]
+            names = [self._log, self._ledger, self._sequences, *places]
+            (answer,) = _REPLACE(self._client, names, [last, self.fence.value])
+            if answer == b"overtaken":
+                raise self._lock.overtaken()
             if answer == b"replaced":
                 break
         failpoints.reach("after-graft")
@@ -192,23 +215,32 @@ class PartitionRestore:
         self._drain()
         until = log.last or position.generated
         return RestoredPart(
-            self._keys.stream, load.rows, position.taken, log.entries, until, max(0, log.missing), survived
+            self._keys.stream,
+            load.rows,
+            position.taken,
+            log.entries,
+            until,
+            max(0, log.missing),
+            survived,
+            load.damaged,
         )
 
     def _wipe(self) -> None:
-        """Remove every key of the partition except those that other processes need.
+        """Remove every key of the partition in its topic, except those that other processes need.
 
-        These are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
-        identities of ingested files, and the sentinels (see `storage/lua/lib/sentinels.lua`). Producers may append
-        meanwhile: without the sequences, they would append entries a second time. Without the marks, workers would
-        copy entries a second time. The keys of later topics stay too, although those of the first topic have the
-        beginning of their names.
+        Kept are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
+        identities of ingested files, and the sentinels: the sequences, the ledger of the topic and the key of the live
+        generation. Producers may append meanwhile: without the sequences, they would append entries a second time.
+        Without the marks, workers would copy entries a second time. The keys of later topics are kept too, although
+        their names begin with the prefix of the first topic.
         """
         keys = self._keys
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)
         kept = (keys.stream, *sentinels, keys.dropped, keys.copied, self._layout.files)
         keep = {name.encode() for name in kept}
-        unlink_all(self._client, (name for name, _ in partition_names(self._client, keys) if name not in keep))
+        names = (name.decode() for name, _ in partition_names(self._client, keys) if name not in keep)
+        while page := list(islice(names, _READ)):
+            self.fence("UNLINK", *page)
 
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
@@ -264,10 +296,12 @@ class PartitionRestore:
             self._send(log)
 
     def _send(self, log: RestoredLog) -> None:
-        with self._client.pipeline(transaction=False) as pipeline:
-            for entry in log.queue:
-                pipeline.xadd(self._log, dict(entry.fields), id=entry.id)
-            pipeline.execute()
+        self.fence.run(
+            [
+                ("XADD", self._log, entry.id, *(part for field in entry.fields.items() for part in field))
+                for entry in log.queue
+            ]
+        )
         log.queue.clear()
 
     def _set_up(self, log: RestoredLog) -> None:
@@ -276,43 +310,44 @@ class PartitionRestore:
         `log` has what to write. The entries that were delivered at the snapshot's moment are delivered again, and those
         that it contains are acknowledged.
         """
-        client, position, group = self._client, log.position, self._keys.group
+        client, position, group, fence = self._client, log.position, self._keys.group, self.fence
         try:
-            client.xgroup_destroy(self._log, group)
+            fence("XGROUP", "DESTROY", self._log, group)
         except ResponseError as error:
             if not is_key_missing(error):
                 raise
-        client.xgroup_create(self._log, group, id=position.floor, mkstream=True, entries_read=log.gone + log.early)
+        read = log.gone + log.early
+        fence("XGROUP", "CREATE", self._log, group, position.floor, "MKSTREAM", "ENTRIESREAD", read)
         top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
         # Entries that are in the snapshot and were not found count as added: audits and rebuilds ask for their number.
         added = client.xlen(self._log) + log.gone
-        client.execute_command("XSETID", self._log, f"{top[0]}-{top[1]}", "ENTRIESADDED", added)
+        fence("XSETID", self._log, f"{top[0]}-{top[1]}", "ENTRIESADDED", added)
         handed = log.handed - log.early
         while handed > 0:
-            reply = client.execute_command(
+            reply = fence(
                 "XREADGROUP", "GROUP", group, CONSUMER, "COUNT", min(handed, _READ), "STREAMS", self._log, ">"
             )
-            ids = [id_.decode() for id_, _ in reply[self._log.encode()]]
+            ids = [id_.decode() for id_, _ in reply[0][1]]
             handed -= len(ids)
             applied = [id_ for id_ in ids if id_ not in log.pending]
             if applied:
-                client.xack(self._log, group, *applied)
-        client.delete(self._ledger, self._sequences)
+                fence("XACK", self._log, group, *applied)
+        fence("DEL", self._ledger, self._sequences)
         account = log.ledger()
         if dropped_ := client.hlen(self._keys.dropped):
             account["entries:dropped"] = dropped_  # see `dead_letters/lua/drop.lua`
         if client.exists(self._keys.copied):
             account["entries:copied"] = 1  # see `repartition/lua/copy.lua`
-        client.hset(self._ledger, mapping=account)
+        fence("HSET", self._ledger, *(part for field in account.items() for part in field))
         # With the mark of the snapshot, the next snapshot knows that the server has everything that this one has.
         records = {
             **log.producers,
             BEGUN: "1",
-            f"!{CLOSING}": self._closing,
+            f"!{CLOSING}": self._lock.closing,
             SNAPSHOTS: log.position.mark,
             RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
         }
-        client.hset(self._sequences, mapping=records)
+        fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
     def _drain(self) -> None:
         """Count every entry of the restored stream, also those that a worker has read; return when none is left."""
@@ -320,9 +355,22 @@ class PartitionRestore:
         # Claim entries at once: a worker may read them, but it cannot apply them while the partition is closed.
         fetch = Fetch(self._client, keys, CONSUMER, claim_idle=0.0)
         fold = Fold(self._layout, self._partition, self._rules, dropped=dropped(self._client, keys))
-        consumer = CountingLoop(self._client, self._layout, self._partition, fetch, fold, live_only=False)
-        while consumer.run_once() or self._client.xpending(keys.stream, keys.group)["pending"]:
-            pass
+        consumer = CountingLoop(
+            self._client,
+            self._layout,
+            self._partition,
+            fetch,
+            fold,
+            live_only=False,
+            restoring=self.fence.value,
+        )
+        try:
+            self.fence.check()
+            while consumer.run_once() or self._client.xpending(keys.stream, keys.group)["pending"]:
+                self.fence.check()
+        except (GenerationSwitched, ConsumerGroupMissing, ResponseError):
+            self.fence.check()  # a later restore has closed the partition
+            raise
 
     def _last(self) -> str:
         """Return the last ID that the old stream has generated, even if that entry is gone; `""` without a stream."""

@@ -13,31 +13,34 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
+from tallystream.storage.keys import BEGUN, CLOSED, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
+from tallystream_worker.snapshot.other_topics import RESTORED_TOPIC, former_epoch, refuse_loss
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
+from tallystream_worker.snapshot.restore_lock import Fence, RestoreLock
 from tallystream_worker.snapshot.retractions import (
     RETRACTED,
     decode_retractions,
     encode_retractions,
     missing_retractions,
 )
-from tallystream_worker.snapshot.rule_records import NUMBERS, restore_rule_records
+from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, NUMBERS, restore_rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
+    from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.counting.entry import Entry
 
 
@@ -56,10 +60,8 @@ _PAUSE: Final = DEPLOYMENT_AGE + 0.2
 _LARGEST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 """The largest stream ID: no record of a producer names a later entry."""
 
-_NEWEST: Final = "newest-log"
-"""The field of the root hash with the highest number of a topic; it stays during a restore."""
-
 _BEGIN: Final = Script("tallystream_worker.snapshot", "begin_restore")
+_CLOSE_OTHER: Final = Script("tallystream_worker.snapshot", "close_other")
 _END: Final = Script("tallystream_worker.snapshot", "end_restore")
 
 
@@ -87,7 +89,10 @@ def restore(
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
     *,
     force: bool = False,
+    accept_loss: bool = False,
+    later: Callable[[int], Mapping[int, int]] = lambda _: {},
     retracted: Sequence[Retraction] = (),
+    files: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[RestoredPart], None] = lambda _: None,
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
@@ -110,87 +115,195 @@ def restore(
             ID and before the second, or (`None`) to the end. `None` for no archive. It is called twice for each
             partition: once before anything is changed, and once to restore.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
+        accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
+        later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
+            that were not copied from the topic before.
         retracted: Retractions that another source, such as the archive, knows.
+        files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
-        StreamError: the server is not empty, and `force` is not set.
+        StreamError: the server is not empty, and `force` is not set; or events of another topic would be left out, and
+            `accept_loss` is not set. Nothing was changed.
+        RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
+            nothing that it writes was changed.
         ConfigurationError: this release cannot read the rules of the snapshot.
         redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
     Any error of `archived` is raised too; nothing was changed then, unless the archive fails later, while it is used.
     """
-    facts = database.facts()
-    if not facts:
-        hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
-        raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
-    if facts["format"] != FORMAT or facts["layout"] != str(LAYOUT):
-        raise SnapshotError(
-            f"{database.place} has snapshot format {facts['format']} and key layout {facts['layout']}, but this "
-            f"release reads {FORMAT} and {LAYOUT}: restore it with the release that took it"
-        )
+    facts = _facts(database)
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
-    root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
-    if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
-        raise StreamError(
-            f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by the "
-            "snapshot and count the entries left in its streams, use --force"
-        )
-    rules, former = read_rules(facts["rules"].encode()), _former_rules(client, facts["namespace"])
-    noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
-    lacking = _lacking(client, layout, facts, rules, noted)
-    rules = replace(rules, retracted=(*rules.retracted, *lacking))
-    earlier = {
-        int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())
-    }
-    closing = (number(root, CLOSING.encode()) or 0) + 1
-    partitions = [PartitionRestore(client, database, layout, n, rules, closing) for n in range(layout.partitions)]
-    _check_archive(partitions, archived if force else None)
+    with RestoreLock(client, layout) as lock:
+        root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
+        if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
+            raise StreamError(
+                f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by "
+                "the snapshot and count the entries left in its streams, use --force"
+            )
+        if not accept_loss:
+            refuse_loss(client, database, layout, root, later)
+        rules, former = read_rules(facts["rules"].encode()), _former_rules(client, facts["namespace"])
+        noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
+        lacking = _lacking(client, layout, facts, rules, noted)
+        rules = replace(rules, retracted=(*rules.retracted, *lacking))
+        partitions = [PartitionRestore(client, database, layout, n, rules, lock) for n in range(layout.partitions)]
+        _check_archive(partitions, archived if force else None)
+        kept = _begin(client, layout, root, facts, rules, lock, later)
+        for each in partitions:
+            each.close()
+        if layout.topic != FIRST_TOPIC:
+            partitions[0].fence("DEL", layout.meta)
+        if root:
+            time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
+        parts = []
+        for each in partitions:
+            part = each.run(archived)
+            parts.append(part)
+            progress(part)
+            failpoints.reach("after-partition")
+        _end(client, layout, facts, rules, kept, partitions, lock, files, changed=bool(lacking))
+    return Restored(parts, lacking, rules, former)
+
+
+def _begin(
+    client: redis.Redis,
+    layout: Layout,
+    root: Mapping[bytes, bytes],
+    facts: Mapping[str, str],
+    rules: Rules,
+    lock: RestoreLock,
+    later: Callable[[int], Mapping[int, int]],
+) -> dict[str, Any]:
+    """Replace the description of the deployment, and close all other topics; return what must outlast the restore.
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        root: The fields of the server's root hash; empty if there is none.
+        facts: The facts of the snapshot.
+        rules: The rules to restore.
+        lock: The lock of the restore, which gets the number of its closing.
+        later: See `restore`.
+
+    Raises:
+        RestoreOvertaken: another restore has taken over.
+    """
+    topics = [int(facts[NEWEST_TOPIC]), *later(layout.topic), layout.topic, live_topic(root, layout.namespace).topic]
     kept: dict[str, Any] = {
-        CLOSING: closing,
-        _NEWEST: _close_others(client, layout, root, facts["epoch"], earlier, closing),
+        NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts),
     }
     if left := _left(client, layout, root):
         kept[LEFT] = " ".join(f"{topic}:{count}" for topic, count in sorted(left.items()))
     if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
         kept["kept"] = root[b"kept"]  # workers still copy what is appended to the topic before
-    begun = {RESTORING: encode_retractions(rules.retracted), **kept}
-    _BEGIN(client, [layout.root], [part for pair in begun.items() for part in pair])
-    if layout.topic != FIRST_TOPIC:
-        client.delete(layout.meta)
-    for each in partitions:
-        each.close()
-    if root:
-        time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
-    parts = []
-    for each in partitions:
-        part = each.run(archived)
-        parts.append(part)
-        progress(part)
-        failpoints.reach("after-partition")
-    restore_rule_records(client, layout, facts)
-    restore_ingested_files(client, layout, facts)
+    closing = _others(client, layout, root, facts["epoch"], _earlier(facts))
+    restored = f"{layout.topic} {former_epoch(root)}"
+    begun = {RESTORING: encode_retractions(rules.retracted), RESTORED_TOPIC: restored, **kept}
+    names = [layout.root, lock.key]
+    answer, *found = _BEGIN(client, names, [lock.value, *(part for pair in begun.items() for part in pair)])
+    if answer == b"overtaken":
+        raise lock.overtaken()
+    lock.closing = found[0].decode()
+    for keys, fields in closing:
+        arguments = [lock.closing, *(part for pair in fields.items() for part in pair)]
+        (answer,) = _CLOSE_OTHER(client, [keys.sequences, keys.live], arguments)
+        if answer == b"overtaken":
+            raise lock.overtaken()
+    return kept
+
+
+def _end(
+    client: redis.Redis,
+    layout: Layout,
+    facts: Mapping[str, str],
+    rules: Rules,
+    kept: Mapping[str, Any],
+    partitions: Sequence[PartitionRestore],
+    lock: RestoreLock,
+    files: Mapping[str, int],
+    *,
+    changed: bool,
+) -> None:
+    """Write the records and the description of a restored topic, open its partitions, and end the restore.
+
+    Args:
+        client: The server.
+        layout: The layout of the topic.
+        facts: The facts of the snapshot.
+        rules: The restored rules.
+        kept: What `_begin` returned.
+        partitions: The restored partitions.
+        lock: The lock of the restore.
+        files: The identities of ingested files that the archive knows.
+        changed: Whether the rules are not those of the snapshot.
+
+    Raises:
+        RestoreOvertaken: another restore has taken over.
+    """
+    lock.renew()
+    fences = [each.fence for each in partitions]
+    at_root = Fence(client, lock, lock.key, lock.value)
+    restore_rule_records(at_root if layout.topic == FIRST_TOPIC else fences[0], fences, layout, facts)
+    restore_ingested_files(fences[0], layout, facts, files)
     newest, revision = (int(kept[name]) for name in NUMBERS)
-    if lacking or revision > int(facts["revision"]):
+    if changed or revision > int(facts["revision"]):
         revision += 1  # different rules never have the same number
-    for each in partitions:
-        each.open(revision)
-    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     newest = max(newest, *(each.newest for each in partitions))
+    fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     described = fields | {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
     described |= spread_fields(facts["spread"].split())
     if layout.topic != FIRST_TOPIC:
-        client.hset(layout.meta, mapping=described)
-        described = fields | {"log": layout.topic, **{f"partitions@{log}": count for log, count in earlier.items()}}
-    _END(client, [layout.root], [RESTORING, *(part for pair in described.items() for part in pair)])
-    return Restored(parts, lacking, rules, former)
+        fences[0]("HSET", layout.meta, *(part for pair in described.items() for part in pair))
+        before = {f"partitions@{topic}": count for topic, count in _earlier(facts).items()}
+        described = fields | {"log": layout.topic, **before}
+    for each in partitions:
+        each.open(revision)
+    lock.renew()
+    pairs = (part for pair in described.items() for part in pair)
+    (answer,) = _END(client, [layout.root, lock.key], [lock.value, RESTORING, RESTORED_TOPIC, *pairs])
+    if answer == b"overtaken":
+        raise lock.overtaken()
+
+
+def _earlier(facts: Mapping[str, str]) -> dict[int, int]:
+    """Return, by number of each topic before that of the snapshot, its partitions."""
+    return {int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())}
+
+
+def _facts(database: Database) -> dict[str, str]:
+    """Return the facts of the snapshot.
+
+    Raises:
+        SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
+    """
+    facts = database.facts()
+    if not facts:
+        hint = f"; there is one of the namespace {database.owner!r}" if database.owner else ""
+        raise SnapshotError(f"{database.place} contains no complete snapshot{hint}")
+    ensure_readable(database, facts)
+    return facts
+
+
+def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
+    """Check that this release reads the tables of a snapshot, by its facts.
+
+    Raises:
+        SnapshotError: the snapshot has another format, or the layout of another release.
+    """
+    form, layout = facts.get("format", "unknown"), facts.get("layout", "unknown")
+    if (form, layout) != (FORMAT, str(LAYOUT)):
+        raise SnapshotError(
+            f"{database.place} has snapshot format {form} and key layout {layout}, but this release reads {FORMAT} and "
+            f"{LAYOUT}: restore it with the release that took it"
+        )
 
 
 def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
-    with suppress(ConfigurationError, DeploymentChanged):
+    with suppress(ConfigurationError, StreamError):
         return Deployment.find(client, namespace).declared
     return None
 
@@ -227,7 +340,7 @@ def _lacking(
     """
     sources = [decode_retractions(facts[RETRACTED]), retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
-    with suppress(ConfigurationError, DeploymentChanged):
+    with suppress(ConfigurationError, StreamError):
         found = Deployment.find(client, facts["namespace"])
         if found.epoch == facts["epoch"] and found.declared is not None:
             if found.layout.topic == layout.topic:
@@ -264,19 +377,13 @@ def _latest(client: redis.Redis, layout: Layout) -> int:
     return latest
 
 
-def _close_others(
-    client: redis.Redis,
-    layout: Layout,
-    root: Mapping[bytes, bytes],
-    epoch: str,
-    earlier: Mapping[int, int],
-    closing: int,
-) -> int:
-    """Close every other topic that may be open, and return the highest number that a topic has had.
+def _others(
+    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], epoch: str, earlier: Mapping[int, int]
+) -> list[tuple[PartitionKeys, dict[Any, Any]]]:
+    """Return the keys of each partition to close, of other topics that may be open, with fields for its sequences.
 
     These are the live topic of the server, the one that a repartition fills, the first topic, and every earlier topic
-    that the server has lost. A process that still knows such a topic is refused, and reads the deployment again. No
-    later topic gets a number that was used before.
+    that the server has lost. A process that still knows such a topic is refused, and reads the deployment again.
 
     If the server has lost the sequences of an earlier topic, no record shows which entries that topic had; the restored
     topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest ID, as if all records had been
@@ -285,10 +392,9 @@ def _close_others(
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
-        root: The fields of the server's root hash; after an interrupted restore, it has the returned number.
+        root: The fields of the server's root hash.
         epoch: The epoch of the snapshot; if the server has another one, it was emptied.
         earlier: By number of each earlier topic, its partitions.
-        closing: The number of the closing: a repartition that was paused does not reopen the topics.
     """
     live = live_topic(root, layout.namespace).topic
     present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
@@ -297,20 +403,20 @@ def _close_others(
         counting[live] = int(present)
     if (moving := number(root, b"moving")) is not None:
         counting[moving] = int(root[b"moving-partitions"])
-    is_of_other_data = b"epoch" in root and root[b"epoch"] != epoch.encode()
+    if RESTORING.encode() in root:
+        counting |= _left(client, layout, root)  # the interrupted restore may not have closed them
+    is_of_other_data = former_epoch(root) not in ("", epoch)
+    found = []
     for topic in (counting.keys() | earlier.keys()) - {layout.topic}:
         partitions = max(counting.get(topic, 0), earlier.get(topic, 0))
         for keys in Layout(partitions, layout.namespace, topic=topic).keys:
-            closed: dict[Any, Any] = {BEGUN: 1, CLOSED: layout.topic, f"!{CLOSING}": closing}
+            fields: dict[Any, Any] = {CLOSED: layout.topic}
             if topic in earlier and (is_of_other_data or not client.hexists(keys.sequences, BEGUN)):
-                closed |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")
+                fields |= dict.fromkeys(HORIZONS, f"{_LARGEST_ID} {_LARGEST_ID}")
             elif topic not in counting:
                 continue  # it is closed
-            with client.pipeline(transaction=True) as pipeline:
-                pipeline.hset(keys.sequences, mapping=closed)
-                pipeline.set(keys.live, f"{FIRST} closed")
-                pipeline.execute()
-    return max(layout.topic, live, number(root, _NEWEST.encode()) or 0)
+            found.append((keys, fields))
+    return found
 
 
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:

@@ -22,7 +22,8 @@ class RestoredLog:
     """Works out the ledger and the producers' records of one partition's restored stream; counts and writes nothing.
 
     It starts from the snapshot and takes into account each entry that is passed to `add`, in order of IDs. `add`
-    returns the entry, which the caller appends to the restored stream, or `None` if the entry is left out.
+    returns the entry to append to the restored stream, which may differ in one field, or `None` if the entry is left
+    out.
 
     Args:
         position: The position of the snapshot.

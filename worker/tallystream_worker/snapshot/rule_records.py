@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tallystream.storage.rule_changes import read_changes, write_changes
+from tallystream.storage.deployment_hash import number
+from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.storage.rule_changes import read_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import redis
 
     from tallystream.deployment import Deployment
     from tallystream.storage.keys import Layout
+    from tallystream_worker.snapshot.restore_lock import Fence
 
 CHANGES: Final = "rule-changes"
 """The fact with the recorded changes: the IDs and fields of `Layout.rule_changes`."""
@@ -26,7 +29,13 @@ NUMBERS: Final = ("newest", "newest-revision")
 """The facts with the highest number of a generation and of rules. A restored deployment uses no number again, because
 entries that the archive keeps have the number of the generation that counted them."""
 
-RECORDS: Final = frozenset({CHANGES, PLACES, *NUMBERS})
+NEWEST_TOPIC: Final = "newest-log"
+"""The fact, and the field of the root hash, with the highest number that a topic has had.
+
+In the facts, it is the highest number of a topic whose events are in the snapshot or were given up before it: a topic
+that a repartition was filling then does not count. No topic gets a number that was used before."""
+
+RECORDS: Final = frozenset({CHANGES, PLACES, NEWEST_TOPIC, *NUMBERS})
 """The facts that change no counter: if only they differ, the next snapshot need not be a whole one."""
 
 
@@ -37,8 +46,8 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     are none, and no places.
     """
     changes = read_changes(client, deployment.layout)
-    number = str(deployment.revision).encode()
-    known = [at for at, (_, fields) in enumerate(changes) if fields[b"number"] == number]
+    revision = str(deployment.revision).encode()
+    known = [at for at, (_, fields) in enumerate(changes) if fields[b"number"] == revision]
     changes = changes[: known[-1] + 1] if known else []
     numbers = {fields[b"number"] for _, fields in changes}
     places = {}
@@ -50,24 +59,47 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
         (name.decode(), {field.decode(): text.decode() for field, text in each.items()}) for name, each in changes
     ]
     found = {CHANGES: msgspec.json.encode(listed).decode(), PLACES: msgspec.json.encode(places).decode()}
+    root = client.execute_command("HGETALL", deployment.layout.root)
+    found[NEWEST_TOPIC] = str(settled_topic(root, deployment.layout.topic))
     highest: list[bytes | None] = client.execute_command("HMGET", deployment.layout.meta, *NUMBERS)
     return found | {name: (number or b"0").decode() for name, number in zip(NUMBERS, highest, strict=True)}
 
 
-def restore_rule_records(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> None:
+def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
+    """Return the highest number of a topic that is known to have no events which `topic` lacks; it is at least `topic`.
+
+    If `topic` is live, all topics count but the one that a repartition fills: earlier ones were copied, and later ones
+    were given up.
+
+    Args:
+        root: The fields of the root hash; empty if there is none.
+        topic: The number of a topic.
+    """
+    if (number(root, b"log") or FIRST_TOPIC) != topic:
+        return topic
+    newest, moving = number(root, NEWEST_TOPIC.encode()) or topic, number(root, b"moving")
+    return max(topic, newest if moving is None else min(newest, moving - 1))
+
+
+def restore_rule_records(records: Fence, partitions: Sequence[Fence], layout: Layout, facts: Mapping[str, str]) -> None:
     """Write the changes of the rules and their places from a snapshot to a server; the highest numbers are not written.
 
     The changes that the server has are removed. A place of the same rules is replaced, and other places stay.
 
     Args:
-        client: The server.
+        records: Runs the writes to the record of changes.
+        partitions: Run the writes to each partition.
         layout: The keys, of the first generation.
         facts: The facts of the snapshot.
     """
     listed = msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])
-    records = [
-        (name.encode(), {field.encode(): text.encode() for field, text in each.items()}) for name, each in listed
+    changes: list[tuple[Any, ...]] = [("DEL", layout.rule_changes)]
+    changes += [
+        ("XADD", layout.rule_changes, name, *(part for field in each.items() for part in field))
+        for name, each in listed
     ]
-    write_changes(client, layout, records)
+    records.run(changes)
     for partition, places in msgspec.json.decode(facts[PLACES], type=dict[int, dict[str, str]]).items():
-        client.hset(layout.keys[partition].adopted, items=[part for place in places.items() for part in place])
+        partitions[partition](
+            "HSET", layout.keys[partition].adopted, *(part for place in places.items() for part in place)
+        )

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
-FORMAT: Final = "5"
+FORMAT: Final = "6"
 """The version of these tables, stored in `facts`."""
 
 metadata: Final = MetaData()
@@ -116,3 +116,13 @@ positions: Final = Table(
 
 facts: Final = Table("facts", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 """Format, namespace, partitions, epoch, rules and other facts of the deployment, from `tally:meta`."""
+
+digests: Final = Table(
+    "digests",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""The number of a partition's rows in each other table, and the sum of their hashes, which show whether another program
+has changed a row: see `tallystream_worker.snapshot.digests`. The partition of the table `facts` is -1."""

@@ -27,7 +27,7 @@ from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import FILES, ingested_files
-from tallystream_worker.snapshot.lost_log import ensure_sent_again, next_mark, put_mark
+from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, next_mark, put_mark
 from tallystream_worker.snapshot.names import was_removed
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
@@ -102,15 +102,21 @@ class Snapshotter:
             if found and found.get(name) != self._facts[name]
         ]
         self._moved = bool(found) and found.get("log") != self._facts.get("log")
-        if self._moved and differing == ["partitions"]:
-            differing = []  # the same data, after a repartition
+        if self._moved and not {"namespace", "epoch"} & {*differing}:
+            differing = [name for name in differing if name != "partitions"]  # the same data, after a repartition
         self._files = "{}"
         self._replaced = ""
         if differing == ["format"] and found["format"].isdecimal() and int(found["format"]) < int(FORMAT):
             self._replaced, differing = found["format"], []  # the same data, in the tables of an earlier release
         if differing:
+            what = "a snapshot"
+            if "format" in differing:
+                what = f"a snapshot of format {found['format']} (this release writes {FORMAT})"
+                differing.remove("format")
+            if differing:
+                what += f" of other data ({', '.join(differing)} differs)"
             raise SnapshotError(
-                f"{database.place} contains a snapshot of other data ({', '.join(differing)} differs). "
+                f"{database.place} contains {what}. "
                 "Name another database; or, if this server has lost its counters, run: tallystream restore"
             )
 
@@ -119,7 +125,8 @@ class Snapshotter:
 
         If a partition no longer has the mark of its last snapshot (see `lost_log`), and no entry of that snapshot is
         lost or all were sent again, every counter of the partition is read. A snapshot of an earlier release or of
-        another topic is replaced in one transaction, without a check for lost entries.
+        another topic is replaced in one transaction; that of another topic without a check for lost entries, and so is
+        one whose tables this release cannot read.
 
         Args:
             whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
@@ -142,6 +149,8 @@ class Snapshotter:
         self._files = stored.get(FILES, "{}")
         whole = whole or {name: stored[name] for name in stored if name not in {*RECORDS, FILES}} != self._facts
         if self._replaced:
+            if not (accept_loss or self._moved):
+                self._refuse_lost()
             with self._database.at_once():  # until the commit, the snapshot of the earlier release stays
                 self._database.renew()
                 done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
@@ -180,9 +189,10 @@ class Snapshotter:
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
         records[FILES] = ingested_files(self._client, self._deployment.layout, self._files)
-        facts = {**self._facts, **records} if whole else records
-        if facts.items() - self._database.facts().items():
-            self._database.state(facts)
+        if whole:
+            self._database.state({**self._facts, **records}, whole=True)
+        elif records.items() - self._database.facts().items():
+            self._database.state(records)
         now = min(moments)
         note(self._client, self._deployment, {SNAPSHOT_AT: f"{now / 1000:.3f}"})
         return Round(rows, wholes, now)
@@ -214,6 +224,21 @@ class Snapshotter:
         producers = self._database.producers(partition)
         ensure_sent_again(self._client, keys, before, producers, _ALL if held is None else held.decode())
         return ""
+
+    def _refuse_lost(self) -> None:
+        """Check for lost entries of a snapshot of an earlier release, as far as this release can read its tables.
+
+        Raises:
+            LogLost: see `_known`.
+        """
+        try:
+            for partition, keys in enumerate(self._deployment.layout.keys):
+                if (before := self._database.position(partition)) is not None:
+                    self._known(partition, keys, before[0])
+        except LogLost:
+            raise
+        except SnapshotError:
+            return  # its tables have other columns
 
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
         """Read a partition at one moment, and return its values; the database is not changed, and no mark is put.

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Table, delete, select, tuple_
+from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tallystream_worker.snapshot import schema
 from tallystream_worker.snapshot.copy import copy
+from tallystream_worker.snapshot.digests import TableDigests
+from tallystream_worker.snapshot.lookup import remove_rows
 from tallystream_worker.snapshot.names import row_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from sqlalchemy import ColumnElement
 
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
@@ -21,9 +25,6 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 20_000
 """The number of rows that are written or read at a time."""
-
-MAX_LOOKUP: Final = 300
-"""The maximum number of key values in one query: old releases of SQLite accept 999 parameters."""
 
 _MANY: Final = 200
 """The number of rows from which PostgreSQL gets a COPY; an upsert of each row takes ten times as long."""
@@ -78,17 +79,20 @@ class PartitionWriter:
         self._connection = connection
         self._partition = partition
         self._schema = schema_name
+        self._digests = TableDigests(connection)
+        self._whole = False
 
     def write(self, taken: Taken) -> int:
         """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
 
         If the snapshot is whole, all other rows of the partition are removed and not counted; else they stay, but for
         the alerts, which replace all stored ones. Rows of buckets that the scripts have removed are always deleted. The
-        position is not written.
+        position and the digests are not written: see `finish`.
         """
+        self._whole = taken.whole
         if taken.whole:
             for table in partition_tables():
-                self._connection.execute(delete(table).where(table.c.partition == self._partition))
+                self._empty(table)
         rows = self._put_values(taken)
         self._put_named(schema.buckets, "name", "expires", taken.expires)
         self._put_named(schema.ledger, "field", "value", taken.ledger)
@@ -96,6 +100,26 @@ class PartitionWriter:
         self._put_alerts(taken.alerts)
         self._remove_buckets(taken.forgotten, taken.was_removed)
         return rows
+
+    def finish(self, position: dict[str, Any]) -> None:
+        """Write the row of the position, and the digests of all rows that were written or removed; call `write` first.
+
+        Args:
+            position: The values of all columns of `schema.positions`, by name.
+        """
+        self._empty(schema.positions)
+        self._upsert(schema.positions, [position])
+        upsert(self._connection, schema.digests, self._digests.rows(), self._schema)
+
+    def _empty(self, table: Table) -> None:
+        self._connection.execute(delete(table).where(table.c.partition == self._partition))
+        self._digests.emptied(table, self._partition)
+
+    def _upsert(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        if not self._whole and table not in (schema.positions, schema.alerts):  # else the table was emptied
+            self._digests.remove_stored(table, rows)
+        upsert(self._connection, table, rows, self._schema)
+        self._digests.add(table, self._partition, rows)
 
     def _put_values(self, taken: Taken) -> int:
         count = 0
@@ -116,7 +140,7 @@ class PartitionWriter:
                     there.append(row)
         for name, (there, gone) in by_table.items():
             table = schema.COUNTERS.get(name, schema.structures)
-            upsert(self._connection, table, there, self._schema)
+            self._upsert(table, there)
             if gone and not taken.whole:
                 self._remove(table, gone)
             count += len(there) + len(gone)
@@ -124,23 +148,20 @@ class PartitionWriter:
 
     def _put_named(self, table: Table, name: str, value: str, rows: Mapping[str, Any]) -> None:
         found = [{"partition": self._partition, name: key, value: each} for key, each in rows.items()]
-        upsert(self._connection, table, found, self._schema)
+        self._upsert(table, found)
 
     def _put_alerts(self, found: Mapping[str, tuple[str, int]]) -> None:
-        self._connection.execute(delete(schema.alerts).where(schema.alerts.c.partition == self._partition))
+        self._empty(schema.alerts)
         rows = [
             {"partition": self._partition, "name": name, "value": value, "expires": expires}
             for name, (value, expires) in found.items()
         ]
-        upsert(self._connection, schema.alerts, rows, self._schema)
+        self._upsert(schema.alerts, rows)
 
     def _remove(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        self._digests.remove_stored(table, rows)
         names = [column.name for column in table.primary_key]
-        columns = tuple_(*(table.c[name] for name in names))
-        step = MAX_LOOKUP // len(names)
-        for first in range(0, len(rows), step):
-            keys = [tuple(row[name] for name in names) for row in rows[first : first + step]]
-            self._connection.execute(delete(table).where(columns.in_(keys)))
+        remove_rows(self._connection, table, (tuple(row[name] for name in names) for row in rows))
 
     def _remove_buckets(self, forgotten: int, was_removed: Callable[[str], bool]) -> None:
         connection, partition, buckets = self._connection, self._partition, schema.buckets
@@ -148,17 +169,19 @@ class PartitionWriter:
         removed = [row for row in connection.execute(select(buckets.c.name).where(over)).all() if was_removed(row.name)]
         for row in removed:
             kind, metric, label = row.name.split(":", 2)
-            connection.execute(
-                delete(schema.structures).where(
-                    (schema.structures.c.name == row.name) & (schema.structures.c.partition == partition)
-                )
-            )
+            structures = schema.structures
+            self._delete(structures, (structures.c.name == row.name) & (structures.c.partition == partition))
             table = _OF_BUCKET.get(kind, schema.windows)
             of_bucket = (table.c.partition == partition) & (table.c.metric == metric) & (table.c.label == label)
             if table is schema.windows:
                 of_bucket &= table.c.window == kind
-            connection.execute(delete(table).where(of_bucket))
+            self._delete(table, of_bucket)
         self._remove(buckets, [{"partition": partition, "name": row.name} for row in removed])
+
+    def _delete(self, table: Table, which: ColumnElement[bool]) -> None:
+        for rows in self._connection.execute(select(table).where(which)).partitions(CHUNK):
+            self._digests.remove(table, rows)
+        self._connection.execute(delete(table).where(which))
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], schema_name: str | None) -> None:

@@ -36,11 +36,12 @@ class PartitionAccount:
     Attributes:
         moment: The checkpoint.
         ledger: The ledger of the live generation, by field.
-        topic: The fields of the topic's ledger in `_OF_THE_TOPIC`.
+        topic: `appended`, `plain` and `entries:retired` of the topic's ledger.
         added: The number of entries that were ever appended.
         gone: How many of them the stream does not have any more.
-        entries: The number of entries that wait.
-        events: The number of events in them that are in `appended`, and have no outcome.
+        entries: The number of entries that wait to be counted: those after the position of the consumer group, and
+            pending ones.
+        events: The number of events in these entries that `appended` has and that have no outcome.
         vanished: IDs that are pending, and not in the stream.
     """
 

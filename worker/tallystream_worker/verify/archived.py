@@ -1,14 +1,21 @@
-"""Reads the entries of one partition from the archive, without their events, and checks that the files adjoin."""
+"""Reads the entries of one partition from the archive, and checks that the files adjoin.
+
+The events are read only from files that may have entries of the stream, with which they are compared.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.replies import is_key_missing
+from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.counted_only import counted_only
 from tallystream_worker.counting.entry import Entry
+from tallystream_worker.verify.archived_rows import ArchivedRows
 from tallystream_worker.verify.sequence_walk import Link, link_of
 
 if TYPE_CHECKING:
@@ -42,17 +49,23 @@ class ArchivedLinks:
     ) -> None:
         self._store, self._keys, self._number, self._report = store, keys, number, report
         self._position = _position(client, keys.stream)
+        self._restored: bytes | None = client.execute_command("HGET", keys.sequences, RESTORED)
         self._files = list(store.files(number))
         self._begins: StreamID | None = None
         self._is_sound = True
+        self.lost: list[tuple[StreamID, StreamID]] = []
+        """Ranges of entries that only the counters have: of each, the ID after which it begins, and that of its end.
+
+        They are in ascending order, and known after `check_files`.
+        """
 
     @property
     def is_whole(self) -> bool:
         """Whether the archive has every entry from the first that was ever appended to its last one.
 
-        `False` before `check_files`, and if that has reported any fault.
+        `False` before `check_files`, and if that has reported any fault or found a range in `lost`.
         """
-        return self._begins == (0, 0) and self._is_sound
+        return self._begins == (0, 0) and self._is_sound and not self.lost
 
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
         """Return whether the archive has every entry that is gone from the stream, if only our trimming removed any.
@@ -91,7 +104,9 @@ class ArchivedLinks:
             if self._position is not None and held is not None and held <= self._position:
                 self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")
             return
-        befores = [parse_id(self._store.before(file)) for file in self._files]
+        joins = [self._store.join(file) for file in self._files]
+        self.lost = [(join.before, join.lost) for join in joins if join.lost is not None]
+        befores = [join.before for join in joins]
         self._begins = befores[0]
         for (file, later), before in zip(pairwise(self._files), befores[1:], strict=True):
             if later.first <= file.last:
@@ -99,6 +114,9 @@ class ArchivedLinks:
             elif before > file.last:
                 self._fault("archive.gap", f"between {_text(file.last)} and {_text(before)}, before {later.path}")
         end = self._files[-1].last
+        until = None if self._restored is None else counted_only(self._restored, end)
+        if until is not None and (held is None or until < held):
+            self.lost.append((end, until))  # the file that will state this range is not written yet
         if self._position is not None and self._position > end:
             self._fault("archive.gap", f"between {_text(end)} and {_text(self._position)}, after the last file")
         if held is not None and held <= self._begins:
@@ -108,16 +126,21 @@ class ArchivedLinks:
                 "archive", f"{self._keys.stream}: entries up to {_text(self._begins)}, before the archive begins"
             )
 
-    def links(self, until: StreamID) -> Iterator[Link]:
+    def links(self, held: StreamID | None, until: StreamID) -> Iterator[Link]:
         """Yield the archived entries in the order of the files, without those after the ID `until`.
 
         The files are those that were listed when this object was made.
+
+        Args:
+            held: The first ID of the stream; a file that reaches it is read whole, and its entries have a `content`.
+                `None` for an empty stream.
+            until: The last ID to yield.
 
         Raises:
             ArchiveError: a file cannot be read, or is missing.
         """
         for file in self._files:
-            for link in _links(self._store, file):
+            for link in _links(self._store, file, is_whole=held is not None and file.last >= held):
                 if link.id <= until:
                     yield link
 
@@ -126,11 +149,11 @@ class ArchivedLinks:
         self._report.find(name, f"{self._keys.stream}: {text}")
 
 
-def _links(store: Store, file: File) -> Iterator[Link]:
-    """Yield the entries of one file; a file has at most about 500,000 rows."""
-    from tallystream_worker.archive.rows import raw_fields  # noqa: PLC0415  # pyarrow is an extra
+def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
+    """Yield the entries of one file, with their rows if `is_whole`; a file has at most about 500,000 rows."""
+    from tallystream_worker.archive.rows import SCHEMA, raw_fields  # noqa: PLC0415  # pyarrow is an extra
 
-    table = store.columns(file, _COLUMNS)
+    table = store.columns(file, SCHEMA.names if is_whole else _COLUMNS)
     columns = {name: table.column(name).to_pylist() for name in _COLUMNS[1:]}
     received, numbers = table.column("received").cast("int64").to_pylist(), columns["received_n"]
     start, rows = 0, len(received)
@@ -141,13 +164,14 @@ def _links(store: Store, file: File) -> Iterator[Link]:
             row += 1
         producer, raw = columns["producer"][start], columns["raw"][start]
         if raw is not None:
-            yield link_of(Entry(f"{id_[0]}-{id_[1]}", raw_fields(raw)))
+            link = link_of(Entry(f"{id_[0]}-{id_[1]}", raw_fields(raw)))
         elif producer is None:
-            yield Link(id_, events, is_gated=columns["decided"][start] is not None)
+            link = Link(id_, events, is_gated=columns["decided"][start] is not None)
         elif producer == COPIED.decode():
-            yield Link(id_, events, is_gated=True)
+            link = Link(id_, events, is_gated=True)
         else:
-            yield Link(id_, events, producer.encode(), columns["sequence"][start], is_gated=True)
+            link = Link(id_, events, producer.encode(), columns["sequence"][start], is_gated=True)
+        yield replace(link, content=ArchivedRows(table, start, row) if is_whole else None)
         start = row
 
 

@@ -52,9 +52,9 @@ def check(scene: Scene) -> None:
         scene.report.find(name, f"{each.stream}: {each.counter} is {each.found}, expected {each.expected}")
     scene.report.prove(
         "counters",
-        f"{found.counters - len(found.differences):,} counters are what {found.entries:,} entries give",
+        f"{found.counters - found.wrong:,} counters are what {found.entries:,} entries give",
         faults_before=scene.report.faults,  # the counters that differ are not among them
-        counters=found.counters - len(found.differences),
+        counters=found.counters - found.wrong,
         entries=found.entries,
     )
     _limit(scene, found)

@@ -148,6 +148,9 @@ KINDS: Final = {
         "if an archive has these entries, nothing needs mending: name it with tallystream verify --archive URL; "
         "otherwise: " + _SNAPSHOT,
     ),
+    "snapshot.damaged": Kind(
+        "Another program has changed, removed or added rows of the snapshot after it was taken.", _SNAPSHOT
+    ),
     "snapshot.differs": Kind("After a restore of the snapshot, a value differs from the live value.", _SNAPSHOT),
 }  # fmt: skip
 """All kinds of findings, by name."""

@@ -82,7 +82,7 @@ def _leftover(  # one line for each kind
     tag, topic, generation, rest = found.groups()
     number, kind = int(topic or FIRST_TOPIC), rest.partition(":")[0]
     is_of_dropped_topic = number not in topics and kind in _OF_A_DROPPED_TOPIC
-    if kind in ("meta", "files", "rules") or number == moving or is_of_dropped_topic:
+    if kind in ("meta", "files", "rules", "restore") or number == moving or is_of_dropped_topic:
         return None
     if number not in topics:
         return f"topic {number}, which is not kept"

@@ -1,7 +1,7 @@
 """Checks the entries of each partition, from the first archived one to the last of the stream, with the producers.
 
 One pass over the archive and the stream, side by side: the files of the archive adjoin, each of its entries that the
-stream should still have is there with as many events, and each producer's entries have successive numbers. Then the
+stream should still have is there with the same events, and each producer's entries have successive numbers. Then the
 records in the sequences are compared with the last entry of each producer.
 """
 
@@ -13,6 +13,7 @@ from tallystream.storage.keys import FIRST_TOPIC, REAPED, REAPED_SPOOL
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.archived import ArchivedLinks
+from tallystream_worker.verify.archived_rows import RowComparison
 from tallystream_worker.verify.pages import PAGE, pages
 from tallystream_worker.verify.scene import Scene, utc
 from tallystream_worker.verify.sequence_walk import SOURCE, Link, SequenceWalk, link_of
@@ -58,6 +59,9 @@ class _Partition:
         """The first ID of the stream when the check began; `None` if the stream was empty."""
         self._gone = self._about["entries-added"] - self._about["length"]
         self._walk = SequenceWalk(is_whole=self._gone == 0)
+        self._lost: list[tuple[StreamID, StreamID]] = []
+        self._comparison = RowComparison(self._note_content)
+        self._only_archived, self._last_alone = 0, (0, 0)
 
     def _moment(self) -> tuple[Any, Any]:
         with self._client.pipeline(transaction=True) as pipeline:
@@ -77,6 +81,7 @@ class _Partition:
             self._archived.check_files(self._held)
             if self._gone and self._archived.is_whole and self._archived.reaches(self._held, self._until):
                 self._walk = SequenceWalk(is_whole=True)
+            self._lost = self._archived.lost
         self._walk_all()
         self._compare_ledger()
         self._compare_records()
@@ -94,39 +99,65 @@ class _Partition:
             self._report.find("log.deleted", f"{stream}: the last one deleted is {deleted.decode()}")
 
     def _walk_all(self) -> None:
-        stream = _Ahead(self._held_links())
-        archived = _Ahead(iter(()) if self._archived is None else self._archived.links(self._until))
-        while stream.next is not None or archived.next is not None:
-            old, new = archived.next, stream.next
+        held = _Ahead(self._held_links())
+        archived = _Ahead(iter(()) if self._archived is None else self._archived.links(self._held, self._until))
+        while held.next is not None or archived.next is not None:
+            old, new = archived.next, held.next
             if old is not None and (new is None or old.id <= new.id):
                 archived.step()
                 if self._walk.entries and old.id <= self._walk.last:
                     self._report.find("archive.repeated", f"{self._keys.stream}: entry {_text(old.id)}")
                 elif new is not None and old.id == new.id:
-                    stream.step()
-                    self._note_events(old, new)
+                    held.step()
+                    self._compare_events(old, new)
                     self._add(new, is_archived=False)
                 else:
                     self._note_unknown(old)
+                    self._only_archived, self._last_alone = self._only_archived + 1, old.id
                     self._add(old, is_archived=True)
             elif new is not None:
-                stream.step()
+                held.step()
                 if self._archived is not None and self._archived.should_have(new.id):
                     self._report.find("archive.lacks", f"{self._keys.stream}: entry {_text(new.id)}")
                 self._add(new, is_archived=False)
+        self._comparison.finish()
+        if self._only_archived:
+            self._report.limit(
+                "archive",
+                f"{self._keys.stream}: subjects, amounts and actors of {self._only_archived:,} entries up to "
+                f"{_text(self._last_alone)}, because only the archive has these entries",
+            )
+        self._pass_lost((2**64, 0))
+
+    def _pass_lost(self, id_: StreamID) -> None:
+        """Interrupt the walk if it passes, before the ID, a range of entries that only the counters have."""
+        while self._lost and self._lost[0][0] < id_:
+            after, until = self._lost.pop(0)
+            self._walk.interrupt()
+            self._report.limit(
+                "log",
+                f"{self._keys.stream}: entries after {_text(after)} up to {_text(until)}, which exist only as "
+                "counters: a restored snapshot was newer than the archive, and the server had lost these entries",
+            )
 
     def _add(self, link: Link, *, is_archived: bool) -> None:
+        self._pass_lost(link.id)
         fault = self._walk.add(link)
         if fault is not None:
             names = ("archive.skips", "archive.repeated") if is_archived else ("log.gap", "log.repeated")
             self._report.find(names[fault.is_repeat], f"{self._keys.stream}: {fault.text}")
 
-    def _note_events(self, old: Link, new: Link) -> None:
+    def _compare_events(self, old: Link, new: Link) -> None:
+        """Report an archived entry that is not the entry of the stream with the same ID."""
         if old != new:
-            self._report.find(
-                "archive.differs",
-                f"{self._keys.stream}: entry {_text(new.id)} with {new.events:,} events, archived with {old.events:,}",
-            )
+            self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")
+        elif old.content is None:
+            self._note_content(_text(new.id), "archived in a file whose name states only earlier entries")
+        else:
+            self._comparison.add(new.content, old.content)
+
+    def _note_content(self, id_: str, difference: str) -> None:
+        self._report.find("archive.differs", f"{self._keys.stream}: entry {id_}: {difference}")
 
     def _note_unknown(self, link: Link) -> None:
         """Report an archived entry that the stream lacks, unless retention may have removed it."""

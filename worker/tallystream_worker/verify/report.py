@@ -90,8 +90,11 @@ class Verification:
     def prove(self, check: str, text: str, *, faults_before: int, **figures: Any) -> None:
         """Add a statement as proved; if a fault was found since `faults` was `faults_before`, as not proved.
 
-        Read `faults` before the first check that the statement depends on. `figures` are the figures of the text, for
-        programs.
+        Args:
+            check: The name of the check.
+            text: The statement.
+            faults_before: `faults` before the first check that the statement depends on.
+            figures: The figures of the text, for programs.
         """
         if self.faults == faults_before:
             self.proofs.append(Proof(check, text, figures))

@@ -61,8 +61,8 @@ class ScheduledVerification:
                 `verify`.
             redis.ConnectionError, redis.TimeoutError: also if the server did not reply during the verification.
 
-        After an error, a later call tries again, at the earliest after the interval or 15 minutes, whichever is
-        shorter.
+        If the verification fails, or its result cannot be recorded, calls within the interval or 15 minutes, whichever
+        is shorter, do nothing. After an error before the verification began, the next call tries again.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
@@ -75,13 +75,13 @@ class ScheduledVerification:
                 return None  # another worker has just finished a verification
             self._again_at = time.monotonic() + min(self._every, RETRY_AFTER)
             report = self._verify(deployment, lease)
-            self._again_at = float("-inf")
         except Stopped:
             return None
         finally:
             if self._client.get(lease) == token.encode():
                 self._client.delete(lease)
         note(self._client, deployment, {VERIFIED: f"{time.time():.3f} {len(report.findings)} {len(report.failed)}"})
+        self._again_at = float("-inf")
         if report.findings:
             self._log.error("verification.found_faults", **report.said())
         elif report.failed:

@@ -6,8 +6,8 @@ numbers only ascend. Memory: about 200 bytes for each producer, whose names are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.wire.codec import COPIED, stated_events, was_sequenced
 from tallystream.wire.stream_id import StreamID, parse_id
@@ -29,6 +29,8 @@ class Link:
         producer: The name of its producer; `None` if it has none: it was decided, copied, or added by another client.
         sequence: Its number; 0 without a producer.
         is_gated: Whether one of our scripts appended it, which also added its events to the ledger.
+        content: The entry with its events, an `Entry` or `ArchivedRows`; `None` if they were not read. Two links are
+            equal whatever it is.
     """
 
     id: StreamID
@@ -36,6 +38,7 @@ class Link:
     producer: bytes | None = None
     sequence: int = 0
     is_gated: bool = False
+    content: Any = field(default=None, compare=False, repr=False)
 
 
 def link_of(entry: Entry) -> Link:
@@ -44,7 +47,7 @@ def link_of(entry: Entry) -> Link:
     producer, sequence = fields.get(b"p"), fields.get(b"q", b"")
     if producer in (None, COPIED) or not sequence.isdigit() or b"v" not in fields:
         producer, sequence = None, b"0"
-    return Link(parse_id(entry.id), stated_events(fields), producer, int(sequence), was_sequenced(fields))
+    return Link(parse_id(entry.id), stated_events(fields), producer, int(sequence), was_sequenced(fields), entry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,17 @@ _PAUSE: Final = 0.5
 def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
 
-    Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive. A
-    snapshot with one of these faults is not restored, unless it is only too old. Report a limit if there is no snapshot
-    database; also if restored values differ, and live counters were found to be wrong, which may be the reason.
+    Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive, and
+    one in which another program has changed rows. A snapshot with one of these faults is not restored, unless it is
+    only too old or changed. Report a limit if there is no snapshot database; also if restored values differ, and live
+    counters were found to be wrong, which may be the reason.
+
+    Raises:
+        SnapshotError: the snapshot has another format or layout.
     """
+    from tallystream_worker.snapshot.restore import ensure_readable  # noqa: PLC0415  # SQLAlchemy takes its time
+    from tallystream_worker.snapshot.schema import FORMAT  # noqa: PLC0415  # as above
+
     report, database = scene.report, scene.sources.snapshot
     if database is None:
         report.limit("snapshot", "no snapshot is configured, so nothing was restored on trial")
@@ -42,6 +49,8 @@ def check(scene: Scene) -> None:
     if not facts:
         report.find("snapshot.missing", database.place)
         return
+    damaged = _check_rows(scene, database) if facts.get("format", FORMAT) == FORMAT else 0
+    ensure_readable(database, facts)
     layout = scene.deployment.layout
     expected = {"epoch": scene.deployment.epoch, "namespace": layout.namespace, "log": str(layout.topic)}
     if differing := [name for name, value in expected.items() if facts.get(name, str(FIRST_TOPIC)) != value]:
@@ -58,7 +67,18 @@ def check(scene: Scene) -> None:
         is_sound = _is_within(scene, keys, database, *found) and is_sound
     _check_age(scene, database, oldest)
     if is_sound:
-        _check_restore(scene, database, oldest)
+        _check_restore(scene, database, oldest, damaged)
+
+
+def _check_rows(scene: Scene, database: Database) -> int:
+    """Report each table of which another program has changed, removed or added rows; return how many there are."""
+    before = scene.report.faults
+    for number in (None, *range(scene.deployment.layout.partitions)):
+        scene.show(f"reading {database.place}")
+        of = "" if number is None else f" of partition {number}"
+        for table in database.damaged(number):
+            scene.report.find("snapshot.damaged", f"{database.place}: table {table}{of}")
+    return scene.report.faults - before
 
 
 def _is_within(
@@ -86,7 +106,7 @@ def _check_age(scene: Scene, database: Database, oldest: float) -> None:
         scene.report.find("snapshot.old", f"{database.place}: of {utc(oldest)}, and may be {most:,.0f} s old")
 
 
-def _check_restore(scene: Scene, database: Database, oldest: float) -> None:
+def _check_restore(scene: Scene, database: Database, oldest: float, damaged: int) -> None:
     verdict = _drill(scene, database)
     if verdict.differing and scene.report.differing:
         scene.report.limit(
@@ -108,7 +128,7 @@ def _check_restore(scene: Scene, database: Database, oldest: float) -> None:
     scene.report.prove(
         "snapshot",
         f"{verdict.compared:,} values are equal after a restore of {database.place}{since}",
-        faults_before=scene.report.faults,
+        faults_before=scene.report.faults - damaged,
         values=verdict.compared,
     )
 

@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 
 from tallystream.client.replies import BROKEN
 from tallystream.deployment import Deployment
-from tallystream.errors import DeploymentChanged, TallyError
+from tallystream.errors import DeploymentChanged, KeyLost, TallyError
+from tallystream.storage.keys import Layout
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -62,6 +63,9 @@ def verify(
         found = Deployment.find(client, namespace)
     except DeploymentChanged as error:
         report.find("deployment.restore_unfinished", str(error))
+        return report
+    except KeyLost as error:
+        report.find("deployment.missing", f"{error.key} does not exist, but {Layout(namespace=namespace).root} does")
         return report
     if not found.is_stored:
         pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})

@@ -54,7 +54,8 @@ class ClusterPipeline(Pipeline):
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: none of the commands got a reply, so that each of them may or may
-                not have been executed; raised also without `raise_on_error`.
+                not have been executed; raised also without `raise_on_error`, except by a transaction with WAIT or
+                WAITAOF.
             redis.RedisError: the first error among the replies, with `raise_on_error`; other commands may have been
                 executed.
             ConfigurationError: the server is not a node of a cluster.

@@ -51,8 +51,8 @@ class Router:
         """Send one command to a node and return the reply; `asking` sends ASKING before the command.
 
         Raises:
-            redis.RedisError: an error reply, or an error of the connection, which also marks the node as failed
-                (`fail`).
+            redis.RedisError: an error reply, or an error of the connection. The latter also marks the node as failed,
+                unless it is a wrong password or too many connections: see `Topology.fail`.
         """
         try:
             if not asking:

@@ -100,10 +100,10 @@ class Spool(Buffer):
 
     @property
     def sequences_before_plans(self) -> list[int]:
-        """By partition, the sequence before that of its first entry to pack again; the last one given if it has none.
+        """By partition, the sequence before that of the first entry that `seal` has still to pack again by an old plan.
 
-        Entries in flight, and the entries that are sent before the planned ones after a `move`, have this sequence or a
-        lower one.
+        A partition without such an entry has its value of `planned_sequences`. Entries in flight, and the entries that
+        are sent before the planned ones after a `move`, have this sequence or a lower one.
         """
         return self._queues.sequences_before_plans
 
@@ -171,12 +171,15 @@ class Spool(Buffer):
                     self._write(self._segments, records.STATE, self._state())
 
     def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int], since: Sequence[str] = ()) -> None:
-        """Plan again, for the partitions of another topic, the events that the closed topic does not have.
+        """Keep, of each unconfirmed plan, the events that the closed topic lacks, for the partitions of another topic.
+
+        `seal` packs these events again. A plan states which spooled events become which entries (`records.EntryPlan`).
 
         Args:
             layout: Layout of the topic that is appended to from now on.
             lasts: By partition of the closed topic, the last sequence that it has.
-            sequences: By partition of the new topic, how many entries outside the plans are sent there first.
+            sequences: By partition of the new topic, how many entries the caller sends there before the planned ones.
+                These are entries of confirmed plans that the closed topic has lost.
             since: A recent stream ID of each partition of the new topic; empty if they were not read.
 
         Raises:

@@ -147,7 +147,10 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
 
 
 def _warning(changes: Sequence[RuleChange]) -> str:
-    """Return a text for an audit with differences: the latest changes of the rules, and the command to run."""
+    """Return the text that explains the differences of an audit by changed rules: they need not be faults.
+
+    It states the latest changes, and names `tallystream rebuild`, which counts all events by the present rules.
+    """
     said = "; ".join(
         f"{format_moment(change.at / 1000)}: {', '.join(change.differences)}" for change in changes[-_CHANGES:]
     )

@@ -23,7 +23,7 @@ def drill(
 ) -> int:
     """Restore a snapshot into a throwaway server and compare every value with the live one.
 
-    The exit status is 1 if a value differs.
+    The exit status is 1 if a value differs, or if another program has changed rows of the snapshot.
     """
     from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
 
@@ -36,6 +36,7 @@ def drill(
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         result = try_out(client, database, deployment, open_archive(settings, archive, database))
     seconds = time.monotonic() - began
+    damaged = sorted({table for part in result.parts for table in part.damaged})
     if json:
         print_json({**asdict(result), "seconds": round(seconds, 3)})
     elif result.differing:
@@ -49,4 +50,10 @@ def drill(
         )
     else:
         console.print(f"0 of {result.compared:,} values differ; everything was restored in {seconds:.1f} s")
-    return 1 if result.differing else 0
+    if damaged and not json:
+        console.print(
+            f"Another program has changed, removed or added rows of the snapshot after it was taken, in the tables "
+            f"{', '.join(damaged)}. Take another: tallystream snapshot --once --whole",
+            soft_wrap=True,
+        )
+    return 1 if result.differing or damaged else 0

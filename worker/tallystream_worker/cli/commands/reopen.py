@@ -6,10 +6,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.rebuild.describe import describe
-from tallystream_worker.rebuild.reopen import find_deployment
 from tallystream_worker.rebuild.reopen import reopen as open_again
 
 if TYPE_CHECKING:
@@ -26,19 +26,20 @@ def reopen(
 
     If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back.
 
-    A lost `tally:meta` is stored again. A lost stream is created again: its counters stay, and events that were not
-    counted yet are lost. A partition that has lost all its keys begins again at 0, for example if a node of a cluster
-    came back empty. With --force, a partition also begins again at 0 if it has lost only its key `seq` or `ledger`.
-    Partitions that have their keys do not change. Producers send the events again that they still keep.
+    A lost `tally:meta` is stored again, also after a change of the number of partitions. A lost stream is created
+    again: its counters stay, and events that were not counted yet are lost. A partition that has lost all its keys
+    begins again at 0, for example if a node of a cluster came back empty. With --force, a partition also begins again
+    at 0 if it has lost only its key `seq` or `ledger`. Partitions that have their keys do not change. Producers send
+    the events again that they still keep.
 
     The command fails while a rebuild or a repartition is not finished: give it up with `tallystream rebuild --drop`.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        was_described = describe(client, settings.redis.namespace, settings.redis.partitions, _manifest(settings))
-        deployment = find_deployment(client, settings.redis.namespace)
-        done = open_again(client, deployment, force=force)
-    described = [deployment.layout.root] * was_described
+        described = describe(
+            client, settings.redis.namespace, settings.redis.partitions, lambda topic: _manifest(settings, topic)
+        )
+        done = open_again(client, Deployment.find(client, settings.redis.namespace), force=force)
     if json:
         print_json({"mended": [*described, *done.mended], "opened": done.opened})
         return
@@ -50,8 +51,8 @@ def reopen(
         console.print("nothing was changed: no key is lost that this command can repair")
 
 
-def _manifest(settings: Settings) -> dict[str, Any] | None:
-    """Return the manifest of the first topic in the configured archive; `None` without an archive or a manifest.
+def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:
+    """Return the manifest of a topic in the configured archive; `None` without an archive or a manifest.
 
     Raises:
         ArchiveError: the manifest cannot be read.
@@ -61,4 +62,4 @@ def _manifest(settings: Settings) -> dict[str, Any] | None:
         return None
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
-    return Store(settings.archive.url, settings.redis.namespace).manifest()
+    return Store(settings.archive.url, settings.redis.namespace, topic).manifest()

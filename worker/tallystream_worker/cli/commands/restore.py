@@ -12,7 +12,13 @@ from msgspec.structs import replace
 
 from tallystream.client.connect import connect
 from tallystream.rules.metrics import publish
-from tallystream_worker.cli.backup import noted_retractions, open_archive, open_snapshot
+from tallystream_worker.cli.backup import (
+    archived_files,
+    noted_retractions,
+    open_archive,
+    open_later_topics,
+    open_snapshot,
+)
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -29,13 +35,14 @@ def restore(
     *,
     archive: FromArchive = None,
     force: Annotated[bool, flag("replace the counters on a server that is not empty")] = False,
+    accept_loss: Annotated[bool, flag("restore without events that only another topic has")] = False,
     json: AsJson = False,
     where: Where = Where(),
 ) -> int:
     """Restore the counters of a snapshot to an empty server, and count the entries appended after it.
 
     The exit status is 1 if events were retracted after the snapshot. The counters then have these events until you run
-    `tallystream rebuild`.
+    `tallystream rebuild`. It is also 1 if another program has changed rows of the snapshot after it was taken.
     """
     from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
 
@@ -52,12 +59,25 @@ def restore(
     ):
         source = open_archive(settings, archive, database)
         noted = noted_retractions(settings, archive, database)
-        result = bring_back(client, database, source, force=force, retracted=noted, progress=tell)
+        files = archived_files(settings, archive, database)
+        result = bring_back(
+            client,
+            database,
+            source,
+            force=force,
+            accept_loss=accept_loss,
+            later=open_later_topics(settings, archive),
+            retracted=noted,
+            files=files,
+            progress=tell,
+        )
     seconds, parts = time.monotonic() - began, result.parts
+    damaged = sorted({table for part in parts for table in part.damaged})
+    status = 1 if result.lacking or damaged else 0
     if json:
         listed = {"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)}
         print_json({**listed, "lacking": to_builtins(result.lacking), "rules_differ": _rules_differ(settings, result)})
-        return 1 if result.lacking else 0
+        return status
     print_table(
         f"restored in {seconds:.1f} s",
         ["stream", "snapshot of", "rows", "entries since", "complete up to", "events missing"],
@@ -89,7 +109,14 @@ def restore(
             "the present configuration, events of new metrics become dead letters. Then run: tallystream rebuild",
             soft_wrap=True,
         )
-    return 1 if result.lacking else 0
+    if damaged:
+        console.print(
+            f"Another program has changed, removed or added rows of the snapshot after it was taken, in the tables "
+            f"{', '.join(damaged)}: the restored values may be wrong. To count them again from the entries, run: "
+            "tallystream rebuild. If the streams lack entries, add the archive (--archive URL)",
+            soft_wrap=True,
+        )
+    return status
 
 
 def _rules_differ(settings: Settings, result: Restored) -> bool:

@@ -3,7 +3,8 @@
 --
 -- KEYS[1] stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
 -- ARGV[1] group    ARGV[2] batch, msgpack: { ids = { entry ID, ... }, and the fields that rules/plan.lua lists }
--- ARGV[3] generation that must be the live one, then a space and the number of the rules of the batch; or "" for any
+-- ARGV[3] generation that must be the live one, then a space and the number of the rules of the batch; or "" for any;
+--         or the value of KEYS[4] during the restore that counts the batch
 -- ARGV[4..] dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
@@ -54,7 +55,7 @@ if #pending < #ids then
 end
 
 -- The live generation counts each reset in the call that appends it. Only other generations have resets to count.
-if ids[1] and (batch.resets or ARGV[3] == '') then
+if ids[1] and (batch.resets or not string.find(ARGV[3], '^%d+ ?%d*$')) then
   local found = require('tallystream.storage.lua.rules.resets').earlier(stream, group, ids, batch.resets)
   if found then
     return { 'early', unpack(found) }

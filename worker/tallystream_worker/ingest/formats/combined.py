@@ -81,9 +81,10 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 
 
 def pattern_of(mapping: Mapping) -> bytes:
-    """Return the regular expression for a line, with a group for each field.
+    """Return the regular expression that an access-log line in the combined format must match from its beginning.
 
-    It ends after the status if the mapping needs neither the referrer nor the agent.
+    Its groups are `host`, `stamp` (the time), `path` and `status`. If the mapping uses the referrer or the agent, it
+    also has the groups `referrer` and `agent`; otherwise the rest of the line is not checked.
     """
     needs_tail = not _NEEDS_TAIL.isdisjoint((mapping.subject, mapping.actor))
     return _HEAD + _TAIL if needs_tail else _HEAD

@@ -7,8 +7,7 @@
 --
 -- Returns {"whole"}          the partition has its stream and its sentinels; nothing was changed
 --         {"mended", key, ...}   these keys were lost, and are repaired; a stream has only the entries that were
---                                appended since it was lost. After the key of the live generation, call this again:
---                                the others were not checked
+--                                appended since it was lost
 --         {"empty"}          the partition has no sentinel: it has lost all its keys, or most; nothing was changed
 --         {"damaged", key}   the partition has lost this key, and others are left; nothing was changed
 --
@@ -60,14 +59,15 @@ if sentinels.is_new(stream) then
   return { 'empty' }
 end
 local lost = sentinels.lost(stream)
-if lost == live then
-  local closed = call('HGET', prefix .. 'seq', '!closed')
-  call('SET', live, closed and closed ~= '' and ARGV[1] .. ' closed' or ARGV[1])
-  return { 'mended', live }
-elseif lost then
+if lost and lost ~= live then
   return { 'damaged', lost }
 end
 local mended = {}
+if lost then
+  local closed = call('HGET', prefix .. 'seq', '!closed')
+  call('SET', live, closed and closed ~= '' and ARGV[1] .. ' closed' or ARGV[1])
+  mended[1] = live
+end
 if sentinels.is_stream_lost(stream, call('HGET', ledger, 'entries:settled')) then
   mend_stream()
   mended[#mended + 1] = stream

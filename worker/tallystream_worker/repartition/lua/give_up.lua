@@ -7,8 +7,13 @@
 --         {"other"}      the topic is not being filled: it may be the live one now; nothing was changed
 --
 -- Invariant: a topic that activate.lua has made live cannot be given up, and one that was given up never becomes live.
-if redis.call('HGET', KEYS[1], 'moving') ~= ARGV[1] then
+-- From then on, the field `left` has the topic, until its keys are removed: so an interrupted removal can be repeated.
+local call = redis.call
+local moving, partitions, left = unpack(call('HMGET', KEYS[1], 'moving', 'moving-partitions', 'left'))
+if moving ~= ARGV[1] then
   return { 'other' }
 end
-redis.call('HDEL', KEYS[1], 'moving', 'moving-partitions')
+local added = moving .. ':' .. partitions
+call('HSET', KEYS[1], 'left', left and left ~= '' and left .. ' ' .. added or added)
+call('HDEL', KEYS[1], 'moving', 'moving-partitions')
 return { 'given_up' }

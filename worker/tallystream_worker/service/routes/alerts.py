@@ -18,7 +18,7 @@ async def alerts(
 ) -> Alerts:
     """Return each declared alert with the number of subjects for which it fires, and `n` of these, the latest first.
 
-    Respond 400 if `n` is not 0 to 1,000 or `offset` is negative. With `n=0`, the numbers may include subjects whose
-    alert has ended in the present bucket.
+    Respond 400 if `n` is not 0 to 1,000 or `offset` is negative. With `n=0`, the numbers may be too high after the
+    server's clock was set back: they then include subjects whose alert ended with the present bucket.
     """
     return await totals.alerts(n, offset)

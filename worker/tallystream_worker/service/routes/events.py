@@ -106,10 +106,11 @@ class Events(Controller):
     async def decide(
         self, totals: NamedDependency[Totals], writer: NamedDependency[Writer], request: Request[Any, Any, Any]
     ) -> Response[Decision]:
-        """Respond 200 if the event is accepted, 409 if it does not change the total, 429 if the limit is reached.
+        """Respond 200 if the event is accepted, 409 if it does not count once more, 429 if the limit is reached.
 
         409 is for an event whose id was counted before, and for a vote that has the amount of its actor's present vote,
-        or is earlier than that vote. A later vote of the same amount still replaces its time.
+        or is earlier than that vote. A later vote of the same amount still replaces its time. Of events with one id the
+        earliest counts, so one that is earlier than the counted event replaces it, and `total` may change.
 
         After a 400 the event was not counted: it is invalid, too late or too far ahead, or its metric is spread or kept
         in a sketch. After a 503 with `Retry-After` it was not counted either. After a 503 without, Redis did not reply,

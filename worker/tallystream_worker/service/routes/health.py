@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, KeyLost
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.reading.deployment_cache import query_deployment
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query, raise_on_error
@@ -40,9 +40,9 @@ async def readyz(
 
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
-    Otherwise respond 503. The service stays ready if there are dead letters, if events were trimmed or dropped, or if
-    the ledger does not balance. Then the response has `warnings`, but only to a request with a token, if this service
-    needs tokens.
+    Otherwise respond 503. The service stays ready if there are dead letters, if dead letters were dropped, if another
+    program removed entries before they were counted, or if the ledger does not balance. Then the response has
+    `warnings`, but only to a request with a token, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
@@ -55,7 +55,7 @@ async def readyz(
 async def _warnings(totals: Totals) -> list[str]:
     try:
         ledger = await totals.run(query_ledger((await totals.deployment()).layout))
-    except (RedisError, ConfigurationError):
+    except (RedisError, ConfigurationError, StreamError):
         return []  # Redis replied a moment ago: the next check reports the error
     found = (
         (ledger.events["trimmed"], "events were trimmed before they were counted"),
@@ -73,7 +73,7 @@ async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
         lost = await totals.run(_query_lost(deployment.layout))
         missing = await totals.run(_query_groups(deployment.layout))
         return [reason for pair in zip(lost, missing, strict=True) if (reason := pair[0] or pair[1])]
-    except ConfigurationError as error:
+    except (ConfigurationError, StreamError) as error:  # also of a restore that has not finished
         return [str(error)]
     except RedisError as error:
         return [f"Redis does not reply ({type(error).__name__})"]

@@ -27,7 +27,7 @@ TEXT_FORMAT: Final = "text/plain; version=0.0.4"
 
 @dataclass(frozen=True)
 class ExtraMetrics:
-    """More Prometheus metrics for `/metrics`."""
+    """The metrics of the workers in this process, which `/metrics` returns after those that it reads from Redis."""
 
     registry: CollectorRegistry | None
     """The registry of the workers in this process; `None` if there are none."""
@@ -38,8 +38,9 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     """Return the metrics as text.
 
     If Redis cannot be read, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and those of the
-    workers in this process if there are any. If a partition has lost a key, the metrics of the ledger and of the alerts
-    are left out, because they may be wrong.
+    workers in this process if there are any; so it is if the stored deployment was deleted or is of another release, or
+    a restore has not finished. If a partition has lost a key, the metrics of the ledger and of the alerts are left out,
+    because they may be wrong.
     """
     try:
         collector = await _read(totals)
@@ -75,8 +76,8 @@ class LedgerCollector:
     `""` is for entries that cannot be read or have an undeclared metric.
 
     Args:
-        ledger: The ledger; `None` if Redis cannot be read, or if a partition has lost a key.
-        vitals: The server statistics; `None` if Redis cannot be read.
+        ledger: The ledger; `None` if it cannot be read, or if a partition has lost a key.
+        vitals: The server statistics; `None` if they, or the stored deployment, cannot be read.
         rules: The declared rules; `None` if there are none.
         firing: The firing alerts; `None` if they were not read.
     """
@@ -220,9 +221,11 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("verify_timestamp_seconds", "End of the last verification by a worker in seconds since 1970.", at)
         yield _gauge("verify_faults", "Kinds of faults that the last verification found; must be 0.", faults)
         yield _gauge("verify_unchecked", "Checks that the last verification could not make.", failed)
-    lost = _counter("archive_lost_entries", "Archived entries that the server had lost and no producer had sent again.")
-    lost.add_metric([], vitals.archive_lost)
-    yield lost
+    yield _gauge(
+        "archive_lost_entries",
+        "Entries in files *.parquet.lost of the archive that no producer had sent again; 0 when they are moved away.",
+        vitals.archive_lost,
+    )
     if vitals.step is not None:
         yield _gauge("clock_step_seconds", "The last step of a server's clock: above 0 if ahead.", vitals.step.seconds)
         yield _gauge("clock_step_timestamp_seconds", "The server's time after that step.", vitals.step.at)

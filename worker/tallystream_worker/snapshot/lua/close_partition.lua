@@ -1,20 +1,28 @@
 #!lua
 -- close_partition: stops counting in a partition, because a restore replaces its counters.
 --
--- KEYS[1] stream   KEYS[2] live generation   ARGV[1] name of the first generation's consumer group; the others append
---         '-' and their number
+-- KEYS[1] stream   KEYS[2] live generation   KEYS[3] sequences (hash)
+-- ARGV[1] name of the first generation's consumer group; the others append '-' and their number
+-- ARGV[2] the number of the closing of this restore: see begin_restore.lua
 --
--- Returns {"closed"}   the partition is closed; it may have been closed before
+-- Returns {"closed"}      the partition is closed; it may have been closed before
+--         {"overtaken"}   a later closing has changed the partition: nothing was changed
 --
 -- Invariant: apply.lua, decide.lua and retry.lua change nothing, because no generation is live. No worker reads an
 -- entry, because every group that counts is gone: a read that waits fails at once. Entries are appended as before. A
--- partition without keys (the server was emptied) is opened, so that producers can append to it meanwhile.
+-- partition without keys (the server was emptied) is opened, so that producers can append to it meanwhile. From now on,
+-- no earlier restore changes the partition: see fenced.lua.
+local closings = require('tallystream_worker.snapshot.lua.closings')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
+if closings.is_overtaken(KEYS[3], KEYS[2], ARGV[2]) then
+  return { 'overtaken' }
+end
+local live = '1 restoring ' .. ARGV[2]
 if sentinels.is_new(KEYS[1]) then
-  sentinels.open(KEYS[1], '1 restoring')
+  sentinels.open(KEYS[1], live)
 end
 if call('EXISTS', KEYS[1]) == 1 then
   for _, group in ipairs(streams.groups(KEYS[1])) do
@@ -23,5 +31,5 @@ if call('EXISTS', KEYS[1]) == 1 then
     end
   end
 end
-call('SET', KEYS[2], '1 restoring')
+call('SET', KEYS[2], live)
 return { 'closed' }

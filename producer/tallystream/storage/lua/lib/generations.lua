@@ -1,9 +1,9 @@
 -- generations: reads which generation of a partition's counters is live, and which rules count it.
 
 -- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one. If
--- the partition is closed, ' closed' follows, and ' restoring' during a restore: then no generation is live. The key of
--- a closed partition stays when its topic is dropped. Returns '' if the key does not exist: nothing is live, because
--- the topic was given up, the server was emptied, or the key was lost.
+-- the partition is closed, ' closed' follows. During a restore, ' restoring' and a number follow. In both cases, no
+-- generation is live. The key of a closed partition stays when its topic is dropped. Returns '' if the key does not
+-- exist: nothing is live, because the topic was given up, the server was emptied, or the key was lost.
 local function live(key)
   return redis.call('GET', key) or ''
 end
@@ -15,11 +15,14 @@ end
 
 -- Returns `nil` if a batch may be counted, else the reply that refuses it: {"switched"}, or {"outdated", number} if the
 -- partition is counted by newer rules already, with their number, or {"damaged", key} if the key was lost. `wanted` is
--- the live generation and the number of the rules of the batch, in the form that `live` returns.
+-- the live generation and the number of the rules of the batch, in the form that `live` returns; or the value that the
+-- key has during the restore that counts the batch.
 local function refusal(key, stream, wanted)
   local present = live(key)
   if present == '' then
     return { 'damaged', require('tallystream.storage.lua.lib.sentinels').lost(key) }
+  elseif present ~= wanted and string.find(wanted, ' restoring ', 1, true) then
+    return { 'switched' }
   elseif present ~= wanted then
     return require('tallystream.storage.lua.lib.revisions')(key, stream, present, wanted)
   end

@@ -1,0 +1,26 @@
+#!lua
+-- hold_restore: keeps or releases the lock of a restore.
+--
+-- KEYS[1] lock   KEYS[2] meta (hash)
+-- ARGV[1] the value of the lock of this restore   ARGV[2] milliseconds until the lock expires; 0 to release it
+-- ARGV[3] the number of the closing of this restore; "" if it has not begun
+--
+-- Returns {"held"}       the lock expires after these milliseconds from now
+--         {"released"}   the lock is not that of this restore any more
+--         {"lost"}       another restore has the lock, or has had it: nothing was changed
+--
+-- Invariant: a lock that has expired comes back only if no other restore has begun since.
+local call = redis.call
+local holder = call('GET', KEYS[1])
+if ARGV[2] == '0' then
+  if holder == ARGV[1] then
+    call('DEL', KEYS[1])
+  end
+  return { 'released' }
+end
+local is_latest = ARGV[3] ~= '' and call('HGET', KEYS[2], 'closing') == ARGV[3]
+if holder ~= ARGV[1] and (holder or not is_latest) then
+  return { 'lost' }
+end
+call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return { 'held' }

@@ -1,0 +1,120 @@
+"""Finds events of other topics that a restore would leave out: it brings back one topic, and closes all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import StreamError
+from tallystream.storage.deployment_hash import RESTORING, live_topic
+from tallystream.storage.keys import CLOSED, Layout
+from tallystream.wire.codec import COPIED, stated_events
+from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, settled_topic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import redis
+
+    from tallystream_worker.snapshot.database import Database
+
+RESTORED_TOPIC: Final = "restoring-log"
+"""The field of the root hash with the number of the topic that is being restored, a space, and the epoch that the
+server had before (nothing if it had none). It exists only with `RESTORING`."""
+
+_READ: Final = 1000
+
+
+def refuse_loss(
+    client: redis.Redis,
+    database: Database,
+    layout: Layout,
+    root: Mapping[bytes, bytes],
+    archived: Callable[[int], Mapping[int, int]],
+) -> None:
+    """Raise an error if a restore would leave out events of another topic than that of the snapshot; change nothing.
+
+    There are three proofs of such events:
+
+    - The topic that is live on the server is a later one, or it is an earlier one (or of other data) and has entries
+      that were appended after the snapshot.
+    - `tally:meta` is gone, but the streams of the snapshot's topic are closed: a later topic has replaced it.
+    - The archive has events of a later topic that were not copied from an earlier one.
+
+    Later topics that were given up before the snapshot, or on the server since then, are no proof. An interrupted
+    restore of the same topic has passed these checks, so a repeated one passes.
+
+    Args:
+        client: The server to restore to.
+        database: The database of the snapshot.
+        layout: The layout of the topic to restore.
+        root: The fields of the server's root hash; empty if there is none.
+        archived: Called with the number of a topic; returns, by number of each later topic, its archived events that
+            were not copied.
+
+    Raises:
+        StreamError: the restore would leave out events.
+        SnapshotError: the database cannot be used.
+        redis.RedisError: the server did not answer, or refused a command.
+
+    Any error of `archived` is raised too.
+    """
+    facts, topic = database.facts(), layout.topic
+    is_restoring = RESTORING.encode() in root
+    live = int(_restored(root)[0]) if is_restoring else live_topic(root, layout.namespace).topic
+    if is_restoring and live == topic:
+        return
+    is_same_data = is_restoring or root.get(b"epoch") == facts["epoch"].encode()
+    known = max(int(facts[NEWEST_TOPIC]), topic)
+    if root and live != topic:
+        is_later = is_same_data and live > topic
+        moments = [found[0].taken for n in range(layout.partitions) if (found := database.position(n)) is not None]
+        since = min(moments, default=0) if is_same_data and not is_later else 0
+        events = sum(_own_events(client, layout.namespace, live, since))
+        if is_later or events:
+            raise _loss(f"topic {live} is live on the server, and has {events:,} events", topic)
+    elif root and is_same_data:
+        known = max(known, settled_topic(root, topic))
+    elif not root and (later := _closed_by(client, layout)) > known:
+        raise _loss(f"topic {later} has replaced its streams on the server, and may have events", topic)
+    if unknown := {later: events for later, events in archived(known).items() if later > known}:
+        last, events = max(unknown), sum(unknown.values())
+        raise _loss(f"the archive has topic {last}, with {events:,} events", topic)
+
+
+def former_epoch(root: Mapping[bytes, bytes]) -> str:
+    """Return the epoch that a server had before a restore, also if that was interrupted; `""` if it had none."""
+    return _restored(root)[1] if RESTORING.encode() in root else root.get(b"epoch", b"").decode()
+
+
+def _restored(root: Mapping[bytes, bytes]) -> tuple[str, str]:
+    topic, _, epoch = root[RESTORED_TOPIC.encode()].decode().partition(" ")
+    return topic, epoch
+
+
+def _loss(found: str, topic: int) -> StreamError:
+    return StreamError(
+        f"the snapshot is of topic {topic}, but {found} that topic {topic} does not have: the restored counters would "
+        "lack them. Name a snapshot of the later topic; or, to restore without these events, use --accept-loss"
+    )
+
+
+def _own_events(client: redis.Redis, namespace: str, topic: int, since: int) -> Iterator[int]:
+    """Yield the numbers of events in the entries of a topic's streams that no repartition has copied there.
+
+    Entries whose ID has a time up to the millisecond `since` are left out.
+    """
+    present = client.hget(Layout(namespace=namespace, topic=topic).meta, "partitions")
+    for keys in Layout(int(present or 1), namespace, topic=topic).keys if present else ():
+        after = f"{since}-{2**64 - 1}" if since else "0-0"
+        while True:
+            page: Any = client.xrange(keys.stream, f"({after}", count=_READ)
+            yield sum(stated_events(fields) for _, fields in page if fields.get(b"p") != COPIED)
+            if len(page) < _READ:
+                break
+            after = page[-1][0].decode()
+
+
+def _closed_by(client: redis.Redis, layout: Layout) -> int:
+    """Return the highest number of a topic that has closed a partition of a topic; 0 if none has."""
+    found = [client.hget(keys.sequences, CLOSED) for keys in layout.keys]
+    return max((int(topic) for topic in found if topic), default=0)

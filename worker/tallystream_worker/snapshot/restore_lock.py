@@ -1,0 +1,232 @@
+"""Keeps two restores apart: one holds the lock of the namespace, and each of its writes is refused after a takeover.
+
+The lock is a key of the server that expires if the process does not renew it, so a killed restore can be repeated some
+seconds later. A process that was only paused may continue after that. So each of its writes is checked in the script
+call that makes it: see `Fence`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from redis.exceptions import NoScriptError, RedisError
+
+from tallystream.errors import StreamError
+from tallystream.storage.scripts import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import redis
+
+    from tallystream.storage.keys import Layout
+
+LEASE: Final = 5.0
+"""Seconds after which the lock of a process that does not renew it expires."""
+
+_LONGEST: Final = 4000
+"""The most words of a command that a script runs: `unpack` fails at about 8,000."""
+
+_STEP: Final = 2000
+"""Words of the parts of a longer command; an even number, because fields and values are pairs."""
+
+_RENEW: Final = 0.5
+_LOOK: Final = 0.1
+
+_HOLD: Final = Script("tallystream_worker.snapshot", "hold_restore")
+_FENCED: Final = Script("tallystream_worker.snapshot", "fenced")
+
+
+class RestoreOvertaken(StreamError):
+    """Another restore of the same namespace runs, or has taken over from this one, which writes nothing more."""
+
+
+class RestoreLock:
+    """The lock of the restores of one namespace: a context manager that renews it, and waits for a killed restore.
+
+    Args:
+        client: The server to restore to; another thread uses it too, to renew the lock.
+        layout: A layout of the namespace.
+
+    Raises:
+        RestoreOvertaken: on entry, another restore is running.
+    """
+
+    def __init__(self, client: redis.Redis, layout: Layout) -> None:
+        self._client: Any = client
+        self.key = layout.restore_lock
+        """The key of the lock."""
+        self.value = f"{uuid.uuid4().hex} {time.time():.0f} {os.getpid()} {socket.gethostname()}"
+        """The value of the key while this process has the lock."""
+        self.closing = ""
+        """The number of the closing that this restore has made; empty until the caller sets it."""
+        self._root = layout.root
+        self._stopping = threading.Event()
+        self._renewing = threading.Thread(target=self._keep, name="tallystream-restore-lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        seen: int | None = None
+        while not self._client.set(self.key, self.value, nx=True, px=int(LEASE * 1000)):
+            holder, left = self._client.get(self.key), self._client.pttl(self.key)
+            if holder is None:
+                continue
+            if seen is not None and left > seen:  # its process has renewed it
+                raise RestoreOvertaken(
+                    f"{self._root}: another restore is running ({_process(holder)}). Let it finish; or end that "
+                    "process, and run this command again"
+                )
+            seen = left
+            time.sleep(_LOOK)
+        self._renewing.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._renewing.join()
+        with suppress(RedisError):
+            _HOLD(self._client, [self.key, self._root], [self.value, 0, ""])
+
+    def renew(self) -> None:
+        """Renew the lock, or take it again if it has expired and no other restore has begun.
+
+        Raises:
+            RestoreOvertaken: another restore has the lock, or has begun.
+        """
+        (answer,) = _HOLD(self._client, [self.key, self._root], [self.value, int(LEASE * 1000), self.closing])
+        if answer == b"lost":
+            raise self.overtaken()
+
+    def overtaken(self) -> RestoreOvertaken:
+        """Return the error of a restore that another one has taken over from."""
+        with suppress(RedisError):
+            if (holder := self._client.get(self.key)) is not None and holder != self.value.encode():
+                return RestoreOvertaken(
+                    f"{self._root}: another restore ({_process(holder)}) has taken over, because this one had stopped "
+                    f"for more than {LEASE:g} seconds. This one writes nothing more: let the other one finish"
+                )
+        return RestoreOvertaken(
+            f"{self._root}: another restore has taken over, because this one had stopped for more than {LEASE:g} "
+            "seconds. This one writes nothing more; the other one may have finished"
+        )
+
+    def _keep(self) -> None:
+        while not self._stopping.wait(_RENEW):
+            with suppress(RedisError, RestoreOvertaken):  # the next write finds out
+                self.renew()
+
+
+class Fence:
+    """Runs write commands in one slot, as long as no other restore has taken over there.
+
+    Args:
+        client: The server.
+        lock: The lock of this restore, for the error.
+        key: The key that shows which restore may write; all keys of the commands must be in its slot.
+        value: The value of the key while this restore may write.
+    """
+
+    def __init__(self, client: redis.Redis, lock: RestoreLock, key: str, value: str) -> None:
+        self._client = client
+        self._lock = lock
+        self.key = key
+        """The key that shows which restore may write."""
+        self.value = value
+        """The value of `key` while this restore may write."""
+
+    def __call__(self, *command: Any) -> Any:
+        """Run a command, and return its reply, as the server sends it to a script.
+
+        Raises:
+            RestoreOvertaken: another restore has taken over; nothing was changed.
+            redis.RedisError: the server did not answer, or refused the command.
+        """
+        *before, last = _parts(command)
+        for part in before:
+            self(*part)
+        if len(last) > _LONGEST:  # Lua cannot pass on so many arguments
+            self.check()
+            return self._client.execute_command(*last)
+        return self._reply(_FENCED(self._client, [self.key, *_keys_of(last)], [self.value, *last]))
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """Run commands in their order, in one round trip; a later one may run although an earlier one has failed.
+
+        Raises:
+            RestoreOvertaken: another restore has taken over; the commands since then were not run.
+            redis.RedisError: the server did not answer, or refused a command.
+        """
+        left: list[tuple[Any, ...]] = []
+        for each in (part for command in commands for part in _parts(command)):
+            if len(each) > _LONGEST:
+                self.run(left)
+                self(*each)
+                left = []
+            else:
+                left.append(each)
+        while left:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in left:
+                    _FENCED.queue(pipeline, [self.key, *_keys_of(command)], [self.value, *command])
+                replies = pipeline.execute(raise_on_error=False)
+            again = []
+            for command, reply in zip(left, replies, strict=True):
+                if isinstance(reply, NoScriptError):
+                    again.append(command)  # it was not run
+                elif isinstance(reply, Exception):
+                    raise reply
+                else:
+                    self._reply(reply)
+            if again:
+                _FENCED.load(self._client)
+            left = again
+
+    def check(self) -> None:
+        """Raise `RestoreOvertaken` if another restore has taken over."""
+        found: Any = self._client.get(self.key)
+        if found != self.value.encode():
+            raise self._lock.overtaken()
+
+    def overtaken(self) -> RestoreOvertaken:
+        """Return the error of a restore that another one has taken over from."""
+        return self._lock.overtaken()
+
+    def _reply(self, reply: Any) -> Any:
+        if reply[0] == b"overtaken":
+            raise self._lock.overtaken()
+        return reply[1] if len(reply) > 1 else None
+
+
+def _parts(command: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield the commands that do the same as a command, and of which only an XADD may be long."""
+    if command[0] not in ("HSET", "ZADD") or len(command) <= _LONGEST:
+        yield command
+        return
+    for first in range(2, len(command), _STEP):
+        yield (*command[:2], *command[first : first + _STEP])
+
+
+def _keys_of(command: Sequence[Any]) -> list[str]:
+    name = command[0]
+    if name == "MSET":
+        return list(command[1::2])
+    if name in ("DEL", "UNLINK"):
+        return list(command[1:])
+    if name == "XGROUP":
+        return [command[2]]
+    if name == "XREADGROUP":
+        return [command[command.index("STREAMS") + 1]]
+    return [command[1]]
+
+
+def _process(holder: bytes) -> str:
+    """Return the process in a value of the lock, such as `process 4711 on web-1, since 2026-11-24 10:00:00 UTC`."""
+    _, since, number, host = holder.decode(errors="replace").split(" ", 3)
+    moment = dt.datetime.fromtimestamp(int(since), dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"process {number} on {host}, since {moment}"
