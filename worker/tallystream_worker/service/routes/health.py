@@ -40,9 +40,9 @@ async def readyz(
 
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
-    Otherwise respond 503. The service stays ready if there are dead letters, if events were trimmed or dropped, or if
-    the ledger does not balance. Then the response has `warnings`, but only to a request with a token, if this service
-    needs tokens.
+    Otherwise respond 503. The service stays ready if there are dead letters, if dead letters were dropped, if another
+    program removed entries before they were counted, or if the ledger does not balance. Then the response has
+    `warnings`, but only to a request with a token, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
