@@ -2258,6 +2258,17 @@ MUTANTS: Final = (
         tests=("tests/integration/archive/test_archive.py::test_a_range_of_a_lost_group_is_forgotten",),
     ),
     Mutant(
+        "kept-entries-sent-again-under-another-name",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        if last > record.last:  # the",
+                "        if queue.confirmed > record.last:  # the",
+            ),
+        ),
+        tests=("tests/integration/producing/test_forgotten.py::test_any_history",),
+    ),
+    Mutant(
         "closing-without-a-pause",
         (
             Edit(

@@ -81,8 +81,6 @@ class Appender:
         self.queues = list(queues or new_queues(layout))
         self._script_is_loaded = False
         self._rollbacks = RollbackWatch(client, epoch, on_rename)
-        self.last_ids: list[str | None] = [None] * layout.partitions
-        """By partition, the stream ID of the last entry that `send` confirmed in this topic; `None` before one."""
         self.answered = 0
         """Entries that were confirmed or given up; one that is sent again after a rollback counts again."""
         self.resent = 0
@@ -127,6 +125,14 @@ class Appender:
     def oldest_cycle(self) -> int | None:
         """The lowest cycle (number of a seal) among the unconfirmed entries; `None` if every entry is confirmed."""
         return min((queue.waiting[0].cycle for queue in self.queues if queue.waiting), default=None)
+
+    @property
+    def last_ids(self) -> list[str | None]:
+        """By partition, the stream ID of the last confirmed entry; `None` before one.
+
+        If the server went back to other data, and the producer has noticed it, this is the ID that the entry has there.
+        """
+        return [queue.since if queue.confirmed else None for queue in self.queues]
 
     @property
     def due(self) -> float | None:
@@ -265,7 +271,6 @@ class Appender:
             elif not is_written_only:
                 self.resent += answer == b"already"
                 self._lost_keys.pop(partition, None)
-                self.last_ids[partition] = detail or self.last_ids[partition]
                 self._report(queue.confirm(detail), confirmed)
         return confirmed, first_error or self._damage
 
@@ -395,16 +400,15 @@ class Appender:
         return sorted((entry for queue in self.queues for entry in queue.waiting), key=lambda entry: entry.cycle)
 
     def move(self, layout: Layout, queues: Sequence[PartitionQueue] | None = None) -> None:
-        """Append to another topic from now on; the statistics stay, and `last_ids` begins again without IDs.
+        """Append to another topic from now on; the statistics stay.
 
         Args:
             layout: Layout of the other topic.
             queues: One queue for each partition of the other topic; `None` for new, empty queues. The entries in the
                 present queues are dropped: read `waiting` before, and `push` them again.
         """
-        self.last_ids = [None] * layout.partitions  # before the layout: `wait_until_counted` reads both
+        self.queues = list(queues or new_queues(layout))  # before the layout: `wait_until_counted` reads both
         self.layout = layout
-        self.queues = list(queues or new_queues(layout))
         self._rollbacks.reset()
         self._lost_keys.clear()
         self.is_closed = False

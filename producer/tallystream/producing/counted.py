@@ -32,7 +32,7 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     Also return if another topic becomes live, because a topic becomes live only after it has counted every entry of the
     earlier topic. With `deadline` `None`, wait without limit. If the server was emptied, store a new deployment:
     the entries are gone then, so the wait ends after later entries were counted; or at once if the appender's topic was
-    not the first.
+    not the first. If the server went back to other data that has the entries, wait until they are counted there.
 
     Raises:
         FlushTimeout: the monotonic second `deadline` has passed. If the partition has lost a key, the message names it.
@@ -45,7 +45,8 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     while layout is not appender.layout:  # the sender has just moved to another topic
         layout, last_ids = appender.layout, list(appender.last_ids)
     topic = layout.topic
-    for partition, last_id in enumerate(last_ids):
+    for partition, confirmed in enumerate(last_ids):
+        last_id = confirmed
         while last_id is not None:
             if time.monotonic() >= reload_at:  # another generation may be live
                 layout = Deployment.create_or_load(client, None, namespace, unless_stored=layout.partitions).layout
@@ -59,6 +60,9 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
                 position = parse_position(pipeline.execute(raise_on_error=False), keys.group)
             if parse_id(position.as_of) >= parse_id(last_id):
                 break
+            present = appender.last_ids[partition : partition + 1]
+            if appender.layout.topic == topic and present and present[0] is not None:
+                last_id = min(last_id, present[0], key=parse_id)  # lower if the server went back to other data
             remaining = _POLL if deadline is None else deadline - time.monotonic()
             if remaining <= 0:
                 late = f"the flush timed out: {position.lag or 0:,} entries are not counted yet"

@@ -125,13 +125,16 @@ class RollbackWatch:
         """Suspect each checked partition if the sequence in its reply is lower than its last confirmed one.
 
         A missing record is the sequence 0; an error reply is ignored. A partition is not suspected because of entries
-        that are known to be lost for good (`PartitionQueue.hole`).
+        that are known to be lost for good (`PartitionQueue.hole`). If the sequence is that of the last confirmed entry,
+        `since` becomes the ID in the reply.
         """
         for partition, reply in zip(checked, replies, strict=True):
             if not isinstance(reply, RedisError):
                 last, queue = int(reply.split()[0]) if reply else 0, queues[partition]
                 if last < queue.confirmed and last != queue.skip:
                     self.suspect(partition)
+                elif last == queue.confirmed:
+                    queue.since = reply.split()[1].decode()  # other data may have the entry with another ID
 
     def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> list[SealedEntry]:
         """Roll the queue of each suspected partition back to the last entry that the stream has.

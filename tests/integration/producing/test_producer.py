@@ -28,6 +28,7 @@ from tallystream.producing import validation
 from tallystream.producing.appender import _APPEND
 from tallystream.producing.sender import Sender
 from tallystream.reading.totals import Totals
+from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.deployment_hash import RESTORING
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
@@ -696,6 +697,33 @@ def test_a_closing_producer_sends_lost_entries_again(harness, tmp_path, is_async
     assert harness.client.xlen(stream) == 2
     harness.drain()
     assert harness.totals() == {("view", "a"): 2}
+
+
+def test_data_that_comes_back_has_each_event_once(harness, monkeypatch):
+    """If too old data is put back, and then the right data, each event counts once, and a flush ends.
+
+    The producer keeps only its latest entries, so it cannot send all of them again to the older data.
+    """
+    monkeypatch.setattr("tallystream.producing.appender.KEEP_BYTES", 2 * 900)
+    monkeypatch.setattr("tallystream.producing.rollback_watch._INTERVAL", 0.1)
+    rules = Rules({"view": Metric(ids=None)})
+    with counting(Settings(RedisSettings(harness.url), rules=rules), structlog.get_logger()):
+        with Producer(harness.url, linger=0) as producer:
+            producer.emit("view", "a")
+            producer.flush(10, wait="counted")
+            older = copy_of(harness.client)
+            for _ in range(10):
+                producer.emit("view", "a")
+                producer.flush(10, wait="counted")
+            right = copy_of(harness.client)
+            go_back(harness.client, older)
+            until(lambda: producer.stats.rewound_streams, what="the rollback")
+            producer.flush(10, wait="counted")
+            assert producer.stats.lost_entries > 0
+            go_back(harness.client, right)
+            producer.emit("view", "b")
+            producer.flush(10, wait="counted")
+        assert harness.totals() == {("view", "a"): 11, ("view", "b"): 1}
 
 
 def test_a_lingering_producer_sends_lost_entries_again_when_it_is_closed(harness):
