@@ -248,7 +248,8 @@ class Producer:
         """Deliver the buffered events, waiting at most `timeout` seconds, then stop; a second call does nothing.
 
         Before it stops, the producer checks once more that the server has its latest confirmed entries. Entries that
-        the server has lost, in a failover or because a backup was restored, are sent again.
+        the server has lost, in a failover or because a backup was restored, are sent again. If the server does not
+        answer within 2 seconds, the check is left out, and logged as `producer.unchecked`.
 
         To stop, it waits for the sender thread, at most as long again, or 1 second if that is longer. `emit` raises a
         `TallyError` from now on. The producer is stopped even if an error is raised.

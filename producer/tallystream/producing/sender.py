@@ -124,8 +124,8 @@ class Sender:
     def check(self, deadline: float) -> None:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
 
-        Call this once, after all events were appended. If the server does not reply within 2 seconds, return without
-        an error: it is not known whether entries are lost. Also return if the sender thread has ended.
+        Call this once, after all events were appended. If the server does not reply within 2 seconds, log this, and
+        return without an error: it is not known whether entries are lost. Also return if the sender thread has ended.
 
         Args:
             deadline: The monotonic second at which to stop waiting.
@@ -139,7 +139,12 @@ class Sender:
             return
         self._buffer.hasten()  # the thread may linger for longer than the patience, even if nothing is left to send
         is_done = self._checked.wait(max(0.0, min(_PATIENCE, deadline - time.monotonic())))
-        if not is_done and self._is_behind and not self._checked.wait(max(0.0, deadline - time.monotonic())):
+        if is_done or (self._is_behind and self._checked.wait(max(0.0, deadline - time.monotonic()))):
+            return
+        if not self._is_behind:
+            problem = self._problem or "the server does not answer"
+            _log.warning("producer.unchecked problem=%r: it is not known if the server has the last entries", problem)
+        else:
             lost = "the server has lost entries that it had confirmed, and not all of them were sent again in time"
             raise FlushTimeout(lost if self._problem is None else f"{lost}. {self._problem}")
 
