@@ -93,6 +93,7 @@ _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
+_ADOPTED: Final = "tests/integration/producing/test_adopted.py"
 _LOST_SEGMENTS: Final = "tests/integration/ingest/test_lost_segments.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
@@ -2388,5 +2389,61 @@ MUTANTS: Final = (
         "earlier-topics-are-not-checked",
         (Edit("tallystream_worker/ingest/segment.py", "marks = self._earlier | {", "marks = {"),),
         tests=(f"{_MIGRATION}::test_an_ingest_is_checked_across_a_move",),
+    ),
+    Mutant(
+        "delivered-spools-are-not-watched",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "        self._delivered[send_queue] = kept\n",
+                "        self._delivered[send_queue] = kept\n        self._forget(send_queue)\n",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_delivered_events_come_back",),
+    ),
+    Mutant(
+        "close-forgets-delivered-spools",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "for send_queue in (*own, *again, *self._delivered)]",
+                "for send_queue in own]",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_delivered_events_come_back",),
+    ),
+    Mutant(
+        "losses-of-dead-processes-are-not-reported",
+        (
+            Edit("tallystream/producing/sender.py", "        self._lost_entries += send_queue.appender.lost\n", ""),
+            Edit(
+                "tallystream/producing/sender.py",
+                "self._lost_entries + sum(send_queue.appender.lost for send_queue in self._outboxes())",
+                "0 if self.appender is None else self.appender.lost",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_what_is_no_longer_kept_is_reported",),
+    ),
+    Mutant(
+        "delivered-spools-fill-the-memory",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "while len(self._delivered) > _MOST_WATCHED or sum(self._delivered.values()) > _MOST_WATCHED_BYTES:",
+                "while False:",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_memory_is_bounded",),
+    ),
+    Mutant(
+        "an-unreadable-spool-stays-locked",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "            except (SpoolError, OSError) as error:",
+                "            except SpoolError as error:",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
     ),
 )

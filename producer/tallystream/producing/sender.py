@@ -248,8 +248,8 @@ class Sender:
 
         A queue with nothing to send need not back off. The first pass creates the queue of this process. Every 10
         seconds the spool is searched; each pass then adopts the events of at most one dead process, until there are no
-        more. Its files are removed when its events are delivered; its queue is watched for a minute longer. An error reply that is no refusal is only logged,
-        and so is a lost key of a partition: the entries stay queued.
+        more. Its files are removed when its events are delivered; its queue is watched for a minute longer. An error
+        reply that is no refusal is only logged, and so is a lost key of a partition: the entries stay queued.
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
@@ -379,8 +379,8 @@ class Sender:
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
         """Take over the segments of the next dead process in the spool; if there is none, plan a search in 10 seconds.
 
-        Segments that are damaged, cannot be written or belong to another deployment are logged, and not tried again by
-        this process.
+        Segments that are damaged, cannot be read or written, or belong to another deployment are logged, and not tried
+        again by this process.
 
         Raises:
             redis.RedisError: the server did not answer; a later call takes the segments over.
@@ -389,12 +389,13 @@ class Sender:
             try:
                 buffer = Spool(BufferSettings(), spool, segments)
                 self._adopted.append(SendQueue(self._client, deployment, buffer, self._durability))
-            except SpoolError as error:
+            except (SpoolError, OSError) as error:
                 segments.close()
                 self._refused.add(segments.folder.name)
-                _log.warning("spool.unreadable problem=%r", str(error))
+                problem = str(error) if isinstance(error, SpoolError) else f"{segments.folder}: {named_text(error)}"
+                _log.warning("spool.unreadable problem=%r", problem)
                 continue
-            except RedisError:
+            except BaseException:
                 segments.close()  # the next scan adopts them
                 raise
             _log.info("spool.adopted folder=%s events=%d", segments.folder, buffer.emitted)

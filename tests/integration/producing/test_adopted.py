@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tallystream import Producer
+from tallystream.deployment import Deployment
 from tallystream.producing import rollback_watch, send_queue, sender
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.segments import SegmentedLog
 from tallystream.producing.spool.settings import SpoolSettings
 from tests.harness import Harness
+from tests.integration.repartition.test_migration import moved
 from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
@@ -22,7 +25,7 @@ def harness(server):
 
 
 def leave(folder, events, name="a"):
-    """Leave a spool with events that no process has delivered, each with a long subject of its own."""
+    """Leave a spool with events that no process has delivered, each with another long subject."""
     spool = Spool(BufferSettings(), SpoolSettings(folder, 2**20, "os", "tally"))
     for number in range(events):
         spool.put(-1, "view", f"{name}:{number:0100}", 1, 60.0, None, None)
@@ -45,7 +48,7 @@ def delivering(harness, folder, events):
 
 @pytest.mark.parametrize("is_closed", [False, True])
 def test_delivered_events_come_back(harness, tmp_path, monkeypatch, is_closed):
-    """If the server loses delivered events of a dead process, the producer sends them again, at the latest in `close`.
+    """If the server loses delivered events of a dead process, the producer sends them again; `close` waits for this.
 
     Its statistics count the events of the dead process once.
     """
@@ -102,3 +105,36 @@ def test_the_watch_ends(harness, tmp_path, monkeypatch):
         until(lambda: not producer._sender._delivered, what="the end of the watch")
         go_back(harness.client, before)
     assert (counted(harness), producer.stats.adopted) == (0, 500)
+
+
+@pytest.mark.parametrize("goes_back", [False, True])
+def test_a_repartition_during_the_watch(harness, tmp_path, goes_back):
+    """After a repartition, delivered events of a dead process are in the new topic; they also come back to the old."""
+    leave(tmp_path, 500)
+    before = copy_of(harness.client)
+    producer = delivering(harness, tmp_path, 500)
+    moved(harness, 2)
+    producer.emit("view", "own")
+    producer.flush(30)
+    if goes_back:
+        go_back(harness.client, before)
+    producer.close()
+    harness.layout = Deployment.create_or_load(harness.client).layout
+    assert (counted(harness), producer.stats.adopted) == (501, 500)
+
+
+def test_a_spool_that_cannot_be_read_is_left_alone(harness, tmp_path, caplog):
+    """A spool whose file cannot be read is logged and not locked any more; the producer sends its own events."""
+    leave(tmp_path, 1)
+    (folder,) = tmp_path.iterdir()
+    (file,) = folder.glob("*.log")
+    file.rename(tmp_path / "kept")
+    file.mkdir()  # an error of the operating system when it is read, also for the user root
+    with Producer(harness.url, spool=tmp_path) as producer:
+        producer.emit("view", "own")
+        producer.flush(30)
+        claimed = SegmentedLog.claim(folder)
+        assert claimed is not None
+        claimed.close()
+    assert f"spool.unreadable problem='{folder}: IsADirectoryError" in caplog.text
+    assert counted(harness) == 1
