@@ -305,11 +305,11 @@ class Sender:
         If the watched queues keep too many bytes, or are too many, forget the oldest of them.
         """
         buffer = send_queue.buffer
+        kept = sum(len(entry.payload) for queue in send_queue.appender.queues for entry in queue.kept)
+        self._delivered[send_queue] = kept
         if isinstance(buffer, Spool) and not buffer.is_released:  # else it was delivered before, and had to send again
             self.adopted_events += buffer.appended
             buffer.release()
-        kept = sum(len(entry.payload) for queue in send_queue.appender.queues for entry in queue.kept)
-        self._delivered[send_queue] = kept
         while len(self._delivered) > _MOST_WATCHED or sum(self._delivered.values()) > _MOST_WATCHED_BYTES:
             self._forget(next(iter(self._delivered)))
 
