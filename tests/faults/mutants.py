@@ -93,6 +93,8 @@ _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
+_ADOPTED: Final = "tests/integration/producing/test_adopted.py"
+_LOST_SEGMENTS: Final = "tests/integration/ingest/test_lost_segments.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
@@ -733,8 +735,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/ingest/pool.py",
-                "        while left:",
-                "        while left and any(process.is_alive() for process in workers):",
+                "            while left:",
+                "            while left and any(process.is_alive() for process in workers):",
             ),
         ),
         tests=("tests/process/test_ingest_process.py::test_results_of_processes_that_have_exited_are_read",),
@@ -897,7 +899,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "ingest-out-of-order",
-        (Edit("tallystream_worker/ingest/pool.py", "    for job in jobs:\n", "    for job in reversed(jobs):\n"),),
+        (
+            Edit(
+                "tallystream_worker/ingest/pool.py",
+                "        for number in numbers:\n            if",
+                "        for number in reversed(numbers):\n            if",
+            ),
+        ),
         tests=(f"{_VOTE_ORDER}::test_ties_keep_their_order",),
     ),
     Mutant(
@@ -2389,5 +2397,94 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_TWO_RESTORES}::test_no_write_of_a_restore_is_made_after_a_takeover",),
+    ),
+    Mutant(
+        "finished-segments-are-not-checked",
+        (Edit("tallystream_worker/ingest/sent.py", "if offset_of(mark) < offset", "if False"),),
+        tests=(f"{_LOST_SEGMENTS}::test_finished_segments_are_read_again",),
+    ),
+    Mutant(
+        "known-events-are-not-checked",
+        (
+            Edit("tallystream_worker/ingest/offsets.py", "self.ends = [offset_of", "found = [offset_of"),
+            Edit("tallystream_worker/ingest/offsets.py", "return list(self.ends)", "return found"),
+        ),
+        tests=(f"{_LOST_SEGMENTS}::test_a_run_of_known_events_is_checked_too",),
+    ),
+    Mutant(
+        "lost-identities-stay-lost",
+        (Edit("tallystream_worker/ingest/sent.py", "if size is None}", "if False}"),),
+        tests=(f"{_LOST_SEGMENTS}::test_a_lost_identity_is_stored_again",),
+    ),
+    Mutant(
+        "waits-for-what-is-lost",
+        (Edit("tallystream_worker/cli/commands/ingest.py", "if lost():", "if False:"),),
+        tests=("tests/process/test_ingest_process.py::test_a_server_goes_back_while_the_command_waits",),
+    ),
+    Mutant(
+        "no-check-after-the-wait",
+        (Edit("tallystream_worker/cli/commands/ingest.py", "if not run.run_lost():", "if True:"),),
+        tests=("tests/process/test_ingest_process.py::test_a_server_goes_back_while_the_command_waits",),
+    ),
+    Mutant(
+        "earlier-topics-are-not-checked",
+        (Edit("tallystream_worker/ingest/segment.py", "marks = self._earlier | {", "marks = {"),),
+        tests=(f"{_MIGRATION}::test_an_ingest_is_checked_across_a_move",),
+    ),
+    Mutant(
+        "delivered-spools-are-not-watched",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "        self._delivered[send_queue] = kept\n",
+                "        self._delivered[send_queue] = kept\n        self._forget(send_queue)\n",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_delivered_events_come_back",),
+    ),
+    Mutant(
+        "close-forgets-delivered-spools",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "for send_queue in (*own, *again, *self._delivered)]",
+                "for send_queue in own]",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_delivered_events_come_back",),
+    ),
+    Mutant(
+        "losses-of-dead-processes-are-not-reported",
+        (
+            Edit("tallystream/producing/sender.py", "        self._lost_entries += send_queue.appender.lost\n", ""),
+            Edit(
+                "tallystream/producing/sender.py",
+                "self._lost_entries + sum(send_queue.appender.lost for send_queue in self._outboxes())",
+                "0 if self.appender is None else self.appender.lost",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_what_is_no_longer_kept_is_reported",),
+    ),
+    Mutant(
+        "delivered-spools-fill-the-memory",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "while len(self._delivered) > _MOST_WATCHED or sum(self._delivered.values()) > _MOST_WATCHED_BYTES:",
+                "while False:",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_memory_is_bounded",),
+    ),
+    Mutant(
+        "an-unreadable-spool-stays-locked",
+        (
+            Edit(
+                "tallystream/producing/sender.py",
+                "            except (SpoolError, OSError) as error:",
+                "            except SpoolError as error:",
+            ),
+        ),
+        tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
     ),
 )

@@ -14,11 +14,13 @@ import pytest
 
 from tallystream_worker.ingest import Mapping
 from tallystream_worker.ingest.job import jobs_of
-from tallystream_worker.ingest.pool import IngestFailed, run_all
+from tallystream_worker.ingest.pool import IngestFailed, IngestRun
 from tallystream_worker.settings.settings import RedisSettings
 from tests.harness import Harness
 from tests.process.test_access_log import independent, log  # noqa: F401  # a fixture
 from tests.process.test_worker_process import PROGRAM
+from tests.rewind import copy_of, go_back
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("place", ["before-ingest:1", "after-ingest:1", "after-ingest:2"])
@@ -80,8 +82,9 @@ def test_results_of_processes_that_have_exited_are_read(server, tmp_path):
             await_children(30)
             return True
 
-        done = run_all(jobs, RedisSettings(url=harness.url), 2, threading.Event(), report)
-        assert (done.events, multiprocessing.active_children()) == (4, [])
+        run = IngestRun(jobs, RedisSettings(url=harness.url), 2, threading.Event(), report)
+        run.run()
+        assert (run.total.events, multiprocessing.active_children()) == (4, [])
 
 
 def test_a_failure_ends_while_other_results_are_queued(server, tmp_path):
@@ -100,10 +103,40 @@ def test_a_failure_ends_while_other_results_are_queued(server, tmp_path):
 
         def ingest() -> None:
             with pytest.raises(IngestFailed, match="missing") as error:
-                run_all(jobs, RedisSettings(url=harness.url), 2, threading.Event(), report)
+                IngestRun(jobs, RedisSettings(url=harness.url), 2, threading.Event(), report).run()
             ended.append(error.value)
 
         thread = threading.Thread(target=ingest, daemon=True)
         thread.start()
         thread.join(60)
         assert ended
+
+
+@pytest.mark.parametrize("further", [1, 0])
+def test_a_server_goes_back_while_the_command_waits(server, tmp_path, further):
+    """If the server loses the file while `ingest --wait` waits, the file is appended again, and then counted.
+
+    This is so whether the workers then count a `further` event or none.
+    """
+    path = tmp_path / "events.ndjson"
+    path.write_text("".join(f'{{"metric": "view", "subject": "a:{n % 10}"}}\n' for n in range(1000)))
+    with Harness(server.url, metrics=["view"]) as harness:
+        before = copy_of(harness.client)
+        command = [PROGRAM, "ingest", path, "--wait", "--processes", "1", "--redis", harness.url]
+        waiting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            until(lambda: harness.ledger().get("appended") == 1000)
+            go_back(harness.client, before)
+            for keys in harness.layout.keys:
+                for _ in range(further):
+                    harness.client.xadd(keys.stream, {"metric": "view", "subject": "other"})
+            harness.drain()
+            until(lambda: int(harness.ledger().get("appended", 0)) >= 1000, what="the file to be appended again")
+            assert waiting.poll() is None
+            harness.drain()
+            _, messages = waiting.communicate(timeout=30)
+        finally:
+            waiting.kill()
+            waiting.communicate()
+        assert (waiting.returncode, "1,000 events counted" in messages) == (0, True)
+        assert sum(harness.totals()["view", f"a:{n}"] for n in range(10)) == 1000

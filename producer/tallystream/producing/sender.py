@@ -13,6 +13,7 @@ from tallystream.client.backoff import Backoff
 from tallystream.client.error_text import named_text, text_of
 from tallystream.client.replies import is_connection_stale, is_refusal
 from tallystream.errors import ConfigurationError, DeploymentChanged, FlushTimeout, KeyLost, SpoolError
+from tallystream.producing.appender import KEEP_BYTES
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
 from tallystream.producing.spool.buffer import Spool
@@ -42,6 +43,15 @@ _PATIENCE: Final = 2.0
 
 _SCAN: Final = 10.0
 """Seconds between two searches of the spool for events of dead processes."""
+
+_WATCH: Final = 1.0
+"""Seconds between two steps of the send queues of dead processes whose events are delivered."""
+
+_MOST_WATCHED: Final = 64
+"""Most such send queues that are watched at once."""
+
+_MOST_WATCHED_BYTES: Final = 4 * KEEP_BYTES
+"""Most bytes of confirmed entries that they keep together."""
 
 _log: Final = logging.getLogger("tallystream")
 
@@ -75,7 +85,7 @@ class Sender:
         self._linger = linger
         self._durability = durability
         self._problem: str | None = None
-        self._checking: Appender | None = None  # what `check` waits for
+        self._is_checking = False
         self._is_behind = False
         self._checked = threading.Event()
         self._starting = threading.Lock()
@@ -85,9 +95,11 @@ class Sender:
         self._refused: set[str] = set()  # folders that cannot be delivered here
         self._own: SendQueue | None = None
         self._adopted: list[SendQueue] = []
+        self._delivered: dict[SendQueue, int] = {}  # were delivered, and are watched; bytes that each keeps
+        self._watch_at = float("-inf")
         self.adopted_events = 0
         """Events of dead processes that this sender has delivered; added when all those of a process are confirmed."""
-        self._adopted_unknown = 0
+        self._unknown = self._rewound = self._lost_entries = 0  # of queues that are not watched any more
 
     @property
     def appender(self) -> Appender | None:
@@ -97,7 +109,17 @@ class Sender:
     @property
     def unknown(self) -> int:
         """Entries, also those of dead processes, that may be appended or not and are not sent again."""
-        return self._adopted_unknown + sum(send_queue.appender.unknown for send_queue in self._outboxes())
+        return self._unknown + sum(send_queue.appender.unknown for send_queue in self._outboxes())
+
+    @property
+    def rewound(self) -> int:
+        """Number of times that any of the streams had lost confirmed entries, also those of dead processes."""
+        return self._rewound + sum(send_queue.appender.rewound for send_queue in self._outboxes())
+
+    @property
+    def lost(self) -> int:
+        """Confirmed entries, also of dead processes, that a stream had lost and that were no longer kept here."""
+        return self._lost_entries + sum(send_queue.appender.lost for send_queue in self._outboxes())
 
     @property
     def problem(self) -> str | None:
@@ -124,6 +146,7 @@ class Sender:
     def check(self, deadline: float) -> None:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
 
+        The entries of dead processes are included, if all those of the process were confirmed less than a minute ago.
         Call this once, after all events were appended. If the server does not reply within 2 seconds, log this, and
         return without an error: it is not known whether entries are lost. Also return if the sender thread has ended.
 
@@ -134,9 +157,9 @@ class Sender:
             FlushTimeout: the server lacks confirmed entries, and not all of them were sent and confirmed again before
                 the deadline.
         """
-        self._checking = self.appender
-        if self._checking is None:
+        if self._own is None:
             return
+        self._is_checking = True
         self._buffer.hasten()  # the thread may linger for longer than the patience, even if nothing is left to send
         is_done = self._checked.wait(max(0.0, min(_PATIENCE, deadline - time.monotonic())))
         if is_done or (self._is_behind and self._checked.wait(max(0.0, deadline - time.monotonic()))):
@@ -170,9 +193,11 @@ class Sender:
         while not buffer.is_closed:
             self._wait()
             led_on = False
-            if (checking := self._checking) is not None:
-                checking.check_soon()
-            answered = 0 if checking is None else checking.answered
+            is_checking = self._is_checking
+            checking = self._checked_appenders() if is_checking else []
+            for appender in checking:
+                appender.check_soon()
+            answered = sum(appender.answered for appender in checking)
             try:
                 led_on = self._pass()
             except ConfigurationError as error:
@@ -187,11 +212,11 @@ class Sender:
                 self._say(str(error))
             except Exception as error:  # noqa: BLE001  # if a bug ended the thread, no further event would be sent
                 self._say(named_text(error), error)
-            if checking is not None:
-                self._is_behind = checking.is_behind
-                if not checking.is_unsure and not self._is_behind:
+            if is_checking:
+                self._is_behind = any(appender.is_behind for appender in checking)
+                if not self._is_behind and not any(appender.is_unsure for appender in checking):
                     self._checked.set()
-                led_on = self._checked.is_set() or checking.answered > answered
+                led_on = self._checked.is_set() or sum(appender.answered for appender in checking) > answered
             if led_on:
                 backoff.reset()
             else:
@@ -215,6 +240,8 @@ class Sender:
         moments = [send_queue.appender.due for send_queue in self._adopted]
         if self._adopted:
             moments.append(0.0)
+        if self._delivered:
+            moments.append(max(0.0, self._watch_at - time.monotonic()))
         if self._own is not None:
             moments.append(self._own.appender.due)
             if self._spool is not None:
@@ -226,8 +253,8 @@ class Sender:
 
         A queue with nothing to send need not back off. The first pass creates the queue of this process. Every 10
         seconds the spool is searched; each pass then adopts the events of at most one dead process, until there are no
-        more. Its files are released when its events are delivered. An error reply that is no refusal is only logged,
-        and so is a lost key of a partition: the entries stay queued.
+        more. Its files are removed when its events are delivered; its queue is watched for a minute longer. An error
+        reply that is no refusal is only logged, and so is a lost key of a partition: the entries stay queued.
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
@@ -238,7 +265,7 @@ class Sender:
             OSError: the files of a spool cannot be read.
             redis.RedisError: the connection broke, or a server refuses the entries.
         """
-        if any(send_queue.appender.is_closed for send_queue in self._outboxes()):
+        if any(send_queue.appender.is_closed for send_queue in self._open_queues()):
             self._validator.forget()  # read the deployment again in each pass, until it names the new topic
         deployment = self._validator.refresh()
         if self._own is None:
@@ -247,26 +274,73 @@ class Sender:
         if self._spool is not None and time.monotonic() >= self._scan_at:
             self._adopt(self._spool, deployment)
         progress = False
-        for send_queue in self._outboxes():
-            self._follow(send_queue, deployment)
-            led_on, error = send_queue.step()
+        for send_queue in self._open_queues():
+            led_on = self._step(send_queue, deployment)
             progress = progress or led_on
-            if isinstance(error, KeyLost):
-                if send_queue.appender.oldest_cycle is not None:
-                    self._reload()  # if the server was emptied, the next pass stores a new deployment
-                self._say(str(error))
-            elif error is not None:
-                if is_refusal(error):
-                    raise error
-                self._lost(error)
-            elif led_on:
-                self._say(None)
         for send_queue in [each for each in self._adopted if _is_delivered(each)]:
             self._adopted.remove(send_queue)
-            self.adopted_events += send_queue.buffer.appended
-            self._adopted_unknown += send_queue.appender.unknown
-            _release(send_queue.buffer)
+            self._settle(send_queue)
+        if self._delivered and (self._is_checking or time.monotonic() >= self._watch_at):
+            self._watch(deployment)
         return progress
+
+    def _step(self, send_queue: SendQueue, deployment: Deployment) -> bool:
+        """Move a send queue to the live topic, and take one step of it; return `False` if it must back off.
+
+        Raises:
+            DeploymentChanged, KeyLost, SpoolError, OSError, redis.RedisError: see `_pass`.
+        """
+        self._follow(send_queue, deployment)
+        led_on, error = send_queue.step()
+        if isinstance(error, KeyLost):
+            if send_queue.appender.oldest_cycle is not None:
+                self._reload()  # if the server was emptied, the next pass stores a new deployment
+            self._say(str(error))
+        elif error is not None:
+            if is_refusal(error):
+                raise error
+            self._lost(error)
+        elif led_on:
+            self._say(None)
+        return led_on
+
+    def _settle(self, send_queue: SendQueue) -> None:
+        """Remove the files of a dead process whose events are delivered, and watch its queue from now on.
+
+        If the watched queues keep too many bytes, or are too many, forget the oldest of them.
+        """
+        buffer = send_queue.buffer
+        kept = sum(len(entry.payload) for queue in send_queue.appender.queues for entry in queue.kept)
+        self._delivered[send_queue] = kept
+        if isinstance(buffer, Spool) and not buffer.is_released:  # else it was delivered before, and had to send again
+            self.adopted_events += buffer.appended
+            buffer.release()
+        while len(self._delivered) > _MOST_WATCHED or sum(self._delivered.values()) > _MOST_WATCHED_BYTES:
+            self._forget(next(iter(self._delivered)))
+
+    def _watch(self, deployment: Deployment) -> None:
+        """Check that the server still has the entries of delivered queues; forget queues that need no further check.
+
+        A queue of which the server has lost entries sends them again, in the next passes.
+
+        Raises:
+            DeploymentChanged, KeyLost, SpoolError, OSError, redis.RedisError: see `_pass`.
+        """
+        self._watch_at = time.monotonic() + _WATCH
+        for send_queue in list(self._delivered):
+            if send_queue.appender.due is None and not self._is_checking:
+                self._forget(send_queue)
+                continue
+            self._step(send_queue, deployment)
+            if not _is_delivered(send_queue):
+                del self._delivered[send_queue]
+                self._adopted.append(send_queue)
+
+    def _forget(self, send_queue: SendQueue) -> None:
+        del self._delivered[send_queue]
+        self._unknown += send_queue.appender.unknown
+        self._rewound += send_queue.appender.rewound
+        self._lost_entries += send_queue.appender.lost
 
     def _follow(self, send_queue: SendQueue, deployment: Deployment) -> None:
         """If the stored deployment has another epoch or live topic than a send queue, move the queue to it.
@@ -293,14 +367,25 @@ class Sender:
             self._validator.forget()
             self._reload_at = now + _RELOAD
 
-    def _outboxes(self) -> list[SendQueue]:
+    def _open_queues(self) -> list[SendQueue]:
+        """Return the queues that each pass takes a step of: all but the delivered ones."""
         return self._adopted if self._own is None else [self._own, *self._adopted]
+
+    def _outboxes(self) -> list[SendQueue]:
+        """Return all queues; safe to call in any thread."""
+        return [*self._open_queues(), *self._delivered.copy()]
+
+    def _checked_appenders(self) -> list[Appender]:
+        """Return the appenders that `check` waits for: all but those of queues that were never delivered."""
+        again = [each for each in self._adopted if isinstance(each.buffer, Spool) and each.buffer.is_released]
+        own = [] if self._own is None else [self._own]
+        return [send_queue.appender for send_queue in (*own, *again, *self._delivered)]
 
     def _adopt(self, spool: SpoolSettings, deployment: Deployment) -> None:
         """Take over the segments of the next dead process in the spool; if there is none, plan a search in 10 seconds.
 
-        Segments that are damaged, cannot be written or belong to another deployment are logged, and not tried again by
-        this process.
+        Segments that are damaged, cannot be read or written, or belong to another deployment are logged, and not tried
+        again by this process.
 
         Raises:
             redis.RedisError: the server did not answer; a later call takes the segments over.
@@ -309,12 +394,13 @@ class Sender:
             try:
                 buffer = Spool(BufferSettings(), spool, segments)
                 self._adopted.append(SendQueue(self._client, deployment, buffer, self._durability))
-            except SpoolError as error:
+            except (SpoolError, OSError) as error:
                 segments.close()
                 self._refused.add(segments.folder.name)
-                _log.warning("spool.unreadable problem=%r", str(error))
+                problem = str(error) if isinstance(error, SpoolError) else f"{segments.folder}: {named_text(error)}"
+                _log.warning("spool.unreadable problem=%r", problem)
                 continue
-            except RedisError:
+            except BaseException:
                 segments.close()  # the next scan adopts them
                 raise
             _log.info("spool.adopted folder=%s events=%d", segments.folder, buffer.emitted)
@@ -356,7 +442,8 @@ class Sender:
 
 
 def _is_delivered(send_queue: SendQueue) -> bool:
-    return isinstance(send_queue.buffer, Spool) and send_queue.buffer.is_delivered
+    """Return whether the events of a dead process are confirmed, and no entry of it has to be sent again."""
+    return isinstance(send_queue.buffer, Spool) and send_queue.buffer.is_delivered and not send_queue.appender.is_behind
 
 
 def _release(buffer: Buffer) -> None:

@@ -10,7 +10,7 @@ class ProducerStats:
     """Counts of the events and entries of one producer so far.
 
     `emitted = appended + buffered`; dropped events are not in `emitted`, and events of `decide` are in no count. Events
-    and entries of dead processes are only in `adopted` and `unknown_entries`.
+    and entries of dead processes are only in `adopted`, `rewound_streams`, `lost_entries` and `unknown_entries`.
 
     Attributes:
         emitted: Events that were added to the buffer.
@@ -19,8 +19,9 @@ class ProducerStats:
         dropped: Events that were not added because the buffer was full, also those for which `emit` raised
             `BufferFull`.
         resent_entries: Entries that were sent again after the sequence gate had already let them through.
-        rewound_streams: Number of times that a stream had lost confirmed entries.
-        lost_entries: Confirmed entries that a stream had lost and that the producer no longer kept to send again.
+        rewound_streams: Number of times that a stream had lost confirmed entries, also those of dead processes.
+        lost_entries: Confirmed entries, also those of dead processes, that a stream had lost and that the producer no
+            longer kept to send again.
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had no record
             of their producer. The server removes a record after 30 days of silence, with a spool a year; or a
             repartition replaced the topic, and its records were lost with the server. The entries may be in the stream,

@@ -50,3 +50,15 @@ def test_a_folder_that_is_none(tmp_path):
     done = run(tmp_path / "nowhere")
     assert (done.returncode, done.stdout) == (1, "")
     assert "is not a folder" in done.stderr
+
+
+def test_a_spool_that_cannot_be_read(left):
+    """A spool whose file the system cannot read is listed with the problem, and the exit status is 1."""
+    (file,) = left.glob("*/*.log")
+    file.unlink()
+    file.mkdir()
+    done = run(left, "--json")
+    (row,) = json.loads(done.stdout)["waiting"]
+    assert (done.returncode, row["events"]) == (1, 0)
+    assert row["problem"].startswith(f"{file.parent} cannot be read: ")
+    assert "Traceback" not in done.stderr

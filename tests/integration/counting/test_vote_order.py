@@ -31,7 +31,7 @@ from tallystream_worker.dead_letters.store import letters
 from tallystream_worker.ingest import job
 from tallystream_worker.ingest.job import jobs_of
 from tallystream_worker.ingest.lines import Mapping
-from tallystream_worker.ingest.pool import run_all
+from tallystream_worker.ingest.pool import IngestRun
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.compare import compare
@@ -276,7 +276,7 @@ def _ingest(harness: Harness, folder: Path, _: Database, name: str) -> Sources:
         pass
     jobs = jobs_of(str(folder / name), Path(name).suffix[1:], Mapping())
     assert len(jobs) > 3
-    run_all(jobs, RedisSettings(url=harness.url), 1, threading.Event(), lambda _: None)
+    IngestRun(jobs, RedisSettings(url=harness.url), 1, threading.Event(), lambda _: True).run()
     return Sources()
 
 

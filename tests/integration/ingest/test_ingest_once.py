@@ -24,7 +24,7 @@ from tallystream_worker.ingest import job as jobs
 from tallystream_worker.ingest import source as source_module
 from tallystream_worker.ingest.formats import parquet_rows
 from tallystream_worker.ingest.job import jobs_of, run, size_of
-from tallystream_worker.ingest.pool import run_all
+from tallystream_worker.ingest.pool import IngestRun
 from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.settings.settings import RedisSettings
 from tests.harness import Harness
@@ -336,7 +336,10 @@ def test_segments_number_lines_and_bytes_of_their_file(harness, tmp_path, monkey
     parts = jobs_of(str(path), "ndjson", Mapping())
     assert len(parts) > 3
     seen = []
-    done = run_all(parts, RedisSettings(url=harness.url), 1, threading.Event(), lambda now: bool(seen.append(now.read)))
+    stop = threading.Event()
+    ingest_run = IngestRun(parts, RedisSettings(url=harness.url), 1, stop, lambda now: bool(seen.append(now.read)))
+    ingest_run.run()
+    done = ingest_run.total
     assert [example["line"] for example in done.examples] == [7 * n for n in range(1, 11)]
     assert {*done.examples[-1]} == {"file", "line", "reason"}
     assert (done.events, done.bad) == (60, 10)

@@ -46,6 +46,7 @@ from tallystream_worker.cli.commands.ingest import _wait_until_counted
 from tallystream_worker.cli.repartition import drop_topics, to_partitions
 from tallystream_worker.ingest.job import jobs_of, run
 from tallystream_worker.ingest.lines import Mapping
+from tallystream_worker.ingest.pool import IngestRun
 from tallystream_worker.process.failpoints import GIVE_UP_PLACES, MOVE_PLACES
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
@@ -66,6 +67,7 @@ from tests.integration.alerts.test_alerts import count
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.integration.rebuild.test_rebuild import settings_for, stored
 from tests.oracle_rules import tally
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -787,6 +789,27 @@ def test_an_ingest_waits_across_a_move(server):
         moved(harness, 1)
         last = f"{2**42}-0"  # no entry has this ID, so waiting for it would not end
         _wait_until_counted(RedisSettings(url=server.url), {(earlier, 3): last}, threading.Event())
+
+
+def test_an_ingest_is_checked_across_a_move(server, tmp_path):
+    """A file whose topic is removed after a repartition is not lost; if the new topic lacks its offsets, it is."""
+    path = tmp_path / "events.ndjson"
+    path.write_text("".join(f'{{"metric": "view", "subject": "a:{n}"}}\n' for n in range(50)))
+    with Harness(server.url, rules=PLAIN, partitions=4) as harness:
+        parts = jobs_of(str(path), "ndjson", Mapping())
+        runs = [IngestRun(parts, RedisSettings(url=server.url), 1, threading.Event(), lambda _: True) for _ in range(2)]
+        runs[0].run()
+        before = copy_of(harness.client)
+        moved(harness, 3)
+        topic.drop(harness.client, Deployment.create_or_load(harness.client))
+        runs[1].run()
+        assert [run.run_lost() for run in runs] == [False, False]
+        sources = harness.client.hkeys(harness.layout.keys[0].sequences)
+        harness.client.hdel(harness.layout.keys[0].sequences, *[name for name in sources if name.startswith(b"file:")])
+        assert [run.lost() for run in runs] == [[0], [0]]
+        go_back(harness.client, before)
+        assert [run.lost() for run in runs] == [[], [0]]  # the second run expects offsets at their new place
+        assert [runs[1].run_lost(), runs[1].run_lost(), runs[1].total.known] == [True, False, 50]
 
 
 def test_what_is_not_spread_any_more_goes_home(server):

@@ -149,7 +149,7 @@ def saved(server_process: Server, tmp_path_factory: pytest.TempPathFactory) -> t
         append(appender, 1, 2, 3)
         for _ in range(2):
             client.xadd(first.stream, {"metric": "unknown", "subject": "x"})
-        gate = OffsetGate(client, harness.layout, f"file:{identify(client, harness.layout, b'head', '')}")
+        gate = OffsetGate(client, harness.layout, f"file:{identify(client, harness.layout, b'head', '').name}")
         gate.push(0, Chunk(0, 10, *pack(4)[:2]))
         while gate.waiting:
             gate.send()

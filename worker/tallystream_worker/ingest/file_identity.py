@@ -8,6 +8,7 @@ same file with another mapping is another source of events.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,7 +20,20 @@ PREFIX: Final = 64 * 1024
 """The number of bytes that identify a file: those at its beginning; for Parquet, half of them are at its end."""
 
 
-def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The identity of a file.
+
+    Attributes:
+        name: The identity, as hexadecimal digits.
+        size: The number of bytes at the beginning of the file that it was made from.
+    """
+
+    name: str
+    size: int
+
+
+def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> Identity:
     """Return the identity of a file whose first bytes are `head`; store the identity on the server if it is new.
 
     Two files with the same `head` and `salt` have the same identity. A file that grows keeps its identity, also if it
@@ -45,10 +59,10 @@ def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> str
     # Find the longest beginning that was stored before: the file may have been shorter then.
     for size in sorted({*known.values(), len(head)}, reverse=True):
         if 0 < size <= len(head) and (identity := _digest(head[:size], salt)) in known:
-            return identity
+            return Identity(identity, size)
     identity = _digest(head, salt)
     client.hset(files, identity, str(len(head)))
-    return identity
+    return Identity(identity, len(head))
 
 
 def _digest(head: bytes, salt: str) -> str:

@@ -135,8 +135,9 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
     client = connect(store.url)
     try:
         deployment = Deployment.create_or_load(client, store.expected, store.namespace)
+        last_ids: dict[tuple[int, int], str] = {}  # of all attempts: their events may still be uncounted
         while True:
-            progress = IngestProgress()
+            progress = IngestProgress(last_ids=last_ids)
             try:
                 (_append_rows if job.format == "parquet" else _append_text)(job, client, deployment, progress, report)
             except SourceMoved:
@@ -178,7 +179,7 @@ def _append_text(
         for number, blocks in itertools.groupby(source.blocks(SEGMENT), key=lambda block: block.offset // SEGMENT):
             if job.segments is not None and number >= job.first + job.segments:
                 return
-            with SegmentAppender(client, deployment, f"{identity}:{number}", progress, report) as segment:
+            with SegmentAppender(client, deployment, identity, number, progress, report) as segment:
                 if job.format == "combined" and segment.packer.is_summable(job.mapping.metric):
                     goes_on = segment.append_blocks(blocks, job.mapping, source)
                 else:
@@ -200,5 +201,5 @@ def _append_rows(
     """
     identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
     begin = job.first * SEGMENT_ROWS
-    with SegmentAppender(client, deployment, f"{identity}:{job.first}", progress, report) as segment:
+    with SegmentAppender(client, deployment, identity, job.first, progress, report) as segment:
         segment.append_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS)

@@ -78,6 +78,8 @@ class OffsetGate:
         """The topic that the chunks are appended to."""
         self.last_ids: list[str | None] = [None] * layout.partitions
         """By partition, the stream ID of the last entry that this gate appended; `None` if there is none."""
+        self.ends: list[int] = [0] * layout.partitions
+        """By partition, the offset up to which the source is appended, as the server last replied."""
 
     def earlier_offsets(self, earlier: Iterable[Layout]) -> list[list[int]]:
         """Read and return the source's offset for each partition of each earlier topic, as `keep_offsets` stored it.
@@ -90,9 +92,9 @@ class OffsetGate:
         """
         found = []
         for layout in earlier:
-            names = [_earlier(self._source, layout, partition) for partition in range(layout.partitions)]
+            names = [earlier_name(self._source, layout.topic, partition) for partition in range(layout.partitions)]
             marks: Any = self._client.hmget(self._layout.keys[0].sequences, names)
-            found.append([_offset(mark) for mark in marks])
+            found.append([offset_of(mark) for mark in marks])
         return found
 
     def offsets(self) -> list[int]:
@@ -100,7 +102,8 @@ class OffsetGate:
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._layout.keys:
                 pipeline.hget(keys.sequences, self._source)
-            return [_offset(mark) for mark in pipeline.execute()]
+            self.ends = [offset_of(mark) for mark in pipeline.execute()]
+        return list(self.ends)
 
     def push(self, partition: int, chunk: Chunk) -> None:
         """Queue a chunk of a partition, without sending it.
@@ -169,6 +172,7 @@ class OffsetGate:
                 if reply[0] == b"appended":
                     self.last_ids[partition] = reply[1].decode()
                 self._waiting[partition].popleft()
+                self.ends[partition] = chunk.end
                 events += chunk.events
                 continue
             stopped.add(partition)
@@ -184,14 +188,19 @@ def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
         kept: dict[str, bytes] = {}
         for name, mark in client.hscan_iter(keys.sequences, match=f"{SOURCE}*", count=1000):
             source = name.decode()
-            kept[source if _AT in source else _earlier(source, old, partition)] = mark
+            kept[source if _AT in source else earlier_name(source, old.topic, partition)] = mark
         if kept:
             client.hset(new.keys[0].sequences, items=[part for pair in kept.items() for part in pair])
 
 
-def _earlier(source: str, layout: Layout, partition: int) -> str:
-    return f"{source}{_AT}{layout.topic}.{partition}"
+def earlier_name(source: str, topic: int, partition: int) -> str:
+    """Return the name under which the live topic has the offset that a source had in a partition of an earlier topic.
+
+    The offset is in the sequences of partition 0 of the live topic.
+    """
+    return f"{source}{_AT}{topic}.{partition}"
 
 
-def _offset(mark: bytes | None) -> int:
+def offset_of(mark: bytes | None) -> int:
+    """Return the offset in a stored value of a source; 0 if there is no value."""
     return int(mark.split()[0]) if mark else 0

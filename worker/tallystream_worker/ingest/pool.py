@@ -1,4 +1,7 @@
-"""Runs the jobs of an ingest, in this process if one is enough, else in several, and reports their progress."""
+"""Runs the jobs of an ingest, in this process if one is enough, else in several, and reports their progress.
+
+Jobs of which the server has lost events afterwards are run again.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.connect import connect
 from tallystream.client.error_text import text_of
+from tallystream.deployment import Deployment
 from tallystream.errors import TallyError
 from tallystream_worker.ingest.job import Job, run
 from tallystream_worker.ingest.progress import IngestProgress
+from tallystream_worker.ingest.sent import lost_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from multiprocessing.process import BaseProcess
     from threading import Event
 
@@ -25,13 +31,16 @@ if TYPE_CHECKING:
 _SPAWN: Final = multiprocessing.get_context("spawn")
 _POLL: Final = 0.2
 
+_TURNS: Final = 5
+"""How often jobs are run again because the server has lost their events."""
+
 
 class IngestFailed(TallyError):
     """A process of an ingest failed or died. Its appended events are kept, and the next run continues after them."""
 
 
-def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> IngestProgress:
-    """Run jobs until all are done or `stop` is set; then wait until the present chunks are sent.
+class IngestRun:
+    """Runs the jobs of an ingest until the server has what they appended.
 
     Args:
         jobs: The jobs to run.
@@ -40,74 +49,144 @@ def run_all(jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Eve
         stop: Ends the jobs early when it is set.
         report: Called with the progress of all jobs together from time to time; its result is ignored. If the jobs run
             in this process, a second thread may call it at the same time.
-
-    Returns:
-        The numbers of events and lines of all jobs by outcome, so far if `stop` was set.
-
-    Raises:
-        Exception: the errors of `job.run`; only if the jobs run in this process.
-        IngestFailed: the same errors, or the death, of another process.
     """
-    if 1 in (processes, len(jobs)):
-        total = _in_process(jobs, store, stop, report)
-    else:
-        total = _in_processes(jobs, store, processes, stop, report)
-    total.number_from_file()
-    return total
 
+    def __init__(self, jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report) -> None:
+        self._jobs = jobs
+        self._store = store
+        self._processes = processes
+        self._stop = stop
+        self._report = report
+        self._latest: dict[int, IngestProgress] = {}
+        self._turns = 0
 
-def _in_process(jobs: Sequence[Job], store: RedisSettings, stop: Event, report: Report) -> IngestProgress:
-    total = IngestProgress()
-    for job in jobs:
-        if stop.is_set():
-            break
+    @property
+    def total(self) -> IngestProgress:
+        """The numbers of events and lines of all jobs by outcome, a new object.
 
-        def report_total(progress: IngestProgress, done: IngestProgress = total) -> bool:
-            sum_ = replace(done, examples=[])
-            sum_.add(progress)
-            sum_.waiting_for = progress.waiting_for
-            report(sum_)
-            return not stop.is_set()
+        Of a job that was run again, the last attempt; events that an earlier attempt appended are in `known`.
+        """
+        total = _sum(self._latest.values())
+        total.number_from_file()
+        return total
 
-        total.add(run(job, store, report_total))
-    return total
+    def run(self) -> None:
+        """Run all jobs, each once, until they are done or `stop` is set; then wait until the present chunks are sent.
 
+        Raises:
+            Exception: the errors of `job.run`; only if the jobs run in this process.
+            IngestFailed: the same errors, or the death, of another process.
+        """
+        self._run(range(len(self._jobs)))
 
-def _in_processes(
-    jobs: Sequence[Job], store: RedisSettings, processes: int, stop: Event, report: Report
-) -> IngestProgress:
-    tasks, results = _SPAWN.Queue(), _SPAWN.Queue()
-    stopping = _SPAWN.Event()
-    for task in (*enumerate(jobs), *[None] * processes):
-        tasks.put(task)
-    workers = [_SPAWN.Process(target=_child, args=(store, tasks, results, stopping)) for _ in range(processes)]
-    latest: dict[int, IngestProgress] = {}
-    left = len(jobs)
-    with ExitStack() as stack:
-        stack.callback(tasks.cancel_join_thread)  # jobs that no process takes any more must not delay the exit
-        stack.callback(_end, workers, results)
-        stack.callback(stopping.set)
-        for process in workers:
-            process.start()
-        while left:
-            if stop.is_set():
-                stopping.set()
-            # Look first: a process that has exited has sent all its results, so an empty queue is then final.
-            is_running = any(process.is_alive() for process in workers)
-            try:
-                number, found, ended = results.get(timeout=_POLL)
-            except queue.Empty:
-                if not is_running:
-                    break
-                continue
-            if isinstance(found, str):
-                raise IngestFailed(found)
-            latest[number] = found
-            left -= ended
-            report(_sum(latest.values()))
-        if left and not stop.is_set():
-            raise IngestFailed("an ingest process died: run the same command again to append the remaining events")
-    return _sum(latest.values())
+    def lost(self) -> list[int]:
+        """Return the numbers of the jobs of which the server has lost events that it had appended; write nothing else.
+
+        Identities of files that the server has lost are stored again, and a deployment if there is none.
+
+        Raises:
+            ConfigurationError, DeploymentChanged, KeyLost: see `Deployment.create_or_load`.
+            RedisError: the server does not answer, or refuses the commands.
+        """
+        segments = [segment for progress in self._latest.values() for segment in progress.segments]
+        if not segments:
+            return []
+        client = connect(self._store.url)
+        try:
+            known = segments[0].partitions
+            deployment = Deployment.create_or_load(client, None, self._store.namespace, unless_stored=known)
+            sources = lost_sources(client, deployment.layout, segments)
+        finally:
+            client.close()
+        return [
+            number
+            for number, progress in sorted(self._latest.items())
+            if any(segment.source in sources for segment in progress.segments)
+        ]
+
+    def run_lost(self) -> bool:
+        """Run the jobs again of which the server has lost events; return whether there were any.
+
+        Call it again until it returns `False`: the server may lose events while the jobs run.
+
+        Raises:
+            IngestFailed: the jobs were run again 5 times, and the server has lost events once more; or see `run`.
+            Exception: the errors of `lost` and of `run`.
+        """
+        if not (lost := self.lost()):
+            return False
+        path = self._jobs[lost[0]].path
+        if self._turns == _TURNS:
+            raise IngestFailed(
+                f"{path}: the server has lost events of this file {_TURNS + 1} times after it had stored them. Find "
+                "out why its data goes back to an older state, then run the same command again: it appends what is "
+                "missing"
+            )
+        self._turns += 1
+        self._run(lost)
+        return True
+
+    def _run(self, numbers: Sequence[int]) -> None:
+        """Run jobs as `run` does; keep the last stream IDs of their earlier attempts."""
+        earlier = {number: self._latest[number].last_ids for number in numbers if number in self._latest}
+        try:
+            if 1 in (self._processes, len(numbers)):
+                self._in_process(numbers)
+            else:
+                self._in_processes(numbers)
+        finally:
+            for number, last_ids in earlier.items():
+                self._latest[number].wait_for(last_ids)
+
+    def _in_process(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if self._stop.is_set():
+                break
+            done = _sum(progress for other, progress in self._latest.items() if other != number)
+
+            def report_total(progress: IngestProgress, done: IngestProgress = done) -> bool:
+                sum_ = replace(done, examples=[], last_ids={})
+                sum_.add(progress)
+                sum_.waiting_for = progress.waiting_for
+                self._report(sum_)
+                return not self._stop.is_set()
+
+            self._latest[number] = run(self._jobs[number], self._store, report_total)
+
+    def _in_processes(self, numbers: Sequence[int]) -> None:
+        tasks, results = _SPAWN.Queue(), _SPAWN.Queue()
+        stopping = _SPAWN.Event()
+        processes, stop = self._processes, self._stop
+        for task in (*((number, self._jobs[number]) for number in numbers), *[None] * processes):
+            tasks.put(task)
+        workers = [
+            _SPAWN.Process(target=_child, args=(self._store, tasks, results, stopping)) for _ in range(processes)
+        ]
+        left = len(numbers)
+        with ExitStack() as stack:
+            stack.callback(tasks.cancel_join_thread)  # jobs that no process takes any more must not delay the exit
+            stack.callback(_end, workers, results)
+            stack.callback(stopping.set)
+            for process in workers:
+                process.start()
+            while left:
+                if stop.is_set():
+                    stopping.set()
+                # Look first: a process that has exited has sent all its results, so an empty queue is then final.
+                is_running = any(process.is_alive() for process in workers)
+                try:
+                    number, found, ended = results.get(timeout=_POLL)
+                except queue.Empty:
+                    if not is_running:
+                        break
+                    continue
+                if isinstance(found, str):
+                    raise IngestFailed(found)
+                self._latest[number] = found
+                left -= ended
+                self._report(_sum(self._latest.values()))
+            if left and not stop.is_set():
+                raise IngestFailed("an ingest process died: run the same command again to append the remaining events")
 
 
 def _end(workers: Sequence[BaseProcess], results: Any) -> None:
@@ -117,7 +196,7 @@ def _end(workers: Sequence[BaseProcess], results: Any) -> None:
             results.get(timeout=_POLL)
 
 
-def _sum(parts: Any) -> IngestProgress:
+def _sum(parts: Iterable[IngestProgress]) -> IngestProgress:
     total = IngestProgress()
     for part in parts:
         total.add(part)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.wire.stream_id import parse_id
+
+if TYPE_CHECKING:
+    from tallystream_worker.ingest.sent import SentSegment
 
 _SHOWN: Final = 10
 _CHUNK: Final = 2**20
@@ -28,6 +31,7 @@ class IngestProgress:
             `line` is `None` if it is not known. Lines that were noted together have one example.
         last_ids: By topic and partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
+        segments: The segments that were read to their end; `add` leaves them out.
     """
 
     events: int = 0
@@ -37,6 +41,7 @@ class IngestProgress:
     examples: list[dict[str, Any]] = field(default_factory=list)
     last_ids: dict[tuple[int, int], str] = field(default_factory=dict)
     waiting_for: str | None = None
+    segments: tuple[SentSegment, ...] = ()
 
     def note(self, name: str, number: int, reason: str, lines: int = 1, *, begin: int = 0) -> None:
         """Add bad lines that have the same reason; keep one example of them, unless there are 10.
@@ -72,14 +77,19 @@ class IngestProgress:
     def add(self, other: IngestProgress) -> None:
         """Add the figures of another job to these.
 
-        For each partition of a topic, keep the larger of the two last stream IDs. `waiting_for` stays unchanged.
+        For each partition of a topic, keep the larger of the two last stream IDs. `waiting_for` and `segments` stay
+        unchanged.
         """
         self.events += other.events
         self.known += other.known
         self.bad += other.bad
         self.read += other.read
         self.examples = (self.examples + other.examples)[:_SHOWN]
-        for place, id_ in other.last_ids.items():
+        self.wait_for(other.last_ids)
+
+    def wait_for(self, last_ids: Mapping[tuple[int, int], str]) -> None:
+        """Add the last stream IDs of an earlier attempt: for each partition of a topic, keep the larger of the two."""
+        for place, id_ in last_ids.items():
             self.last_ids[place] = max(id_, self.last_ids.get(place, ""), key=_order)
 
 

@@ -15,6 +15,7 @@ from tallystream_worker.ingest.lines import BadLine, BlockEvents
 from tallystream_worker.ingest.offsets import SOURCE, OffsetGate
 from tallystream_worker.ingest.packer import EventPacker
 from tallystream_worker.ingest.sender import ChunkSender
+from tallystream_worker.ingest.sent import SentSegment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.deployment import Deployment
+    from tallystream_worker.ingest.file_identity import Identity
     from tallystream_worker.ingest.lines import Block, LineOutcome, Mapping
     from tallystream_worker.ingest.progress import IngestProgress, Report
     from tallystream_worker.ingest.source import Source
@@ -41,8 +43,9 @@ class SegmentAppender:
     Args:
         client: A client that never sends a command twice.
         deployment: The deployment to append to.
-        name: The unique name of the segment: the identity of the file, and the number of the segment.
-        progress: Gets the numbers of events and lines by outcome.
+        identity: The identity of the file.
+        number: The number of the segment.
+        progress: Gets the numbers of events and lines by outcome, and the segment when its events are appended.
         report: Called with the progress from time to time, also by the sender's thread; returns whether to continue.
 
     Attributes:
@@ -50,10 +53,24 @@ class SegmentAppender:
     """
 
     def __init__(
-        self, client: redis.Redis, deployment: Deployment, name: str, progress: IngestProgress, report: Report
+        self,
+        client: redis.Redis,
+        deployment: Deployment,
+        identity: Identity,
+        number: int,
+        progress: IngestProgress,
+        report: Report,
     ) -> None:
-        gate = OffsetGate(client, deployment.layout, f"{SOURCE}{name}")
-        earlier_offsets = gate.earlier_offsets(deployment.earlier_layouts)
+        self._source = f"{SOURCE}{identity.name}:{number}"
+        self._identity = identity
+        self._gate = gate = OffsetGate(client, deployment.layout, self._source)
+        earlier_layouts = list(deployment.earlier_layouts)
+        earlier_offsets = gate.earlier_offsets(earlier_layouts)
+        self._earlier = {
+            (layout.topic, partition): offset
+            for layout, offsets in zip(earlier_layouts, earlier_offsets, strict=True)
+            for partition, offset in enumerate(offsets)
+        }
         self.packer = EventPacker(deployment.layout, deployment.declared, gate.offsets(), earlier_offsets)
         self._sender = ChunkSender(gate, progress, report)
         self._progress = progress
@@ -150,4 +167,9 @@ class SegmentAppender:
     def _finish(self, end: int) -> bool:
         is_sent = self._sender.push(self.packer.remaining_chunks(end)) and self._sender.finish()
         self._progress.known += self.packer.known
+        if is_sent:
+            gate = self._gate
+            marks = self._earlier | {(gate.topic, partition): end for partition, end in enumerate(gate.ends)}
+            offsets = {place: offset for place, offset in marks.items() if offset}
+            self._progress.segments += (SentSegment(self._source, self._identity, offsets, len(gate.ends)),)
         return is_sent and self._report(self._progress)

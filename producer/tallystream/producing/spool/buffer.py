@@ -67,6 +67,8 @@ class Spool(Buffer):
         self._planned_to = self._confirmed_to = 0
         self._in_flight: deque[tuple[int, records.EntryPlan]] = deque()  # the cycle and the plan of each seal
         self._unplanned = 0
+        self.is_released = False
+        """Whether `release` was called: nothing more is written to files, and no event may be added."""
         self._plans = random.randrange(MAX_PARTITIONS)  # noqa: S311  # producers begin at different partitions
         if segments is not None:
             found = recover(segments, spool.namespace)
@@ -203,9 +205,9 @@ class Spool(Buffer):
             SpoolError: the name could not be written to the spool; nothing has changed.
         """
         with self._lock:
-            segments = self._open_segments()
             rename = records.QueueRename(partition, name, base, since)
-            self._write(segments, records.RENAME, rename)
+            if not self.is_released:  # else all events are confirmed, and no other process can continue the queue
+                self._write(self._open_segments(), records.RENAME, rename)
             self._queues.rename(rename, [plan for _, plan in self._in_flight])
 
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
@@ -272,6 +274,7 @@ class Spool(Buffer):
     def release(self) -> None:
         """Close the files, after the last write; remove them if all events are confirmed; do nothing if closed."""
         with self._lock:
+            self.is_released = True
             if self._segments is not None:
                 self._segments.close(remove=self._is_delivered())
                 self._segments = None

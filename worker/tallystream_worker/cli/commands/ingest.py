@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,16 +23,20 @@ from tallystream_worker.ingest import Field, Format, Mapping, open_source
 from tallystream_worker.ingest.formats.registry import format_of
 from tallystream_worker.ingest.job import jobs_of, size_of
 from tallystream_worker.ingest.pipe import emit_piped
-from tallystream_worker.ingest.pool import run_all
+from tallystream_worker.ingest.pool import IngestRun
 from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.process.signals import stop_on_signals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from threading import Event
 
     from tallystream_worker.settings.settings import RedisSettings
 
 _COUNTED_POLL: Final = 0.02
+
+_LOST_POLL: Final = 1.0
+"""Seconds between two checks that the server still has the events that are waited for."""
 
 
 def ingest(
@@ -86,17 +91,21 @@ def ingest(
         rules = totals.deployment.declared
     if rules is not None and "combined" in formats:
         rules.refuse_undeclared(metric)
-    total = IngestProgress()
+    emitted = IngestProgress()
     with stop_on_signals() as stop, IngestBar(size_of(jobs)) as bar:
+        run = IngestRun(jobs, settings.redis, processes or max(1, (os.cpu_count() or 2) - 1), stop, bar)
         if jobs:
-            n = processes or max(1, (os.cpu_count() or 2) - 1)
-            total = run_all(jobs, settings.redis, n, stop, bar)
+            run.run()
         if "-" in names and not stop.is_set():
             with open_source("-") as piped:
-                total.add(emit_piped(piped, format or "combined", mapping, settings.redis, bar, wait=wait))
-        stopped = stop.is_set()
-        if wait and not stopped:
-            _wait_until_counted(settings.redis, total.last_ids, stop)
+                emitted = emit_piped(piped, format or "combined", mapping, settings.redis, bar, wait=wait)
+        while not (stopped := stop.is_set()):
+            if wait:
+                _wait_until_counted(settings.redis, run.total.last_ids, stop, run.lost)
+            if not run.run_lost():
+                break
+    total = run.total
+    total.add(emitted)
     if json:
         found = {"events": total.events, "known": total.known, "bad_lines": total.bad, "examples": total.examples}
         print_json(found | {"complete": not stopped})
@@ -117,7 +126,24 @@ def _report(total: IngestProgress, *, counted: bool, stopped: bool) -> None:
         error_console.print("stopped; run the same command again to continue from here")
 
 
-def _wait_until_counted(store: RedisSettings, last_ids: dict[tuple[int, int], str], stop: Event) -> None:
+def _wait_until_counted(
+    store: RedisSettings,
+    last_ids: dict[tuple[int, int], str],
+    stop: Event,
+    lost: Callable[[], object] = lambda: False,
+) -> None:
+    """Wait until entries are counted; return early if `stop` is set, or if `lost` returns that entries are lost.
+
+    Args:
+        store: The server and namespace.
+        last_ids: By topic and partition, the stream ID of the last of the entries.
+        stop: Ends the wait.
+        lost: Called about once a second.
+
+    Raises:
+        Exception: the errors of `lost` and of reads.
+    """
+    checked_at = time.monotonic()
     with closing(Totals(store.url, namespace=store.namespace)) as totals:
         for (topic, partition), last_id in last_ids.items():
             while not stop.is_set():
@@ -128,4 +154,8 @@ def _wait_until_counted(store: RedisSettings, last_ids: dict[tuple[int, int], st
                 query = Query(position_commands(keys), partial(parse_position, group_name=keys.group))
                 if parse_id(totals.run(query).as_of) >= parse_id(last_id):
                     break
+                if time.monotonic() - checked_at > _LOST_POLL:
+                    if lost():
+                        return  # the workers may never count past an ID that the server has lost
+                    checked_at = time.monotonic()
                 stop.wait(_COUNTED_POLL)

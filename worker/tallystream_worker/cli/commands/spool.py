@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+from tallystream.client.error_text import text_of
 from tallystream.errors import FlushTimeout, SpoolError
 from tallystream.producing.producer import Producer
 from tallystream.producing.spool.recovery import orphaned_segments, recover
@@ -72,6 +73,8 @@ def _waiting(folder: Path, namespace: str) -> list[dict[str, str | int | None]]:
             events = recover(segments, where.namespace).events
         except SpoolError as error:
             problem = str(error)
+        except OSError as error:
+            problem = f"{segments.folder} cannot be read: {text_of(error)}"
         rows.append({"spool": segments.folder.name, "events": events, "bytes": segments.size, "problem": problem})
         segments.close()
     return rows
