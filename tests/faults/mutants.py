@@ -67,6 +67,7 @@ class Mutant:
         return folder
 
 
+_OTHER_TYPES: Final = "tests/integration/counting/test_other_types.py"
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
 _RETENTION: Final = "tests/integration/snapshot/test_changed_retention.py"
@@ -2332,6 +2333,22 @@ MUTANTS: Final = (
             Edit("tallystream_worker/snapshot/restore_lock.py", "nx=True, px=", "px="),
         ),
         tests=(f"{_TWO_RESTORES}::test_a_running_restore_is_named",),
+    ),
+    Mutant(
+        "a-key-of-another-type-stops-its-neighbours",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/plan.lua",
+                "    require('tallystream.storage.lua.rules.mistyped').find(planned, failure)",
+                "    error(failure, 0)",
+            ),
+        ),
+        tests=(f"{_OTHER_TYPES}::test_a_key_of_another_type_makes_dead_letters_of_its_events_only",),
+    ),
+    Mutant(
+        "old-values-are-saved-without-a-check",
+        (Edit("tallystream/storage/lua/rules/plan.lua", "    redis.call('LLEN', cut .. ':before')\n", ""),),
+        tests=(f"{_OTHER_TYPES}::test_the_keys_of_a_snapshot_have_another_type",),
     ),
     Mutant(
         "restore-counts-after-a-takeover",
