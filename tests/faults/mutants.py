@@ -2346,6 +2346,16 @@ MUTANTS: Final = (
         tests=(f"{_OTHER_TYPES}::test_a_key_of_another_type_makes_dead_letters_of_its_events_only",),
     ),
     Mutant(
+        "verify-trusts-the-types-of-keys",
+        (Edit("tallystream_worker/verify/keys.py", 'elif type_ not in ("none", *_types_of(name)):', "elif False:"),),
+        tests=(f"{_VERIFY}::test_a_key_of_another_type_is_named_and_mended_by_a_rebuild",),
+    ),
+    Mutant(
+        "rebuild-stops-at-a-key-of-another-type",
+        (Edit("tallystream_worker/rebuild/values.py", "        if not is_wrong_type(error):", "        if True:"),),
+        tests=(f"{_VERIFY}::test_a_key_of_another_type_is_named_and_mended_by_a_rebuild",),
+    ),
+    Mutant(
         "old-values-are-saved-without-a-check",
         (Edit("tallystream/storage/lua/rules/plan.lua", "    redis.call('LLEN', cut .. ':before')\n", ""),),
         tests=(f"{_OTHER_TYPES}::test_the_keys_of_a_snapshot_have_another_type",),
