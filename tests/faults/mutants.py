@@ -2346,6 +2346,11 @@ MUTANTS: Final = (
         tests=(f"{_OTHER_TYPES}::test_a_key_of_another_type_makes_dead_letters_of_its_events_only",),
     ),
     Mutant(
+        "reopen-forgets-retractions-in-silence",
+        (Edit("tallystream_worker/rebuild/describe.py", "if not records and not force and", "if False and"),),
+        tests=(f"{_DESCRIBE}::test_retractions_that_are_not_known_are_not_forgotten_in_silence",),
+    ),
+    Mutant(
         "verify-trusts-the-types-of-keys",
         (Edit("tallystream_worker/verify/keys.py", 'elif type_ not in ("none", *_types_of(name)):', "elif False:"),),
         tests=(f"{_VERIFY}::test_a_key_of_another_type_is_named_and_mended_by_a_rebuild",),
