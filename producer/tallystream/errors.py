@@ -85,29 +85,33 @@ class StreamError(TallyError):
 
 
 class KeyLost(StreamError):
-    """A key was deleted or evicted, and counting without it would be wrong: nothing was appended or counted.
+    """A key was deleted, evicted or replaced, and counting without it would be wrong: nothing was appended or counted.
 
     The message states what repairs it.
 
     Args:
         key: Name of the key.
+        kind: The type that the key has instead of the right one, such as `list`; `None` if the key does not exist.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, kind: str | None = None) -> None:
         remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
-        super().__init__(
-            f"{key} was deleted or evicted: this deployment had it before. Nothing is appended, counted or read that "
-            f"needs it. {remedy}"
-        )
+        if kind is None:
+            problem = "was deleted or evicted: this deployment had it before"
+        else:
+            problem = f"has the type {kind}: another client replaced it"
+            remedy = remedy if "tallystream rebuild;" in remedy else f"Delete it. {remedy}"
+        super().__init__(f"{key} {problem}. Nothing is appended, counted or read that needs it. {remedy}")
         self.key = key
 
 
 _REMEDIES: Final = {
-    r":(seen|limit|labels):|:g\d+:(ledger|begun|gone|backfilled)$|:forgotten$": (
+    r":(seen|limit|labels):|:g\d+:(ledger|begun|gone|backfilled)$|:(forgotten|periods|resets)$": (
         "To repair it, rebuild the counters (tallystream rebuild; if a rebuild is not finished, give it up first with "
         "tallystream rebuild --drop)"
     ),
-    r":copied$": (
+    r":cut(:before|:copied)?$": "The next snapshot creates it",
+    r"\}:(l\d+:)?copied$": (
         "To repair it, give the repartition up or, if it is finished, remove the earlier topic (tallystream rebuild "
         "--drop)"
     ),

@@ -67,6 +67,7 @@ class Mutant:
         return folder
 
 
+_OTHER_TYPES: Final = "tests/integration/counting/test_other_types.py"
 _LOOP: Final = "tests/integration/counting/test_loop.py"
 _FORGOTTEN: Final = "tests/integration/producing/test_forgotten.py"
 _RETENTION: Final = "tests/integration/snapshot/test_changed_retention.py"
@@ -2381,6 +2382,37 @@ MUTANTS: Final = (
             Edit("tallystream_worker/snapshot/restore_lock.py", "nx=True, px=", "px="),
         ),
         tests=(f"{_TWO_RESTORES}::test_a_running_restore_is_named",),
+    ),
+    Mutant(
+        "a-key-of-another-type-stops-its-neighbours",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/plan.lua",
+                "    require('tallystream.storage.lua.rules.mistyped').find(planned, failure)",
+                "    error(failure, 0)",
+            ),
+        ),
+        tests=(f"{_OTHER_TYPES}::test_a_key_of_another_type_makes_dead_letters_of_its_events_only",),
+    ),
+    Mutant(
+        "reopen-forgets-retractions-in-silence",
+        (Edit("tallystream_worker/rebuild/describe.py", "if not records and not force and", "if False and"),),
+        tests=(f"{_DESCRIBE}::test_retractions_that_are_not_known_are_not_forgotten_in_silence",),
+    ),
+    Mutant(
+        "verify-trusts-the-types-of-keys",
+        (Edit("tallystream_worker/verify/keys.py", 'elif type_ not in ("none", *_types_of(name)):', "elif False:"),),
+        tests=(f"{_VERIFY}::test_a_key_of_another_type_is_named_and_mended_by_a_rebuild",),
+    ),
+    Mutant(
+        "rebuild-stops-at-a-key-of-another-type",
+        (Edit("tallystream_worker/rebuild/values.py", "        if not is_wrong_type(error):", "        if True:"),),
+        tests=(f"{_VERIFY}::test_a_key_of_another_type_is_named_and_mended_by_a_rebuild",),
+    ),
+    Mutant(
+        "old-values-are-saved-without-a-check",
+        (Edit("tallystream/storage/lua/rules/plan.lua", "    redis.call('LLEN', cut .. ':before')\n", ""),),
+        tests=(f"{_OTHER_TYPES}::test_the_keys_of_a_snapshot_have_another_type",),
     ),
     Mutant(
         "restore-counts-after-a-takeover",

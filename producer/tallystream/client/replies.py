@@ -131,6 +131,14 @@ def is_refusal(error: RedisError) -> bool:
     return isinstance(error, AuthenticationError) or is_permission_missing(error) or _word(error) == "WRONGTYPE"
 
 
+def is_wrong_type(error: object) -> TypeGuard[ResponseError]:
+    """Return whether an object is the error of a command whose key has another type than the command needs.
+
+    `WRONGTYPE Operation against a key holding the wrong kind of value`
+    """
+    return isinstance(error, ResponseError) and _word(error) == "WRONGTYPE"
+
+
 def is_about_server(error: RedisError) -> bool:
     """Return whether an error comes from the server's state, the connection or the user's permissions.
 

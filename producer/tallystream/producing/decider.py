@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import EventError, GenerationSwitched, KeyLost, StreamFull, Unconfirmed
+from tallystream.errors import EventError, GenerationSwitched, KeyLost, StreamError, StreamFull, Unconfirmed
 from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
@@ -94,6 +94,7 @@ class Decider:
                 too far ahead (a given time also by this host's clock); the event was not appended.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
+            StreamError: a key of the event's metric has another type; the event was not counted. The message names it.
             ConfigurationError: the server was emptied, and no worker has published rules since, or this release cannot
                 read the stored deployment; the event was not counted.
             Unconfirmed: the event was appended and decided (counted or rejected), but no replica or disk confirmed that
@@ -182,6 +183,11 @@ class Decider:
             raise EventError("at", f"is {ago} ago by the server's clock, too late for {event.metric}")
         if answer == b"ahead":
             raise EventError("at", f"is more than {MAX_AHEAD:,} seconds in the future by the server's clock")
+        if answer == b"rejected" and details[0]:
+            raise StreamError(
+                f"{details[0].decode()}. The event needs this key, so it was not counted. To repair it, rebuild the "
+                "counters (tallystream rebuild)"
+            )
         if answer != b"decided":
             raise EventError("amount", f"would take the total of {event.subject} out of +-{MAX_AMOUNT:,}")
         id_, accepted, reason, total, used = details

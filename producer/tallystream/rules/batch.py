@@ -385,7 +385,7 @@ class Batch:
         Also add the key of the outbox.
         """
         batch["outbox"], batch["touched"] = self._keys.outbox, []
-        for (metric, rule), of_rule in zip(rules.items(), batch["rules"], strict=True):
+        for number, (metric, rule) in enumerate(rules.items(), 1):
             alerts = self._alerts.get(metric, ())
             subjects = self._subjects(metric) if alerts else set()
             buckets: dict[int, set[Bucket]] = defaultdict(set)
@@ -400,8 +400,9 @@ class Batch:
                 if alert.span is None
             ]
             if found := looks(self._keys, counted, subjects, buckets, self.received):
-                of_rule["watch"] = found
-            batch["touched"] += touches(self._keys, [alert for alert in alerts if alert.span], subjects)
+                batch["rules"][number - 1]["watch"] = found
+            ranges = touches(self._keys, [alert for alert in alerts if alert.span], subjects)
+            batch["touched"] += [[number, *each] for each in ranges]
 
     def _subjects(self, metric: str) -> set[str]:
         found: set[str] = set()

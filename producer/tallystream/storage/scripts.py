@@ -98,7 +98,7 @@ class Script:
             KeyLost: the partition has lost the key that the reply names; the script has changed nothing.
         """
         if reply[0] == b"damaged":
-            raise KeyLost(reply[1].decode())
+            raise KeyLost(*(field.decode() for field in reply[1:]))
         return reply
 
     def queue(self, pipeline: Pipeline, keys: list[str], args: list[Any]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, KeyLost
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
@@ -235,7 +235,8 @@ def test_an_outbox_of_another_type_counts_nothing_half(server: Server) -> None:
         harness.client.set(harness.layout.keys[0].outbox, "x")
         with Producer(harness.url) as producer:
             producer.emit("like", "a")
-        harness.drain()
+        with pytest.raises(KeyLost, match=":alerts has the type string"):
+            harness.drain()
         assert (harness.totals(), harness.waiting()) == ({}, 1)
         harness.client.delete(harness.layout.keys[0].outbox)
         harness.finish()

@@ -5,15 +5,19 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, KeyLost
+from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import Layout
-from tallystream_worker.rebuild.describe import describe
+from tallystream_worker.rebuild.describe import describe, retracted_events
 from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.rebuild import Rebuild
 from tallystream_worker.rebuild.reopen import reopen
+from tallystream_worker.rebuild.retract import propose_without
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.migration import Repartition
@@ -165,3 +169,33 @@ def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):
     with pytest.raises(ConfigurationError, match="while a rebuild was switching"):
         describe(harness.client, "tally", 0)
     assert not harness.client.exists(harness.layout.root)
+
+
+def test_retractions_that_are_not_known_are_not_forgotten_in_silence(harness):
+    """Without a record of the rules, the archive has the retractions; if it has none, `force` is needed."""
+    fields = {"metric": "view", "subject": "a", "actor": "u"}
+    last = harness.client.xadd(harness.layout.keys[3].stream, fields).decode()
+    harness.drain()
+    retraction = Retraction(until={harness.layout.keys[3].stream: last}, actor="u")
+    generation = propose_without(harness.client, Deployment.load(harness.client), retraction)
+    deployment = Deployment.load(harness.client)
+    with Rebuild(settings_for(harness.url, RULES, 8), deployment, generation) as run:
+        run.begin()
+        run.catch_up()
+        run.switch()
+    drop(harness.client, Deployment.load(harness.client), 1)
+    layout = Deployment.load(harness.client).layout
+    harness.client.delete(layout.root, layout.rule_changes)
+    for manifest in (None, {"epoch": "archived", "partitions": 8}):
+        with pytest.raises(StreamError, match=r"^1 events were retracted.* --force\. If you have an archive"):
+            describe(harness.client, "tally", 8, lambda _, manifest=manifest: manifest)
+        assert not harness.client.exists(layout.root)
+    noted = {"epoch": "archived", "partitions": 8, "retracted": msgspec.to_builtins([retraction])}
+    assert describe(harness.client, "tally", 8, lambda _: noted, rules=RULES) == [layout.root]
+    found = Deployment.find(harness.client)
+    assert found.declared == msgspec.structs.replace(RULES, retracted=(retraction,))
+    assert found.revision > deployment.revision
+    harness.client.delete(layout.root)
+    assert describe(harness.client, "tally", 8, force=True) == [layout.root]
+    found = Deployment.find(harness.client)
+    assert (found.declared, retracted_events(harness.client, found.layout)) == (None, 1)

@@ -28,7 +28,9 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.baseline import Sources
-from tallystream_worker.rebuild.rebuild import propose
+from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.service.server_stats import query_server_stats
@@ -48,6 +50,7 @@ from tallystream_worker.verify.schedule import ScheduledVerification
 from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
 from tests.paths import ROOT
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -715,3 +718,38 @@ def test_a_verification_whose_result_cannot_be_recorded_is_not_repeated_at_once(
     finally:
         reader.close()
         world.client.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_a_key_of_another_type_is_named_and_mended_by_a_rebuild(world: World) -> None:
+    """Whatever key has another type, `verify` names it; a rebuild mends every key that it replaces."""
+    copy, mended = copy_of(world.client), set()
+    found = {
+        key.decode().split("}:")[-1].partition(":")[0]: key
+        for key in sorted(copy)
+        if not key.endswith((b"meta", b":live", b":stream", b":seq"))
+    }
+    for key in found.values():
+        go_back(world.client, copy)
+        kind = "list" if world.client.type(key) != b"list" else "string"
+        world.client.delete(key)
+        world.client.rpush(key, "x") if kind == "list" else world.client.set(key, "x")
+        report = world.verify(archive=False, snapshot=False)
+        (detail,) = report.findings["keys.mistyped"].details
+        assert detail.startswith(f"{key.decode()} has the type {kind}"), key
+        assert all("WRONGTYPE" not in each.text for each in report.failed)
+        if detail != f"{key.decode()} has the type {kind}":
+            continue
+        deployment = Deployment.load(world.client)
+        generation = propose(world.client, deployment, RULES)
+        deployment = Deployment.load(world.client)
+        with Rebuild(Settings(RedisSettings(world.harness.url), rules=RULES), deployment, generation) as run:
+            run.begin()
+            run.catch_up()
+            assert all(each.stream for each in compare(world.client, deployment, generation))
+            run.switch()
+        drop(world.client, Deployment.load(world.client), 1)
+        assert not world.client.exists(key), key
+        assert not world.verify(archive=False, snapshot=False).findings.keys() - {"keys.lost"}, key  # no rules recorded
+        mended.add(key.decode().split(":")[2])
+    assert mended >= {"total", "hour", "day", "top", "limit", "once", "seen", "unique", "sketch", "labels", "up"}
+    assert mended >= {"periods", "forgotten", "dead"}

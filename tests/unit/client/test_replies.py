@@ -28,7 +28,7 @@ ON_THE_WIRE = [
     ("ERR unknown command 'WAITAOF', with args beginning with: '1' '0' ", {"command_unknown"}),
     ("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.", {"append_only_file_missing"}),
     ("ERR This instance has cluster support disabled", {"single_server"}),
-    ("WRONGTYPE Operation against a key holding the wrong kind of value", {"refusal"}),
+    ("WRONGTYPE Operation against a key holding the wrong kind of value", {"refusal", "wrong_type"}),
     ("NOPERM User u has no permissions to run the 'set' command", {"permission_missing", "refusal", "about_server"}),
     (
         "ERR The user executing the script can't run this command or subcommand",

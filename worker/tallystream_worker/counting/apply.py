@@ -13,9 +13,12 @@ from tallystream.client.replies import is_group_missing
 from tallystream.errors import StreamError
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
+from tallystream_worker.counting.fold_result import parse_faults
 from tallystream_worker.process import failpoints
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import redis
 
     from tallystream.client.durability import DurabilityCheck
@@ -85,14 +88,14 @@ class Outdated:
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """Some totals or buckets of the batch cannot take their delta; nothing was counted.
+    """Some totals or buckets of the batch cannot take their delta, or have another type; nothing was counted.
 
     Attributes:
-        totals: The metric and subject of each of these counters, at most 1,000. If there are more, the next attempt
-            returns them, after these are excluded.
+        totals: By metric and subject of each of these counters, the reason; at most 2,000. If there are more, the next
+            attempt returns them, after these are excluded.
     """
 
-    totals: frozenset[FoldFault]
+    totals: Mapping[FoldFault, str]
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def apply(
     if answer == b"outdated":
         return Outdated(int(texts[0]))
     if answer == b"rejected":
-        return TotalsRejected(frozenset(zip(texts[::2], texts[1::2], strict=True)))
+        return TotalsRejected(parse_faults(details))
     raise StreamError(f"{keys.stream}: apply.lua returned {answer!r}")
 
 

@@ -152,7 +152,7 @@ class PayloadFold:
         )
         rule = self._rules.metric.get(metric)
         earlier = self._count_earlier(single) if actor is not None and (rule is None or rule.once is not None) else 0
-        reason = result.excluded.get((metric, subject))
+        reason = result.why_excluded(metric, subject) if result.excluded else None
         if rule is None or at > entry.id_time + MAX_AHEAD * 1000:
             reason = self._refusal(metric, at, entry)
         elif reason is None:
@@ -203,7 +203,7 @@ class PayloadFold:
     def _add_reset(self, result: FoldResult, entry: Entry, reset: Reset) -> None:
         """Add a reset to the batch; ignore it if its metric is not declared or not exact, or if it is excluded."""
         rule = self._rules.metric.get(reset.metric)
-        if rule is not None and rule.exact and (reset.metric, reset.subject) not in result.excluded:
+        if rule is not None and rule.exact and result.why_excluded(reset.metric, reset.subject) is None:
             result.batch.add_reset(self._places(reset.metric, entry.received // 60_000), reset.subject, entry.id)
 
     def _open(self, result: FoldResult, entry: Entry, metric: str, minute: int) -> BucketSet:
@@ -259,7 +259,7 @@ class PayloadFold:
         """Add one dead letter for each reason, with the excluded events; return the group without these events."""
         faulty: dict[str, set[str]] = defaultdict(set)  # by reason
         for subject in {*group.ones, *group.counts, *group.sums}:
-            if (reason := result.excluded.get((group.metric, subject))) is not None:
+            if (reason := result.why_excluded(group.metric, subject)) is not None:
                 faulty[reason].add(subject)
         for reason, subjects in faulty.items():
             self._add_dead(result, entry, Payload([_part(group, subjects, keep=True)], []), reason)

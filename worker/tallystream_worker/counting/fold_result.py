@@ -7,18 +7,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tallystream.rules.batch import Batch
     from tallystream.wire.codec import Payload
     from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
 
-FoldFault = tuple[str, str]
-"""A metric and a subject whose events cannot be counted in this batch."""
+FoldFault = tuple[str, str | None]
+"""A metric and a subject whose events cannot be counted in this batch; with the subject `None`, all of the metric."""
 
 OVERFLOW: Final = "the total would exceed +-(2^53 - 1), or the value of its key is not a whole number"
 """The reason in the dead letters of events whose total cannot take its delta."""
+
+
+def parse_faults(fields: Sequence[bytes]) -> dict[FoldFault, str]:
+    """Return what a script has rejected, with the reasons, from the fields of its reply: see `rejection.lua`."""
+    texts = [field.decode() for field in fields]
+    rejected = zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+    return {(metric, subject or None): reason or OVERFLOW for metric, subject, reason in rejected}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class FoldResult:
 
     Attributes:
         batch: The deltas for the script: sums, votes, ids and the actors of unique counts.
-        excluded: By metric and subject, the reason why their events become dead letters in this batch.
+        excluded: By metric and subject (`None` for all), the reason why their events become dead letters in this batch.
         entries: The entries that the script acknowledges when it applies the batch.
         settled: By metric, the number of events whose deltas are in `batch`. The events of `dead`, `late` and
             `retracted` are not in it.
@@ -127,9 +134,13 @@ class FoldResult:
         moves["dropped"] = sum(letter.events for letter in self.dropped)
         return {name: events for name, events in moves.items() if events}
 
-    def excluding(self, totals: Iterable[FoldFault]) -> Mapping[FoldFault, str]:
-        """Return a copy of `excluded` for the next fold of these entries, with `totals` added for reason `OVERFLOW`."""
-        return {**self.excluded, **dict.fromkeys(totals, OVERFLOW)}
+    def excluding(self, faults: Mapping[FoldFault, str]) -> Mapping[FoldFault, str]:
+        """Return a copy of `excluded` for the next fold of these entries, with `faults` and their reasons added."""
+        return {**self.excluded, **faults}
+
+    def why_excluded(self, metric: str, subject: str) -> str | None:
+        """Return the reason why the events of a subject become dead letters in this batch; `None` if they do not."""
+        return self.excluded.get((metric, subject)) or self.excluded.get((metric, None))
 
     def encode(self) -> bytes:
         """Return the batch, the entry IDs and the ledger changes in the msgpack form that `apply.lua` reads."""

@@ -18,6 +18,7 @@ from tallystream.wire.codec import was_decided
 from tallystream_worker.counting.apply import dead_entry
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
+from tallystream_worker.counting.fold_result import parse_faults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,5 +113,4 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
             )
         if answer == b"stale":
             return None
-        names = [detail.decode() for detail in details]
-        excluded = result.excluding(zip(names[::2], names[1::2], strict=True))
+        excluded = result.excluding(parse_faults(details))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.apply import dead_entry_arguments
+from tallystream_worker.counting.fold_result import parse_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,8 +76,7 @@ class Backfill:
                 entries, mark = rest, reached
                 excluded = {}
             elif answer == b"rejected":
-                texts = [detail.decode() for detail in details]
-                excluded = folded.excluding(zip(texts[::2], texts[1::2], strict=True))
+                excluded = folded.excluding(parse_faults(details))
             else:
                 raise StreamError(
                     f"{self._keys.backfilled} is {details[0].decode() or 'empty'} instead of {mark or 'empty'}: "

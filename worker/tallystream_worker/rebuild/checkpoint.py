@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.replies import is_wrong_type
 from tallystream.errors import ConsumerGroupMissing, StreamError
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import StreamID, parse_id
@@ -42,11 +43,12 @@ class Checkpoint:
 
 
 def checkpoint(
-    client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, ...]]
+    client: redis.Redis, keys: PartitionKeys, commands: Sequence[tuple[Any, ...]], *, counters: int = 0
 ) -> tuple[Checkpoint, list[Any]]:
     """Run read commands and get the checkpoint of a partition in one transaction; return it, and their replies.
 
-    While 20,000 or more entries are pending, run the transaction again, up to 50 times, 0.1 seconds apart.
+    While 20,000 or more entries are pending, run the transaction again, up to 50 times, 0.1 seconds apart. If the key
+    of one of the first `counters` commands has another type, the error is its reply.
 
     Raises:
         ConsumerGroupMissing: the consumer group of `keys` is missing, so the applied entries are unknown.
@@ -70,8 +72,8 @@ def checkpoint(
                 "counted. Rebuild the counters (tallystream rebuild). If the stream was deleted too, restore the "
                 "latest snapshot instead (tallystream restore --force)"
             )
-        for reply in (info, pending, *replies):
-            if isinstance(reply, Exception):
+        for at, reply in enumerate((info, pending, *replies), -2):
+            if isinstance(reply, Exception) and not (0 <= at < counters and is_wrong_type(reply)):
                 raise reply
         if len(pending) < _MOST_PENDING:
             ids = frozenset(row["message_id"].decode() for row in pending)

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream_worker.rebuild.removed import RemovedPeriods
-from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
+from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, replies_of, shrunk_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,15 +26,15 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
     Counters that arriving events are changing differ briefly. So a `Piece` that differs is read up to five times, 50 ms
     apart, and only the counters that still differ in the last read are yielded. Not compared are the counters that
     `pieces` leaves out, the ledgers, and the periods that one of the generations has removed (see `RemovedPeriods`).
-    Both generations must exist in the live topic.
+    Both generations must exist in the live topic. Counters in a live key of another type are yielded with a text.
     """
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):
         seen: set[str] = set()
         removed = RemovedPeriods(rules)
         for keys in (present, new):
-            removed.learn(client.execute_command("HGETALL", keys.forgotten))
-        shrunk = shrunk_in(*(client.execute_command("HGETALL", keys.ledger) for keys in (present, new)))
+            removed.learn(_hash(client, keys.forgotten))
+        shrunk = shrunk_in(*(_hash(client, keys.ledger) for keys in (present, new)))
         for keys in (present, new):
             for chunk in chunks(pieces(client, keys, rules, wanted=removed.can_compare)):
                 yield from _differences(client, present, new, chunk, seen, shrunk)
@@ -71,4 +71,12 @@ def _read(client: redis.Redis, present: PartitionKeys, new: PartitionKeys, chunk
         for piece in chunk:
             pipeline.execute_command(*piece.command(present))
             pipeline.execute_command(*piece.command(new))
-        return pipeline.execute()
+        return replies_of(pipeline)
+
+
+def _hash(client: redis.Redis, key: str) -> dict[bytes, bytes]:
+    """Return a hash; an empty one if the key has another type."""
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.hgetall(key)
+        (stored,) = replies_of(pipeline)
+    return stored if isinstance(stored, dict) else {}

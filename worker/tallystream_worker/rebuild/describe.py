@@ -7,11 +7,13 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.errors import ConfigurationError
-from tallystream.rules.metrics import read
+from tallystream.errors import ConfigurationError, StreamError
+from tallystream.rules.metrics import Rules, publish, read
+from tallystream.rules.retraction import Retraction
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, parse_live, spread_fields
 from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, LEFT, MAX_PARTITIONS, Layout
 from tallystream.storage.rule_changes import read_changes
@@ -59,6 +61,9 @@ def describe(
     namespace: str,
     partitions: int,
     manifest: Callable[[int], Mapping[str, Any] | None] = lambda _: None,
+    *,
+    rules: Rules | None = None,
+    force: bool = False,
 ) -> list[str]:
     """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
 
@@ -66,6 +71,9 @@ def describe(
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
     starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. If one of the two
     hashes is left, it has the epoch. The live generation is the one that the partitions count.
+
+    Retractions are part of the recorded rules. Without a record, those that the archive notes are stored, with the
+    metrics of `rules`. If the archive notes none either, the ledgers show whether events were retracted.
 
     After repartitions, the closed partitions of each topic name the topic that follows. A topic is live if all
     partitions of the topic before are closed for it, and that topic was dropped, or producers or workers have used the
@@ -76,12 +84,20 @@ def describe(
         namespace: The first part of every key.
         partitions: The configured number of partitions; 0 if none is configured.
         manifest: Returns the manifest of a topic's archive; `None` if there is none.
+        rules: The configured rules; used only with retractions that the archive notes.
+        force: Also describe a deployment whose live counters leave out retracted events, if it is not known which
+            events were retracted: a later rebuild would count these events again.
 
     Raises:
+        StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
         ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
             known. Nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
+
+    def fields_of_topic(topic: _Topic, epoch: bytes | None) -> dict[str, Any]:
+        return _fields(client, namespace, topic, partitions, manifest(topic.number) or {}, epoch, rules, force=force)
+
     first = Layout(namespace=namespace)
     root: dict[bytes, bytes] = client.execute_command("HGETALL", first.root)
     if root:
@@ -89,18 +105,26 @@ def describe(
         if RESTORING.encode() in root or live.topic == FIRST_TOPIC or client.exists(live.meta):
             return []
         topic = _look(client, namespace, live.topic)
-        return _store(client, live.meta, _fields(client, namespace, topic, partitions, manifest, root[b"epoch"]))
+        return _store(client, live.meta, fields_of_topic(topic, root[b"epoch"]))
     chain = _chain(client, namespace)
     topic = chain[-1]
     if topic.number == FIRST_TOPIC:
-        fields = _fields(client, namespace, topic, partitions, manifest, None)
+        fields = fields_of_topic(topic, None)
         return _store(client, first.root, fields | _topics(client, namespace, chain))
     meta, stored = Layout(namespace=namespace, topic=topic.number).meta, []
     if not client.exists(meta):
-        stored = _store(client, meta, _fields(client, namespace, topic, partitions, manifest, None))
+        stored = _store(client, meta, fields_of_topic(topic, None))
     epoch: bytes = client.execute_command("HGET", meta, "epoch") or b""
     fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode()) | _topics(client, namespace, chain)
     return [*_store(client, first.root, fields), *stored]
+
+
+def retracted_events(client: redis.Redis, layout: Layout) -> int:
+    """Return how many events the counters of a layout leave out because they were retracted, by the ledgers."""
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in layout.keys:
+            pipeline.hget(keys.ledger, "retracted")
+        return sum(int(events or 0) for events in pipeline.execute())
 
 
 def _store(client: redis.Redis, key: str, fields: Mapping[Any, Any]) -> list[str]:
@@ -197,20 +221,24 @@ def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
     return {int(each[1]) for each in found if each}
 
 
-def _fields(
+def _fields(  # what `describe` gets
     client: redis.Redis,
     namespace: str,
     topic: _Topic,
     partitions: int,
-    manifest: Callable[[int], Mapping[str, Any] | None],
+    archived: Mapping[str, Any],
     epoch: bytes | None,
+    rules: Rules | None,
+    *,
+    force: bool,
 ) -> dict[str, Any]:
     """Return the fields of the hash of a live topic, without those about other topics; see `describe`.
 
-    `epoch` is the one that the root hash has; `None` if it is lost too.
+    `archived` is the manifest of the topic's archive, empty for none. `epoch` is the one that the root hash has; `None`
+    if it is lost too.
 
     Raises:
-        ConfigurationError: see `describe`.
+        ConfigurationError, StreamError: see `describe`.
     """
     layout = Layout(namespace=namespace, topic=topic.number)
     changes = read_changes(client, layout)
@@ -218,7 +246,6 @@ def _fields(
     latest = records[-1] if records else {}
     if not records and not topic.partitions:
         raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
-    archived = manifest(topic.number) or {}
     number = int(latest.get("partitions") or archived.get("partitions") or partitions)
     least = max(topic.partitions, 1)
     if number < least:
@@ -229,7 +256,19 @@ def _fields(
     known = epoch or latest.get("epoch")
     name = known.decode() if known else archived.get("epoch") or uuid.uuid4().hex
     layout = Layout(number, namespace, topic=topic.number)
+    retracted = () if records else msgspec.convert(archived.get("retracted", ()), tuple[Retraction, ...])
+    if retracted:
+        latest = {"rules": publish(msgspec.structs.replace(rules or Rules({}), retracted=retracted))}
+        records.append(latest | {"partitions": b""})
     fields = fields_of(layout, name) | _generations(client, layout, latest)
+    live = layout.of(int(fields.get("generation", FIRST)))
+    if not records and not force and (events := retracted_events(client, live)):
+        raise StreamError(
+            f"{events:,} events were retracted, and it is not known any more which ones: the rules and the record of "
+            "their changes are lost. A later rebuild would count these events again. If you have a snapshot, restore "
+            "it: tallystream restore --force. If you have an archive, name it in [archive] url and repeat the command. "
+            "Otherwise, continue without the retractions: tallystream reopen --force"
+        )
     for record in records:
         if "partitions" in record:  # else the change was made in an earlier topic
             fields |= spread_fields(read(record["rules"]).spread)
@@ -255,7 +294,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
     fields: dict[str, Any] = {}
     numbers = [int(word) for value in values for word in value.split()[1:] if word.isdigit()]
     if "rules" in latest:
-        revision = int(latest["number"])
+        revision = int(latest.get("number", max([0, *numbers]) + 1))
         # A rebuild may have given the next number to rules that are not recorded yet.
         fields |= {"rules": latest["rules"], "revision": revision, "newest-revision": max([revision, *numbers]) + 1}
     others = _counted(client, layout) - {generation}

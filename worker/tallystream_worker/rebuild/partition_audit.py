@@ -318,7 +318,9 @@ class PartitionAudit:
                 # may be removed. These two commands are read after the live keys. So a key that is removed before is
                 # not taken for one that should exist.
                 commands += [("HGETALL", self._keys.forgotten), ("TIME",)]
-                moment, (*replies, forgotten, clock) = checkpoint(self._client, self._keys, commands)
+                moment, (*replies, forgotten, clock) = checkpoint(
+                    self._client, self._keys, commands, counters=len(chunk)
+                )
                 pickle.dump(LiveChunk(chunk, replies, moment, forgotten, parse_time(clock) // 1000), file)
                 self._show(self._keys.stream, self._entries, self._counters)
             file.seek(0)

@@ -200,10 +200,11 @@ class _Run:
                     raise StreamError(
                         f"{keys.stream}: a repartition has closed it, or its rules have changed: try again in a moment"
                     )
-                case [b"rejected", metric, *_]:
+                case [b"rejected", metric, _, reason, *_]:
+                    problem = reason.decode() or f"a counter of {self._subject} in {metric.decode()} is no whole number"
                     raise StreamError(
-                        f"{keys.stream}: a counter of {self._subject} in {metric.decode()} is not a whole number; "
-                        "nothing was reset there. Count everything again: tallystream rebuild"
+                        f"{keys.stream}: {problem}. Nothing was reset there. "
+                        "Count everything again: tallystream rebuild"
                     )
                 case _:
                     return reply

@@ -7,6 +7,9 @@ from itertools import compress, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError, ResponseError
+
+from tallystream.client.replies import is_wrong_type
 from tallystream.rules.parts import BLOOM
 from tallystream_worker.rebuild.drop import counter_keys
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     import redis
+    from redis.client import Pipeline
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
@@ -26,6 +30,9 @@ _CHUNK: Final = 1000
 
 Value = int | str | None
 """The value of a counter: a number, another text, or `None` if the counter does not exist."""
+
+_OTHER_TYPE: Final = "in a key of another type"
+"""The value of every counter in a key that another client has replaced by one of another type."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +120,17 @@ class Piece:
     def values(self, reply: Any) -> Mapping[str, Value]:
         """Return the values in the reply to `command`, without those that are absent, empty or 0.
 
-        They are by counter, named like `Difference.counter`.
+        They are by counter, named like `Difference.counter`. If the reply is the error of a key of another type, each
+        counter has a text as its value.
         """
+        if is_wrong_type(reply):
+            named = [f"{self.name} -> {_text(field)}" for field in self.fields]
+            return dict.fromkeys(named or [self.name], _OTHER_TYPE)
         if self.numbers:
             return {name: value for name, raw in zip(self.numbers, reply, strict=True) if (value := _value(raw))}
         if self.fields:
-            named = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
-            return {f"{self.name} -> {field}": value for field, value in named.items() if value}
+            stored = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
+            return {f"{self.name} -> {field}": value for field, value in stored.items() if value}
         if self.kind == "top":
             # Whether a leaderboard lists a subject whose value is 0 again depends on how its events were batched.
             return {f"{self.name} -> {_text(member)}": int(float(score)) for member, score in reply if float(score)}
@@ -139,7 +150,8 @@ def pieces(
 
     Metrics with a Bloom filter or with `max_subjects` are left out: which copies the filter lets through, and which
     subjects exceed the maximum, depends on the order of the events. Leaderboards of metrics with `exact = false` are
-    left out too: a subject's score is its estimate after its last batch, and later batches raise the estimate.
+    left out too: a subject's score is its estimate after its last batch, and later batches raise the estimate. A key
+    that must be a hash, and has another type, has no pieces.
 
     Args:
         client: The server of the counters.
@@ -172,15 +184,24 @@ def pieces(
                 yield Piece(kind, numbers=tuple(numbers))
                 numbers.clear()
         elif kind in _HASHES:
-            if name in agreed and client.hlen(key) == agreed[name]:
-                continue
-            fields = (field for field, _ in client.hscan_iter(key, count=_PAGE))
-            while page := tuple(islice(fields, _PAGE)):
-                yield Piece(name, page)
+            yield from (Piece(name, page) for page in _fields(client, key, agreed.get(name)))
         else:
             yield Piece(name)
     if numbers:
         yield Piece(_NUMBERS[0], numbers=tuple(numbers))
+
+
+def _fields(client: redis.Redis, key: bytes, agreed: int | None) -> Iterator[tuple[bytes, ...]]:
+    """Yield the fields of a hash, 500 at a time; none if it has `agreed` fields, or if the key has another type."""
+    fields = (field for field, _ in client.hscan_iter(key, count=_PAGE))
+    try:
+        if agreed is not None and client.hlen(key) == agreed:
+            return
+        while page := tuple(islice(fields, _PAGE)):
+            yield page
+    except ResponseError as error:
+        if not is_wrong_type(error):
+            raise
 
 
 def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -222,6 +243,19 @@ def differing(
     if piece.kind == "top" and piece.metric in shrunk:
         names = before.keys() & after.keys()
     return sorted(name for name in names if before.get(name) != after.get(name))
+
+
+def replies_of(pipeline: Pipeline) -> list[Any]:
+    """Run a pipeline, and return its replies; for a key of another type, the reply is the error.
+
+    Raises:
+        redis.RedisError: any other error of a command, or of the connection.
+    """
+    replies: list[Any] = pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, RedisError) and not is_wrong_type(reply):
+            raise reply
+    return replies
 
 
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:

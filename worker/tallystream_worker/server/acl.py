@@ -28,13 +28,14 @@ _READ: Final = (
 )
 _APPEND: Final = (
     "wait evalsha script|load xadd hset hincrby mset set bitfield pexpireat pfadd zadd zremrangebyrank hdel scard sadd "
-    "pttl pexpire rpush copy"  # while a snapshot is read: see copy_on_write.lua
+    "pttl pexpire rpush llen copy "  # while a snapshot is read: see copy_on_write.lua
+    "type"
 )
 _COUNT: Final = (  # for del, see losses.lua; it gives no power to a user that may write the counters
     "xreadgroup xautoclaim xclaim xack xdel xtrim xgroup|create xgroup|createconsumer xgroup|delconsumer "
     "xgroup|setid smembers srem del unlink zrem"
 )
-_COPY: Final = "scan type hsetnx llen lpop lrange pexpiretime"
+_COPY: Final = "scan hsetnx lpop lrange pexpiretime"
 """Commands of the copier beyond those of the worker. SCAN shows the keys of every namespace on the server, so the
 worker, which does not need it, does not get it."""
 

@@ -62,6 +62,10 @@ KINDS: Final = {
         "A key was deleted or evicted; other keys show that it existed.",
         "the command that verify prints with this fault, if it prints one",
     ),
+    "keys.mistyped": Kind(
+        "A key has another type than the one that is needed: another client has replaced it.",
+        _REBUILD + "; for a key that a rebuild does not replace, the command that verify prints with this fault",
+    ),
     "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(

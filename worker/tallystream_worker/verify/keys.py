@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import read
+from tallystream.rules.parts import BLOOM
 from tallystream.storage.keys import FIRST, FIRST_TOPIC, tag_of
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.rebuild.drop import KINDS, counter_keys
@@ -27,6 +28,16 @@ _NAME: Final = re.compile(r"\{([^}]*)\}:(?:l([0-9]+):)?(?:g([0-9]+):)?(.*)", re.
 _OF_A_GENERATION: Final = frozenset(
     "ledger dead begun gone backfilled periods forgotten cut adopted resets".split()  # noqa: SIM905  # as they are named
 )
+_STRINGS: Final = "live hottest begun gone backfilled total up unique sketch restore auditing verifying restoring"
+_TYPES: Final = (
+    dict.fromkeys(_STRINGS.split(), "string")
+    | dict.fromkeys(("stream", "dead", "alerts", "rules"), "stream")
+    | dict.fromkeys(("watched", "periods", "top"), "zset")
+    | {"labels": "set"}
+)
+"""By the first part of a key's name in its partition, its type; every other key is a hash."""
+
+_OF_A_CUT: Final = {"cut": ("string",), "cut:before": ("list",), "cut:copied": ("set",)}
 _OF_A_DROPPED_TOPIC: Final = frozenset(("seq", "live", "files"))
 _OF_A_TOPIC: Final = frozenset(
     "stream seq copied holds live hottest dropped archive alerts alerting watched meta files auditing verifying".split()  # noqa: SIM905
@@ -34,10 +45,11 @@ _OF_A_TOPIC: Final = frozenset(
 
 
 def check(scene: Scene) -> None:
-    """Report keys that are not in use, as a limit of the verification, and keys of periods that nothing will remove.
+    """Report keys that are not in use, as a limit of the verification, and two kinds of faults.
 
-    The latter are faults: such a key is not registered in the sorted set `periods` of its partition. If earlier rules
-    kept its period forever, it is reported as a limit instead.
+    These are keys of another type than the one that is needed, and keys of periods that nothing will remove: such a key
+    is not registered in the sorted set `periods` of its partition. If earlier rules kept its period forever, it is
+    reported as a limit instead.
     """
     deployment = scene.deployment
     namespace, names = deployment.layout.namespace, Counter[str]()
@@ -48,10 +60,17 @@ def check(scene: Scene) -> None:
     generations = {FIRST, deployment.generation, *deployment.others, *deployment.layout.generations}
     if deployment.building is not None:
         generations.add(deployment.building)
-    for key in _all(scene, namespace):
-        name = key.decode(errors="replace").removeprefix(f"{namespace}:")
-        if (kind := _leftover(name, topics, generations, deployment.moving)) is not None:
-            names[kind] += 1
+    for page in pages(_all(scene, namespace)):
+        with scene.client.pipeline(transaction=False) as pipeline:
+            for key in page:
+                pipeline.type(key)
+            types = [each.decode() for each in pipeline.execute()]
+        for key, type_ in zip(page, types, strict=True):
+            name = key.decode(errors="replace").removeprefix(f"{namespace}:")
+            if (kind := _leftover(name, topics, generations, deployment.moving)) is not None:
+                names[kind] += 1
+            elif type_ not in ("none", *_types_of(name)):
+                scene.report.mistype(key.decode(errors="replace"), type_, is_replaced=_is_replaced(name))
     for kind, count in sorted(names.items()):
         scene.report.limit("keys", f"{count:,} keys of no use: {kind}")
     _check_periods(scene)
@@ -61,6 +80,32 @@ def _all(scene: Scene, namespace: str) -> Iterator[bytes]:
     pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})
     keys: Iterator[bytes] = scene.client.scan_iter(match=f"{pattern}:*", count=1000)
     yield from keys
+
+
+def _types_of(name: str) -> tuple[str, ...]:
+    """Return the types that a key may have, given without the namespace; `_leftover` must be `None` for it."""
+    if name == "meta":
+        return ("hash",)
+    found = _NAME.fullmatch(name)
+    rest = found[4] if found else ""
+    kind = rest.partition(":")[0]
+    if kind == "seen":
+        return ("string",) if rest.endswith(BLOOM) else ("hash",)
+    if kind == "cut":
+        return _OF_A_CUT.get(rest, ("string", "hash", "zset"))  # a copy of a counter
+    return (_TYPES.get(kind, "hash"),)
+
+
+def _is_replaced(name: str) -> bool:
+    """Return whether a rebuild replaces a key; `name` as in `_types_of`."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return False
+    _, _, generation, rest = found.groups()
+    kind = rest.partition(":")[0]
+    if kind == "ledger":
+        return generation is not None  # that of the first generation is also that of the topic
+    return kind in KINDS or (kind in _OF_A_GENERATION and kind not in ("cut", "adopted"))
 
 
 def _leftover(  # one line for each kind

@@ -82,6 +82,16 @@ class Verification:
             self.lost.add(key)
             self.find("keys.lost", str(KeyLost(key)))
 
+    def mistype(self, key: str, kind: str, *, is_replaced: bool) -> None:
+        """Add a key that has another type than the one that is needed to the findings.
+
+        Args:
+            key: The name of the key.
+            kind: The type that it has.
+            is_replaced: Whether a rebuild replaces the key; if not, the text of `KeyLost` is added, with its remedy.
+        """
+        self.find("keys.mistyped", f"{key} has the type {kind}" if is_replaced else str(KeyLost(key, kind)))
+
     @property
     def faults(self) -> int:
         """How many faults were found so far: the sum of the counts of all findings."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from tallystream.client.replies import BROKEN
+from tallystream.client.replies import BROKEN, is_wrong_type
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import Layout
@@ -85,7 +85,8 @@ def verify(
         except BROKEN:
             raise
         except (TallyError, RedisError, ValueError) as error:  # a value that another client wrote may be no number
-            report.fail(check.name, str(error))
+            is_named = is_wrong_type(error) and "keys.mistyped" in report.findings
+            report.fail(check.name, "a key has another type: see the fault keys.mistyped" if is_named else str(error))
     _refuse_a_switch(client, scene)
     return report
 

@@ -14,12 +14,13 @@
 --         {"late"}           by the server's clock the event is later than it may be, or the state of its period,
 --                            which would decide it, was removed; nothing was done
 --         {"ahead"}          by the server's clock the event is further ahead than it may be; nothing was done
---         {"rejected"}       a counter cannot take the event; nothing was done
+--         {"rejected", reason}   a counter cannot take the event, see rules/rejection.lua; nothing was done
 --         {"switched"}       another generation is live now; nothing was done
 --         {"outdated", number}   rules with this higher number count the partition now; nothing was done
---         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was done
+--         {"damaged", key [, type]}   the partition has lost this key (see lib/sentinels.lua); nothing was done
 -- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
--- `total` is "" if there is no key, and "?" if a part of the total may be in the sketch.
+-- `total` is "" if there is no key, and "?" if a part of the total may be in the sketch, or if the event does not
+-- change the total and its key has another type.
 -- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit.
 --
 -- Invariant: either the entry is in the stream and the live generation has counted it, or neither. The fields of the
@@ -58,10 +59,10 @@ end
 local batch = cmsgpack.unpack(ARGV[1])
 local changes = plan(batch, KEYS[3], now)
 if changes.lost then
-  return { 'damaged', changes.lost }
+  return { 'damaged', changes.lost, changes.lost_type }
 end
 if #changes.rejected > 0 then
-  return { 'rejected' }
+  return { 'rejected', changes.rejected[3] }
 end
 if changes.forgotten > 0 then
   return { 'late' }
@@ -93,5 +94,5 @@ if #changes.used > 0 then
     accepted, reason = 0, 'limit'
   end
 end
-local total = changes.is_split and '?' or call('GET', ARGV[3]) or ''
-return { 'decided', id, accepted, reason, total, used }
+local total = changes.is_split and '?' or redis.pcall('GET', ARGV[3]) or ''
+return { 'decided', id, accepted, reason, type(total) == 'table' and '?' or total, used }

@@ -9,8 +9,9 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
-from tallystream_worker.rebuild.describe import describe
+from tallystream_worker.rebuild.describe import describe, retracted_events
 from tallystream_worker.rebuild.reopen import reopen as open_again
+from tallystream_worker.runtime.publication import publish_again
 
 if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 def reopen(
     *,
-    force: Annotated[bool, flag("remove what is left of a partition that cannot be used without a lost key")] = False,
+    force: Annotated[
+        bool,
+        flag("remove what is left of a partition that cannot be used without a lost key; continue without retractions"),
+    ] = False,
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
@@ -32,17 +36,37 @@ def reopen(
     at 0 if it has lost only its key `seq` or `ledger`. Partitions that have their keys do not change. Producers send
     the events again that they still keep.
 
+    If `tally:meta` and the record of the rules are lost, the retractions are read from the configured archive. If
+    events were retracted, and the archive does not state which ones, the command fails. With --force, it continues
+    without the retractions: the counters stay right, but a later rebuild counts the retracted events again.
+
     The command fails while a rebuild or a repartition is not finished: give it up with `tallystream rebuild --drop`.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
         described = describe(
-            client, settings.redis.namespace, settings.redis.partitions, lambda topic: _manifest(settings, topic)
+            client,
+            settings.redis.namespace,
+            settings.redis.partitions,
+            lambda topic: _manifest(settings, topic),
+            rules=settings.rules,
+            force=force,
         )
-        done = open_again(client, Deployment.find(client, settings.redis.namespace), force=force)
+        deployment = Deployment.find(client, settings.redis.namespace)
+        if described and deployment.revision and not client.exists(deployment.layout.rule_changes):
+            deployment = publish_again(client, deployment, deployment.revision)  # records them
+        unknown = 0
+        if described and (deployment.declared is None or not deployment.declared.retracted):
+            unknown = retracted_events(client, deployment.layout)
+        done = open_again(client, deployment, force=force)
     if json:
-        print_json({"mended": [*described, *done.mended], "opened": done.opened})
+        print_json({"mended": [*described, *done.mended], "opened": done.opened, "unknown_retracted": unknown})
         return
+    if unknown:
+        console.print(
+            f"{unknown:,} events were retracted, and it is not known which ones: the counters leave them out, but a "
+            "rebuild counts them again. Retract them again (tallystream retract) before the next rebuild"
+        )
     if mended := [*described, *done.mended]:
         console.print(f"mended {', '.join(mended)}")
     if done.opened:

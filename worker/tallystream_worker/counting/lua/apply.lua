@@ -13,8 +13,9 @@
 --         {"outdated", number}                 rules with this higher number count the partition now
 --         {"early", ID, ...}                   these pending entries must be counted first, see rules/resets.lua; only
 --                                              if the batch has a reset or is for any generation
---         {"rejected", metric, subject, ...}   these counters cannot take their delta
---         {"damaged", key}                     the partition has lost this key (see lib/sentinels.lua)
+--         {"rejected", metric, subject, reason, ...}   these counters cannot take their delta,
+--                                              see rules/rejection.lua
+--         {"damaged", key [, type]}            the partition has lost this key (see lib/sentinels.lua)
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
 -- It also removes the state of periods that no uncounted entry can have an event of, see rules/forget_periods.lua.
@@ -67,7 +68,7 @@ end
 
 local planned = plan(batch, KEYS[3])
 if planned.lost then
-  return { 'damaged', planned.lost }
+  return { 'damaged', planned.lost, planned.lost_type }
 end
 if #planned.rejected > 0 then
   return require('tallystream.storage.lua.rules.rejection')(planned)
@@ -76,7 +77,10 @@ if ARGV[4] then
   call('XLEN', dead)
 end
 local periods, forgetting = string.gsub(KEYS[3], 'ledger$', 'periods'), nil
-if call('EXISTS', periods) == 1 then
+local kind = call('TYPE', periods).ok
+if kind ~= 'zset' and kind ~= 'none' then
+  return { 'damaged', periods, kind }
+elseif kind == 'zset' then
   forgetting = require('tallystream.storage.lua.rules.forget_periods').plan(stream, group, ids, planned)
 end
 

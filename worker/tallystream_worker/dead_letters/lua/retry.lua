@@ -15,8 +15,9 @@
 --         {"outdated", number}                 rules with this higher number count the partition now
 --         {"reset"}                            a subject with ids or a limit was reset since
 --         {"forgotten"}                        the state of the period of an event was removed
---         {"rejected", metric, subject, ...}   these counters cannot take their delta
---         {"damaged", key}                     the partition has lost this key (see lib/sentinels.lua)
+--         {"rejected", metric, subject, reason, ...}   these counters cannot take their delta,
+--                                              see rules/rejection.lua
+--         {"damaged", key [, type]}            the partition has lost this key (see lib/sentinels.lua)
 --
 -- Invariant: a retried entry leaves the dead stream in the call that counts its events or adds them again. This call
 -- also changes `entries:retried` in the ledger, so that the next snapshot reads every counter: no entry of the stream
@@ -50,7 +51,7 @@ if call('EXISTS', (string.gsub(KEYS[3], 'ledger$', 'resets'))) == 1 then
 end
 local planned = plan(batch, KEYS[3])
 if planned.lost then
-  return { 'damaged', planned.lost }
+  return { 'damaged', planned.lost, planned.lost_type }
 end
 if planned.forgotten > 0 then
   return { 'forgotten' }

@@ -7,8 +7,9 @@
 --
 -- Returns {"applied"}
 --         {"at", mark}                         the stored mark is this one ("" for none); nothing was changed
---         {"rejected", metric, subject, ...}   these counters cannot take their delta; nothing was changed
---         {"damaged", key}                     the generation has lost this key; nothing was changed
+--         {"rejected", metric, subject, reason, ...}   these counters cannot take their delta,
+--                                              see rules/rejection.lua; nothing was changed
+--         {"damaged", key [, type]}            the generation has lost this key; nothing was changed
 --
 -- Invariant: the mark moves only in the call that adds the deltas, so the source is counted exactly up to the mark.
 local add_dead_letters = require('tallystream_worker.dead_letters.lua.add')
@@ -25,7 +26,7 @@ elseif mark == '' and call('HEXISTS', KEYS[3], 'entries:backfilled') == 1 then
 end
 local planned = plan(cmsgpack.unpack(ARGV[1]), KEYS[3])
 if planned.lost then
-  return { 'damaged', planned.lost }
+  return { 'damaged', planned.lost, planned.lost_type }
 end
 if #planned.rejected > 0 then
   return rejection(planned)

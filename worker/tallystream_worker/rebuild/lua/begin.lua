@@ -7,7 +7,8 @@
 -- ARGV[2] if given: the value of the key of the live generation, to open a partition that has lost all its keys
 --
 -- Returns {"begun", begun, gone}   the values of these keys; the generation may have begun before
---         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
+--         {"damaged", key [, type]}   the partition has lost this key (see lib/sentinels.lua), or it has this type;
+--                                     nothing was changed
 --
 -- Invariant: the group, `begun`, `gone`, the first figures of the ledger, and the sentinels of a partition that is
 -- opened are written at one moment. So a call can be repeated. From then on no entry is trimmed before the generation
@@ -50,7 +51,10 @@ if call('EXISTS', begun) == 1 and call('EXISTS', outlived) == 0 then
   return { 'damaged', outlived }
 end
 local dropped = string.gsub(stream, 'stream$', 'dropped')
-if call('HLEN', dropped) < tonumber(call('HGET', KEYS[4], 'entries:dropped') or '0') then
+local kind = call('TYPE', dropped).ok
+if kind ~= 'hash' and kind ~= 'none' then
+  return { 'damaged', dropped, kind }
+elseif call('HLEN', dropped) < tonumber(call('HGET', KEYS[4], 'entries:dropped') or '0') then
   return { 'damaged', dropped } -- without the records, dead letters that were dropped would count
 end
 if opens then

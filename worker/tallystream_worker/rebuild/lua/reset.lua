@@ -12,12 +12,13 @@
 --         {"ready", millisecond}  nothing waits to be counted, and the IDs of all entries are before this time
 --         {"waiting", ID}         this entry is not counted yet: call again
 --         {"passed"}              an entry has a later ID than the stated one: nothing was done
---         {"rejected", metric, subject, ...}   these counters are not whole numbers: nothing was done
+--         {"rejected", metric, subject, reason, ...}   these counters are not whole numbers, or a key has another type,
+--                                 see rules/rejection.lua: nothing was done
 --         {"closed", topic}       the partition is closed: nothing was done
 --         {"switched"}            another generation is live now: nothing was done
 --         {"outdated", number}    rules with this higher number count the partition now: nothing was done
 --         {"none"}                the partition has no stream: there is nothing to reset
---         {"damaged", key}        the partition has lost this key (see lib/sentinels.lua): nothing was done
+--         {"damaged", key [, type]}   the partition has lost this key (see lib/sentinels.lua): nothing was done
 -- Raises NOGROUP if the group does not exist.
 --
 -- After the replies "ready", "waiting" and "reset", appends are held back for a second, or until `!hold` is removed.
@@ -111,7 +112,7 @@ for _, reset in ipairs(batch.resets) do
 end
 local planned = plan(batch, KEYS[3])
 if planned.lost then
-  return { 'damaged', planned.lost }
+  return { 'damaged', planned.lost, planned.lost_type }
 end
 if #planned.rejected > 0 then
   return rejection(planned)

@@ -64,7 +64,7 @@ end
 -- Decides for which subjects an alert begins to fire or is resolved. Must run after every rule that changes a counter.
 local function evaluate_alerts(self)
   for _, touched in ipairs(self.batch.touched) do
-    call('ZCARD', touched[1])
+    call('ZCARD', touched[2])
   end
   local room = alert_states.MAX_OUTBOX - call('XLEN', self.batch.outbox)
   for states, watched in pairs(self.watched) do
@@ -88,10 +88,10 @@ local function write(self, now)
     end
   end
   for _, touched in ipairs(self.batch.touched or {}) do
-    local key, scored = touched[1], {}
+    local key, scored = touched[2], {}
     local score = format('%.0f', next_score(key, now))
-    for i = 2, #touched do
-      scored[2 * i - 3], scored[2 * i - 2] = score, touched[i]
+    for i = 3, #touched do
+      scored[2 * i - 5], scored[2 * i - 4] = score, touched[i]
     end
     chunks.each(call, 'ZADD', key, scored, 1)
     call('ZREMRANGEBYRANK', key, 0, -(alert_states.MAX_FIRING + 1))

@@ -25,13 +25,17 @@ local function new(batch, ledger_key)
     watched = {}, -- by key of the states: new values of counters with alerts, see alerts.lua
 
     -- Used for the script's reply.
-    lost = nil, -- name of a key that was deleted or evicted; then nothing may be written
-    rejected = {}, -- metric, subject, ...: counters that cannot take their delta; if any, nothing may be written
+    lost = nil, -- name of a key that was deleted, evicted or replaced; then nothing may be written
+    lost_type = nil, -- the type that this key has instead of the right one; `nil` if it does not exist
+    rejected = {}, -- metric, subject, reason, ...: counters that cannot take their delta (see rejection.lua); if any,
+    -- nothing may be written
     used = {}, -- by subject in a limit's bucket: all events that arrived so far
     duplicates = 0, -- events whose ID was counted before
     forgotten = 0, -- events of periods that were removed, see forget_periods.lua
     taken = nil, -- by number of the reset: the total before it, see resets.lua
     voted = nil, -- whether the last vote changed anything; `nil` without votes
+    cut = nil, -- the key that exists while a snapshot is being read, see copy_on_write.lua
+    cut_ttl = nil, -- its time to live in milliseconds; below 0 if no snapshot is being read
     is_split = nil, -- whether the total of the decided event may be partly in the sketch, see parts.lua
     unplaced = nil, -- the vote of an entry that has no stream ID yet, see votes.lua
 
@@ -69,11 +73,22 @@ local function add_label(self, metric, label)
   labels[#labels + 1] = label
 end
 
--- Records that a counter of a subject cannot take its delta.
-local function reject(self, rule, subject)
+-- Records that a counter of a subject cannot take its delta: its value is not a whole number, or would become too
+-- large. Another reason may be given; with the subject '', no event of the metric can be counted.
+local function reject(self, rule, subject, reason)
   local rejected = self.rejected
-  rejected[#rejected + 1] = rule.metric
-  rejected[#rejected + 1] = subject
+  local n = #rejected
+  rejected[n + 1], rejected[n + 2], rejected[n + 3] = rule.metric, subject, reason or ''
+end
+
+-- Rejects a subject (or '', all subjects) of a rule if `key` exists and has another type than `kind`. Returns true if
+-- it has.
+local function reject_other_type(self, rule, subject, key, kind)
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= kind then
+    reject(self, rule, subject, 'a key has the type ' .. found .. ': ' .. key)
+    return true
+  end
 end
 
 return {
@@ -82,4 +97,5 @@ return {
   labels_key = labels_key,
   new = new,
   reject = reject,
+  reject_other_type = reject_other_type,
 }

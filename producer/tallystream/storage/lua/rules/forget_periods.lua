@@ -196,7 +196,7 @@ local function write(planned)
     if not STATE[window] then
       call('UNLINK', prefix .. 'top:' .. key)
       local metric, label = string.match(key, '^%l+:([^:]+):(.+)$')
-      call('SREM', prefix .. 'labels:' .. metric, window .. ':' .. label)
+      redis.pcall('SREM', prefix .. 'labels:' .. metric, window .. ':' .. label) -- the key may have another type
     end
     call('ZREM', periods, period)
   end

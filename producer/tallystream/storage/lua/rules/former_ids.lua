@@ -23,9 +23,8 @@ local function has(key, field, at, apart, is_bloom)
   return at >= first - apart and at <= last + apart
 end
 
--- Returns a function that returns whether an event of an element of the batch's `seen` is such a copy; `nil` if no
--- event can be one.
-local function finder(self, rule, seen)
+-- Returns the other forms in which IDs of a rule are stored, as { name, length, whether it is a Bloom filter, bound }.
+local function forms_of(self, rule)
   local forms = {}
   for window, kind, bound in string.gmatch(self.former[rule.metric] or '', '(%w+)/(%l+)@(%d+)') do
     local is_bloom = kind == 'bloom'
@@ -33,15 +32,29 @@ local function finder(self, rule, seen)
       forms[#forms + 1] = { window, WINDOWS[window], is_bloom, tonumber(bound) }
     end
   end
-  local prefix = string.match(seen[2], '^(.*:)')
+  return forms
+end
+
+-- Returns the keys of a form in which a copy of an event with the millisecond `at` may be.
+local function keys_of(seen, form, at)
+  local window, apart, is_bloom = unpack(form)
+  local prefix, own, keys = string.match(seen[2], '^(.*:)'), math.floor(at / apart), {}
+  for nth = own - 1, own + 1 do
+    keys[#keys + 1] = string.format('%s%s-%.0f%s', prefix, window, nth, is_bloom and 'b' or '')
+  end
+  return keys
+end
+
+-- Returns a function that returns whether an event of an element of the batch's `seen` is such a copy; `nil` if no
+-- event can be one.
+local function finder(self, rule, seen)
+  local forms = forms_of(self, rule)
   return forms[1]
     and function(field, at)
       for _, form in ipairs(forms) do
-        local window, apart, is_bloom, bound = unpack(form)
-        local own = math.floor(at / apart)
-        for nth = own - 1, own + 1 do
-          local key = string.format('%s%s-%.0f%s', prefix, window, nth, is_bloom and 'b' or '')
-          if at < bound and has(key, field, at, apart, is_bloom) then
+        local _, apart, is_bloom, bound = unpack(form)
+        for _, key in ipairs(at < bound and keys_of(seen, form, at) or {}) do
+          if has(key, field, at, apart, is_bloom) then
             return true
           end
         end
@@ -50,4 +63,4 @@ local function finder(self, rule, seen)
     end
 end
 
-return { finder = finder, WINDOWS = WINDOWS }
+return { finder = finder, forms_of = forms_of, keys_of = keys_of, WINDOWS = WINDOWS }

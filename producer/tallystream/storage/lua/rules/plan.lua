@@ -3,9 +3,11 @@
 -- plan(batch, ledger key, decided_at) only reads, with one exception: if a metric was counted by other rules before, it
 -- records the change (see parts.lua), which is right also if the batch is not written. It returns the changes to write
 -- (see changes.lua). Their list `rejected` names the counters that cannot take their delta: if it is not empty, nothing
--- may be written. If their `lost` is the name of a key, this key was deleted or evicted: nothing may be written either.
+-- may be written. If their `lost` is the name of a key, this key was deleted or evicted, or has the type `lost_type`:
+-- nothing may be written either. If a read of plan fails because a key has another type, mistyped.lua finds the key.
 -- `decided_at` is the time of a decision in milliseconds, `nil` for a batch of appended events.
--- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type.
+-- write(changes) only writes, and cannot fail: plan has read every key that is written, and so checked its type. This
+-- includes the keys in which copy_on_write.lua saves old values.
 --
 -- The batch (msgpack, made by the Python module `tallystream.rules.batch`):
 --   rules  = { { metric, parts = text (see parts.lua), total = key prefix, up = key prefix,
@@ -35,7 +37,7 @@
 --   ledger = { field, events, ... }
 --   resets = { { rule, subject, stream ID of the reset }, ... }   only if there are any, see resets.lua
 --   outbox = key of the stream of notifications, only if alerts are declared; then rules may have `watch`, and
---   touched = { { key, subject, ... }, ... }   subjects whose sums over a range are watched
+--   touched = { { rule, key, subject, ... }, ... }   subjects whose sums over a range are watched
 -- `labels` = { label of the limit's bucket or "", label of each window's bucket }, as an index of batch.labels.
 --
 -- Invariant: each total depends only on the set of events applied, not on their order. Sums commute. A limit keeps the
@@ -125,8 +127,19 @@ local function plan_ledger(planned)
   end
 end
 
-local function plan(batch, ledger_key, decided_at)
-  local planned = changes.new(batch, ledger_key)
+-- Finds out whether a snapshot is being read, and checks the types of the keys that copy_on_write.lua writes then.
+local function plan_copies(planned)
+  local cut = string.gsub(planned.ledger_key, 'ledger$', 'cut')
+  planned.cut, planned.cut_ttl = cut, redis.call('PTTL', cut)
+  if planned.cut_ttl >= 0 then
+    redis.call('GET', cut)
+    redis.call('LLEN', cut .. ':before')
+    redis.call('SCARD', cut .. ':copied')
+  end
+end
+
+local function plan_batch(planned, decided_at)
+  local batch = planned.batch
   check_parts(planned, decided_at)
   if decided_at then
     require('tallystream.storage.lua.rules.closed_buckets').drop(batch, decided_at)
@@ -144,6 +157,15 @@ local function plan(batch, ledger_key, decided_at)
     require('tallystream.storage.lua.rules.alerts').evaluate_alerts(planned)
   end
   plan_ledger(planned)
+  plan_copies(planned)
+end
+
+local function plan(batch, ledger_key, decided_at)
+  local planned = changes.new(batch, ledger_key)
+  local is_planned, failure = pcall(plan_batch, planned, decided_at)
+  if not is_planned then
+    require('tallystream.storage.lua.rules.mistyped').find(planned, failure)
+  end
   return planned
 end
 

@@ -14,9 +14,7 @@ local function reject_other_types(self, rule, subjects, keys, absent)
   end
   if #absent > 0 and call('EXISTS', unpack(names)) > 0 then
     for i, index in ipairs(absent) do
-      if call('EXISTS', names[i]) == 1 then
-        changes.reject(self, rule, subjects[index])
-      end
+      changes.reject_other_type(self, rule, subjects[index], names[i], 'string')
     end
   end
 end

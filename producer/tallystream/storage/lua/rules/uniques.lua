@@ -12,7 +12,9 @@ local HYLL = 1213811788 -- "HYLL" as a number: the first four bytes of a HyperLo
 local function plan_subject(self, rule, key, actors)
   -- PFCOUNT would also check the key, but it caches its result in the key, which adds a write to the append-only file.
   local head = try('BITFIELD_RO', key, 'GET', 'u32', 0, 'GET', 'u8', 32)
-  if head.err or (head[1] ~= 0 and (head[1] ~= HYLL or head[2] > 1)) then
+  if head.err then
+    changes.reject_other_type(self, rule, actors[1], key, 'string')
+  elseif head[1] ~= 0 and (head[1] ~= HYLL or head[2] > 1) then
     changes.reject(self, rule, actors[1])
   end
   self.uniques[#self.uniques + 1] = { key = key, actors = actors }

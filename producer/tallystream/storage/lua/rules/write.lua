@@ -42,10 +42,8 @@ end
 
 local function write(changes)
   local ledger_key = changes.ledger_key
-  local cut = string.gsub(ledger_key, 'ledger$', 'cut') -- this key exists while a snapshot is being read
-  local ttl = redis.call('PTTL', cut)
-  if ttl >= 0 then
-    require('tallystream.storage.lua.rules.copy_on_write')(changes, cut, ttl)
+  if changes.cut_ttl >= 0 then
+    require('tallystream.storage.lua.rules.copy_on_write')(changes, changes.cut, changes.cut_ttl)
   end
   write_counters(changes)
   write_structures(changes)
