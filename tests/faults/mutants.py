@@ -1117,6 +1117,17 @@ MUTANTS: Final = (
         tests=(f"{_DESCRIBE}::test_a_deployment_is_described_again_after_repartitions",),
     ),
     Mutant(
+        "a-description-without-the-topics-between",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "(n in in_chain or _precedes(topic, live))",
+                "n in in_chain",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_restore_before_the_loss_hides_no_earlier_topic",),
+    ),
+    Mutant(
         "a-description-that-ends-a-repartition",
         (
             Edit(

@@ -11,6 +11,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
+from tallystream_worker.ingest.offsets import OffsetGate
 from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.reopen import reopen
@@ -150,12 +151,58 @@ def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path)
     with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
         Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
         moved(harness, 3)
-        restore(harness.client, database, force=True)
+        restore(harness.client, database, force=True, accept_loss=True)
     before = Deployment.load(harness.client)
     harness.client.delete(before.layout.root)
     describe(harness.client, "tally", 0)
     assert Deployment.load(harness.client) == before
     assert topic.drop_left(harness.client, before).keys() == {2}
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_restore_before_the_loss_hides_no_earlier_topic(harness, tmp_path, is_dropped, is_emptied):
+    """A restore closes the first topic for the live one; the topics between them are still described as earlier."""
+    moved(harness, 12)
+    harness.client.hset(Deployment.load(harness.client).layout.keys[0].sequences, "file:x", "500 1-1")
+    topic.drop(harness.client, Deployment.load(harness.client))
+    moved(harness, 3)
+    harness.drain()
+    if is_dropped:
+        topic.drop(harness.client, Deployment.load(harness.client))
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        if is_emptied:
+            harness.client.flushall()
+        restore(harness.client, database, force=True)
+    harness.drain()
+    before = Deployment.load(harness.client)
+    assert before.earlier == {1: 8, 2: 12}
+    harness.client.delete(before.layout.root)
+    assert describe(harness.client, "tally", 0)
+    after = Deployment.load(harness.client)
+    assert after == before
+    _, offsets = OffsetGate(harness.client, after.layout, "file:x").earlier_offsets(after.earlier_layouts)
+    assert offsets[0] == 500
+
+
+def test_a_topic_that_a_restore_has_left_is_no_earlier_topic(harness, tmp_path):
+    """It stays so after it was dropped and the restored topic was repartitioned: its sequences name a lower topic."""
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        moved(harness, 12)
+        topic.drop(harness.client, Deployment.load(harness.client))
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        moved(harness, 3)
+        restore(harness.client, database, force=True, accept_loss=True)
+    topic.drop_left(harness.client, Deployment.load(harness.client))
+    moved(harness, 5)
+    harness.drain()
+    before = Deployment.load(harness.client)
+    assert (before.layout.topic, dict(before.earlier), before.kept) == (4, {1: 8, 2: 12}, 2)
+    harness.client.delete(before.layout.root)
+    assert describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    assert harness.client.hget(before.layout.root, "left") is None
 
 
 def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):

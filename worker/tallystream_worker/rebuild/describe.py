@@ -19,7 +19,7 @@ from tallystream.storage.scripts import Script
 from tallystream_worker.counting.fetch import COPIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import redis
 
@@ -67,7 +67,7 @@ def describe(
     starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. If one of the two
     hashes is left, it has the epoch. The live generation is the one that the partitions count.
 
-    After repartitions, the closed partitions of each topic name the topic that follows. A topic is live if all
+    After repartitions, the closed partitions of each topic name a topic that follows. A topic is live if all
     partitions of the topic before are closed for it, and that topic was dropped, or producers or workers have used the
     new one. Otherwise the repartition to it is not finished, and can be continued or given up.
 
@@ -157,36 +157,72 @@ def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
 def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
 
+    A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
+    up to the newest are looked at: every topic below the live one that is closed for a later topic is an earlier one.
+
     Args:
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
     """
-    live, numbers = chain[-1], [each.number for each in chain]
-    stored = _stored_topics(client, namespace)
-    others = {live.following} if live.following is not None else set()
-    fields: dict[str, Any] = {}
-    if len(chain) > 1:
-        fields["log"] = live.number
-        fields |= {f"partitions@{each.number}": each.partitions for each in chain[:-1]}
-        if chain[-2].is_kept:
-            fields["kept"] = chain[-2].number
-    left, closing = [], max(each.closing for each in chain)
-    for topic in sorted((others | stored) - {*numbers}):
-        about = _look(client, namespace, topic)
-        count = int(client.hget(Layout(namespace=namespace, topic=topic).meta, "partitions") or about.partitions)
-        closing = max(closing, about.closing)
-        if topic > live.number and about.closed <= {0} and count:
-            fields |= {"moving": topic, "moving-partitions": count}
-        elif count:
-            left.append(f"{topic}:{count}")
+    live, stored = chain[-1], _stored_topics(client, namespace)
+    found = _all_topics(client, namespace, chain, stored)
+    newest = max(found)
+    if newest == FIRST_TOPIC:
+        return {CLOSING: live.closing} if live.closing else {}
+    fields: dict[str, Any] = {"newest-log": newest + 1}  # the next number may have been reserved
+    in_chain = {each.number for each in chain}
+    earlier = [
+        n for n, topic in sorted(found.items()) if n != live.number and (n in in_chain or _precedes(topic, live))
+    ]
+    if live.number != FIRST_TOPIC:
+        fields |= {"log": live.number} | {f"partitions@{n}": found[n].partitions for n in earlier}
+    if earlier and found[earlier[-1]].is_kept:
+        fields["kept"] = earlier[-1]
+    left = []
+    for number, topic in sorted(found.items()):
+        count = int(client.hget(Layout(namespace=namespace, topic=number).meta, "partitions") or topic.partitions)
+        is_open = topic.closed <= {0}
+        if number in (live.number, fields.get("kept")) or not count:
+            continue
+        if is_open and number == newest > live.number:
+            fields |= {"moving": number, "moving-partitions": count}
+        elif is_open or topic.is_kept or number in stored:  # else only what a removal keeps
+            left.append(f"{number}:{count}")
     if left:
         fields[LEFT] = " ".join(left)
-    if closing:
+    if closing := max(topic.closing for topic in found.values()):
         fields[CLOSING] = closing
-    if len(chain) > 1 or others or stored:
-        fields["newest-log"] = max(*numbers, *others, *stored) + 1  # the next number may have been reserved
     return fields
+
+
+def _precedes(topic: _Topic, live: _Topic) -> bool:
+    """Return whether a topic was live before the live one: later topics have replaced all its partitions.
+
+    A topic that is closed for one with a lower number is not: a restore has left it.
+    """
+    return topic.number < live.number and bool(topic.closed) and min(topic.closed) > topic.number
+
+
+def _all_topics(
+    client: redis.Redis, namespace: str, chain: Sequence[_Topic], stored: Collection[int]
+) -> dict[int, _Topic]:
+    """Return, by number, all topics up to the newest that a key names; also those that have no keys any more.
+
+    Args:
+        client: The server.
+        namespace: The first part of every key.
+        chain: See `_topics`.
+        stored: What `_stored_topics` returned.
+    """
+    found = {each.number: each for each in chain}
+    number, newest = FIRST_TOPIC, max([*found, *stored])
+    while number <= newest:
+        if number not in found:
+            found[number] = _look(client, namespace, number)
+        newest = max([newest, *found[number].closed])
+        number += 1
+    return found
 
 
 def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
