@@ -1128,6 +1128,17 @@ MUTANTS: Final = (
         tests=(f"{_DESCRIBE}::test_a_restore_before_the_loss_hides_no_earlier_topic",),
     ),
     Mutant(
+        "a-description-that-gives-up-a-live-topic",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "return any(_has_own_entry(client, keys.stream) for keys in layout.keys)",
+                "return False",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_topic_that_only_took_an_event_is_live",),
+    ),
+    Mutant(
         "a-description-that-ends-a-repartition",
         (
             Edit(

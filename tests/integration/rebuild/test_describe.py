@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
+from tallystream_worker.cli.commands.reopen import reopen as command
 from tallystream_worker.ingest.offsets import OffsetGate
 from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.drop import drop
-from tallystream_worker.rebuild.reopen import reopen
+from tallystream_worker.rebuild.reopen import Reopened, reopen
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.migration import Repartition
@@ -123,6 +125,7 @@ def test_a_deployment_is_described_again_after_repartitions(harness, lost, topic
 @pytest.mark.parametrize("closes", [False, True])
 def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
     """If the root is lost before the new topic is live, the repartition can be continued, or given up."""
+    harness.client.xadd(harness.layout.keys[5].stream, {"nonsense": 1})  # its copy is plain, too
     deployment = Deployment.load(harness.client)
     layout = topic.propose(harness.client, deployment, 3)
     run = Repartition(settings_for(harness.url, RULES, 0), harness.client, deployment, layout)
@@ -136,7 +139,7 @@ def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
     assert describe(harness.client, "tally", 0) == [before.layout.root]
     assert Deployment.load(harness.client) == before
     assert before.moving == layout.topic
-    with pytest.raises(ConfigurationError, match="rebuild --drop"):
+    with pytest.raises(ConfigurationError, match=r"continue it with .* --partitions 3; .* rebuild --drop"):
         reopen(harness.client, before)
     if closes:
         moved(harness, 3)
@@ -144,6 +147,43 @@ def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
         topic.give_up(harness.client, before)
     harness.drain()
     assert harness.totals() == {("view", "a"): 1}
+
+
+@pytest.mark.parametrize("how", ["decide", "XADD"])
+def test_a_topic_that_only_took_an_event_is_live(harness, how):
+    """Neither a decided event nor a plain one leaves a record of a producer, and no worker has read the topic."""
+    moved(harness, 3)
+    before = Deployment.load(harness.client)
+    if how == "XADD":
+        harness.client.xadd(before.layout.keys[0].stream, {"metric": "view", "subject": "b"})
+    else:
+        with Producer(harness.url) as producer:
+            assert producer.decide("call", "b").accepted
+    harness.client.delete(before.layout.root)
+    describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    assert reopen(harness.client, before) == Reopened([], [])
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1, ("view" if how == "XADD" else "call", "b"): 1}
+
+
+def test_an_error_does_not_hide_what_was_mended(harness, capsys, monkeypatch):
+    """If the repartition has to be continued first, the command prints that `tally:meta` is stored again."""
+    monkeypatch.setenv("TALLYSTREAM_REDIS_URL", harness.url)
+    topic.begin(harness.client, *_proposed(harness))
+    harness.client.delete(harness.layout.root)
+    with pytest.raises(ConfigurationError, match="--partitions 3"):
+        command()
+    assert capsys.readouterr().out == "mended tally:meta\n"
+    with pytest.raises(ConfigurationError, match="--partitions 3"):
+        command()
+    assert not capsys.readouterr().out
+
+
+def _proposed(harness: Harness) -> tuple[Deployment, Layout, Rules]:
+    """Return the arguments of `topic.begin` for a repartition to 3 partitions."""
+    deployment = Deployment.load(harness.client)
+    return deployment, topic.propose(harness.client, deployment, 3), deployment.rules
 
 
 def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path):

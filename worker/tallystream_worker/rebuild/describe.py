@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.errors import ConfigurationError
+from tallystream.errors import CodecError, ConfigurationError, EventError
 from tallystream.rules.metrics import read
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, parse_live, spread_fields
 from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, LEFT, MAX_PARTITIONS, Layout
 from tallystream.storage.rule_changes import read_changes
 from tallystream.storage.scripts import Script
+from tallystream.wire.codec import COPIED, decode, was_sequenced
+from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import COPIES
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _COUNTS: Final = re.compile(rf"{GROUP}(?:-([0-9]+))?")
 _CLOSING: Final = f"!{CLOSING}"
 """The field of the sequences with the number of the last closing of the partition."""
 _LATER: Final = re.compile(rb"l([0-9]+):meta")
+
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -141,16 +145,44 @@ def _chain(client: redis.Redis, namespace: str) -> list[_Topic]:
 def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
     """Return whether a producer has appended to a topic, or a worker has read it; before it is live, none of them does.
 
-    If none of them has used the topic since it became live, the result is `False` too. Then the repartition can be
-    continued, and nothing is lost, because the topic before is closed.
+    So a topic is live if a producer has a record, a worker has read an entry, or an entry is no copy. All entries may
+    have to be read for this, newest first. If none of them has used the topic since it became live, the result is
+    `False` too. Then the repartition can be continued, and nothing is lost, because the topic before is closed.
     """
-    for keys in Layout(max(topic.partitions, 1), namespace, topic=topic.number).keys:
+    layout = Layout(max(topic.partitions, 1), namespace, topic=topic.number)
+    for keys in layout.keys:
         for name, _ in client.hscan_iter(keys.sequences, count=1000):
             if not name.startswith(b"!") and b"@" not in name:  # with @, it is the offset of a file, which was copied
                 return True
         for group in _groups(client, keys.stream):
             if any(each["name"] != COPIES.encode() for each in client.xinfo_consumers(keys.stream, group)):
                 return True
+    return any(_has_own_entry(client, keys.stream) for keys in layout.keys)
+
+
+def _has_own_entry(client: redis.Redis, stream: str) -> bool:
+    """Return whether a stream has an entry that a repartition has not copied to it, such as one of `decide` or XADD."""
+    before = "+"
+    while page := client.xrevrange(stream, before, "-", count=_PAGE):
+        if not all(_may_be_copy(Entry(id_.decode(), fields)) for id_, fields in page):
+            return True
+        before = f"({page[-1][0].decode()}"
+    return False
+
+
+def _may_be_copy(entry: Entry) -> bool:
+    """Return whether a repartition may have appended an entry: it has the mark, or it cannot be decoded.
+
+    A plain entry that cannot be decoded is copied without the mark.
+    """
+    if entry.fields.get(b"p") == COPIED:
+        return True
+    if was_sequenced(entry.fields):
+        return False
+    try:
+        decode(entry.fields, entry.received)
+    except (CodecError, EventError):
+        return True
     return False
 
 

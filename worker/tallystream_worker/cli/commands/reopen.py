@@ -5,14 +5,19 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
+from redis.exceptions import RedisError
+
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import TallyError
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.reopen import reopen as open_again
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tallystream_worker.settings.settings import Settings
 
 
@@ -32,22 +37,34 @@ def reopen(
     at 0 if it has lost only its key `seq` or `ledger`. Partitions that have their keys do not change. Producers send
     the events again that they still keep.
 
-    The command fails while a rebuild or a repartition is not finished: give it up with `tallystream rebuild --drop`.
+    The command fails while a rebuild or a repartition is not finished; a `tally:meta` that it has stored again stays
+    stored. Continue a repartition with `tallystream rebuild --partitions N`. Give up a rebuild, or a repartition that
+    cannot be continued, with `tallystream rebuild --drop`.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
         described = describe(
             client, settings.redis.namespace, settings.redis.partitions, lambda topic: _manifest(settings, topic)
         )
-        done = open_again(client, Deployment.find(client, settings.redis.namespace), force=force)
+        try:
+            done = open_again(client, Deployment.find(client, settings.redis.namespace), force=force)
+        except (TallyError, RedisError):
+            if described:
+                _show(described, [], json=json)
+            raise
+    _show([*described, *done.mended], done.opened, json=json)
+
+
+def _show(mended: Sequence[str], opened: Sequence[str], *, json: bool) -> None:
+    """Print the keys that were mended, and the streams of the partitions that were opened."""
     if json:
-        print_json({"mended": [*described, *done.mended], "opened": done.opened})
+        print_json({"mended": mended, "opened": opened})
         return
-    if mended := [*described, *done.mended]:
+    if mended:
         console.print(f"mended {', '.join(mended)}")
-    if done.opened:
-        console.print(f"opened {', '.join(done.opened)}: their counters begin again at 0")
-    if not mended and not done.opened:
+    if opened:
+        console.print(f"opened {', '.join(opened)}: their counters begin again at 0")
+    if not mended and not opened:
         console.print("nothing was changed: no key is lost that this command can repair")
 
 
