@@ -96,6 +96,7 @@ _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
+_SOURCE: Final = "tests/integration/rebuild/test_source.py"
 _REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -1117,6 +1118,42 @@ MUTANTS: Final = (
         tests=(f"{_DESCRIBE}::test_a_deployment_is_described_again_after_repartitions",),
     ),
     Mutant(
+        "a-deleted-stream-that-ends",
+        (
+            Edit(
+                "tallystream_worker/rebuild/source.py",
+                "            if following is not None:\n",
+                "            if False:\n",
+            ),
+        ),
+        tests=(f"{_SOURCE}::test_a_stream_that_is_deleted_while_it_is_read_is_an_error",),
+    ),
+    Mutant(
+        "a-replaced-stream-that-ends",
+        (Edit("tallystream_worker/rebuild/source.py", "if added < known[0] or gone < known[1]:", "if False:"),),
+        tests=(f"{_SOURCE}::test_a_stream_that_is_replaced_while_it_is_read_is_an_error",),
+    ),
+    Mutant(
+        "entries-between-two-pages-that-are-missed",
+        (
+            Edit(
+                "tallystream_worker/rebuild/source.py",
+                "if following is not None and _is_past(held, following):",
+                "if position is not None and gone > position and following is not None:",
+            ),
+        ),
+        tests=(f"{_SOURCE}::test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error",),
+    ),
+    Mutant(
+        "entries-that-were-read-are-missed",
+        (
+            Edit(
+                "tallystream_worker/rebuild/source.py", "_is_past(held, following):", "_is_past(held, after or '0-0'):"
+            ),
+        ),
+        tests=(f"{_SOURCE}::test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error",),
+    ),
+    Mutant(
         "a-description-without-the-topics-between",
         (
             Edit(
@@ -1868,7 +1905,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "trimmed-entries-are-missing-silently",
-        (Edit("tallystream_worker/rebuild/source.py", "if is_begun and (position", "if False and (position"),),
+        (Edit("tallystream_worker/rebuild/source.py", "is not None and _is_past(held", "is True and _is_past(held"),),
         tests=("tests/integration/rebuild/test_source.py",),
     ),
     Mutant(

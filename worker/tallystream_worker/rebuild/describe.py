@@ -163,11 +163,13 @@ def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
 def _has_own_entry(client: redis.Redis, stream: str) -> bool:
     """Return whether a stream has an entry that a repartition has not copied to it, such as one of `decide` or XADD."""
     before = "+"
-    while page := client.xrevrange(stream, before, "-", count=_PAGE):
+    while True:
+        page: Any = client.xrevrange(stream, before, "-", count=_PAGE)
+        if not page:
+            return False
         if not all(_may_be_copy(Entry(id_.decode(), fields)) for id_, fields in page):
             return True
         before = f"({page[-1][0].decode()}"
-    return False
 
 
 def _may_be_copy(entry: Entry) -> bool:
