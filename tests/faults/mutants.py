@@ -99,6 +99,7 @@ _LOST_SEGMENTS: Final = "tests/integration/ingest/test_lost_segments.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
 _DESCRIBE: Final = "tests/integration/rebuild/test_describe.py"
+_SOURCE: Final = "tests/integration/rebuild/test_source.py"
 _REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
@@ -1126,6 +1127,64 @@ MUTANTS: Final = (
         tests=(f"{_DESCRIBE}::test_a_deployment_is_described_again_after_repartitions",),
     ),
     Mutant(
+        "a-deleted-stream-that-ends",
+        (
+            Edit(
+                "tallystream_worker/rebuild/source.py",
+                "            if following is not None:\n",
+                "            if False:\n",
+            ),
+        ),
+        tests=(f"{_SOURCE}::test_a_stream_that_is_deleted_while_it_is_read_is_an_error",),
+    ),
+    Mutant(
+        "a-replaced-stream-that-ends",
+        (Edit("tallystream_worker/rebuild/source.py", "if added < known[0] or gone < known[1]:", "if False:"),),
+        tests=(f"{_SOURCE}::test_a_stream_that_is_replaced_while_it_is_read_is_an_error",),
+    ),
+    Mutant(
+        "entries-between-two-pages-that-are-missed",
+        (
+            Edit(
+                "tallystream_worker/rebuild/source.py",
+                "if following is not None and _is_past(held, following):",
+                "if position is not None and gone > position and following is not None:",
+            ),
+        ),
+        tests=(f"{_SOURCE}::test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error",),
+    ),
+    Mutant(
+        "entries-that-were-read-are-missed",
+        (
+            Edit(
+                "tallystream_worker/rebuild/source.py", "_is_past(held, following):", "_is_past(held, after or '0-0'):"
+            ),
+        ),
+        tests=(f"{_SOURCE}::test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error",),
+    ),
+    Mutant(
+        "a-description-without-the-topics-between",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "(n in in_chain or _precedes(topic, live))",
+                "n in in_chain",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_restore_before_the_loss_hides_no_earlier_topic",),
+    ),
+    Mutant(
+        "a-description-that-gives-up-a-live-topic",
+        (
+            Edit(
+                "tallystream_worker/rebuild/describe.py",
+                "return any(_has_own_entry(client, keys.stream) for keys in layout.keys)",
+                "return False",
+            ),
+        ),
+        tests=(f"{_DESCRIBE}::test_a_topic_that_only_took_an_event_is_live",),
+    ),
+    Mutant(
         "a-description-that-ends-a-repartition",
         (
             Edit(
@@ -1855,7 +1914,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "trimmed-entries-are-missing-silently",
-        (Edit("tallystream_worker/rebuild/source.py", "if is_begun and (position", "if False and (position"),),
+        (Edit("tallystream_worker/rebuild/source.py", "is not None and _is_past(held", "is True and _is_past(held"),),
         tests=("tests/integration/rebuild/test_source.py",),
     ),
     Mutant(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tallystream.client.connect import DEFAULT_URL, connect
 from tallystream.client.durability import Durability, DurabilityCheck
-from tallystream.errors import EventError, FlushTimeout, TallyError
+from tallystream.errors import BufferFull, EventError, FlushTimeout, TallyError
 from tallystream.producing.buffer import Buffer, BufferSettings, WhenFull
 from tallystream.producing.counted import wait_until_counted
 from tallystream.producing.decider import Decider, Decision
@@ -133,6 +133,8 @@ class Producer:
         """Add one event to the buffer; the background thread sends it. See `tallystream.Event` for the arguments.
 
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
+        If the system refuses the background thread, the event stays in the buffer, and the next call tries to start the
+        thread again.
 
         The background thread reads the rules after the first event, and again before it sends later events if the last
         read is over 10 seconds ago. So the first events after a pause are checked by the rules of before. Until the
@@ -168,7 +170,14 @@ class Producer:
             actor = rule.check_text("actor", actor, rule.MAX_ACTOR_BYTES)
         if id is not None:
             id = rule.check_text("id", id, rule.MAX_ID_BYTES)  # noqa: A001
-        if self._buffer.put(route, metric, subject, amount, at, actor, id) and not self._wake.is_set():
+        try:
+            is_added = self._buffer.put(route, metric, subject, amount, at, actor, id)
+        except BufferFull:
+            self._sender.start_if_refused()
+            raise
+        if not is_added:
+            self._sender.start_if_refused()
+        elif not self._wake.is_set():
             self._sender.start()
 
     def decide(
@@ -226,7 +235,8 @@ class Producer:
 
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if
-                the producer was closed before all events were sent: they are in the spool or are lost. If the reason is
+                the producer was closed before all events were sent: they are in the spool or are lost; or if the system
+                refuses the background thread: then the events are kept, and the next call tries again. If the reason is
                 known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
@@ -235,6 +245,8 @@ class Producer:
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self._sender.start_if_refused() and (left := self._buffer.emitted - self._buffer.appended):
+            raise FlushTimeout(f"{left:,} events are not appended yet: {self._sender.problem}")
         try:
             self._buffer.wait_until_appended(deadline)
         except FlushTimeout as error:

@@ -132,16 +132,28 @@ class Sender:
     def start(self) -> None:
         """Wake the sender thread; start it if it was not started yet. A thread that has ended is not started again.
 
-        Raises:
-            RuntimeError: the system refuses another thread; the next call tries again.
+        If the system refuses another thread, this is a `problem`: it is logged once, and the next call tries again.
         """
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="tallystream-producer", daemon=True)
-                    thread.start()
+                    try:
+                        thread.start()
+                    except RuntimeError as error:
+                        self._say(
+                            f"the system refuses the thread that sends events: {error}. The next call tries again"
+                        )
+                        return  # without `wake`: so the next event calls this again
                     self._thread = thread
-        self._buffer.wake.set()  # after the start: if it fails, the next event calls this again
+        self._buffer.wake.set()
+
+    def start_if_refused(self) -> bool:
+        """If the system has refused the sender thread, try again; return whether it refuses the thread again."""
+        if self._thread is None and self._problem is not None:
+            self.start()
+            return self._thread is None
+        return False
 
     def check(self, deadline: float) -> None:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import subprocess
 import sys
@@ -195,15 +196,51 @@ def test_a_flush_of_a_closed_producer_ends(harness):
             producer.flush()
 
 
-def test_a_thread_that_cannot_start_is_started_later(harness, monkeypatch):
-    """If the system refuses a thread, `emit` raises an error and keeps the event; the next call sends both."""
-    with Producer(harness.url, linger=0) as producer:
+def test_a_thread_that_cannot_start_is_started_later(harness, monkeypatch, caplog):
+    """If the system refuses a thread, `emit` keeps the event, and the problem is logged once; the next call sends all.
+
+    `emit` raises no error, so its caller does not emit an event again that is in the buffer.
+    """
+    with caplog.at_level(logging.INFO, "tallystream"), Producer(harness.url, linger=0) as producer:
         with monkeypatch.context() as full:
             full.setattr(threading.Thread, "start", refuse_thread)
-            with pytest.raises(RuntimeError, match="can't start new thread"):
-                producer.emit("view", "a")
+            producer.emit("view", "a")
+            producer.emit("view", "a")
+            for timeout in (None, 0.1):
+                with pytest.raises(FlushTimeout, match=r"2 events are not appended yet: .* can't start new thread"):
+                    producer.flush(timeout)
+            assert producer.stats.buffered == 2
         producer.emit("view", "a")
-        until(lambda: harness.ledger().get("appended") == 2, what="both events in the stream")
+        until(lambda: harness.ledger().get("appended") == 3, what="all events in the stream")
+    assert [line.split()[0] for line in caplog.messages] == ["sending.paused", "sending.resumed"]
+
+
+@pytest.mark.parametrize("how", ["flush", "raise", "drop", "block"])
+def test_a_thread_that_could_not_start_is_started_by_each_call(harness, monkeypatch, how):
+    """Also a flush starts it, and an event for which there is no room."""
+    when_full = "block" if how == "flush" else how
+    full = {"buffer_events": 1, "entry_events": 1, "when_full": when_full, "block_timeout": 0.01}
+    with Producer(harness.url, linger=0, **full) as producer:
+        with monkeypatch.context() as busy:
+            busy.setattr(threading.Thread, "start", refuse_thread)
+            producer.emit("view", "a")
+        if how == "flush":
+            producer.flush(10)
+        elif how == "drop":
+            producer.emit("view", "b")
+        else:
+            with pytest.raises(BufferFull):
+                producer.emit("view", "b")
+        until(lambda: harness.ledger().get("appended") == 1, what="the event in the stream")
+
+
+def test_a_producer_whose_thread_cannot_start_states_so_when_it_is_closed(harness, monkeypatch):
+    """`close` raises the reason why events are lost, and a refused metric stays a refused metric."""
+    monkeypatch.setattr(threading.Thread, "start", refuse_thread)
+    producer = Producer(harness.url)
+    producer.emit("view", "a")
+    with pytest.raises(FlushTimeout, match=r"1 events are not appended yet: .* can't start new thread"):
+        producer.close()
 
 
 def refuse_thread(_: threading.Thread) -> None:

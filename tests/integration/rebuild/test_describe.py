@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import Layout
+from tallystream_worker.cli.commands.reopen import reopen as command
+from tallystream_worker.ingest.offsets import OffsetGate
 from tallystream_worker.rebuild.describe import describe, retracted_events
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild
-from tallystream_worker.rebuild.reopen import reopen
+from tallystream_worker.rebuild.reopen import Reopened, reopen
 from tallystream_worker.rebuild.retract import propose_without
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
@@ -126,6 +129,7 @@ def test_a_deployment_is_described_again_after_repartitions(harness, lost, topic
 @pytest.mark.parametrize("closes", [False, True])
 def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
     """If the root is lost before the new topic is live, the repartition can be continued, or given up."""
+    harness.client.xadd(harness.layout.keys[5].stream, {"nonsense": 1})  # its copy is plain, too
     deployment = Deployment.load(harness.client)
     layout = topic.propose(harness.client, deployment, 3)
     run = Repartition(settings_for(harness.url, RULES, 0), harness.client, deployment, layout)
@@ -139,7 +143,7 @@ def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
     assert describe(harness.client, "tally", 0) == [before.layout.root]
     assert Deployment.load(harness.client) == before
     assert before.moving == layout.topic
-    with pytest.raises(ConfigurationError, match="rebuild --drop"):
+    with pytest.raises(ConfigurationError, match=r"continue it with .* --partitions 3; .* rebuild --drop"):
         reopen(harness.client, before)
     if closes:
         moved(harness, 3)
@@ -149,17 +153,100 @@ def test_an_unfinished_repartition_is_described_as_unfinished(harness, closes):
     assert harness.totals() == {("view", "a"): 1}
 
 
+@pytest.mark.parametrize("how", ["decide", "XADD"])
+def test_a_topic_that_only_took_an_event_is_live(harness, how):
+    """Neither a decided event nor a plain one leaves a record of a producer, and no worker has read the topic."""
+    moved(harness, 3)
+    before = Deployment.load(harness.client)
+    if how == "XADD":
+        harness.client.xadd(before.layout.keys[0].stream, {"metric": "view", "subject": "b"})
+    else:
+        with Producer(harness.url) as producer:
+            assert producer.decide("call", "b").accepted
+    harness.client.delete(before.layout.root)
+    describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    assert reopen(harness.client, before) == Reopened([], [])
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1, ("view" if how == "XADD" else "call", "b"): 1}
+
+
+def test_an_error_does_not_hide_what_was_mended(harness, capsys, monkeypatch):
+    """If the repartition has to be continued first, the command prints that `tally:meta` is stored again."""
+    monkeypatch.setenv("TALLYSTREAM_REDIS_URL", harness.url)
+    topic.begin(harness.client, *_proposed(harness))
+    harness.client.delete(harness.layout.root)
+    with pytest.raises(ConfigurationError, match="--partitions 3"):
+        command()
+    assert capsys.readouterr().out == "mended tally:meta\n"
+    with pytest.raises(ConfigurationError, match="--partitions 3"):
+        command()
+    assert not capsys.readouterr().out
+
+
+def _proposed(harness: Harness) -> tuple[Deployment, Layout, Rules]:
+    """Return the arguments of `topic.begin` for a repartition to 3 partitions."""
+    deployment = Deployment.load(harness.client)
+    return deployment, topic.propose(harness.client, deployment, 3), deployment.rules
+
+
 def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path):
     """A restore of an earlier topic closes the live one: it is described as left, not as live."""
     with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
         Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
         moved(harness, 3)
-        restore(harness.client, database, force=True)
+        restore(harness.client, database, force=True, accept_loss=True)
     before = Deployment.load(harness.client)
     harness.client.delete(before.layout.root)
     describe(harness.client, "tally", 0)
     assert Deployment.load(harness.client) == before
     assert topic.drop_left(harness.client, before).keys() == {2}
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_restore_before_the_loss_hides_no_earlier_topic(harness, tmp_path, is_dropped, is_emptied):
+    """A restore closes the first topic for the live one; the topics between them are still described as earlier."""
+    moved(harness, 12)
+    harness.client.hset(Deployment.load(harness.client).layout.keys[0].sequences, "file:x", "500 1-1")
+    topic.drop(harness.client, Deployment.load(harness.client))
+    moved(harness, 3)
+    harness.drain()
+    if is_dropped:
+        topic.drop(harness.client, Deployment.load(harness.client))
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        if is_emptied:
+            harness.client.flushall()
+        restore(harness.client, database, force=True)
+    harness.drain()
+    before = Deployment.load(harness.client)
+    assert before.earlier == {1: 8, 2: 12}
+    harness.client.delete(before.layout.root)
+    assert describe(harness.client, "tally", 0)
+    after = Deployment.load(harness.client)
+    assert after == before
+    _, offsets = OffsetGate(harness.client, after.layout, "file:x").earlier_offsets(after.earlier_layouts)
+    assert offsets[0] == 500
+
+
+def test_a_topic_that_a_restore_has_left_is_no_earlier_topic(harness, tmp_path):
+    """It stays so after it was dropped and the restored topic was repartitioned: its sequences name a lower topic."""
+    with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        moved(harness, 12)
+        topic.drop(harness.client, Deployment.load(harness.client))
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        moved(harness, 3)
+        restore(harness.client, database, force=True, accept_loss=True)
+    topic.drop_left(harness.client, Deployment.load(harness.client))
+    moved(harness, 5)
+    harness.drain()
+    before = Deployment.load(harness.client)
+    assert (before.layout.topic, dict(before.earlier), before.kept) == (4, {1: 8, 2: 12}, 2)
+    harness.client.delete(before.layout.root)
+    assert describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    assert harness.client.hget(before.layout.root, "left") is None
 
 
 def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):

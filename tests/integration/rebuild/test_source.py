@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tallystream.deployment import Deployment
+from tallystream.errors import KeyLost, StreamError
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.rebuild.source import EntriesTrimmed, entries, stream_entries
 from tests.harness import Harness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream_worker.counting.entry import Entry
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def ids(found) -> list[int]:
     return [int(entry.id.partition("-")[0]) for entry in found]
 
 
-@pytest.mark.parametrize("left", [90, 89, 80, 5, 0])
+@pytest.mark.parametrize("left", [90, 89, 87, 86, 80, 5, 0])
 @pytest.mark.parametrize("begins", ["", "3-0"])
 def test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error(harness, left, begins):
     """The error names the last entry that was read, and the first that is left; entries that were read may be gone."""
@@ -40,7 +47,7 @@ def test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error(harness, l
     read = ids(islice(found, 1))
     first = read[0]
     trim(harness, left)
-    if 100 - left <= first + 9 - (begins != ""):
+    if 100 - left <= first + 9:
         assert ids(found) == [*range(first + 1, 101)]
         return
     before = f"{101 - left}-0" if left else "the end"
@@ -48,6 +55,51 @@ def test_entries_that_are_trimmed_while_a_stream_is_read_are_an_error(harness, l
         EntriesTrimmed, match=rf"stream: .*entries after {first + 9}-0 and before {before} were trimmed"
     ):
         ids(found)
+
+
+@pytest.mark.parametrize("begins", ["", "3-0"])
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_a_stream_that_is_deleted_while_it_is_read_is_an_error(harness, tmp_path, begins, is_archived):
+    """The entries that were not read yet are missing, whether the stream was deleted or the server emptied."""
+    keys, store = harness.layout.keys[0], Store(str(tmp_path / "archive"))
+    if is_archived:
+        Archive(harness.client, store, Deployment.find(harness.client)).run_once(settled=0)
+        trim(harness, 50)
+    found = entries(harness.client, keys, store.url, 0) if is_archived else read_from(harness, begins)
+    assert len(ids(islice(found, 5))) == 5
+    harness.client.flushall() if is_archived else harness.client.delete(keys.stream)
+    with pytest.raises(KeyLost, match=r":stream was deleted"):
+        ids(found)
+
+
+@pytest.mark.parametrize("number", [5, 60])
+@pytest.mark.parametrize("at", [1, 200])
+def test_a_stream_that_is_replaced_while_it_is_read_is_an_error(harness, number, at):
+    """The stream has fewer entries than were read from it, or has lost entries that were not read."""
+    found = read_from(harness)
+    assert ids(islice(found, 15)) == [*range(1, 16)]
+    stream = harness.layout.keys[0].stream
+    harness.client.delete(stream)
+    for each in range(number):
+        harness.client.xadd(stream, {"metric": "view", "subject": "b"}, id=f"{at + each}-0")
+    with pytest.raises(StreamError, match=r"stream was replaced while it was read"):
+        ids(found)
+
+
+def test_the_number_of_trimmed_entries_is_not_stated_if_it_is_not_known(harness):
+    """If another stream has the name, or reading did not begin at the first entry, the difference is no number."""
+    assert EntriesTrimmed("s", "1-0", "9-0", 0).number is None
+    assert "-3" not in str(EntriesTrimmed("s", "1-0", "9-0", -3))
+    found = read_from(harness, "3-0")
+    ids(islice(found, 10))
+    trim(harness, 50)
+    with pytest.raises(EntriesTrimmed, match=r"stream: entries after 13-0 and before 51-0"):
+        ids(found)
+
+
+def read_from(harness: Harness, after: str = "") -> Iterator[Entry]:
+    """Yield the entries of the stream after an ID, of which 10 are read at a time."""
+    return stream_entries(harness.client, harness.layout.keys[0], after, count=10)
 
 
 def test_a_stream_that_is_read_to_an_end_may_be_trimmed_there(harness):

@@ -53,7 +53,7 @@ from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
-from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
+from tallystream_worker.repartition.copy import HOLDER, CopiedElsewhere, StreamCopier
 from tallystream_worker.repartition.migration import Repartition, repartition
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings
@@ -401,6 +401,36 @@ def test_a_partition_that_was_lost_is_reopened_after_its_repair(server):
             producer.flush(10)
         harness.finish()
         assert harness.totals() == {("view", "a"): 6}
+
+
+def test_a_repartition_does_not_trust_what_a_killed_giving_up_has_left(server, tmp_path):
+    """If `rebuild --drop` was killed, the next repartition reopens the old topic, and protects all its entries."""
+    program = Path(sys.executable).parent / "tallystream"
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        deployment = Deployment.create_or_load(harness.client)
+        layout = topic.propose(harness.client, deployment, 3)
+        given_up = Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout)
+        given_up.begin()
+        with CatchUpCounter(settings_for(harness.url, PLAIN, 0), given_up.new, PLAIN) as counting:
+            given_up.catch_up(counting)
+        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        killed = subprocess.run(
+            [str(program), "rebuild", "--drop", "--redis", server.url],
+            env=os.environ | {"TALLYSTREAM_FAILPOINT": "move-given-up"},
+            cwd=tmp_path,
+            check=False,
+            timeout=60,
+        )
+        assert killed.returncode == -9
+        keys = harness.layout.keys_of("a")
+        assert harness.client.hget(keys.retention_holds, HOLDER) != b"0-0"
+        harness.client.xtrim(keys.stream, maxlen=4, approximate=False)
+        with pytest.raises(ConfigurationError, match=r"1 entries are no longer in the streams"):
+            moved(harness, 4)
+        assert [harness.client.hget(each.sequences, "!closed") for each in harness.layout.keys] == [b"", b""]
+        assert [harness.client.hget(each.retention_holds, HOLDER) for each in harness.layout.keys] == [b"0-0", b"0-0"]
 
 
 def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):

@@ -11,17 +11,19 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import CodecError, ConfigurationError, EventError, StreamError
 from tallystream.rules.metrics import Rules, publish, read
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, parse_live, spread_fields
 from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, LEFT, MAX_PARTITIONS, Layout
 from tallystream.storage.rule_changes import read_changes
 from tallystream.storage.scripts import Script
+from tallystream.wire.codec import COPIED, decode, was_sequenced
+from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import COPIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import redis
 
@@ -30,6 +32,8 @@ _COUNTS: Final = re.compile(rf"{GROUP}(?:-([0-9]+))?")
 _CLOSING: Final = f"!{CLOSING}"
 """The field of the sequences with the number of the last closing of the partition."""
 _LATER: Final = re.compile(rb"l([0-9]+):meta")
+
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def describe(
     Retractions are part of the recorded rules. Without a record, those that the archive notes are stored, with the
     metrics of `rules`. If the archive notes none either, the ledgers show whether events were retracted.
 
-    After repartitions, the closed partitions of each topic name the topic that follows. A topic is live if all
+    After repartitions, the closed partitions of each topic name a topic that follows. A topic is live if all
     partitions of the topic before are closed for it, and that topic was dropped, or producers or workers have used the
     new one. Otherwise the repartition to it is not finished, and can be continued or given up.
 
@@ -165,52 +169,118 @@ def _chain(client: redis.Redis, namespace: str) -> list[_Topic]:
 def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
     """Return whether a producer has appended to a topic, or a worker has read it; before it is live, none of them does.
 
-    If none of them has used the topic since it became live, the result is `False` too. Then the repartition can be
-    continued, and nothing is lost, because the topic before is closed.
+    So a topic is live if a producer has a record, a worker has read an entry, or an entry is no copy. All entries may
+    have to be read for this, newest first. If none of them has used the topic since it became live, the result is
+    `False` too. Then the repartition can be continued, and nothing is lost, because the topic before is closed.
     """
-    for keys in Layout(max(topic.partitions, 1), namespace, topic=topic.number).keys:
+    layout = Layout(max(topic.partitions, 1), namespace, topic=topic.number)
+    for keys in layout.keys:
         for name, _ in client.hscan_iter(keys.sequences, count=1000):
             if not name.startswith(b"!") and b"@" not in name:  # with @, it is the offset of a file, which was copied
                 return True
         for group in _groups(client, keys.stream):
             if any(each["name"] != COPIES.encode() for each in client.xinfo_consumers(keys.stream, group)):
                 return True
+    return any(_has_own_entry(client, keys.stream) for keys in layout.keys)
+
+
+def _has_own_entry(client: redis.Redis, stream: str) -> bool:
+    """Return whether a stream has an entry that a repartition has not copied to it, such as one of `decide` or XADD."""
+    before = "+"
+    while True:
+        page: Any = client.xrevrange(stream, before, "-", count=_PAGE)
+        if not page:
+            return False
+        if not all(_may_be_copy(Entry(id_.decode(), fields)) for id_, fields in page):
+            return True
+        before = f"({page[-1][0].decode()}"
+
+
+def _may_be_copy(entry: Entry) -> bool:
+    """Return whether a repartition may have appended an entry: it has the mark, or it cannot be decoded.
+
+    A plain entry that cannot be decoded is copied without the mark.
+    """
+    if entry.fields.get(b"p") == COPIED:
+        return True
+    if was_sequenced(entry.fields):
+        return False
+    try:
+        decode(entry.fields, entry.received)
+    except (CodecError, EventError):
+        return True
     return False
 
 
 def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
 
+    A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
+    up to the newest are looked at: every topic below the live one that is closed for a later topic is an earlier one.
+
     Args:
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
     """
-    live, numbers = chain[-1], [each.number for each in chain]
-    stored = _stored_topics(client, namespace)
-    others = {live.following} if live.following is not None else set()
-    fields: dict[str, Any] = {}
-    if len(chain) > 1:
-        fields["log"] = live.number
-        fields |= {f"partitions@{each.number}": each.partitions for each in chain[:-1]}
-        if chain[-2].is_kept:
-            fields["kept"] = chain[-2].number
-    left, closing = [], max(each.closing for each in chain)
-    for topic in sorted((others | stored) - {*numbers}):
-        about = _look(client, namespace, topic)
-        count = int(client.hget(Layout(namespace=namespace, topic=topic).meta, "partitions") or about.partitions)
-        closing = max(closing, about.closing)
-        if topic > live.number and about.closed <= {0} and count:
-            fields |= {"moving": topic, "moving-partitions": count}
-        elif count:
-            left.append(f"{topic}:{count}")
+    live, stored = chain[-1], _stored_topics(client, namespace)
+    found = _all_topics(client, namespace, chain, stored)
+    newest = max(found)
+    if newest == FIRST_TOPIC:
+        return {CLOSING: live.closing} if live.closing else {}
+    fields: dict[str, Any] = {"newest-log": newest + 1}  # the next number may have been reserved
+    in_chain = {each.number for each in chain}
+    earlier = [
+        n for n, topic in sorted(found.items()) if n != live.number and (n in in_chain or _precedes(topic, live))
+    ]
+    if live.number != FIRST_TOPIC:
+        fields |= {"log": live.number} | {f"partitions@{n}": found[n].partitions for n in earlier}
+    if earlier and found[earlier[-1]].is_kept:
+        fields["kept"] = earlier[-1]
+    left = []
+    for number, topic in sorted(found.items()):
+        count = int(client.hget(Layout(namespace=namespace, topic=number).meta, "partitions") or topic.partitions)
+        is_open = topic.closed <= {0}
+        if number in (live.number, fields.get("kept")) or not count:
+            continue
+        if is_open and number == newest > live.number:
+            fields |= {"moving": number, "moving-partitions": count}
+        elif is_open or topic.is_kept or number in stored:  # else only what a removal keeps
+            left.append(f"{number}:{count}")
     if left:
         fields[LEFT] = " ".join(left)
-    if closing:
+    if closing := max(topic.closing for topic in found.values()):
         fields[CLOSING] = closing
-    if len(chain) > 1 or others or stored:
-        fields["newest-log"] = max(*numbers, *others, *stored) + 1  # the next number may have been reserved
     return fields
+
+
+def _precedes(topic: _Topic, live: _Topic) -> bool:
+    """Return whether a topic was live before the live one: later topics have replaced all its partitions.
+
+    A topic that is closed for one with a lower number is not: a restore has left it.
+    """
+    return topic.number < live.number and bool(topic.closed) and min(topic.closed) > topic.number
+
+
+def _all_topics(
+    client: redis.Redis, namespace: str, chain: Sequence[_Topic], stored: Collection[int]
+) -> dict[int, _Topic]:
+    """Return, by number, all topics up to the newest that a key names; also those that have no keys any more.
+
+    Args:
+        client: The server.
+        namespace: The first part of every key.
+        chain: See `_topics`.
+        stored: What `_stored_topics` returned.
+    """
+    found = {each.number: each for each in chain}
+    number, newest = FIRST_TOPIC, max([*found, *stored])
+    while number <= newest:
+        if number not in found:
+            found[number] = _look(client, namespace, number)
+        newest = max([newest, *found[number].closed])
+        number += 1
+    return found
 
 
 def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:

@@ -67,10 +67,16 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
         redis.RedisError: the server does not reply, or rejects a command; call again to continue.
     """
     deployment.ensure_stored()
-    if deployment.building is not None or deployment.moving is not None:
+    if deployment.moving is not None:
+        partitions: bytes | None = client.execute_command("HGET", deployment.layout.root, "moving-partitions")
         raise ConfigurationError(
-            "cannot open partitions while a rebuild or a repartition is not finished: give it up with tallystream "
+            "cannot open partitions while a repartition is not finished: continue it with tallystream rebuild "
+            f"--partitions {(partitions or b'N').decode()}; or, if it cannot be continued, give it up with tallystream "
             "rebuild --drop"
+        )
+    if deployment.building is not None:
+        raise ConfigurationError(
+            "cannot open partitions while a rebuild is not finished: give it up with tallystream rebuild --drop"
         )
     layout = deployment.layout.of(deployment.generation)
     mark = live_mark(deployment.generation, deployment.revision)

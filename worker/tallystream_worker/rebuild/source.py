@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.errors import StreamError
+from tallystream.errors import KeyLost, StreamError
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 
@@ -28,16 +28,17 @@ class EntriesTrimmed(StreamError):
         stream: The stream.
         after: The ID of the last entry that was read; `""` if none was.
         before: The ID of the first entry that is left; `""` if none is.
-        number: How many entries were trimmed; `None` if this is not known.
+        number: How many entries were trimmed; `None`, 0 or less if this is not known.
     """
 
     def __init__(self, stream: str, after: str, before: str, number: int | None) -> None:
-        missing = "entries" if number is None else f"{number:,} entries"
+        self.number = number if number is not None and number > 0 else None
+        """How many entries were trimmed; `None` if this is not known."""
+        missing = "entries" if self.number is None else f"{self.number:,} entries"
         super().__init__(
             f"{stream}: {missing} after {after or 'the beginning'} and before {before or 'the end'} were trimmed "
             "before they were read. Run the command again; if you have an archive, name it (--archive URL)"
         )
-        self.number = number
 
 
 def stream_entries(
@@ -56,15 +57,20 @@ def stream_entries(
     missing, without an error, unless `first` is given: the ID of the entry that was the first in the stream, and how
     many entries the stream had lost then.
 
+    Each page is read with the ID of the entry that follows it. If this entry is still there when the next page is read,
+    no entry between the pages was trimmed, even if all entries of the earlier page were.
+
     Raises:
         EntriesTrimmed: entries were trimmed after the first page was read, or since the first entry was `first`.
+        KeyLost: the stream was deleted while entries of it were still to be read.
+        StreamError: the stream was replaced by one with fewer entries.
     """
-    # Of the next entry, among all entries that the stream ever had.
-    position = None if first is None else first[1]
-    is_begun = False
+    # Of the next entry: its ID, and its position among all entries that the stream ever had.
+    following, position = (None, None) if first is None else first
+    known = (0, 0 if position is None else position)
     while True:
         with client.pipeline(transaction=True) as pipeline:
-            pipeline.execute_command("XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count)
+            pipeline.execute_command("XRANGE", keys.stream, f"({after}" if after else "-", until, "COUNT", count + 1)
             pipeline.xinfo_stream(keys.stream)
             page, about = pipeline.execute(raise_on_error=False)
         if isinstance(page, Exception):
@@ -72,23 +78,24 @@ def stream_entries(
         if isinstance(about, Exception):
             if not (isinstance(about, RedisError) and is_key_missing(about)):
                 raise about
-            about = {"entries-added": 0, "length": 0, "first-entry": None}
-        held, gone = _beginning(about) or ("", int(about["entries-added"]) - int(about["length"]))
-        if first is not None and not is_begun and _is_past(held, first[0]):
-            raise EntriesTrimmed(keys.stream, after, held, gone - first[1])
-        if is_begun and (position is None or gone > position) and _is_past(held, after):
+            if following is not None:
+                raise KeyLost(keys.stream)
+            return
+        added, gone = int(about["entries-added"]), int(about["entries-added"]) - int(about["length"])
+        if added < known[0] or gone < known[1]:
+            raise StreamError(f"{keys.stream}: the stream was replaced while it was read. Run the command again")
+        held, _ = _beginning(about) or ("", gone)
+        if following is not None and _is_past(held, following):
             raise EntriesTrimmed(keys.stream, after, held, None if position is None else gone - position)
         if page and held == page[0][0].decode():
             position = gone
-        is_begun = True
-        for id_, fields in page:
+        for id_, fields in page[:count]:
             yield Entry(id_.decode(), _named(fields))
-        if len(page) < count:
+        if len(page) <= count:
             return
-        after = page[-1][0].decode()
-        position = None if position is None else position + len(page)
-        if after == until:
-            return
+        after, following = page[count - 1][0].decode(), page[count][0].decode()
+        position = None if position is None else position + count
+        known = (added, gone)
 
 
 def _beginning(about: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -130,6 +137,7 @@ def entries(
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
         EntriesTrimmed: entries were trimmed from the stream before they were read, and the archive lacks them.
+        KeyLost, StreamError: the stream was deleted or replaced before all its entries were read.
     """
     after = ""
     held: tuple[str, int] | None = None

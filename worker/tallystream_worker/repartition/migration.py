@@ -122,7 +122,8 @@ class Repartition:
         """
         gone = 0
         for keys in self._old.layout.keys:
-            self._client.hsetnx(keys.retention_holds, HOLDER, "0-0")
+            # Also if there is a hold: one that an earlier repartition has left protects only entries after its mark.
+            self._client.hset(keys.retention_holds, HOLDER, "0-0")
             if self._client.exists(keys.stream):
                 about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
                 gone += int(about["entries-added"]) - int(about["length"])
@@ -270,7 +271,8 @@ def repartition(
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
     The old topic is kept until `topic.drop` removes it. See `Repartition` for the other arguments. A call after an
-    interruption continues the same repartition.
+    interruption continues the same repartition. If an earlier one was given up, and this was interrupted, the old topic
+    is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
@@ -281,6 +283,7 @@ def repartition(
     """
     client = connect(settings.redis.url)
     try:
+        topic.reopen_if_settled(client, deployment)
         layout = topic.propose(client, deployment, partitions)
         run = Repartition(
             settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show

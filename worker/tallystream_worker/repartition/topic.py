@@ -257,12 +257,21 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
         KeyLost: a closed partition has lost a key, and was not reopened; raised after all partitions were tried.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
     """
+    if reopen_if_settled(client, deployment):
+        _remove_holds(client, deployment)
+
+
+def reopen_if_settled(client: redis.Redis, deployment: Deployment) -> bool:
+    """Reopen the live topic if it is closed and no repartition is unfinished; return whether none is unfinished.
+
+    Retention holds stay: see `settle`, which also names the errors.
+    """
     now = deployment.reload(client)
     if now.moving is not None or now.layout.topic != deployment.layout.topic:
-        return
+        return False
     if any(_is_closed(client, keys) for keys in now.layout.keys):
         reopen(client, now, next_closing(client, now))
-    _remove_holds(client, now)
+    return True
 
 
 def _is_closed(client: redis.Redis, keys: PartitionKeys) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
+from redis.exceptions import RedisError
+
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import TallyError
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.rebuild.describe import describe, retracted_events
@@ -14,6 +17,8 @@ from tallystream_worker.rebuild.reopen import reopen as open_again
 from tallystream_worker.runtime.publication import publish_again
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tallystream_worker.settings.settings import Settings
 
 
@@ -40,7 +45,9 @@ def reopen(
     events were retracted, and the archive does not state which ones, the command fails. With --force, it continues
     without the retractions: the counters stay right, but a later rebuild counts the retracted events again.
 
-    The command fails while a rebuild or a repartition is not finished: give it up with `tallystream rebuild --drop`.
+    The command fails while a rebuild or a repartition is not finished; a `tally:meta` that it has stored again stays
+    stored. Continue a repartition with `tallystream rebuild --partitions N`. Give up a rebuild, or a repartition that
+    cannot be continued, with `tallystream rebuild --drop`.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
@@ -52,26 +59,39 @@ def reopen(
             rules=settings.rules,
             force=force,
         )
-        deployment = Deployment.find(client, settings.redis.namespace)
-        if described and deployment.revision and not client.exists(deployment.layout.rule_changes):
-            deployment = publish_again(client, deployment, deployment.revision)  # records them
         unknown = 0
-        if described and (deployment.declared is None or not deployment.declared.retracted):
-            unknown = retracted_events(client, deployment.layout)
-        done = open_again(client, deployment, force=force)
+        try:
+            deployment = Deployment.find(client, settings.redis.namespace)
+            if described and deployment.revision and not client.exists(deployment.layout.rule_changes):
+                deployment = publish_again(client, deployment, deployment.revision)  # records them
+            if described and (deployment.declared is None or not deployment.declared.retracted):
+                unknown = retracted_events(client, deployment.layout)
+            done = open_again(client, deployment, force=force)
+        except (TallyError, RedisError):
+            if described:
+                _show(described, [], unknown, json=json)
+            raise
+    _show([*described, *done.mended], done.opened, unknown, json=json)
+
+
+def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, *, json: bool) -> None:
+    """Print the keys that were mended, and the streams of the partitions that were opened.
+
+    `unknown` is the number of retracted events of which it is not known which ones they are.
+    """
     if json:
-        print_json({"mended": [*described, *done.mended], "opened": done.opened, "unknown_retracted": unknown})
+        print_json({"mended": mended, "opened": opened, "unknown_retracted": unknown})
         return
     if unknown:
         console.print(
             f"{unknown:,} events were retracted, and it is not known which ones: the counters leave them out, but a "
             "rebuild counts them again. Retract them again (tallystream retract) before the next rebuild"
         )
-    if mended := [*described, *done.mended]:
+    if mended:
         console.print(f"mended {', '.join(mended)}")
-    if done.opened:
-        console.print(f"opened {', '.join(done.opened)}: their counters begin again at 0")
-    if not mended and not done.opened:
+    if opened:
+        console.print(f"opened {', '.join(opened)}: their counters begin again at 0")
+    if not mended and not opened:
         console.print("nothing was changed: no key is lost that this command can repair")
 
 
