@@ -2398,6 +2398,16 @@ MUTANTS: Final = (
         tests=(f"{_INTERRUPTED}::test_a_deployment_without_its_root_hash_is_restored_at_once",),
     ),
     Mutant(
+        "slow-snapshot-replaces-the-restored-one",
+        (Edit("tallystream_worker/snapshot/lua/mark.lua", "if is_replaced() then", "if false then"),),
+        tests=(f"{_INTERRUPTED}::test_a_slow_snapshot_does_not_replace_the_one_that_was_restored",),
+    ),
+    Mutant(
+        "late-copies-hide-a-later-topic",
+        (Edit("tallystream_worker/archive/later_topics.py", "if not own and events:", "if not own:"),),
+        tests=(f"{_OTHER_TOPICS}::test_late_copies_do_not_hide_the_events_of_a_later_topic",),
+    ),
+    Mutant(
         "restore-counts-after-a-takeover",
         (
             Edit(

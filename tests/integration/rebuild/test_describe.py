@@ -150,7 +150,7 @@ def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path)
     with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
         Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
         moved(harness, 3)
-        restore(harness.client, database, force=True)
+        restore(harness.client, database, force=True, accept_loss=True)
     before = Deployment.load(harness.client)
     harness.client.delete(before.layout.root)
     describe(harness.client, "tally", 0)
@@ -165,3 +165,10 @@ def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):
     with pytest.raises(ConfigurationError, match="while a rebuild was switching"):
         describe(harness.client, "tally", 0)
     assert not harness.client.exists(harness.layout.root)
+
+
+def test_the_number_of_an_archived_topic_is_not_used_again(harness):
+    """If no key shows a later topic that the archive has, its number is still not used again."""
+    harness.client.delete(harness.layout.root)
+    describe(harness.client, "tally", 0, topics=[2, 5])
+    assert topic.propose(harness.client, Deployment.load(harness.client), 3).topic > 5

@@ -9,16 +9,18 @@ import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
-from tallystream.errors import StreamError
+from tallystream.errors import DeploymentChanged, StreamError
 from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import CLOSED, LEFT, Layout
 from tallystream_worker.process import failpoints
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.repartition import topic
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.point_in_time import ViewLost
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.restore_lock import RestoreOvertaken
 from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
 from tests.integration.repartition.test_migration import PLAIN, moved
@@ -177,3 +179,30 @@ def test_a_deployment_without_its_root_hash_is_restored_at_once(harness, databas
     assert harness.client.hget("tally:meta", "closing") == b"6"
     assert sum(harness.totals().values()) == 20
     assert is_clean(harness)
+
+
+@pytest.mark.parametrize("then", ["finished", "interrupted"])
+def test_a_slow_snapshot_does_not_replace_the_one_that_was_restored(harness, databases, monkeypatch, then):
+    """Values from before a restore are not written after it has begun, although the mark is the same."""
+    send(harness, 20)
+    take(harness, databases[0])
+    (key,) = [name for name in harness.client.scan_iter() if name.endswith(b"total:view:s1")]
+    harness.client.incrby(key, 1000)
+    before = [databases[0].position(n) for n in range(2)]
+    reached: list[str] = []
+
+    def reach(at: str) -> None:
+        reached.append(at)
+        if (at, reached.count(at)) == ("after-cut", 1):
+            if then == "finished":
+                restore(harness.client, databases[0], force=True)
+            else:
+                begin(harness, databases[0])
+
+    monkeypatch.setattr(failpoints, "reach", reach)
+    snapshotter = Snapshotter(harness.client, databases[0], Deployment.load(harness.client))
+    with pytest.raises((ViewLost, DeploymentChanged)):
+        snapshotter.run_once(whole=True)
+    assert [databases[0].position(n) for n in range(2)] == before
+    restore(harness.client, databases[0], force=True)
+    assert sum(harness.totals().values()) == 20

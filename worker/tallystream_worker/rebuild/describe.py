@@ -59,6 +59,8 @@ def describe(
     namespace: str,
     partitions: int,
     manifest: Callable[[int], Mapping[str, Any] | None] = lambda _: None,
+    *,
+    topics: Sequence[int] = (),
 ) -> list[str]:
     """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
 
@@ -76,6 +78,7 @@ def describe(
         namespace: The first part of every key.
         partitions: The configured number of partitions; 0 if none is configured.
         manifest: Returns the manifest of a topic's archive; `None` if there is none.
+        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
 
     Raises:
         ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
@@ -94,12 +97,13 @@ def describe(
     topic = chain[-1]
     if topic.number == FIRST_TOPIC:
         fields = _fields(client, namespace, topic, partitions, manifest, None)
-        return _store(client, first.root, fields | _topics(client, namespace, chain))
+        return _store(client, first.root, fields | _topics(client, namespace, chain, topics))
     meta, stored = Layout(namespace=namespace, topic=topic.number).meta, []
     if not client.exists(meta):
         stored = _store(client, meta, _fields(client, namespace, topic, partitions, manifest, None))
     epoch: bytes = client.execute_command("HGET", meta, "epoch") or b""
-    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode()) | _topics(client, namespace, chain)
+    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode())
+    fields |= _topics(client, namespace, chain, topics)
     return [*_store(client, first.root, fields), *stored]
 
 
@@ -154,13 +158,14 @@ def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
     return False
 
 
-def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dict[str, Any]:
+def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic], archived: Sequence[int]) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
 
     Args:
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
+        archived: The numbers of the later topics in the archive.
     """
     live, numbers = chain[-1], [each.number for each in chain]
     stored = _stored_topics(client, namespace)
@@ -184,8 +189,8 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dic
         fields[LEFT] = " ".join(left)
     if closing:
         fields[CLOSING] = closing
-    if len(chain) > 1 or others or stored:
-        fields["newest-log"] = max(*numbers, *others, *stored) + 1  # the next number may have been reserved
+    if len(chain) > 1 or others or stored or archived:
+        fields["newest-log"] = max(*numbers, *others, *stored, *archived) + 1  # the next number may have been reserved
     return fields
 
 

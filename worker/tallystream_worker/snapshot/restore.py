@@ -105,6 +105,7 @@ def restore(
     force: bool = False,
     accept_loss: bool = False,
     later: Callable[[int], Mapping[int, int]] = lambda _: {},
+    topics: Sequence[int] = (),
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[RestoredPart], None] = lambda _: None,
@@ -131,7 +132,8 @@ def restore(
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
-            that were not copied from the topic before.
+            that were not copied from the topic before. It is called once, or not at all with `accept_loss`.
+        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
@@ -165,7 +167,7 @@ def restore(
         rules = replace(rules, retracted=(*rules.retracted, *lacking))
         partitions = [PartitionRestore(client, database, layout, n, rules, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
-        kept = _begin(client, layout, root, facts, rules, lock, later)
+        kept = _begin(client, layout, root, facts, rules, lock, topics)
         for each in partitions:
             each.close()
         if layout.topic != FIRST_TOPIC:
@@ -189,7 +191,7 @@ def _begin(
     facts: Mapping[str, str],
     rules: Rules,
     lock: RestoreLock,
-    later: Callable[[int], Mapping[int, int]],
+    archived: Sequence[int],
 ) -> dict[str, Any]:
     """Replace the description of the deployment, and close all other topics; return what must outlast the restore.
 
@@ -200,13 +202,13 @@ def _begin(
         facts: The facts of the snapshot.
         rules: The rules to restore.
         lock: The lock of the restore, which gets the number of its closing.
-        later: See `restore`.
+        archived: The numbers of the topics in the archive.
 
     Raises:
         RestoreOvertaken: another restore has taken over.
     """
     live, _ = present_topic(client, layout.namespace, root)
-    topics = [int(facts[NEWEST_TOPIC]), *later(layout.topic), layout.topic, live]
+    topics = [int(facts[NEWEST_TOPIC]), *archived, layout.topic, live]
     kept: dict[str, Any] = {
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream_worker.cli.backup import archived_topics
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.rebuild.describe import describe
@@ -37,7 +38,11 @@ def reopen(
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
         described = describe(
-            client, settings.redis.namespace, settings.redis.partitions, lambda topic: _manifest(settings, topic)
+            client,
+            settings.redis.namespace,
+            settings.redis.partitions,
+            lambda topic: _manifest(settings, topic),
+            topics=archived_topics(settings, None),
         )
         done = open_again(client, Deployment.find(client, settings.redis.namespace), force=force)
     if json:
