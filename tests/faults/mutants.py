@@ -80,6 +80,7 @@ _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
+_ARCHIVE: Final = "tests/integration/archive/test_archive.py"
 _INTERRUPTED: Final = "tests/integration/snapshot/test_interrupted_restores.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
@@ -2406,6 +2407,11 @@ MUTANTS: Final = (
         "late-copies-hide-a-later-topic",
         (Edit("tallystream_worker/archive/later_topics.py", "if not own and events:", "if not own:"),),
         tests=(f"{_OTHER_TOPICS}::test_late_copies_do_not_hide_the_events_of_a_later_topic",),
+    ),
+    Mutant(
+        "slow-archiver-leaves-a-file-that-overlaps",
+        (Edit("tallystream_worker/archive/archiver.py", "        self._store.remove(own)\n", ""),),
+        tests=(f"{_ARCHIVE}::test_an_archiver_whose_group_was_lost_leaves_no_file_that_overlaps",),
     ),
     Mutant(
         "restore-counts-after-a-takeover",
