@@ -81,6 +81,8 @@ _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
+_ARCHIVE: Final = "tests/integration/archive/test_archive.py"
+_INTERRUPTED: Final = "tests/integration/snapshot/test_interrupted_restores.py"
 _RETRACT: Final = "tests/integration/rebuild/test_retract.py"
 _LOST_ENTRIES: Final = "tests/integration/archive/test_lost_entries.py"
 _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
@@ -2474,16 +2476,64 @@ MUTANTS: Final = (
         tests=(f"{_OTHER_TYPES}::test_the_keys_of_a_snapshot_have_another_type",),
     ),
     Mutant(
+        "restore-forgets-the-topic-of-an-interrupted-one",
+        (
+            Edit(
+                "tallystream_worker/snapshot/other_topics.py",
+                "return topic, partitions\n",
+                "return FIRST_TOPIC, None\n",
+            ),
+        ),
+        tests=(f"{_INTERRUPTED}::test_the_topic_of_an_interrupted_restore_is_closed_by_that_of_another_topic",),
+    ),
+    Mutant(
+        "two-restores-with-the-same-fence",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                'f"{FIRST} restoring {self._lock.closing} {self._lock.token}"',
+                'f"{FIRST} restoring {self._lock.closing}"',
+            ),
+        ),
+        tests=(f"{_INTERRUPTED}::test_a_restore_writes_nothing_after_the_server_was_emptied_and_restored",),
+    ),
+    Mutant(
+        "restore-numbers-its-closing-by-the-root-alone",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/begin_restore.lua",
+                "tonumber(ARGV[2]))",
+                "0)",
+            ),
+        ),
+        tests=(f"{_INTERRUPTED}::test_a_deployment_without_its_root_hash_is_restored_at_once",),
+    ),
+    Mutant(
+        "slow-snapshot-replaces-the-restored-one",
+        (Edit("tallystream_worker/snapshot/lua/mark.lua", "if is_replaced() then", "if false then"),),
+        tests=(f"{_INTERRUPTED}::test_a_slow_snapshot_does_not_replace_the_one_that_was_restored",),
+    ),
+    Mutant(
+        "late-copies-hide-a-later-topic",
+        (Edit("tallystream_worker/archive/later_topics.py", "if not own and events:", "if not own:"),),
+        tests=(f"{_OTHER_TOPICS}::test_late_copies_do_not_hide_the_events_of_a_later_topic",),
+    ),
+    Mutant(
+        "slow-archiver-leaves-a-file-that-overlaps",
+        (Edit("tallystream_worker/archive/archiver.py", "        self._store.remove(own)\n", ""),),
+        tests=(f"{_ARCHIVE}::test_an_archiver_whose_group_was_lost_leaves_no_file_that_overlaps",),
+    ),
+    Mutant(
         "restore-counts-after-a-takeover",
         (
             Edit(
                 "tallystream_worker/snapshot/lua/close_partition.lua",
-                "call('SET', KEYS[2], live)",
+                "call('SET', KEYS[2], ARGV[3])",
                 "call('SET', KEYS[2], '1 restoring 1')",
             ),
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
-                'f"{FIRST} restoring {self._lock.closing}"',
+                'f"{FIRST} restoring {self._lock.closing} {self._lock.token}"',
                 'f"{FIRST} restoring 1"',
             ),
         ),

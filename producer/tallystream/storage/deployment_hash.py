@@ -16,6 +16,7 @@ earlier topic, `kept` is the earlier topic that still exists, and `moving` is th
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.storage.keys import FIRST_TOPIC, LAYOUT, Layout, tag_of
@@ -45,6 +46,7 @@ RESTORING: Final = "restoring"
 until it is repeated. Its value has the retractions of the restored rules, for the repetition."""
 
 _SPREAD: Final = "spread@"
+_RESTORING: Final = re.compile(rb" restoring ([0-9]+)")
 
 
 def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
@@ -65,6 +67,12 @@ def parse_live(value: bytes) -> tuple[int, bool]:
     """
     generation, *words = value.split()
     return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`
+
+
+def restoring_number(value: bytes) -> int:
+    """Return the number of the closing in a value of `PartitionKeys.live`; 0 if no restore replaces the counters."""
+    found = _RESTORING.search(value)
+    return int(found[1]) if found else 0
 
 
 def spread_fields(metrics: Iterable[str]) -> dict[Any, Any]:

@@ -171,9 +171,9 @@ class PartitionKeys:
 
         If no rules were published when the partition was opened, the second number is missing until an entry is
         counted by published rules. ` closed` follows if a repartition closed the partition. While a restore replaces
-        the counters, ` restoring` follows, and the number of its closing. Every partition of a stored deployment has
-        this key (see `sentinels.lua`); without it, no generation is live. The key stays when its topic is dropped, so
-        that nothing is counted in the topic again.
+        the counters, ` restoring` follows, the number of its closing, and the token of the restore, which no other one
+        has. Every partition of a stored deployment has this key (see `sentinels.lua`); without it, no generation is
+        live. The key stays when its topic is dropped, so that nothing is counted in the topic again.
         """
         return self.prefix + "live"
 

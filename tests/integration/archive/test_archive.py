@@ -23,6 +23,7 @@ from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import ArchiveError, Store, _write_whole, day_of
 from tallystream_worker.counting.entry import Entry
+from tallystream_worker.process import failpoints
 from tallystream_worker.process.failpoints import ARCHIVE_PLACES, VARIABLE
 from tests.harness import Harness
 from tests.paths import ROOT
@@ -292,7 +293,7 @@ def test_a_range_of_a_lost_group_is_forgotten(harness, folder, monkeypatch, is_w
     class StoppedError(Exception):
         pass
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise StoppedError
 
     emit(harness, 60)
@@ -309,6 +310,53 @@ def test_a_range_of_a_lost_group_is_forgotten(harness, folder, monkeypatch, is_w
         harness.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
     open_archive(harness, folder).run_once(settled=0)
     check(harness, folder)
+
+
+@pytest.mark.parametrize("place", ["before-archive", "after-archive"])
+@pytest.mark.parametrize("other", ["finished", "in the middle", "one of the same range"])
+def test_an_archiver_whose_group_was_lost_leaves_no_file_that_overlaps(harness, folder, monkeypatch, place, other):
+    """If another archiver writes the entries of a lost claim to other files, the slow archiver removes its own file."""
+    emit(harness, 60)
+    open_archive(harness, folder).run_once(settled=0)
+    emit(harness, 60, 2)
+    keys, store = harness.layout.keys[0], Store(str(folder))
+    slow, fast = (PartitionArchiver(harness.connect(), store, keys, 0) for _ in range(2))
+    claimed, written = threading.Event(), threading.Event()
+    reached: list[str] = []
+
+    def run() -> None:
+        fast.ensure_group()
+        fast.run_once(settled=0)
+
+    running = threading.Thread(target=run, name="fast")
+
+    def reach(at: str) -> None:
+        if threading.current_thread() is running:
+            if at == "before-archive" and other == "in the middle":
+                claimed.set()
+                written.wait(60)
+        elif at == place and not reached:
+            reached.append(at)
+            harness.client.xgroup_destroy(keys.stream, ARCHIVE_GROUP)
+            if other != "one of the same range":
+                emit(harness, 60, 3)
+            running.start()
+            if other == "in the middle" and place == "before-archive":
+                claimed.wait(60)
+            else:
+                written.set()
+                running.join()
+
+    monkeypatch.setattr(failpoints, "reach", reach)
+    slow.ensure_group()
+    slow.run_once(settled=0)
+    written.set()
+    running.join()
+    monkeypatch.undo()
+    open_archive(harness, folder).run_once(settled=0)
+    check(harness, folder)
+    files = list(store.files(0))
+    assert all(before.last < after.first for before, after in pairwise(files))
 
 
 def test_what_was_trimmed_is_not_passed_over(harness, folder):

@@ -286,3 +286,10 @@ def test_retractions_that_are_not_known_are_not_forgotten_in_silence(harness):
     assert describe(harness.client, "tally", 8, force=True) == [layout.root]
     found = Deployment.find(harness.client)
     assert (found.declared, retracted_events(harness.client, found.layout)) == (None, 1)
+
+
+def test_the_number_of_an_archived_topic_is_not_used_again(harness):
+    """If no key shows a later topic that the archive has, its number is still not used again."""
+    harness.client.delete(harness.layout.root)
+    describe(harness.client, "tally", 0, topics=[2, 5])
+    assert topic.propose(harness.client, Deployment.load(harness.client), 3).topic > 5

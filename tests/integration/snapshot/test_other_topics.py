@@ -11,6 +11,7 @@ from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.errors import StreamError
 from tallystream.storage.keys import Layout
+from tallystream.wire.codec import COPIED
 from tallystream_worker.archive.later_topics import later_events
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
@@ -122,7 +123,8 @@ def test_the_archive_shows_a_later_topic_of_a_lost_server(harness, database, tmp
     with pytest.raises(StreamError, match=r"the archive has topic 2, with 7 events .* use --accept-loss"):
         restore(harness.client, database, later=known)
     assert not harness.client.dbsize()
-    restore(harness.client, database, later=known, accept_loss=True)
+    topics = Store(url).later_topics()
+    restore(harness.client, database, later=known, topics=topics, accept_loss=True)
     take(harness, database)
     restore(harness.client, database, force=True, later=known)  # the snapshot is newer than the accepted loss
     harness.client.flushall()
@@ -155,3 +157,49 @@ def test_new_events_of_an_earlier_topic_are_not_closed_in_silence(harness, datab
     restore(harness.client, database, force=True, accept_loss=True)
     send(harness, 1)
     assert sum(harness.totals().values()) == 21
+
+
+def test_late_copies_do_not_hide_the_events_of_a_later_topic(harness, database, tmp_path):
+    """The last file of a topic may have only copies of stragglers; the events in the files before it are found."""
+    url = str(tmp_path / "archive")
+    known = partial(later_events, url, harness.layout.namespace)
+
+    def archive(number: int) -> None:
+        Archive(harness.client, Store(url, log=number), Deployment.load(harness.client)).run_once(settled=0)
+
+    send(harness, 20)
+    take(harness, database)
+    moved(harness, 3)
+    archive(2)
+    send(harness, 7)
+    archive(2)
+    for _ in range(2):
+        for keys in harness.layout.keys:
+            ((_, copied),) = harness.client.xrange(keys.stream, count=1)
+            assert copied[b"p"] == COPIED
+            harness.client.xadd(keys.stream, copied)
+        archive(2)
+    assert known(1) == {2: 7}
+    harness.client.flushall()
+    with pytest.raises(StreamError, match="the archive has topic 2, with 7 events"):
+        restore(harness.client, database, later=known)
+
+
+@pytest.mark.parametrize("accept_loss", [False, True])
+def test_the_number_of_an_archived_topic_is_not_used_again(harness, database, tmp_path, accept_loss):
+    """Also a topic that has only copies in the archive keeps its number: another topic would write to its files."""
+    store, read = Store(str(tmp_path / "archive")), []
+
+    def known(topic: int) -> dict[int, int]:
+        read.append(topic)
+        return later_events(store.url, harness.layout.namespace, topic)
+
+    send(harness, 20)
+    take(harness, database)
+    moved(harness, 3)
+    Archive(harness.client, Store(store.url, log=2), Deployment.load(harness.client)).run_once(settled=0)
+    harness.client.flushall()
+    options = {"later": known, "topics": store.later_topics(), "accept_loss": accept_loss}
+    restore(harness.client, database, **options)
+    assert read == ([] if accept_loss else [1])
+    assert topic.propose(harness.client, Deployment.load(harness.client), 3).topic == 3

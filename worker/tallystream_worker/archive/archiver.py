@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
-from tallystream.client.replies import is_key_missing
+from tallystream.client.replies import is_group_missing, is_key_missing
 from tallystream.client.server_time import server_time
 from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.keys import RESTORED
@@ -185,8 +185,60 @@ class PartitionArchiver:
         lost = self._lost(parse_id(position), parse_id(first))
         self._store.put(self.partition, position, first, last, found.rows.table(), lost=lost)
         failpoints.reach("after-archive")
-        _SETTLE(self._client, names, [ARCHIVE_GROUP, first, last, count])
-        return found.rows.events
+        return found.rows.events if self._settle(position, first, last, count) else None
+
+    def _settle(self, position: str, first: str, last: str, count: str) -> bool:
+        """Move the group past the entries of a complete file; return `False` if the file had to be removed.
+
+        The group may have been lost while the file was written, and another archiver may have begun to write the same
+        entries to a file of another name. Then this file is removed.
+
+        Args:
+            position: The group's position when the range was claimed.
+            first: The ID of the first entry in the file.
+            last: The ID of the last entry in the file.
+            count: Number of entries in the file.
+
+        Raises:
+            redis.ResponseError: `NOGROUP` if the group does not exist.
+            ArchiveError: the archive cannot be listed, or a file not be read or removed.
+        """
+        try:
+            names = [self._keys.stream, self._keys.archive]
+            (answer,) = _SETTLE(self._client, names, [ARCHIVE_GROUP, first, last, count])
+        except ResponseError as error:
+            if is_group_missing(error):
+                self._remove_stray(position, first, last)
+            raise
+        return bool(answer == b"settled") or not self._remove_stray(position, first, last)
+
+    def _remove_stray(self, position: str, first: str, last: str) -> bool:
+        """Remove the file of a claim that was lost, if its entries are, or will be, in files of another claim.
+
+        If another archiver has settled the same claim, the file stays: the next one follows it, or the group's position
+        is its end. Arguments and errors: see `_settle`.
+
+        Returns:
+            Whether the file was removed.
+        """
+        ours = parse_id(first), parse_id(last)
+        claim, reached = self._claim(), self._position()
+        own, others = None, []
+        for file in self._store.files(self.partition, parse_id(position)):
+            if (file.first, file.last) == ours:
+                own = file
+            else:
+                others.append((self._store.join(file).before, file.last))
+        if own is None or claim == (first, last) or (reached is not None and parse_id(reached) == own.last):
+            return False
+        if any(before == own.last for before, _ in others):
+            return False
+        if claim != ("", "") and reached is not None:  # another archiver writes these entries now
+            others.append((parse_id(reached), parse_id(claim[1])))
+        if not any(before < own.last and own.first <= end for before, end in others):
+            return False
+        self._store.remove(own)
+        return True
 
     def _continue_after(self, position: str) -> bool:
         """If files are ahead of the group's position, continue after those entries in them that the stream has.

@@ -18,8 +18,8 @@ def later_events(url: str, namespace: str, topic: int) -> dict[int, int]:
     """Return, by number of each topic after `topic`, its archived events that were not copied from the topic before.
 
     Topics without such events are left out: a repartition to them may not have finished. The files of a partition are
-    read from the last to the first, up to one that has only copies. Late copies may form such a file, so the number
-    may be too small, but is never 0 if the last file has an event that is no copy.
+    read from the last to the first, up to one that has only copies and is before one that has other events. Late copies
+    may form such a file, so the number may be too small, but it is 0 only if every event is a copy.
 
     Args:
         url: Folder or URL of the archive.
@@ -44,7 +44,7 @@ def _events_of(store: Store, partition: int) -> int:
     events = 0
     for file in reversed(list(store.files(partition))):
         own = _own_events(store, file)
-        if not own:
+        if not own and events:
             break
         events += own
     return events

@@ -137,6 +137,24 @@ def open_archive(
     return lambda partition, after, before: entries(store, partition, after, before)
 
 
+def archived_topics(settings: Settings, url: str | None) -> list[int]:
+    """Return the numbers of the later topics that have a folder in the archive; none if no archive is named.
+
+    Args:
+        settings: The settings of the command.
+        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
+
+    Raises:
+        ArchiveError: the archive cannot be listed.
+        ConfigurationError: the URL of the archive cannot be used.
+    """
+    if not (chosen := settings.archive.url if url is None else url):
+        return []
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    return Store(chosen, settings.redis.namespace).later_topics()
+
+
 def open_later_topics(settings: Settings, url: str | None) -> Callable[[int], Mapping[int, int]]:
     """Return a function that takes the number of a topic, and returns the events of each later one in the archive.
 

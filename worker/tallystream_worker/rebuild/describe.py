@@ -68,6 +68,7 @@ def describe(
     *,
     rules: Rules | None = None,
     force: bool = False,
+    topics: Sequence[int] = (),
 ) -> list[str]:
     """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
 
@@ -91,6 +92,7 @@ def describe(
         rules: The configured rules; used only with retractions that the archive notes.
         force: Also describe a deployment whose live counters leave out retracted events, if it is not known which
             events were retracted: a later rebuild would count these events again.
+        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
 
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
@@ -114,12 +116,13 @@ def describe(
     topic = chain[-1]
     if topic.number == FIRST_TOPIC:
         fields = fields_of_topic(topic, None)
-        return _store(client, first.root, fields | _topics(client, namespace, chain))
+        return _store(client, first.root, fields | _topics(client, namespace, chain, topics))
     meta, stored = Layout(namespace=namespace, topic=topic.number).meta, []
     if not client.exists(meta):
         stored = _store(client, meta, fields_of_topic(topic, None))
     epoch: bytes = client.execute_command("HGET", meta, "epoch") or b""
-    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode()) | _topics(client, namespace, chain)
+    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode())
+    fields |= _topics(client, namespace, chain, topics)
     return [*_store(client, first.root, fields), *stored]
 
 
@@ -212,7 +215,7 @@ def _may_be_copy(entry: Entry) -> bool:
     return False
 
 
-def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dict[str, Any]:
+def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic], archived: Sequence[int]) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
 
     A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
@@ -222,13 +225,14 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dic
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
+        archived: The numbers of the later topics in the archive.
     """
     live, stored = chain[-1], _stored_topics(client, namespace)
     found = _all_topics(client, namespace, chain, stored)
     newest = max(found)
-    if newest == FIRST_TOPIC:
+    if newest == FIRST_TOPIC and not archived:
         return {CLOSING: live.closing} if live.closing else {}
-    fields: dict[str, Any] = {"newest-log": newest + 1}  # the next number may have been reserved
+    fields: dict[str, Any] = {"newest-log": max([newest, *archived]) + 1}  # the next number may have been reserved
     in_chain = {each.number for each in chain}
     earlier = [
         n for n, topic in sorted(found.items()) if n != live.number and (n in in_chain or _precedes(topic, live))

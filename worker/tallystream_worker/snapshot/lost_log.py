@@ -11,7 +11,7 @@ import uuid
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.storage.keys import HORIZONS, REAPED, REAPED_SPOOL
+from tallystream.storage.keys import CLOSING, HORIZONS, REAPED, REAPED_SPOOL
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import parse_id
@@ -42,13 +42,26 @@ def next_mark(mark: str) -> str:
     return f"{lineage}.{uuid.uuid4().hex[:12]}"
 
 
-def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = "") -> bool:
+def last_closing(client: redis.Redis, keys: PartitionKeys) -> int:
+    """Return the number of the last closing of a partition by a restore or a repartition; 0 if none has closed it."""
+    return int(client.execute_command("HGET", keys.sequences, f"!{CLOSING}") or 0)
+
+
+def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = "", closing: int = 0) -> bool:
     """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` was there.
 
-    If it was not, nothing is stored. If `known` is empty, the result is always true. Storing a mark removes the marks
-    of the same database that are older than `known`, and all but the last 62 marks of other databases.
+    If it was not, nothing is stored. If `known` is empty, it counts as there. Storing a mark removes the marks of the
+    same database that are older than `known`, and all but the last 62 marks of other databases.
+
+    Args:
+        client: The server of the partition.
+        keys: The keys of the partition.
+        known: The mark of the last snapshot in the database.
+        added: The mark of the next snapshot.
+        closing: With `added`, the result of `last_closing` before the values of that snapshot were read. If it is no
+            longer the last one, or a restore replaces the counters now, nothing is stored, and the result is `False`.
     """
-    (answer,) = _MARK(client, [keys.sequences], [known, added])
+    (answer,) = _MARK(client, [keys.sequences, keys.live], [known, added, closing])
     return bool(answer == b"marked")
 
 

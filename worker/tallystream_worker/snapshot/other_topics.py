@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import StreamError
 from tallystream.storage.deployment_hash import RESTORING, live_topic
-from tallystream.storage.keys import CLOSED, Layout
+from tallystream.storage.keys import CLOSED, FIRST_TOPIC, Layout
 from tallystream.wire.codec import COPIED, stated_events
 from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, settled_topic
 
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.database import Database
 
 RESTORED_TOPIC: Final = "restoring-log"
-"""The field of the root hash with the number of the topic that is being restored, a space, and the epoch that the
-server had before (nothing if it had none). It exists only with `RESTORING`."""
+"""The field of the root hash with the number of the topic that is being restored, its number of partitions, and the
+epoch that the server had before (nothing if it had none), separated by spaces. It exists only with `RESTORING`."""
+
+RESTORED_BY: Final = "restoring-by"
+"""The field of the root hash with the token of the restore that runs, or was interrupted last: see `RestoreLock.token`.
+It exists only with `RESTORING`. If the root hash is lost, two restores may have the same number, but never the same
+token."""
 
 _READ: Final = 1000
 
@@ -60,7 +65,7 @@ def refuse_loss(
     """
     facts, topic = database.facts(), layout.topic
     is_restoring = RESTORING.encode() in root
-    live = int(_restored(root)[0]) if is_restoring else live_topic(root, layout.namespace).topic
+    live, partitions = present_topic(client, layout.namespace, root)
     if is_restoring and live == topic:
         return
     is_same_data = is_restoring or root.get(b"epoch") == facts["epoch"].encode()
@@ -69,7 +74,7 @@ def refuse_loss(
         is_later = is_same_data and live > topic
         moments = [found[0].taken for n in range(layout.partitions) if (found := database.position(n)) is not None]
         since = min(moments, default=0) if is_same_data and not is_later else 0
-        events = sum(_own_events(client, layout.namespace, live, since))
+        events = sum(_own_events(client, Layout(partitions or 1, layout.namespace, topic=live), since))
         if is_later or events:
             raise _loss(f"topic {live} is live on the server, and has {events:,} events", topic)
     elif root and is_same_data:
@@ -81,14 +86,35 @@ def refuse_loss(
         raise _loss(f"the archive has topic {last}, with {events:,} events", topic)
 
 
+def present_topic(client: redis.Redis, namespace: str, root: Mapping[bytes, bytes]) -> tuple[int, int | None]:
+    """Return the number of the live topic and its partitions; of an interrupted restore, those of the restored topic.
+
+    The number of partitions is `None` if it is not stored.
+    """
+    if RESTORING.encode() in root:
+        topic, partitions, _ = _restored(root)
+        return topic, partitions
+    live = live_topic(root, namespace)
+    found: Any = client.hget(live.meta, "partitions")
+    return live.topic, None if found is None else int(found)
+
+
+def describe_restored(layout: Layout, root: Mapping[bytes, bytes]) -> str:
+    """Return the value of `RESTORED_TOPIC` during a restore of the topic of `layout`; `root` is the hash before it."""
+    return f"{layout.topic} {layout.partitions} {former_epoch(root)}"
+
+
 def former_epoch(root: Mapping[bytes, bytes]) -> str:
     """Return the epoch that a server had before a restore, also if that was interrupted; `""` if it had none."""
-    return _restored(root)[1] if RESTORING.encode() in root else root.get(b"epoch", b"").decode()
+    return _restored(root)[2] if RESTORING.encode() in root else root.get(b"epoch", b"").decode()
 
 
-def _restored(root: Mapping[bytes, bytes]) -> tuple[str, str]:
-    topic, _, epoch = root[RESTORED_TOPIC.encode()].decode().partition(" ")
-    return topic, epoch
+def _restored(root: Mapping[bytes, bytes]) -> tuple[int, int | None, str]:
+    """Return what `RESTORED_TOPIC` states; without it, the first topic, and no partitions and no epoch."""
+    if (stated := root.get(RESTORED_TOPIC.encode())) is None:
+        return FIRST_TOPIC, None, ""
+    topic, partitions, epoch = stated.decode().split(" ")
+    return int(topic), int(partitions), epoch
 
 
 def _loss(found: str, topic: int) -> StreamError:
@@ -98,13 +124,12 @@ def _loss(found: str, topic: int) -> StreamError:
     )
 
 
-def _own_events(client: redis.Redis, namespace: str, topic: int, since: int) -> Iterator[int]:
+def _own_events(client: redis.Redis, layout: Layout, since: int) -> Iterator[int]:
     """Yield the numbers of events in the entries of a topic's streams that no repartition has copied there.
 
     Entries whose ID has a time up to the millisecond `since` are left out.
     """
-    present = client.hget(Layout(namespace=namespace, topic=topic).meta, "partitions")
-    for keys in Layout(int(present or 1), namespace, topic=topic).keys if present else ():
+    for keys in layout.keys:
         after = f"{since}-{2**64 - 1}" if since else "0-0"
         while True:
             page: Any = client.xrange(keys.stream, f"({after}", count=_READ)

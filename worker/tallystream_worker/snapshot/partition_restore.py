@@ -109,7 +109,9 @@ class PartitionRestore:
     @cached_property
     def fence(self) -> Fence:
         """Runs the writes to the partition after `close`; use it only after the lock has the number of the closing."""
-        return Fence(self._client, self._lock, self._keys.live, f"{FIRST} restoring {self._lock.closing}")
+        return Fence(
+            self._client, self._lock, self._keys.live, f"{FIRST} restoring {self._lock.closing} {self._lock.token}"
+        )
 
     def close(self) -> None:
         """Close the partition: no worker or decider counts here, and every worker loads the deployment again.
@@ -122,7 +124,7 @@ class PartitionRestore:
             RestoreOvertaken: a later restore has changed the partition; nothing was changed.
         """
         names = [self._keys.stream, self._keys.live, self._keys.sequences]
-        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing])
+        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value])
         if answer == b"overtaken":
             raise self._lock.overtaken()
 

@@ -24,14 +24,28 @@ from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
-from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, number, spread_fields
-from tallystream.storage.keys import BEGUN, CLOSED, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
+from tallystream.storage.deployment_hash import (
+    RESTORING,
+    by_number,
+    fields_of,
+    number,
+    restoring_number,
+    spread_fields,
+)
+from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
-from tallystream_worker.snapshot.other_topics import RESTORED_TOPIC, former_epoch, refuse_loss
+from tallystream_worker.snapshot.other_topics import (
+    RESTORED_BY,
+    RESTORED_TOPIC,
+    describe_restored,
+    former_epoch,
+    present_topic,
+    refuse_loss,
+)
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
 from tallystream_worker.snapshot.restore_lock import Fence, RestoreLock
 from tallystream_worker.snapshot.retractions import (
@@ -91,6 +105,7 @@ def restore(
     force: bool = False,
     accept_loss: bool = False,
     later: Callable[[int], Mapping[int, int]] = lambda _: {},
+    topics: Sequence[int] = (),
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[RestoredPart], None] = lambda _: None,
@@ -117,7 +132,8 @@ def restore(
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
-            that were not copied from the topic before.
+            that were not copied from the topic before. It is called once, or not at all with `accept_loss`.
+        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
@@ -151,7 +167,7 @@ def restore(
         rules = replace(rules, retracted=(*rules.retracted, *lacking))
         partitions = [PartitionRestore(client, database, layout, n, rules, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
-        kept = _begin(client, layout, root, facts, rules, lock, later)
+        kept = _begin(client, layout, root, facts, rules, lock, topics)
         for each in partitions:
             each.close()
         if layout.topic != FIRST_TOPIC:
@@ -175,7 +191,7 @@ def _begin(
     facts: Mapping[str, str],
     rules: Rules,
     lock: RestoreLock,
-    later: Callable[[int], Mapping[int, int]],
+    archived: Sequence[int],
 ) -> dict[str, Any]:
     """Replace the description of the deployment, and close all other topics; return what must outlast the restore.
 
@@ -186,25 +202,33 @@ def _begin(
         facts: The facts of the snapshot.
         rules: The rules to restore.
         lock: The lock of the restore, which gets the number of its closing.
-        later: See `restore`.
+        archived: The numbers of the topics in the archive.
 
     Raises:
         RestoreOvertaken: another restore has taken over.
     """
-    topics = [int(facts[NEWEST_TOPIC]), *later(layout.topic), layout.topic, live_topic(root, layout.namespace).topic]
+    live, _ = present_topic(client, layout.namespace, root)
+    topics = [int(facts[NEWEST_TOPIC]), *archived, layout.topic, live]
     kept: dict[str, Any] = {
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts),
     }
     if left := _left(client, layout, root):
         kept[LEFT] = " ".join(f"{topic}:{count}" for topic, count in sorted(left.items()))
-    if b"kept" in root and (RESTORING.encode() in root or live_topic(root, layout.namespace).topic == layout.topic):
+    if b"kept" in root and live == layout.topic:
         kept["kept"] = root[b"kept"]  # workers still copy what is appended to the topic before
+        kept |= {f"partitions@{topic}": count for topic, count in by_number(root, b"partitions@").items()}
     closing = _others(client, layout, root, facts["epoch"], _earlier(facts))
-    restored = f"{layout.topic} {former_epoch(root)}"
-    begun = {RESTORING: encode_retractions(rules.retracted), RESTORED_TOPIC: restored, **kept}
-    names = [layout.root, lock.key]
-    answer, *found = _BEGIN(client, names, [lock.value, *(part for pair in begun.items() for part in pair)])
+    restored = describe_restored(layout, root)
+    begun = {
+        RESTORING: encode_retractions(rules.retracted),
+        RESTORED_TOPIC: restored,
+        RESTORED_BY: lock.token,
+        **kept,
+    }
+    highest = _highest_closing(client, [*layout.keys, *(keys for keys, _ in closing)])
+    arguments = [lock.value, highest, *(part for pair in begun.items() for part in pair)]
+    answer, *found = _BEGIN(client, [layout.root, lock.key], arguments)
     if answer == b"overtaken":
         raise lock.overtaken()
     lock.closing = found[0].decode()
@@ -264,7 +288,7 @@ def _end(
         each.open(revision)
     lock.renew()
     pairs = (part for pair in described.items() for part in pair)
-    (answer,) = _END(client, [layout.root, lock.key], [lock.value, RESTORING, RESTORED_TOPIC, *pairs])
+    (answer,) = _END(client, [layout.root, lock.key], [lock.value, RESTORING, RESTORED_TOPIC, RESTORED_BY, *pairs])
     if answer == b"overtaken":
         raise lock.overtaken()
 
@@ -382,8 +406,9 @@ def _others(
 ) -> list[tuple[PartitionKeys, dict[Any, Any]]]:
     """Return the keys of each partition to close, of other topics that may be open, with fields for its sequences.
 
-    These are the live topic of the server, the one that a repartition fills, the first topic, and every earlier topic
-    that the server has lost. A process that still knows such a topic is refused, and reads the deployment again.
+    These are the live topic of the server (after an interrupted restore: that of this restore), the one that a
+    repartition fills, the first topic, and every earlier topic that the server has lost. A process that still knows
+    such a topic is refused, and reads the deployment again.
 
     If the server has lost the sequences of an earlier topic, no record shows which entries that topic had; the restored
     topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest ID, as if all records had been
@@ -396,11 +421,10 @@ def _others(
         epoch: The epoch of the snapshot; if the server has another one, it was emptied.
         earlier: By number of each earlier topic, its partitions.
     """
-    live = live_topic(root, layout.namespace).topic
-    present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
+    live, present = present_topic(client, layout.namespace, root)
     counting = {topic: partitions for topic, partitions in earlier.items() if topic == FIRST_TOPIC}
     if present is not None:
-        counting[live] = int(present)
+        counting[live] = present
     if (moving := number(root, b"moving")) is not None:
         counting[moving] = int(root[b"moving-partitions"])
     if RESTORING.encode() in root:
@@ -422,16 +446,15 @@ def _others(
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
     """Return by topic that nothing uses after the restore its number of partitions; `rebuild --drop` removes it.
 
-    These are the live topic of the server, the one before it, and the one that a repartition fills, unless they are
-    restored; and those that an earlier restore has left.
+    These are the live topic of the server (after an interrupted restore: that of this restore), the one before it, and
+    the one that a repartition fills, unless they are restored; and those that an earlier restore has left.
     """
     found = {
         int(topic): int(count)
         for topic, _, count in (e.partition(":") for e in root.get(LEFT.encode(), b"").decode().split())
     }
-    live = live_topic(root, layout.namespace).topic
-    if live != layout.topic and RESTORING.encode() not in root:
-        present = client.hget(Layout(namespace=layout.namespace, topic=live).meta, "partitions")
+    live, present = present_topic(client, layout.namespace, root)
+    if live != layout.topic:
         before = number(root, b"kept")
         for topic, count in ((live, present), (before, root.get(b"partitions@%d" % (before or 0)))):
             if topic is not None and count is not None:
@@ -440,6 +463,20 @@ def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> d
         found[moving] = int(root[b"moving-partitions"])
     found.pop(layout.topic, None)
     return found
+
+
+def _highest_closing(client: redis.Redis, partitions: Iterable[PartitionKeys]) -> int:
+    """Return the highest number of a closing that changed one of these partitions; 0 if none did.
+
+    The root hash has it too, unless that was lost.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in partitions:
+            pipeline.hget(keys.sequences, f"!{CLOSING}")
+            pipeline.get(keys.live)
+        replies: list[Any] = pipeline.execute()
+    closed = [int(reply or 0) for reply in replies[::2]]
+    return max(*closed, *(restoring_number(reply or b"") for reply in replies[1::2]), 0)
 
 
 def _numbers(

@@ -63,7 +63,9 @@ class RestoreLock:
         self._client: Any = client
         self.key = layout.restore_lock
         """The key of the lock."""
-        self.value = f"{uuid.uuid4().hex} {time.time():.0f} {os.getpid()} {socket.gethostname()}"
+        self.token = uuid.uuid4().hex
+        """A text that no other restore has."""
+        self.value = f"{self.token} {time.time():.0f} {os.getpid()} {socket.gethostname()}"
         """The value of the key while this process has the lock."""
         self.closing = ""
         """The number of the closing that this restore has made; empty until the caller sets it."""
@@ -91,7 +93,7 @@ class RestoreLock:
         self._stopping.set()
         self._renewing.join()
         with suppress(RedisError):
-            _HOLD(self._client, [self.key, self._root], [self.value, 0, ""])
+            _HOLD(self._client, [self.key, self._root], [self.value, 0, "", self.token])
 
     def renew(self) -> None:
         """Renew the lock, or take it again if it has expired and no other restore has begun.
@@ -99,7 +101,8 @@ class RestoreLock:
         Raises:
             RestoreOvertaken: another restore has the lock, or has begun.
         """
-        (answer,) = _HOLD(self._client, [self.key, self._root], [self.value, int(LEASE * 1000), self.closing])
+        arguments = [self.value, int(LEASE * 1000), self.closing, self.token]
+        (answer,) = _HOLD(self._client, [self.key, self._root], arguments)
         if answer == b"lost":
             raise self.overtaken()
 

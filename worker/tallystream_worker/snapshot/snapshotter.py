@@ -27,7 +27,7 @@ from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import FILES, ingested_files
-from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, next_mark, put_mark
+from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, last_closing, next_mark, put_mark
 from tallystream_worker.snapshot.names import was_removed
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
@@ -172,6 +172,7 @@ class Snapshotter:
             before = self._database.position(partition)
             # Also before the first commit: if the process crashes after it, later entries must still exist.
             self._client.hsetnx(keys.retention_holds, HOLDER, _ALL)
+            closing = last_closing(self._client, keys)
             known = "" if before is None or accept_loss else self._known(partition, keys, before[0])
             builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
@@ -181,8 +182,11 @@ class Snapshotter:
             # of this partition: it is written after everything that was read, and is lost before anything of that.
             self._deployment.ensure_same(self._client)
             mark = next_mark(known)
-            if not put_mark(self._client, keys, known, mark):
-                raise ViewLost(f"{keys.stream}: the server lost data while a snapshot was taken; take it again")
+            if not put_mark(self._client, keys, known, mark, closing):
+                raise ViewLost(
+                    f"{keys.stream}: the server lost data while a snapshot was taken, or a restore or a repartition "
+                    "has closed the partition; take it again"
+                )
             taken = replace(taken, position=replace(taken.position, mark=mark))
             rows += self._database.put(partition, taken, before[0] if before else None)
             wholes += taken.whole

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import TallyError
+from tallystream_worker.cli.backup import archived_topics
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.rebuild.describe import describe, retracted_events
@@ -58,6 +59,7 @@ def reopen(
             lambda topic: _manifest(settings, topic),
             rules=settings.rules,
             force=force,
+            topics=archived_topics(settings, None),
         )
         unknown = 0
         try:

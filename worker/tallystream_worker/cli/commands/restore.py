@@ -14,6 +14,7 @@ from tallystream.client.connect import connect
 from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import (
     archived_files,
+    archived_topics,
     noted_retractions,
     open_archive,
     open_later_topics,
@@ -67,6 +68,7 @@ def restore(
             force=force,
             accept_loss=accept_loss,
             later=open_later_topics(settings, archive),
+            topics=archived_topics(settings, archive),
             retracted=noted,
             files=files,
             progress=tell,

@@ -11,10 +11,11 @@
 -- Invariant: nothing is appended, counted or decided in the partition, and its counters do not change.
 local closings = require('tallystream_worker.snapshot.lua.closings')
 local call = redis.call
+local CLOSED = '1 closed'
 
-if closings.is_overtaken(KEYS[1], KEYS[2], ARGV[1]) then
+if closings.is_overtaken(KEYS[1], KEYS[2], ARGV[1], CLOSED) then
   return { 'overtaken' }
 end
 call('HSET', KEYS[1], '!begun', 1, '!closing', ARGV[1], unpack(ARGV, 2))
-call('SET', KEYS[2], '1 closed')
+call('SET', KEYS[2], CLOSED)
 return { 'closed' }

@@ -4,6 +4,7 @@
 -- KEYS[1] stream   KEYS[2] live generation   KEYS[3] sequences (hash)
 -- ARGV[1] name of the first generation's consumer group; the others append '-' and their number
 -- ARGV[2] the number of the closing of this restore: see begin_restore.lua
+-- ARGV[3] the value of the live generation while this restore may write
 --
 -- Returns {"closed"}      the partition is closed; it may have been closed before
 --         {"overtaken"}   a later closing has changed the partition: nothing was changed
@@ -17,12 +18,11 @@ local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 
-if closings.is_overtaken(KEYS[3], KEYS[2], ARGV[2]) then
+if closings.is_overtaken(KEYS[3], KEYS[2], ARGV[2], ARGV[3]) then
   return { 'overtaken' }
 end
-local live = '1 restoring ' .. ARGV[2]
 if sentinels.is_new(KEYS[1]) then
-  sentinels.open(KEYS[1], live)
+  sentinels.open(KEYS[1], ARGV[3])
 end
 if call('EXISTS', KEYS[1]) == 1 then
   for _, group in ipairs(streams.groups(KEYS[1])) do
@@ -31,5 +31,5 @@ if call('EXISTS', KEYS[1]) == 1 then
     end
   end
 end
-call('SET', KEYS[2], live)
+call('SET', KEYS[2], ARGV[3])
 return { 'closed' }

@@ -2,11 +2,14 @@
 local call = redis.call
 
 -- Returns whether the partition was closed by a higher number than `closing`: for good, which its sequences state, or
--- by a restore that has not finished, which the key of its live generation states.
-local function is_overtaken(sequences, live, closing)
+-- by a restore that has not finished, which the key of its live generation states. If the root hash was lost, another
+-- restore may have the same number. Then `own` shows whose it is: the value of that key after this closing.
+local function is_overtaken(sequences, live, closing, own)
   local closed = tonumber(call('HGET', sequences, '!closing') or '0')
-  local restoring = string.match(call('GET', live) or '', ' restoring (%d+)')
-  return math.max(closed, tonumber(restoring or '0')) > tonumber(closing)
+  local present = call('GET', live) or ''
+  local restoring = string.match(present, ' restoring (%d+)')
+  local highest = math.max(closed, tonumber(restoring or '0'))
+  return highest > tonumber(closing) or highest == tonumber(closing) and present ~= own
 end
 
 return { is_overtaken = is_overtaken }

@@ -4,6 +4,7 @@
 -- KEYS[1] lock   KEYS[2] meta (hash)
 -- ARGV[1] the value of the lock of this restore   ARGV[2] milliseconds until the lock expires; 0 to release it
 -- ARGV[3] the number of the closing of this restore; "" if it has not begun
+-- ARGV[4] the token of this restore, which the hash has from its beginning to its end
 --
 -- Returns {"held"}       the lock expires after these milliseconds from now
 --         {"released"}   the lock is not that of this restore any more
@@ -18,7 +19,8 @@ if ARGV[2] == '0' then
   end
   return { 'released' }
 end
-local is_latest = ARGV[3] ~= '' and call('HGET', KEYS[2], 'closing') == ARGV[3]
+local closing, token = unpack(call('HMGET', KEYS[2], 'closing', 'restoring-by'))
+local is_latest = closing == ARGV[3] and token == ARGV[4]
 if holder ~= ARGV[1] and (holder or not is_latest) then
   return { 'lost' }
 end

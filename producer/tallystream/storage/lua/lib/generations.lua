@@ -1,9 +1,9 @@
 -- generations: reads which generation of a partition's counters is live, and which rules count it.
 
--- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one. If
--- the partition is closed, ' closed' follows. During a restore, ' restoring' and a number follow. In both cases, no
--- generation is live. The key of a closed partition stays when its topic is dropped. Returns '' if the key does not
--- exist: nothing is live, because the topic was given up, the server was emptied, or the key was lost.
+-- Returns the live generation as a text, and after a space the number of the rules that count it, if they have one.
+-- If the partition is closed, ' closed' follows. During a restore, ' restoring', a number and a token follow. In both
+-- cases, no generation is live. The key of a closed partition stays when its topic is dropped. Returns '' if the key
+-- does not exist: nothing is live, because the topic was given up, the server was emptied, or the key was lost.
 local function live(key)
   return redis.call('GET', key) or ''
 end
