@@ -142,9 +142,10 @@ def is_wrong_type(error: object) -> TypeGuard[ResponseError]:
 def is_about_server(error: RedisError) -> bool:
     """Return whether an error comes from the server's state, the connection or the user's permissions.
 
-    Such an error does not depend on the arguments of the command, so only a later attempt helps. These are all errors
-    that are not a plain `ResponseError` (a broken connection, OOM, READONLY, NOSCRIPT, MOVED, ...), and NOGROUP, BUSY,
-    MISCONF, NOREPLICAS, UNBLOCKED and a missing permission. Any other error may depend on the arguments.
+    Such an error usually does not depend on the arguments of the command, so only a later attempt helps. These are all
+    errors that are not a plain `ResponseError` (a broken connection, OOM, READONLY, NOSCRIPT, MOVED, CROSSSLOT, ...),
+    and NOGROUP, BUSY, MISCONF, NOREPLICAS, UNBLOCKED and a missing permission. Any other error may depend on the
+    arguments.
     """
     return not _is_plain(error) or _word(error) in _OF_THE_SERVER or is_permission_missing(error)
 

@@ -192,7 +192,11 @@ class Buffer:
         self.hurry.set()
 
     def close(self) -> None:
-        """Make the sending thread end; it does not send the events that are still in the buffer."""
+        """Tell the sending thread to end, and return at once.
+
+        The thread may still send events in its present pass and in one more. It does not send events that are in the
+        buffer after that.
+        """
         with self._changed:
             self.is_closed = True
             self.hasten()

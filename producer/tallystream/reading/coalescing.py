@@ -29,8 +29,8 @@ class ReadCoalescer:
     """Merges the queries of concurrent callers, and sends them in one pipeline; for one event loop.
 
     Args:
-        ask: Coroutine function that sends one query, and returns its replies as a list; errors among them are not
-            raised.
+        ask: Coroutine function that sends one query, which has the commands of all merged queries, and returns its
+            replies as a list; errors among them are not raised.
     """
 
     def __init__(self, ask: Callable[[Query[list[Any]]], Awaitable[list[Any]]]) -> None:

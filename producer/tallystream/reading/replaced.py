@@ -62,11 +62,13 @@ def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Rep
 
 
 def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
-    """Return the same query, but its `parse` raises `KeyLost` if a partition that it reads has lost a key.
+    """Return the same query, but running it raises `KeyLost` if a partition that it reads has lost a key.
 
-    The keys are the sequences, the live generation, the ledger of the topic, and that of a later generation. If one is
-    lost, counters may be lost too, and a figure without them would be too small. Partitions and further queries are
-    those of `checked`; but here, a partition may have another live generation, or be closed.
+    If a key is missing, `parse` returns a further query, whose `parse` raises the error. If no key is lost any more, or
+    the topic was dropped, that one returns `query`, which then runs without this check. The keys are the sequences,
+    the live generation, the ledger of the topic, and, in a later generation, its own ledger. If one is lost, counters
+    may be lost too, and a figure without them would be too small. Partitions and further queries are those of
+    `checked`; but here, a partition may have another live generation, or be closed.
 
     Args:
         query: The query.

@@ -211,7 +211,10 @@ def rolling_buckets(
     removed: Mapping[str, int] = NOTHING,
     unique: Window | None = None,
 ) -> Covered:
-    """Return the kept buckets that cover a duration that ends at second `now`; those that have expired are missing.
+    """Return kept buckets that cover a duration that ends at second `now`.
+
+    If fine buckets have expired or were removed, coarser ones replace them, and the cover may begin before the
+    duration. If no kept bucket has the beginning of the duration, the cover begins later, or is empty.
 
     Args:
         rules: The declared metrics.
@@ -219,11 +222,12 @@ def rolling_buckets(
         over: The duration.
         now: The current time, in seconds since 1970.
         removed: See `tallystream.deployment.Deployment`.
-        unique: The window of unique actors whose buckets are read; `None` for the windows of the metric.
+        unique: The window of unique actors whose buckets are read; `None` for the windows of the metric. It is not
+            checked that the metric has this window.
 
     Raises:
-        EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; or the metric
-            is not declared or has no windows.
+        EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
+            not declared; or `unique` is `None`, and the metric has no windows.
     """
     rules.refuse_undeclared(metric)
     rule = rules.metric[metric]

@@ -229,7 +229,7 @@ class Batch:
                     found[subject].add(actor)
 
     def add_reset(self, place: BucketSet, subject: str, logged: str) -> None:
-        """Add a reset of a subject; the batch must have no events.
+        """Add a reset of a subject. The batch must have no events; this is not checked.
 
         Args:
             place: The bucket set of its metric and the time of the reset: alerts on these buckets are checked.

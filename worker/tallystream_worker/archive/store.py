@@ -79,7 +79,8 @@ class Join:
     """How a file joins the one before.
 
     Attributes:
-        before: The ID of the archived entry before the first entry in the file; `(0, 0)` if there is none.
+        before: The ID of the last entry in the file before. Of the first file, the ID after which the archive begins;
+            `(0, 0)` if it begins with the first entry that was ever appended.
         lost: If entries after `before` are lost, the ID up to which they are; else `None`. A restored snapshot was
             newer than the archive, and the server had lost these entries, so only the counters have their events.
     """
@@ -248,7 +249,8 @@ class Store:
 
         Args:
             partition: The number of the partition.
-            after: The ID of the entry before the first, by which readers notice a missing file.
+            after: The ID of the archived entry before the first, by which readers notice a missing file; in the first
+                file, the ID after which the archive begins.
             first: The ID of the first entry.
             last: The ID of the last entry, of the same day.
             table: The rows, as `Rows.table` returns them.
@@ -269,7 +271,7 @@ class Store:
 
         Args:
             partition: The number of the partition.
-            after: The ID of the archived entry before the first lost one.
+            after: The ID of the archived entry before the first lost one, or the ID after which the archive begins.
             first: The ID of the first lost entry.
             file: The file that has the entries.
             table: The rows of the lost entries.
@@ -329,11 +331,11 @@ class Store:
         return None
 
     def beginning(self, partition: int) -> StreamID | None:
-        """Return the ID after which the archive of a partition has every entry, as two numbers.
+        """Return the ID after which the archive of a partition has every entry up to its last one, as two numbers.
 
-        It is `(0, 0)` if the archive has every entry that was ever appended, up to its last one. Else it is the end of
-        the last range of lost entries (see `join`), or the ID before the first archived entry. `None` if no entry is
-        archived.
+        It is the end of the last range of lost entries (see `join`), or else the ID after which the archive begins:
+        `(0, 0)` if it begins with the first entry that was ever appended. `None` if no entry is archived. A file that
+        was removed between two others is not noticed here.
 
         Raises:
             ArchiveError: a file cannot be read, or has another format, or the archive cannot be listed.
@@ -369,7 +371,7 @@ class Store:
                 yield from (file for file in self._files(day, partition) if file.last > after)
 
     def read(self, file: File) -> tuple[pa.Table, str]:
-        """Return the rows of a file, and the ID of the entry before the first entry in it.
+        """Return the rows of a file, and, as text, the ID `before` of its `Join`.
 
         Raises:
             ArchiveError: the file cannot be read, or has another format.

@@ -33,10 +33,10 @@ class DroppedLetter(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     Attributes:
         source: The stream ID of the original entry.
-        events: The number of its events.
+        events: The number of events in the dead letter.
         metric: The metric that the ledger had added them to; `""` for none.
-        items: The digests of its items, 8 bytes each, one after the other; empty if it was the whole entry, or could
-            not be decoded.
+        items: The digests of the items in the dead letter, 8 bytes each, one after the other; empty if the dead letter
+            was the whole entry, or could not be decoded.
     """
 
     source: str

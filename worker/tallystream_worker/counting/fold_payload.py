@@ -268,8 +268,9 @@ class PayloadFold:
     def _add_dead(self, result: FoldResult, entry: Entry, payload: Payload, reason: str, earlier: int = 0) -> None:
         """Add a dead letter to the result: an entry that contains only `payload`, a part of the original entry.
 
-        The payload has at least one group or single event. `earlier` is the number of events of the same metric,
-        subject, actor and time that are before its single event in the original entry.
+        The payload has at least one group or single event. Give `earlier` only if it has one single event and nothing
+        else: the number of events of the same metric, subject, actor and time before this one in the original entry.
+        If it is not 0, the new entry states it, to tell apart events that are alike.
         """
         events = payload.events
         fields = {b"v": VERSION, b"n": str(events).encode(), b"b": encode(payload)} | time_fields(entry.fields)

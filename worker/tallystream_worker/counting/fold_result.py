@@ -36,7 +36,7 @@ class DeadEntry:
         source: The stream ID of the entry that the events come from.
         reason: Why the events cannot be counted.
         events: The number of events.
-        deliveries: How often the entry was delivered; after a retry, `attempts` of the retried dead letter, plus 1.
+        deliveries: How often the entry was delivered to a worker, plus how often a retry has tried to count the events.
         fields: The fields of an entry with these events.
         metric: The declared metric of the events; `""` if it is not known.
     """

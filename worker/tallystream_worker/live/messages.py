@@ -40,8 +40,8 @@ class CountersMessage(msgspec.Struct, frozen=True):
 
     Attributes:
         counters: The totals.
-        as_of: The stream ID up to which every entry is in the totals.
-        lag: The number of entries that are not counted yet; `None` if it is not known.
+        as_of: The stream ID up to which every entry of every partition is in the totals.
+        lag: The number of entries of all partitions that are not counted yet; `None` if it is not known.
     """
 
     counters: list[CountedFigure]

@@ -68,7 +68,8 @@ def audit(
             unusable.
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: the live consumer group of a partition is missing.
-        StreamError: 20,000 or more entries of a partition stayed pending.
+        StreamError: 20,000 or more entries of a partition stayed pending, or (`EntriesTrimmed`) entries were trimmed
+            while the stream was read.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         EmbeddedServerError: the scratch server cannot be started.
     """

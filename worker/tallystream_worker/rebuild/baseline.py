@@ -154,9 +154,10 @@ def _lost(info: Any) -> StreamID | None:
 
 
 def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
-    """Return the ID after which the archive has every entry; `None` if the archive does not reach the ID `lost`.
+    """Return the ID after which the archive begins; `None` if it does not reach the ID `lost`.
 
-    No entry up to `lost` is in the stream any more. The archive has the entries between the returned ID and `lost`.
+    No entry up to `lost` is in the stream any more. The archive has the entries between the returned ID and `lost`,
+    unless a file was removed, which is not checked here.
     """
     newest = store.newest(number)
     return None if newest is None or newest.last < lost else store.beginning(number)

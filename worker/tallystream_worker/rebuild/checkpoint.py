@@ -86,9 +86,8 @@ def checkpoint(
 class AppliedEntries:
     """Yields, by `until`, the entries of a partition that were applied between consecutive checkpoints, each once.
 
-    Entries that are trimmed before a call of `until` are missing, without an error; those that are trimmed while it
-    reads are an `EntriesTrimmed`. If the live generation changes, make a
-    new object.
+    Entries that are trimmed before a call of `until` are missing, without an error. If the live generation changes,
+    make a new object.
 
     Args:
         client: Client of the server of the stream.
@@ -110,6 +109,9 @@ class AppliedEntries:
 
         The order is not that of the IDs. The first call yields every entry after `after` that is applied. Each iterator
         must be read to its end before the next call.
+
+        Raises:
+            EntriesTrimmed: entries were trimmed while the stream was read.
         """
         for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)

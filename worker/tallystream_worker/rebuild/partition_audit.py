@@ -133,7 +133,8 @@ class PartitionAudit:
             KeyLost: the partition has lost its stream or a sentinel (see `lost_key`).
             ConfigurationError: the preferred snapshot is unusable.
             ConsumerGroupMissing: the live consumer group is missing.
-            StreamError: 20,000 or more entries stayed pending.
+            StreamError: 20,000 or more entries stayed pending, or (`EntriesTrimmed`) entries were trimmed while the
+                stream was read.
             ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         """
         refuse_lost(self._client, self._keys)

@@ -61,12 +61,14 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:
     """Return the numbers and amounts of the events that a retraction would remove; change nothing.
 
-    The archived entries (if `archive`, a URL, is not empty) and the streams are read; entries that are in neither are
-    left out, without an error. Events of earlier retractions and of dropped dead letters are left out, and so are
-    entries that cannot be decoded. `retraction.until` must have each stream of the live topic: see `ends`.
+    The archived entries (if `archive`, a URL, is not empty) and the streams are read, up to `retraction.until`, which
+    must have each stream of the live topic: see `ends`. Entries that are in neither at the beginning are left out,
+    without an error. Events of earlier retractions and of dropped dead letters are left out, and so are entries that
+    cannot be decoded.
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
+        EntriesTrimmed: entries were trimmed from a stream before they were read, and the archive lacks them.
     """
     found = Effect()
     for partition, keys in enumerate(deployment.layout.keys):

@@ -26,11 +26,11 @@ _FOREVER: Final = float("inf")
 
 @dataclass(frozen=True)
 class Span:
-    """The buckets that lie entirely within a range of time; without a limit on either side, totals too.
+    """The buckets that lie entirely within a range of time; if neither side has a limit (the default), totals too.
 
     Attributes:
-        begin: First second of the range, since 1970; it is not rounded to a bucket.
-        end: First second after the range.
+        begin: First second of the range, since 1970; it is not rounded to a bucket. 0 for no limit.
+        end: First second after the range; infinity for no limit.
     """
 
     begin: float = 0.0

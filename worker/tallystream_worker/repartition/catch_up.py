@@ -82,9 +82,10 @@ class CatchUpCounter:
         return waiting
 
     def obstacle(self) -> str:
-        """Return what the first entry that is not counted waits for: its error, or the consumer that has fetched it.
+        """Return a text on why entries are not counted yet; empty if no entry waits.
 
-        The text is empty if no entry waits.
+        It states the error of the first pending entry, or, without an error in this process, the consumer that has
+        fetched it; if no entry is pending, that entries were not read.
         """
         for keys in self._deployment.layout.keys:
             pending: list[dict[str, Any]] = self._client.xpending_range(keys.stream, keys.group, "-", "+", 1)

@@ -141,7 +141,8 @@ class StreamCopier:
             CopiedElsewhere: another process copies the same entries; call `look`, then copy again. Or the new topic was
                 given up or replaced.
             StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
-                Without an archive, this is not checked. Or (`KeyLost`) a new partition has lost a key.
+                Without an archive, this is not checked. Or (`EntriesTrimmed`) entries were trimmed while the streams
+                were read, or (`KeyLost`) a new partition has lost a key.
             ArchiveError: the archive cannot be read.
             redis.RedisError: the last page may be copied or not; call `look`, then copy again.
         """

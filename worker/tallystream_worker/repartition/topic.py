@@ -304,8 +304,8 @@ def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     """Remove the topics that nothing uses; return the number of removed keys, by topic.
 
     A restore of another topic has left them, or they were given up. The recorded changes of their rules are removed,
-    too. As in `drop`, the sequences stay, and the topics stay closed; but of a topic that was given up, which is open
-    and was never live, nothing stays.
+    too. As in `drop`, the sequences and the lists of ingested files stay, and the topics stay closed; but of a topic
+    that was given up, which is open and was never live, nothing stays.
     """
     removed = {}
     found: bytes = client.execute_command("HGET", deployment.layout.root, LEFT) or b""

@@ -289,7 +289,11 @@ class PartitionWorker:
             self._log.warning("entry.left_pending", entry=entry.id, deliveries=entry.deliveries, problem=text)
 
     def _subscriber_failed(self, error: Exception) -> None:
-        """Log an error of a subscriber, unless it is of the same kind as before; the batch is counted."""
+        """Log an error of a subscriber; the batch is counted nevertheless.
+
+        Do not log it if its text, apart from numbers, is that of the last logged error, even if the subscriber has
+        worked since.
+        """
         text = named_text(error)
         if kind_of(text) != self._subscriber_problem:
             self._subscriber_problem = kind_of(text)

@@ -107,7 +107,10 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 
 
 def counting_number(client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys]) -> int:
-    """Return the highest number of rules by which the live generation is counted in any of `partitions`; 0 for none.
+    """Return the revision of the rules by which `partitions` count the generation of `deployment`.
+
+    If the partitions have different revisions, return the highest; if none has one, return 0. A partition whose live
+    generation is another one is left out.
 
     Raises:
         redis.RedisError: a server does not reply, or rejects a command.

@@ -89,7 +89,7 @@ class HostAndOriginCheck:
         return None
 
     def admits(self, origin: str) -> bool:
-        """Return whether `[serve] origins` has an origin, such as `https://example.com`, or `*`.
+        """Return whether `[serve] origins` has `origin`, such as `https://example.com`, or the entry `*` (any origin).
 
         Pages of this origin may then read and write.
         """

@@ -61,7 +61,7 @@ class Digest:
 
 
 class TableDigests:
-    """Continues the stored digests while rows are written, in an open transaction; `save` stores them.
+    """Continues the stored digests while rows are written, in an open transaction; the caller stores `rows` at the end.
 
     Args:
         connection: A connection with an open transaction.
@@ -95,7 +95,10 @@ class TableDigests:
         self.remove(table, stored_rows(self._connection, table, keys))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the table `digests` that have changed."""
+        """Return the rows of the table `digests` to write: those of all digests that a method of this object changed.
+
+        Nothing is written here.
+        """
         return [
             {"partition": partition, "name": name, "value": digest.text}
             for (partition, name), digest in self._changed.items()

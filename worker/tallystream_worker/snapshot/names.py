@@ -143,10 +143,10 @@ def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
 
 
 def parse(name: str, rules: Rules) -> tuple[Group, str | None] | None:
-    """Return the group of a key, and its item; `None` if the snapshot has no table for the key.
+    """Return the group of a key, and its item; `None` for leaderboards, sketches and keys that are no counters.
 
     The item is `None` if the key is a hash, whose fields are the items. A Bloom filter is an item of the group
-    `("structures",)`.
+    `("structures",)`. Leaderboards and sketches are items of that group too, but are not found here.
 
     Args:
         name: The key, without the generation's prefix.

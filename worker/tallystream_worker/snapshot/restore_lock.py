@@ -207,7 +207,10 @@ class Fence:
 
 
 def _parts(command: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Yield the commands that do the same as a command, and of which only an XADD may be long."""
+    """Split an HSET or ZADD of more than `_LONGEST` words into shorter commands that together do the same.
+
+    Any other command is yielded unchanged, however long. Callers pass no long ones but XADD, which cannot be split.
+    """
     if command[0] not in ("HSET", "ZADD") or len(command) <= _LONGEST:
         yield command
         return

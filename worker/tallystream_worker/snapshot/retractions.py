@@ -52,9 +52,11 @@ def missing_retractions(
 ) -> list[Retraction]:
     """Return the retractions in `sources` that are not in `present`, as retractions of one topic.
 
-    A repartition removes `until` of each retraction (see `after_copying`), so such a retraction is compared by what it
-    describes. A retraction of another topic gets a new `until`, with every stream of this topic: the latest millisecond
-    in its own `until`, or `latest` if that is empty.
+    A retraction without `until` (a repartition removes it, see `after_copying`) is not missing if one in `present`
+    describes the same events, whatever its `until`; one in `present` stands for at most one of each source. Any other
+    is not missing if `present` has an equal one. A retraction without a stream of this topic in `until` gets a new
+    `until` first, with every stream of this topic: the latest millisecond in its own `until`, or `latest` if that is
+    empty.
 
     Args:
         present: The retractions of the topic.

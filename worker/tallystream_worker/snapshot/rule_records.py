@@ -66,10 +66,10 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 
 
 def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
-    """Return the highest number of a topic that is known to have no events which `topic` lacks; it is at least `topic`.
+    """Return the number up to which every topic is known to have no events which `topic` lacks.
 
-    If `topic` is live, all topics count but the one that a repartition fills: earlier ones were copied, and later ones
-    were given up.
+    If `topic` is not live, this is `topic`. If it is live, this is the highest number that a topic has had, or the one
+    before the topic that a repartition fills: earlier topics were copied, and later ones were given up.
 
     Args:
         root: The fields of the root hash; empty if there is none.

@@ -93,7 +93,8 @@ def check(scene: Scene) -> None:
     are not reported if entries are gone for another reason than retention: the check of the log reports these.
 
     Raises:
-        StreamError: a field of a ledger is not a whole number, or 20,000 or more entries stayed pending.
+        StreamError: a field of a ledger is not a whole number, 20,000 or more entries stayed pending, or
+            (`EntriesTrimmed`) entries were trimmed while the waiting ones were read.
     """
     report = scene.report
     for _, keys in scene.streams():
@@ -135,10 +136,14 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
 
 
 def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
-    """Read the account until it balances, at most five times; `None` if entries were always gone before being read.
+    """Read the account until it balances, at most five times; return the last one, balanced or not.
 
-    An account that does not balance is read again, because retention may have removed entries during the reading. If
-    none balances, the last one is returned.
+    An account that does not balance is read again, because retention may have removed entries during the reading.
+    Return `None` if in each reading an entry that was pending at the checkpoint was acknowledged and trimmed before it
+    was read.
+
+    Raises:
+        ConsumerGroupMissing, StreamError: see `check`. They end the attempts.
     """
     account: PartitionAccount | None = None
     for _ in range(_TRIES):

@@ -68,9 +68,10 @@ class ArchivedLinks:
         return self._begins == (0, 0) and self._is_sound and not self.lost
 
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
-        """Return whether the archive has every entry that is gone from the stream, if only our trimming removed any.
+        """Return whether the archive reaches the first entry of the stream, so that no entry is missing between them.
 
-        Trimming stops at the archive's group: if the stream has entries and that group, this is true for any IDs.
+        If the stream has entries and the consumer group of the archive, the result is `True` for any files, because
+        retention removes only archived entries. Entries that another client removed may be missing.
 
         Args:
             held: The first ID of the stream; `None` if it is empty: then the files must reach `until`.

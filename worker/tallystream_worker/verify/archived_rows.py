@@ -95,7 +95,10 @@ def _slices(rows: list[ArchivedRows]) -> list[pa.Table]:
 
 
 def _first_difference(expected: list[dict[str, Any]], archived: list[dict[str, Any]]) -> str | None:
-    """Return the first value that differs, with the subject of its row; `None` if all rows are equal."""
+    """Return a text on the first value that differs, with both values; `None` if all rows are equal.
+
+    If only the numbers of rows differ, the text states these.
+    """
     for wanted, found in zip(expected, archived, strict=False):
         for name, value in wanted.items():
             other = found.get(name, _ABSENT)

@@ -111,7 +111,9 @@ def _is_replaced(name: str) -> bool:
 def _leftover(  # one line for each kind
     name: str, topics: dict[int, set[str]], generations: set[int], moving: int | None
 ) -> str | None:
-    """Return a text on what a key is that nothing uses, or that has no known name; `None` if it may be in use.
+    """Return a text on why a key is not in use, such as `topic 2, which is not kept`; `None` if it may be in use.
+
+    A key whose name has no known form counts as not in use.
 
     Args:
         name: The key without the namespace.

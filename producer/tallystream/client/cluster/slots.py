@@ -166,8 +166,9 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]
 
 
 def least(replies: Sequence[Any]) -> Any:
-    """Combine the replies of several nodes to one WAIT or WAITAOF: return the first error, or the least numbers.
+    """Combine the replies of several nodes to one WAIT or WAITAOF.
 
+    Return the first error, if there is one; else the least number, of WAITAOF a list with the least of each position.
     Without a reply, return 0.
     """
     for reply in replies:

@@ -54,7 +54,10 @@ class SpoolQueues:
         return records.QueueState(namespace, planned_to, self.names, self.sequences, self.topic, self.since)
 
     def restore(self, state: records.QueueState) -> None:
-        """Replace the queues by those of a state record; the plans stay, and `planned_to` is not used."""
+        """Replace the names, sequences, topic and `since` by those of a state record.
+
+        `planned` does not change, and `state.planned_to` is ignored: recovery finds the plans in the plan records.
+        """
         self.names, self.sequences, self.topic = state.names, state.sequences, state.topic
         self.since = state.since or [START] * len(state.names)
 

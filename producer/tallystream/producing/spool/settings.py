@@ -20,7 +20,7 @@ class SpoolSettings:
     """The settings of a spool; creates its folder, and checks that it is writable. See also `Producer`.
 
     Attributes:
-        folder: Folder of the spool, with one folder in it for each process.
+        folder: Folder of the spool, with one folder in it for each producer.
         most_bytes: Bytes of one producer in the spool at which no further event is added, at least 1 MiB. Records that
             the delivery needs are still written.
         sync: `os` if the operating system must have an event before `emit` returns, `disk` if the disk must.
