@@ -20,6 +20,7 @@ async def alerts(
 
     The page has at most `n` pairs of alert and subject that fire, after the first `offset`, of all alerts together, the
     latest first.
+
     Respond 400 if `n` is not 0 to 1,000 or `offset` is negative. With `n=0`, the numbers may be too high after the
     server's clock was set back: they then include subjects whose alert ended with the present bucket.
     """
