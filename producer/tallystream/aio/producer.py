@@ -176,8 +176,9 @@ class Producer:
     async def close(self, timeout: float = 5.0) -> None:
         """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
 
-        From now on `decide` raises a `TallyError`, and so does `emit` when that wait has ended. The producer is stopped
-        even if an error is raised.
+        From now on `decide` raises a `TallyError`, and so does `emit` when that wait has ended. Before it stops, the
+        producer checks that the server has the latest confirmed entries, and sends lost ones again; see the threaded
+        producer. It is stopped even if an error is raised.
 
         Args:
             timeout: Most seconds for the delivery. The wait for the decisions and writes before it, and the wait for

@@ -107,9 +107,10 @@ class Totals:
     async def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
     ) -> RollingSum:
-        """Return the sum of a counter over a duration that ends now, such as `8h`, rounded up to whole buckets.
+        """Return the sum of a counter in the whole buckets that cover a duration that ends now, such as `8h`.
 
-        See `tallystream.Totals.sum`.
+        `start` and `end` of the answer state what is summed; it begins later if buckets have expired. See
+        `tallystream.Totals.sum`.
         """
         return await self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -156,14 +157,18 @@ class Totals:
         return await self._ask(questions.ledger())
 
     async def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
-        """Return the declared alerts, and at most `n` firing ones after the first `offset`.
+        """Return the declared alerts, and one page of the pairs of alert and subject that fire, the latest first.
 
-        See `tallystream.Totals.alerts`.
+        The page has at most `n` pairs, after the first `offset`, of all alerts together. See
+        `tallystream.Totals.alerts`.
         """
         return await self._ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return at most `n` subjects of leaderboards that begin with `prefix`; see `tallystream.Totals.search`."""
+        """Return at most `n` subjects on leaderboards of all time whose names begin with `prefix`, largest first.
+
+        See `tallystream.Totals.search`.
+        """
         return await self._ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:

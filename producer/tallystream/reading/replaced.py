@@ -68,7 +68,8 @@ def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
     the topic was dropped, that one returns `query`, which then runs without this check. The keys are the sequences,
     the live generation, the ledger of the topic, and, in a later generation, its own ledger. If one is lost, counters
     may be lost too, and a figure without them would be too small. Partitions and further queries are those of
-    `checked`; but here, a partition may have another live generation, or be closed.
+    `checked`; but here, a partition may have another live generation, or be closed. If the deployment is not stored,
+    return `query` itself.
 
     Args:
         query: The query.

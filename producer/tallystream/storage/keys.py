@@ -34,7 +34,7 @@ GROUP: Final = "tally"
 """The consumer group that counts the first generation. `PartitionKeys.group` has the names for later generations."""
 
 BEGUN: Final = "!begun"
-"""Field of the sequences, a sentinel: something was written to the partition; see `lib/sentinels.lua`."""
+"""Field of the sequences, a sentinel: the partition was opened; see `lib/sentinels.lua`."""
 
 REAPED: Final = "!reaped"
 """Field of the sequences: `<horizon> <newest mark>`, of the producers without a spool; see `lib/producers.lua`."""
@@ -87,6 +87,8 @@ def partition_of(subject: str, partitions: int) -> int:
 @lru_cache(maxsize=MAX_PARTITIONS)
 def tag_of(partition: int) -> str:
     """Return the hash tag of a partition: `p0.425`, `p1.1840`, ...
+
+    `partition` must be 0 to 1,023; this is not checked, and for some other numbers the call never returns.
 
     Divide the cluster's slots into 1,024 equal ranges. The suffix is the smallest number that puts the tag into the
     range whose number is the bit-reversed partition number. So the first P tags are spread evenly over the slots for

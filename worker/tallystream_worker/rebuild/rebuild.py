@@ -148,7 +148,10 @@ class Rebuild:
         self._gone = 0
 
     def begin(self) -> None:
-        """Create the consumer groups of the generation unless they exist; trimming then spares uncounted entries.
+        """Create the consumer group of the generation in each partition, unless the generation has begun there before.
+
+        Trimming then spares the entries that the generation has not counted. A group that was deleted after the
+        generation began is not created again.
 
         Raises:
             ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted. The
@@ -180,6 +183,8 @@ class Rebuild:
                 `stopping` was set), and no loss is accepted; another rebuild counts archived entries of the same
                 generation; or (`KeyLost`) a partition has lost a key.
             ArchiveError: the archive cannot be read.
+
+        Any error of `CountingLoop.run_once` is raised too.
         """
         of = sum(partition.waiting() for partition in self._partitions)
         with ThreadPoolExecutor(len(self._partitions), thread_name_prefix="tallystream-rebuild") as threads:
@@ -209,8 +214,9 @@ class Rebuild:
 
         Raises:
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
-                third generation is live, or (`KeyLost`) the partition has lost a key. Partitions that have switched
-                stay switched.
+                third generation is live, or (`KeyLost`) the partition has lost a key.
+
+        Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched.
         """
         for partition in self._partitions:
             partition.switch()

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 FIELD: Final = "audit"
 """Field of the meta hash with three numbers: when the last audit ended (seconds since 1970), how many counters it
-compared, how many of them differ."""
+compared, how many differences it found. These include live counters that should not exist, so that there may be more
+differences than compared counters: see `Report`."""
 
 LOOK_EVERY: Final = 60.0
 """Seconds, at most, between two checks whether an audit is due."""

@@ -35,8 +35,8 @@ class StragglerCopier:
     def __call__(self, deployment: Deployment) -> int:
         """Copy the entries of the old topic that are not copied yet; return how many were copied.
 
-        Every worker may do this at the same time: each entry is copied once. Returns 0 if no old topic is kept, or if
-        another worker copies the same entries.
+        Every worker may do this at the same time: each entry is copied once. Return 0 if no old topic is kept, or if
+        another worker copies the same entries; in that case, this call may have copied some before.
 
         Args:
             deployment: The live deployment, read a moment ago.

@@ -46,7 +46,7 @@ class Digest:
         self._note(rows, 1)
 
     def remove(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take rows out again, which need not have been added."""
+        """Take rows out again; it is not checked that they were added, so `rows` may become negative."""
         self._note(rows, -1)
 
     def _note(self, rows: Iterable[Sequence[Any]], times: int) -> None:

@@ -36,7 +36,7 @@ def refuse_loss(
     root: Mapping[bytes, bytes],
     archived: Callable[[int], Mapping[int, int]],
 ) -> None:
-    """Raise an error if a restore would leave out events of another topic than that of the snapshot; change nothing.
+    """Raise `StreamError` if a restore would leave out events of a topic that is not the snapshot's; change nothing.
 
     There are three proofs of such events:
 
@@ -105,7 +105,10 @@ def describe_restored(layout: Layout, root: Mapping[bytes, bytes]) -> str:
 
 
 def former_epoch(root: Mapping[bytes, bytes]) -> str:
-    """Return the epoch that a server had before a restore, also if that was interrupted; `""` if it had none."""
+    """Return the epoch in a root hash; `""` if there is none.
+
+    If the hash states that a restore runs or was interrupted, return the epoch that the server had before this restore.
+    """
     return _restored(root)[2] if RESTORING.encode() in root else root.get(b"epoch", b"").decode()
 
 

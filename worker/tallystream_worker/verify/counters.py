@@ -29,7 +29,7 @@ def check(scene: Scene) -> None:
     Also report which counters could not be compared, and why.
 
     Raises:
-        StreamError, ConsumerGroupMissing, ArchiveError, SnapshotError: see `audit`.
+        StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`.
     """
     try:
         found = audit(

@@ -177,9 +177,9 @@ def _former_rules(scene: Scene) -> list[Rules]:
 
 
 def _is_kept_forever(name: str, rules: Rules) -> bool:
-    """Return whether rules keep the period of a key, given without prefix, forever; `False` if they lack its metric.
+    """Return whether rules keep the period of a counter forever; `False` if they lack its metric.
 
-    `True` also for a key without a period.
+    `name` is its key without the prefix. Return `True` also for a counter without a period, such as a total.
     """
     found = parse(name, rules)
     bucket = None if found is None else bucket_of(found[0]) or name
@@ -187,10 +187,10 @@ def _is_kept_forever(name: str, rules: Rules) -> bool:
 
 
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
-    """Scan a partition; yield each key, without prefix, of a period that workers remove some day, and its member.
+    """Scan a partition; yield each key of a period that workers remove some day, and the member that registers it.
 
-    The member of the sorted set `periods` must register the key. Leaderboards, and keys of periods that no rule
-    declares, are left out.
+    The keys are without prefix. The member is the one that the sorted set `periods` must have. Leaderboards, and keys
+    of periods that no rule declares, are left out.
     """
     skipped, periods = len(keys.counters.encode()), RemovedPeriods(scene.rules)
     for key in counter_keys(scene.client, keys):

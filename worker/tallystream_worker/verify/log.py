@@ -130,7 +130,10 @@ class _Partition:
         self._pass_lost((2**64, 0))
 
     def _pass_lost(self, id_: StreamID) -> None:
-        """Interrupt the walk if it passes, before the ID, a range of entries that only the counters have."""
+        """Interrupt the walk for each range of entries that only the counters have and that begins before the ID.
+
+        Report these ranges as limits.
+        """
         while self._lost and self._lost[0][0] < id_:
             after, until = self._lost.pop(0)
             self._walk.interrupt()
@@ -148,7 +151,10 @@ class _Partition:
             self._report.find(names[fault.is_repeat], f"{self._keys.stream}: {fault.text}")
 
     def _compare_events(self, old: Link, new: Link) -> None:
-        """Report an archived entry that is not the entry of the stream with the same ID."""
+        """Report an archived entry if it differs from the entry of the stream with the same ID.
+
+        Its events may be compared later: see `RowComparison`.
+        """
         if old != new:
             self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")
         elif old.content is None:

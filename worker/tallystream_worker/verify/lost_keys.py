@@ -121,7 +121,10 @@ def _labels(scene: Scene, keys: PartitionKeys) -> set[str]:
 
 
 def _labelled(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[bytes, str, str]]:
-    """Yield each bucket of a window and each hash of votes, the key of the set of its metric, and its label there."""
+    """Yield, for each bucket of a window and each hash of votes: its key, the key of a set of labels, and a label.
+
+    The set is that of its metric (`PartitionKeys.labels`), and must have the label.
+    """
     skipped = len(keys.counters.encode())
     for key in counter_keys(scene.client, keys):
         name = key[skipped:].decode(errors="surrogateescape")

@@ -128,9 +128,10 @@ class Verification:
         return 1 if self.findings else 2 if self.failed else 0
 
     def said(self) -> dict[str, object]:
-        """Return the fields of a log line: `findings` and `failed`, texts with the sorted names of findings and checks.
+        """Return the fields of a log line.
 
-        The fields `proofs` and `limits` are how many there are.
+        `findings` has the sorted names of the kinds of findings, joined by `, `, and `failed` those of the checks that
+        could not be made. `proofs` and `limits` are numbers.
         """
         return {
             "findings": ", ".join(sorted(self.findings)),

@@ -36,7 +36,9 @@ def check(scene: Scene) -> None:
     counters were found to be wrong, which may be the reason.
 
     Raises:
-        SnapshotError: the snapshot has another format or layout.
+        SnapshotError: the snapshot has another format or layout, or the database cannot be used.
+
+    Any other error of `drill` is raised too.
     """
     from tallystream_worker.snapshot.restore import ensure_readable  # noqa: PLC0415  # SQLAlchemy takes its time
     from tallystream_worker.snapshot.schema import FORMAT  # noqa: PLC0415  # as above

@@ -18,7 +18,9 @@ async def alerts(
 ) -> Alerts:
     """Return each declared alert with the number of subjects for which it fires, and one page of what fires.
 
-    The page has `n` pairs of alert and subject, after the first `offset`, of all alerts together, the latest first.
+    The page has at most `n` pairs of alert and subject that fire, after the first `offset`, of all alerts together, the
+    latest first.
+
     Respond 400 if `n` is not 0 to 1,000 or `offset` is negative. With `n=0`, the numbers may be too high after the
     server's clock was set back: they then include subjects whose alert ended with the present bucket.
     """
