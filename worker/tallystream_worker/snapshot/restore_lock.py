@@ -47,8 +47,8 @@ _RENEW: Final = 0.5
 _LOOK: Final = 0.1
 
 _MOST_LOOKS: Final = 2 * LEASE / _LOOK
-"""The number of looks at a lock that nobody renews, after which it is removed. Not a time: after a pause of this
-process, it must look again several times, and then finds that the lock is renewed."""
+"""The number of looks at a lock after which it is removed, if no process has renewed it. Not a time: after a pause of
+this process, it must look again several times, and then finds that the lock is renewed."""
 
 _HOLD: Final = Script("tallystream_worker.snapshot", "hold_restore")
 _FENCED: Final = Script("tallystream_worker.snapshot", "fenced")

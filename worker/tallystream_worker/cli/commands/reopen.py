@@ -34,6 +34,7 @@ def reopen(
     the events again that they still keep.
 
     The command fails while a rebuild or a repartition is not finished: give it up with `tallystream rebuild --drop`.
+    It also fails if a restore was interrupted: run `tallystream restore --force` again.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
