@@ -148,3 +148,15 @@ def test_a_snapshot_reads_the_identities_once(harness, tmp_path, monkeypatch):
             calls.clear()
             snapshots.run_once()
             assert len(calls) <= 2
+
+
+def test_a_file_is_archived_although_another_one_was_lost(harness, tmp_path):
+    """If a failover loses an identity, and another one is added, the archive gets it: their number is the same."""
+    store = Store(str(tmp_path / "archive"))
+    archive = Archive(harness.client, store, Deployment.load(harness.client))
+    harness.client.hset(harness.layout.files, mapping={"a": 1, "b": 2})
+    archive.run_once(settled=0)
+    harness.client.hdel(harness.layout.files, "b")
+    harness.client.hset(harness.layout.files, "c", 3)
+    archive.run_once(settled=0)
+    assert store.files_ingested() == {"a": 1, "b": 2, "c": 3}

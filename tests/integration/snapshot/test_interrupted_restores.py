@@ -9,13 +9,15 @@ import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
-from tallystream.errors import DeploymentChanged, StreamError
+from tallystream.errors import ConfigurationError, DeploymentChanged, StreamError
 from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import CLOSED, LEFT, Layout
 from tallystream_worker.process import failpoints
 from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.repartition import topic
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.other_topics import RESTORED_TOPIC
 from tallystream_worker.snapshot.point_in_time import ViewLost
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.restore_lock import RestoreOvertaken
@@ -204,5 +206,33 @@ def test_a_slow_snapshot_does_not_replace_the_one_that_was_restored(harness, dat
     with pytest.raises((ViewLost, DeploymentChanged)):
         snapshotter.run_once(whole=True)
     assert [databases[0].position(n) for n in range(2)] == before
+    restore(harness.client, databases[0], force=True)
+    assert sum(harness.totals().values()) == 20
+
+
+@pytest.mark.parametrize("topics", [1, 2])
+def test_a_deployment_is_not_described_again_during_a_restore(harness, databases, topics):
+    """If `tally:meta` is deleted after an interrupted restore, `reopen` names the restore, and changes nothing."""
+    send(harness, 20)
+    take(harness, databases[0])
+    if topics == 2:
+        moved(harness, 3)
+    begin(harness, databases[0], accept_loss=True)
+    harness.client.delete("tally:meta")
+    before = state(harness)
+    with pytest.raises(ConfigurationError, match=r"a restore has not finished.* tallystream restore --force"):
+        describe(harness.client, "tally", 2)
+    assert state(harness) == before
+    restore(harness.client, databases[0], force=True, accept_loss=True)
+    harness.layout = Deployment.load(harness.client).layout
+    assert sum(harness.totals().values()) == 20
+
+
+def test_a_root_without_the_restored_topic_is_restored(harness, databases):
+    """If another program removes the field with the restored topic, a restore takes the first topic for it."""
+    send(harness, 20)
+    take(harness, databases[0])
+    begin(harness, databases[0])
+    harness.client.hdel("tally:meta", RESTORED_TOPIC)
     restore(harness.client, databases[0], force=True)
     assert sum(harness.totals().values()) == 20

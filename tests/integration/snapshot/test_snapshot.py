@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
@@ -1268,6 +1268,49 @@ def test_a_restore_states_changed_rows(harness, database):
     ]  # fmt: skip
     harness.client.flushall()
     assert [part.damaged for part in restore(harness.client, database).parts] == [[], ["ledger", "producers"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "found", "of_partitions"),
+    [
+        ("UPDATE facts SET value = '99' WHERE name = 'revision'", ["facts"], [[], []]),
+        ("INSERT INTO facts (name, value) VALUES ('made-up', '1')", ["facts"], [[], []]),
+        ("UPDATE positions SET unsent = '9-0' WHERE partition = 1", [], [[], ["positions"]]),
+    ],
+)
+def test_a_restore_states_changed_facts_and_positions(harness, database, change, found, of_partitions):
+    """A changed row of `facts` or `positions` is stated as those of other tables are, also by a drill."""
+    emit_some(harness, 1)
+    take(harness, database)
+    with database._engine.begin() as connection:
+        connection.execute(text(change))
+    harness.client.flushall()
+    result = restore(harness.client, database)
+    assert (result.damaged, [part.damaged for part in result.parts]) == (found, of_partitions)
+    verdict = drill(harness.client, database, Deployment.load(harness.client))
+    assert (verdict.damaged, [part.damaged for part in verdict.parts]) == (found, of_partitions)
+
+
+def test_facts_that_two_processes_store_at_once_have_their_digest(database):
+    """A process that stores facts while another one does waits for it, so the digest is that of all rows."""
+    database.state({"a": "1", "b": "1"}, whole=True)
+    has_read = threading.Event()
+    with closing(Database(database._url)) as other:
+        other.facts()
+
+        def look(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("INSERT"):
+                has_read.set()  # it has read the digest
+
+        event.listen(other._engine, "before_cursor_execute", look)
+        running = threading.Thread(target=other.state, args=({"b": "2"},))
+        with database.at_once():
+            database.state({"a": "2"})
+            running.start()
+            has_read.wait(2)
+        running.join()
+    assert database.damaged() == []
+    assert database.facts() == {"a": "2", "b": "2"}
 
 
 def test_an_incremental_snapshot_does_not_hide_changed_rows(harness, database):

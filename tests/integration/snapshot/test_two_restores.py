@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,4 +165,27 @@ def test_no_write_of_a_restore_is_made_after_a_takeover(world, monkeypatch, plac
     kept.pop(b"")
     assert state() == kept
     restore(world.client, world.database, force=True)
+    world.check()
+
+
+def test_a_lock_that_expires_too_late_is_not_waited_for(world):
+    """If the server's clock was set back, the lock of a killed process would last for longer than any other."""
+    world.client.set(world.harness.layout.restore_lock, "x 1796000000 4711 gone", px=3_600_000)
+    waited: list[str] = []
+    began = time.monotonic()
+    restore(world.client, world.database, force=True, waiting=waited.append)
+    assert time.monotonic() - began < 2 * LEASE + 30
+    assert waited == ["process 4711 on gone, since 2026-11-30 00:53:20 UTC"]
+    world.check()
+
+
+def test_a_lock_that_expired_is_taken_again(world):
+    """A restore that was stopped for longer than its lock lasts continues if no other one has begun meanwhile."""
+    lock = world.harness.layout.restore_lock
+
+    def later(_topic: int) -> dict[int, int]:
+        world.client.delete(lock)
+        return {}
+
+    restore(world.client, world.database, force=True, later=later, progress=lambda _: world.client.delete(lock))
     world.check()

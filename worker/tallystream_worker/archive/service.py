@@ -60,7 +60,7 @@ class Archive:
         self._stores = [store, *(Store(url, namespace, topic) for topic in sorted(deployment.earlier))]
         self._layout = deployment.layout
         self._rules: list[Record] = []
-        self._files = 0
+        self._files: dict[bytes, bytes] = {}
 
     def _note_missing(self) -> None:
         """Store on the server, for monitoring, how many lost entries were not sent again, by the files that have them.
@@ -130,11 +130,10 @@ class Archive:
         The identity of a file is stored before its first entry. So call this after the last entry to archive was
         chosen: a restore then finds the identity of every archived entry.
         """
-        number: int = self._client.execute_command("HLEN", self._layout.files)
-        if number != self._files:
-            found: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._layout.files)
+        found: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._layout.files)
+        if found != self._files:
             self._store.add_files_ingested({name.decode(): int(size) for name, size in found.items()})
-            self._files = len(found)
+            self._files = found
 
 
 def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:

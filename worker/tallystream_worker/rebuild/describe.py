@@ -14,7 +14,14 @@ from tallystream.client.replies import is_key_missing
 from tallystream.errors import CodecError, ConfigurationError, EventError, StreamError
 from tallystream.rules.metrics import Rules, publish, read
 from tallystream.rules.retraction import Retraction
-from tallystream.storage.deployment_hash import RESTORING, fields_of, live_topic, parse_live, spread_fields
+from tallystream.storage.deployment_hash import (
+    RESTORING,
+    fields_of,
+    live_topic,
+    parse_live,
+    restoring_number,
+    spread_fields,
+)
 from tallystream.storage.keys import CLOSED, CLOSING, FIRST, FIRST_TOPIC, GROUP, LEFT, MAX_PARTITIONS, Layout
 from tallystream.storage.rule_changes import read_changes
 from tallystream.storage.scripts import Script
@@ -97,7 +104,7 @@ def describe(
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
         ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
-            known. Nothing was changed.
+            known; or a restore has not finished. Nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 
@@ -141,14 +148,24 @@ def _store(client: redis.Redis, key: str, fields: Mapping[Any, Any]) -> list[str
 
 
 def _look(client: redis.Redis, namespace: str, number: int) -> _Topic:
-    """Return what is left of a topic, by the sequences and ledgers of its 1,024 possible partitions."""
+    """Return what is left of a topic, by the sequences and ledgers of its 1,024 possible partitions.
+
+    Raises:
+        ConfigurationError: a restore of the topic has not finished.
+    """
     with client.pipeline(transaction=False) as pipeline:
         for keys in Layout(MAX_PARTITIONS, namespace, topic=number).keys:
             pipeline.exists(keys.sequences)
             pipeline.exists(keys.topic_ledger)
             pipeline.hmget(keys.sequences, CLOSED, _CLOSING)
+            pipeline.get(keys.live)
         replies: list[Any] = pipeline.execute()
-    found = list(zip(replies[::3], replies[1::3], replies[2::3], strict=True))
+    if any(restoring_number(live or b"") for live in replies[3::4]):
+        raise ConfigurationError(
+            f"{Layout(namespace=namespace).root}: a restore has not finished, so its counters are incomplete. Run it "
+            "again: tallystream restore --force"
+        )
+    found = list(zip(replies[::4], replies[1::4], replies[2::4], strict=True))
     return _Topic(
         number,
         1 + max((at for at, (one, other, _) in enumerate(found) if one or other), default=-1),

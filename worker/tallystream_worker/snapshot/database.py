@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Table, create_engine, delete, event, inspect, select
+from sqlalchemy import Table, create_engine, delete, event, inspect, select, update
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable, DropTable
 
@@ -101,7 +101,7 @@ class Database:
             return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
     def state(self, facts: Mapping[str, str], *, whole: bool = False) -> None:
-        """Store facts about the snapshot's deployment, by name.
+        """Store facts about the snapshot's deployment, by name. Another process that stores facts waits for this one.
 
         Args:
             facts: The values, by name.
@@ -109,6 +109,12 @@ class Database:
         """
         with self._transaction() as connection:
             rows = [{"name": name, "value": value} for name, value in facts.items()]
+            # A write comes first, because it locks the row (SQLite: the file) before the digest is read.
+            connection.execute(
+                update(schema.digests)
+                .where(schema.digests.c.partition == OF_NO_PARTITION)
+                .values(value=schema.digests.c.value)
+            )
             digests = TableDigests(connection)
             if whole:
                 connection.execute(delete(schema.facts))
@@ -243,12 +249,12 @@ class Database:
             return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
-        """Yield pairs of a table and up to 20,000 of a partition's rows in it, for the tables of `partition_tables`.
+        """Yield pairs of a table and up to 20,000 of a partition's rows in it: `partition_tables`, then `positions`.
 
         If another snapshot is written meanwhile, the rows may be of both: compare `position` before and after.
         """
         with self._transaction() as connection:
-            for table in partition_tables():
+            for table in (*partition_tables(), schema.positions):
                 query = select(table).where(table.c.partition == partition)
                 result = connection.execution_options(yield_per=CHUNK).execute(query)
                 for rows in result.partitions():

@@ -65,12 +65,14 @@ class Verdict:
         differing: Number of values that differ.
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
+        damaged: See `Restored`.
     """
 
     compared: int
     differing: int
     differences: list[DrillDifference]
     parts: list[RestoredPart]
+    damaged: list[str]
 
 
 def drill(
@@ -121,7 +123,7 @@ def drill(
     ):
         other = connect(server.url)
         try:
-            parts = restore(other, database, source).parts
+            result = restore(other, database, source)
             restored = Snapshotter(
                 other, database, Deployment.create_or_load(other, namespace=deployment.layout.namespace)
             )
@@ -134,7 +136,7 @@ def drill(
         finally:
             other.close()
     compared = sum(len(values) for moment in moments for values in moment.values.values())
-    return Verdict(compared, len(differences), differences[:_SHOWN], parts)
+    return Verdict(compared, len(differences), differences[:_SHOWN], result.parts, result.damaged)
 
 
 def _behind(

@@ -76,7 +76,6 @@ class TableLoader:
         if found is None:
             raise SnapshotError(f"{database.place} contains no snapshot of partition {partition}")
         stored = database.digests(partition)
-        stored.pop(schema.positions.name, None)
         digests: dict[str, Digest] = defaultdict(Digest)
         for bucket in database.buckets(partition):
             self.expires[bucket.name] = bucket.expires

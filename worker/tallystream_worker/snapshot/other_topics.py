@@ -21,11 +21,6 @@ RESTORED_TOPIC: Final = "restoring-log"
 """The field of the root hash with the number of the topic that is being restored, its number of partitions, and the
 epoch that the server had before (nothing if it had none), separated by spaces. It exists only with `RESTORING`."""
 
-RESTORED_BY: Final = "restoring-by"
-"""The field of the root hash with the token of the restore that runs, or was interrupted last: see `RestoreLock.token`.
-It exists only with `RESTORING`. If the root hash is lost, two restores may have the same number, but never the same
-token."""
-
 _READ: Final = 1000
 
 

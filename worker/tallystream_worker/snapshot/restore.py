@@ -39,7 +39,6 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
 from tallystream_worker.snapshot.other_topics import (
-    RESTORED_BY,
     RESTORED_TOPIC,
     describe_restored,
     former_epoch,
@@ -47,7 +46,7 @@ from tallystream_worker.snapshot.other_topics import (
     refuse_loss,
 )
 from tallystream_worker.snapshot.partition_restore import PartitionRestore, RestoredPart
-from tallystream_worker.snapshot.restore_lock import Fence, RestoreLock
+from tallystream_worker.snapshot.restore_lock import RESTORED_BY, Fence, RestoreLock
 from tallystream_worker.snapshot.retractions import (
     RETRACTED,
     decode_retractions,
@@ -85,6 +84,8 @@ class Restored:
 
     Attributes:
         parts: The result of each partition.
+        damaged: The tables of no partition, such as `facts`, in which another program has changed, removed or added
+            rows after the snapshot was taken. They are used unchanged.
         lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
         rules: The restored rules, those of the snapshot with all known retractions.
         former: The rules that the server had before; `None` if it had none, they cannot be read, or an earlier restore
@@ -92,12 +93,13 @@ class Restored:
     """
 
     parts: list[RestoredPart]
+    damaged: list[str]
     lacking: list[Retraction]
     rules: Rules
     former: Rules | None
 
 
-def restore(
+def restore(  # noqa: PLR0913  # every source is handed in, and named
     client: redis.Redis,
     database: Database,
     archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
@@ -109,6 +111,7 @@ def restore(
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
     progress: Callable[[RestoredPart], None] = lambda _: None,
+    waiting: Callable[[str], None] = lambda _: None,
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
@@ -136,6 +139,8 @@ def restore(
         topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
+        waiting: Called with the process of another restore if this one waits for its lock: it waits until that lock
+            expires, at most 10 seconds, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
@@ -150,10 +155,11 @@ def restore(
 
     Any error of `archived` is raised too; nothing was changed then, unless the archive fails later, while it is used.
     """
-    facts = _facts(database)
+    facts, damaged = _facts(database), database.damaged()
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
-    with RestoreLock(client, layout) as lock:
+    with RestoreLock(client, layout, waiting) as lock:
         root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
+        lock.note(root)
         if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
             raise StreamError(
                 f"the server is not empty: {there} exists. Restore to an empty server; or, to replace its counters by "
@@ -181,7 +187,7 @@ def restore(
             progress(part)
             failpoints.reach("after-partition")
         _end(client, layout, facts, rules, kept, partitions, lock, files, changed=bool(lacking))
-    return Restored(parts, lacking, rules, former)
+    return Restored(parts, damaged, lacking, rules, former)
 
 
 def _begin(
@@ -228,10 +234,8 @@ def _begin(
     }
     highest = _highest_closing(client, [*layout.keys, *(keys for keys, _ in closing)])
     arguments = [lock.value, highest, *(part for pair in begun.items() for part in pair)]
-    answer, *found = _BEGIN(client, [layout.root, lock.key], arguments)
-    if answer == b"overtaken":
-        raise lock.overtaken()
-    lock.closing = found[0].decode()
+    _, number_ = lock.run(_BEGIN, [layout.root, lock.key], arguments)
+    lock.note_begun(number_.decode())
     for keys, fields in closing:
         arguments = [lock.closing, *(part for pair in fields.items() for part in pair)]
         (answer,) = _CLOSE_OTHER(client, [keys.sequences, keys.live], arguments)
@@ -288,9 +292,8 @@ def _end(
         each.open(revision)
     lock.renew()
     pairs = (part for pair in described.items() for part in pair)
-    (answer,) = _END(client, [layout.root, lock.key], [lock.value, RESTORING, RESTORED_TOPIC, RESTORED_BY, *pairs])
-    if answer == b"overtaken":
-        raise lock.overtaken()
+    arguments = [lock.value, RESTORING, RESTORED_TOPIC, RESTORED_BY, *pairs]
+    lock.run(_END, [layout.root, lock.key], arguments)
 
 
 def _earlier(facts: Mapping[str, str]) -> dict[int, int]:

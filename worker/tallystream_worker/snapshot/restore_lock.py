@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from redis.exceptions import NoScriptError, RedisError
 
 from tallystream.errors import StreamError
+from tallystream.storage.keys import CLOSING
 from tallystream.storage.scripts import Script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import redis
 
@@ -37,8 +38,17 @@ _LONGEST: Final = 4000
 _STEP: Final = 2000
 """Words of the parts of a longer command; an even number, because fields and values are pairs."""
 
+RESTORED_BY: Final = "restoring-by"
+"""The field of the root hash with the token of the restore that runs, or was interrupted last: see `RestoreLock.token`.
+It exists only with `RESTORING`. If the root hash is lost, two restores may have the same number, but never the same
+token."""
+
 _RENEW: Final = 0.5
 _LOOK: Final = 0.1
+
+_MOST_LOOKS: Final = 2 * LEASE / _LOOK
+"""The number of looks at a lock after which it is removed, if no process has renewed it. Not a time: after a pause of
+this process, it must look again several times, and then finds that the lock is renewed."""
 
 _HOLD: Final = Script("tallystream_worker.snapshot", "hold_restore")
 _FENCED: Final = Script("tallystream_worker.snapshot", "fenced")
@@ -54,12 +64,13 @@ class RestoreLock:
     Args:
         client: The server to restore to; another thread uses it too, to renew the lock.
         layout: A layout of the namespace.
+        waiting: Called on entry with the process that has the lock, if this one has to wait.
 
     Raises:
         RestoreOvertaken: on entry, another restore is running.
     """
 
-    def __init__(self, client: redis.Redis, layout: Layout) -> None:
+    def __init__(self, client: redis.Redis, layout: Layout, waiting: Callable[[str], None] = lambda _: None) -> None:
         self._client: Any = client
         self.key = layout.restore_lock
         """The key of the lock."""
@@ -68,23 +79,32 @@ class RestoreLock:
         self.value = f"{self.token} {time.time():.0f} {os.getpid()} {socket.gethostname()}"
         """The value of the key while this process has the lock."""
         self.closing = ""
-        """The number of the closing that this restore has made; empty until the caller sets it."""
+        """The number of the closing that this restore has made; empty before `note_begun`."""
+        self._latest: tuple[bytes | str, bytes | str] = "?", ""
+        self._tell = waiting
         self._root = layout.root
         self._stopping = threading.Event()
         self._renewing = threading.Thread(target=self._keep, name="tallystream-restore-lock", daemon=True)
 
     def __enter__(self) -> Self:
-        seen: int | None = None
+        known: bytes | None = None
+        seen, looks = 0, 0
         while not self._client.set(self.key, self.value, nx=True, px=int(LEASE * 1000)):
             holder, left = self._client.get(self.key), self._client.pttl(self.key)
             if holder is None:
                 continue
-            if seen is not None and left > seen:  # its process has renewed it
+            if holder != known:
+                known, looks = holder, 0
+                self._tell(_process(holder))
+            elif left > seen:  # its process has renewed it
                 raise RestoreOvertaken(
                     f"{self._root}: another restore is running ({_process(holder)}). Let it finish; or end that "
                     "process, and run this command again"
                 )
-            seen = left
+            elif looks > _MOST_LOOKS:  # the server's clock was set back: the lock would expire too late
+                _HOLD(self._client, [self.key, self._root], [holder, 0, "?", ""])
+                continue
+            seen, looks = left, looks + 1
             time.sleep(_LOOK)
         self._renewing.start()
         return self
@@ -93,7 +113,34 @@ class RestoreLock:
         self._stopping.set()
         self._renewing.join()
         with suppress(RedisError):
-            _HOLD(self._client, [self.key, self._root], [self.value, 0, "", self.token])
+            _HOLD(self._client, [self.key, self._root], [self.value, 0, "?", ""])
+
+    def note(self, root: Mapping[bytes, bytes]) -> None:
+        """Note the fields of the root hash, read while this process has the lock, and before this restore begins.
+
+        If the lock expires later, `renew` takes it again, unless another restore has begun since.
+        """
+        self._latest = root.get(CLOSING.encode(), b""), root.get(RESTORED_BY.encode(), b"")
+
+    def note_begun(self, closing: str) -> None:
+        """Note that this restore has begun, with the number of its closing."""
+        self.closing = closing
+        self._latest = closing, self.token
+
+    def run(self, script: Script, keys: list[str], arguments: list[Any]) -> list[Any]:
+        """Run a script that refuses with `overtaken` without the lock, and return its reply.
+
+        If the lock has only expired, take it again before.
+
+        Raises:
+            RestoreOvertaken: another restore has the lock, or has begun.
+        """
+        for _ in range(2):
+            reply: list[Any] = script(self._client, keys, arguments)
+            if reply[0] != b"overtaken":
+                return reply
+            self.renew()
+        raise self.overtaken()
 
     def renew(self) -> None:
         """Renew the lock, or take it again if it has expired and no other restore has begun.
@@ -101,7 +148,7 @@ class RestoreLock:
         Raises:
             RestoreOvertaken: another restore has the lock, or has begun.
         """
-        arguments = [self.value, int(LEASE * 1000), self.closing, self.token]
+        arguments = [self.value, int(LEASE * 1000), *self._latest]
         (answer,) = _HOLD(self._client, [self.key, self._root], arguments)
         if answer == b"lost":
             raise self.overtaken()

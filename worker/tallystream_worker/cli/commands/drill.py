@@ -36,7 +36,7 @@ def drill(
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         result = try_out(client, database, deployment, open_archive(settings, archive, database))
     seconds = time.monotonic() - began
-    damaged = sorted({table for part in result.parts for table in part.damaged})
+    damaged = sorted({*result.damaged, *(table for part in result.parts for table in part.damaged)})
     if json:
         print_json({**asdict(result), "seconds": round(seconds, 3)})
     elif result.differing:

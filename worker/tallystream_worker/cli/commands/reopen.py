@@ -49,6 +49,7 @@ def reopen(
     The command fails while a rebuild or a repartition is not finished; a `tally:meta` that it has stored again stays
     stored. Continue a repartition with `tallystream rebuild --partitions N`. Give up a rebuild, or a repartition that
     cannot be continued, with `tallystream rebuild --drop`.
+    It also fails if a restore was interrupted: run `tallystream restore --force` again.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:

@@ -53,6 +53,10 @@ def restore(
         if not json:
             error_console.print(f"{part.stream}: {part.rows:,} rows, {part.replayed:,} later entries")
 
+    def wait(process: str) -> None:
+        if not json:
+            error_console.print(f"waiting for the lock of another restore ({process})", soft_wrap=True)
+
     began = time.monotonic()
     with (
         closing(connect(settings.redis.url)) as client,
@@ -72,13 +76,21 @@ def restore(
             retracted=noted,
             files=files,
             progress=tell,
+            waiting=wait,
         )
     seconds, parts = time.monotonic() - began, result.parts
-    damaged = sorted({table for part in parts for table in part.damaged})
+    damaged = sorted({*result.damaged, *(table for part in parts for table in part.damaged)})
     status = 1 if result.lacking or damaged else 0
     if json:
-        listed = {"partitions": [asdict(part) for part in parts], "seconds": round(seconds, 3)}
-        print_json({**listed, "lacking": to_builtins(result.lacking), "rules_differ": _rules_differ(settings, result)})
+        listed = {"partitions": [asdict(part) for part in parts], "damaged": result.damaged}
+        print_json(
+            {
+                **listed,
+                "seconds": round(seconds, 3),
+                "lacking": to_builtins(result.lacking),
+                "rules_differ": _rules_differ(settings, result),
+            }
+        )
         return status
     print_table(
         f"restored in {seconds:.1f} s",
