@@ -186,6 +186,27 @@ def _proposed(harness: Harness) -> tuple[Deployment, Layout, Rules]:
     return deployment, topic.propose(harness.client, deployment, 3), deployment.rules
 
 
+@pytest.mark.parametrize("partitions", [3, 5])
+def test_a_topic_that_was_given_up_is_not_filled_again(harness, monkeypatch, partitions):
+    """If its removal was interrupted, and the next repartition has begun, it is described as left."""
+    topic.begin(harness.client, *_proposed(harness))
+    with monkeypatch.context() as killed:
+        killed.setattr(topic, "drop_left", lambda *_: {})
+        topic.give_up(harness.client, Deployment.load(harness.client))
+    deployment = Deployment.load(harness.client)
+    topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, partitions), deployment.rules)
+    before = Deployment.load(harness.client)
+    assert (before.moving, harness.client.hget(before.layout.root, "left")) == (3, b"2:3")
+    harness.client.delete(before.layout.root)
+    describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    found = harness.client.hmget(before.layout.root, "left", "moving-partitions")
+    assert found == [b"2:3", b"%d" % partitions]
+    moved(harness, partitions)
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1}
+
+
 def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path):
     """A restore of an earlier topic closes the live one: it is described as left, not as live."""
     with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
