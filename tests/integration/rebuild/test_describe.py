@@ -207,6 +207,29 @@ def test_a_topic_that_was_given_up_is_not_filled_again(harness, monkeypatch, par
     assert harness.totals() == {("view", "a"): 1}
 
 
+@pytest.mark.parametrize("states", ["the archive", "a file", "its hash"])
+def test_a_lost_partition_of_an_earlier_topic_does_not_shrink_it(harness, states):
+    """If the keys of the last partition are lost, other keys and the archive have the number of partitions.
+
+    With a lower number, events of files and spools would be searched in wrong partitions of the topic.
+    """
+    moved(harness, 12)
+    if states == "a file":
+        harness.client.hset(Layout(12, topic=2).keys[11].sequences, "file:x", "500 1-1")
+    topic.drop(harness.client, Deployment.load(harness.client))
+    moved(harness, 3)
+    harness.drain()
+    if states != "its hash":
+        topic.drop(harness.client, Deployment.load(harness.client))
+    before = Deployment.load(harness.client)
+    assert before.earlier == {1: 8, 2: 12}
+    lost = Layout(12, topic=2).keys[11]
+    harness.client.delete(before.layout.root, lost.sequences, lost.topic_ledger, lost.live)
+    manifest = {2: {"partitions": 12}} if states == "the archive" else {}
+    assert describe(harness.client, "tally", 0, manifest.get)
+    assert Deployment.load(harness.client) == before
+
+
 def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path):
     """A restore of an earlier topic closes the live one: it is described as left, not as live."""
     with closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:

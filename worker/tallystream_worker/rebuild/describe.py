@@ -19,6 +19,7 @@ from tallystream.storage.scripts import Script
 from tallystream.wire.codec import COPIED, decode, was_sequenced
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import COPIES
+from tallystream_worker.ingest.offsets import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -98,12 +99,13 @@ def describe(
     topic = chain[-1]
     if topic.number == FIRST_TOPIC:
         fields = _fields(client, namespace, topic, partitions, manifest, None)
-        return _store(client, first.root, fields | _topics(client, namespace, chain))
+        return _store(client, first.root, fields | _topics(client, namespace, chain, manifest))
     meta, stored = Layout(namespace=namespace, topic=topic.number).meta, []
     if not client.exists(meta):
         stored = _store(client, meta, _fields(client, namespace, topic, partitions, manifest, None))
     epoch: bytes = client.execute_command("HGET", meta, "epoch") or b""
-    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode()) | _topics(client, namespace, chain)
+    topics = _topics(client, namespace, chain, manifest)
+    fields = fields_of(Layout(topics[f"partitions@{FIRST_TOPIC}"], namespace), epoch.decode()) | topics
     return [*_store(client, first.root, fields), *stored]
 
 
@@ -188,7 +190,12 @@ def _may_be_copy(entry: Entry) -> bool:
     return False
 
 
-def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dict[str, Any]:
+def _topics(
+    client: redis.Redis,
+    namespace: str,
+    chain: Sequence[_Topic],
+    manifest: Callable[[int], Mapping[str, Any] | None],
+) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
 
     A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
@@ -198,6 +205,7 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dic
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
+        manifest: See `describe`.
     """
     live, stored = chain[-1], _stored_topics(client, namespace)
     found = _all_topics(client, namespace, chain, stored)
@@ -210,15 +218,17 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dic
         n for n, topic in sorted(found.items()) if n != live.number and (n in in_chain or _precedes(topic, live))
     ]
     if live.number != FIRST_TOPIC:
-        fields |= {"log": live.number} | {f"partitions@{n}": found[n].partitions for n in earlier}
+        least = _ingested(client, Layout(namespace=namespace, topic=live.number))
+        fields["log"] = live.number
+        for n in earlier:
+            fields[f"partitions@{n}"] = max(_count(client, namespace, found[n], manifest), least.get(n, 0))
     if earlier and found[earlier[-1]].is_kept:
         fields["kept"] = earlier[-1]
     left = []
     for number, topic in sorted(found.items()):
-        count = int(client.hget(Layout(namespace=namespace, topic=number).meta, "partitions") or topic.partitions)
-        is_open = topic.closed <= {0}
-        if number in (live.number, fields.get("kept")) or not count:
+        if number in (live.number, fields.get("kept")) or not (topic.partitions or number in stored):
             continue
+        is_open, count = topic.closed <= {0}, _count(client, namespace, topic, manifest)
         if is_open and number == newest > live.number:
             fields |= {"moving": number, "moving-partitions": count}
         elif is_open or topic.is_kept or number in stored:  # else only what a removal keeps
@@ -228,6 +238,35 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic]) -> dic
     if closing := max(topic.closing for topic in found.values()):
         fields[CLOSING] = closing
     return fields
+
+
+def _count(
+    client: redis.Redis, namespace: str, topic: _Topic, manifest: Callable[[int], Mapping[str, Any] | None]
+) -> int:
+    """Return the number of partitions of a topic that is not live: as its hash, its rules or the archive state it.
+
+    If none of them does, or if partitions above this number have keys, it is the number up to the last of these.
+    """
+    layout = Layout(namespace=namespace, topic=topic.number)
+    stated = client.hget(layout.meta, "partitions")
+    if stated is None:
+        changes = read_changes(client, layout)
+        stated = changes[-1][1].get(b"partitions") if changes else None
+    if stated is None:
+        stated = (manifest(topic.number) or {}).get("partitions")
+    return max(int(stated or 0), topic.partitions)
+
+
+def _ingested(client: redis.Redis, live: Layout) -> dict[int, int]:
+    """Return, by earlier topic, the number of partitions up to the last one with an offset of a file.
+
+    The live topic has the offsets of earlier topics, which show what was ingested from the file.
+    """
+    found: dict[int, int] = {}
+    for name, _ in client.hscan_iter(live.keys[0].sequences, match=f"{SOURCE}*@*", count=1000):
+        topic, _, partition = name.rpartition(b"@")[2].partition(b".")
+        found[int(topic)] = max(found.get(int(topic), 0), int(partition) + 1)
+    return found
 
 
 def _precedes(topic: _Topic, live: _Topic) -> bool:
