@@ -12,6 +12,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
+from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream_worker.cli.commands.reopen import reopen as command
 from tallystream_worker.ingest.offsets import OffsetGate
 from tallystream_worker.rebuild.describe import describe
@@ -83,6 +84,21 @@ def test_the_archive_and_the_configuration_state_what_the_record_does_not(harnes
             describe(harness.client, "tally", number)
     assert describe(harness.client, "tally", 9)
     assert Deployment.find(harness.client).layout.partitions == 9
+
+
+@pytest.mark.parametrize("right", [4, 8, 9])
+def test_the_configuration_decides_if_the_record_contradicts_the_keys(harness, right):
+    """If more partitions have keys than the record states, the configured number is used, also the recorded one."""
+    changes = read_changes(harness.client, harness.layout)
+    for _, fields in changes:
+        fields[b"partitions"] = b"4"
+    harness.client.delete(harness.layout.rule_changes, harness.layout.root)
+    write_changes(harness.client, harness.layout, changes)
+    for number in (0, 7):
+        with pytest.raises(ConfigurationError, match=r"state 4, but 8 have keys\. Set \[redis\] partitions"):
+            describe(harness.client, "tally", number)
+    assert describe(harness.client, "tally", right)
+    assert Deployment.find(harness.client).layout.partitions == right
 
 
 def test_nothing_is_described_without_a_deployment(server):

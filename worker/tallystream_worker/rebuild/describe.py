@@ -69,7 +69,8 @@ def describe(
 
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
-    starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. If one of the two
+    starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. The number is also
+    `partitions` if more partitions have keys than the record or the archive states. If one of the two
     hashes is left, it has the epoch. The live generation is the one that the partitions count.
 
     After repartitions, the closed partitions of each topic name a topic that follows. A topic is live if all
@@ -328,13 +329,20 @@ def _fields(
     if not records and not topic.partitions:
         raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
     archived = manifest(topic.number) or {}
-    number = int(latest.get("partitions") or archived.get("partitions") or partitions)
-    least = max(topic.partitions, 1)
-    if number < least:
-        raise ConfigurationError(
-            f"the number of partitions is lost with {layout.meta}; it was at least {least}. Set [redis] partitions to "
-            "the right number, then repeat the command"
-        )
+    stated, least = int(latest.get("partitions") or archived.get("partitions") or 0), max(topic.partitions, 1)
+    number = stated
+    if stated < least:
+        if not partitions or (partitions < least and partitions != stated):
+            found = (
+                f"its rules or its archive state {stated}, but {least} have keys"
+                if stated
+                else f"it was at least {least}"
+            )
+            raise ConfigurationError(
+                f"the number of partitions is lost with {layout.meta}; {found}. Set [redis] partitions to the right "
+                "number, then repeat the command"
+            )
+        number = partitions
     known = epoch or latest.get("epoch")
     name = known.decode() if known else archived.get("epoch") or uuid.uuid4().hex
     layout = Layout(number, namespace, topic=topic.number)
