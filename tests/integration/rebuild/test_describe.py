@@ -14,6 +14,7 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import Layout
+from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream_worker.cli.commands.reopen import reopen as command
 from tallystream_worker.ingest.offsets import OffsetGate
 from tallystream_worker.rebuild.describe import describe, retracted_events
@@ -87,6 +88,21 @@ def test_the_archive_and_the_configuration_state_what_the_record_does_not(harnes
             describe(harness.client, "tally", number)
     assert describe(harness.client, "tally", 9)
     assert Deployment.find(harness.client).layout.partitions == 9
+
+
+@pytest.mark.parametrize("right", [4, 8, 9])
+def test_the_configuration_decides_if_the_record_contradicts_the_keys(harness, right):
+    """If more partitions have keys than the record states, the configured number is used, also the recorded one."""
+    changes = read_changes(harness.client, harness.layout)
+    for _, fields in changes:
+        fields[b"partitions"] = b"4"
+    harness.client.delete(harness.layout.rule_changes, harness.layout.root)
+    write_changes(harness.client, harness.layout, changes)
+    for number in (0, 7):
+        with pytest.raises(ConfigurationError, match=r"state 4, but 8 have keys\. Set \[redis\] partitions"):
+            describe(harness.client, "tally", number)
+    assert describe(harness.client, "tally", right)
+    assert Deployment.find(harness.client).layout.partitions == right
 
 
 def test_nothing_is_described_without_a_deployment(server):
@@ -188,6 +204,50 @@ def _proposed(harness: Harness) -> tuple[Deployment, Layout, Rules]:
     """Return the arguments of `topic.begin` for a repartition to 3 partitions."""
     deployment = Deployment.load(harness.client)
     return deployment, topic.propose(harness.client, deployment, 3), deployment.rules
+
+
+@pytest.mark.parametrize("partitions", [3, 5])
+def test_a_topic_that_was_given_up_is_not_filled_again(harness, monkeypatch, partitions):
+    """If its removal was interrupted, and the next repartition has begun, it is described as left."""
+    topic.begin(harness.client, *_proposed(harness))
+    with monkeypatch.context() as killed:
+        killed.setattr(topic, "drop_left", lambda *_: {})
+        topic.give_up(harness.client, Deployment.load(harness.client))
+    deployment = Deployment.load(harness.client)
+    topic.begin(harness.client, deployment, topic.propose(harness.client, deployment, partitions), deployment.rules)
+    before = Deployment.load(harness.client)
+    assert (before.moving, harness.client.hget(before.layout.root, "left")) == (3, b"2:3")
+    harness.client.delete(before.layout.root)
+    describe(harness.client, "tally", 0)
+    assert Deployment.load(harness.client) == before
+    found = harness.client.hmget(before.layout.root, "left", "moving-partitions")
+    assert found == [b"2:3", b"%d" % partitions]
+    moved(harness, partitions)
+    harness.drain()
+    assert harness.totals() == {("view", "a"): 1}
+
+
+@pytest.mark.parametrize("states", ["the archive", "a file", "its hash"])
+def test_a_lost_partition_of_an_earlier_topic_does_not_shrink_it(harness, states):
+    """If the keys of the last partition are lost, other keys and the archive have the number of partitions.
+
+    With a lower number, events of files and spools would be searched in wrong partitions of the topic.
+    """
+    moved(harness, 12)
+    if states == "a file":
+        harness.client.hset(Layout(12, topic=2).keys[11].sequences, "file:x", "500 1-1")
+    topic.drop(harness.client, Deployment.load(harness.client))
+    moved(harness, 3)
+    harness.drain()
+    if states != "its hash":
+        topic.drop(harness.client, Deployment.load(harness.client))
+    before = Deployment.load(harness.client)
+    assert before.earlier == {1: 8, 2: 12}
+    lost = Layout(12, topic=2).keys[11]
+    harness.client.delete(before.layout.root, lost.sequences, lost.topic_ledger, lost.live)
+    manifest = {2: {"partitions": 12}} if states == "the archive" else {}
+    assert describe(harness.client, "tally", 0, manifest.get)
+    assert Deployment.load(harness.client) == before
 
 
 def test_a_topic_that_a_restore_has_left_can_still_be_removed(harness, tmp_path):

@@ -122,14 +122,14 @@ def test_a_deleted_description_is_not_created_again(harness, tmp_path, action):
 
 
 def test_every_field_is_written_by_a_script_that_checks_the_hash():
-    """Only a restore, and a repartition that begins a new topic, write to a description without a script."""
+    """Only a repartition that begins a new topic writes to a description without a script."""
     found = set()
     for package in ("producer", "worker"):
         for file in (ROOT / package).rglob("*.py"):
             text = "".join(file.read_text(encoding="utf-8").split())
             if any(f".{call}({key}" in text for call in ("hset", "hsetnx", "hincrby") for key in _places(text)):
                 found.add(file.name)
-    assert found == {"restore.py", "topic.py"}
+    assert found == {"topic.py"}
 
 
 def _places(text: str) -> list[str]:

@@ -107,7 +107,7 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
         KeyLost: a partition has lost a key: see `tallystream_worker.repartition.topic.give_up`.
         DeploymentChanged: the data was deleted or replaced meanwhile.
 
-    If an error is raised, the topics that a restore has left were dropped, and the topic from before the last
+    If an error is raised, the topics that nothing uses may have been dropped or not, and the topic from before the last
     repartition was not: read the deployment again, and call again.
     """
     topic.settle(client, deployment)

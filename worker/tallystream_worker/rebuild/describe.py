@@ -28,6 +28,7 @@ from tallystream.storage.scripts import Script
 from tallystream.wire.codec import COPIED, decode, was_sequenced
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import COPIES
+from tallystream_worker.ingest.offsets import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -81,7 +82,8 @@ def describe(
 
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
-    starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. If one of the two
+    starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. The number is also
+    `partitions` if more partitions have keys than the record or the archive states. If one of the two
     hashes is left, it has the epoch. The live generation is the one that the partitions count.
 
     Retractions are part of the recorded rules. Without a record, those that the archive notes are stored, with the
@@ -123,13 +125,13 @@ def describe(
     topic = chain[-1]
     if topic.number == FIRST_TOPIC:
         fields = fields_of_topic(topic, None)
-        return _store(client, first.root, fields | _topics(client, namespace, chain, topics))
+        return _store(client, first.root, fields | _topics(client, namespace, chain, topics, manifest))
     meta, stored = Layout(namespace=namespace, topic=topic.number).meta, []
     if not client.exists(meta):
         stored = _store(client, meta, fields_of_topic(topic, None))
     epoch: bytes = client.execute_command("HGET", meta, "epoch") or b""
-    fields = fields_of(Layout(chain[0].partitions, namespace), epoch.decode())
-    fields |= _topics(client, namespace, chain, topics)
+    described = _topics(client, namespace, chain, topics, manifest)
+    fields = fields_of(Layout(described[f"partitions@{FIRST_TOPIC}"], namespace), epoch.decode()) | described
     return [*_store(client, first.root, fields), *stored]
 
 
@@ -232,7 +234,13 @@ def _may_be_copy(entry: Entry) -> bool:
     return False
 
 
-def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic], archived: Sequence[int]) -> dict[str, Any]:
+def _topics(
+    client: redis.Redis,
+    namespace: str,
+    chain: Sequence[_Topic],
+    archived: Sequence[int],
+    manifest: Callable[[int], Mapping[str, Any] | None],
+) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
 
     A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
@@ -243,6 +251,7 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic], archiv
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
         archived: The numbers of the later topics in the archive.
+        manifest: See `describe`.
     """
     live, stored = chain[-1], _stored_topics(client, namespace)
     found = _all_topics(client, namespace, chain, stored)
@@ -255,15 +264,17 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic], archiv
         n for n, topic in sorted(found.items()) if n != live.number and (n in in_chain or _precedes(topic, live))
     ]
     if live.number != FIRST_TOPIC:
-        fields |= {"log": live.number} | {f"partitions@{n}": found[n].partitions for n in earlier}
+        least = _ingested(client, Layout(namespace=namespace, topic=live.number))
+        fields["log"] = live.number
+        for n in earlier:
+            fields[f"partitions@{n}"] = max(_count(client, namespace, found[n], manifest), least.get(n, 0))
     if earlier and found[earlier[-1]].is_kept:
         fields["kept"] = earlier[-1]
     left = []
     for number, topic in sorted(found.items()):
-        count = int(client.hget(Layout(namespace=namespace, topic=number).meta, "partitions") or topic.partitions)
-        is_open = topic.closed <= {0}
-        if number in (live.number, fields.get("kept")) or not count:
+        if number in (live.number, fields.get("kept")) or not (topic.partitions or number in stored):
             continue
+        is_open, count = topic.closed <= {0}, _count(client, namespace, topic, manifest)
         if is_open and number == newest > live.number:
             fields |= {"moving": number, "moving-partitions": count}
         elif is_open or topic.is_kept or number in stored:  # else only what a removal keeps
@@ -273,6 +284,35 @@ def _topics(client: redis.Redis, namespace: str, chain: Sequence[_Topic], archiv
     if closing := max(topic.closing for topic in found.values()):
         fields[CLOSING] = closing
     return fields
+
+
+def _count(
+    client: redis.Redis, namespace: str, topic: _Topic, manifest: Callable[[int], Mapping[str, Any] | None]
+) -> int:
+    """Return the number of partitions of a topic that is not live: as its hash, its rules or the archive state it.
+
+    If none of them does, or if partitions above this number have keys, it is the number up to the last of these.
+    """
+    layout = Layout(namespace=namespace, topic=topic.number)
+    stated = client.hget(layout.meta, "partitions")
+    if stated is None:
+        changes = read_changes(client, layout)
+        stated = changes[-1][1].get(b"partitions") if changes else None
+    if stated is None:
+        stated = (manifest(topic.number) or {}).get("partitions")
+    return max(int(stated or 0), topic.partitions)
+
+
+def _ingested(client: redis.Redis, live: Layout) -> dict[int, int]:
+    """Return, by earlier topic, the number of partitions up to the last one with an offset of a file.
+
+    The live topic has the offsets of earlier topics, which show what was ingested from the file.
+    """
+    found: dict[int, int] = {}
+    for name, _ in client.hscan_iter(live.keys[0].sequences, match=f"{SOURCE}*@*", count=1000):
+        topic, _, partition = name.rpartition(b"@")[2].partition(b".")
+        found[int(topic)] = max(found.get(int(topic), 0), int(partition) + 1)
+    return found
 
 
 def _precedes(topic: _Topic, live: _Topic) -> bool:
@@ -337,13 +377,20 @@ def _fields(  # what `describe` gets
     latest = records[-1] if records else {}
     if not records and not topic.partitions:
         raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
-    number = int(latest.get("partitions") or archived.get("partitions") or partitions)
-    least = max(topic.partitions, 1)
-    if number < least:
-        raise ConfigurationError(
-            f"the number of partitions is lost with {layout.meta}; it was at least {least}. Set [redis] partitions to "
-            "the right number, then repeat the command"
-        )
+    stated, least = int(latest.get("partitions") or archived.get("partitions") or 0), max(topic.partitions, 1)
+    number = stated
+    if stated < least:
+        if not partitions or (partitions < least and partitions != stated):
+            found = (
+                f"its rules or its archive state {stated}, but {least} have keys"
+                if stated
+                else f"it was at least {least}"
+            )
+            raise ConfigurationError(
+                f"the number of partitions is lost with {layout.meta}; {found}. Set [redis] partitions to the right "
+                "number, then repeat the command"
+            )
+        number = partitions
     known = epoch or latest.get("epoch")
     name = known.decode() if known else archived.get("epoch") or uuid.uuid4().hex
     layout = Layout(number, namespace, topic=topic.number)
