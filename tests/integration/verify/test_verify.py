@@ -507,6 +507,29 @@ def test_a_verification_without_copies_states_what_is_missing(world):
     assert with_archive.figures["events"] > without.figures["events"]
 
 
+def test_a_report_states_what_was_compared_with_the_archive(world):
+    """The archive is proved as far as it was compared; entries that are not archived, and no archive, are limits."""
+    held = world.client.xlen(world.keys.stream)
+    report = world.verify()
+    (proof,) = [each for each in report.proofs if each.check == "archive"]
+    assert (proof.figures["entries"], proof.figures["not_archived"]) == (held, 0)
+    assert "are equal in stream and archive; 0 entries are not archived yet" in proof.text
+    assert not limits(report, "archive")
+    world.client.xadd(world.keys.stream, {"metric": "view", "subject": "later"})
+    world.harness.drain("closer", claim_idle=0)
+    report = world.verify()
+    (proof,) = [each for each in report.proofs if each.check == "archive"]
+    assert (proof.figures["entries"], proof.figures["not_archived"]) == (held, 1)
+    assert limits(report, "archive") == [
+        f"{world.keys.stream}: 1 entry is not archived yet, so only the stream has them"
+    ]
+    report = world.verify(archive=False)
+    assert "archive" not in {each.check for each in report.proofs}
+    assert limits(report, "archive") == ["no archive is configured (--archive URL), so no entry was compared with one"]
+    change_archived(world, "amount", 7)
+    assert "archive" not in {each.check for each in world.verify().proofs}
+
+
 def rebuilt(world: World, generation: int | None = None) -> None:
     """Rebuild, and switch to the new generation; or switch back to `generation`."""
     deployment = Deployment.load(world.client)

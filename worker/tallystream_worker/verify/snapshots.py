@@ -44,7 +44,7 @@ def check(scene: Scene) -> None:
 
     report, database = scene.report, scene.sources.snapshot
     if database is None:
-        report.limit("snapshot", "no snapshot is configured, so nothing was restored on trial")
+        report.limit("snapshot", "no snapshot is configured (--snapshot URL), so nothing was restored on trial")
         return
     facts = database.facts()
     if not facts:
