@@ -26,6 +26,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.windows import bucket
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.repartition import to_partitions
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.compare import compare
@@ -504,6 +505,88 @@ def test_a_verification_without_copies_states_what_is_missing(world):
     assert (names(whole), [each for each in whole.limits if each.check == "log"]) == (set(), [])
     with_archive, without = (next(each for each in found.proofs if each.check == "log") for found in (whole, report))
     assert with_archive.figures["events"] > without.figures["events"]
+
+
+def test_a_report_states_what_was_compared_with_the_archive(world):
+    """The archive is proved as far as it was compared; entries that are not archived, and no archive, are limits."""
+    held = world.client.xlen(world.keys.stream)
+    report = world.verify()
+    (proof,) = [each for each in report.proofs if each.check == "archive"]
+    assert (proof.figures["entries"], proof.figures["not_archived"]) == (held, 0)
+    assert "are equal in stream and archive; 0 entries are not archived yet" in proof.text
+    assert not limits(report, "archive")
+    world.client.xadd(world.keys.stream, {"metric": "view", "subject": "later"})
+    world.harness.drain("closer", claim_idle=0)
+    report = world.verify()
+    (proof,) = [each for each in report.proofs if each.check == "archive"]
+    assert (proof.figures["entries"], proof.figures["not_archived"]) == (held, 1)
+    assert limits(report, "archive") == [
+        f"{world.keys.stream}: 1 entry is not archived yet, so only the stream has them"
+    ]
+    report = world.verify(archive=False)
+    assert "archive" not in {each.check for each in report.proofs}
+    assert limits(report, "archive") == ["no archive is configured (--archive URL), so no entry was compared with one"]
+    change_archived(world, "amount", 7)
+    assert "archive" not in {each.check for each in world.verify().proofs}
+
+
+def rebuilt(world: World, generation: int | None = None) -> None:
+    """Rebuild, and switch to the new generation; or switch back to `generation`."""
+    deployment = Deployment.load(world.client)
+    begun = generation is not None
+    number = generation or propose(world.client, deployment, RULES)
+    deployment = Deployment.load(world.client)
+    with Rebuild(Settings(RedisSettings(world.harness.url), rules=RULES), deployment, number) as run:
+        if not begun:
+            run.begin()
+        run.catch_up()
+        run.switch()
+
+
+def of_snapshot(report: Verification) -> set[str]:
+    """Return the findings of a report about the snapshot."""
+    return {name for name in names(report) if name.startswith("snapshot.")}
+
+
+def limits(report: Verification, check: str) -> list[str]:
+    """Return the texts of what a check does not prove."""
+    return [each.text for each in report.limits if each.check == check]
+
+
+def test_a_recent_snapshot_of_another_generation_is_no_fault(world):
+    """After a rebuild, and after its undo, the snapshot is not of the live generation: no fault until it is old."""
+    rebuilt(world)
+    report = world.verify()
+    assert not of_snapshot(report)
+    (limit,) = [text for text in limits(report, "snapshot") if "which is not live" in text]
+    assert "of generation 1 (of 20" in limit
+    assert "the next snapshot will be of generation 2" in limit
+    world.copy()
+    assert not limits(world.verify(), "snapshot")
+    rebuilt(world, 1)
+    report = world.verify()
+    assert (of_snapshot(report), "of generation 2 (of 20" in str(limits(report, "snapshot"))) == (set(), True)
+    change_table(world, "UPDATE positions SET taken = 1")
+    assert of_snapshot(world.verify()) == {"snapshot.other", "snapshot.old", "snapshot.damaged"}
+
+
+def test_a_snapshot_of_a_generation_that_never_was_is_a_fault(world):
+    """A snapshot of a later generation than the newest one is of other data."""
+    change_table(world, "UPDATE positions SET generation = 9")
+    assert "snapshot.other" in names(world.verify())
+
+
+def test_a_recent_snapshot_of_an_earlier_topic_is_no_fault(world):
+    """After a repartition, the snapshot is of the earlier topic: no fault until it is old."""
+    settings = Settings(RedisSettings(world.harness.url), rules=RULES)
+    to_partitions(settings, Deployment.load(world.client), 2, "", accept_loss=False, json=True)
+    report = world.verify(archive=False)
+    assert "snapshot.other" not in names(report)
+    (limit,) = limits(report, "snapshot")
+    assert "is of topic 1 (of 20" in limit
+    assert "the next snapshot will be of topic 2" in limit
+    change_table(world, "UPDATE positions SET taken = 1")
+    assert "snapshot.other" in names(world.verify(archive=False))
 
 
 def test_a_check_that_cannot_be_made_is_not_a_proof(world):

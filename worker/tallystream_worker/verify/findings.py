@@ -149,7 +149,9 @@ KINDS: Final = {
         "An archived entry differs from the same entry of the stream.", "restore the files from a copy"
     ),
     "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", _SNAPSHOT),
-    "snapshot.other": Kind("The snapshot belongs to other data, or to another topic or generation.", _SNAPSHOT),
+    "snapshot.other": Kind(
+        "The snapshot belongs to other data, or is of an earlier topic or generation and too old.", _SNAPSHOT
+    ),
     "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + _SNAPSHOT),
     "snapshot.ahead": Kind(
         "The snapshot has entries after the last one of the stream.",

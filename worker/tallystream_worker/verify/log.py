@@ -30,8 +30,11 @@ _RANDOM_LENGTH: Final = 16
 def check(scene: Scene) -> None:
     """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer.
 
-    Also report streams that were deleted, and ledgers and records of producers that disagree with the entries.
+    Also report streams that were deleted, and ledgers and records of producers that disagree with the entries. Report a
+    limit if no archive is configured, and for entries that are not archived yet.
     """
+    if scene.sources.archive is None:
+        scene.report.limit("archive", "no archive is configured (--archive URL), so no entry was compared with one")
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
             _Partition(scene, number, keys).check()
@@ -62,6 +65,8 @@ class _Partition:
         self._lost: list[tuple[StreamID, StreamID]] = []
         self._comparison = RowComparison(self._note_content)
         self._only_archived, self._last_alone = 0, (0, 0)
+        self._compared, self._waiting, self._last_archived = 0, 0, (0, 0)
+        self._archive_faults = 0
 
     def _moment(self) -> tuple[Any, Any]:
         with self._client.pipeline(transaction=True) as pipeline:
@@ -78,7 +83,9 @@ class _Partition:
             self._report.find("log.missing", f"{self._keys.stream}: the present stream was created later")
         self._deletions()
         if self._archived is not None:
+            before = self._report.faults
             self._archived.check_files(self._held)
+            self._archive_faults += self._report.faults - before
             if self._gone and self._archived.is_whole and self._archived.reaches(self._held, self._until):
                 self._walk = SequenceWalk(is_whole=True)
             self._lost = self._archived.lost
@@ -86,6 +93,7 @@ class _Partition:
         self._compare_ledger()
         self._compare_records()
         self._prove()
+        self._prove_archive()
 
     def _deletions(self) -> None:
         stream = self._keys.stream
@@ -105,10 +113,12 @@ class _Partition:
             old, new = archived.next, held.next
             if old is not None and (new is None or old.id <= new.id):
                 archived.step()
+                self._last_archived = max(self._last_archived, old.id)
                 if self._walk.entries and old.id <= self._walk.last:
-                    self._report.find("archive.repeated", f"{self._keys.stream}: entry {_text(old.id)}")
+                    self._find_in_archive("archive.repeated", f"entry {_text(old.id)}")
                 elif new is not None and old.id == new.id:
                     held.step()
+                    self._compared += 1
                     self._compare_events(old, new)
                     self._add(new, is_archived=False)
                 else:
@@ -118,7 +128,9 @@ class _Partition:
             elif new is not None:
                 held.step()
                 if self._archived is not None and self._archived.should_have(new.id):
-                    self._report.find("archive.lacks", f"{self._keys.stream}: entry {_text(new.id)}")
+                    self._find_in_archive("archive.lacks", f"entry {_text(new.id)}")
+                elif new.id > self._last_archived and archived.next is None:
+                    self._waiting += 1
                 self._add(new, is_archived=False)
         self._comparison.finish()
         if self._only_archived:
@@ -148,7 +160,14 @@ class _Partition:
         fault = self._walk.add(link)
         if fault is not None:
             names = ("archive.skips", "archive.repeated") if is_archived else ("log.gap", "log.repeated")
-            self._report.find(names[fault.is_repeat], f"{self._keys.stream}: {fault.text}")
+            if is_archived:
+                self._find_in_archive(names[fault.is_repeat], fault.text)
+            else:
+                self._report.find(names[fault.is_repeat], f"{self._keys.stream}: {fault.text}")
+
+    def _find_in_archive(self, name: str, text: str) -> None:
+        self._archive_faults += 1
+        self._report.find(name, f"{self._keys.stream}: {text}")
 
     def _compare_events(self, old: Link, new: Link) -> None:
         """Report an archived entry if it differs from the entry of the stream with the same ID.
@@ -163,12 +182,12 @@ class _Partition:
             self._comparison.add(new.content, old.content)
 
     def _note_content(self, id_: str, difference: str) -> None:
-        self._report.find("archive.differs", f"{self._keys.stream}: entry {id_}: {difference}")
+        self._find_in_archive("archive.differs", f"entry {id_}: {difference}")
 
     def _note_unknown(self, link: Link) -> None:
         """Report an archived entry that the stream lacks, unless retention may have removed it."""
         if self._held is not None and link.id > self._held and link.id >= (self._first_now() or self._until):
-            self._report.find("archive.unknown", f"{self._keys.stream}: entry {_text(link.id)}")
+            self._find_in_archive("archive.unknown", f"entry {_text(link.id)}")
 
     def _first_now(self) -> StreamID | None:
         found = self._client.xrange(self._keys.stream, count=1)
@@ -282,6 +301,22 @@ class _Partition:
             f"{self._keys.sequences}: {producer.decode(errors='replace')} has {record[0]:,} at {_text(record[1])}, but "
             + there,
         )
+
+    def _prove_archive(self) -> None:
+        """Report how many entries of the stream are equal to archived ones, and how many are not archived yet."""
+        if self._archived is None:
+            return
+        stream, waiting = self._keys.stream, "1 entry is" if self._waiting == 1 else f"{self._waiting:,} entries are"
+        if self._compared:
+            self._report.prove(
+                "archive",
+                f"{stream}: {self._compared:,} entries up to {_text(self._last_archived)} "
+                f"({utc(self._last_archived[0])}) are equal in stream and archive; {waiting} not archived yet",
+                faults_before=self._report.faults - self._archive_faults,
+                stream=stream, entries=self._compared, until=self._last_archived[0] / 1000, not_archived=self._waiting,
+            )  # fmt: skip
+        if self._waiting:
+            self._report.limit("archive", f"{stream}: {waiting} not archived yet, so only the stream has them")
 
     def _prove(self) -> None:
         walk, stream = self._walk, self._keys.stream

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.client.server_time import server_time
 from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
-from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.storage.keys import FIRST, FIRST_TOPIC
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.point_in_time import ViewLost
 from tallystream_worker.verify.scene import Scene, utc
@@ -32,8 +32,9 @@ def check(scene: Scene) -> None:
 
     Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive, and
     one in which another program has changed rows. A snapshot with one of these faults is not restored, unless it is
-    only too old or changed. Report a limit if there is no snapshot database; also if restored values differ, and live
-    counters were found to be wrong, which may be the reason.
+    only too old or changed. Report a limit if there is no snapshot database; also if a snapshot that is young enough is
+    of a generation or an earlier topic that was live before, because the next snapshot replaces it; also if restored
+    values differ, and live counters were found to be wrong, which may be the reason.
 
     Raises:
         SnapshotError: the snapshot has another format or layout, or the database cannot be used.
@@ -45,7 +46,7 @@ def check(scene: Scene) -> None:
 
     report, database = scene.report, scene.sources.snapshot
     if database is None:
-        report.limit("snapshot", "no snapshot is configured, so nothing was restored on trial")
+        report.limit("snapshot", "no snapshot is configured (--snapshot URL), so nothing was restored on trial")
         return
     facts = database.facts()
     if not facts:
@@ -56,9 +57,11 @@ def check(scene: Scene) -> None:
     layout = scene.deployment.layout
     expected = {"epoch": scene.deployment.epoch, "namespace": layout.namespace, "log": str(layout.topic)}
     if differing := [name for name, value in expected.items() if facts.get(name, str(FIRST_TOPIC)) != value]:
-        report.find("snapshot.other", f"{database.place}: another {', '.join(differing)}")
+        if differing != ["log"] or not _is_of_earlier_topic(scene, database, facts.get("log", str(FIRST_TOPIC))):
+            report.find("snapshot.other", f"{database.place}: another {', '.join(differing)}")
         return
     oldest, is_sound = float("inf"), True
+    superseded: dict[int, int] = {}
     for number, keys in scene.streams():
         found = database.position(number)
         if found is None:
@@ -66,10 +69,43 @@ def check(scene: Scene) -> None:
             is_sound = False
             continue
         oldest = min(oldest, found[0].taken)
-        is_sound = _is_within(scene, keys, database, *found) and is_sound
+        if found[1] != keys.generation and _was_live(scene, found[1]) and not _is_old(scene, found[0].taken):
+            superseded[found[1]] = min(found[0].taken, superseded.get(found[1], found[0].taken))
+        else:
+            is_sound = _is_within(scene, keys, database, *found) and is_sound
+    for generation, taken in sorted(superseded.items()):
+        report.limit(
+            "snapshot",
+            f"{database.place} has partitions of generation {generation} (of {utc(taken)}), which is not live: the "
+            f"next snapshot will be of generation {scene.deployment.generation}",
+        )
+    is_sound = is_sound and not superseded
     _check_age(scene, database, oldest)
     if is_sound:
         _check_restore(scene, database, oldest, damaged)
+
+
+def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
+    """Return whether a snapshot is of an earlier topic and not too old; if so, report this as a limit.
+
+    `topic` is the number that the snapshot states for its topic; another text is no earlier topic.
+    """
+    partitions = scene.deployment.earlier.get(int(topic)) if topic.isdigit() else None
+    taken = [found[0].taken for number in range(partitions or 0) if (found := database.position(number)) is not None]
+    if not taken or _is_old(scene, min(taken)):
+        return False
+    scene.report.limit(
+        "snapshot",
+        f"{database.place} is of topic {topic} (of {utc(min(taken))}), which is not live: the next snapshot will be of "
+        f"topic {scene.deployment.layout.topic}",
+    )
+    return True
+
+
+def _was_live(scene: Scene, generation: int) -> bool:
+    """Return whether a generation, which is not the live one, has existed in the live topic."""
+    newest = scene.client.hget(scene.deployment.layout.meta, "newest")
+    return FIRST <= generation <= max(int(newest or 0), scene.deployment.generation)
 
 
 def _check_rows(scene: Scene, database: Database) -> int:
@@ -101,11 +137,19 @@ def _is_within(
 
 
 def _check_age(scene: Scene, database: Database, oldest: float) -> None:
+    if _is_old(scene, oldest):
+        scene.report.find("snapshot.old", f"{database.place}: of {utc(oldest)}, and may be {_most(scene):,.0f} s old")
+
+
+def _is_old(scene: Scene, taken: float) -> bool:
+    """Return whether a snapshot of a time in milliseconds since 1970 is older than it may be; not if it is infinite."""
+    return _most(scene) < (server_time(scene.client) - taken) / 1000
+
+
+def _most(scene: Scene) -> float:
+    """Return how many seconds old a snapshot may be."""
     every = scene.client.hget(scene.deployment.layout.meta, SNAPSHOT_EVERY)
-    most = 2 * float(every) + _SLACK if every else _BY_HAND
-    age = (server_time(scene.client) - oldest) / 1000
-    if most < age < float("inf"):
-        scene.report.find("snapshot.old", f"{database.place}: of {utc(oldest)}, and may be {most:,.0f} s old")
+    return 2 * float(every) + _SLACK if every else _BY_HAND
 
 
 def _check_restore(scene: Scene, database: Database, oldest: float, damaged: int) -> None:
