@@ -2439,7 +2439,7 @@ MUTANTS: Final = (
     Mutant(
         "restore-without-a-lock",
         (
-            Edit("tallystream_worker/snapshot/restore_lock.py", "if seen is not None and left > seen:", "if False:"),
+            Edit("tallystream_worker/snapshot/restore_lock.py", "elif left > seen:", "elif False:"),
             Edit("tallystream_worker/snapshot/restore_lock.py", "nx=True, px=", "px="),
         ),
         tests=(f"{_TWO_RESTORES}::test_a_running_restore_is_named",),
