@@ -19,6 +19,7 @@ from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.paths import REAL_LOG, ROOT
 from tests.servers import missing
+from tests.waiting import until
 
 PROGRAM = Path(sys.executable).with_name("tallystream")
 SHIPPED = ROOT / "config" / "tallystream.toml"
@@ -32,10 +33,12 @@ class Shell:
         self.url = url
         self.folder = folder
 
-    def __call__(self, *arguments: str, status: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: str, status: int = 0, stdin: str | None = None, columns: int = 160
+    ) -> subprocess.CompletedProcess[str]:
         """Run `tallystream` with arguments; check its exit status and that it shows no traceback."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
-        environment |= {"TALLYSTREAM_REDIS_URL": self.url, "COLUMNS": "160"}
+        environment |= {"TALLYSTREAM_REDIS_URL": self.url, "COLUMNS": str(columns)}
         done = subprocess.run(
             [PROGRAM, *arguments],
             env=environment,
@@ -330,6 +333,20 @@ def test_the_demo(alone):
     assert done.stdout.startswith("counted exactly: 20,000 of 20,000 events over ")
 
 
+def test_the_list_of_dead_letters_cuts_no_name(shell):
+    """In a narrow terminal, `dead` prints each name whole in two lines, with a metric that is not declared."""
+    import redis  # noqa: PLC0415
+
+    with redis.Redis.from_url(shell.url) as client:
+        client.xadd("tally:{p0.425}:stream", {"metric": "download", "subject": "a"})
+        until(lambda: client.xlen("tally:{p0.425}:dead"), what="the dead letter")
+    (row,) = shell.json("dead")
+    assert row["metric"] == "download"
+    first, reason = shell("dead", columns=40).stdout.splitlines()
+    assert first == f"{row['name']}  {row['since']}, 1 event, 1 attempt, metric download"
+    assert reason == f"    {row['reason']}"
+
+
 def test_dead_letters_are_listed_retried_and_dropped(shell):
     """`dead` lists dead letters, escapes their bytes, counts nothing twice, and fails if nothing was done."""
     import redis  # noqa: PLC0415
@@ -341,7 +358,7 @@ def test_dead_letters_are_listed_retried_and_dropped(shell):
             time.sleep(0.01)
     (row,) = json.loads(shell("dead", "list", "--json").stdout)
     assert (row["events"], row["attempts"]) == (1, 1)
-    assert "subject" in shell("dead").stdout
+    assert row["reason"] in shell("dead").stdout
     shown = shell("dead", "show", row["name"]).stdout
     assert "\x1b" not in shown
     assert "undeclared" in shown
@@ -350,6 +367,7 @@ def test_dead_letters_are_listed_retried_and_dropped(shell):
     assert "is not the name of a dead letter" in shell("dead", "drop", "7/x", status=1).stderr
     assert "events dropped 1" in shell("dead", "drop", "--reason", "subject").stdout
     assert json.loads(shell("dead", "--json").stdout) == []
+    assert shell("dead").stdout == "there are no dead letters\n"
     assert "1 dead" in shell("status").stdout
 
 

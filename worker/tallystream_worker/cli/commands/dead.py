@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json as plain_json
+import re
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 from rich.progress import track
@@ -15,7 +16,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.cli.options import AsJson, Where, flag
-from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.dead_letters import store
 from tallystream_worker.dead_letters.retry import retry
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from tallystream_worker.dead_letters.store import DeadLetter
 
 _SHOWN = 100
+
+_UNDECLARED: Final = re.compile(r"metric: ([^\s:]+) is not declared")
+"""The beginning of the reason of an event whose metric is not declared."""
 
 
 def dead(
@@ -43,7 +47,8 @@ def dead(
     A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
     cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead, and no rebuild counts them.
     The exit status of retry and drop is 1 if there was nothing to do, or if an event was dead-lettered again. If `ids`
-    are given, --all and --reason are ignored; retry and drop need one of the three. The table has the first 100.
+    are given, --all and --reason are ignored; retry and drop need one of the three. The list has the first 100;
+    --json has all.
 
     Parameters
     ----------
@@ -127,12 +132,27 @@ def _print(chosen: Iterator[DeadLetter], *, json: bool, whole: bool) -> int:
     elif whole:
         for row in rows:
             console.print(plain_json.dumps(row, indent=2, ensure_ascii=True), markup=False)
+    elif not rows:
+        console.print("there are no dead letters")
     else:
-        columns = ["name", "since", "source", "events", "attempts", "metric", "reason"]
-        print_table("dead letters", columns, [[str(row[column]) for column in columns] for row in rows[:_SHOWN]])
+        for row in rows[:_SHOWN]:  # no table: a name that is cut to the width of a terminal cannot be given to a retry
+            about = [row["since"], _number(row["events"], "event"), _number(row["attempts"], "attempt")]
+            about += [f"metric {row['metric']}"] if row["metric"] else []
+            console.print(f"{row['name']}  {', '.join(about)}", soft_wrap=True)
+            console.print(f"    {row['reason']}", soft_wrap=True)
         if len(rows) > _SHOWN:
             error_console.print(f"and {len(rows) - _SHOWN:,} more; --json prints all")
     return 0
+
+
+def _number(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def _metric(letter: DeadLetter) -> str:
+    """Return the metric of a dead letter, also one that is not declared if the reason names it; `""` for none."""
+    found = _UNDECLARED.match(letter.reason)
+    return letter.metric or (found[1] if found else "")
 
 
 def _row(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:
@@ -142,7 +162,7 @@ def _row(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:
         "source": letter.source,
         "events": letter.events,
         "attempts": letter.attempts,
-        "metric": letter.metric,
+        "metric": _metric(letter),
         "reason": ascii(letter.reason)[1:-1],  # escaped, because it may quote bytes of an event
     }
     if whole:
