@@ -143,7 +143,7 @@ def test_status(shell):
     shell("emit", "view", "article:1", "--wait")
     found = shell.json("status")
     assert (found["building"], found["moving"], found["kept_topic"]) == (None, None, None)
-    assert shell.json("rebuild", "--drop") == {"removed": {}, "topics": {}}
+    assert shell.json("rebuild", "--drop") == {"removed": {}, "topics": {}, "rules": {}}
     assert found["partitions"][0]["stream"] == "tally:{p0.425}:stream"
     for row in found["partitions"]:
         assert row.keys() == {
