@@ -508,7 +508,7 @@ def test_a_verification_without_copies_states_what_is_missing(world):
 
 
 def test_a_report_states_what_was_compared_with_the_archive(world):
-    """The archive is proved as far as it was compared; the other entries, and an archive that is missing, are limits."""
+    """Entries that were compared with the archive are proved; other entries and a missing archive are limits."""
     held = world.client.xlen(world.keys.stream)
     report = world.verify()
     (proof,) = [each for each in report.proofs if each.check == "archive"]
