@@ -198,7 +198,7 @@ MUTANTS: Final = (
         "retry-of-a-bare-write",
         (
             _AGAIN,
-            Edit(_APPEND, "if sequence > last + 1 then", "if false then"),
+            Edit(_APPEND, "if sequence > last + 1 and", "if false and"),
             Edit(
                 "tallystream/client/connect.py",
                 '"retry": Retry(NoBackoff(), 0),',
@@ -1035,7 +1035,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/repartition/topic.py",
-                "lost = error  # a second call would find nothing to give up, so remove the rest before this is raised",
+                "lost = error  # remove the rest before this is raised",
                 "raise",
             ),
         ),
@@ -1306,7 +1306,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "archive-pass-without-an-end",
-        (Edit("tallystream_worker/archive/service.py", "until = archivist.latest()", 'until = "+"'),),
+        (
+            Edit(
+                "tallystream_worker/archive/service.py",
+                "bounds = [archivist.latest() for archivist",
+                'bounds = ["+" for archivist',
+            ),
+        ),
         tests=("tests/integration/archive/test_archive.py::test_a_pass_ends_although_entries_arrive_all_the_time",),
     ),
     Mutant(
@@ -2343,7 +2349,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/producing/sender.py",
-                "led_on = self._checked.is_set() or checking.answered > answered",
+                "led_on = self._checked.is_set() or sum(appender.answered for appender in checking) > answered",
                 "pass",
             ),
         ),
@@ -2361,7 +2367,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "closing-producer-gives-up-at-a-broken-connection",
-        (Edit("tallystream/producing/sender.py", "if not checking.is_unsure and not", "if not"),),
+        (Edit("tallystream/producing/sender.py", " and not any(appender.is_unsure for appender in checking)", ""),),
         tests=(f"{_SENT_AGAIN}::test_a_closing_producer_sends_lost_entries_again",),
     ),
     Mutant(

@@ -257,6 +257,24 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     by: tuple[str, ...]
 
 
+class UndeclaredMetric(EventError):
+    """A metric is not declared in the published rules.
+
+    Args:
+        metric: The metric, a valid name.
+        fault: The fault without its remedy; the remedy names the default file of the configuration.
+    """
+
+    def __init__(self, metric: str, fault: str) -> None:
+        super().__init__("metric", f"{fault}. Add [metric.{metric}] to tallystream.toml and restart the worker")
+        self.metric = metric
+        self.fault = fault
+
+    def __reduce__(self) -> tuple[type[UndeclaredMetric], tuple[str, str]]:
+        """Return what makes an equal error in another process."""
+        return type(self), (self.metric, self.fault)
+
+
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything that is declared for one generation of counters.
 
@@ -360,18 +378,14 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return replace(self, metric=self.metric | strewn) if strewn else self
 
     def refuse_undeclared(self, metric: str) -> None:
-        """Raise `EventError` if `metric` is not declared.
+        """Raise `UndeclaredMetric` if `metric` is not declared, or another `EventError` if it is not a valid name.
 
         The message names the declared metrics, or the allowed characters if `metric` is not a valid name.
         """
         if metric not in self.metric:
             check_metric(metric)  # so that the message below repeats only valid names
             declared = ", ".join(sorted(self.metric))
-            raise EventError(
-                "metric",
-                f"{metric} is not declared; declared are {declared}. "
-                f"Add [metric.{metric}] to tallystream.toml and restart the worker",
-            )
+            raise UndeclaredMetric(metric, f"{metric} is not declared; declared are {declared}")
 
     def refuse(self, metric: str, amount: int, actor: str | None) -> None:
         """Reject an event that the rules of its metric cannot count.

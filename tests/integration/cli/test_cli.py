@@ -143,7 +143,7 @@ def test_status(shell):
     shell("emit", "view", "article:1", "--wait")
     found = shell.json("status")
     assert (found["building"], found["moving"], found["kept_topic"]) == (None, None, None)
-    assert shell.json("rebuild", "--drop") == {"removed": {}, "topics": {}}
+    assert shell.json("rebuild", "--drop") == {"removed": {}, "topics": {}, "rules": {}}
     assert found["partitions"][0]["stream"] == "tally:{p0.425}:stream"
     for row in found["partitions"]:
         assert row.keys() == {
@@ -219,7 +219,16 @@ def test_an_unknown_metric(shell, command):
     """A misspelt metric is rejected with the declared ones, and with the place to declare another."""
     error = shell(*command, status=2).stderr
     assert "veiw is not declared; declared are api-call, clap" in error
-    assert "Add [metric.veiw] to tallystream.toml" in error
+    assert "Add [metric.veiw] to tallystream.toml and restart the worker" in error
+    (shell.folder / "config").mkdir()
+    file = shell.folder / "config" / "tallystream.toml"
+    file.write_text("[metric.other]\n", encoding="utf-8")
+    error = shell(*command, status=2).stderr
+    assert "Add [metric.veiw] to config/tallystream.toml and restart the worker" in error
+    file.write_text("[metric.veiw]\n", encoding="utf-8")
+    error = shell(*command, status=2).stderr
+    assert "[metric.veiw] is in config/tallystream.toml, but not in the published rules: restart the worker" in error
+    assert "Add [" not in error
 
 
 @pytest.mark.parametrize(
@@ -331,6 +340,17 @@ def test_the_demo(alone):
     """The demo starts everything itself, counts exactly, prints this, and ends."""
     done = alone("demo", "--events", "20000", "--once")
     assert done.stdout.startswith("counted exactly: 20,000 of 20,000 events over ")
+
+
+def test_an_event_that_is_waited_for_is_confirmed(shell):
+    """`emit --wait` prints that the event is counted, and names the rules that may have left it out; so does --json."""
+    assert shell("emit", "view", "a").stdout == ""
+    assert shell("emit", "view", "a", "--wait").stdout == "1 event counted\n"
+    assert shell.json("emit", "view", "a") == {"events": 1, "state": "appended", "unless": []}
+    assert shell.json("emit", "view", "a", "--wait") == {"events": 1, "state": "counted", "unless": []}
+    voted = shell("emit", "vote", "a", "--actor", "u1", "--wait").stdout
+    assert voted == "1 event counted, unless a rule of vote left it out: once\n"
+    assert shell.json("emit", "vote", "a", "--actor", "u1", "--wait")["unless"] == ["once"]
 
 
 def test_the_list_of_dead_letters_cuts_no_name(shell):

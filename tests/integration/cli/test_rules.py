@@ -160,6 +160,27 @@ def test_a_rebuild_keeps_or_removes(server, shell):
         assert (last["differences"], last["generation"]) == (["like: metric removed"], 3)
 
 
+def test_an_undo_says_which_rules_are_live_again(server, shell):
+    """After an undo, the differences of the rules are printed, also those that a restarted worker publishes again.
+
+    --drop prints how the removed rules differ from the live ones. Without a difference, nothing is printed.
+    """
+    added = "view: window day added"
+    with Harness(server.url, rules=Rules({"view": Metric(), "like": Metric()})):
+        assert shell.json("rebuild")["rules"] == [added]
+        undone = shell("rebuild", "--undo").stdout.splitlines()
+        again = "a worker that restarts publishes the rules of its configuration file again:"
+        assert undone[1:] == [
+            "the rules of generation 1 are live again:", "    view: window day removed", again, f"    {added}"
+        ]  # fmt: skip
+        assert shell.json("rebuild", "--undo")["rules"] == [added]
+        dropped = shell("rebuild", "--drop").stdout.splitlines()
+        assert dropped[1:] == ["the rules of generation 1 are removed too; the live rules differ:", f"    {added}"]
+        shell("rebuild")
+        assert len(shell("rebuild", "--undo").stdout.splitlines()) == 1
+        assert list(shell.json("rebuild", "--drop")["rules"].values()) == [[]]
+
+
 def test_a_restore_says_that_its_rules_are_not_the_present_ones(server, tmp_path):
     """After a rule was added since the snapshot, `restore` names the rebuild; by the same rules, it does not."""
     shell = Shell(server.url, tmp_path)

@@ -11,7 +11,8 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from tallystream.client.replies import BROKEN, is_certificate_untrusted
 from tallystream.errors import EventError, TallyError
-from tallystream_worker.cli.options import current_url
+from tallystream.rules.metrics import UndeclaredMetric
+from tallystream_worker.cli.options import current_url, how_to_declare
 
 app: Final = App(
     name="tallystream",
@@ -84,7 +85,7 @@ def _run() -> int:
     try:
         status = app(exit_on_error=True, print_error=True, result_action="return_value")
     except EventError as error:
-        return _say(str(error), 2)
+        return _say(_refusal(error), 2)
     except TallyError as error:
         return _say(str(error), 1)
     except BROKEN as error:
@@ -100,6 +101,12 @@ def _run() -> int:
         sys.stderr.close()
         return 141
     return int(status or 0)
+
+
+def _refusal(error: EventError) -> str:
+    if isinstance(error, UndeclaredMetric):
+        return f"{error.field}: {error.fault}. {how_to_declare(error.metric)}"
+    return str(error)
 
 
 def _unreachable(error: RedisError) -> str:

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from tallystream.errors import ConfigurationError
 from tallystream_worker.server.data_folder import snapshot_of
-from tallystream_worker.settings.load import load
+from tallystream_worker.settings.load import DEFAULT_FILES, found_file, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,8 @@ MAX_PROCESSES: Final = 256
 """Most processes of a command."""
 
 _last_url = ""
+_last_file: tuple[Path | None, frozenset[str]] = (None, frozenset())
+"""The configuration file that was read last, `None` for none, and the metrics that it declares."""
 
 
 def whole_number(_: object, tokens: Sequence[Token]) -> int:
@@ -118,13 +120,15 @@ class Where:
     def stated(self) -> Settings:
         """Read and return the settings: command line over environment over file over defaults; see `load`.
 
-        The URL of the server is kept for `current_url`.
+        The URL of the server is kept for `current_url`, and the file for `how_to_declare`.
 
         Raises:
             ConfigurationError: the file or a variable is not valid.
         """
-        global _last_url  # noqa: PLW0603  # so that an error can name the server that it came from
-        settings = load(self.config)
+        global _last_url, _last_file  # noqa: PLW0603  # so that an error can name the server and the file
+        file = self.config or found_file()
+        settings = load(file)
+        _last_file = file, frozenset(settings.rules.metric if settings.states_metrics else ())
         if self.redis is not None:
             settings = replace(settings, redis=replace(settings.redis, url=self.redis))
         _last_url = re.sub(r"//[^@/]*@", "//", settings.redis.url)
@@ -180,6 +184,14 @@ def current_url() -> str:
     The URL is that of the settings that were read last; empty if the command has read none.
     """
     return _last_url
+
+
+def how_to_declare(metric: str) -> str:
+    """Return what to do about a metric that the published rules do not declare, with the file that was read last."""
+    file, declared = _last_file
+    if metric in declared:
+        return f"[metric.{metric}] is in {file}, but not in the published rules: restart the worker"
+    return f"Add [metric.{metric}] to {file or DEFAULT_FILES[0]} and restart the worker"
 
 
 Host = Annotated[str | None, Parameter(help="address to listen on; default 127.0.0.1")]

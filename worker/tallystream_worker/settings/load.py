@@ -80,13 +80,14 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
         ConfigurationError: the file cannot be read or is not TOML, has an unknown setting, or a value is not valid. The
             message names the file or the environment, and the setting with its allowed values.
     """
-    settings = _from_file(file or _found(), environment)
+    settings = _from_file(file or found_file(), environment)
     for section in SECTIONS:
         settings = replace(settings, **{section: _from_environment(section, getattr(settings, section), environment)})
     return settings
 
 
-def _found() -> Path | None:
+def found_file() -> Path | None:
+    """Return the first of `DEFAULT_FILES` that exists in the working folder; `None` if none does."""
     return next((path for path in map(Path, DEFAULT_FILES) if path.is_file()), None)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.options import DAY, Where, flag, number, whole_number
+from tallystream_worker.cli.options import DAY, AsJson, Where, flag, number, whole_number
+from tallystream_worker.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from tallystream.rules.metrics import Metric
 
 
 def emit(
@@ -22,9 +26,13 @@ def emit(
     id: str | None = None,  # named as the field of the event
     wait: Annotated[bool, flag("return only when the event is counted")] = False,
     timeout: Annotated[float, number("seconds to wait at most", 0, DAY)] = 10.0,
+    json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Emit one event, and return when it is appended, or with --wait when it is counted.
+    """Emit one event, and return when it is appended, or with --wait when it is counted, and print this.
+
+    If a rule of the metric may have left the event out, such as its limit, --wait names the rule. With --json, `state`
+    is appended or counted, and `unless` has the names of these rules.
 
     If this takes longer than --timeout, the command fails, although the event may still be appended. If rules are
     stored that do not declare the metric, nothing is emitted.
@@ -52,3 +60,22 @@ def emit(
     with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
         producer.emit(metric, subject, amount, actor=actor, at=at, id=id)
         producer.flush(timeout, wait="counted" if wait else "appended")
+    unless = _may_leave_out(None if rules is None else rules.metric[metric], at, id)
+    if json:
+        print_json({"events": 1, "state": "counted" if wait else "appended", "unless": unless})
+    elif wait:
+        told = f", unless a rule of {metric} left it out: {', '.join(unless)}" if unless else ""
+        console.print(f"1 event counted{told}", soft_wrap=True)
+
+
+def _may_leave_out(rule: Metric | None, at: float | None, id_: str | None) -> list[str]:
+    """Return the names of the rules by which an event may be left out of the totals, although it was processed."""
+    if rule is None:
+        return []
+    reasons = {
+        "once": rule.once is not None,
+        "limit": rule.limit is not None,
+        "ids": id_ is not None and rule.ids is not None,
+        "accept_late": at is not None,
+    }
+    return [name for name, applies in reasons.items() if applies]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
+from tallystream.rules.changes import differences as differences_of
 from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.generation import build
@@ -20,7 +21,11 @@ from tallystream_worker.rebuild.drop import drop as remove
 from tallystream_worker.rebuild.rebuild import propose
 
 if TYPE_CHECKING:
+    import redis
+
+    from tallystream.rules.metrics import Rules
     from tallystream_worker.rebuild.values import Difference
+    from tallystream_worker.settings.settings import Settings
 
 
 def rebuild(
@@ -42,8 +47,9 @@ def rebuild(
     If no configuration file states rules, the stored rules are used. Stored metrics that the file lacks are counted
     too, unless --replace-rules is given.
 
-    The previous generation is kept until --drop; --undo switches back to it. Run the same command again to continue an
-    interrupted rebuild.
+    The previous generation is kept until --drop; --undo switches back to it, and so to the rules that it was counted
+    by. Both print how the rules differ. A worker that restarts publishes the rules of its configuration file again. Run
+    the same command again to continue an interrupted rebuild.
 
     With --partitions the events are copied to a new topic and counted there by the live rules, for example
     `tallystream rebuild --partitions 16`. Before the switch, --drop gives the repartition up. After the switch it
@@ -55,15 +61,7 @@ def rebuild(
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
         if drop:
-            removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
-            topics = drop_topics(client, deployment)
-            if json:
-                print_json({"removed": removed, "topics": topics})
-            else:
-                named = {f"generation {each}": keys for each, keys in removed.items()}
-                named |= {f"topic {each}": keys for each, keys in topics.items()}
-                said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
-                console.print(f"removed {said or 'nothing: there is only the live generation'}")
+            _drop(client, deployment, json=json)
             return
         rules = settings.rules_over(deployment.declared, replacing.removing(settings))
         if rules is deployment.declared and not undo:
@@ -90,19 +88,56 @@ def rebuild(
             return not no_switch
 
         build(settings, deployment, generation, source, accept_loss=accept_loss, begun=undo, review=review)
+        changed_rules = differences_of(deployment.rules, deployment.rules_of(generation))
     if json:
         listed = [
             {"stream": each.stream, "counter": each.counter, "live": each.expected, "new": each.found}
             | {"change": each.difference}
             for each in differences
         ]
-        print_json({"generation": generation, "live": not no_switch, "differences": listed})
+        print_json({"generation": generation, "live": not no_switch, "differences": listed, "rules": changed_rules})
     elif no_switch:
         console.print(f"generation {generation} is built but not live; {len(differences):,} counters differ")
     else:
         console.print(
             f"generation {generation} is live; the previous one is kept: --undo goes back to it, --drop removes it"
         )
+        if undo:
+            _print_rules(f"the rules of generation {generation} are live again:", changed_rules)
+            unpublished = _unpublished(settings, deployment.rules_of(generation))
+            _print_rules("a worker that restarts publishes the rules of its configuration file again:", unpublished)
+
+
+def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:
+    """Remove everything that is not live, and print what was removed, and how the removed rules differ."""
+    removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
+    topics = drop_topics(client, deployment)
+    changed = {each: differences_of(deployment.rules_of(each), deployment.rules) for each in removed}
+    if json:
+        print_json({"removed": removed, "topics": topics, "rules": changed})
+    else:
+        named = {f"generation {each}": keys for each, keys in removed.items()}
+        named |= {f"topic {each}": keys for each, keys in topics.items()}
+        said = ", ".join(f"{name} ({keys:,} keys)" for name, keys in named.items())
+        console.print(f"removed {said or 'nothing: there is only the live generation'}")
+        for each, words in changed.items():
+            _print_rules(f"the rules of generation {each} are removed too; the live rules differ:", words)
+
+
+def _unpublished(settings: Settings, live: Rules) -> list[str]:
+    """Return how the configured rules differ from the live ones; or, in one text, why they cannot be published."""
+    try:
+        return differences_of(live, settings.rules_over(live))
+    except ConfigurationError as error:
+        return [str(error)]
+
+
+def _print_rules(title: str, words: list[str]) -> None:
+    """Print the differences of two rules, each in a line after the title; print nothing if there are none."""
+    if words:
+        console.print(title, soft_wrap=True)
+    for difference in words:
+        console.print(f"    {difference}", soft_wrap=True)
 
 
 def _refuse_combinations(

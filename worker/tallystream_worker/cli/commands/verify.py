@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated, Final
 
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import TallyError
+from tallystream.errors import DeploymentChanged, KeyLost, TallyError
+from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, positive
 from tallystream_worker.cli.output import console, error_console, print_json
@@ -45,7 +46,9 @@ def verify(
     settings = where.settings()
     try:
         with closing(connect(settings.redis.url)) as client:
-            topic = Deployment.find(client, settings.redis.namespace).layout.topic
+            topic = FIRST_TOPIC
+            with suppress(KeyLost, DeploymentChanged):  # the verification reports it
+                topic = Deployment.find(client, settings.redis.namespace).layout.topic
             with (
                 opened(settings, archive, snapshot, log=topic) as sources,
                 error_console.status("verifying") as status,
