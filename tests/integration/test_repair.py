@@ -116,7 +116,8 @@ class World:
     def copy(self) -> None:
         """Archive every entry, and take a snapshot."""
         deployment = Deployment.load(self.client)
-        Archive(self.client, Store(str(self.folder / "archive")), deployment).run_once(settled=0)
+        store = Store(str(self.folder / "archive"), log=deployment.layout.topic)
+        Archive(self.client, store, deployment).run_once(settled=0)
         with closing(Database(str(self.folder / "tally.sqlite"))) as database:
             Snapshotter(self.client, database, deployment).run_once()
 
