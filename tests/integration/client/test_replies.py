@@ -67,8 +67,8 @@ def error_of(client, *command):
         (("XGROUP CREATE", "stream", "group", "0"), {"group_there"}),
         (("NOSUCHCOMMAND", 1, 2), {"command_unknown"}),
         (("EVALSHA", "0" * 40, 0), {"about_server"}),
-        (("GET", "stream"), {"refusal"}),
-        (("EVAL", "return redis.call('GET', KEYS[1])", 1, "stream"), {"refusal"}),
+        (("GET", "stream"), {"refusal", "wrong_type"}),
+        (("EVAL", "return redis.call('GET', KEYS[1])", 1, "stream"), {"refusal", "wrong_type"}),
         (("INCRBY", "text", 1), set()),
     ],
 )

@@ -42,7 +42,7 @@ def delivering(harness, folder, events):
     """Return a producer that has delivered the events of dead processes; their files are removed."""
     producer = Producer(harness.url, spool=folder)
     until(lambda: producer.stats.adopted == events, what="the events of the dead processes")
-    assert list(folder.iterdir()) == []
+    until(lambda: list(folder.iterdir()) == [], what="the removal of their files")
     return producer
 
 

@@ -313,7 +313,7 @@ def test_a_move_does_not_wait_forever_for_an_entry(server, monkeypatch, place, w
         harness.client.xadd(harness.layout.keys[0].stream, {"metric": "call", "subject": "a"})
         keys = run.new.layout.keys_of("a")
         if why == "fails":
-            harness.client.set(keys.limit("call", "total"), "not a hash")
+            harness.client.hset(keys.limit("call", "total"), "a", "not a number")
         else:
             keeper = stack.enter_context(ThreadPoolExecutor(1))
             ended = threading.Event()
@@ -328,9 +328,7 @@ def test_a_move_does_not_wait_forever_for_an_entry(server, monkeypatch, place, w
                     client.xclaim(keys.stream, keys.group, "other", 0, [kept])
 
             keeper.submit(keep)
-        expected = (
-            rf"entry [0-9-]+ of {keys.stream} " + {"fails": "fails: .*WRONGTYPE", "pending": "is pend.* 'other'"}[why]
-        )
+        expected = rf"entry [0-9-]+ of {keys.stream} " + {"fails": "fails: ", "pending": "is pend.* 'other'"}[why]
         with pytest.raises(StreamError, match=rf"cannot finish the repartition: {expected}.*rebuild --drop"):
             getattr(run, place)(counting_it)
         now = Deployment.load(harness.client)
@@ -838,8 +836,8 @@ def test_an_ingest_is_checked_across_a_move(server, tmp_path):
         harness.client.hdel(harness.layout.keys[0].sequences, *[name for name in sources if name.startswith(b"file:")])
         assert [run.lost() for run in runs] == [[0], [0]]
         go_back(harness.client, before)
-        assert [run.lost() for run in runs] == [[], [0]]  # the second run expects offsets at their new place
-        assert [runs[1].run_lost(), runs[1].run_lost(), runs[1].total.known] == [True, False, 50]
+        assert [run.lost() for run in runs] == [[], []]
+        assert [run.total.known for run in runs] == [0, 50]
 
 
 def test_what_is_not_spread_any_more_goes_home(server):
