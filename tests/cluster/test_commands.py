@@ -127,6 +127,7 @@ def test_counting_and_reading(who, shell, tmp_path):
     assert SUBJECTS[0] not in views(who)
 
 
+@pytest.mark.timeout(300)  # about 20 commands, each a process
 def test_the_log_is_folded_again(who, shell, tmp_path):
     """`replay`, `audit`, `rebuild` with undo and drop, and `retract` work on a cluster."""
     with worker(who):
