@@ -332,6 +332,11 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
     return int(stated) if stated.isdigit() and len(stated) <= 7 and int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
 
 
+def own_events(fields: Mapping[bytes, bytes]) -> int:
+    """Return what `stated_events` returns for an entry, or 0 if a repartition has copied it from another topic."""
+    return 0 if fields.get(b"p") == COPIED else stated_events(fields)
+
+
 def is_reset(fields: Mapping[bytes, bytes]) -> bool:
     """Return whether a packed entry states that it has resets: its `n` is `0`. The content is not read."""
     return fields.get(b"n") == b"0" and b"v" in fields

@@ -22,7 +22,7 @@ from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import StreamID, parse_id
-from tallystream_worker.archive.counted_only import counted_only
+from tallystream_worker.archive.counted_only import counted_only, parse_restored
 from tallystream_worker.archive.lost import find_lost, set_aside
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
@@ -364,9 +364,9 @@ class PartitionArchiver:
             restored, about = pipeline.execute(raise_on_error=False)
         if restored is None or isinstance(about, ResponseError):
             return None
-        _, begins, lacked = restored.decode().split(" ")
-        trimmed = int(about["entries-added"]) - int(about["length"]) - int(lacked)
-        return None if trimmed else parse_id(begins)
+        begins, lacked = parse_restored(restored)
+        trimmed = int(about["entries-added"]) - int(about["length"]) - lacked
+        return None if trimmed else begins
 
     def _beginning(self) -> tuple[int, int]:
         """Return the ID after which the archive of this stream begins, if there are no files.

@@ -21,6 +21,14 @@ def counted_only(restored: bytes, archived: StreamID) -> StreamID | None:
         restored: The value of the field `RESTORED` of the sequences.
         archived: The ID of the last archived entry.
     """
+    until, lacked = parse_restored(restored)
+    return until if lacked and archived < until else None
+
+
+def parse_restored(restored: bytes) -> tuple[StreamID, int]:
+    """Return the ID after which a restored stream begins, and how many earlier entries only its counters have.
+
+    `restored` is the value of the field `RESTORED` of the sequences.
+    """
     _, begins, lacked = restored.decode().split(" ")
-    until = parse_id(begins)
-    return until if int(lacked) and archived < until else None
+    return parse_id(begins), int(lacked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tallystream.wire.codec import COPIED, stated_events
+from tallystream.wire.codec import COPIED, own_events
 from tallystream_worker.archive.rows import raw_fields
 from tallystream_worker.archive.store import Store
 
@@ -55,8 +55,7 @@ def _own_events(store: Store, file: File) -> int:
     own = 0
     for events, producer, raw in zip(*(table.column(name).to_pylist() for name in _COLUMNS), strict=True):
         if raw is not None:
-            fields = raw_fields(raw)
-            own += 0 if fields.get(b"p") == COPIED else stated_events(fields)
+            own += own_events(raw_fields(raw))
         elif producer != COPIED.decode():
             own += events
     return own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.rules.retraction import Retraction
+    from tallystream_worker.archive.store import Store
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.database import Database
@@ -89,12 +90,8 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
         SnapshotError: the snapshot cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
     """
-    if not (chosen := settings.archive.url if url is None else url):
-        return []
-    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
-    log = int(database.facts().get("log", FIRST_TOPIC))
-    return Store(chosen, settings.redis.namespace, log).retracted()
+    store = _archive_of(settings, url, database)
+    return [] if store is None else store.retracted()
 
 
 def archived_files(settings: Settings, url: str | None, database: Database) -> dict[str, int]:
@@ -102,12 +99,8 @@ def archived_files(settings: Settings, url: str | None, database: Database) -> d
 
     The arguments and errors are those of `noted_retractions`.
     """
-    if not (chosen := settings.archive.url if url is None else url):
-        return {}
-    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
-    log = int(database.facts().get("log", FIRST_TOPIC))
-    return Store(chosen, settings.redis.namespace, log).files_ingested()
+    store = _archive_of(settings, url, database)
+    return {} if store is None else store.files_ingested()
 
 
 def open_archive(
@@ -127,14 +120,25 @@ def open_archive(
         SnapshotError: the snapshot cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
     """
-    if not (chosen := settings.archive.url if url is None else url):
+    if (store := _archive_of(settings, url, database)) is None:
         return None
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
-    from tallystream_worker.archive.store import Store  # noqa: PLC0415
 
-    log = int(database.facts().get("log", FIRST_TOPIC))
-    store: Any = Store(chosen, settings.redis.namespace, log)
     return lambda partition, after, before: entries(store, partition, after, before)
+
+
+def _archive_of(settings: Settings, url: str | None, database: Database) -> Store | None:
+    """Return the archive of the topic of a snapshot; `None` if no archive is named. See `noted_retractions`."""
+    if not (chosen := _archive_url(settings, url)):
+        return None
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    return Store(chosen, settings.redis.namespace, int(database.facts().get("log", FIRST_TOPIC)))
+
+
+def _archive_url(settings: Settings, url: str | None) -> str:
+    """Return the URL of the archive from the command line, or, if that is `None`, that of the settings."""
+    return settings.archive.url if url is None else url
 
 
 def archived_topics(settings: Settings, url: str | None) -> list[int]:
@@ -148,7 +152,7 @@ def archived_topics(settings: Settings, url: str | None) -> list[int]:
         ArchiveError: the archive cannot be listed.
         ConfigurationError: the URL of the archive cannot be used.
     """
-    if not (chosen := settings.archive.url if url is None else url):
+    if not (chosen := _archive_url(settings, url)):
         return []
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
@@ -165,7 +169,7 @@ def open_later_topics(settings: Settings, url: str | None) -> Callable[[int], Ma
         settings: The settings of the command.
         url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
     """
-    if not (chosen := settings.archive.url if url is None else url):
+    if not (chosen := _archive_url(settings, url)):
         return lambda _: {}
     from tallystream_worker.archive.later_topics import later_events  # noqa: PLC0415  # pyarrow is an extra
 

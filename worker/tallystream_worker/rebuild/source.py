@@ -83,10 +83,10 @@ def stream_entries(
             if following is not None:
                 raise KeyLost(keys.stream)
             return
-        added, gone = int(about["entries-added"]), int(about["entries-added"]) - int(about["length"])
+        added = int(about["entries-added"])
+        held, gone = _beginning(about) or ("", added)
         if added < known[0] or gone < known[1]:
             raise StreamError(f"{keys.stream}: the stream was replaced while it was read. Run the command again")
-        held, _ = _beginning(about) or ("", gone)
         if following is not None and _is_past(held, following):
             raise EntriesTrimmed(keys.stream, after, held, None if position is None else gone - position)
         if page and held == page[0][0].decode():

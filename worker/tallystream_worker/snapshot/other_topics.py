@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import StreamError
 from tallystream.storage.deployment_hash import RESTORING, live_topic
 from tallystream.storage.keys import CLOSED, FIRST_TOPIC, Layout
-from tallystream.wire.codec import COPIED, stated_events
+from tallystream.wire.codec import own_events
 from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, settled_topic
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _own_events(client: redis.Redis, layout: Layout, since: int) -> Iterator[int
         after = f"{since}-{2**64 - 1}" if since else "0-0"
         while True:
             page: Any = client.xrange(keys.stream, f"({after}", count=_READ)
-            yield sum(stated_events(fields) for _, fields in page if fields.get(b"p") != COPIED)
+            yield sum(own_events(fields) for _, fields in page)
             if len(page) < _READ:
                 break
             after = page[-1][0].decode()
