@@ -347,6 +347,17 @@ def test_a_move_does_not_wait_forever_for_an_entry(server, monkeypatch, place, w
         assert harness.totals() == {("call", "a"): 1, ("view", "a"): 2 if why == "pending" else 1}
 
 
+def closed_for_a_move(harness: Harness) -> Layout:
+    """Count five events, begin a repartition to 3 partitions, and close the topic; return the layout of the new one."""
+    emit(harness, "a", 5)
+    harness.finish()
+    deployment = Deployment.create_or_load(harness.client)
+    layout = topic.propose(harness.client, deployment, 3)
+    Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
+    topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+    return layout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", GIVE_UP_PLACES)
 def test_a_killed_giving_up_can_be_repeated(server, tmp_path, place):
@@ -359,12 +370,7 @@ def test_a_killed_giving_up_can_be_repeated(server, tmp_path, place):
     program = Path(sys.executable).parent / "tallystream"
     command = [str(program), "rebuild", "--drop", "--redis", server.url, "--config", str(config)]
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
-        emit(harness, "a", 5)
-        harness.finish()
-        deployment = Deployment.create_or_load(harness.client)
-        layout = topic.propose(harness.client, deployment, 3)
-        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
-        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        layout = closed_for_a_move(harness)
         environment = os.environ | {"TALLYSTREAM_FAILPOINT": place}
         assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == -9
         subprocess.run(command, check=True, timeout=60)
@@ -382,12 +388,7 @@ def test_a_killed_giving_up_can_be_repeated(server, tmp_path, place):
 def test_a_partition_that_was_lost_is_reopened_after_its_repair(server):
     """If a partition lost a key while the repartition was given up, the next `rebuild --drop` reopens it."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness:
-        emit(harness, "a", 5)
-        harness.finish()
-        deployment = Deployment.create_or_load(harness.client)
-        layout = topic.propose(harness.client, deployment, 3)
-        Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout).begin()
-        topic.close(harness.client, deployment, layout, topic.next_closing(harness.client, deployment))
+        closed_for_a_move(harness)
         keys = harness.layout.keys_of("a")
         harness.client.delete(keys.live)
         with pytest.raises(KeyLost, match=keys.live):

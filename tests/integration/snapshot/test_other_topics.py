@@ -99,6 +99,11 @@ def test_a_topic_that_was_closed_and_is_live_is_restored(harness, database):
     assert sum(harness.totals().values()) == 21
 
 
+def archive(harness: Harness, url: str, number: int) -> None:
+    """Archive every entry of the live topic, which has this number."""
+    Archive(harness.client, Store(url, log=number), Deployment.load(harness.client)).run_once(settled=0)
+
+
 def test_the_archive_shows_a_later_topic_of_a_lost_server(harness, database, tmp_path):
     """If the server is lost after a repartition, the archived events of the later topic show that it was live.
 
@@ -107,17 +112,14 @@ def test_the_archive_shows_a_later_topic_of_a_lost_server(harness, database, tmp
     url = str(tmp_path / "archive")
     known = partial(later_events, url, harness.layout.namespace)
 
-    def archive(number: int) -> None:
-        Archive(harness.client, Store(url, log=number), Deployment.load(harness.client)).run_once(settled=0)
-
     send(harness, 20)
     take(harness, database)
-    archive(1)
+    archive(harness, url, 1)
     moved(harness, 3)
-    archive(2)
+    archive(harness, url, 2)
     assert known(1) == {}  # only copies: nothing is lost yet
     send(harness, 7)
-    archive(2)
+    archive(harness, url, 2)
     assert known(1) == {2: 7}
     harness.client.flushall()
     with pytest.raises(StreamError, match=r"the archive has topic 2, with 7 events .* use --accept-loss"):
@@ -164,21 +166,18 @@ def test_late_copies_do_not_hide_the_events_of_a_later_topic(harness, database, 
     url = str(tmp_path / "archive")
     known = partial(later_events, url, harness.layout.namespace)
 
-    def archive(number: int) -> None:
-        Archive(harness.client, Store(url, log=number), Deployment.load(harness.client)).run_once(settled=0)
-
     send(harness, 20)
     take(harness, database)
     moved(harness, 3)
-    archive(2)
+    archive(harness, url, 2)
     send(harness, 7)
-    archive(2)
+    archive(harness, url, 2)
     for _ in range(2):
         for keys in harness.layout.keys:
             ((_, copied),) = harness.client.xrange(keys.stream, count=1)
             assert copied[b"p"] == COPIED
             harness.client.xadd(keys.stream, copied)
-        archive(2)
+        archive(harness, url, 2)
     assert known(1) == {2: 7}
     harness.client.flushall()
     with pytest.raises(StreamError, match="the archive has topic 2, with 7 events"):

@@ -70,14 +70,18 @@ class LoseAndRestore(Move, frozen=True):
             world.ask("app", "forget")
             world.ask("reader", "forget")
         world.execute("FLUSHALL")
-        force = ["--force"] if self.force else []
-        report = world.command("restore", snapshot, "--archive", archive, "--json", *force, status=None)
-        if not isinstance(report, dict):
-            raise Mismatch(f"restore: {report}")
-        world.model.lose()
-        if report["lacking"]:
-            world.command("rebuild", "--archive", archive, "--json")
-            world.model.recount()
+        _restore(world, archive, snapshot, *(["--force"] if self.force else []))
+
+
+def _restore(world: World, archive: str, snapshot: str, *options: str) -> None:
+    """Restore as an operator does, and count again if the snapshot lacks retractions."""
+    report = world.command("restore", snapshot, "--archive", archive, "--json", *options, status=None)
+    if not isinstance(report, dict):
+        raise Mismatch(f"restore: {report}")
+    world.model.lose()
+    if report["lacking"]:
+        world.command("rebuild", "--archive", archive, "--json")
+        world.model.recount()
 
 
 class LosePartition(Move, frozen=True):
@@ -113,13 +117,7 @@ class LosePartition(Move, frozen=True):
         found = world.try_count()
         if found != "KeyLost":
             raise Mismatch(f"without the keys of a partition, a worker that counts raised {found}")
-        report = world.command("restore", snapshot, "--archive", archive, "--json", "--force", status=None)
-        if not isinstance(report, dict):
-            raise Mismatch(f"restore: {report}")
-        world.model.lose()
-        if report["lacking"]:
-            world.command("rebuild", "--archive", archive, "--json")
-            world.model.recount()
+        _restore(world, archive, snapshot, "--force")
 
 
 class Drill(Move, frozen=True):
