@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,9 @@ from tallystream.wire.packer import EntryBuilder
 from tallystream_worker.counting.fold_result import OVERFLOW
 from tests.harness import Harness
 from tests.rewind import copy_of, go_back
+
+if TYPE_CHECKING:
+    import redis
 
 RULES = Rules(
     {
@@ -65,12 +69,24 @@ def append(harness: Harness, round_: int, *subjects: str) -> None:
     harness.client.xadd(harness.layout.keys[0].stream, {"v": 1, "n": pack.events, "b": pack.build()})
 
 
-def values(harness: Harness, *, without: str = "") -> dict[bytes, bytes]:
-    """Return all counters, as the server dumps them, except those of the metric `without` and shared keys."""
+def value_of(client: redis.Redis, key: bytes) -> object:
+    """Return the value of a key. Members of a set and fields of a hash have no order."""
+    match client.type(key):
+        case b"set":
+            return client.smembers(key)
+        case b"hash":
+            return client.hgetall(key)
+        case b"zset":
+            return client.zrange(key, 0, -1, withscores=True)
+    return client.dump(key)
+
+
+def values(harness: Harness, *, without: str = "") -> dict[bytes, object]:
+    """Return all counters, except those of the metric `without` and shared keys."""
     left_out = (*OF_THE_PARTITION, *OF_OTHER_SCRIPTS)
     return {
-        key: value
-        for key, value in copy_of(harness.client).items()
+        key: value_of(harness.client, key)
+        for key in harness.client.scan_iter(count=1000)
         if key.decode().rpartition(":")[2] not in left_out
         and (not without or without not in key.decode().split(":"))
         and not re.search(r"\}:(alerting|watched):", key.decode())

@@ -64,8 +64,7 @@ def test_a_worker_that_may_not_set_the_group_settles_all_the_same(harness):
     emit(harness, 3)
     harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
     harness.client.execute_command("ACL", "SETUSER", "careful", "on", ">x", "~*", "+@all", "-xgroup|setid")
-    careful = harness.connect()
-    careful.execute_command("AUTH", "careful", "x")
+    careful = harness.connect(harness.url.replace("://", "://careful:x@"))
     try:
         assert settle_losses(careful, harness.layout.keys[0]) == Loss(3, 21, proved=True)
         assert (unaccounted(harness), harness.waiting()) == (None, 3)

@@ -442,8 +442,7 @@ def test_an_audit_whose_result_cannot_be_recorded_is_not_repeated_at_once(harnes
     """If the time of an audit cannot be written to `tally:meta`, its worker waits; another worker audits."""
     only = ("resetkeys", f"%R~{harness.layout.meta}", *(f"~{keys.prefix}*" for keys in harness.layout.keys))
     harness.client.execute_command("ACL", "SETUSER", "reader", "on", ">x", "+@all", *only)
-    reader = harness.connect()
-    reader.execute_command("AUTH", "reader", "x")
+    reader = harness.connect(harness.url.replace("://", "://reader:x@"))
     try:
         worker = scheduled(harness, None, client=reader)
         with pytest.raises(NoPermissionError):

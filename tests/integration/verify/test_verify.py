@@ -789,8 +789,7 @@ def test_a_verification_whose_result_cannot_be_recorded_is_not_repeated_at_once(
     """If the time of a verification cannot be written to `tally:meta`, its worker waits; another worker verifies."""
     only = ("resetkeys", "%R~tally:meta", f"~{world.keys.prefix}*")
     world.client.execute_command("ACL", "SETUSER", "reader", "on", ">x", "+@all", *only)
-    reader = world.harness.connect()
-    reader.execute_command("AUTH", "reader", "x")
+    reader = world.harness.connect(world.harness.url.replace("://", "://reader:x@"))
     try:
         worker = scheduled(world, [], threading.Event(), reader)
         with pytest.raises(NoPermissionError):
