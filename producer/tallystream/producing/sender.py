@@ -319,7 +319,13 @@ class Sender:
     def _settle(self, send_queue: SendQueue) -> None:
         """Remove the files of a dead process whose events are delivered, and watch its queue from now on.
 
-        If the watched queues keep too many bytes, or are too many, forget the oldest of them.
+        To watch is to check, for about a minute, that the server still has its confirmed entries. If the watched queues
+        are more than `_MOST_WATCHED`, or keep more than `_MOST_WATCHED_BYTES`, forget the oldest of them. The events
+        are added to `adopted_events`, once.
+
+        Args:
+            send_queue: An adopted queue, never the one of this process. The caller has checked that it is delivered
+                (`_is_delivered`), and has removed it from the adopted ones.
         """
         buffer = send_queue.buffer
         kept = sum(len(entry.payload) for queue in send_queue.appender.queues for entry in queue.kept)

@@ -125,7 +125,17 @@ class Reading(msgspec.Struct, frozen=True):
 def query_total(
     layout: Layout, rules: Rules | None, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotal]:
-    """Return a query for one total; see `query_counters`, also for `removed`.
+    """Return a query for one total; nothing is read before the query is sent.
+
+    Args:
+        layout: The partitions.
+        rules: The declared metrics; `None` if none are published: then every metric is accepted, and the total is that
+            of its key, without floor and sketch.
+        subject: The subject.
+        metric: The metric.
+        removed: `Deployment.removed`, as `query_deployment` reads it; of it, the marks of changed rules are used.
+            Without them, the total is wrong if the metric was in a sketch by earlier rules and is not by the present
+            ones: the part in the sketch is missing.
 
     Raises:
         EventError: the subject or the metric is not valid, or `rules` are given and do not declare the metric.

@@ -188,17 +188,21 @@ def _board(
     *,
     exact: bool,
 ) -> Query[_Ranked]:
-    """Return a query that merges one leaderboard of every partition; no subject is in two partitions.
+    """Return a query that merges one leaderboard of every partition: its first places, and their error.
+
+    The values in the places are at least the metric's floor, if it has one. Do not call this for a spread metric, whose
+    subjects may be in several partitions: see `_spread`.
 
     Args:
         layout: The partitions.
         rules: The declared metrics.
-        metric: The metric.
-        n: The most places.
+        metric: A declared metric with `top`.
+        n: The most places, at least 1.
         key: Returns the key of the leaderboard in a partition.
-        window: The window if the leaderboard is that of a bucket, which has no subject that is in a sketch; `None` for
-            all time.
-        exact: Whether the totals are not in a sketch by the rules.
+        window: The window if the leaderboard is that of a bucket; `None` for all time. The leaderboard of a bucket has
+            no subject that is in a sketch, so such a subject may be missing: the error includes this.
+        exact: The `exact` of the metric's rule; ignored for a bucket. If the ledger states amounts in the sketch, the
+            error of all time includes its bound in any case.
     """
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []

@@ -184,7 +184,20 @@ class Totals:
     def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
         """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends.
 
-        Rejected events are part of `used`, so it can be larger than the limit. The metric must have a limit.
+        Rejected events are part of `used`, so it can be larger than the limit. A bucket of a limit with `per = "total"`
+        never ends: then `reset_at` is `None`.
+
+        Args:
+            subject: The subject.
+            metric: A metric with a limit declared.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
+
+        Raises:
+            EventError: the metric is not declared or has no limit, or `subject` or `after` is not valid.
+            FlushTimeout: `after` was not counted within `timeout`.
+
+        See `Totals` for the errors of every read.
         """
         return self._ask(questions.limit(subject, metric), after, timeout)
 

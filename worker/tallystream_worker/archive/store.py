@@ -236,7 +236,9 @@ class Store:
             self._write(f"{self._root}/{_FILES}", msgspec.json.encode(present | dict(sizes), order="sorted"))
 
     def files_ingested(self) -> dict[str, int]:
-        """Return the identities of ingested files: by identity, the number of bytes. Empty if none were added.
+        """Return, by identity of each ingested file, the number of bytes that the identity was made from.
+
+        This is not the size of the file: see `Layout.files`. Empty if none were added.
 
         Raises:
             ArchiveError: the identities cannot be read.

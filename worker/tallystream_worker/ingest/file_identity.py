@@ -26,7 +26,9 @@ class Identity:
 
     Attributes:
         name: The identity, as hexadecimal digits.
-        size: The number of bytes at the beginning of the file that it was made from.
+        size: The number of bytes that it was made from, at most `PREFIX`; the file may be longer. They are those at the
+            beginning of the (decompressed) file. For Parquet, they are those that `head_and_tail` returns: half are
+            from the end of the file, and of a short file, some are there twice.
     """
 
     name: str

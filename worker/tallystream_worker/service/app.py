@@ -63,8 +63,10 @@ class ReadService(Litestar):
 
     Args:
         gate: Checks host and origin of each request.
-        access: Checks the role of each request.
-        settings: The arguments of `Litestar`, without `before_send`.
+        access: Checks the role of the requests for one total that the fast path answers, and of no others: the caller
+            must also give `access.guard` in `guards`, or every route is open.
+        settings: The arguments of `Litestar`, without `before_send`. One of `lifespan` must set `state.totals`, which
+            every HTTP request needs.
     """
 
     def __init__(self, gate: HostAndOriginCheck, access: Access, **settings: Any) -> None:

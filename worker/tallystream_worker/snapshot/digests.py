@@ -89,7 +89,16 @@ class TableDigests:
             self._of(table, partition).remove(removed)
 
     def remove_stored(self, table: Table, rows: Iterable[dict[str, Any]]) -> None:
-        """Note that the stored rows with the same primary keys as the given ones are removed or replaced."""
+        """Note that the stored rows with the same primary keys as the given ones are removed or replaced.
+
+        This reads the stored rows from the database, so call it before they are changed. It changes no row. A key that
+        is not stored is ignored.
+
+        Args:
+            table: The table.
+            rows: The rows, each with the values of the primary key by name; other values are ignored. No two have the
+                same primary key.
+        """
         names = [column.name for column in table.primary_key]
         keys = (tuple(row[name] for name in names) for row in rows)
         self.remove(table, stored_rows(self._connection, table, keys))

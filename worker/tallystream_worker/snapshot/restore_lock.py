@@ -130,10 +130,17 @@ class RestoreLock:
     def run(self, script: Script, keys: list[str], arguments: list[Any]) -> list[Any]:
         """Run a script that refuses with `overtaken` without the lock, and return its reply.
 
-        If the lock has only expired, take it again before.
+        If it refuses because the lock has only expired, take the lock again, and run the script once more.
+
+        Args:
+            script: The script. It must compare the value of the lock's key with that of this restore, and change
+                nothing if they differ.
+            keys: The keys of the script; the caller puts `key`, the key of the lock, at its place among them.
+            arguments: The arguments of the script; the caller puts `value` at its place among them.
 
         Raises:
-            RestoreOvertaken: another restore has the lock, or has begun.
+            RestoreOvertaken: another restore has the lock, or has begun; the script has changed nothing.
+            redis.RedisError: the server did not answer, and may have run the script or not; or it refused a command.
         """
         for _ in range(2):
             reply: list[Any] = script(self._client, keys, arguments)

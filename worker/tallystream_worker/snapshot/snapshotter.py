@@ -250,8 +250,13 @@ class Snapshotter:
         Args:
             partition: The number of the partition.
             before: The position of the snapshot in the database, to read only what changed since; `None` to read
-                everything. That snapshot must be of the same rules and generation, and the partition must still have
-                its mark. Everything is also read if entries since it were trimmed, or a dead letter was retried.
+                everything. Give it only if that snapshot is of the same rules and generation, and `put_mark` has found
+                its mark in the partition. Neither is checked here: otherwise, changed values may be missing. Everything
+                is also read if entries since it were trimmed or lost, or a dead letter was retried.
+
+        Returns:
+            The values and their position, whose `mark` is empty. Before `Database.put`, the caller must put a new mark
+            in the partition (`put_mark`), and into this position.
 
         Raises:
             ViewLost: the values of one moment could not be read.

@@ -61,7 +61,14 @@ def check(scene: Scene) -> None:
 
 
 def _limit(scene: Scene, found: Audited) -> None:
-    """State which counters the audit left out, and why."""
+    """Add to the limits of `scene.report` which counters the audit left out, and why; nothing if it left out none.
+
+    Call it once for an audit: another call adds the same statements again.
+
+    Args:
+        scene: The verification.
+        found: The report of its audit.
+    """
     report = scene.report
     for scope in found.scopes:
         if scope.base == "snapshot":

@@ -179,7 +179,13 @@ def _former_rules(scene: Scene) -> list[Rules]:
 def _is_kept_forever(name: str, rules: Rules) -> bool:
     """Return whether rules keep the period of a counter forever; `False` if they lack its metric.
 
-    `name` is its key without the prefix. Return `True` also for a counter without a period, such as a total.
+    Return `False` also for a leaderboard, a sketch, and any other key that `parse` does not find, and `True` if the
+    label in the name is that of no period.
+
+    Args:
+        name: The key of a counter with a period, without the prefix. For a counter without one, such as a total, the
+            result has no meaning.
+        rules: The declared metrics.
     """
     found = parse(name, rules)
     bucket = None if found is None else bucket_of(found[0]) or name

@@ -101,9 +101,25 @@ async def live_socket(
 ) -> None:
     """Send the same messages as `GET /v1/live`, as JSON texts, and ignore messages of the client.
 
+    docs/live.md lists the messages. After 15 seconds without one, `{"event":"heartbeat"}` is sent. A client that reads
+    nothing for 15 seconds is dropped.
+
     A socket with an invalid parameter or an undeclared metric is closed with code 1008 and the reason. It is closed
     with 1013, and without the reason, if there are too many readers or the counters cannot be read; and with 1001 when
     the service stops.
+
+    Args:
+        socket: The connection, which is not accepted yet.
+        totals: Reads the published rules.
+        broadcaster: Gives the messages to this reader.
+        metric: The metrics to follow; `None` for all.
+        subject: Subjects, and patterns in which `*` matches any text; `None` for all.
+        every: The least number of seconds between two updates, 0.25 to 60.
+        since: The `id` of the last message that the client has, to continue after it; `None` to begin now.
+        overview: Whether to send the overview, too. With it or `top`, and without `metric` and `subject`, no counters
+            are sent.
+        top: The window (`all`, `hour`, `day`, ...) or the range (such as `7d`) whose leaderboards are sent, too; `None`
+            for none.
     """
     await socket.accept()  # accept first: a browser shows the reason of a closing frame, but not of a rejection
     try:
