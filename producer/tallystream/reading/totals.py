@@ -92,8 +92,15 @@ class Totals:
 
         Args:
             counters: Pairs of a subject and a metric.
-            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            after: A stream ID; wait until everything up to it is counted in the partitions of the counters. `None` does
+                not wait.
             timeout: The most seconds to wait for `after`.
+
+        Raises:
+            EventError: a subject, a metric or `after` is not valid, or the published rules do not declare a metric.
+            FlushTimeout: `after` was not counted within `timeout`.
+
+        The docstring of the class states the other errors.
         """
         return self._ask(questions.get_many(counters), after, timeout)
 

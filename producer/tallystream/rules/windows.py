@@ -242,8 +242,15 @@ def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
 
     Also return `None` if `window` is not a window.
 
+    Args:
+        window: As in `bucket`.
+        label: The label, as `bucket` makes it: `2026-05-06T07:08` for a minute, `2026-05-06T07` for an hour,
+            `2026-05-06` for a day, `2026-05` for a month, `30d-687` for the window `30d`. The labels of `forever` and
+            `total` are these words.
+        zone: The time zone in which days and months begin; it is not used for other windows.
+
     Raises:
-        ConfigurationError: there is no time zone `zone`.
+        ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
     """
     try:
         if window in _FORMATS:

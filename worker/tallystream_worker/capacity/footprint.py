@@ -99,7 +99,11 @@ def _state_kept(metric: Metric) -> int | None:
 
 
 def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
-    """Yield a part with a text on the ids of a metric, without figures; nothing if the metric keeps no ids."""
+    """Yield one part for the ids of a metric; nothing if the metric keeps no ids.
+
+    Its text states the bytes of an id, or of a Bloom filter. All else of the part has its default value, because the
+    number of ids is not known.
+    """
     if not metric.keeps_ids or metric.ids is None:
         return
     kept = id_period_kept(metric, id_period(metric.ids, 0))

@@ -256,9 +256,10 @@ class EventPacker:
         return actor if actor in self._actors else self._admit_actor(actor)
 
     def remaining_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield each partition that has packed events left, and its chunk, which ends at offset `end`.
+        """Yield each partition that has packed events left, and its chunk, which ends at `end`.
 
-        As with `full_chunks`, the chunk is no longer in this object.
+        `end` is an offset in the file: bytes of (decompressed) text, or rows. As with `full_chunks`, the chunk is no
+        longer in this object.
         """
         for partition, pack in enumerate(self._packs):
             if pack.events:

@@ -44,14 +44,15 @@ class IngestProgress:
     segments: tuple[SentSegment, ...] = ()
 
     def note(self, name: str, number: int, reason: str, lines: int = 1, *, begin: int = 0) -> None:
-        """Add bad lines that have the same reason; keep one example of them, unless there are 10.
+        """Add bad lines that have the same reason; keep one example of them, unless there are 10 examples already.
 
         Args:
             name: The name of the file.
-            number: The number of the first of the lines.
+            number: The number of the first of the lines; 1 is the first line from `begin` on.
             reason: Why the lines are not events.
             lines: The number of lines.
-            begin: The offset in the file, in bytes, from which the lines are numbered; see `number_from_file`.
+            begin: The offset in the file, in bytes, from which the lines are numbered, 0 for its beginning; see
+                `number_from_file`.
         """
         self.bad += lines
         if len(self.examples) < _SHOWN:

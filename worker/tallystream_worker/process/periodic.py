@@ -179,9 +179,10 @@ class PeriodicService:
 
 
 def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
-    """Close all connections of clients, unless `error` is an error reply other than READONLY.
+    """Close all connections of clients, unless `error` is a `redis.ResponseError` other than READONLY.
 
-    After any other error, the connections may be to a node that was demoted or is gone.
+    After any other error, the connections may be to a node that was demoted or is gone. LOADING and a rejected password
+    are such errors, too: redis-py raises a `ConnectionError` for these replies.
     """
     if not isinstance(error, RedisError) or is_connection_stale(error):
         for client in clients:

@@ -80,6 +80,8 @@ def describe(
 ) -> list[str]:
     """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
 
+    Do nothing, and return an empty list, if the root hash is stored and notes that a restore has not finished.
+
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
     starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. The number is also
@@ -97,16 +99,17 @@ def describe(
         client: The server.
         namespace: The first part of every key.
         partitions: The configured number of partitions; 0 if none is configured.
-        manifest: Returns the manifest of a topic's archive; `None` if there is none.
+        manifest: Called with the number of a topic; returns the manifest of its archive, `None` if there is none.
         rules: The configured rules; used only with retractions that the archive notes.
         force: Also describe a deployment whose live counters leave out retracted events, if it is not known which
             events were retracted: a later rebuild would count these events again.
-        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
+        topics: The numbers of all topics after the first one that have a folder in the archive: no topic gets such a
+            number again.
 
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
         ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
-            known; or a restore has not finished. Nothing was changed.
+            known; or a hash is lost, and the partitions show that a restore has not finished. Nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 
