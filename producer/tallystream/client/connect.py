@@ -167,6 +167,13 @@ class _SentinelUrl:
     """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`.
 
     User and password are for the primary, not for the Sentinels.
+
+    Attributes:
+        hosts: The host and the port of each Sentinel; 26379 if the URL states no port. An IPv6 address has no brackets.
+        name: The name that the Sentinels have for the primary, percent-decoded.
+        db: The number of the database; 0 if the URL states none.
+        username: The user, percent-decoded; `None` if the URL has none.
+        password: The password, percent-decoded; `None` if the URL has none.
     """
 
     hosts: list[tuple[str, int]]

@@ -27,8 +27,9 @@ class IngestProgress:
         known: The number of events that were appended before, and skipped; added at the end of each segment.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
-        examples: The first 10 bad lines: `file`, `line` and `reason`, and `begin` until `number_from_file` is called.
-            `line` is `None` if it is not known. Lines that were noted together have one example.
+        examples: The first 10 bad lines: `file`, `line` and `reason`. `line` is a number from 1, `None` if it is not
+            known. Until `number_from_file` is called, `begin` is the offset in bytes from which it is counted; it is
+            missing for the beginning of the file. Lines that were noted together have one example.
         last_ids: By topic and partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
         segments: The segments that were read to their end; `add` leaves them out.

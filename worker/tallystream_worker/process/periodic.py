@@ -69,7 +69,7 @@ class PeriodicService:
         close: Called after the last pass, in the thread of the passes; if the thread was never started, `stop` calls
             it.
         clients: The Redis clients of the passes. The service closes their connections after a failure, unless the
-            failure is an error reply other than READONLY, and closes the clients after `close`.
+            failure is a `redis.ResponseError` other than READONLY, and closes the clients after `close`.
         stopping: The event that `quiet` sets, if a pass has to check it; `None` for a private one.
     """
 

@@ -64,7 +64,10 @@ class _Topic:
 
     @property
     def following(self) -> int | None:
-        """The topic that all partitions are closed for; `None` if one of them is open."""
+        """The topic that all partitions with sequences are closed for.
+
+        `None` if one of them is open, if they are closed for different topics, or if there are none.
+        """
         return next(iter(self.closed)) if len(self.closed) == 1 and 0 not in self.closed else None
 
 
@@ -253,7 +256,7 @@ def _topics(
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
-        archived: The numbers of the later topics in the archive.
+        archived: The numbers of the topics after the first one that have a folder in the archive.
         manifest: See `describe`.
     """
     live, stored = chain[-1], _stored_topics(client, namespace)
@@ -348,7 +351,7 @@ def _all_topics(
 
 
 def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
-    """Return the numbers of the later topics whose hash is stored."""
+    """Return the numbers of the topics after the first one whose hash is stored."""
     prefix = Layout(namespace=namespace).keys[0].prefix
     names = client.scan_iter(match=f"{prefix}l[0-9]*:meta", count=1000)
     found = (_LATER.fullmatch(name.removeprefix(prefix.encode())) for name in names)

@@ -242,7 +242,8 @@ def _count_all(counting: CatchUpCounter) -> None:
     """Count until no copy waits.
 
     Raises:
-        StreamError: copies wait, and none was counted for 20 seconds.
+        StreamError: copies wait, and none was counted for 20 seconds; or see `CatchUpCounter`.
+        ArchiveError, redis.RedisError: see `CatchUpCounter`.
     """
     until = time.monotonic() + _PATIENCE
     while waiting := counting.waiting:

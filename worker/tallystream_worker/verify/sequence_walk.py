@@ -136,10 +136,10 @@ class SequenceWalk:
         return self._last.pop(hash(producer), None)
 
     def left(self) -> list[StreamID]:
-        """Return the ID of the last entry of each producer, without the producers that `take` was called for.
+        """Return the ID of each producer's last entry that is no repeat.
 
-        A producer that had an entry after `take` is included again. Only entries since the walk began or was
-        interrupted are known.
+        Producers that `take` was called for are left out. A producer that had an entry after `take` is included again.
+        Only entries since the walk began or was interrupted are known.
         """
         return [last for _, last in self._last.values()]
 

@@ -28,10 +28,10 @@ class QueueState(msgspec.Struct, array_like=True):
     Attributes:
         namespace: Namespace of the deployment.
         planned_to: Position up to which the events are planned.
-        names: The name of each partition's queue.
-        sequences: By partition, the last sequence that a planned entry has.
-        topic: The topic that the queues belong to.
-        since: By partition, a stream ID that no entry of the queue precedes; empty if none is known.
+        names: By partition, the name of its queue.
+        sequences: By partition, the last sequence that a planned entry has; 0 if there is none.
+        topic: The number of the topic that the queues belong to.
+        since: By partition, a stream ID that no entry of its queue precedes; an empty list if none is known.
     """
 
     namespace: str
