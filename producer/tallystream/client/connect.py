@@ -167,6 +167,13 @@ class _SentinelUrl:
     """The parts of `redis+sentinel://[user:password@]host:port,host:port/name[/db]`.
 
     User and password are for the primary, not for the Sentinels.
+
+    Attributes:
+        hosts: The host and the port of each Sentinel; 26379 if the URL states no port. An IPv6 address has no brackets.
+        name: The name that the Sentinels have for the primary, percent-decoded.
+        db: The number of the database; 0 if the URL states none.
+        username: The user, percent-decoded; `None` if the URL has none.
+        password: The password, percent-decoded; `None` if the URL has none.
     """
 
     hosts: list[tuple[str, int]]
@@ -195,7 +202,11 @@ class _SentinelUrl:
 class _ClusterUrl:
     """The parts of `redis+cluster://[user:password@]host:port,host:port[?options]`; options as for a single server.
 
-    `scheme` is `redis` or `rediss`, `user` includes the password, and `options` begins with `?` unless it is empty.
+    Attributes:
+        hosts: The host and the port of each node; 6379 if the URL states no port. An IPv6 address has no brackets.
+        scheme: The scheme of the URL of one node: `redis`, or `rediss` if this URL begins with `rediss+cluster://`.
+        user: User and password with the `@` after them, percent-encoded as in the URL; empty if the URL has none.
+        options: The options with the `?` before them; empty if the URL has none.
     """
 
     hosts: list[tuple[str, int]]

@@ -92,8 +92,15 @@ class Totals:
 
         Args:
             counters: Pairs of a subject and a metric.
-            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            after: A stream ID; wait until everything up to it is counted in the partitions of the counters. `None` does
+                not wait.
             timeout: The most seconds to wait for `after`.
+
+        Raises:
+            EventError: a subject, a metric or `after` is not valid, or the published rules do not declare a metric.
+            FlushTimeout: `after` was not counted within `timeout`.
+
+        The docstring of the class states the other errors.
         """
         return self._ask(questions.get_many(counters), after, timeout)
 
@@ -111,7 +118,7 @@ class Totals:
             subject: The subject.
             metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.of(subject, metrics), after, timeout)
 
@@ -134,7 +141,7 @@ class Totals:
                 rules declare; minutes and hours are UTC.
             last: How many buckets, 1 to 1,000.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.series(subject, metric, window, last), after, timeout)
 
@@ -152,7 +159,7 @@ class Totals:
             metric: A metric with windows declared.
             over: A duration, such as `90s`, `15m`, `8h` or `7d`; at most `4000d`, and at most 1,000 buckets.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -177,7 +184,7 @@ class Totals:
             offset: How many places to skip; for the next page, use `next` of the answer. Counting continues between two
                 pages, so subjects may change places.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.top(metric, window, n, offset), after, timeout)
 
@@ -222,7 +229,7 @@ class Totals:
             over: A duration such as `7d`, rounded up to whole buckets; `None` for the current bucket of the metric's
                 `unique` window.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.uniques(subject, metric, over), after, timeout)
 

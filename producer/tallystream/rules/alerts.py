@@ -101,7 +101,10 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Args:
             now: Seconds since 1970.
-            zone: The time zone in which days and months begin.
+            zone: The time zone in which days and months begin; it is not used for other windows.
+
+        Raises:
+            ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
         """
         return bucket(self.window, int(now) // 60, zone).label if self.window else ""
 

@@ -98,11 +98,11 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
         window: `minute`, `hour`, `day`, `month`, or a duration of whole minutes such as `30d`, whose buckets follow one
             another from 1970 in UTC. `forever` and `total` have one bucket, from 0 to 2^53.
         minute: Whole minutes since 1970.
-        zone: The time zone in which days and months begin.
+        zone: The time zone in which days and months begin; it is not used for other windows.
 
     Raises:
         ValueError: `window` is not one of these.
-        ConfigurationError: there is no time zone `zone`.
+        ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
     """
     at = minute * MINUTE
     match window:
@@ -170,6 +170,9 @@ def straddled(finer: str, coarser: str, zone: str, since: int) -> Bucket | None:
         coarser: The same.
         zone: The time zone in which days and months begin.
         since: A second since 1970. Buckets of `coarser` that end at or before it are not checked.
+
+    Raises:
+        ConfigurationError: there is no time zone `zone`; not raised if the result is the same in every zone.
     """
     order = (*WINDOWS, "total")
     if order.index(finer) > order.index(coarser):
@@ -242,8 +245,15 @@ def labelled(window: str, label: str, zone: str = "UTC") -> Bucket | None:
 
     Also return `None` if `window` is not a window.
 
+    Args:
+        window: As in `bucket`.
+        label: The label, as `bucket` makes it: `2026-05-06T07:08` for a minute, `2026-05-06T07` for an hour,
+            `2026-05-06` for a day, `2026-05` for a month, `30d-687` for the window `30d`. The labels of `forever` and
+            `total` are these words.
+        zone: The time zone in which days and months begin; it is not used for other windows.
+
     Raises:
-        ConfigurationError: there is no time zone `zone`.
+        ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
     """
     try:
         if window in _FORMATS:
@@ -286,6 +296,9 @@ def cover(
         since: By window, the second at which the first bucket that is kept begins; a missing window is kept forever.
         most: The most buckets, if coarser bounds allow it; otherwise return one bucket more than that, not up to the
             end. `None` means no limit.
+
+    Raises:
+        ConfigurationError: `windows` has `day` or `month`, and there is no time zone `zone`.
     """
     finest_first = [window for window in WINDOWS if window in windows]
     since = since or {}

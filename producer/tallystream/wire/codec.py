@@ -113,8 +113,8 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """One event that is not summed.
 
-    It has an actor or an id, its amount is very large (from 2^40), or it was appended alone, as a decision or a plain
-    entry.
+    It has an actor or an id, its amount is 2^40 or more, or -2^40 or less, or it was appended alone, as a decision or a
+    plain entry.
 
     Attributes:
         metric: The metric.

@@ -23,9 +23,12 @@ class EntryBuilder:
     Attributes:
         events: The number of events gathered.
         size: An estimate of the bytes that the events will need in the entry; each character counts as one byte.
-        units: By metric and minute, and by subject, the number of events of amount 1.
-        sums: By metric and minute, and by subject, the sum of other amounts and the number of their events.
-        singles: Events with an id, with an actor and another amount than 1, or with a very large amount.
+        units: By metric and minute, and by subject, the number of events of amount 1 without actor and id. Those that
+            `add_sum` adds together with other amounts are in `sums`.
+        sums: By metric and minute, and by subject, the sum of the amounts of other events without actor and id, and the
+            number of these events.
+        singles: Events with an id, with an actor and another amount than 1, or with an amount of 2^40 or more, or of
+            -2^40 or less.
         visits: By metric and minute, the columns of events of amount 1 with an actor and without an id.
         ordered: The metrics with an actor in `singles`. Their later events with an actor are singles too: an entry has
             its visits before its singles, so the events of an actor keep their order.

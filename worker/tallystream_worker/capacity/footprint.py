@@ -58,8 +58,8 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """Yield the memory of each rule of a metric, at the given costs.
 
     A metric with `exact = false` has only the parts of its sketch and its ids. The memory of a leaderboard is in the
-    part of its total, window or sketch. A part whose figures are 0 is only a text: `top`, `floor`, and ids, of which
-    the number is not known.
+    part of its total, window or sketch. A part whose `subject`, `actor` and `partition` are 0 is only a text: `top`,
+    `floor`, and ids, of which the number is not known.
     """
     board = memory.member * board_length(metric.top)
     if not metric.exact:
@@ -99,7 +99,11 @@ def _state_kept(metric: Metric) -> int | None:
 
 
 def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
-    """Yield a part with a text on the ids of a metric, without figures; nothing if the metric keeps no ids."""
+    """Yield one part for the ids of a metric; nothing if the metric keeps no ids.
+
+    Its text states the bytes of an id, or of a Bloom filter. All else of the part has its default value, because the
+    number of ids is not known.
+    """
     if not metric.keeps_ids or metric.ids is None:
         return
     kept = id_period_kept(metric, id_period(metric.ids, 0))

@@ -59,7 +59,7 @@ def to_partitions(
 
     Raises:
         ConfigurationError: the repartition cannot begin.
-        StreamError: the repartition was given up, the rules changed, or entries are missing.
+        StreamError: the repartition could not be finished; see `repartition` for the reasons.
         ArchiveError, redis.RedisError: the archive or the server failed; call again to continue.
     """
     before, layout = deployment.layout.partitions, deployment.layout

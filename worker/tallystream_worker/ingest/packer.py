@@ -233,7 +233,8 @@ class EventPacker:
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
         """Yield each partition that has at least 2,000 packed events or 64 KiB, and its chunk, which ends at `end`.
 
-        The chunk is no longer in this object: the partition's next chunk begins, without events, at `end`.
+        `end` is an offset in the file: bytes of (decompressed) text, or rows. The chunk is no longer in this object:
+        the partition's next chunk begins, without events, at `end`.
         """
         for partition in range(self._partitions):
             if self._is_full(partition):
@@ -256,9 +257,10 @@ class EventPacker:
         return actor if actor in self._actors else self._admit_actor(actor)
 
     def remaining_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield each partition that has packed events left, and its chunk, which ends at offset `end`.
+        """Yield each partition that has packed events left, and its chunk, which ends at `end`.
 
-        As with `full_chunks`, the chunk is no longer in this object.
+        `end` is an offset in the file: bytes of (decompressed) text, or rows. As with `full_chunks`, the chunk is no
+        longer in this object.
         """
         for partition, pack in enumerate(self._packs):
             if pack.events:

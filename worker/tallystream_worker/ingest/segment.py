@@ -44,7 +44,7 @@ class SegmentAppender:
         client: A client that never sends a command twice.
         deployment: The deployment to append to.
         identity: The identity of the file.
-        number: The number of the segment.
+        number: The number of the segment in the file, counted from 0.
         progress: Gets the numbers of events and lines by outcome, and the segment when its events are appended.
         report: Called with the progress from time to time, also by the sender's thread; returns whether to continue.
 

@@ -81,12 +81,13 @@ class SteppingClock:
 class ClockWatch:
     """Finds steps of the servers' clocks, and streams whose IDs are ahead of the clock.
 
-    It logs both. The largest step of each pass is also written into the field `clock-step` of the topic's hash.
+    `run_once` makes one pass, which logs both; the service calls it about every 2 seconds. The largest step of each
+    pass is also written into the field `clock-step` of the topic's hash.
 
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
-        log: Logs steps, and streams with IDs ahead of the clock.
+        log: The logger of `clock.stepped`, `stream.ids_ahead` and `stream.ids_in_time`.
         monotonic: Returns the seconds of a clock that is never set.
     """
 

@@ -54,10 +54,12 @@ def refuse_eviction(client: redis.Redis, layout: Layout) -> None:
 class EvictionWatch:
     """Logs servers that may evict keys, and how many keys they have evicted since the last check (the first logs none).
 
+    `run_once` makes one check; the service calls it about every 10 seconds.
+
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
-        log: Logs changes of state, and evicted keys.
+        log: The logger of `server.may_evict`, `server.keeps_keys` and `keys.evicted`.
         evicting: By stream, the policy of each server that may evict keys. Each check adds such streams of the live
             topic, and removes its other streams. The partition workers read it, and pause.
     """

@@ -140,13 +140,15 @@ def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
 
 
 class HotSubjects:
-    """Publishes the subject with the most events of each partition, and logs a subject that becomes hot.
+    """Publishes the subject with the most events of each partition that this worker counts, and logs a hot one.
+
+    `run_once` makes one pass; the service calls it about every 2 seconds. A published subject expires after 60 seconds.
 
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         tracker: Returns the tracker of the applied batches, which is a new one after the worker has changed its topic.
-        log: Logs a subject that becomes hot, with advice.
+        log: The logger of `partition.hot_subject`, with advice, once for each subject that becomes hot.
     """
 
     def __init__(

@@ -63,10 +63,12 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
 class LossFinder:
     """Adds the proved losses of all partitions to their ledgers, and logs them.
 
+    `run_once` makes one pass; the service calls it about every 2 seconds.
+
     Args:
         client: The connection to the streams.
         deployment: The deployment that the worker started with.
-        log: Logs losses and unaccounted events.
+        log: The logger of `events.lost`, `events.unaccounted` and `events.accounted`.
     """
 
     def __init__(self, client: redis.Redis, deployment: Deployment, log: FilteringBoundLogger) -> None:

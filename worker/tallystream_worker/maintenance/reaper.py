@@ -102,12 +102,13 @@ class Reaper:
     """Removes the silent consumers of all partitions, and the records of silent producers that have a random name.
 
     A producer with a chosen name, such as that of an ingest, may return at any time, so its record is never removed.
+    `run_once` makes one pass; the service calls it about every minute.
 
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         heir: The name of the consumer that gets the pending entries of silent consumers.
-        log: Logs how many names were removed.
+        log: The logger of `consumer.removed` and `producer.expired`, with the numbers.
     """
 
     def __init__(self, client: redis.Redis, deployment: Deployment, heir: str, log: FilteringBoundLogger) -> None:

@@ -61,6 +61,8 @@ def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
 class RulesAdopter:
     """Records in every partition since when the published rules count.
 
+    `run_once` makes one pass; the service calls it about every 2 seconds.
+
     Args:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.

@@ -96,11 +96,14 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
 class Trimmer:
     """Trims the streams of all partitions, and bounds the memory of their dead letters.
 
+    `run_once` makes one pass; the service calls it about every 2 seconds.
+
     Args:
         client: The connection to the streams.
         deployment: The deployment that the worker started with.
         retention: The configured age and sizes.
-        log: Logs dropped dead letters, and streams that are nearly full.
+        log: The logger of `dead_letters.dropped`, and of streams and dead letters that become nearly full (80 % of
+            their limit) or have room again.
         stopping: When set, ends a pass early: in each partition that is left, it makes one more call of each kind.
     """
 

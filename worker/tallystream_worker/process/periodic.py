@@ -69,7 +69,7 @@ class PeriodicService:
         close: Called after the last pass, in the thread of the passes; if the thread was never started, `stop` calls
             it.
         clients: The Redis clients of the passes. The service closes their connections after a failure, unless the
-            failure is an error reply other than READONLY, and closes the clients after `close`.
+            failure is a `redis.ResponseError` other than READONLY, and closes the clients after `close`.
         stopping: The event that `quiet` sets, if a pass has to check it; `None` for a private one.
     """
 
@@ -179,9 +179,10 @@ class PeriodicService:
 
 
 def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
-    """Close all connections of clients, unless `error` is an error reply other than READONLY.
+    """Close all connections of clients, unless `error` is a `redis.ResponseError` other than READONLY.
 
-    After any other error, the connections may be to a node that was demoted or is gone.
+    After any other error, the connections may be to a node that was demoted or is gone. LOADING and a rejected password
+    are such errors, too: redis-py raises a `ConnectionError` for these replies.
     """
     if not isinstance(error, RedisError) or is_connection_stale(error):
         for client in clients:

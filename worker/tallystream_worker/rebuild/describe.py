@@ -64,7 +64,10 @@ class _Topic:
 
     @property
     def following(self) -> int | None:
-        """The topic that all partitions are closed for; `None` if one of them is open."""
+        """The topic that all partitions with sequences are closed for.
+
+        `None` if one of them is open, if they are closed for different topics, or if there are none.
+        """
         return next(iter(self.closed)) if len(self.closed) == 1 and 0 not in self.closed else None
 
 
@@ -79,6 +82,8 @@ def describe(
     topics: Sequence[int] = (),
 ) -> list[str]:
     """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
+
+    Do nothing, and return an empty list, if the root hash is stored and notes that a restore has not finished.
 
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
@@ -97,16 +102,17 @@ def describe(
         client: The server.
         namespace: The first part of every key.
         partitions: The configured number of partitions; 0 if none is configured.
-        manifest: Returns the manifest of a topic's archive; `None` if there is none.
+        manifest: Called with the number of a topic; returns the manifest of its archive, `None` if there is none.
         rules: The configured rules; used only with retractions that the archive notes.
         force: Also describe a deployment whose live counters leave out retracted events, if it is not known which
             events were retracted: a later rebuild would count these events again.
-        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
+        topics: The numbers of all topics after the first one that have a folder in the archive: no topic gets such a
+            number again.
 
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
         ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
-            known; or a restore has not finished. Nothing was changed.
+            known; or a hash is lost, and the partitions show that a restore has not finished. Nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 
@@ -250,7 +256,7 @@ def _topics(
         client: The server.
         namespace: The first part of every key.
         chain: The topics that were live, the last one of which is live.
-        archived: The numbers of the later topics in the archive.
+        archived: The numbers of the topics after the first one that have a folder in the archive.
         manifest: See `describe`.
     """
     live, stored = chain[-1], _stored_topics(client, namespace)
@@ -345,7 +351,7 @@ def _all_topics(
 
 
 def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
-    """Return the numbers of the later topics whose hash is stored."""
+    """Return the numbers of the topics after the first one whose hash is stored."""
     prefix = Layout(namespace=namespace).keys[0].prefix
     names = client.scan_iter(match=f"{prefix}l[0-9]*:meta", count=1000)
     found = (_LATER.fullmatch(name.removeprefix(prefix.encode())) for name in names)

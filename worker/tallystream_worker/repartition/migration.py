@@ -242,7 +242,8 @@ def _count_all(counting: CatchUpCounter) -> None:
     """Count until no copy waits.
 
     Raises:
-        StreamError: copies wait, and none was counted for 20 seconds.
+        StreamError: copies wait, and none was counted for 20 seconds; or see `CatchUpCounter`.
+        ArchiveError, redis.RedisError: see `CatchUpCounter`.
     """
     until = time.monotonic() + _PATIENCE
     while waiting := counting.waiting:
@@ -276,10 +277,11 @@ def repartition(
 
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
-        StreamError: the repartition was given up, the rules changed, entries are missing, another process copies the
-            same entries, a key is lost (`KeyLost`), or the data was replaced (`DeploymentChanged`).
+        StreamError: the repartition was given up, the rules changed, entries are missing, copies wait and none was
+            counted for 20 seconds, another process copies the same entries, a key is lost (`KeyLost`), or the data was
+            replaced (`DeploymentChanged`).
         ArchiveError: an archive cannot be read or written; call again to continue.
-        redis.RedisError: the server did not answer; call again to continue.
+        redis.RedisError: the server did not answer, and the old topic may stay closed; call again to continue.
     """
     client = connect(settings.redis.url)
     try:

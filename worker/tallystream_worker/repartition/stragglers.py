@@ -42,7 +42,8 @@ class StragglerCopier:
             deployment: The live deployment, read a moment ago.
 
         Raises:
-            KeyLost: a partition of the live topic has lost a key.
+            StreamError: entries were trimmed while the old streams were read (`EntriesTrimmed`), an old stream was
+                replaced, or (`KeyLost`) an old stream was deleted or a partition of the live topic has lost a key.
             redis.RedisError: the last page may be copied or not; call again.
         """
         old = deployment.kept_layout

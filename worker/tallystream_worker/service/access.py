@@ -44,7 +44,8 @@ class Access:
         An open route accepts every request, also with an unknown token; so does each route if no token is configured.
 
         Raises:
-            ProblemDetailsException: 401 if the token is missing or unknown, 403 if its role is not sufficient.
+            ProblemDetailsException: 401 if the request has no valid token and no valid session, see `role_of`; 403 if
+                its role is not sufficient.
         """
         needed = role_needed(str(connection.scope.get("method", "GET")), handler.opt)
         if needed is Role.OPEN or not self.tokens:

@@ -136,7 +136,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
             that were not copied from the topic before. It is called once, or not at all with `accept_loss`.
-        topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
+        topics: The numbers of all topics after the first one that have a folder in the archive: no topic gets such a
+            number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         waiting: Called with the process of another restore if this one waits for its lock: it waits until that lock

@@ -128,17 +128,18 @@ class SequenceWalk:
         return Fault(is_repeat=False, text=f"{_entry(link)} follows on number {before[0]:,} at {_text(before[1])}")
 
     def take(self, producer: bytes) -> tuple[int, StreamID] | None:
-        """Return the number and the ID of a producer's last entry, and forget it, so that a second call returns `None`.
+        """Return the number and the ID of a producer's last entry that is no repeat, and forget the producer.
 
-        `None` also if it has no entry since the walk began or was interrupted.
+        So a second call returns `None`, and `add` takes the next entry of the producer for its first. `None` also if
+        the producer has no entry since the walk began or was interrupted.
         """
         return self._last.pop(hash(producer), None)
 
     def left(self) -> list[StreamID]:
-        """Return the ID of the last entry of each producer, without the producers that `take` was called for.
+        """Return the ID of each producer's last entry that is no repeat.
 
-        A producer that had an entry after `take` is included again. Only entries since the walk began or was
-        interrupted are known.
+        Producers that `take` was called for are left out. A producer that had an entry after `take` is included again.
+        Only entries since the walk began or was interrupted are known.
         """
         return [last for _, last in self._last.values()]
 

@@ -47,8 +47,9 @@ class ClusterClient(redis.Redis):
         """Execute a command on the node of its first key, and return the reply.
 
         A command without a key is executed on one primary. SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL are executed on every
-        primary that answers, and the first reply is returned; an error reply ends this, so that later primaries are not
-        asked. While a slot is moved, the keys of an MGET may be read one after another.
+        primary that answers, and the first reply is returned. A `redis.ResponseError` ends this: later primaries are
+        not asked. A primary that replies LOADING counts as one that does not answer. While a slot is moved, the keys of
+        an MGET may be read one after another.
 
         Raises:
             redis.ResponseError: the error reply of the node; for a command with a key, MOVED, ASK, TRYAGAIN and

@@ -52,7 +52,7 @@ class Router:
 
         Raises:
             redis.RedisError: an error reply, or an error of the connection. The latter also marks the node as failed,
-                unless it is a wrong password or too many connections: see `Topology.fail`.
+                and so does the reply LOADING; a wrong password or too many connections do not: see `Topology.fail`.
         """
         try:
             if not asking:

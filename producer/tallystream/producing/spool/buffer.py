@@ -82,7 +82,11 @@ class Spool(Buffer):
 
     @property
     def is_delivered(self) -> bool:
-        """Whether all events of this buffer are confirmed; reads the files."""
+        """Whether all events of this buffer are confirmed; reads the files.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         with self._lock:
             return self._is_delivered()
 
@@ -111,12 +115,15 @@ class Spool(Buffer):
 
     @property
     def planned_sequences(self) -> list[int]:
-        """By partition, the last sequence given to an entry, or 0; a dead process may have sent entries up to it."""
+        """By partition, the last sequence given to an entry, or 0; a dead process may have sent entries up to it.
+
+        Empty before the partitions are known.
+        """
         return list(self._queues.sequences)
 
     @property
     def since(self) -> list[str]:
-        """By partition, a stream ID that no entry of the queue precedes."""
+        """By partition, a stream ID that no entry of its queue precedes; empty before the partitions are known."""
         return self._queues.since
 
     def put(
@@ -272,7 +279,13 @@ class Spool(Buffer):
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """Close the files, after the last write; remove them if all events are confirmed; do nothing if closed."""
+        """Close the files, after the last write; remove them, if possible, if all events are confirmed.
+
+        Do nothing if they are closed already.
+
+        Raises:
+            OSError: a file cannot be read, so it is not known if all events are confirmed; the files stay open.
+        """
         with self._lock:
             self.is_released = True
             if self._segments is not None:

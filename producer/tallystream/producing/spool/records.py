@@ -28,10 +28,10 @@ class QueueState(msgspec.Struct, array_like=True):
     Attributes:
         namespace: Namespace of the deployment.
         planned_to: Position up to which the events are planned.
-        names: The name of each partition's queue.
-        sequences: By partition, the last sequence that a planned entry has.
-        topic: The topic that the queues belong to.
-        since: By partition, a stream ID that no entry of the queue precedes; empty if none is known.
+        names: By partition, the name of its queue.
+        sequences: By partition, the last sequence that a planned entry has; 0 if there is none.
+        topic: The number of the topic that the queues belong to.
+        since: By partition, a stream ID that no entry of its queue precedes; an empty list if none is known.
     """
 
     namespace: str
@@ -84,12 +84,13 @@ class TopicSwitch(msgspec.Struct, array_like=True):
     """Record of a move to another topic.
 
     Attributes:
-        topic: The topic that is appended to from now on.
-        names: The name of each partition's queue there.
-        sequences: By partition there, the last sequence of the entries that are sent before the planned ones; 0 if
-            there are none.
-        lasts: By partition of the closed topic, the last sequence that it has.
-        since: By partition of the new topic, a stream ID that no entry precedes; empty if none is known.
+        topic: The number of the topic that is appended to from now on.
+        names: By partition of the new topic, the name of its queue.
+        sequences: By partition of the new topic, the last sequence of the entries that are sent before those of the
+            plans, which `Spool.seal` packs again; 0 if there are none.
+        lasts: By partition of the closed topic, the last sequence that it has of the partition's queue.
+        since: By partition of the new topic, a stream ID that no entry of its queue precedes; an empty list if none is
+            known.
     """
 
     topic: int

@@ -134,11 +134,14 @@ class SegmentedLog:
     def write(self, kind: int, body: bytes) -> None:
         """Write one record; when this returns, the operating system has the record, with `in_sync` also the disk.
 
-        `rotate` must be called before the first `write`, also after `claim`; this method begins no file. It does not
-        check that `body` has at most 64 KiB: `read` ends before a longer one.
+        `rotate` must be called before the first `write`, also after `claim`; this method begins no file.
+
+        Args:
+            kind: 1 to 255, which `read` returns. `read` ends before a record of kind 0; this method does not check it.
+            body: At most 64 KiB. `read` ends before a longer one; this method does not check it.
 
         Raises:
-            SpoolError: the record could not be written; what was written of it is cut off again.
+            SpoolError: the record could not be written; what was written of it is cut off again, if possible.
         """
         record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
         assert self._out is not None  # noqa: S101  # rotate() comes first
