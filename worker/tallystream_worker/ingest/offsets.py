@@ -88,7 +88,7 @@ class OffsetGate:
             earlier: The layouts of the earlier topics.
 
         Returns:
-            For each layout, a list by partition; 0 if nothing was appended.
+            For each layout, a list by partition, in the unit of `offsets`; 0 if nothing was appended.
         """
         found = []
         for layout in earlier:
@@ -98,7 +98,11 @@ class OffsetGate:
         return found
 
     def offsets(self) -> list[int]:
-        """Read and return the offset up to which the source is appended, for each partition; 0 if it is not."""
+        """Read and return the offset up to which the source is appended, for each partition; 0 if it is not.
+
+        An offset is a number of bytes of (decompressed) text or, of Parquet, of rows, from the beginning of the file.
+        The result is also stored in `ends`.
+        """
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._layout.keys:
                 pipeline.hget(keys.sequences, self._source)

@@ -20,7 +20,7 @@ _CHUNK: Final = 2**20
 
 @dataclass
 class IngestProgress:
-    """The outcomes of the lines that were read so far.
+    """The outcomes of the lines that were read so far. Of a Parquet file, lines are rows, also in the attributes.
 
     Attributes:
         events: The number of events that this run appended.
@@ -48,10 +48,11 @@ class IngestProgress:
 
         Args:
             name: The name of the file.
-            number: The number of the first of the lines.
+            number: The number of the first of the lines, counted from 1; of Parquet, that of the row.
             reason: Why the lines are not events.
-            lines: The number of lines.
-            begin: The offset in the file, in bytes, from which the lines are numbered; see `number_from_file`.
+            lines: The number of lines or rows.
+            begin: The offset in the file, in bytes, from which the lines are numbered; see `number_from_file`. 0 for
+                the beginning of the file, and for Parquet.
         """
         self.bad += lines
         if len(self.examples) < _SHOWN:
