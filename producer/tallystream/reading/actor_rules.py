@@ -89,7 +89,8 @@ def query_limit(
 ) -> Query[Limit]:
     """Return a query for how much of a subject's limit is used in the bucket of second `now` (since 1970).
 
-    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without its mark of a limit that was added, or
+    whose period was changed, `error` is 0 although `used` may be too small.
 
     Raises:
         EventError: the metric is not declared or has no limit, or `subject` is not valid.
@@ -118,7 +119,8 @@ def query_votes(
 ) -> Query[Votes]:
     """Return a query for the votes for a subject.
 
-    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without its mark of a metric that had events
+    before `once` was added, `error` is 0 although `score` has the amounts of these events, and `down` may be below 0.
 
     Raises:
         EventError: the metric is not declared or has no `once`, or `subject` is not valid.
@@ -161,7 +163,8 @@ def query_uniques(
         over: `None`, `""` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as
             `7d`, rounded up to whole buckets.
         now: The current time, in seconds since 1970.
-        removed: See `tallystream.deployment.Deployment`.
+        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, a bucket that was removed or lacks
+            events counts as whole: the estimate is too small, and `complete` is true.
 
     Raises:
         EventError: the metric is not declared or has no `unique`, `subject` is not valid, or `over` is another window,

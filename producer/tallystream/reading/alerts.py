@@ -156,8 +156,9 @@ def query_alerts(
     If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
     `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` also include subjects whose alert ended with
     the bucket that is current at `now`: there are none unless the server's clock was set back into an ended bucket.
-    `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the deployment: see
-    `tallystream.deployment.Deployment`.
+
+    `now`, in seconds since 1970, selects the current buckets and ranges. `removed` is `Deployment.removed`, as
+    `query_deployment` reads it: without it, an alert may be missing in `silent` although its range cannot be read.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []

@@ -152,7 +152,14 @@ def query_total(
 def query_totals(
     layout: Layout, rules: Rules | None, counters: Iterable[Counter], removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotals]:
-    """Return a query for many totals, each once, in the given order; see `query_counters`, also for `removed`.
+    """Return a query for many totals, each once, in the given order; nothing is read before the query is sent.
+
+    Args:
+        layout: The partitions.
+        rules: The declared metrics; `None` if none are published: then every metric is accepted, and each total is that
+            of its key, without floor and sketch.
+        counters: Pairs of a subject and a metric.
+        removed: See `query_total`: without it, a total may lack the part that is in a sketch.
 
     Raises:
         EventError: a subject or a metric is not valid, or `rules` are given and do not declare a metric.
@@ -185,7 +192,7 @@ def query_subject(
         subject: The subject.
         metrics: The metrics to read; `None` for every declared one, none if it is empty. A ratio is included if all its
             metrics are read.
-        removed: See `tallystream.deployment.Deployment`.
+        removed: See `query_total`: without it, a total may lack the part that is in a sketch.
 
     Raises:
         EventError: the subject is not valid, or a metric is not declared.
@@ -212,8 +219,9 @@ def query_counters(
     With `rules`, a total below its metric's floor is shown as the floor, and the total of a spread metric is the sum
     over all partitions. If the metric has `exact = false` or `max_subjects`, a counter without a key is estimated from
     the sketch. If a metric began or ceased to be in a sketch (a mark in `removed`), a total is the sum of its key and
-    its estimate. An undeclared metric is no error. Without `rules`, a total is that of its key, in the one partition
-    that its subject belongs to. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    its estimate; without the mark, it is that of its key alone, if it has one. An undeclared metric is no error.
+    Without `rules`, a total is that of its key, in the one partition that its subject belongs to. `removed` is
+    `Deployment.removed`, as `query_deployment` reads it.
 
     Raises:
         EventError: a subject or a metric is not valid.

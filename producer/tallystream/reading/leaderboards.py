@@ -109,7 +109,8 @@ def query_top(
             now.
         offset: How many places to skip. Counting continues between two pages, so subjects may change places.
         now: The current time, in seconds since 1970.
-        removed: See `tallystream.deployment.Deployment`.
+        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed count as
+            empty ones, and a leaderboard that lacks subjects after a change of the rules may be stated as complete.
 
     Raises:
         EventError: the metric is not declared, has no leaderboard or not this window, the duration is not valid or too
@@ -247,6 +248,9 @@ def _rolling(
 ) -> Query[_Ranked]:
     """Return a query that sums the subjects of each bucket's leaderboard over all buckets of a range.
 
+    The answer has the `n` largest sums (`n` is at least 1), raised to the metric's floor if it has one. Do not call
+    this for a spread metric, whose subjects may be in several partitions: see `_spread`.
+
     A subject in none of these leaderboards has at most the sum of the bounds of the full ones (the threshold argument
     of Fagin): a bound is the last value, or the largest one that was the last. If the n-th sum is smaller than the sum
     of the bounds, the difference is the error.
@@ -310,7 +314,9 @@ def _spread(
 ) -> Query[_Ranked]:
     """Return a query that sums the leaderboards of a spread metric over all partitions.
 
-    The values are the sums over the buckets `covering`, or the totals if it is `None`.
+    The answer has the `n` largest values (`n` is at least 1), raised to the metric's floor if it has one. They are the
+    sums over the buckets `covering`, or the totals if it is `None`. The error is `None` if a leaderboard lacks subjects
+    and no bound of their values is known.
     """
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []

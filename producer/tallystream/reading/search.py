@@ -60,8 +60,10 @@ def query_subjects(
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
     Each subject comes once, with the metric of its largest total; largest first, equal totals by name. The first 1,000
-    places of each leaderboard in each partition are searched. Upper and lower case differ. `removed` is that of the
-    deployment: see `tallystream.deployment.Deployment`.
+    places of each leaderboard in each partition are searched. Upper and lower case differ.
+
+    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without its mark of a metric that was in a sketch
+    by earlier rules, a total may lack the part that is in the sketch.
 
     Raises:
         EventError: `prefix` is empty or no subject can begin with it, or `n` is not 1 to 50.

@@ -127,7 +127,8 @@ def query_series(
 ) -> Query[Series]:
     """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now` (since 1970).
 
-    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without it, a bucket that was removed or lacks
+    events has a value that is too small, such as 0, instead of `None`.
 
     Raises:
         EventError: the metric is not declared or does not have this window, `last` is not 1 to 1,000, or the subject is
@@ -168,8 +169,10 @@ def query_rolling(
     """Return a query for the sum over a duration that ends at second `now` (since 1970), from few buckets.
 
     If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier; if
-    these have expired, too, it begins later, and `complete` is false. The last bucket may end after `now`. `removed` is
-    that of the deployment: see `tallystream.deployment.Deployment`.
+    these have expired, too, it begins later, and `complete` is false. The last bucket may end after `now`.
+
+    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed or lack
+    events are added up like others: the sum is too small, and `complete` is true.
 
     Raises:
         EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
@@ -219,9 +222,10 @@ def rolling_buckets(
     Args:
         rules: The declared metrics.
         metric: The metric.
-        over: The duration.
+        over: The duration, such as `7d`.
         now: The current time, in seconds since 1970.
-        removed: See `tallystream.deployment.Deployment`.
+        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed or lack
+            events count as kept.
         unique: The window of unique actors whose buckets are read; `None` for the windows of the metric. It is not
             checked that the metric has this window.
 

@@ -84,6 +84,12 @@ class Totals:
         A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: in
         98 % of cases it is too high by at most `error`, and it is never too low unless the metric has negative amounts.
         Before a worker has published the rules, no metric is refused, and every counter is 0.
+
+        Args:
+            subject: The subject.
+            metric: The metric.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.get(subject, metric), after, timeout)
 
@@ -209,7 +215,14 @@ class Totals:
         return self._ask(questions.limit(subject, metric), after, timeout)
 
     def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
-        """Return a subject's score, and the votes for and against it; the metric must count once per actor."""
+        """Return a subject's score, and the votes for and against it.
+
+        Args:
+            subject: The subject.
+            metric: A metric with `once` declared; any other is an `EventError`.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+        """
         return self._ask(questions.votes(subject, metric), after, timeout)
 
     def uniques(
@@ -259,6 +272,11 @@ class Totals:
         """Return many totals, each with its error, and the position of each partition that has one of them.
 
         Metrics need not be declared.
+
+        Args:
+            counters: Pairs of a subject and a metric.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
         """
         return self._ask(questions.read(counters), after, timeout)
 

@@ -332,8 +332,9 @@ class PartitionKeys:
         """Sorted set: `<end of the period> <key without prefix>` of each key that is removed with its period.
 
         These are the buckets of windows and the keys `unique`, `seen`, `limit` and `once`, unless they are kept
-        forever. The score is the time until which the key is kept; it and the end are in milliseconds since 1970. The
-        score is a time of the log: a period is removed once no entry is left to count that was received earlier.
+        forever. The leaderboard of a bucket is no member, although it is removed with the bucket. The score is the time
+        until which the key is kept; it and the end are in milliseconds since 1970. The score is a time of the log: a
+        period is removed if no entry is left to count that was received earlier, and this was so an hour before.
         """
         return self.counters + "periods"
 
@@ -405,7 +406,8 @@ class Layout:
     def rule_changes(self) -> str:
         """The key of the stream of changes of this topic's live rules; it is in the slot of `meta`.
 
-        Each entry has the whole rules; its ID has the server's time of the change. See `lib/rule_changes.lua`.
+        It begins with the changes that a repartition has copied from the topic before. Each entry has the whole rules;
+        its ID has the server's time of the change. See `lib/rule_changes.lua`.
         """
         below = f"{self.namespace}:{{{self.root}}}:" if self.topic == FIRST_TOPIC else self._prefix(0)
         return below + "rules"

@@ -56,7 +56,8 @@ def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[i
 def write_changes(client: redis.Redis, layout: Layout, records: Sequence[Record]) -> None:
     """Replace the recorded changes of the rules of a topic by `records`, with their IDs, in one transaction.
 
-    Without records, the topic has no recorded change afterwards. The rules themselves do not change.
+    Without records, the topic has no recorded change afterwards. The rules themselves do not change. All records are
+    written, also more than 100: the next change that is recorded removes all but the last 100.
     """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.delete(layout.rule_changes)

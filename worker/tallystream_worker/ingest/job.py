@@ -38,13 +38,16 @@ _RETRY_PAUSE: Final = 0.1
 class Job:
     """A file, or a part of it, to append.
 
+    A segment is `SEGMENT` bytes of (decompressed) text; of a Parquet file, it is `SEGMENT_ROWS` rows.
+
     Attributes:
         path: The path of the file.
         format: The format of the file.
         mapping: Which part of a line becomes which part of an event.
         salt: A text of the user, usually empty; with another salt, the events of the same file are appended again.
         first: The number of the first segment, counted from 0.
-        segments: The number of segments; `None` for all from the first on.
+        segments: The number of segments; `None` for all from the first on. Of a Parquet file, a job appends one segment
+            in any case.
     """
 
     path: str

@@ -62,8 +62,6 @@ class SourceMoved(TallyError):
 class OffsetGate:
     """Appends the chunks of one source, each once.
 
-    Offsets are bytes of (decompressed) text of the file, or rows of Parquet.
-
     Args:
         client: A client that never sends a command twice.
         layout: The keys of the streams.
@@ -90,7 +88,7 @@ class OffsetGate:
             earlier: The layouts of the earlier topics.
 
         Returns:
-            For each layout, a list by partition, in bytes of text or in rows; 0 if nothing was appended.
+            For each layout, a list by partition, in the unit of `offsets`; 0 if nothing was appended.
         """
         found = []
         for layout in earlier:
@@ -102,7 +100,8 @@ class OffsetGate:
     def offsets(self) -> list[int]:
         """Read and return the offset up to which the source is appended, for each partition; 0 if it is not.
 
-        Also store these offsets in `ends`. They are bytes of text, or rows.
+        An offset is a number of bytes of (decompressed) text or, of Parquet, of rows, from the beginning of the file.
+        The result is also stored in `ends`.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._layout.keys:

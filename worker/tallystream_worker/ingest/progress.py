@@ -20,16 +20,15 @@ _CHUNK: Final = 2**20
 
 @dataclass
 class IngestProgress:
-    """The outcomes of the lines that were read so far.
+    """The outcomes of the lines that were read so far. Of a Parquet file, lines are rows, also in the attributes.
 
     Attributes:
         events: The number of events that this run appended.
         known: The number of events that were appended before, and skipped; added at the end of each segment.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
-        examples: The first 10 bad lines: `file`, `line` and `reason`. `line` is a number from 1, `None` if it is not
-            known. Until `number_from_file` is called, `begin` is the offset in bytes from which it is counted; it is
-            missing for the beginning of the file. Lines that were noted together have one example.
+        examples: The first 10 bad lines: `file`, `line` and `reason`, and `begin` until `number_from_file` is called.
+            `line` is `None` if it is not known. Lines that were noted together have one example.
         last_ids: By topic and partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
         segments: The segments that were read to their end; `add` leaves them out.
@@ -45,15 +44,15 @@ class IngestProgress:
     segments: tuple[SentSegment, ...] = ()
 
     def note(self, name: str, number: int, reason: str, lines: int = 1, *, begin: int = 0) -> None:
-        """Add bad lines that have the same reason; keep one example of them, unless there are 10 examples already.
+        """Add bad lines that have the same reason; keep one example of them, unless there are 10.
 
         Args:
             name: The name of the file.
-            number: The number of the first of the lines; 1 is the first line from `begin` on.
+            number: The number of the first of the lines, counted from 1; of Parquet, that of the row.
             reason: Why the lines are not events.
-            lines: The number of lines.
-            begin: The offset in the file, in bytes, from which the lines are numbered, 0 for its beginning; see
-                `number_from_file`.
+            lines: The number of lines or rows.
+            begin: The offset in the file, in bytes, from which the lines are numbered; see `number_from_file`. 0 for
+                the beginning of the file, and for Parquet.
         """
         self.bad += lines
         if len(self.examples) < _SHOWN:

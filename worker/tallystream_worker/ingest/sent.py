@@ -33,8 +33,8 @@ class SentSegment:
     Attributes:
         source: The name of its source, with the prefix `SOURCE`.
         identity: The identity of the file.
-        offsets: By the numbers of topic and partition, the offset up to which the source was appended there: bytes of
-            (decompressed) text, or rows of Parquet. 0 is left out.
+        offsets: By topic and partition, the offset up to which the source was appended there, in bytes of text or, of
+            Parquet, in rows (see `OffsetGate.offsets`); 0 is left out.
         partitions: The number of partitions of the topic that it was appended to.
     """
 

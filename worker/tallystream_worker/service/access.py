@@ -39,7 +39,10 @@ class Access:
         """The accepted tokens."""
 
     def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Raise an error unless the role of a request is sufficient for the route; the guard of all routes.
+        """Raise an error unless the role of a request is sufficient for the route.
+
+        `create_app` makes this the guard of all routes of the router. It is not called for a request that the fast path
+        answers: `one_counter` checks its role.
 
         An open route accepts every request, also with an unknown token; so does each route if no token is configured.
 

@@ -108,7 +108,8 @@ class ReadService(Litestar):
     async def _protect(self, message: Message, scope: Scope) -> None:
         """Set the security and CORS headers in the ASGI message that starts a response; ignore other messages.
 
-        Error responses get them, too. Security headers that the response already has stay unchanged.
+        Error responses get them, too. The response of the fast path does not pass here: `send_json` gets its headers
+        from the caller. Security headers that the response already has stay unchanged.
         """
         if message["type"] == "http.response.start":
             origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")

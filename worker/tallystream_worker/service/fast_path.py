@@ -31,11 +31,12 @@ _encode: Final = msgspec.json.Encoder().encode
 async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Totals, access: Access) -> bytes | None:
     """Return the response body, JSON, to a plain request for one total; `None` if the router must handle the request.
 
-    Checks the role of the request and reads the total. After any error the result is `None`, so that the router reports
-    the error.
+    Checks the role of the request and reads the total. If the role is not sufficient, or after any error, the result is
+    `None`: the router must then refuse the request, or report the error. Host, origin and URL are not checked here: the
+    caller must have checked them.
 
     Args:
-        scope: The request.
+        scope: The request, whose `path` is the raw path.
         headers: The headers by lowercase name.
         totals: Reads the total.
         access: Checks the role.
@@ -60,7 +61,10 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
 
 
 async def send_json(send: Send, body: bytes, headers: Headers, more: dict[str, str]) -> None:
-    """Send a JSON body as response 200, with the headers of both arguments in addition to its type and length."""
+    """Send a JSON body as response 200, with the headers of both arguments in addition to its type and length.
+
+    The response does not pass the router, which would add the security and CORS headers: the caller must give them.
+    """
     start: HTTPResponseStartEvent = {
         "type": "http.response.start",
         "status": 200,

@@ -212,11 +212,13 @@ class Database:
 
         Args:
             partition: The number of the partition.
-            taken: The snapshot that was read.
+            taken: The snapshot that was read. The mark in its position must be in the partition already (`put_mark`);
+                this is not checked.
             before: The position of the stored snapshot that it changes or replaces; `None` if there is none.
 
         Raises:
-            SnapshotError: the snapshot could not be written, or another process has written one meanwhile.
+            SnapshotError: the snapshot could not be written, or the stored one is not that of `before`, because another
+                process has written one meanwhile.
         """
         with self._transaction() as connection:
             held = select(schema.positions).where(schema.positions.c.partition == partition).with_for_update()

@@ -72,15 +72,24 @@ class TableDigests:
         self._changed: dict[tuple[int, str], Digest] = {}
 
     def emptied(self, table: Table, partition: int) -> None:
-        """Note that all rows of a partition in a table were removed."""
+        """Note that all rows of a partition in a table were removed; the caller removes them.
+
+        Everything that was noted about these rows before is dropped, so call this before `add`.
+        """
         self._changed[partition, table.name] = Digest()
 
     def add(self, table: Table, partition: int, rows: Iterable[dict[str, Any]]) -> None:
-        """Note rows of a partition that are inserted; each has the values of all columns by name."""
+        """Note rows of a partition that are inserted; each has the values of all columns by name.
+
+        The caller inserts them. If they replace stored rows, call `remove_stored` before, or `emptied`.
+        """
         self._of(table, partition).add(map(itemgetter(*(column.name for column in table.c)), rows))
 
     def remove(self, table: Table, rows: Iterable[Any]) -> None:
-        """Note rows that are removed or replaced, as a query for all columns returns them."""
+        """Note rows that are removed or replaced, as a query for all columns returns them.
+
+        The caller reads them before it removes them. They may be of several partitions.
+        """
         found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
         place = table.c.keys().index("partition") if "partition" in table.c else None
         for row in rows:

@@ -118,7 +118,8 @@ class RestoreLock:
     def note(self, root: Mapping[bytes, bytes]) -> None:
         """Note the fields of the root hash, read while this process has the lock, and before this restore begins.
 
-        If the lock expires later, `renew` takes it again, unless another restore has begun since.
+        If the lock expires later, `renew` takes it again, unless another restore has begun since. Without this call,
+        `renew` raises `RestoreOvertaken` instead, although no other restore has begun.
         """
         self._latest = root.get(CLOSING.encode(), b""), root.get(RESTORED_BY.encode(), b"")
 
@@ -200,8 +201,15 @@ class Fence:
     def __call__(self, *command: Any) -> Any:
         """Run a command, and return its reply, as the server sends it to a script.
 
+        An HSET or ZADD of more than 4,000 words is run in parts, and the reply is that of the last part. Any other
+        command of this length is sent by itself after a check, so a takeover between the two is not noticed.
+
+        Args:
+            command: The name and the arguments. The first argument must be the only key, except in the commands
+                that `_keys_of` names.
+
         Raises:
-            RestoreOvertaken: another restore has taken over; nothing was changed.
+            RestoreOvertaken: another restore has taken over; nothing was changed, except by earlier parts.
             redis.RedisError: the server did not answer, or refused the command.
         """
         *before, last = _parts(command)

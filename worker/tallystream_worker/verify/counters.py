@@ -26,7 +26,8 @@ _KINDS: Final = {
 def check(scene: Scene) -> None:
     """Report each counter whose value is not what the entries give, counted again in a scratch server.
 
-    Also report which counters could not be compared, and why.
+    Each is also added to `differing` of the report, so that later checks leave it out. The report's limits get the
+    counters that could not be compared, and why; if none could, this is no error, but a limit as well.
 
     Raises:
         StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`.
@@ -95,7 +96,8 @@ def _limit(scene: Scene, found: Audited) -> None:
 def check_sketches(scene: Scene) -> None:
     """Report each sketch with a row that does not add up to the amounts in the sketch, which the ledger states.
 
-    If all rows do, an estimate is too high by at most the other amounts in its cells: the bound that a read states.
+    If all rows do, an estimate is too high by at most the other amounts in its cells: the bound that a read states. A
+    sketch that does not exist counts as one of zeros. Only faults are added to the report, and no proof.
     """
     metrics = [name for name, rule in scene.rules.metric.items() if rule.max_subjects is not None or not rule.exact]
     for _, keys in scene.streams():

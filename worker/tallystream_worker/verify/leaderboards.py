@@ -67,8 +67,8 @@ def check(scene: Scene) -> None:
     If a place has a value, but its counter does not exist, the counter is reported. Counters that the check of the
     counters has reported are left out.
 
-    Leaderboards of metrics with a sketch are reported as not checked. Those that may lack subjects, because `top` was
-    added or raised, are left out without a report.
+    Leaderboards of metrics with a sketch are stated in the report's limits, as not proved: this does not change the
+    exit status. Those that may lack subjects, because `top` was added or raised, are left out without a report.
     """
     for metric, rule in sorted(scene.rules.metric.items()):
         if rule.top and (not rule.exact or rule.max_subjects is not None):
