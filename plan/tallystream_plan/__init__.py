@@ -1,4 +1,4 @@
-"""Calculates the servers, workers and memory of a load from its events a second, its subjects and its rules.
+"""Calculates the partitions, servers, workers, memory and traffic of a load from its events, subjects and rules.
 
 The constants are measured elsewhere. Read the modules in this order: `load` (the expected events), `packing` (their
 entries and batches), `processor`, `storage` and `network` (the cost of these), `sizing` (the numbers of partitions,

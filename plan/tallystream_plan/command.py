@@ -29,7 +29,10 @@ GIB = 2**30
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """The options of `plan`: the expected load and the servers; `node_memory` is in GiB, `linger` in seconds."""
+    """The options of `plan`: the expected load and the servers; `load` makes an `ExpectedLoad` of them.
+
+    `node_memory` is in GiB, `linger` in seconds; `retention` is a duration such as `7d`.
+    """
 
     events_per_second: Annotated[float, positive("events per second at the peak", 1e15)]
     subjects: Annotated[int, whole("different subjects in a year", 1, 10**15)]
@@ -51,8 +54,8 @@ class Expected:
     def load(self, settings: Settings) -> ExpectedLoad:
         """Return the load to calculate with; its metrics have the rules that the settings declare.
 
-        Metrics without a share get equal parts of what the other shares leave. Without `metric`, all events are of the
-        first declared metric.
+        Metrics without a share get equal parts of what the other shares leave. Of a metric that is given twice, the
+        last share counts. Without `metric`, all events are of the first declared metric.
 
         Raises:
             ConfigurationError: an option is out of range, a metric is not declared (or none is), a share is not a

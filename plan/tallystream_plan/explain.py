@@ -111,9 +111,10 @@ def lines(
 
 
 def drivers(plan: Plan) -> list[PlanLine]:
-    """Return the largest costs of a plan, largest first, at most 8 of each kind, with their shares in the sum.
+    """Return the largest costs of a plan, at most 8 of each kind, each with its share in the sum of all of its kind.
 
-    First the cores of the servers by task, then the memory by rule, and of the streams, without headroom.
+    First come the cores of the servers' main threads, by task; then the memory of the counters, by metric and rule, and
+    of the streams, without headroom. In each kind, the largest is first.
     """
     spent = sum(plan.server.values())
     time = [
@@ -131,8 +132,15 @@ def drivers(plan: Plan) -> list[PlanLine]:
 def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
     """Return a plan, its load and its constants as a dict for JSON, in bytes, cores and bytes per second.
 
-    Only `memory_bytes` includes the headroom. `measured` has the constants in their own units, such as microseconds.
-    See `lines` for the arguments.
+    Only `memory_bytes` includes the headroom. `replicas` is the number of all replicas together. `measured` has the
+    constants in their own units, such as microseconds.
+
+    Args:
+        load: The expected load.
+        plan: The plan for the load.
+        costs: The measured constants.
+        settings: The settings that the plan was made with.
+        replicas: Number of replicas of each primary.
     """
     return {
         "load": {
@@ -163,7 +171,10 @@ def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, r
 
 
 def size(value: float) -> str:
-    """Return a number of bytes as text with a unit: `1.5 GiB`."""
+    """Return a number of bytes as text with a unit: `12 bytes`, `1.5 KiB`, MiB, GiB or TiB, which are powers of 1,024.
+
+    The text has one decimal from 1 KiB on, and none below.
+    """
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024:  # noqa: PLR2004  # the step from unit to unit
             return f"{value:,.1f} {unit}" if unit != "bytes" else f"{value:,.0f} bytes"

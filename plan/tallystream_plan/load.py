@@ -20,7 +20,7 @@ _EXACT: Final = 64
 
 @dataclass(frozen=True)
 class ExpectedLoad:
-    """The load that the user expects.
+    """The load that the user expects. `of`, `bears_actors` and `distinct` calculate with it.
 
     Attributes:
         events: Events per second at the peak.
@@ -69,13 +69,13 @@ class ExpectedLoad:
     def bears_actors(self, metric: str) -> bool:
         """Return whether the events of a metric are packed one by one, because its rules need the actor of each event.
 
-        The rule `once` needs it always; `unique` only if the load has actors.
+        The rule `once` needs it always, `unique` only if the load has actors, and no other rule needs it.
         """
         rule = self.metrics[metric]
         return rule.once is not None or (rule.unique is not None and self.actors > 0)
 
     def distinct(self, events: float) -> float:
-        """Return the expected number of different subjects among `events` events of this load."""
+        """Return the expected number of different subjects among `events` events of this load; 0 without events."""
         return distinct(events, self.subjects, self.skew)
 
 

@@ -45,7 +45,7 @@ class Packing:
 
 
 def pack(load: ExpectedLoad, partitions: int, max_keys: int) -> Packing:
-    """Calculate how the events of a load are packed into entries, and folded into batches.
+    """Return how the events of a load are packed into entries, and folded into batches.
 
     A producer seals the entry of a partition `linger` seconds after its first event. The entry then has
     1 + rate * linger events, at most `ENTRY_EVENTS`; the rate is that of one producer for one partition.
@@ -89,15 +89,15 @@ def _fresh(load: ExpectedLoad, partitions: int) -> float:
 
 
 def _subjects(load: ExpectedLoad, partitions: int, events: float) -> dict[str, float]:
-    """Return, by metric, the expected number of different subjects among `events` events of all metrics together.
+    """Return, by metric, the expected number of different subjects in one partition among `events` of its events.
 
-    The events are those of one partition.
+    The events are those of all metrics together, in the shares of the load.
     """
     return {name: load.distinct(events * partitions * share) / partitions for name, share in load.shares.items()}
 
 
 def _batch(load: ExpectedLoad, partitions: int, max_keys: int, most: float) -> float:
-    """Return the number of events of one partition at which a batch is full, within 0.1 %, or `most` if it is less."""
+    """Return the number of events of one partition at which a batch is full, within 0.1 %; from 1 to `most`."""
     low, high = 1.0, most
     if _weight(load, partitions, high) <= max_keys:
         return high

@@ -65,15 +65,16 @@ class Plan:
 def plan(
     load: ExpectedLoad, costs: Costs, settings: Settings, *, node_memory: float, partitions: int | None = None
 ) -> Plan:
-    """Calculate the partitions, primaries, workers, memory and traffic of a load.
+    """Return the partitions, primaries, workers, memory and traffic that a load needs.
 
     Args:
         load: The expected load.
         costs: The measured constants.
         settings: The settings; `worker.max_keys` and the retention are used.
         node_memory: Bytes of memory of one server.
-        partitions: Fixed number of partitions, which is not checked; `None` for the smallest power of two from 4 on
-            that suffices: one primary, or at least `PER_PRIMARY` partitions for each primary.
+        partitions: Fixed number of partitions, at least 1, which is not checked, also not whether it suffices for the
+            primaries; `None` for the smallest power of two from 4 on that suffices: one primary, or at least
+            `PER_PRIMARY` (2) partitions for each primary.
 
     Raises:
         ConfigurationError: `partitions` is `None`, and even the largest possible number does not suffice.

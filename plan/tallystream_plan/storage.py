@@ -24,9 +24,9 @@ _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
     """Return the bytes of the counters of all partitions, by metric and rule, such as `view: hours`.
 
-    They are calculated for a year of events at the rate of the peak. A rule that needs no memory is left out. A
-    leaderboard is in the memory of its total, window or sketch. Exact ids and Bloom filters are not included, nor are
-    unique actors if the load has no actors.
+    The names are for people. The bytes are without headroom, for a year of events at the rate of the peak. A rule that
+    needs no memory is left out. A leaderboard is in the memory of its total, window or sketch. Exact ids and Bloom
+    filters are not included, nor are unique actors if the load has no actors.
     """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():
@@ -60,8 +60,8 @@ def entry_bytes(packing: Packing, costs: Costs) -> float:
 def log_bytes(packing: Packing, partitions: int, costs: Costs, retention: RetentionSettings) -> float:
     """Return the bytes of the streams of all partitions at their bound of age or of size, whichever is smaller.
 
-    The bound of size is `retention.bytes` for each partition; 0 is no bound. Without a bound of age, the streams have
-    the entries of a year. The rate is that of the peak, all the time.
+    The bound of size is `retention.bytes` for each partition; 0 is no bound. Without a bound of age (`forever`), the
+    streams have the entries of a year. The rate is that of the peak, all the time. Headroom is not included.
     """
     age = retention.age_seconds
     by_age = entry_bytes(packing, costs) * (YEAR if age is None else age)

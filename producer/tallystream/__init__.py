@@ -72,9 +72,13 @@ __all__ = [
 if not TYPE_CHECKING:  # with a module `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> Any:
-        """Return `Totals` or `__version__`; raise `AttributeError` for any other name.
+        """Return the class `Totals`, or for `__version__` the version of the installed distribution.
 
-        Both are imported here, on first use, so that an application that only emits imports no readers.
+        They are looked up on use, so that an application that only emits imports no readers.
+
+        Raises:
+            AttributeError: `name` is any other name.
+            importlib.metadata.PackageNotFoundError: `name` is `__version__`, and no distribution is installed.
         """
         if name == "Totals":
             from tallystream.reading.totals import Totals  # noqa: PLC0415

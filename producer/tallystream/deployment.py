@@ -1,4 +1,4 @@
-"""Reads the deployment of a namespace: its partitions, rules, live topic and generation, and epoch.
+"""Creates or reads the deployment of a namespace: its partitions, rules, live topic and generation, and epoch.
 
 See `tallystream.storage.deployment_hash` for the hash that they are read from.
 """
@@ -37,6 +37,7 @@ _INIT: Final = Script("tallystream.storage", "init_deployment")
 class Deployment:
     """The state of one namespace at the time when it was read; it never changes: `reload` returns a new object.
 
+    `load` and `find` read it, and `create_or_load` also stores a new deployment if none is stored.
     A producer or a reader may start before the first worker. If the rules are not stored yet, `declared` is `None`; if
     nothing is stored yet, `epoch` is empty, too, and `layout` has 4 partitions.
 
@@ -104,11 +105,13 @@ class Deployment:
             unless_stored: The number of partitions of a new deployment if `partitions` is `None`.
 
         Raises:
-            KeyLost: no deployment is stored, but its partitions show that one was: workers have counted entries, or a
-                partition has lost a key; or the hash of the live topic is lost. Nothing was stored.
+            KeyLost: no deployment is stored, but the partitions that a new one would have show that one was (entries
+                were counted, a partition is closed, a later generation is live, or a key is lost); or the hash of the
+                live topic is lost.
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` (if it is `None`:
                 `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
+            redis.RedisError: the server does not answer, or refuses a command; some partitions may be open.
         """
         wanted = Layout(unless_stored if partitions is None else partitions, namespace)
         if not client.exists(wanted.root):
@@ -131,6 +134,7 @@ class Deployment:
                 version or rules.
             KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
+            redis.RedisError: the server does not answer, or refuses a command.
         """
         found = cls.find(client, namespace)
         found.ensure_declared()
@@ -144,6 +148,7 @@ class Deployment:
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
+            redis.RedisError: the server does not answer, or refuses a command.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
@@ -169,7 +174,7 @@ class Deployment:
         namespace: str = "tally",
         root: Mapping[bytes, bytes] | None = None,
     ) -> Self:
-        """Return the deployment that two hashes describe; send nothing.
+        """Return the deployment that the hashes of the live and of the first topic describe; send nothing.
 
         Its layout uses `generation` in every partition; `with_live` sets the live generation of each.
 
@@ -249,7 +254,7 @@ class Deployment:
         A generation without stored rules has those of the live generation, `rules`.
 
         Raises:
-            ConfigurationError: no worker has published the rules yet.
+            ConfigurationError: the generation has no stored rules, and no worker has published `rules` yet.
         """
         return self.rules if generation == self.generation else self.others.get(generation) or self.rules
 
@@ -258,10 +263,10 @@ class Deployment:
         return self.revisions.get(generation, 0) if generation in self.others else self.revision
 
     def numbered_rules_of(self, generation: int) -> tuple[Rules, int]:
-        """Return the rules by which the events of a generation are counted, and their number.
+        """Return the rules by which the events of a generation are counted, and their number (0 if they have none).
 
         Raises:
-            ConfigurationError: no worker has published the rules yet.
+            ConfigurationError: the generation has no stored rules, and no worker has published `rules` yet.
         """
         return self.rules_of(generation), self.revision_of(generation)
 
@@ -277,12 +282,14 @@ class Deployment:
     def reload(self, client: redis.Redis) -> Self:
         """Read the deployment again and return a new object: only its namespace and epoch are surely the same.
 
+        Its `clock_ahead` is `None`, and its `removed` is empty.
+
         Raises:
             DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), a restore has
                 not finished, or this deployment was not stored and one is stored now.
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost.
-            redis.RedisError: the server does not answer, or refuses the command.
+            redis.RedisError: the server does not answer, or refuses a command.
         """
         found = self.find(client, self.layout.namespace)
         if found.epoch != self.epoch:

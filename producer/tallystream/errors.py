@@ -1,4 +1,4 @@
-"""Every error class of tallystream.
+"""The error classes of tallystream; a few modules define subclasses of them, such as `subscribe.SubscriptionRefused`.
 
 TallyError
 |- EventError            an event, or an argument of a call, is invalid; the message names it and the limit
@@ -24,15 +24,15 @@ from typing import Final
 
 
 class TallyError(Exception):
-    """Base class of the public errors of tallystream; errors of the Redis client (`redis.RedisError`) are none."""
+    """Base class of the errors of tallystream; errors of the Redis client (`redis.RedisError`) do not have it."""
 
 
 class EventError(TallyError, ValueError):
     """An event, or an argument of a call, is invalid; the message is `<field>: <problem>` and states the limit.
 
     Args:
-        field: Name of the invalid field or argument.
-        problem: The rule that its value breaks.
+        field: Name of the invalid field or argument; also an attribute.
+        problem: The rule that its value breaks; also an attribute.
     """
 
     def __init__(self, field: str, problem: str) -> None:
@@ -48,8 +48,9 @@ class BufferFull(TallyError):
 class FlushTimeout(TallyError, TimeoutError):
     """Events that a call waits for were not confirmed, or not counted, in time.
 
-    After `flush`, they are still sent and counted; after `close`, unsent events stay in the spool, or are lost without
-    a spool. A read raises this error if the entries up to its `after` were not counted in time.
+    After `flush`, they are still sent and counted, unless the producer was closed meanwhile. After `close`, unsent
+    events stay in the spool, or are lost without a spool. A read raises this error if the entries up to its `after`
+    were not counted in time.
     """
 
 
@@ -85,12 +86,12 @@ class StreamError(TallyError):
 
 
 class KeyLost(StreamError):
-    """A key was deleted, evicted or replaced, and counting without it would be wrong: nothing was appended or counted.
+    """A key was deleted or evicted, or another client replaced it; nothing is appended, counted or read that needs it.
 
     The message states what repairs it.
 
     Args:
-        key: Name of the key.
+        key: Name of the key; also an attribute.
         kind: The type that the key has instead of the right one, such as `list`; `None` if the key does not exist.
     """
 
@@ -146,5 +147,6 @@ class DeploymentChanged(StreamError):
 class GenerationSwitched(StreamError):
     """The caller's generation, topic or rules are not the live ones, so nothing was counted.
 
-    Try again. `Producer.decide` reads the deployment again itself; every other caller must load it first.
+    `Producer.decide` reads the deployment again itself, so call it again. Any other caller must load the deployment
+    before it tries again.
     """

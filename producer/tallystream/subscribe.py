@@ -70,15 +70,16 @@ def follow(
     token: str = "",
     patience: float | None = None,
 ) -> Iterator[Update]:
-    """Yield an `Update` whenever totals have changed, without end; wait in between.
+    """Yield an `Update` whenever totals have changed or must be read again (a reset), without end; wait in between.
 
     The first update of each connection comes at once, also if nothing has changed; it may have no totals. A later
     update may have a total that did not change, of a subject that is named without `*`.
 
     After a failed or lost connection, or an answer that the service is busy, connect again after a pause of up to 5
-    seconds, and continue after the last update. An unknown host and an invalid certificate are failed connections, too:
-    without `patience`, they are retried without end. The first step of the iterator checks the URL and connects, so
-    the errors are raised by it or by a later step, not by the call.
+    seconds, and continue after the last update. A connection is lost if no byte arrives for 40 seconds. An unknown host
+    and an invalid certificate are failed connections, too: without `patience`, they are retried without end. The first
+    step of the iterator checks the URL and connects, so the errors are raised by it or by a later step, not by the
+    call.
 
     Args:
         url: URL of the read service, such as `http://127.0.0.1:8080`.
@@ -88,14 +89,15 @@ def follow(
         every: Least seconds between two updates, 0.25 to 60; the service refuses other values.
         since: The `id` of an update, to continue after it; empty to begin now.
         token: Token of the read service, if it requires one.
-        patience: Seconds without an update or a heartbeat after which a failed connection, or a response that ends,
-            raises `TallyError`; `None` for no limit.
+        patience: Seconds without an update or a heartbeat (counted from the first step before the first one) after
+            which a failed connection, or a response that ends, raises `TallyError`; `None` for no limit.
 
     Raises:
         SubscriptionRefused: the service refuses the subscription, such as for a wrong token or an undeclared metric.
         ConfigurationError: the scheme of the URL is not `http` or `https`, the URL has no host, its port is not
             valid, or the URL or the token has a character that a request cannot contain.
         TallyError: a connection failed or ended, and the last update or heartbeat was more than `patience` seconds ago.
+        ValueError, KeyError, TypeError: an update cannot be read, because the server is not a read service.
     """
     parts = _parts(url)
     names = [("metric", each) for each in _listed(metric)] + [("subject", each) for each in _listed(subject)]
@@ -141,10 +143,13 @@ def _parts(url: str) -> SplitResult:
 def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update | None]:
     """Send the request on a connection, and yield the updates of the response until it ends; `None` for a heartbeat.
 
+    Other events than updates and resets are left out. The caller closes the connection.
+
     Raises:
         SubscriptionRefused: the service refuses the subscription.
         ConfigurationError: the URL or the token has a character that a request cannot contain.
         http.client.HTTPException, OSError: the connection failed, or the service is busy; a later attempt may succeed.
+        ValueError, KeyError, TypeError: an update cannot be read, because the server is not a read service.
     """
     headers = {"Accept": "text/event-stream"}
     if since:

@@ -31,7 +31,9 @@ during round trips; with more, the threads contend with each other."""
 
 
 class Producer:
-    """Counts events from asyncio; the event loop never waits for the server.
+    """Counts events from asyncio: `emit` adds an event to a buffer, and `decide` counts one at once.
+
+    `flush` waits until the events are sent or counted. The event loop never waits for the server.
 
     With a spool, `emit` passes each event to the operating system in the event loop, which takes microseconds. With
     `spool_sync="disk"`, which waits for the disk, a thread does this, and `emit` suspends the caller meanwhile. The
@@ -45,7 +47,7 @@ class Producer:
         when_full: Action of `emit` when the buffer is full: `block` suspends the caller until there is room, `raise`
             raises `BufferFull`, and `drop` drops the event.
         block_timeout: Seconds after which `emit` raises `BufferFull` with `block`.
-        settings: Any other argument of `tallystream.producing.producer.Producer`.
+        settings: Any other argument of `tallystream.Producer`, by name.
 
     Raises:
         ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
@@ -84,12 +86,13 @@ class Producer:
         at: float | None = None,
         id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> None:
-        """Add one event to the buffer; suspend the caller only while the buffer is full and `when_full` is `block`.
+        """Add one event to the buffer; a thread sends it later.
 
-        If the buffer is full and `when_full` is `drop`, return without adding the event. With a spool and
-        `spool_sync="disk"`, the caller is also suspended until the event is on disk; a call that is cancelled then may
-        still add its event. Until the rules were first read, or while no worker has published any, an event that they
-        do not allow is accepted, and becomes a dead letter. See `tallystream.Event` for the arguments.
+        If the buffer is full: with `when_full` `block`, suspend the caller until there is room; with `drop`, return
+        without adding the event. With a spool and `spool_sync="disk"`, the caller is also suspended until the event is
+        on disk; a call that is cancelled then may still add its event. Until the rules were first read, or while no
+        worker has published any, an event that they do not allow is accepted, and becomes a dead letter. See
+        `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
@@ -129,10 +132,11 @@ class Producer:
         at: float | None = None,
         id: str | None = None,  # noqa: A002  # the name of the event's field
     ) -> Decision:
-        """Count one event now and return the decision; see `tallystream.producing.producer.Producer.decide`.
+        """Count one event now, in a thread, and return the decision: for limits and votes.
 
         A rejection is a decision, not an error. At most 16 decisions run at once; further calls wait for one of them. A
-        cancelled call may still count its event.
+        cancelled call may still count its event. `stats` and `flush` do not include decided events. See
+        `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid; it was not counted.
@@ -140,12 +144,14 @@ class Producer:
                 that is stored in Redis.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
+            StreamError: a key of the event's metric has another type; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
                 within 1 second; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed.
-            redis.RedisError: the event may or may not be counted; see `tallystream.producing.decider.Decider`.
+            redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
+                metric counts once per actor, or ids count once in the metric and the event has one.
         """
         if self._closed:
             raise TallyError("this producer is closed")
@@ -156,7 +162,8 @@ class Producer:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
         An event whose `emit` has not returned yet may be left out. Dropped events, and those of dead processes in the
-        spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended.
+        spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended. If the call is
+        cancelled, the events are still sent.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
@@ -164,12 +171,13 @@ class Producer:
 
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if
-                the producer was closed before all events were sent: they are in the spool or are lost.
+                the producer was closed before all events were sent: they are in the spool or are lost; or if the system
+                refuses the producer's thread: then the events are kept, and the next call tries again.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
                 deleted.
-            redis.RedisError: only with `wait="counted"`: the server could not be read.
+            redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
@@ -177,8 +185,9 @@ class Producer:
         """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
 
         From now on `decide` raises a `TallyError`, and so does `emit` when that wait has ended. Before it stops, the
-        producer checks that the server has the latest confirmed entries, and sends lost ones again; see the threaded
-        producer. It is stopped even if an error is raised.
+        producer checks that the server has the latest confirmed entries, and sends lost ones again. If the server does
+        not answer within 2 seconds, the check is left out, and logged. The producer is stopped even if an error is
+        raised; if the call is cancelled, it is still stopped, in its thread.
 
         Args:
             timeout: Most seconds for the delivery. The wait for the decisions and writes before it, and the wait for
@@ -203,7 +212,7 @@ class Producer:
 
     @property
     def stats(self) -> ProducerStats:
-        """Counts of this producer's events and entries so far.
+        """Counts of this producer's events and entries so far; those of `decide` are in no count.
 
         An event whose `emit` still waits for room is not counted as dropped; one whose `emit` raised `BufferFull` is.
         """

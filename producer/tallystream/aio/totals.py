@@ -39,14 +39,16 @@ _READS: Final = 32
 class Totals:
     """Reads counters from one asyncio event loop. A counter without events is 0, or its metric's `floor` if above 0.
 
-    The methods have the arguments, results and errors of those of `tallystream.Totals`; after `close`, they raise
-    `TallyError`. Queries run in threads through the synchronous client: it packs commands in C, and no second cluster
-    client is needed. Concurrent calls of `get`, `get_many`, `of` and `read` share a pipeline. If a read is cancelled,
-    its query still runs to its end in its thread. After a `fork`, create a new object in the child.
+    The methods are coroutines with the arguments, results and errors of those of `tallystream.Totals`; so is
+    `deployment`, a property there. After `close`, reads raise `TallyError`. Queries run in threads, at most 32 at once,
+    through the synchronous client: it packs commands in C, and no second cluster client is needed. Concurrent calls of
+    `get`, `get_many`, `of` and `read` share a pipeline. If a read is cancelled, a query that it has begun still runs to
+    its end in its thread. After a `fork`, create a new object in the child.
 
     Args:
         url: URL of Redis or Valkey.
-        partitions: Expected number of partitions, to be checked against the stored one; `None` does not check it.
+        partitions: Expected number of partitions; each read checks it against the stored one until a read has found
+            published rules. `None` does not check it.
         namespace: First part of every key.
 
     Raises:
@@ -63,14 +65,17 @@ class Totals:
         self._closed = False
 
     async def deployment(self) -> Deployment:
-        """Return the deployment of this namespace, read at most one second ago.
+        """Return the deployment of this namespace; read it unless one with rules was read within the last second.
 
         If none is stored, `is_stored` of the result is false.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules; or, until a deployment with
-                rules has been read, the number of partitions is not `partitions`. Later, a repartition may change it.
+                rules has been read, `partitions` is not 1 to 1,024 or not the stored number. Later, a repartition may
+                change it.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
+            KeyLost: the hash of the live topic is lost.
+            TallyError: this object is closed, and the deployment must be read.
             redis.RedisError: the server cannot be read.
         """
         return self._remembered.get() or await self._reload()
@@ -80,27 +85,38 @@ class Totals:
         return remembered.put(await self.run(query_deployment(remembered.expected(self._partitions), self._namespace)))
 
     async def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
-        """Return the total of a subject's metric, in `value`; see `tallystream.Totals.get`."""
+        """Return the total of a subject's metric, in `value`: at least the declared floor, 0 without events.
+
+        A metric that the published rules do not declare is an `EventError`. See `tallystream.Totals.get`.
+        """
         return await self._ask(questions.get(subject, metric), after, timeout, together=True)
 
     async def get_many(
         self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0
     ) -> CounterTotals:
-        """Return the totals of many counters, each once, in the given order; see `tallystream.Totals.get_many`."""
+        """Return the totals of many counters, pairs of a subject and a metric, each once, in the given order.
+
+        A metric that the published rules do not declare is an `EventError`. See `tallystream.Totals.get_many`.
+        """
         return await self._ask(questions.get_many(counters), after, timeout, together=True)
 
     async def of(
         self, subject: str, metrics: Iterable[str] | None = None, *, after: str | None = None, timeout: float = 5.0
     ) -> SubjectTotals:
-        """Return a subject's totals by metric, and their declared ratios; see `tallystream.Totals.of`."""
+        """Return a subject's totals by metric, and their declared ratios.
+
+        With `metrics` `None`, those of all declared metrics; an undeclared one is an `EventError`. See
+        `tallystream.Totals.of`.
+        """
         return await self._ask(questions.of(subject, metrics), after, timeout, together=True)
 
     async def series(
         self, subject: str, metric: str, window: str, last: int = 24, *, after: str | None = None, timeout: float = 5.0
     ) -> Series:
-        """Return the `last` latest buckets of a counter, oldest first, up to the current one.
+        """Return the `last` (1 to 1,000) latest buckets of a counter, oldest first, up to the current one.
 
-        See `tallystream.Totals.series`.
+        A bucket has the value `None` if it has expired, or a change of the rules may have left events out of it. A
+        metric without this `window` is an `EventError`. See `tallystream.Totals.series`.
         """
         return await self._ask(questions.series(subject, metric, window, last), after, timeout)
 
@@ -109,8 +125,8 @@ class Totals:
     ) -> RollingSum:
         """Return the sum of a counter in the whole buckets that cover a duration that ends now, such as `8h`.
 
-        `start` and `end` of the answer state what is summed; it begins later if buckets have expired. See
-        `tallystream.Totals.sum`.
+        `start` and `end` of the answer state what is summed, in seconds since 1970. If buckets at the begin have
+        expired and no coarser ones replace them, `complete` is false. See `tallystream.Totals.sum`.
         """
         return await self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -127,20 +143,23 @@ class Totals:
         """Return the subjects with the largest totals of a metric, or sums of a `window`, largest first.
 
         With `window` `None`, the totals of all time; with a name such as `day`, the sums of its current bucket; with a
-        duration such as `7d`, those of the range that ends now. With `n` `None`, at most 10 subjects. See
-        `tallystream.Totals.top`.
+        duration such as `7d`, those of the range that ends now. At most `n` subjects, after the first `offset`; with
+        `n` `None`, at most 10. A metric without a leaderboard is an `EventError`. See `tallystream.Totals.top`.
         """
         return await self._ask(questions.top(metric, window, n, offset), after, timeout)
 
     async def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
-        """Return how much of a subject's limit is used and remains in the current bucket.
+        """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends.
 
-        See `tallystream.Totals.limit`.
+        A metric without a limit is an `EventError`. See `tallystream.Totals.limit`.
         """
         return await self._ask(questions.limit(subject, metric), after, timeout)
 
     async def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
-        """Return a subject's score, and the votes for and against it; see `tallystream.Totals.votes`."""
+        """Return a subject's score, and the numbers of votes for and against it.
+
+        A metric without `once` is an `EventError`. See `tallystream.Totals.votes`.
+        """
         return await self._ask(questions.votes(subject, metric), after, timeout)
 
     async def uniques(
@@ -148,33 +167,37 @@ class Totals:
     ) -> Uniques:
         """Return an estimate of the number of a subject's different actors, over a duration such as `7d`.
 
-        With `over` `None`, it is that of the current bucket. See `tallystream.Totals.uniques`.
+        With `over` `None`, it is that of the current bucket of the metric's `unique` window. A metric without `unique`
+        is an `EventError`. See `tallystream.Totals.uniques`.
         """
         return await self._ask(questions.uniques(subject, metric, over), after, timeout)
 
     async def ledger(self) -> LedgerSummary:
-        """Return the ledger: events by outcome, for each partition and in sum; see `tallystream.Totals.ledger`."""
+        """Return the numbers of events by outcome, of all partitions in sum, and the lag of each partition in entries.
+
+        See `tallystream.Totals.ledger`.
+        """
         return await self._ask(questions.ledger())
 
     async def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
         """Return the declared alerts, and one page of the pairs of alert and subject that fire, the latest first.
 
-        The page has at most `n` pairs, after the first `offset`, of all alerts together. See
-        `tallystream.Totals.alerts`.
+        The page has at most `n` (0 to 1,000) pairs, after the first `offset`, of all alerts together; a number out of
+        range is an `EventError`. See `tallystream.Totals.alerts`.
         """
         return await self._ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
         """Return at most `n` subjects on leaderboards of all time whose names begin with `prefix`, largest first.
 
-        See `tallystream.Totals.search`.
+        An empty `prefix`, or an `n` that is not 1 to 50, is an `EventError`. See `tallystream.Totals.search`.
         """
         return await self._ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
         """Return many totals, each with its error, and the position of each partition that was read.
 
-        See `tallystream.Totals.read`.
+        Metrics need not be declared, but must be valid names. See `tallystream.Totals.read`.
         """
         return await self._ask(questions.read(counters), after, timeout, together=True)
 
@@ -187,6 +210,8 @@ class Totals:
         Raises:
             TallyError: this object is closed.
             redis.RedisError: the server cannot be read.
+            ConfigurationError: the URL is that of a single server and the server is a node of a cluster, or the
+                reverse.
 
         Any error of the query's `parse` is raised too.
         """
@@ -215,7 +240,8 @@ class Totals:
         """Run a query, again and again until its answer includes all entries up to `after`, and return that answer.
 
         The wait also ends when no entry of the partitions that are read is uncounted. If another generation or topic
-        has become live, read the deployment again, and run the query for the new one.
+        has become live, read the deployment again, and run the query for the new one. If a partition is closed and no
+        other topic is live yet, the answer is that of the closed partition.
 
         Args:
             question: Takes the present deployment, and returns the query; called again for each attempt.
@@ -225,6 +251,7 @@ class Totals:
 
         Raises:
             EventError: `after` is not a stream ID, or an argument of the query is invalid.
+            ConfigurationError: the question needs published rules, and there are none.
             FlushTimeout: the entries up to `after` were not counted within `timeout`.
             KeyLost: a partition that is read has lost a key.
 

@@ -12,11 +12,12 @@ _JITTER: Final = 0.5
 
 
 class Backoff:
-    """A sequence of pauses between failing attempts; it reads no clock and does not wait.
+    """A sequence of pauses between failing attempts: `next` returns one, `reset` begins again. It does not wait itself.
 
-    Each pause is twice the pause before, at most `cap`, less a random part, so that clients that lost a server at the
-    same moment do not all reconnect at the same moment. The pause is doubled, not computed from the number of failures:
-    a power of two overflows after 1,024 failures, before the cap could apply.
+    The first pause is `first`; each later one is twice the one before, at most `cap`. `next` takes a random part off
+    each, so that clients that lost a server at the same moment do not all reconnect at the same moment. The pause is
+    doubled, not computed from the number of failures: a power of two overflows after 1,024 failures, before the cap
+    could apply.
 
     Args:
         first: Seconds to wait after the first failure.
@@ -42,10 +43,13 @@ class Backoff:
         self._pause = first
 
     def next(self) -> float:
-        """Return the seconds to wait after one more failure, shortened at random; double the next, up to the cap."""
+        """Return the seconds to wait after one more failure, and double the pause after it, up to `cap`.
+
+        The result is the pause less a random part of at most `jitter` of it.
+        """
         pause, self._pause = self._pause, min(self._cap, self._pause * 2)
         return pause * (1 - self._jitter * self._source())
 
     def reset(self) -> None:
-        """Make the next pause the first one again, after an attempt that succeeded."""
+        """Begin the sequence again: the next pause is `first`. Call it after an attempt that succeeded."""
         self._pause = self._first

@@ -52,8 +52,8 @@ _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<
 def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
     """Return a client that never sends a write again that may have been executed; it connects on first use.
 
-    Text in replies is `bytes`. If the server turns out to be a node of a cluster and the URL names a single server, or
-    the reverse, commands raise `ConfigurationError`.
+    Text in replies is `bytes`. If the server turns out to be a node of a cluster and the URL names no cluster, or the
+    reverse, commands raise `ConfigurationError`.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` for one server. `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the

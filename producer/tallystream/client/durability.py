@@ -25,6 +25,8 @@ _PATIENCE: Final = 1000
 class DurabilityCheck:
     """Checks, after a write and on the same connection, that the write has the required durability.
 
+    `run` does so for one script. For a pipeline, `queue` adds the command, and `is_enough` judges its reply.
+
     Args:
         durability: `memory`: the server's reply is enough. `replica`: at least one replica must have the write
             (`WAIT`). `fsync`: the write must be in the append-only file on the server's disk (`WAITAOF`; Redis 7.2 or
@@ -92,9 +94,12 @@ class DurabilityCheck:
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
         """Run a script, wait at most a second for the durability of its writes, and return its reply.
 
+        With `memory`, do not wait: the reply is enough.
+
         Returns:
-            The reply of the script, and the reason why its writes are not confirmed; the reason is empty if they are.
-            An error reply to the durability command is a reason and is not raised, because the script has run.
+            The reply of the script, and the reason why its writes are not confirmed; the reason is empty if they are,
+            and always with `memory`. An error of the durability command is a reason and is not raised, because the
+            script has run.
 
         Raises:
             KeyLost: the partition has lost a key, and the script has changed nothing.

@@ -124,9 +124,9 @@ def is_permission_missing(error: RedisError) -> bool:
 
 
 def is_refusal(error: RedisError) -> bool:
-    """Return whether an error is permanent, so that no retry helps: wrong password, missing permission, wrong key type.
+    """Return whether an error is permanent, so that no retry helps.
 
-    `WRONGTYPE Operation against a key holding the wrong kind of value`
+    These are: a wrong or missing password, a missing permission, and a key of a wrong type (`WRONGTYPE`).
     """
     return isinstance(error, AuthenticationError) or is_permission_missing(error) or _word(error) == "WRONGTYPE"
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def server_time(client: redis.Redis) -> int:
-    """Return the present by the server's clock, in milliseconds since 1970; in a cluster, by that of one primary.
+    """Return the present by the server's clock, in whole milliseconds since 1970; in a cluster, by that of one primary.
 
     Raises:
         redis.RedisError: the server does not reply, or refuses the command.

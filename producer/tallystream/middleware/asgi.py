@@ -22,7 +22,10 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class CountRequests:
-    """ASGI middleware that counts each HTTP request when the application is done with it; see `RequestCounter`.
+    """ASGI middleware that counts each HTTP request by method and route when the application is done with it.
+
+    The object is itself an ASGI application, which calls `app`. See `RequestCounter` for the metrics. The constructor
+    does not wait for the server.
 
     Args:
         app: The ASGI application.
@@ -38,10 +41,11 @@ class CountRequests:
         self._count = counter or RequestCounter.connect(url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, then count the request, also if the application raises; count only HTTP requests.
+        """Run the application, then count the request, also if the application raises an error; then raise it again.
 
-        The status is that of the start of the response, also if the application raises after it. Without the start of a
-        response, the status counts as 500, also if the request was cancelled.
+        Only HTTP requests are counted: for another type of scope, such as a WebSocket, only run the application. The
+        status is that of the start of the response, also if the application raises an error after it. If no response
+        was started, the status counts as 500, also if the request was cancelled.
         """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -62,11 +66,14 @@ class CountRequests:
 
 
 def _route(scope: Scope, mounted_at: str) -> str | None:
-    """Return the pattern of the route that the router stored in the scope; `None` if no route matched.
+    """Return the path pattern of the route that the router stored in the scope; `None` if it stored none.
+
+    The pattern of a route in a mounted application begins with the path of the mount. If a mount matched, but no route
+    in it, the router stored the mount itself, which is then taken for a route.
 
     Args:
         scope: The scope, after the application has run.
-        mounted_at: The root path of the scope before that; the pattern begins after it.
+        mounted_at: The root path of the scope before the application ran; the pattern does not include it.
     """
     if template := scope.get("path_template"):  # Litestar
         return str(template)

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 @sync_and_async_middleware  # type: ignore[untyped-decorator]  # Django has no type hints
 def count_requests(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a Django middleware that counts each request when its response is made; see `RequestCounter`.
+    """Return a Django middleware that counts each request when `get_response` has returned its response.
 
-    Each call creates a new producer. The Django setting `TALLYSTREAM_URL` is the URL of Redis or Valkey; the default is
-    `redis://127.0.0.1:6379`.
+    If `get_response` raises an error instead, the request is not counted. See `RequestCounter` for the metrics. The
+    middleware is asynchronous if `get_response` is a coroutine function.
+
+    Each call creates a new producer, without waiting for the server. The Django setting `TALLYSTREAM_URL` is the URL of
+    Redis or Valkey; the default is `redis://127.0.0.1:6379`.
 
     Raises:
         ConfigurationError: the URL is invalid.

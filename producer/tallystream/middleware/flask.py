@@ -22,7 +22,8 @@ def count_requests(app: Flask, url: str = DEFAULT_URL, counter: RequestCounter |
     """Make a Flask application count each request when its response is made; return the `RequestCounter` that counts.
 
     If Flask passes on the exception of a view instead of making a response of it (debug or testing mode), the request
-    is not counted.
+    is not counted. After a second call for the same application, each request is counted twice. This function does not
+    wait for the server.
 
     Args:
         app: The Flask application.
@@ -31,6 +32,7 @@ def count_requests(app: Flask, url: str = DEFAULT_URL, counter: RequestCounter |
 
     Raises:
         ConfigurationError: the URL is invalid.
+        AssertionError: the application has already handled a request.
     """
     count = counter or RequestCounter.connect(url)
 

@@ -23,9 +23,10 @@ _log: Final = logging.getLogger("tallystream.middleware")
 class RequestCounter:
     """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
-    Counting never makes a request fail, and does not delay it: if the buffer is full, the event is dropped and counted
-    in `producer.stats.dropped`. An error of the producer (`TallyError`), such as an undeclared metric, is logged, but
-    not again until another error comes.
+    Call the object once for each finished request. An error of the producer (`TallyError`), such as an undeclared
+    metric, is logged and not raised. The same error is not logged again until another error has been logged. With a
+    producer as `connect` makes it, counting does not delay a request: if the buffer is full, the event is dropped and
+    counted in `producer.stats.dropped`, and nothing is logged.
 
     Args:
         producer: Producer with `when_full="drop"`, as `connect` makes it, and without `spool_sync="disk"`: any other
@@ -47,8 +48,8 @@ class RequestCounter:
     def connect(cls, url: str, metric: str = "request", failed: str = "request-failed") -> Self:
         """Return a request counter with a new producer for `url`, which drops events when its buffer is full.
 
-        The producer delivers its events at interpreter exit; see `Producer`. To deliver them earlier, call
-        `producer.close()`.
+        This does not wait for the server. At interpreter exit, the producer tries for five seconds to deliver the
+        buffered events; see `Producer`. To deliver them earlier, call `producer.close()`.
 
         Raises:
             ConfigurationError: the URL is invalid.
@@ -56,9 +57,11 @@ class RequestCounter:
         return cls(Producer(url, when_full="drop"), metric, failed)
 
     def __call__(self, method: str, route: str | None, status: int) -> None:
-        """Count one request in `metric`, and from status 500 on also in `failed`; log an error instead of raising it.
+        """Count one request in `metric`, and from status 500 on also in `failed`; log a `TallyError` of the producer.
 
-        It only adds to the producer's buffer. A full buffer is not logged, nor is the same error again.
+        It calls `Producer.emit`, which adds to the buffer. If the call for `metric` raises an error, the request is not
+        counted in `failed` either. An error is not logged if the one that was logged last had the same text. With
+        `when_full="drop"`, a full buffer is no error.
 
         Args:
             method: The HTTP method.

@@ -48,7 +48,8 @@ class Appender:
     """Sends the queued entries of every partition, numbered for the sequence gate, until each is confirmed or given up.
 
     An entry is given up, and so not sent again, if the server removed the record that could show whether it is in the
-    stream.
+    stream. `push` adds an entry, and each call of `send` sends some. If another topic becomes live, call `lasts`,
+    `settle` and `move`.
 
     Not safe across threads: only the sender thread uses it.
 
@@ -103,7 +104,14 @@ class Appender:
         return self._rollbacks.epoch
 
     def follow(self) -> None:
-        """If the stored epoch is another one, continue with the data that is stored now; see `RollbackWatch.follow`."""
+        """If another epoch is stored, continue with the data that is stored now; see `RollbackWatch.follow`.
+
+        Raises:
+            RedisError: the server does not answer, or refuses a command.
+            DeploymentChanged: a restore has not finished.
+
+        Any error of `on_rename` is raised too; then call this again.
+        """
         self._rollbacks.follow(self.layout, self.queues)
 
     @property
@@ -128,15 +136,19 @@ class Appender:
 
     @property
     def last_ids(self) -> list[str | None]:
-        """By partition, the stream ID of the last confirmed entry; `None` before one.
+        """By partition, the stream ID of the last confirmed entry, or a lower ID if that is not known.
 
-        If the server went back to other data, and the producer has noticed it, this is the ID that the entry has there.
+        `None` if no entry was confirmed under the present name of the queue. If the server went back to other data, and
+        the producer has noticed it, this is the ID that the entry has there.
         """
         return [queue.since if queue.confirmed else None for queue in self.queues]
 
     @property
     def due(self) -> float | None:
-        """Seconds until the next send or check; 0 for now; `None` if none is due before a `push` or `check_soon`."""
+        """Seconds until the next send or check; 0 for now; `None` if nothing is planned.
+
+        A check that `check_soon` demands is not included.
+        """
         now = time.monotonic()
         moments = [
             queue.resume_at for number, queue in enumerate(self.queues) if queue.waiting or number in self._lost_keys
@@ -146,7 +158,10 @@ class Appender:
         return max(0.0, min(moments) - now) if moments else None
 
     def check_soon(self) -> None:
-        """Make the next `send` check that the server has the kept entries of each partition with nothing to send."""
+        """Make the next `send` check that the server has the kept entries of each partition with nothing to send.
+
+        Do nothing if no partition has kept entries.
+        """
         if any(queue.kept for queue in self.queues):
             self._rollbacks.check_soon()
 
@@ -157,7 +172,7 @@ class Appender:
 
     @property
     def is_behind(self) -> bool:
-        """Whether entries wait, or the server lacks confirmed entries, which the next `send` queues again."""
+        """Whether entries wait, or a reply suggests that the server lacks entries, which the next `send` examines."""
         return self._rollbacks.has_suspects or self.oldest_cycle is not None
 
     def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
@@ -166,20 +181,20 @@ class Appender:
         First, confirmed entries that a server is known to have lost are queued again. If entries are given up
         (`unknown`), return these at once, and send nothing. A stream that was full, held by a reset or closed is left
         out for 0.1 seconds. A partition that has lost a key is left out for 1 second; if nothing waits for it, a
-        command then checks whether it is repaired. At most every 5 seconds, also after `check_soon` and if replies of
-        the last call are missing, the pipeline also checks that the server has the kept entries of each partition with
-        nothing to send.
+        command then checks whether it is repaired. The pipeline also checks that the server has the kept entries of
+        each partition with nothing to send: if the last check and confirmation are 5 seconds ago or more, or at once
+        after `check_soon` or if replies of the last call are missing.
 
         Returns:
-            The entries that are confirmed for the first time, or given up (`unknown`); and an error, or `None`. The
+            The entries that are confirmed or given up (`unknown`) for the first time; and an error, or `None`. The
             error is the first error reply of a server (memory full, read-only, loading, missing permission); in a
             cluster, it may also be the broken connection to one node. Without such an error, it is a `KeyLost` while a
             partition is known to have lost a key. All other entries stay queued. A missing script is no error: the
             next call loads it.
 
         Raises:
-            RedisError: the connection broke, or a server refused a command before the entries; it is not known which
-                entries were written, so all of them stay queued.
+            RedisError: the connection broke, or a server refused a command before the entries; entries may have been
+                written, and all of them stay queued.
             DeploymentChanged: a restore has not finished; nothing was sent.
 
         Any error of `on_rename` is raised too. If entries were written, but their durability was not confirmed in time,
@@ -309,10 +324,11 @@ class Appender:
     def _check_idle(self, now: float) -> None:
         """Check whether partitions that had lost a key are repaired, if no entries wait for them.
 
-        A partition is left out until 1 second after the last attempt. `now` is the present monotonic second.
+        A partition is left out until 1 second after the last attempt. `now` is the present monotonic second. A repaired
+        partition may lack entries: the next `send` reads its record.
 
         Raises:
-            RedisError: the server did not answer.
+            RedisError: the server does not answer, or refuses the command.
         """
         for partition in list(self._lost_keys):
             queue = self.queues[partition]
@@ -356,7 +372,7 @@ class Appender:
 
         Raises:
             KeyLost: a partition has lost its sequences, although entries may have been sent to it.
-            RedisError: the server did not answer; the sequences are not known.
+            RedisError: the server does not answer, or refuses a command; the sequences are not known.
         """
         is_known = self.layout.topic in deployment.earlier
         for keys, queue in zip(self.layout.keys, self.queues, strict=True):
@@ -380,6 +396,8 @@ class Appender:
     def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
         """Confirm the entries that a closed topic has; the others are in `waiting`, also confirmed ones that it lost.
 
+        For each queue with such lost entries, add 1 to `rewound`, and those that are no longer kept to `lost`.
+
         Args:
             lasts: By partition, the last sequence that the topic has.
 
@@ -400,7 +418,7 @@ class Appender:
         return sorted((entry for queue in self.queues for entry in queue.waiting), key=lambda entry: entry.cycle)
 
     def move(self, layout: Layout, queues: Sequence[PartitionQueue] | None = None) -> None:
-        """Append to another topic from now on; the statistics stay.
+        """Append to another topic from now on, and set `is_closed` to `False`; the statistics stay. Send nothing.
 
         Args:
             layout: Layout of the other topic.

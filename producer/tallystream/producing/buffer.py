@@ -35,13 +35,13 @@ class BufferSettings:
     """Limits of an entry and of the buffer, and the action when the buffer is full; see also `Producer`.
 
     Attributes:
-        linger: Seconds that an event may wait for others to share its entry.
+        linger: Seconds that an event may wait for others to share its entry, 0 to 3,600.
         entry_events: Events at which an entry is full, at most 1,000,000.
         entry_bytes: About the bytes at which an entry is full, at most 1 MiB.
         buffer_events: Most events that are not confirmed; at least `entry_events`.
         buffer_bytes: About the most bytes that are not confirmed; at least `entry_bytes`.
         when_full: Action when the buffer is full: `block`, `raise` or `drop`.
-        block_timeout: Most seconds that `block` waits for room.
+        block_timeout: Most seconds that `block` waits for room, 0 to 3,600.
 
     Raises:
         ConfigurationError: a setting is out of range.
@@ -72,7 +72,8 @@ class Buffer:
     """Buffers events between the threads that emit them and the one thread that sends them; safe across threads.
 
     Events are packed by partition. A pack is an entry that is being filled; sealing a pack ends it, so that it can be
-    sent.
+    sent. The emitting threads call `put` and `wait_until_appended`. The sending thread calls `open` once, then `seal`
+    to take out packs, and `settle` when they are confirmed. To end, call `refuse_more` and `close`.
 
     Attributes:
         wake: Set when the sending thread has something to do; `put` does not set it when it adds an event, its caller
@@ -120,7 +121,8 @@ class Buffer:
         """Add one valid event; return `False` if it was dropped because the buffer is full and `when_full` is `drop`.
 
         If the buffer is full and `when_full` is `block`, wait for room, at most `block_timeout` seconds. After `True`,
-        the caller must set `wake`, or the event may not be sent.
+        the caller must set `wake`, or the event may not be sent. An event for which there is no room is counted in
+        `dropped`.
 
         `route` is one of `Layout.routes` of the present topic, or `ANYWHERE` for a spread event. An event with another
         route gets its partition when it is sealed. `at` is in seconds since 1970.
@@ -155,12 +157,13 @@ class Buffer:
     def wait_until_appended(self, deadline: float | None) -> None:
         """Wait until every event added before this call is confirmed, at most until the monotonic second `deadline`.
 
-        With `None`, wait without limit. The events are sent without waiting for `linger`. Events that were given up
-        count as confirmed.
+        With `None`, wait without limit. If they are confirmed already, return at once, also after the deadline. The
+        events are sent without waiting for `linger`. Events that were given up count as confirmed.
 
         Raises:
             FlushTimeout: the deadline has passed, or `close` was called before the events were confirmed.
             ConfigurationError: the sending thread has failed, and some of the events will not be sent any more.
+            OSError: the buffer is a `Spool`, and one of its files cannot be read.
         """
         with self._changed:
             target = self._target()
@@ -178,7 +181,11 @@ class Buffer:
                 self._changed.wait(remaining)
 
     def refuse_more(self) -> bool:
-        """Make `put` raise an error from now on; return `False`, and change nothing, if `close` was called before."""
+        """Make `put` raise an error from now on, and return `True`.
+
+        If `close` was called before, change nothing and return `False`. After this call, `seal` takes out all packs,
+        without waiting for `linger`.
+        """
         with self._changed:
             if self.is_closed:
                 return False
@@ -187,15 +194,16 @@ class Buffer:
             return True
 
     def hasten(self) -> None:
-        """Wake the sending thread, and end its lingering."""
+        """Wake the sending thread, and end its lingering: set `wake` and `hurry`."""
         self.wake.set()
         self.hurry.set()
 
     def close(self) -> None:
         """Tell the sending thread to end, and return at once.
 
-        The thread may still send events in its present pass and in one more. It does not send events that are in the
-        buffer after that.
+        If the thread is making a pass, it ends after that; if it waits, it makes one more. It does not send events that
+        are in the buffer after that: a `wait_until_appended` that waits for them raises `FlushTimeout`. This alone does
+        not make `put` refuse events; call `refuse_more` before.
         """
         with self._changed:
             self.is_closed = True
@@ -207,15 +215,18 @@ class Buffer:
     def open(self, layout: Layout) -> None:
         """Set the first layout whose partitions events are packed for; earlier events get theirs at the next `seal`.
 
-        For another layout, call `reopen`: `open` would drop the events that are packed.
+        For another layout, call `reopen`: a second `open` would lose the events that are packed.
         """
         with self._lock:
             self._begin(layout)
 
     def reopen(self, layout: Layout) -> tuple[int, list[tuple[int, EntryBuilder]]]:
-        """Set the layout of another topic; seal the packs for the earlier partitions, full or not, and return them.
+        """Set the layout of another topic; take out all packs for the earlier partitions, full or not.
 
-        The result is like that of `seal`: the number of this seal, and pairs of partition and pack.
+        They have all events in the buffer that were not sealed before. Call `open` before the first call.
+
+        Returns:
+            As `seal`: the number of this seal, and pairs of partition (in the earlier layout) and pack.
         """
         with self._lock:
             self._route()
@@ -229,7 +240,8 @@ class Buffer:
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Take out the packs to send now: all if `linger` has passed, a caller waits or the buffer closes, else full.
 
-        `linger` begins when all packs were last taken out. Call `open` before the first call.
+        If only full packs are taken out, set `wake`, so that the thread calls this again for the others. `linger`
+        begins when all packs were last taken out. Call `open` before the first call.
 
         Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
         with many events is still one sum in each entry.
@@ -255,9 +267,10 @@ class Buffer:
         return cycle, sealed
 
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
-        """Count the events of confirmed entries as appended, and free their room in the buffer.
+        """Count the events of confirmed entries as appended, free their room, and wake the callers that wait.
 
-        `cycle` is the number of the last seal up to which all entries are confirmed.
+        Pass each entry once, when it is first confirmed or given up. `cycle` is the number of the last seal up to which
+        all entries are confirmed.
         """
         with self._changed:
             for entry in confirmed:
@@ -268,16 +281,17 @@ class Buffer:
                 self._changed.notify_all()
 
     def fail(self, error: TallyError) -> None:
-        """Make every call that adds an event or waits for an unconfirmed one raise `error`: no event is sent any more.
+        """Make every call that adds an event or waits for an unconfirmed one raise `error`, also those that wait now.
 
-        After `refuse_more`, a call that adds an event still raises the error for a closed producer.
+        After `refuse_more`, a call that adds an event still raises the error for a closed producer. The sending thread
+        calls this before it ends; the events in the buffer stay there.
         """
         with self._changed:
             self._failure = error
             self._changed.notify_all()
 
     def sleep(self, seconds: float) -> None:
-        """Wait for some seconds, or until `close` is called; return at once if it was called before."""
+        """Wait for `seconds` seconds, or until `close` is called; return at once if it was called before."""
         with self._changed:
             if not self.is_closed:
                 self._changed.wait_for(lambda: self.is_closed, seconds)
@@ -287,8 +301,8 @@ class Buffer:
     def _make_room(self) -> bool:
         """Return `True` when the buffer has room; if it is full, wait, return `False` or raise, as `put` does.
 
-        The caller has the lock, which is free during the wait. An event that is refused because the buffer is full is
-        counted as dropped.
+        The caller has the lock, which is free during the wait. If the producer is closed or has failed, raise that
+        error. An event that is refused because the buffer is full is counted as dropped.
         """
         settings = self._settings
         deadline = time.monotonic() + settings.block_timeout
@@ -329,7 +343,10 @@ class Buffer:
         self.hasten()
 
     def _route(self) -> None:
-        """Find the partition of each event that has none yet, and move the event to the pack of that partition."""
+        """Find the partition of each event that has none yet, and move the event to the pack of that partition.
+
+        Packs that are full then wait for the next seal, and a new pack takes the place of each.
+        """
         for event in self._unrouted:
             partition = partition_for(event, len(self._routes), self.spread, self._turn % MAX_PARTITIONS)
             route = self._routes[partition]

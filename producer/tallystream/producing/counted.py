@@ -35,9 +35,11 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     not the first. If the server went back to other data that has the entries, wait until they are counted there.
 
     Raises:
-        FlushTimeout: the monotonic second `deadline` has passed. If the partition has lost a key, the message names it.
+        FlushTimeout: the monotonic second `deadline` has passed, and an entry is not counted. If its partition has lost
+            a key, the message names the key.
         ConfigurationError: this release cannot read the stored deployment.
-        KeyLost: the deployment was deleted, although its partitions were counted.
+        KeyLost: the deployment was deleted, although its partitions were counted, or the hash of the live topic is
+            lost. The lost key of a partition alone does not raise this error.
         DeploymentChanged: a restore has not finished.
         redis.RedisError: the server cannot be read.
     """

@@ -40,7 +40,8 @@ class Decision:
         accepted: Whether the event was counted, or changed the vote of its actor; if not, `reason` states why. A later
             vote with the same amount only changes the time of the vote, and is not accepted.
         total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
-            the subject has no exact counter (`max_subjects`).
+            the subject has no exact counter (`max_subjects`), or if the event changes no total and the key of the total
+            has another type.
         remaining: Events of the subject that the limit still allows in the bucket of this event's time, after this
             event, whatever their amounts; `None` without a limit, and for a duplicate that replaces nothing.
         reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, with
@@ -60,7 +61,7 @@ class Decision:
 
 
 class Decider:
-    """Decides events of one deployment; safe across threads.
+    """Decides events of one deployment: call the object with an event. Safe across threads.
 
     Args:
         client: Client that never sends a command twice.
@@ -98,7 +99,7 @@ class Decider:
             ConfigurationError: the server was emptied, and no worker has published rules since, or this release cannot
                 read the stored deployment; the event was not counted.
             Unconfirmed: the event was appended and decided (counted or rejected), but no replica or disk confirmed that
-                within 1 second; the error does not state the decision.
+                within 1 second, or the server cannot confirm it; the error does not state the decision.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
                 the event was not counted and may be decided again.
             DeploymentChanged: a restore is replacing the counters; the event was not counted and may be decided again.
@@ -126,10 +127,11 @@ class Decider:
         )
 
     def _decide_unless_emptied(self, event: Event) -> Decision | None:
-        """Call `_decide`; if it raises `KeyLost` because the server was emptied, return `None`.
+        """Return the result of `_decide`; also `None` if it raises `KeyLost` and another deployment is stored now.
 
-        In this case, `deployment` is the deployment that is stored now. Any error of `_decide` and
-        `Deployment.create_or_load` is raised too.
+        After a `KeyLost`, `deployment` is read again; if the server was emptied, a new one is stored. If the deployment
+        is still the same, the `KeyLost` is raised. Any other error of `_decide`, and any error of
+        `Deployment.create_or_load`, is raised too.
         """
         epoch = self.deployment.epoch
         try:
@@ -143,8 +145,9 @@ class Decider:
     def _decide(self, deployment: Deployment, event: Event) -> Decision | None:
         """Append and decide one event in a deployment's live generation; return `None` if that is not live any more.
 
-        Also return `None` if the partition is closed, or if newer rules than those of the deployment count it. Then
-        nothing was appended. The errors are those of a call of this object, without `GenerationSwitched`.
+        Also return `None` if the partition is closed, or if newer rules than those of the deployment count it. If
+        `None` is returned, nothing was appended. The errors are those of a call of this object, without
+        `GenerationSwitched` and `DeploymentChanged`.
         """
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)

@@ -62,7 +62,7 @@ def newest_ids(client: redis.Redis, layout: Layout, *, spool: bool) -> list[str]
     `spool` is whether the entries of the queues are in a spool: the server keeps a separate ID for these.
 
     Raises:
-        redis.RedisError: the server did not answer.
+        redis.RedisError: the server does not answer, or refuses the command.
     """
     with client.pipeline(transaction=False) as pipeline:
         for keys in layout.keys:

@@ -55,11 +55,12 @@ class Rollback:
 class PartitionQueue:
     """One producer's entries for one partition, in the order of their sequences.
 
-    The latest confirmed entries are kept, because a server may lose them in a failover or a restart. Its next reply
-    then states the last sequence that it has. The sequence gate lets entries through in the order of their sequences,
-    so the server has no entry after that one. Entries that the server has lost and that are not kept any more are a
-    hole. The entries after the hole are sent with the sequences that they have: if the lost data comes back, with a
-    restore or another backup, the gate does not let them through a second time.
+    The caller appends new entries to `waiting`. `confirm` moves the first of them to `kept`, and `roll_back` moves
+    entries back. The latest confirmed entries are kept, because a server may lose them in a failover or a restart. Its
+    next reply then states the last sequence that it has. The sequence gate lets entries through in the order of their
+    sequences, so the server has no entry after that one. Entries that the server has lost and that are not kept any
+    more are a hole. The entries after the hole are sent with the sequences that they have: if the lost data comes back,
+    with a restore or another backup, the gate does not let them through a second time.
 
     The server removes the record of a producer that has been silent for long. The stream IDs of the kept entries then
     show which of them the stream has had: see `last_of`.
@@ -116,10 +117,10 @@ class PartitionQueue:
         self.sent = sent
 
     def confirm(self, stream_id: str = "") -> SealedEntry:
-        """Move the first waiting entry to the kept ones and return it; drop the oldest kept ones over `keep_bytes`.
+        """Move the first waiting entry to the kept ones, raise `confirmed` by 1, and return the entry.
 
-        There must be a waiting entry. `stream_id` becomes `since`; if it is empty, because it is not known, `since`
-        stays.
+        There must be a waiting entry. The oldest kept entries over `keep_bytes` are dropped. `stream_id` becomes
+        `since`; if it is empty, because it is not known, `since` stays.
         """
         entry = self.waiting.popleft()
         self.confirmed += 1
@@ -156,7 +157,8 @@ class PartitionQueue:
 
         If the record is missing, a removed record named an entry before its horizon. So the stream has had the entries
         before the horizon, and does not have the later ones: those would be in a record. If all confirmed entries are
-        before the horizon, entries whose replies are missing may be in the stream as well; they are included.
+        before the horizon, entries whose replies are missing may be in the stream as well; they are included. If no
+        entry of the queue can have been in a removed record, the result is 0.
         """
         if record.last > 0:
             return record.last
@@ -178,8 +180,9 @@ class PartitionQueue:
         """Make the kept entries after `last` wait again; `last` is the last sequence that the server still has.
 
         They are sent again with the same sequences. If the server has also lost entries that are not kept any more,
-        these become the hole. Those of an earlier hole are not counted as lost again. `confirmed` is lowered; `since`
-        and `sent` do not change, so the caller must set them. Do nothing if `last` is not lower than `confirmed`.
+        these become the hole. Those of an earlier hole are not counted as lost again. `confirmed` becomes the sequence
+        before the first waiting entry; `since` and `sent` do not change, so the caller must set them. If `last` is not
+        lower than `confirmed`, do nothing, and return zeros.
         """
         dropped = self.confirmed - len(self.kept)  # the last sequence that is not kept
         lost = max(0, dropped - last)

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class Producer:
     """Counts events: `emit` returns without waiting for the server, unless the buffer is full; `decide` waits.
 
-    Safe across threads and after `fork`: the child starts with an empty buffer, and the parent sends its own events.
-    Reconnects without limit. The constructor does not wait for the server.
+    `flush` waits until the events are sent, `close` also stops the producer, and `stats` has its counts. Safe across
+    threads and after `fork`: the child starts with an empty buffer, and the parent sends its own events. Reconnects
+    without limit. The constructor does not wait for the server. As a context manager, it calls `close` at the end.
 
     Call `close` at the end. If `close` was not called, the producer tries for five seconds at interpreter exit to
     deliver the buffered events, unless it was garbage-collected before. A process that ends without running its exit
@@ -69,6 +70,7 @@ class Producer:
         ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
             `partitions` is compared with the deployment only later: then `emit`, `decide`, `flush` or `close` raises
             this error.
+        OSError: the folder of the spool cannot be listed.
     """
 
     def __init__(  # noqa: PLR0913  # every argument is a setting with a default, passed by name
@@ -105,7 +107,8 @@ class Producer:
     def _restart(self) -> None:
         """Begin again with an empty buffer in the child process after a fork, also if the producer was closed before.
 
-        The sender thread of the child starts with its first event.
+        The child gets its own client, and closes its copies of the file descriptors of the parent's spool. The sender
+        thread of the child starts with its first event.
         """
         self._sender.abandon()
         self._begin()
@@ -132,6 +135,8 @@ class Producer:
     ) -> None:
         """Add one event to the buffer; the background thread sends it. See `tallystream.Event` for the arguments.
 
+        `at` may be at most 3,600 seconds ahead of this host's clock; `None` is the present by that clock.
+
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
         If the system refuses the background thread, the event stays in the buffer, and the next call tries to start the
         thread again.
@@ -142,13 +147,15 @@ class Producer:
         and becomes a dead letter.
 
         Raises:
-            EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
-                a metric that was declared a moment ago is accepted by a later call.
+            EventError: the event is invalid, or the rules do not allow its metric, amount or actor; it was not added.
+                If its metric is not declared, the rules are read again: a metric that was declared a moment ago is
+                accepted by a later call. An event over a limit is no error.
             BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
             SpoolError: the spool cannot be written; the event was not added.
-            ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
-                refuses it for good (password, permission, `durability`): it sends no events any more.
-            TallyError: the producer is closed.
+            ConfigurationError: the background thread has found that this producer cannot work with the deployment that
+                is stored in Redis, or that the server refuses it for good (password, permission, `durability`): it
+                sends no events any more. The event was not added.
+            TallyError: the producer is closed; the event was not added.
         """
         # The common case costs three look-ups: text that was checked before is not checked again.
         validator = self._validator
@@ -192,23 +199,27 @@ class Producer:
     ) -> Decision:
         """Count one event now and return the decision, usually in one round trip: for limits and votes.
 
-        It waits for the server, not for the buffer. The first call, and one every 10 seconds, may also read the
-        deployment. The event is appended to the stream like an emitted one, and a replay counts it in the same way. The
-        decision does not include events that were emitted before and are not counted yet. `stats` and `flush` do not
-        include decided events. See `tallystream.Event` for the arguments.
+        A rejection is no error: see `Decision.accepted`. It waits for the server, not for the buffer. The first call,
+        and one every 10 seconds, may also read the deployment. The event is appended to the stream like an emitted one,
+        also if it is rejected, and a replay counts it in the same way. The decision does not include events that were
+        emitted before and are not counted yet. `stats` and `flush` do not include decided events. See
+        `tallystream.Event` for the arguments.
 
         Raises:
-            EventError: the event is invalid; it was not counted.
+            EventError: the event is invalid; its metric is undeclared, spread or in a sketch; the rules do not allow
+                its amount, actor or time; or the total would exceed 2^53 - 1. It was not counted.
             ConfigurationError: no worker has published the rules yet, or this producer cannot work with the deployment
-                that is stored in Redis.
+                that is stored in Redis; the event was not counted.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
+            StreamError: a key of the event's metric has another type; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
-                within 1 second; deciding it again may count it twice.
+                within 1 second, or cannot confirm it; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
-            TallyError: the producer is closed.
-            redis.RedisError: the event may or may not be counted; see `Decider`.
+            TallyError: the producer is closed; the event was not counted.
+            redis.RedisError: the event may or may not be counted. Deciding it again may count it twice, unless its
+                metric counts once per actor, or the event has an id and the metric counts ids once.
         """
         if self._buffer.is_closed:
             raise TallyError("this producer is closed")
@@ -226,8 +237,9 @@ class Producer:
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
-        Events that were dropped, and those of dead processes in the spool, are not waited for. Given-up entries
-        (`stats.unknown_entries`) count as appended.
+        The buffered events are sent without waiting for `linger`. Events that were dropped, and those of dead processes
+        in the spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended, and
+        `wait="counted"` does not wait for them either.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
@@ -240,6 +252,7 @@ class Producer:
                 known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
+            OSError: a file of the spool cannot be read.
             DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
                 deleted.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
@@ -257,14 +270,16 @@ class Producer:
             wait_until_counted(self._client, self._namespace, appender, deadline)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Deliver the buffered events, waiting at most `timeout` seconds, then stop; a second call does nothing.
+        """Deliver the buffered events, waiting at most `timeout` seconds, then stop.
 
-        Before it stops, the producer checks once more that the server has its latest confirmed entries. Entries that
-        the server has lost, in a failover or because a backup was restored, are sent again. If the server does not
-        answer within 2 seconds, the check is left out, and logged as `producer.unchecked`.
+        If all of them were delivered, the producer checks once more that the server has its latest confirmed entries.
+        Entries that the server has lost, in a failover or because a backup was restored, are sent again. If the server
+        does not answer within 2 seconds, or before `timeout` has passed, the check is left out, and logged as
+        `producer.unchecked`.
 
-        To stop, it waits for the sender thread, at most as long again, or 1 second if that is longer. `emit` raises a
-        `TallyError` from now on. The producer is stopped even if an error is raised.
+        To stop, it waits for the sender thread, at most `timeout` seconds more, or 1 second if that is longer. `emit`
+        raises a `TallyError` from now on. The producer is stopped even if an error is raised: a later call does
+        nothing.
 
         Raises:
             FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
@@ -272,6 +287,7 @@ class Producer:
                 could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good; its events stay in the spool or are lost.
+            OSError: a file of the spool cannot be read; the events stay in the spool.
         """
         if not self._buffer.refuse_more():
             return
@@ -325,6 +341,9 @@ def _is_older(known: Deployment, found: Deployment) -> bool:
     """Return whether the rules of `found` have a higher number; if the numbers are equal, whether the rules differ.
 
     `known` may be newer, because a decision reads the rules too.
+
+    Raises:
+        ConfigurationError: the numbers are equal, and the rules of one of the two are not published.
     """
     if known.revision != found.revision:
         return known.revision < found.revision

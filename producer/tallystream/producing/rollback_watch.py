@@ -40,6 +40,8 @@ _log: Final = logging.getLogger("tallystream")
 class RollbackWatch:
     """Compares the sequences that the server has with those that it had confirmed, and rolls queues back.
 
+    `suspect` and `compare` only note the partitions that differ; `roll_back` then changes their queues.
+
     Not safe across threads: only the sender thread uses it.
 
     Args:
@@ -139,16 +141,16 @@ class RollbackWatch:
     def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> list[SealedEntry]:
         """Roll the queue of each suspected partition back to the last entry that the stream has.
 
-        If the record was removed, so that the next entry cannot follow under the same name, the queue begins again
-        under a new name. If another epoch is stored, first do
-        the same as `follow`. If a partition has lost its sequences, or no deployment is stored, its queue does not
-        change, and the partition is added to `damaged`. No partition is suspected afterwards.
+        A queue whose record matches it does not change. If the record was removed, so that the next entry cannot follow
+        under the same name, the queue begins again under a new name. If another epoch is stored, first do the same as
+        `follow`. If a partition has lost its sequences, or no deployment is stored, its queue does not change. The
+        attribute `damaged` is set to these partitions. No partition is suspected afterwards.
 
         Returns:
             The unconfirmed entries that are not sent again, because a removed record may have covered them.
 
         Raises:
-            RedisError: the server did not answer; no queue has changed, except by `follow`.
+            RedisError: the server does not answer, or refuses a command; no queue has changed, except by `follow`.
             DeploymentChanged: a restore has not finished; no queue has changed, except by `follow`.
 
         Any error of `on_rename` is raised too; queues that were rolled back before it stay so, and the others stay
@@ -182,12 +184,13 @@ class RollbackWatch:
         """If the stored epoch is another one, continue with the data that the server has now.
 
         Another epoch means that the server was emptied, and counting began again. Entries that the old data confirmed
-        are not sent again: a queue with confirmed entries begins again under a new name. But if the new data has a
-        record of a queue, it confirmed these entries itself, so the queue does not change. If no deployment is stored,
-        nothing changes: the old data may be restored.
+        are not sent again: a queue with confirmed entries begins again under a new name, and `rewound` grows by 1. But
+        if the new data has a record of a queue, it confirmed these entries itself, so the queue does not change. Then
+        `epoch` becomes the stored one. If no deployment is stored, nothing changes: the old data may be restored. If
+        `epoch` is `None`, nothing changes either.
 
         Raises:
-            RedisError: the server did not answer; no queue has changed.
+            RedisError: the server does not answer, or refuses a command; no queue has changed.
             DeploymentChanged: a restore has not finished; no queue has changed.
 
         Any error of `on_rename` is raised too; then call this again.
@@ -197,7 +200,11 @@ class RollbackWatch:
             self._adopt(epoch, layout, queues)
 
     def _adopt(self, epoch: str, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
-        """Make `epoch`, which is stored now, the epoch of the entries; see `follow`."""
+        """Make `epoch`, which is stored now, the epoch of the entries.
+
+        Begin each queue again under a new name if it has confirmed entries and the gate has no record of it; see
+        `follow` for the errors.
+        """
         _, records = self._read(layout, queues, range(len(queues)))
         for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
@@ -219,7 +226,7 @@ class RollbackWatch:
         """Return the stored epoch (`""` if no deployment is stored), and the gate's records of `partitions`.
 
         Raises:
-            RedisError: the server did not answer.
+            RedisError: the server does not answer, or refuses a command.
             DeploymentChanged: a restore has not finished.
         """
         partitions = sorted(partitions)
@@ -251,7 +258,8 @@ class RollbackWatch:
     def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> list[SealedEntry]:
         """Continue, under a new name, a queue whose record was removed; return the entries that are not sent again.
 
-        These were sent without a reply, and are added to `unknown`. If nothing was ever sent, the name stays.
+        These were sent without a reply, and are added to `unknown`. `unknown` also counts those that a dead process may
+        have sent and that do not wait here, so are not returned. If nothing was ever sent, the name stays.
         """
         last = queue.last_of(record)
         if last == 0:

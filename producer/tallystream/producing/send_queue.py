@@ -32,8 +32,9 @@ _log: Final = logging.getLogger("tallystream")
 class SendQueue:
     """Sends the events of one buffer. Not safe across threads: only the sender thread uses it.
 
-    The constructor opens the buffer for the partitions of the live topic, or for those of the topic of its spooled
-    events. It reads from the server, unless a spool already has its queues.
+    Call `step` again and again, and `move` when another topic is live. The constructor opens the buffer for the
+    partitions of the live topic, or for those of the topic of its spooled events. It reads from the server, unless a
+    spool already has its queues.
 
     Args:
         client: Client that never sends a command twice.
@@ -47,7 +48,7 @@ class SendQueue:
 
     Raises:
         SpoolError: the spooled events belong to another deployment, or the spool cannot be written.
-        redis.RedisError: the server did not answer.
+        redis.RedisError: the server does not answer, or refuses the command.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class SendQueue:
         self._cycle = 0
 
     def step(self) -> tuple[bool, RedisError | KeyLost | None]:
-        """Seal buffered events into entries, and send some unconfirmed entries of each partition (`Appender.send`).
+        """Seal buffered events into entries, and send up to 32 unconfirmed entries of each partition (`Appender.send`).
+
+        The events of entries that are confirmed, or given up, are counted as appended in the buffer.
 
         Returns:
             `False` if the sender must back off because no entry was confirmed or given up and more are due, else
@@ -77,7 +80,8 @@ class SendQueue:
         Raises:
             SpoolError: the spool cannot be written; nothing was sent.
             OSError: the files of the spool cannot be read; nothing was sent.
-            DeploymentChanged: confirmed entries are missing, and a restore has not finished; nothing was sent.
+            DeploymentChanged: entries that were confirmed are missing, and a restore has not finished; nothing was
+                sent.
             redis.RedisError: the connection broke, or a server refused a command before the entries; the entries stay
                 queued.
         """
@@ -94,13 +98,14 @@ class SendQueue:
     def move(self, deployment: Deployment) -> None:
         """Move to the live topic of a deployment: seal again the entries that the closed topic does not have.
 
-        The sequences at the gates of the closed topic alone decide which entries it has. Nothing changes here before
-        they are read, and nothing is sent before a spool has recorded them: if this fails, call it again.
+        The sequences at the gates of the closed topic alone decide which entries it has: their events are counted as
+        appended in the buffer. `step` sends the others. A spool first records these sequences. After an error, call
+        this again: the queue still belongs to the closed topic.
 
         Raises:
             KeyLost: the closed topic has lost its sequences.
             SpoolError: the spool cannot be written.
-            redis.RedisError: the server could not be read.
+            redis.RedisError: the server does not answer, or refuses a command.
         """
         appender, buffer, layout = self.appender, self.buffer, deployment.layout
         newest = newest_ids(self._client, layout, spool=isinstance(buffer, Spool))
@@ -168,10 +173,10 @@ def _queues(
 
 
 def _parts(entry: SealedEntry, layout: Layout) -> Iterator[tuple[int, SealedEntry]]:
-    """Split an entry by the partitions of its subjects in a layout: yield each partition and its part.
+    """Split an entry by the partitions of its subjects in a layout: yield each partition and its part, a new entry.
 
-    Spread events are split by subject, too. The first part has the whole size of the entry in the buffer, the others 0,
-    so that the sum stays the same.
+    Spread events are split by subject, too. Each part has the cycle and `was_confirmed` of the entry. The first part
+    has the whole size of the entry in the buffer, the others 0, so that the sum stays the same.
     """
     size = entry.size
     parts = split(decode_packed(entry.payload), lambda _, subject, __: partition_of(subject, layout.partitions))

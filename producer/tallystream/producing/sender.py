@@ -59,7 +59,8 @@ _log: Final = logging.getLogger("tallystream")
 class Sender:
     """Sends the events of a producer's buffer, and those that dead processes left in its spool, in one thread.
 
-    The first call of `start` starts the thread.
+    The first call of `start` starts the thread. To end it, call `check` (optional), `Buffer.close`, `join` and
+    `release`.
 
     Args:
         client: Client that never sends a command twice.
@@ -103,7 +104,7 @@ class Sender:
 
     @property
     def appender(self) -> Appender | None:
-        """Appender of the producer's own entries; `None` before the deployment was first read."""
+        """Appender of the producer's own entries; `None` until the thread has read the deployment and created it."""
         return None if self._own is None else self._own.appender
 
     @property
@@ -125,14 +126,16 @@ class Sender:
     def problem(self) -> str | None:
         """The text of the latest error that delays events, of all partitions or of one; `None` if there is none.
 
-        A failure that ends the thread does not change it: then the calls of the buffer raise the error (`Buffer.fail`).
+        It becomes `None` again when a queue makes progress without an error. A failure that ends the thread does not
+        change it: then the calls of the buffer raise the error (`Buffer.fail`).
         """
         return self._problem
 
     def start(self) -> None:
         """Wake the sender thread; start it if it was not started yet. A thread that has ended is not started again.
 
-        If the system refuses another thread, this is a `problem`: it is logged once, and the next call tries again.
+        If the system refuses another thread, raise no error: this becomes `problem` and is logged once, and the next
+        call tries again.
         """
         if self._thread is None:
             with self._starting:
@@ -149,7 +152,10 @@ class Sender:
         self._buffer.wake.set()
 
     def start_if_refused(self) -> bool:
-        """If the system has refused the sender thread, try again; return whether it refuses the thread again."""
+        """If the system has refused the sender thread, try again; return whether it refuses the thread again.
+
+        If it has not refused the thread, do nothing and return `False`.
+        """
         if self._thread is None and self._problem is not None:
             self.start()
             return self._thread is None
@@ -159,8 +165,9 @@ class Sender:
         """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
 
         The entries of dead processes are included, if all those of the process were confirmed less than a minute ago.
-        Call this once, after all events were appended. If the server does not reply within 2 seconds, log this, and
-        return without an error: it is not known whether entries are lost. Also return if the sender thread has ended.
+        Call this once, after all events were appended. If the server does not reply within 2 seconds, or before the
+        deadline, log this, and return without an error: it is not known whether entries are lost. Also return if the
+        sender thread has ended, and at once if it has not created its `appender` yet.
 
         Args:
             deadline: The monotonic second at which to stop waiting.
@@ -184,7 +191,10 @@ class Sender:
             raise FlushTimeout(lost if self._problem is None else f"{lost}. {self._problem}")
 
     def join(self, timeout: float) -> None:
-        """Wait until the sender thread has ended, at most `timeout` seconds; call `Buffer.close` before."""
+        """Wait until the sender thread has ended, at most `timeout` seconds; call `Buffer.close` before.
+
+        Return without an error if the thread has not ended in time, or was never started.
+        """
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -197,8 +207,8 @@ class Sender:
     def _send(self) -> None:
         """Make one pass after another, with back-off after failures, until the buffer is closed or a failure is final.
 
-        If the server or the deployment refuses this producer for good, fail the buffer and return. Any other error is
-        logged, and the next pass tries again.
+        If the server or the deployment refuses this producer for good, fail the buffer and return. Any other error
+        becomes `problem`, and the next pass tries again.
         """
         buffer = self._buffer
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
@@ -240,6 +250,7 @@ class Sender:
 
         To linger is to wait up to `linger` seconds more, so that more events share an entry. It ends when something is
         due or the buffer sets `hurry`. It is left out if the buffer is closing, or if something was due at the start.
+        At the end, clear `wake` and `hurry`.
         """
         buffer = self._buffer
         due = self._due()
@@ -266,16 +277,17 @@ class Sender:
         A queue with nothing to send need not back off. The first pass creates the queue of this process. Every 10
         seconds the spool is searched; each pass then adopts the events of at most one dead process, until there are no
         more. Its files are removed when its events are delivered; its queue is watched for a minute longer. An error
-        reply that is no refusal is only logged, and so is a lost key of a partition: the entries stay queued.
+        reply that is no refusal only becomes `problem`, and so does a lost key of a partition: the entries stay queued.
+        A raised error ends the pass: the queues after it take no step.
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
-            DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when
-                confirmed entries are missing.
+            DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when entries
+                that were confirmed are missing.
             KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
             SpoolError: a spool cannot be written.
             OSError: the files of a spool cannot be read.
-            redis.RedisError: the connection broke, or a server refuses the entries.
+            redis.RedisError: the connection broke, or a server refuses a command or the entries.
         """
         if any(send_queue.appender.is_closed for send_queue in self._open_queues()):
             self._validator.forget()  # read the deployment again in each pass, until it names the new topic
@@ -299,6 +311,8 @@ class Sender:
     def _step(self, send_queue: SendQueue, deployment: Deployment) -> bool:
         """Move a send queue to the live topic, and take one step of it; return `False` if it must back off.
 
+        An error reply that is no refusal, and a lost key of a partition, become `problem` and are not raised.
+
         Raises:
             DeploymentChanged, KeyLost, SpoolError, OSError, redis.RedisError: see `_pass`.
         """
@@ -320,12 +334,15 @@ class Sender:
         """Remove the files of a dead process whose events are delivered, and watch its queue from now on.
 
         To watch is to check, for about a minute, that the server still has its confirmed entries. If the watched queues
-        are more than `_MOST_WATCHED`, or keep more than `_MOST_WATCHED_BYTES`, forget the oldest of them. The events
-        are added to `adopted_events`, once.
+        are more than 64, or keep more than 32 MiB together, forget the oldest of them. The events are added to
+        `adopted_events`, once.
 
         Args:
             send_queue: An adopted queue, never the one of this process. The caller has checked that it is delivered
                 (`_is_delivered`), and has removed it from the adopted ones.
+
+        Raises:
+            OSError: a file of the spool cannot be read; the files stay, and the queue is watched.
         """
         buffer = send_queue.buffer
         kept = sum(len(entry.payload) for queue in send_queue.appender.queues for entry in queue.kept)
@@ -339,7 +356,8 @@ class Sender:
     def _watch(self, deployment: Deployment) -> None:
         """Check that the server still has the entries of delivered queues; forget queues that need no further check.
 
-        A queue of which the server has lost entries sends them again, in the next passes.
+        While `check` runs, no queue is forgotten here. A queue of which the server has lost entries sends them again,
+        in the next passes.
 
         Raises:
             DeploymentChanged, KeyLost, SpoolError, OSError, redis.RedisError: see `_pass`.
@@ -390,11 +408,14 @@ class Sender:
         return self._adopted if self._own is None else [self._own, *self._adopted]
 
     def _outboxes(self) -> list[SendQueue]:
-        """Return all queues; safe to call in any thread."""
+        """Return all queues: its own, the adopted and the delivered ones; safe to call in any thread."""
         return [*self._open_queues(), *self._delivered.copy()]
 
     def _checked_appenders(self) -> list[Appender]:
-        """Return the appenders that `check` waits for: all but those of queues that were never delivered."""
+        """Return the appenders that `check` waits for: its own, and those of dead processes that were delivered once.
+
+        The delivered ones are those that are watched, and those that send again entries that the server has lost.
+        """
         again = [each for each in self._adopted if isinstance(each.buffer, Spool) and each.buffer.is_released]
         own = [] if self._own is None else [self._own]
         return [send_queue.appender for send_queue in (*own, *again, *self._delivered)]
@@ -403,10 +424,11 @@ class Sender:
         """Take over the segments of the next dead process in the spool; if there is none, plan a search in 10 seconds.
 
         Segments that are damaged, cannot be read or written, or belong to another deployment are logged, and not tried
-        again by this process.
+        again by this process. In the same call, the segments after them are tried.
 
         Raises:
-            redis.RedisError: the server did not answer; a later call takes the segments over.
+            redis.RedisError: the server does not answer, or refuses the command; a later call takes the segments over.
+            OSError: the folder of the spool cannot be listed.
         """
         for segments in orphaned_segments(spool.folder, self._refused):
             try:
@@ -430,13 +452,16 @@ class Sender:
 
         Call `Buffer.close` and `join` before. All files of a spool are removed if all its events were delivered;
         otherwise all stay, for a later process.
+
+        Raises:
+            OSError: a file of a spool cannot be read; the files of this spool and of those after it stay open.
         """
         if self._thread is None or not self._thread.is_alive():
             for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
                 _release(buffer)
 
     def abandon(self) -> None:
-        """In a child process after a fork, close the copied file descriptors of the parent's spool."""
+        """In a child process after a fork, close the copied file descriptors of the parent's own and adopted spools."""
         for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
             if isinstance(buffer, Spool):
                 buffer.abandon()
@@ -460,7 +485,13 @@ class Sender:
 
 
 def _is_delivered(send_queue: SendQueue) -> bool:
-    """Return whether the events of a dead process are confirmed, and no entry of it has to be sent again."""
+    """Return whether the events of a dead process are confirmed, and no entry of it has to be sent again.
+
+    Return `False` for a buffer that is no spool.
+
+    Raises:
+        OSError: a file of the spool cannot be read.
+    """
     return isinstance(send_queue.buffer, Spool) and send_queue.buffer.is_delivered and not send_queue.appender.is_behind
 
 

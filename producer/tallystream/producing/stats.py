@@ -14,11 +14,11 @@ class ProducerStats:
 
     Attributes:
         emitted: Events that were added to the buffer.
-        appended: Events that were confirmed, also those of `lost_entries`.
-        buffered: Events that are not confirmed yet.
+        appended: Events that were confirmed, also those of `lost_entries`, or that were given up (`unknown_entries`).
+        buffered: Events that are not confirmed yet; after `close`, those that were not delivered.
         dropped: Events that were not added because the buffer was full, also those for which `emit` raised
             `BufferFull`.
-        resent_entries: Entries that were sent again after the sequence gate had already let them through.
+        resent_entries: Entries that were sent again, and that the stream already had; they are in it once.
         rewound_streams: Number of times that a stream had lost confirmed entries, also those of dead processes.
         lost_entries: Confirmed entries, also those of dead processes, that a stream had lost and that the producer no
             longer kept to send again.
@@ -29,8 +29,8 @@ class ProducerStats:
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries whose `durability` the server did not confirm, in time or because
             of an error; these entries are sent again.
-        spooled_bytes: Bytes of this producer in the spool; 0 without a spool. A confirmed event counts until its file,
-            about 4 MiB, is removed.
+        spooled_bytes: Bytes of this producer in the spool; 0 without a spool, and after `close`. A confirmed event
+            counts until its file, about 4 MiB, is removed.
         adopted: Events of dead processes that were sent from the spool; those of a process are added when all of them
             are confirmed.
     """

@@ -36,6 +36,10 @@ _ALL_KNOW: Final = 3.0
 class EventValidator:
     """Checks events against the stored rules, and returns their routes; safe across threads.
 
+    `refresh` reads the rules from the server; the other methods do not wait for the server. `subject`, `metric` and
+    `admit` check the parts of an event. The caller first looks up `known`, `metrics` and `needs_check`, and calls them
+    only if needed.
+
     Args:
         client: Client of the server that the events go to.
         partitions: Expected number of partitions at the first read, and the number of a new deployment; `None` for no
@@ -44,8 +48,9 @@ class EventValidator:
 
     Attributes:
         deployment: The deployment as it was last read; `None` before the first read.
-        known: Checked subjects, in normal form, and the route of each (`Layout.routes`).
-        metrics: Checked metrics, which may be emitted.
+        known: Checked subjects, in normal form, and the route of each (`Layout.routes`); emptied at 100,000 subjects,
+            and when another topic becomes live.
+        metrics: Checked metrics, which may be emitted; emptied when the rules change.
         needs_check: The metrics whose events `admit` must check one by one, because the rules may reject some of their
             events, or spread them.
     """
@@ -73,13 +78,16 @@ class EventValidator:
 
         If the server has no deployment, store a new one without rules. If it had one, it was emptied: the new one then
         has as many partitions, because the data may be restored while this producer works. During a restore, return
-        the deployment that was read before.
+        the deployment that was read before, for the next 10 seconds too. If the rules have changed, forget the checked
+        metrics; if another topic is live, forget the checked subjects.
 
         Raises:
-            ConfigurationError: the stored number of partitions is not the expected one, or changed within a topic; or
-                this release cannot read the stored deployment.
+            ConfigurationError: at the first read, the stored number of partitions is not the expected one, or the
+                expected one is not 1 to 1,024; later, the number changed within a topic; or this release cannot read
+                the stored deployment.
             DeploymentChanged: a restore has not finished, and this producer has not read the deployment before.
-            KeyLost: the deployment was deleted, although workers have counted entries; see `Deployment.create_or_load`.
+            KeyLost: the deployment was deleted, although workers have counted entries, or a key of it is lost; see
+                `Deployment.create_or_load`.
             redis.RedisError: the deployment cannot be read.
         """
         deployment = self.deployment
@@ -115,7 +123,7 @@ class EventValidator:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the deployment was read within the last 10 seconds, and `forget` was not called since."""
+        """Whether `refresh` read the deployment in the last 10 seconds, or found a restore; false after `forget`."""
         read_at = self._read_at
         return read_at is not None and time.monotonic() - read_at <= _RULES_AGE
 
@@ -124,7 +132,7 @@ class EventValidator:
         self._read_at = None
 
     def subject(self, subject: str) -> tuple[str, int]:
-        """Check a subject that is not in `known`; return its normal form and its route.
+        """Check a subject that is not in `known`; return its normal form (Unicode NFC) and its route.
 
         A subject that is given in its normal form is added to `known`. Before the deployment was first read, the route
         is `UNROUTED`, and nothing is added.
@@ -175,7 +183,7 @@ class EventValidator:
         Earlier events do not matter: an event beyond a limit is no error. While no rules are known, nothing is checked.
 
         Returns:
-            `ANYWHERE` for a spread event, otherwise `home`, the route of its subject.
+            `ANYWHERE` if the metric is in `spread` and the event has no id, otherwise `home`, the route of its subject.
 
         Raises:
             EventError: the rules of the metric do not allow this amount, or need an actor.

@@ -32,9 +32,10 @@ class Limit(Figure, frozen=True):
         metric: The metric.
         subject: The subject.
         limit: The number of events that count in each bucket.
-        used: The number of events that arrived in the bucket, rejected ones included, but no duplicates. If `error` is
-            `null`, the limit was added, or its period changed, after the bucket began or in the hour before: events
-            that were counted before the change may be missing.
+        used: The number of events with a time in the bucket that the limit accepted or rejected; duplicates and late
+            events are not included. It may be larger than `limit`. If `error` is `null`, the limit was added, or its
+            period changed, after the bucket began or in the hour before: events that were counted before the change
+            may be missing.
         remaining: The number of events that can still be accepted in the bucket, `limit - used`, at least 0. If `error`
             is `null`, it may be too high.
         reset_at: The second (since 1970) at which the bucket ends; `null` if it never ends (`per = "total"`).
@@ -56,7 +57,7 @@ class Votes(Figure, frozen=True):
         subject: The subject.
         score: The sum of the votes, `up - down`; the metric's `floor` does not apply. If `error` is `null`, `once` was
             added to a metric with events: then the score also has the amounts of earlier events.
-        up: The number of votes with the amount 1.
+        up: The number of votes with the amount 1; votes with the amount 0 are in neither `up` nor `down`.
         down: The number of votes with the amount -1, computed as `up - score`, at least 0. If `error` is `null`, it may
             be wrong.
     """
@@ -75,7 +76,7 @@ class Uniques(RangeFigure, frozen=True):
         metric: The metric.
         subject: The subject.
         over: The window or the duration that was asked for; the metric's `unique` window if none was asked for.
-        value: The estimated number of different actors.
+        value: The estimated number of different actors from `start` to `end`; 0 if all these buckets have expired.
     """
 
     metric: str
@@ -89,8 +90,8 @@ def query_limit(
 ) -> Query[Limit]:
     """Return a query for how much of a subject's limit is used in the bucket of second `now` (since 1970).
 
-    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without its mark of a limit that was added, or
-    whose period was changed, `error` is 0 although `used` may be too small.
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`. Without it, the `error` of the answer
+    is 0 even if the limit was changed in the bucket.
 
     Raises:
         EventError: the metric is not declared or has no limit, or `subject` is not valid.
@@ -117,10 +118,10 @@ def query_limit(
 def query_votes(
     layout: Layout, rules: Rules, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
 ) -> Query[Votes]:
-    """Return a query for the votes for a subject.
+    """Return a query for a subject's score in a metric with `once`, and for its numbers of votes for and against.
 
-    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without its mark of a metric that had events
-    before `once` was added, `error` is 0 although `score` has the amounts of these events, and `down` may be below 0.
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`. Without it, the `error` of the answer
+    is 0 even if `once` was added to a metric with events.
 
     Raises:
         EventError: the metric is not declared or has no `once`, or `subject` is not valid.
@@ -153,7 +154,9 @@ def query_uniques(
     now: float,
     removed: Mapping[str, int] = NOTHING,
 ) -> Query[Uniques]:
-    """Return a query for the different actors of a subject, in the current bucket or over a duration that ends now.
+    """Return a query for the estimated number of a subject's different actors, in whole buckets of the `unique` window.
+
+    These are the current bucket, or those that cover a duration that ends now.
 
     Args:
         layout: The partitions.
@@ -163,8 +166,7 @@ def query_uniques(
         over: `None`, `""` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as
             `7d`, rounded up to whole buckets.
         now: The current time, in seconds since 1970.
-        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, a bucket that was removed or lacks
-            events counts as whole: the estimate is too small, and `complete` is true.
+        removed: That of the deployment, see `tallystream.deployment.Deployment`: buckets that it names are not read.
 
     Raises:
         EventError: the metric is not declared or has no `unique`, `subject` is not valid, or `over` is another window,

@@ -35,6 +35,7 @@ class WatchedAlert(msgspec.Struct, frozen=True):
         above: The bound above which the alert fires; `null` if it has only `below`.
         below: The bound below which the alert fires; `null` if it has only `above`.
         clear: The value at which the alert ends: a value at most this (with `above`), or at least this (with `below`).
+            With a window, it also ends when its bucket ends.
         firing: The number of subjects for which it fires. If the query asked for no list (`n` 0, see
             `query_alert_page`) and the server's clock was set back into an ended bucket, it may be too high: it then
             includes subjects whose alert ended with this bucket.
@@ -78,7 +79,8 @@ class Alerts(msgspec.Struct, frozen=True):
 
     Attributes:
         alerts: The declared alerts, in the order of the rules.
-        firing: At most `n` alerts that fire, the latest first; one for each pair of alert and subject.
+        firing: At most `n` alerts that fire, after the first `offset`, the latest first; one for each pair of alert and
+            subject.
         more: Whether further alerts fire that come after those in `firing`. If `n` was 0, it may be true although none
             fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
@@ -93,7 +95,7 @@ class Alerts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class FiringAlerts:
-    """The alerts that fire now.
+    """The alerts that fire now: the answer of `query_alerts`.
 
     Attributes:
         counts: By name of each declared alert, the number of subjects for which it fires; if the query did not ask for
@@ -116,7 +118,9 @@ def query_alert_page(
 ) -> Query[Alerts]:
     """Return a query for the declared alerts, and for at most `n` of those that fire, after the first `offset`.
 
-    With `n` 0, the counts may be too high: see `query_alerts`, also for `now` and `removed`.
+    Those that fire are pairs of alert and subject, the latest first. With `n` 0, none is listed, and the numbers of
+    firing subjects may be too high: see `WatchedAlert.firing`. `now`, in seconds since 1970, selects the current
+    buckets and ranges; `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: `n` is not 0 to 1,000, or `offset` is negative.
@@ -151,14 +155,13 @@ def query_alert_page(
 def query_alerts(
     layout: Layout, rules: Rules, now: float, removed: Mapping[str, int] = NOTHING, *, listed: bool = False
 ) -> Query[FiringAlerts]:
-    """Return a query for the number of subjects for which each alert fires.
+    """Return a query for the number of subjects for which each alert fires, and of notifications that wait.
 
     If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
-    `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `counts` also include subjects whose alert ended with
-    the bucket that is current at `now`: there are none unless the server's clock was set back into an ended bucket.
-
-    `now`, in seconds since 1970, selects the current buckets and ranges. `removed` is `Deployment.removed`, as
-    `query_deployment` reads it: without it, an alert may be missing in `silent` although its range cannot be read.
+    `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `fired` is empty, and `counts` also include subjects
+    whose alert ended with the bucket that is current at `now`: there are none unless the server's clock was set back
+    into an ended bucket. `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the
+    deployment: see `tallystream.deployment.Deployment`. If no alert is declared, the query has no commands.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []

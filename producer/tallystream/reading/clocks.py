@@ -28,7 +28,7 @@ class ClockStep:
 
 
 def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
-    """Return a query for the last step of a server's clock that a worker noticed; `None` if there was none."""
+    """Return a query for the last step of a server's clock that a worker noticed; its answer is `None` if none was."""
 
     def parse(replies: list[Any]) -> ClockStep | None:
         return parse_step(raise_on_error(replies[0]))
@@ -37,10 +37,10 @@ def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
 
 
 def write_step(step: ClockStep) -> str:
-    """Return the text of a step, for the field `CLOCK_STEP`: its time and its size, in seconds. Store nothing."""
+    """Return the text of a step, for the field `CLOCK_STEP`: its time and its size, in seconds with 3 decimals."""
     return f"{step.at:.3f} {step.seconds:.3f}"
 
 
 def parse_step(text: bytes | None) -> ClockStep | None:
-    """Return the step in a value of the field `CLOCK_STEP`; `None` if there is no value (`None` or empty)."""
+    """Return the step in a value of the field `CLOCK_STEP`, made by `write_step`; `None` if it is `None` or empty."""
     return ClockStep(*(float(part) for part in text.split())) if text else None

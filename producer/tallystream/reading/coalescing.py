@@ -1,7 +1,8 @@
 """Merges the queries of concurrent callers into one pipeline, so that many reads need few commands.
 
-A command that several queries contain is sent once, at its first place. Each query has the position of a partition
-before any value of that partition, and so has the merged pipeline: a value is complete up to its position, or further.
+A command that several queries contain is sent once, at its first place; only the checks of `replaced` come last. Each
+query has the position of a partition before any value of that partition, and so has the merged pipeline: a value is
+complete up to its position, or further.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ Waiting = tuple[Query[Any], "asyncio.Future[Any]"]
 class ReadCoalescer:
     """Merges the queries of concurrent callers, and sends them in one pipeline; for one event loop.
 
+    Each caller awaits `run` with its own query, and gets its own answer. At most 2 pipelines are under way, each with
+    the commands of at most 256 queries; meanwhile, further queries wait for the next one.
+
     Args:
         ask: Coroutine function that sends one query, which has the commands of all merged queries, and returns its
             replies as a list; errors among them are not raised.
@@ -42,6 +46,8 @@ class ReadCoalescer:
     async def run(self, query: Query[Answer]) -> Answer:
         """Send a query in one pipeline with those of concurrent callers, and return its answer.
 
+        If the caller is cancelled, the query may still be sent, and its answer is dropped.
+
         Args:
             query: A query for counters, such as `query_counters` returns; its `parse` must not return another query.
                 Its `atomic` is ignored.
@@ -49,7 +55,8 @@ class ReadCoalescer:
         Raises:
             redis.RedisError: the server cannot be read.
 
-        Any other error of `ask`, or of the query's `parse`, is raised too.
+        Any other error of `ask` is raised too, in every caller of the pipeline, and so is an error of the query's own
+        `parse`.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()

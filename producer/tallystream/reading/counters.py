@@ -68,7 +68,7 @@ class CounterTotals(Figure, frozen=True):
 
     @property
     def values(self) -> dict[Counter, int]:
-        """By subject (in its normal form) and metric, the total."""
+        """By subject (in its normal form) and metric, the total as in `counters`; a new dict at each access."""
         return {(each.subject, each.metric): each.value for each in self.counters}
 
 
@@ -80,7 +80,8 @@ class SubjectTotals(Figure, frozen=True):
     Attributes:
         subject: The subject, in its normal form.
         counters: By metric, the total. If the rule of the metric has a `floor`, a smaller total is shown as the floor.
-        ratios: By name of each ratio whose metrics were all read, its value; 0 if the denominator is 0.
+        ratios: By name of each ratio whose metrics were all read, its value, computed from `counters`; 0 if the
+            denominator is 0.
     """
 
     subject: str
@@ -92,11 +93,11 @@ class Reading(msgspec.Struct, frozen=True):
     """Totals with the error of each, and the positions of their partitions.
 
     Attributes:
-        values: By counter, its total, in the order in which they were asked for; 0 if nothing was counted, but at least
-            the declared floor. The subject of a counter is in its normal form here.
+        values: By counter, its total, in the order in which they were asked for, each once; 0 if nothing was counted,
+            but at least the declared floor. The subject of a counter is in its normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
-        errors: By counter, by how much its value may be too high; only for estimates. In at most 2 % of cases the value
-            is higher; after negative amounts (`max_subjects` allows them), it may be too low. See `sketches`.
+        errors: By counter, by how much its value may be too high; only for estimates from a sketch. In at most 2 % of
+            cases a value is too high by more. After negative amounts (`max_subjects` allows them), it may be too low.
     """
 
     values: dict[Counter, int]
@@ -105,7 +106,10 @@ class Reading(msgspec.Struct, frozen=True):
 
     @property
     def lag(self) -> int | None:
-        """The number of entries of these partitions that are not in the values yet; `None` if it is not known."""
+        """The number of entries of these partitions that are not in the values yet; `None` if it is not known.
+
+        It is 0 if no partition was read.
+        """
         return lag_of(list(self.positions.values()))
 
     @property
@@ -114,10 +118,10 @@ class Reading(msgspec.Struct, frozen=True):
         return as_of(list(self.positions.values()))
 
     def error(self, counter: Counter | None = None) -> int:
-        """Return by how much a value may be too high, see `errors`; 0 if it is exact.
+        """Return by how much a value may be too high, see `errors`; 0 if it is exact, or was not read.
 
         Args:
-            counter: A key of `values`; `None` for the largest error of all values.
+            counter: A key of `values`, with the subject in its normal form; `None` for the largest error of all values.
         """
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
@@ -125,7 +129,7 @@ class Reading(msgspec.Struct, frozen=True):
 def query_total(
     layout: Layout, rules: Rules | None, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotal]:
-    """Return a query for one total; nothing is read before the query is sent.
+    """Return a query for the total of one subject and metric.
 
     Args:
         layout: The partitions.
@@ -134,8 +138,7 @@ def query_total(
         subject: The subject.
         metric: The metric.
         removed: `Deployment.removed`, as `query_deployment` reads it; of it, the marks of changed rules are used.
-            Without them, the total is wrong if the metric was in a sketch by earlier rules and is not by the present
-            ones: the part in the sketch is missing.
+            Without them, the part of a total in the sketch may be missing after a change of `exact` or `max_subjects`.
 
     Raises:
         EventError: the subject or the metric is not valid, or `rules` are given and do not declare the metric.
@@ -152,14 +155,16 @@ def query_total(
 def query_totals(
     layout: Layout, rules: Rules | None, counters: Iterable[Counter], removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotals]:
-    """Return a query for many totals, each once, in the given order; nothing is read before the query is sent.
+    """Return a query for many totals, each once, in the given order.
+
+    If `counters` is empty, the query has no commands, and the answer has no totals, `as_of` `0-0` and `lag` 0.
 
     Args:
         layout: The partitions.
-        rules: The declared metrics; `None` if none are published: then every metric is accepted, and each total is that
-            of its key, without floor and sketch.
+        rules: The declared metrics; `None` if none are published: then every metric is accepted, and a total is that of
+            its key, without floor and sketch.
         counters: Pairs of a subject and a metric.
-        removed: See `query_total`: without it, a total may lack the part that is in a sketch.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: a subject or a metric is not valid, or `rules` are given and do not declare a metric.
@@ -190,9 +195,9 @@ def query_subject(
         layout: The partitions.
         rules: The declared metrics and ratios.
         subject: The subject.
-        metrics: The metrics to read; `None` for every declared one, none if it is empty. A ratio is included if all its
-            metrics are read.
-        removed: See `query_total`: without it, a total may lack the part that is in a sketch.
+        metrics: The metrics to read; `None` for every declared one, in order of name. If it is empty, nothing is read,
+            and `as_of` of the answer is `0-0`. A ratio is included if all its metrics are read.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the subject is not valid, or a metric is not declared.
@@ -218,10 +223,10 @@ def query_counters(
 
     With `rules`, a total below its metric's floor is shown as the floor, and the total of a spread metric is the sum
     over all partitions. If the metric has `exact = false` or `max_subjects`, a counter without a key is estimated from
-    the sketch. If a metric began or ceased to be in a sketch (a mark in `removed`), a total is the sum of its key and
-    its estimate; without the mark, it is that of its key alone, if it has one. An undeclared metric is no error.
-    Without `rules`, a total is that of its key, in the one partition that its subject belongs to. `removed` is
-    `Deployment.removed`, as `query_deployment` reads it.
+    the sketch. If totals were split by a change of `exact` or `max_subjects` (a mark in `removed`), a total is the sum
+    of its key and its estimate. An undeclared metric is no error. Without `rules`, or for an undeclared metric, a total
+    is that of its key, in the one partition that its subject belongs to. `removed` is that of the deployment: see
+    `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: a subject or a metric is not valid.
@@ -273,7 +278,7 @@ def query_counters(
 
 
 def floored(rules: Rules | None, metric: str, value: int) -> int:
-    """Return `value`, or the declared floor of `metric` if the floor is larger; `value` if `rules` declare no floor."""
+    """Return `value`, or the declared floor of `metric` if that is larger; `value` without rules or without a floor."""
     floor = rules.metric[metric].floor if rules is not None and metric in rules.metric else None
     return value if floor is None else max(floor, value)
 

@@ -27,10 +27,11 @@ Each read notices another live generation or topic, and reads the deployment aga
 
 
 def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment]:
-    """Return a query for the deployment in a namespace.
+    """Return a query for the deployment in a namespace, with its live generations, `clock_ahead` and `removed`.
 
-    Before a deployment is stored, the answer has `partitions` partitions (4 if `partitions` is `None`), and `is_stored`
-    is false. `partitions` is the number that the caller expects; `None` accepts any stored number.
+    Before a deployment is stored, the answer has `partitions` partitions (4 if `partitions` is `None`), no rules and no
+    `clock_ahead`, and `is_stored` is false. `partitions` is the number that the caller expects; `None` accepts any
+    stored number.
 
     Raises:
         ConfigurationError: `partitions` is not 1 to 1,024. Raised by the query's `parse`: the stored number of
@@ -77,7 +78,10 @@ def _clock_ahead(reply: Any) -> float:
 
 
 def query_live(deployment: Deployment) -> Query[Deployment]:
-    """Return a query whose answer is a copy of a deployment, with the generation that is live in each partition."""
+    """Return a query whose answer is a copy of a deployment, with the generation that is live in each partition.
+
+    A partition that has lost its key `live` gets `deployment.generation`.
+    """
 
     def parse(replies: list[Any]) -> Deployment:
         return deployment.with_live([raise_on_error(reply) for reply in replies])
@@ -86,7 +90,7 @@ def query_live(deployment: Deployment) -> Query[Deployment]:
 
 
 def _query_removed(deployment: Deployment) -> Query[Deployment]:
-    """Return a query whose answer is a copy of a deployment, with `removed`: see `removed_ends`."""
+    """Return a query whose answer is a copy of a deployment, with `removed` as its partitions have it now."""
 
     def parse(replies: list[Any]) -> Deployment:
         hashes = [raise_on_error(reply) for reply in replies]
@@ -99,9 +103,10 @@ def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None
     """Return, by kind and metric (`hour:view`), the latest time in the given hashes, in seconds since 1970, rounded up.
 
     `forgotten` has the hash `PartitionKeys.forgotten` of each partition, whose times are in milliseconds. The kinds are
-    those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. If a partition has
-    last counted a metric by another rule than the declared one, the marks that this change may cause (see `lacking`)
-    are 2^53, later than every time; the other marks are as stored. If `rules` is `None`, all marks are as stored.
+    those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. Fields that begin
+    with `!` are no times, and are left out. If a partition has last counted a metric by another rule than the declared
+    one, the marks that this change may cause (see `lacking`) are 2^53, later than every time; the other marks are as
+    stored. If `rules` is `None`, all marks are as stored.
     """
     removed: dict[str, int] = {}
     for ends in forgotten:
@@ -116,7 +121,11 @@ def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None
 
 
 class DeploymentCache:
-    """Keeps the deployment that the caller has read, for `DEPLOYMENT_AGE` seconds; reads nothing itself."""
+    """Keeps the deployment that the caller has read, for `DEPLOYMENT_AGE` (1) seconds; reads nothing itself.
+
+    `get` returns the cached deployment. If it returns `None`, the caller reads the deployment, with the number of
+    partitions that `expected` returns, and passes it to `put`.
+    """
 
     def __init__(self) -> None:
         self._deployment: Deployment | None = None
@@ -134,9 +143,9 @@ class DeploymentCache:
         return partitions if self._deployment is None else None
 
     def put(self, deployment: Deployment) -> Deployment:
-        """Return the given deployment; cache it if it has rules, because missing rules may be published soon.
+        """Cache the given deployment for `DEPLOYMENT_AGE` seconds if it has rules, and return it.
 
-        If it has none, the cache does not change.
+        If it has no rules, the cache does not change, because rules may be published soon.
 
         Raises:
             DeploymentChanged: it is not stored on the server (`is_stored`), although one was cached before.

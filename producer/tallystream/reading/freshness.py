@@ -31,7 +31,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         as_of: The stream ID up to which every entry of the partitions that were read is in the figures; `0-0` if
-            nothing is counted in one of them.
+            nothing is counted in one of them, or no partition was read.
         lag: The number of entries of these partitions that are not in the figures yet; `null` if it is not known.
         error: By how much a figure may be wrong; 0 if all are exact; `null` if it is not known, because a rule of the
             metric was changed: run `tallystream rebuild`. Of `Uniques`, it is the standard error, as a share. Of an
@@ -61,7 +61,8 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
     """Base of every answer over a range of time: states the bounds that it covers, and what has expired of the range.
 
     Figures are exact (or within `error`) for the events from `start` to `end`. If all of the range is stored, `start`
-    is at or before the begin that was asked for. If the buckets of its begin have expired, `complete` is false.
+    is at or before the begin that was asked for. If the buckets of its begin have expired, and no coarser ones replace
+    them, `start` is later, and `complete` is false.
 
     Attributes:
         start: The first second (since 1970) that the figures cover; `null` for all time.
@@ -87,12 +88,16 @@ class Freshness(TypedDict):
 
 
 def freshness(positions: Sequence[CountingPosition], error: float | None = 0) -> Freshness:
-    """Return the fields of a figure that was read from partitions with these positions, and has this error."""
+    """Return the fields of a figure that was read from partitions with these positions, and has this error.
+
+    `as_of` is the smallest one of the partitions, `0-0` for no partition; `lag` is the sum of their lags, in entries,
+    `None` if one of them is not known. `error` `None` means that the error is not known.
+    """
     return {"as_of": as_of(positions), "lag": lag_of(positions), "error": error}
 
 
 def lag_of(positions: Sequence[CountingPosition]) -> int | None:
-    """Return the sum of the lags of several partitions, in entries; `None` if any of the lags is not known."""
+    """Return the sum of the lags of partitions, in entries; `None` if any lag is not known; 0 for no partition."""
     lags = [position.lag for position in positions]
     return None if None in lags else sum(lag for lag in lags if lag is not None)
 
@@ -107,8 +112,8 @@ def as_of(positions: Sequence[CountingPosition]) -> str:
 class ReadBarrier:
     """A read barrier: lets a reader wait until everything up to a stream ID is counted in the partitions that it reads.
 
-    It does not sleep itself: while a guarded query has the answer `None`, the reader sleeps for `pause()` seconds, and
-    sends the query again.
+    It does not sleep itself: while a query that `guard` returned has the answer `None`, the reader sleeps for `pause()`
+    seconds, and sends the query again. `ends` makes the same check for positions that the reader has.
 
     Args:
         after: The stream ID to wait for; `None` means that there is nothing to wait for.
@@ -132,10 +137,12 @@ class ReadBarrier:
     def guard(self, query: Query[Answer]) -> Query[Answer | None]:
         """Return the same query, but with the answer `None` until its partitions are counted far enough: see `ends`.
 
-        Its partitions are those whose `position_commands` are among its commands: a query without any does not wait.
+        Its partitions are those whose `position_commands` are among its commands: a query without any does not wait. A
+        further query that its `parse` returns is not guarded. If there is nothing to wait for, return `query` itself.
 
         Raises:
-            FlushTimeout: the timeout has passed before that; raised by the query's `parse`.
+            FlushTimeout: the timeout has passed, and the partitions are not counted far enough; raised by the query's
+                `parse`.
         """
         if self._after is None:
             return query  # type: ignore[return-value]  # an answer is an answer or None
@@ -146,9 +153,9 @@ class ReadBarrier:
         return Query(query.commands, parse, query.atomic)
 
     def ends(self, positions: Sequence[CountingPosition]) -> bool:
-        """Return whether the wait is over: every partition is counted up to the stream ID, or has no lag.
+        """Return whether the wait is over: every partition is counted up to the stream ID, or has the lag 0.
 
-        Also return `True` if there is nothing to wait for.
+        Also return `True` if there is nothing to wait for, or no partition is given.
 
         Raises:
             FlushTimeout: the wait is not over, and the timeout has passed.
@@ -163,9 +170,9 @@ class ReadBarrier:
         return False
 
     def pause(self) -> float:
-        """Return the seconds to sleep before the next poll: more at each call, up to 0.05; 0 after the timeout.
+        """Return the seconds to sleep before the next poll: 0.003 at the first call, up to 0.05 at later ones.
 
-        A pause does not reach beyond the timeout.
+        A pause does not reach beyond the timeout: so it may be shorter than the one before, and it is 0 afterwards.
         """
         pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
         self._pause = min(self._longest, self._pause * 1.5)
@@ -176,7 +183,8 @@ def positions_among(commands: Sequence[Command], replies: Sequence[Any]) -> list
     """Return the counting position for each pair of `position_commands` in `commands`, parsed from their `replies`.
 
     Raises:
-        redis.ResponseError: see `parse_position`.
+        redis.ResponseError: such a reply is an error that does not mean a missing stream or group, or the stream or the
+            group was removed between the two replies.
     """
     return [
         parse_position([replies[place - 1], replies[place]], command[2])

@@ -55,10 +55,11 @@ class Leaderboard(RangeFigure, frozen=True):
 
     The order is that of the stored values, before the metric's `floor` is applied. `error` is the most by which a value
     may be wrong, and by which the value of a subject that is not listed may be larger than the last value listed. If
-    `top` was added to a metric with events, or totals were split (`exact` changed, `max_subjects` raised or removed),
-    the leaderboard of all time lacks subjects: then `error` is `null` and `complete` is false, until a rebuild
-    (`tallystream rebuild`) has counted all events again. After `top` was raised or `max_subjects` changed otherwise,
-    this is so until a worker has recorded the new rule in each partition, about 2 seconds later.
+    `top` was added to a metric with events, totals were split (`exact` changed, `max_subjects` raised or removed), or a
+    total in a sketch was reset, the leaderboard of all time lacks subjects or has wrong values: then `error` is `null`
+    and `complete` is false, until a rebuild (`tallystream rebuild`) has counted all events again. After `top` was
+    raised or `max_subjects` changed otherwise, this is so until a worker has recorded the new rule in each partition,
+    about 2 seconds later.
 
     Attributes:
         metric: The metric.
@@ -74,13 +75,19 @@ class Leaderboard(RangeFigure, frozen=True):
 
     @property
     def places(self) -> list[Rank]:
-        """The subjects and their values, in the order of the leaderboard."""
+        """The pairs of subject and value in `top`, in the same order."""
         return [(place.subject, place.value) for place in self.top]
 
 
 @dataclass(frozen=True)
 class _Ranked:
-    """The first places of a leaderboard, the counting position of each partition, and the error (`None`: unknown)."""
+    """The first places of a leaderboard, from place 1 on, and how sure they are.
+
+    Attributes:
+        places: The subjects and their values, at least the metric's `floor`, largest first.
+        positions: The counting position of each partition, in order.
+        error: As in `Leaderboard`; `None` if it is not known.
+    """
 
     places: list[Rank]
     positions: Sequence[CountingPosition]
@@ -109,13 +116,12 @@ def query_top(
             now.
         offset: How many places to skip. Counting continues between two pages, so subjects may change places.
         now: The current time, in seconds since 1970.
-        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed count as
-            empty ones, and a leaderboard that lacks subjects after a change of the rules may be stated as complete.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
-        EventError: the metric is not declared, has no leaderboard or not this window, the duration is not valid or too
-            long (see `rolling_buckets`), or `n` or `offset` is out of range (`n`: 1 to the metric's `top`; `offset`: 0
-            to `top` - 1).
+        EventError: the metric is not declared, has no leaderboard, or not this window (for a duration: no windows); the
+            duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; or `n` or `offset` is out
+            of range (`n`: 1 to the metric's `top`; `offset`: 0 to `top` - 1).
     """
     rules.refuse_undeclared(metric)
     top = rules.metric[metric].top
@@ -152,7 +158,8 @@ def _covered(rules: Rules, metric: str, window: str | None, now: float, removed:
     Buckets that begin before `top` was last added or raised are left out, because their leaderboards lack subjects.
 
     Raises:
-        EventError: the metric does not have the window, or the duration is not valid or too long.
+        EventError: the metric does not have the window (for a duration: no windows), or the duration is not valid,
+            longer than 4,000 days, or needs more than 1,000 buckets.
     """
     if window is None:
         return None
@@ -191,8 +198,9 @@ def _board(
 ) -> Query[_Ranked]:
     """Return a query that merges one leaderboard of every partition: its first places, and their error.
 
-    The values in the places are at least the metric's floor, if it has one. Do not call this for a spread metric, whose
-    subjects may be in several partitions: see `_spread`.
+    The values in the places are at least the metric's floor, if it has one. The error is `None` if a partition has no
+    bound for the subjects that its leaderboard lacks. Do not call this for a spread metric, whose subjects may be in
+    several partitions: see `_spread`.
 
     Args:
         layout: The partitions.
@@ -246,14 +254,13 @@ def _board(
 def _rolling(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]]
 ) -> Query[_Ranked]:
-    """Return a query that sums the subjects of each bucket's leaderboard over all buckets of a range.
+    """Return a query for the `n` largest sums over the buckets `covering`, and their error.
 
-    The answer has the `n` largest sums (`n` is at least 1), raised to the metric's floor if it has one. Do not call
-    this for a spread metric, whose subjects may be in several partitions: see `_spread`.
-
-    A subject in none of these leaderboards has at most the sum of the bounds of the full ones (the threshold argument
-    of Fagin): a bound is the last value, or the largest one that was the last. If the n-th sum is smaller than the sum
-    of the bounds, the difference is the error.
+    The sums are those of each subject that a leaderboard of one of these buckets lists; they are exact. A subject in
+    none of these leaderboards has at most the sum of the bounds of the full ones in its partition (the threshold
+    argument of Fagin): a bound is the last value, or the largest one that was the last. If the metric has amounts in a
+    sketch, such a subject may also have all of these. If the n-th sum (0 if there are fewer) is smaller than the most
+    that such a subject may have, the difference is the error. Do not call this for a spread metric.
     """
     cap = board_length(rules.metric[metric].top)
     windows = rules.metric[metric].windows
@@ -312,11 +319,10 @@ def _rolling(
 def _spread(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]] | None
 ) -> Query[_Ranked]:
-    """Return a query that sums the leaderboards of a spread metric over all partitions.
+    """Return a query for the `n` largest values of a spread metric, summed over all partitions, and their error.
 
-    The answer has the `n` largest values (`n` is at least 1), raised to the metric's floor if it has one. They are the
-    sums over the buckets `covering`, or the totals if it is `None`. The error is `None` if a leaderboard lacks subjects
-    and no bound of their values is known.
+    The values are the sums over the buckets `covering`, or the totals if it is `None`. Only subjects that the
+    leaderboard of a partition lists are found; the error includes the others, and is `None` if it is not known.
     """
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
@@ -364,8 +370,9 @@ def _spread(
 def bound_field(metric: str, window: str | None = None) -> str:
     """Return the field of the ledger that has a bound of the values of subjects that a leaderboard does not list.
 
-    Such a value is at most this bound, or at most the last value of the leaderboard, if it is full. Without the field,
-    no value of a full leaderboard has fallen. One field is for all buckets of a window.
+    Such a value is at most the larger one of this bound and of the last value of the leaderboard, if it is full.
+    Without the field, no value of a full leaderboard has fallen. With `window`, the field is for the leaderboards of
+    all buckets of this window; with `None`, for that of all time.
     """
     return f"unlisted@{metric}" if window is None else f"unlisted:{window}@{metric}"
 

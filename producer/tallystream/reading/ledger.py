@@ -49,7 +49,7 @@ class PartitionSummary(msgspec.Struct, frozen=True):
 
     Attributes:
         stream: The name of the stream.
-        as_of: The stream ID up to which every entry is counted.
+        as_of: The stream ID up to which every entry is counted; `0-0` before the first.
         lag: The number of entries not counted yet, pending ones included; `null` if it is not known.
         pending: The number of entries that were delivered to a worker and not acknowledged.
         oldest_pending_seconds: Seconds since the oldest pending entry was appended; `null` if nothing is pending, or if
@@ -74,8 +74,8 @@ class LedgerSummary(msgspec.Struct, frozen=True):
     Attributes:
         partitions: The partitions.
         lag: The number of entries not counted yet in all partitions; `null` if it is not known.
-        pending: The number of pending entries in all partitions.
-        dead: The number of dead letters in all partitions.
+        pending: The number of entries in all partitions that were delivered to a worker and not acknowledged.
+        dead: The number of dead letters in all partitions, in entries; the number of their events is in `ledger`.
         ledger: By outcome, and for `appended`, the number of events.
         unaccounted: The number of appended events without an outcome: a value other than 0 is a fault. `null` while
             entries wait to be counted, or if the lag is not known.
@@ -119,7 +119,8 @@ class PartitionLedger:
         ids_ahead: Seconds by which the newest stream ID that a worker has read is ahead of the server's clock; 0 if
             they are at most 1.
         dead: The number of dead letters.
-        accounts: The fields of the ledger.
+        accounts: The fields of the ledger. A later generation has a second account `appended`, from the ledger of the
+            topic; the two together are the number of appended events.
     """
 
     stream: str
@@ -133,6 +134,8 @@ class PartitionLedger:
 @dataclass(frozen=True)
 class Ledger:
     """The ledgers of all partitions. The figures are events unless their description names another unit.
+
+    The properties and `by_metric` are sums over the partitions; `summary` returns the main ones as a struct.
 
     Attributes:
         partitions: The ledger of each partition.
@@ -193,7 +196,10 @@ class Ledger:
         return self.appended - sum(self.events[outcome] for outcome in OUTCOMES)
 
     def by_metric(self, outcome: str) -> Mapping[str, int]:
-        """Return the number of events of an outcome by metric; events without a known metric are under `""`."""
+        """Return the number of events of an outcome by metric; events without a known metric are under `""`.
+
+        A metric without such events may be missing; its number, by `[...]`, is 0.
+        """
         sums: Counter[str] = Counter()
         for (metric, _), events in self.by_metric_and_rule(outcome).items():
             sums[metric] += events
@@ -202,7 +208,8 @@ class Ledger:
     def by_metric_and_rule(self, outcome: str) -> Mapping[tuple[str, str], int]:
         """Return the number of events of an outcome by metric and rule; the rule is `""` if the outcome has none.
 
-        Events without a known metric are under the metric `""`.
+        Events without a known metric are under the metric `""`. A pair without such events may be missing; its number,
+        by `[...]`, is 0.
         """
         sums: Counter[tuple[str, str]] = Counter()
         rest: Counter[str] = Counter()
@@ -219,7 +226,7 @@ class Ledger:
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """By metric, the sum of the totals of all its subjects, as the ledgers have it; no total is read."""
+        """By metric, the sum of the totals of all its subjects, as the ledgers have it; 0 for a missing metric."""
         sums: Counter[str] = Counter()
         for account in self._accounts():
             if account.outcome == "total" and account.metric is not None:
@@ -227,7 +234,7 @@ class Ledger:
         return sums
 
     def summary(self) -> LedgerSummary:
-        """Return the ledger as the struct that `Totals.ledger`, HTTP and the command line return."""
+        """Return the outcomes and positions as the struct that `Totals.ledger`, HTTP and the command line return."""
         return LedgerSummary(
             [
                 PartitionSummary(

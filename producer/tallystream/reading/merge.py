@@ -36,7 +36,8 @@ class Board:
     Attributes:
         scores: By listed subject, its value here.
         unseen: The largest value that a subject that is not listed may have here.
-        lookup: Returns the command that reads the values of given subjects here.
+        lookup: Returns the command that reads the values of given subjects here; its reply is a list with a value for
+            each, `None` for 0.
     """
 
     scores: Mapping[str, int]
@@ -58,9 +59,10 @@ class Largest:
 
 
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
-    """Return a query for the `n` listed subjects with the largest sums over all boards; the sums are exact.
+    """Return a query for the `n` subjects with the largest sums over all boards, of those that a board lists.
 
-    The answer has fewer places if fewer subjects are listed. `n` must be at least 1.
+    The sums are exact: they are read with the `lookup` of every board. Equal sums are in descending order of subject.
+    The answer has fewer places if fewer subjects are listed. `n` must be at least 1; this is not checked.
     """
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()

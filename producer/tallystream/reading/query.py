@@ -19,6 +19,8 @@ Command = tuple[Any, ...]
 class Query(msgspec.Struct, Generic[Answer], frozen=True):
     """Commands for one pipeline, and the function that turns their replies into an answer.
 
+    The caller sends the commands and calls `parse`, such as `Totals.run`; `then` makes a query with another answer.
+
     Attributes:
         commands: The commands.
         parse: Takes the replies, one for each command in order, errors among them, and returns the answer, or another
@@ -31,7 +33,7 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
     atomic: bool = False
 
     def then(self, use: Callable[[Answer], Other | Query[Other]]) -> Query[Other]:
-        """Return a query with the same commands, whose answer is what `use` makes of this query's answer.
+        """Return a query with the same commands and `atomic`, whose answer is what `use` makes of this query's answer.
 
         Args:
             use: Takes the answer of this query; returns the new answer, or another query to send next.
@@ -44,9 +46,10 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
         return Query(self.commands, parse, self.atomic)
 
     def without_transaction(self) -> Query[Answer]:
-        """Return the same query without MULTI, which a server rejects when its memory is full.
+        """Return the same query with `atomic` false: a server whose memory is full rejects MULTI.
 
-        Such a server also rejects appends and counting, so the figures do not change between the commands.
+        Such a server also rejects appends and counting, so the figures do not change between the commands. A further
+        query that `parse` returns does not change.
         """
         return Query(self.commands, self.parse)
 

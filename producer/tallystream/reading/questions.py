@@ -38,24 +38,38 @@ if TYPE_CHECKING:
 
 
 def get(subject: str, metric: str) -> Question[CounterTotal]:
-    """Return the `Question` (deployment -> query) for one total."""
+    """Return the `Question` (deployment -> query) for one total.
+
+    The call of the `Question` raises `EventError` if the subject is not valid, or the metric is not valid or, once
+    rules are published, not declared.
+    """
     return lambda deployment: query_total(deployment.layout, deployment.declared, subject, metric, deployment.removed)
 
 
 def get_many(counters: Iterable[Counter]) -> Question[CounterTotals]:
-    """Return the `Question` (deployment -> query) for many totals as one answer, with the largest of their errors."""
+    """Return the `Question` (deployment -> query) for many totals as one answer, with the largest of their errors.
+
+    The call of the `Question` raises `EventError` if a subject is not valid, or a metric is not valid or, once rules
+    are published, not declared.
+    """
     wanted = list(counters)
     return lambda deployment: query_totals(deployment.layout, deployment.declared, wanted, deployment.removed)
 
 
 def read(counters: Iterable[Counter]) -> Question[Reading]:
-    """Return the `Question` (deployment -> query) for many totals, each with its error; metrics may be undeclared."""
+    """Return the `Question` (deployment -> query) for many totals, each with its error; metrics may be undeclared.
+
+    The call of the `Question` raises `EventError` if a subject or the name of a metric is not valid.
+    """
     wanted = list(counters)
     return lambda deployment: query_counters(deployment.layout, wanted, deployment.declared, deployment.removed)
 
 
 def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
     """Return the `Question` (deployment -> query) for the totals of a subject, and for their declared ratios.
+
+    The call of the `Question` raises `EventError` if the subject is not valid or a metric is not declared, and
+    `ConfigurationError` if no rules are published.
 
     Args:
         subject: The subject.
@@ -66,14 +80,22 @@ def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
 
 
 def series(subject: str, metric: str, window: str, last: int) -> Question[Series]:
-    """Return the `Question` (deployment -> query) for a counter's latest buckets of a window, `last` of them."""
+    """Return the `Question` (deployment -> query) for a counter's latest buckets of a window, `last` of them.
+
+    The call of the `Question` raises `EventError` if the subject is not valid, the metric is not declared or lacks the
+    window, or `last` is not 1 to 1,000; and `ConfigurationError` if no rules are published.
+    """
     return lambda deployment: query_series(
         deployment.layout, deployment.rules, subject, metric, window, last, deployment.now, deployment.removed
     )
 
 
 def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
-    """Return the `Question` (deployment -> query) for a counter's sum over a duration `over` that ends now."""
+    """Return the `Question` (deployment -> query) for a counter's sum over a duration `over` that ends now.
+
+    The call of the `Question` raises `EventError` if the subject is not valid, the metric is not declared or has no
+    windows, or `over` is not valid or too long; and `ConfigurationError` if no rules are published.
+    """
     return lambda deployment: query_rolling(
         deployment.layout, deployment.rules, subject, metric, over, deployment.now, deployment.removed
     )
@@ -81,6 +103,9 @@ def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
 
 def top(metric: str, window: str | None, n: int | None, offset: int) -> Question[Leaderboard]:
     """Return the `Question` (deployment -> query) for `n` places of a leaderboard, after its first `offset` places.
+
+    The call of the `Question` raises `EventError` if an argument does not fit the declared metric, or the metric is not
+    declared; and `ConfigurationError` if no rules are published.
 
     Args:
         metric: A metric with `top` declared.
@@ -102,21 +127,31 @@ def top(metric: str, window: str | None, n: int | None, offset: int) -> Question
 
 
 def limit(subject: str, metric: str) -> Question[Limit]:
-    """Return the `Question` (deployment -> query) for how much of a subject's limit is used in the current bucket."""
+    """Return the `Question` (deployment -> query) for how much of a subject's limit is used in the current bucket.
+
+    The call of the `Question` raises `EventError` if the subject is not valid, or the metric is not declared or has no
+    limit; and `ConfigurationError` if no rules are published.
+    """
     return lambda deployment: query_limit(
         deployment.layout, deployment.rules, subject, metric, deployment.now, deployment.removed
     )
 
 
 def votes(subject: str, metric: str) -> Question[Votes]:
-    """Return the `Question` (deployment -> query) for a subject's score, and its votes for and against."""
+    """Return the `Question` (deployment -> query) for a subject's score, and its votes for and against.
+
+    The call of the `Question` raises `EventError` if the subject is not valid, or the metric is not declared or has no
+    `once`; and `ConfigurationError` if no rules are published.
+    """
     return lambda deployment: query_votes(deployment.layout, deployment.rules, subject, metric, deployment.removed)
 
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
     """Return the `Question` (deployment -> query) for a subject's different actors over a duration that ends now.
 
-    If `over` is `None` or the metric's `unique` window, it is for those in the current bucket of that window.
+    If `over` is `None`, `""` or the metric's `unique` window, it is for those in the current bucket of that window. The
+    call of the `Question` raises `EventError` if the subject or `over` is not valid, or the metric is not declared or
+    has no `unique`; and `ConfigurationError` if no rules are published.
     """
     return lambda deployment: query_uniques(
         deployment.layout, deployment.rules, subject, metric, over, deployment.now, deployment.removed
@@ -124,16 +159,19 @@ def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
 
 
 def ledger() -> Question[LedgerSummary]:
-    """Return the `Question` (deployment -> query) for the outcomes of all events."""
+    """Return the `Question` (deployment -> query) for the outcomes of all events; it needs no published rules."""
     return lambda deployment: query_ledger(deployment.layout).then(Ledger.summary)
 
 
 def alerts(n: int, offset: int) -> Question[Alerts]:
     """Return the `Question` (deployment -> query) for the declared alerts, and a page of those that fire.
 
+    The call of the `Question` raises `EventError` if `n` or `offset` is out of range, and `ConfigurationError` if no
+    rules are published.
+
     Args:
         n: The most firing alerts, 0 to 1,000.
-        offset: How many firing alerts to skip; the latest come first.
+        offset: How many firing alerts to skip, at least 0; the latest come first.
     """
     return lambda deployment: query_alert_page(
         deployment.layout, deployment.rules, deployment.now, n, offset, deployment.removed
@@ -143,7 +181,8 @@ def alerts(n: int, offset: int) -> Question[Alerts]:
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
     """Return the `Question` (deployment -> query) for at most `n` subjects of all-time leaderboards, by prefix.
 
-    Their names begin with `prefix`, which must not be empty. Each subject comes once, with the metric of its largest
-    total; largest first.
+    Their names begin with `prefix`. Each subject comes once, with the metric of its largest total; largest first. The
+    call of the `Question` raises `EventError` if `prefix` is empty or no subject can begin with it, or `n` is not 1 to
+    50; and `ConfigurationError` if no rules are published.
     """
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n, deployment.removed)

@@ -37,9 +37,10 @@ def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Rep
     """Return the same query, but with the answer `REPLACED` if a partition that it reads may no longer be the live one.
 
     That is so if, after the query's own reads, the partition has another live generation than in the deployment, is
-    closed, is being restored, or lacks a key that every partition has. The partitions are those in the keys of the
-    query's commands. Each further query that its `parse` returns is checked in the same way. A deployment that is not
-    stored has no partitions, so its queries are not checked.
+    closed, is being restored, or lacks a key that every partition has. The partitions are those of the first key of
+    each of the query's commands. With the answer `REPLACED`, the `parse` of the query is not called. Each further query
+    that its `parse` returns is checked in the same way. If the deployment is not stored, return `query` itself: it has
+    no partitions to check.
 
     Args:
         query: The query.
@@ -115,7 +116,7 @@ def _is_live(keys: PartitionKeys, live: bytes | None, found: int) -> bool:
 
 
 def _partitions(query: Query[Any], layout: Layout) -> list[PartitionKeys]:
-    """Return the keys of each partition that a query reads."""
+    """Return the keys of each partition that a query reads, by the first key of each command; in order of number."""
     numbers = sorted({number for command in query.commands if (number := _partition(command)) is not None})
     return [layout.keys[number] for number in numbers]
 

@@ -31,7 +31,7 @@ class FoundSubject(msgspec.Struct, frozen=True):
 
     Attributes:
         subject: The subject.
-        metric: The metric in which its total is largest, among the metrics searched.
+        metric: The metric in which its total is largest, among those on whose leaderboards it was found.
         value: That total, or the metric's `floor` if the total is below it; an estimate if the total is in a sketch.
     """
 
@@ -60,13 +60,13 @@ def query_subjects(
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
     Each subject comes once, with the metric of its largest total; largest first, equal totals by name. The first 1,000
-    places of each leaderboard in each partition are searched. Upper and lower case differ.
-
-    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without its mark of a metric that was in a sketch
-    by earlier rules, a total may lack the part that is in the sketch.
+    places of each leaderboard in each partition are searched; without a metric with `top`, nothing is found. `prefix`
+    is brought into Unicode normal form C; upper and lower case differ. `removed` is that of the deployment: see
+    `tallystream.deployment.Deployment`.
 
     Raises:
-        EventError: `prefix` is empty or no subject can begin with it, or `n` is not 1 to 50.
+        EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,
+            or `n` is not 1 to 50.
     """
     begins = check_text("prefix", prefix, MAX_SUBJECT_BYTES)
     if not 1 <= n <= MAX_FOUND:

@@ -34,7 +34,7 @@ class Point(msgspec.Struct, frozen=True):
     """One bucket of a series.
 
     Attributes:
-        bucket: The label of the bucket.
+        bucket: The label of the bucket, such as `2026-05-06T07` for an hour.
         start: The second (since 1970) at which the bucket begins.
         value: The sum in the bucket, but at least the metric's `floor`; `null` if the bucket has expired, or may lack
             events because it began before a change of the rules, such as a new window, or in the hour after it.
@@ -63,7 +63,7 @@ class Series(RangeFigure, frozen=True):
 
 
 class RollingSum(RangeFigure, frozen=True):
-    """The sum of a counter from `start` to `end`, which are bounds of buckets; it is wrong by at most `error`.
+    """The sum of a counter from `start` to `end`, which are bounds of buckets; at most `error` may be missing from it.
 
     Attributes:
         subject: The subject, in its normal form.
@@ -127,8 +127,8 @@ def query_series(
 ) -> Query[Series]:
     """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now` (since 1970).
 
-    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without it, a bucket that was removed or lacks
-    events has a value that is too small, such as 0, instead of `None`.
+    Expired buckets are in the answer too, with the value `None`. `removed` is that of the deployment: see
+    `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared or does not have this window, `last` is not 1 to 1,000, or the subject is
@@ -191,7 +191,9 @@ def query_rolling(
 def current_bucket(
     rules: Rules, metric: str, window: str, now: float, kind: str, removed: Mapping[str, int]
 ) -> Covered:
-    """Return the bounds of the window's bucket at second `now`, and the bucket itself unless it was removed.
+    """Return the bounds of the window's bucket at second `now`, and the bucket itself unless it is in `removed`.
+
+    If it is, `buckets` of the result is empty. It is not checked that the metric is declared, or has the window.
 
     Args:
         rules: The declared metrics.
@@ -199,7 +201,7 @@ def current_bucket(
         window: The window.
         now: The current time, in seconds since 1970.
         kind: The first part of its key: the window, or `unique`.
-        removed: See `tallystream.deployment.Deployment`.
+        removed: That of the deployment, see `tallystream.deployment.Deployment`; also the marks of changed rules.
     """
     current = bucket(window, int(now) // MINUTE, rules.zone)
     is_kept = current.start >= removed.get(f"{kind}:{metric}", 0)
@@ -303,9 +305,10 @@ def _query_buckets(
 ) -> Query[Answer]:
     """Return a query for the values of a subject in `buckets`, summed over the partitions that may have it.
 
-    `show` makes the answer from the values, in the order of `buckets`, and their freshness. If the subject may be
-    counted in a sketch, which has no buckets, its total is read first; if it is an estimate, it becomes the `error` of
-    the answer.
+    `show` makes the answer from the values, in the order of `buckets`, and their freshness; without `buckets`, it gets
+    an empty list. If the subject may be counted in a sketch, which has no buckets, its total is read first; if it is an
+    estimate, it becomes the `error` of the answer, else the error is 0. The metric must be declared, and the subject in
+    normal form.
     """
     holding = [layout.keys[number] for number in layout.holding(subject, spread=rules.metric[metric].spread)]
     commands: list[Command] = []

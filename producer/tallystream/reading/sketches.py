@@ -24,7 +24,7 @@ DELTA: Final = math.exp(-SKETCH_ROWS)
 
 
 def cells(subject: str) -> list[int]:
-    """Return the numbers of the cells that count a subject: one in each row, by SHA-1, as in `sketches.lua`."""
+    """Return the numbers (from 0) of the cells of a sketch that count a subject: one in each row, as `sketches.lua`."""
     digest = hashlib.sha1(subject.encode(), usedforsecurity=False).hexdigest()
     return [row * SKETCH_WIDTH + int(digest[8 * row : 8 * row + 8], 16) % SKETCH_WIDTH for row in range(SKETCH_ROWS)]
 
@@ -35,7 +35,7 @@ def estimate_command(key: str, subject: str) -> Command:
 
 
 def estimate(reply: Any) -> int:
-    """Return the estimated total of a subject from the reply to `estimate_command`: its smallest cell."""
+    """Return the estimated total of a subject from the reply to `estimate_command`; 0 if the sketch does not exist."""
     return min(int(cell) for cell in reply)
 
 

@@ -37,21 +37,27 @@ if TYPE_CHECKING:
 class Totals:
     """Reads counters; safe across threads. A counter without events is 0, or its metric's `floor` if that is above 0.
 
+    `get`, `get_many`, `of` and `read` return totals; `series` and `sum` those of buckets and ranges; `top` and `search`
+    read leaderboards; `limit`, `votes` and `uniques` the state of a subject; `ledger` and `alerts` that of all events.
+    Each of them waits for the server. Call `close` at the end, or use the object in a `with` statement.
+
     Every answer is a frozen struct. Except those of `ledger`, `alerts` and `search`, it states its quality: it is
     complete up to the stream ID `as_of`, `lag` entries are not counted yet (`None`: not known), and a value is wrong by
     at most `error` (see `Figure` for estimates). HTTP and the command line encode the same structs.
 
     Every read except `ledger`, `alerts` and `search` takes two settings. With `after`, a stream ID such as
-    `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, so the answer
-    contains the caller's own writes. `timeout` is the most seconds to wait for that.
+    `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, or no entry is
+    left to count in them; so the answer contains the caller's own writes. `timeout` is the most seconds to wait for
+    that.
 
     Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
     (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
-    `get_many`, `read` and `ledger`), or if the stored deployment has another number of partitions than `partitions` or
-    another layout version than this release, or rules that it cannot read; `DeploymentChanged`, if the data was
-    deleted, or a restore has not finished; `KeyLost`, if a partition that is read has lost a key, so that figures may
-    be too small; `FlushTimeout`, if `after` was not counted within `timeout`; and `redis.RedisError`, if the server
-    cannot be read.
+    `get_many`, `read` and `ledger`), if `partitions` is not 1 to 1,024, if the stored deployment has another number of
+    partitions than `partitions` or another layout version than this release, or rules that it cannot read, or if the
+    URL is that of a single server and the server is a node of a cluster, or the reverse; `DeploymentChanged`, if the
+    data was deleted, or a restore has not finished; `KeyLost`, if a partition that is read has lost a key, so that
+    figures may be too small, or the hash of the live topic is lost; `FlushTimeout`, if `after` was not counted within
+    `timeout`; and `redis.RedisError`, if the server cannot be read.
 
     Args:
         url: The URL of Redis or Valkey; see `connect`.
@@ -71,7 +77,17 @@ class Totals:
 
     @property
     def deployment(self) -> Deployment:
-        """The deployment: the cached one if read within the last second, else read again; see `query_deployment`."""
+        """The deployment; it is read from the server unless one with rules was read within the last second.
+
+        If none is stored, `is_stored` of the result is false.
+
+        Raises:
+            ConfigurationError: this release cannot read the stored layout version or rules; or, until a deployment with
+                rules has been read, `partitions` is not 1 to 1,024 or not the stored number.
+            DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
+            KeyLost: the hash of the live topic is lost.
+            redis.RedisError: the server cannot be read.
+        """
         return self._remembered.get() or self._reload()
 
     def _reload(self) -> Deployment:
@@ -81,15 +97,10 @@ class Totals:
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of one subject and metric, in `value`; a metric that is not declared is an `EventError`.
 
-        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: in
-        98 % of cases it is too high by at most `error`, and it is never too low unless the metric has negative amounts.
-        Before a worker has published the rules, no metric is refused, and every counter is 0.
-
-        Args:
-            subject: The subject.
-            metric: The metric.
-            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+        A total below the declared floor of its metric is shown as the floor. A counter in a sketch is estimated: in at
+        least 98 % of cases it is too high by at most `error`, and it is never too low unless the metric has negative
+        amounts. Before a worker has published the rules, every metric with a valid name is accepted, and its counters
+        are 0. See `Totals` for `after`, `timeout` and the errors of every read.
         """
         return self._ask(questions.get(subject, metric), after, timeout)
 
@@ -122,9 +133,12 @@ class Totals:
 
         Args:
             subject: The subject.
-            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them.
+            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them. One
+                that is not declared is an `EventError`.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+
+        See `Totals` for the errors of every read.
         """
         return self._ask(questions.of(subject, metrics), after, timeout)
 
@@ -138,16 +152,20 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Series:
-        """Return a counter's latest buckets, oldest first, up to the current bucket; an expired one has no value.
+        """Return a counter's latest buckets, oldest first, up to the current bucket.
+
+        A bucket has the value `None` if it has expired, or a change of the rules may have left events out of it.
 
         Args:
             subject: The subject.
-            metric: A metric with this window declared.
+            metric: A metric with this window declared; else an `EventError` is raised.
             window: `minute`, `hour`, `day` or `month`. Days and months begin at midnight in the time zone that the
                 rules declare; minutes and hours are UTC.
             last: How many buckets, 1 to 1,000.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+
+        See `Totals` for the errors of every read.
         """
         return self._ask(questions.series(subject, metric, window, last), after, timeout)
 
@@ -162,10 +180,12 @@ class Totals:
 
         Args:
             subject: The subject.
-            metric: A metric with windows declared.
+            metric: A metric with windows declared; else an `EventError` is raised.
             over: A duration, such as `90s`, `15m`, `8h` or `7d`; at most `4000d`, and at most 1,000 buckets.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+
+        See `Totals` for the errors of every read.
         """
         return self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -182,15 +202,17 @@ class Totals:
         """Return the subjects with the largest values of a metric, largest first.
 
         Args:
-            metric: A metric with `top` declared.
-            window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d` that
-                ends now.
+            metric: A metric with `top` declared; else an `EventError` is raised.
+            window: `None` for all time; a declared window such as `day` for its current bucket; or a duration such as
+                `7d` that ends now.
             n: The most subjects, 1 to the metric's `top`; `None` for 10, or for the rest of a leaderboard that has
                 fewer.
-            offset: How many places to skip; for the next page, use `next` of the answer. Counting continues between two
-                pages, so subjects may change places.
+            offset: How many places to skip, 0 to the metric's `top` - 1; for the next page, use `next` of the answer.
+                Counting continues between two pages, so subjects may change places.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+
+        See `Totals` for the errors of every read.
         """
         return self._ask(questions.top(metric, window, n, offset), after, timeout)
 
@@ -215,13 +237,10 @@ class Totals:
         return self._ask(questions.limit(subject, metric), after, timeout)
 
     def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
-        """Return a subject's score, and the votes for and against it.
+        """Return a subject's score, and the numbers of votes for and against it.
 
-        Args:
-            subject: The subject.
-            metric: A metric with `once` declared; any other is an `EventError`.
-            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+        A metric that is not declared, or has no `once`, is an `EventError`. See `Totals` for `after`, `timeout` and the
+        errors of every read.
         """
         return self._ask(questions.votes(subject, metric), after, timeout)
 
@@ -238,25 +257,29 @@ class Totals:
 
         Args:
             subject: The subject.
-            metric: A metric with `unique` declared.
-            over: A duration such as `7d`, rounded up to whole buckets; `None` for the current bucket of the metric's
-                `unique` window.
+            metric: A metric with `unique` declared; else an `EventError` is raised.
+            over: A duration such as `7d`, at most `4000d`, rounded up to whole buckets, at most 1,000; `None` or the
+                metric's `unique` window for the current bucket of that window.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+
+        See `Totals` for the errors of every read.
         """
         return self._ask(questions.uniques(subject, metric, over), after, timeout)
 
     def ledger(self) -> LedgerSummary:
-        """Return the outcomes of all events, and the lag of each partition.
+        """Return the numbers of events by outcome, and the lag of each partition, in entries.
 
-        The figures of each partition are from one moment.
+        The figures of each partition are from one moment. No published rules are needed. See `Totals` for the errors of
+        every read.
         """
         return self._ask(questions.ledger())
 
     def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
         """Return the declared alerts, and at most `n` firing ones (0 to 1,000), latest first, after the first `offset`.
 
-        With `n` 0, the numbers of firing subjects may be too high: see `WatchedAlert.firing`.
+        With `n` 0, the numbers of firing subjects may be too high: see `WatchedAlert.firing`. A number out of range is
+        an `EventError`. See `Totals` for the errors of every read.
         """
         return self._ask(questions.alerts(n, offset))
 
@@ -264,19 +287,16 @@ class Totals:
         """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first.
 
         Each subject comes once, with the metric of its largest total. In each partition, the first 1,000 places of each
-        leaderboard are searched. An empty prefix is not valid.
+        leaderboard are searched. Upper and lower case differ. An empty prefix, or an `n` out of range, is an
+        `EventError`. See `Totals` for the errors of every read.
         """
         return self._ask(questions.search(prefix, n))
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
         """Return many totals, each with its error, and the position of each partition that has one of them.
 
-        Metrics need not be declared.
-
-        Args:
-            counters: Pairs of a subject and a metric.
-            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
-            timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
+        Metrics need not be declared, but must be valid names. See `Totals` for `after`, `timeout` and the errors of
+        every read.
         """
         return self._ask(questions.read(counters), after, timeout)
 
@@ -288,6 +308,8 @@ class Totals:
 
         Raises:
             redis.RedisError: the server cannot be read.
+            ConfigurationError: the URL is that of a single server and the server is a node of a cluster, or the
+                reverse.
 
         Any error of the query's `parse` is raised too.
         """
@@ -308,7 +330,7 @@ class Totals:
             query = answer
 
     def close(self) -> None:
-        """Close the connections to the server."""
+        """Close the connections to the server; a later read opens new ones."""
         self._client.close()
 
     def _ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:

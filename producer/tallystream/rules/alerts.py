@@ -39,6 +39,8 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     with `rate` such a sum divided by the seconds of its range. All are sums of amounts. A range begins where a bucket
     begins, so it may be longer than declared. With `window`, the alert also ends when its bucket ends.
 
+    The constructor checks no value; `check` rejects an alert that is not valid, and `Rules` calls it.
+
     Attributes:
         name: The name of the alert.
         metric: The metric whose counters it watches.
@@ -63,7 +65,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def span(self) -> str | None:
-        """The declared range, `over` or `rate`, such as `1h`; `None` if the script checks the alert when it counts."""
+        """The declared range, `over` or `rate`, such as `1h`; `None` for an alert on a total or a window."""
         return self.over or self.rate
 
     @property
@@ -89,7 +91,10 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return value > self.bound if self.above is not None else value < self.bound
 
     def clears(self, value: float) -> bool:
-        """Return whether `value` ends a firing alert: at most `cleared_at` with `above`, at least it with `below`."""
+        """Return whether `value` ends a firing alert.
+
+        With `above`, it does if it is at most `cleared_at`; with `below`, if it is at least `cleared_at`.
+        """
         return value <= self.cleared_at if self.above is not None else value >= self.cleared_at
 
     def matches(self, subject: str) -> bool:

@@ -73,9 +73,10 @@ class BucketSet:
 
 
 class BucketResolver:
-    """Returns the `BucketSet` of a metric and a minute: one object for equal buckets, as a dictionary key.
+    """Returns the `BucketSet` of a metric and a minute when it is called; `open` leaves closed buckets out of one.
 
-    The objects are forgotten when 100,000 pairs of metric and minute are stored.
+    Equal buckets have the same object, so it is a dictionary key. When 100,000 pairs of metric and minute are stored,
+    all are forgotten: later calls return new objects.
 
     Attributes:
         rules: The rules of the generation; their time zone is used, too.
@@ -101,7 +102,7 @@ class BucketResolver:
         return place
 
     def open(self, place: BucketSet, received: int) -> BucketSet:
-        """Return a place without the window buckets that had closed at `received`; the place itself if none had.
+        """Return a bucket set without the window buckets that had closed at `received`; `place` itself if none had.
 
         `received` is the millisecond at which the server received the event. So the content of a bucket does not depend
         on the moment at which an event is counted. The event still counts in the total and towards the limit.
@@ -120,7 +121,10 @@ periods up to this millisecond were removed, the event is late."""
 
 
 class Batch:
-    """The deltas of several events in one partition.
+    """The deltas of several events in one partition: add the events, then call `encode` once.
+
+    `add`, `add_visits` and `add_reset` add them; `leave_out` records buckets that do not get them. A caller may
+    also add to `sums` and `limited` itself.
 
     Args:
         keys: The keys of the partition.
@@ -239,7 +243,7 @@ class Batch:
         self._resets.append((place, subject, logged))
 
     def leave_out(self, place: BucketSet, received: int) -> None:
-        """Record that an event of a place is not added to the buckets that had closed at millisecond `received`.
+        """Record that an event of a bucket set is not added to its buckets that had closed at millisecond `received`.
 
         The script stores the end of the latest such bucket of each window. If a bucket before it is open after all,
         because the clock is set back or `retention` is raised, reads state it as missing.

@@ -60,7 +60,8 @@ def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> l
 
     The `differences` of each are those from the rules that counted before it, without changes that change no counter:
     of descriptions, floors, ratios and alerts. Changes without any other difference are left out. So are changes by
-    which no event was counted before the next one, such as one that was undone at once.
+    which no event was counted before the next one, such as one that was undone at once, and a change before which none
+    is recorded.
 
     Args:
         changes: The result of `changes_of`.

@@ -136,9 +136,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def id_late_seconds(self) -> int | None:
-        """As `late_seconds`, for an event with an id if `keeps_ids`; `None` means that no such event is late.
+        """How many seconds after its own time the server may get an event with an id; `None` means that none is late.
 
-        A later one is not counted: the ids that would show whether it is a copy may be forgotten.
+        It applies if `keeps_ids`. A later event is not counted: the ids that would show whether it is a copy may be
+        forgotten.
         """
         return seconds(self.accept_late or STATE_LATE)
 
@@ -166,6 +167,9 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         """Return by window the second at which its first bucket begins that is not closed at second `now`.
 
         Windows whose buckets never close are left out.
+
+        Raises:
+            ConfigurationError: `windows` has `day` or `month`, and there is no time zone `zone`.
         """
         kept = {window: self.retention_seconds(window) for window in windows}
         return {
@@ -183,6 +187,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             zone: The time zone in which days and months begin; it must exist.
 
         Raises:
+            ConfigurationError: `zone` does not exist, and the check of a limit needs it.
             ValueError: the rules are not valid; the message names the setting and the allowed values.
         """
         if (doubled := first_doubled(self.windows)) is not None:
@@ -251,7 +256,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A ratio of totals: the sum of the metrics `of` divided by the sum of the metrics `by`; 0 if the divisor is 0."""
+    """A ratio: the sum of the totals of the metrics `of`, divided by that of the metrics `by`; 0 if that is 0."""
 
     of: tuple[str, ...]
     by: tuple[str, ...]
@@ -260,9 +265,11 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class UndeclaredMetric(EventError):
     """A metric is not declared in the published rules.
 
+    The message is the fault and a remedy, which names the default file of the configuration.
+
     Args:
-        metric: The metric, a valid name.
-        fault: The fault without its remedy; the remedy names the default file of the configuration.
+        metric: The metric, a valid name; also an attribute.
+        fault: The fault without the remedy; also an attribute.
     """
 
     def __init__(self, metric: str, fault: str) -> None:
@@ -271,12 +278,12 @@ class UndeclaredMetric(EventError):
         self.fault = fault
 
     def __reduce__(self) -> tuple[type[UndeclaredMetric], tuple[str, str]]:
-        """Return what makes an equal error in another process."""
+        """Return the class and the arguments by which `pickle` makes an equal error in another process."""
         return type(self), (self.metric, self.fault)
 
 
 class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Everything that is declared for one generation of counters.
+    """Everything that is declared for one generation of counters; the constructor checks it.
 
     Attributes:
         metric: By name, the metrics.

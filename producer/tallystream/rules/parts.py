@@ -69,12 +69,14 @@ BLOOM: Final = "b"
 
 
 def id_label(rule: Metric, label: str) -> str:
-    """Return the last part of the key of a period of ids, from the label of the period; `""` for no period."""
+    """Return the last part of the key of a period of ids, from the label of the period; `""` if the label is empty."""
     return f"{label}{BLOOM}" if label and rule.seen == "bloom" else label
 
 
 def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     """Yield the kinds of marks that a partition may get when it counts by a rule for the first time.
+
+    A kind is the name of a window, `unique`, or a constant of this module, such as `BOARDS`.
 
     It may get fewer: the kinds of `max_subjects` come for each change of this setting, also if it is lowered.
     `ALL_TIME` may be among them, although no partition stores it. A change of `ids` yields nothing, although the

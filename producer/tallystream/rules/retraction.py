@@ -27,7 +27,8 @@ _MINUTE_MS = MINUTE * 1000
 class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A description of the events to retract: those that match every attribute that is not `None`.
 
-    Times are whole minutes, because the time of an event without actor and id is stored by the minute.
+    Times are whole minutes, because the time of an event without actor and id is stored by the minute. `applying` finds
+    the retractions that apply to an entry, and `without` removes the retracted events from its payload.
 
     Attributes:
         until: By stream, the ID of the last entry that the retraction applies to. A retraction that was made before the
@@ -76,6 +77,9 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         """Return a copy of a payload without the retracted events, with `visits` as singles; `until` is not checked.
 
         A group may be left without events. Resets stay: they take away only what is left of the events before them.
+
+        Raises:
+            ValueError: the columns of an element of `visits` differ in length.
         """
         payload = payload.by_singles()
         return Payload(
@@ -134,6 +138,9 @@ def applying(
         stream: The key of the stream.
         entry_id: The stream ID of the entry.
         fields: The fields of the entry.
+
+    Raises:
+        ValueError: `entry_id` or an ID in `until` is not a stream ID.
     """
     if not retractions:
         return {}

@@ -77,10 +77,12 @@ def zone_of(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=1024)  # called for each single event, with a handful of different durations
 def seconds(duration: str) -> int | None:
-    """Return a duration in seconds: 1 to 9999999 with `s`, `m`, `h` or `d`, such as `90s`; `None` for `forever`.
+    """Return a duration in seconds; `None` for `forever`.
+
+    A duration is a number from 1 to 9999999 and a unit, `s`, `m`, `h` or `d`, such as `90s`.
 
     Raises:
-        ValueError: `duration` is neither.
+        ValueError: `duration` is neither a duration nor `forever`.
     """
     if duration == "forever":
         return None
@@ -101,7 +103,8 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
         zone: The time zone in which days and months begin; it is not used for other windows.
 
     Raises:
-        ValueError: `window` is not one of these.
+        ValueError: `window` is not one of these, or the minute is after the year 9999.
+        OverflowError: the window is `day` or `month`, and the bucket would end after the last day of the year 9999.
         ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
     """
     at = minute * MINUTE
@@ -206,7 +209,7 @@ def _begins_within_an_hour(window: str, zone: str, since: int) -> Bucket | None:
 def id_length(ids: str) -> int:
     """Return how many seconds at most lie between two successive copies of an event with an id, for a value of `ids`.
 
-    Copies that are not successive may lie further apart. A month has 31 days.
+    Copies that are not successive may lie further apart. `ids` is `minute`, `hour`, `day` or `month` (31 days).
     """
     return _ID_LENGTHS[ids]
 
@@ -230,13 +233,16 @@ def labelled_id_period(ids: str, label: str) -> Bucket | None:
 
 
 def next_id_label(ids: str, label: str) -> str:
-    """Return the label of the period of ids after that with a label; `""` if `label` is none of a period."""
+    """Return the label of the period of ids that follows the period with the label `label`.
+
+    Return `""` if no period has this label. `ids` is `minute`, `hour`, `day` or `month`.
+    """
     period = labelled_id_period(ids, label)
     return "" if period is None else id_period(ids, period.end // MINUTE).label
 
 
 def id_window(ids: str) -> str:
-    """Return the window whose buckets are the periods of ids, for a value of `ids`."""
+    """Return the window whose buckets are the periods of ids, a duration such as `1d`, for `ids` such as `day`."""
     return {"minute": "60s", "hour": "1h", "day": "1d", "month": "31d"}[ids]
 
 

@@ -56,7 +56,10 @@ def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
 
 
 def live_mark(generation: int, revision: int) -> str:
-    """Return the value of `PartitionKeys.live` while rules with this number count the generation; 0 for no number."""
+    """Return the value of `PartitionKeys.live` of an open partition: the generation, and the number of its rules.
+
+    `revision` is this number; 0 leaves it out.
+    """
     return f"{generation} {revision}" if revision else str(generation)
 
 
@@ -70,7 +73,10 @@ def parse_live(value: bytes) -> tuple[int, bool]:
 
 
 def restoring_number(value: bytes) -> int:
-    """Return the number of the closing in a value of `PartitionKeys.live`; 0 if no restore replaces the counters."""
+    """Return the number after the word `restoring` in a value of `PartitionKeys.live`: that of the restore's closing.
+
+    Return 0 if the value does not have the word: then no restore replaces the counters.
+    """
     found = _RESTORING.search(value)
     return int(found[1]) if found else 0
 
@@ -105,7 +111,11 @@ def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:
 
 
 def number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
-    """Return the value of the field `name` as a whole number; `None` if there is no such field."""
+    """Return the value of the field `name` as a whole number; `None` if there is no such field.
+
+    Raises:
+        ValueError: the value is not a whole number.
+    """
     return int(fields[name]) if name in fields else None
 
 

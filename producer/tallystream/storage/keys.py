@@ -159,7 +159,10 @@ class PartitionKeys:
 
     @cached_property
     def copied(self) -> str:
-        """Hash: partition of the previous topic -> ID of its last entry that a repartition copied to this partition."""
+        """Hash: partition of the previous topic -> ID up to which a repartition copied its entries to this partition.
+
+        The entry with this ID is included; it need not have events of this partition.
+        """
         return self.prefix + "copied"
 
     @cached_property
@@ -181,7 +184,7 @@ class PartitionKeys:
 
     @cached_property
     def hot_subject(self) -> str:
-        """String: the subject with the most of the partition's recent events, as JSON; expires after a minute."""
+        """String: the subject with the most of the partition's recent events, as JSON; kept for a minute."""
         return self.prefix + "hottest"
 
     @cached_property
@@ -247,7 +250,7 @@ class PartitionKeys:
 
     @cached_property
     def dropped(self) -> str:
-        """Hash: consumer group and ID of a dead letter that was dropped for good -> its record.
+        """Hash: consumer group, space, and ID of a dead letter that was dropped for good -> its record.
 
         One for all generations: no later generation counts its events.
         """
@@ -264,7 +267,7 @@ class PartitionKeys:
 
     @cached_property
     def archive(self) -> str:
-        """Hash: the range of entries that is being archived; one for all generations."""
+        """Hash: the range of entries that is being archived, IDs `first` to `last`; one for all generations."""
         return self.prefix + "archive"
 
     @cached_property
@@ -304,11 +307,11 @@ class PartitionKeys:
         return f"{self.counters}top:{metric}"
 
     def window_top(self, window: str, metric: str, label: str) -> str:
-        """Sorted set: the subjects with the largest sums in one bucket of a window; as many as in `top`."""
+        """Sorted set: the subjects with the largest sums in one bucket of a window, more than are shown (see `top`)."""
         return f"{self.counters}top:{window}:{metric}:{label}"
 
     def limit(self, metric: str, label: str) -> str:
-        """Hash: subject -> events that arrived in one bucket of a limit, accepted and rejected ones."""
+        """Hash: subject -> events in one bucket of a limit, accepted and rejected ones, without late ones."""
         return f"{self.counters}limit:{metric}:{label}"
 
     def once(self, metric: str, label: str, subject: str) -> str:
@@ -421,8 +424,8 @@ class Layout:
     def files(self) -> str:
         """The key of the hash of ingested files, the same for all topics.
 
-        It maps the identity of a file to the number of bytes of the file that the identity was made from: its first
-        bytes; of a Parquet file, half of them are its last bytes.
+        It maps the identity of a file to the number of bytes that the identity was made from: the first bytes of the
+        decompressed file; of a Parquet file, half of them are its last bytes.
         """
         return f"{self.namespace}:{{{tag_of(0)}}}:files"
 

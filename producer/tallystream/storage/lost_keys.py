@@ -33,7 +33,7 @@ def _sentinels(keys: PartitionKeys) -> Collection[str]:
 
 
 def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
-    """Return the commands whose replies `parse_lost` reads; run them in one transaction."""
+    """Return the commands whose replies show `parse_lost` whether a key is lost; run them in one transaction."""
     return [
         ("HMGET", keys.sequences, "!begun", "!closed"),
         ("HGET", keys.topic_ledger, "entries:gated"),

@@ -36,10 +36,10 @@ def changes_of_topic(records: Sequence[Record], layout: Layout) -> Sequence[Reco
 
 
 def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[int]:
-    """Return the numbers of the rules that the live generation began to follow after its first event.
+    """Return the numbers of the rules that the generations of `layout` began to follow after their first event.
 
-    `revision`, the number of the present rules, is one of them also if a partition follows it only from the next event
-    on.
+    The set is empty if the rules never changed. `revision`, the number of the present rules, is in it also if a
+    partition will follow these rules only from its next event.
     """
     with client.pipeline(transaction=False) as pipeline:
         for keys in layout.keys:
@@ -56,8 +56,8 @@ def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[i
 def write_changes(client: redis.Redis, layout: Layout, records: Sequence[Record]) -> None:
     """Replace the recorded changes of the rules of a topic by `records`, with their IDs, in one transaction.
 
-    Without records, the topic has no recorded change afterwards. The rules themselves do not change. All records are
-    written, also more than 100: the next change that is recorded removes all but the last 100.
+    `records` must be in the order of their IDs. Without records, the topic has no recorded change afterwards. The rules
+    themselves do not change.
     """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.delete(layout.rule_changes)

@@ -58,7 +58,7 @@ end
 
 
 class Script:
-    """A Lua script that is called by its hash (EVALSHA).
+    """A Lua script that is called by its hash (EVALSHA): call the object, or `queue` the call in a pipeline.
 
     Args:
         package: The package whose folder `lua` has the file.
@@ -109,7 +109,11 @@ class Script:
         pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
 
     def load(self, client: redis.Redis) -> None:
-        """Load the script into the server's script cache (SCRIPT LOAD)."""
+        """Load the script into the server's script cache (SCRIPT LOAD); in a cluster, of every primary that answers.
+
+        Raises:
+            redis.RedisError: the server does not answer, or refuses the command.
+        """
         client.script_load(self.text)
 
 

@@ -19,7 +19,9 @@ _OPEN: Final = Script("tallystream.storage", "open_partition")
 
 
 def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> None:
-    """Let the partitions of a topic take and count events; change nothing in those that were opened or closed before.
+    """Let the partitions of a topic take and count events, with the first generation live.
+
+    Nothing changes in partitions that were opened or closed before.
 
     Without this call, every script refuses to append to a partition or to count in it. Call it only before the topic is
     live, or just after this process has created the deployment: later, a partition without keys has lost them.
@@ -38,9 +40,9 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> N
 
 
 def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
-    """Let one partition take and count events; see `open_partitions`.
+    """Let one partition take and count events; change nothing if it was opened or closed before.
 
-    `live` is the value for the key of the live generation.
+    `live` is the value for the key of the live generation: see `live_mark`. When to call it: see `open_partitions`.
 
     Raises:
         KeyLost: the partition has lost a key.
@@ -108,7 +110,9 @@ def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
 
 
 def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition has lost its sequences: then a missing record does not show what was appended.
+    """Return whether a partition of a stored topic has lost its sequences, alone or with all its keys.
+
+    If it has, a missing record of a producer does not show that nothing was appended.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

@@ -95,7 +95,7 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
         minute: Whole minutes since 1970.
         ones: The subjects with one event of amount 1.
         counts: By subject, the number of its events of amount 1, if there are several.
-        sums: By subject, the sum of the amounts of its other events, and their number.
+        sums: By subject, the sum of the amounts of its other events (some may have the amount 1), and their number.
     """
 
     metric: str
@@ -113,8 +113,8 @@ class Group(msgspec.Struct, array_like=True, gc=False, frozen=True):
 class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """One event that is not summed.
 
-    It has an actor or an id, its amount is 2^40 or more, or -2^40 or less, or it was appended alone, as a decision or a
-    plain entry.
+    It has an actor or an id, its amount is 2^40 or more, or -2^40 or less, or it is the only event of its entry, such
+    as a decision, a plain entry or a dead letter.
 
     Attributes:
         metric: The metric.
@@ -244,14 +244,24 @@ def decode_packed(body: bytes) -> Payload:
 
 
 def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
-    """Return what `decode_columns` returns, with the events of `visits` as singles; the errors are the same."""
+    """Return the payload of one entry, packed or plain, with every event stored in columns (`visits`) as a single.
+
+    `received` is the millisecond at which the server received the entry: the time of a plain event that states none.
+    The checks are those of `decode_columns`.
+
+    Raises:
+        UnknownVersion: the entry has a wire version that this release does not read.
+        CodecError: the entry is not valid for another reason.
+        EventError: a plain entry has a field with a value that is not allowed.
+    """
     return decode_columns(fields, received).by_singles()
 
 
 def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
     """Return the payload of one entry, packed or plain; events that are in columns stay in `visits`.
 
-    Of a packed entry only types, ranges and the number of events are checked, not the text of metrics and subjects.
+    An entry with a field `v` is packed. Of it only types, ranges, the lengths of columns, and the number of events are
+    checked, not the text of metrics and subjects.
 
     Args:
         fields: The fields of the entry, as Redis returns them.
@@ -327,13 +337,16 @@ def split(payload: Payload, home: Callable[[str, str, bool], int]) -> dict[int, 
 
 
 def stated_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return the number of events that an entry states in field `n`; 1 if it is missing or not 0 to `MAX_EVENTS`."""
+    """Return the number of events that an entry states in field `n`; 1 if it is missing or not 0 to `MAX_EVENTS`.
+
+    So a plain entry has 1. The content is not read.
+    """
     stated = fields.get(b"n", b"")
     return int(stated) if stated.isdigit() and len(stated) <= 7 and int(stated) <= MAX_EVENTS else 1  # noqa: PLR2004  # 7 digits
 
 
 def own_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return what `stated_events` returns for an entry, or 0 if a repartition has copied it from another topic."""
+    """Return the number of events that an entry states (see `stated_events`); 0 for a copy that a repartition made."""
     return 0 if fields.get(b"p") == COPIED else stated_events(fields)
 
 
@@ -343,16 +356,17 @@ def is_reset(fields: Mapping[bytes, bytes]) -> bool:
 
 
 def earlier_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return the number in field `i`: events that were before the one event of a dead letter.
+    """Return the number in field `i` of a dead letter: equal events that were before it in its original entry.
 
-    0 if there is no such field, or it is not a number of at most 7 digits.
+    Equal events have the same metric, subject, actor and time. The result is 0 if there is no such field, or it is not
+    a number of at most 7 digits.
     """
     earlier = fields.get(b"i", b"")
     return int(earlier) if earlier.isdigit() and len(earlier) <= 7 else 0  # noqa: PLR2004  # 7 digits
 
 
 def id_time_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
-    """Return the millisecond of an entry's stream ID; of a copy, that of the original's ID."""
+    """Return the millisecond of an entry's stream ID; of a copy that a repartition made, that of the original's ID."""
     if fields.get(b"p") == COPIED and (taken := fields.get(b"q", b"")).isdigit():
         return int(taken)
     return int(entry_id.partition("-")[0])
@@ -382,7 +396,7 @@ def stated_time(fields: Mapping[bytes, bytes]) -> int | None:
 def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return the fields that state an entry's times, for a second entry: a valid `t`, and `p` and `q` of a copy.
 
-    Empty if only the stream ID states the time: the second entry, which has another ID, then does not have it.
+    The result is empty if only the stream ID states the time: a second entry, which has another ID, loses this time.
     """
     found = {b"t": b"%d" % stated} if (stated := stated_time(fields)) is not None else {}
     if fields.get(b"p") == COPIED and b"q" in fields:
@@ -399,7 +413,7 @@ def retraction_marks(fields: Mapping[bytes, bytes]) -> frozenset[int]:
 
 
 def retraction_field(marks: Collection[int]) -> dict[bytes, bytes]:
-    """Return the field that states retractions by their places in the rules; no field if there are none."""
+    """Return the field `r` that states retractions by their places in the rules; `{}` if there are none."""
     return {b"r": b",".join(b"%d" % mark for mark in sorted(marks))} if marks else {}
 
 
@@ -417,8 +431,8 @@ def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) ->
 def was_sequenced(fields: Mapping[bytes, bytes]) -> bool:
     """Return whether one of our scripts wrote the entry, and has added its events to `appended` in the ledger.
 
-    A producer's entry, a copy of a repartition, and an entry of `decide.lua` or `reset.lua` are such entries. A plain
-    entry is not. Only the fields are read: `p` with a numeric `q`, or `v` with a numeric `d`.
+    An entry of a producer or of an ingested file, a copy of a repartition, and an entry of `decide.lua` or `reset.lua`
+    are such entries. A plain entry is not. Only the fields are read: `p` with a numeric `q`, or `v` with a numeric `d`.
     """
     return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)
 

@@ -51,9 +51,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tr
         amount: How much to add: a whole number within +-(2^53 - 1); 0 and negative amounts are allowed.
         actor: The person or program that caused the event: 1 to 256 bytes, with the same characters as `subject`, and
             stored in the same normal form.
-        at: The time of the event, in seconds since 1970 (UTC), before the year 10000. It is not compared with
-            a clock here. `None` means the moment at which a producer emits it, or at which the server receives a plain
-            entry.
+        at: The time of the event, in seconds since 1970 (UTC): an `int` or a `float`, not negative, before the year
+            10000. It is not compared with a clock here. `None` means the moment at which a producer emits it, or at
+            which the server receives a plain entry.
         id: An ID of the event, for metrics that count each ID once: 1 to 256 bytes, with the same characters as
             `subject`, and stored in the same normal form.
 
@@ -133,7 +133,7 @@ def check_at(at: object, now: float | None = None) -> None:
     """Raise `EventError` if a time is not valid.
 
     Args:
-        at: The time; it must be a number of seconds since 1970, not negative, before the year 10000.
+        at: The time; it must be an `int` or a `float` of seconds since 1970, not negative, before the year 10000.
         now: The time to compare with: `at` may be at most `MAX_AHEAD` seconds later. `None` skips this check.
     """
     if type(at) not in (int, float) or at != at:  # noqa: PLR0124  # NaN; math.isnan fails on a very large int

@@ -18,7 +18,7 @@ _LARGE: Final = 2**40
 
 
 class EntryBuilder:
-    """Gathers events of one partition, and encodes them as one entry.
+    """Gathers events of one partition by its methods `add...`; `build` encodes them as the payload of one entry.
 
     Attributes:
         events: The number of events gathered.
@@ -27,11 +27,11 @@ class EntryBuilder:
             `add_sum` adds together with other amounts are in `sums`.
         sums: By metric and minute, and by subject, the sum of the amounts of other events without actor and id, and the
             number of these events.
-        singles: Events with an id, with an actor and another amount than 1, or with an amount of 2^40 or more, or of
-            -2^40 or less.
+        singles: Events with an id, with an actor and another amount than 1, with an actor and a metric in `ordered`, or
+            with an amount of 2^40 or more, or of -2^40 or less.
         visits: By metric and minute, the columns of events of amount 1 with an actor and without an id.
-        ordered: The metrics with an actor in `singles`. Their later events with an actor are singles too: an entry has
-            its visits before its singles, so the events of an actor keep their order.
+        ordered: The metrics of which `singles` has an event with an actor. `add` makes their later events with an actor
+            singles too: an entry has its visits before its singles, so the events of an actor keep their order.
     """
 
     __slots__ = ("events", "ordered", "singles", "size", "sums", "units", "visits")
@@ -48,7 +48,8 @@ class EntryBuilder:
     def add(self, metric: str, subject: str, amount: int, at: float, actor: str | None, id_: str | None) -> int:
         """Add one event, which is not checked, and return the bytes by which `size` grew.
 
-        0 for a further event of amount 1, without actor and id, of the same metric, subject and minute.
+        They are 0 if the event has the amount 1 and neither actor nor id, and `units` already has its metric, minute
+        and subject.
 
         Args:
             metric: Its metric.
@@ -91,7 +92,7 @@ class EntryBuilder:
         return grown
 
     def columns(self, metric: str, minute: int) -> Columns:
-        """Return the columns in `visits` of a metric and a minute (since 1970); add empty columns if there are none.
+        """Return the columns in `visits` of a metric and a whole minute since 1970; add empty ones if there are none.
 
         The caller may append to the columns, and must then also add to `events` and `size`.
         """
@@ -102,7 +103,7 @@ class EntryBuilder:
         return found
 
     def add_sum(self, metric: str, subject: str, minute: int, amount: int, events: int, *, unit: bool) -> None:
-        """Add the sum of several valid events of one metric, subject and minute, without actor and id.
+        """Add the sum of several events of one metric, subject and minute, without actor and id; they are not checked.
 
         Args:
             metric: Their metric.
@@ -123,7 +124,7 @@ class EntryBuilder:
             sums[subject] = (amount_so_far + amount, events_so_far + events)
 
     def add_units(self, metric: str, minute: int, subjects: Sequence[str], events: Sequence[int]) -> None:
-        """Add valid events of amount 1, without actor and id, of one metric and minute.
+        """Add events of amount 1, without actor and id, of one metric and minute; they are not checked.
 
         Args:
             metric: Their metric.

@@ -23,8 +23,8 @@ class CountingPosition(msgspec.Struct, frozen=True):
     Attributes:
         as_of: The stream ID up to which every entry is counted, `0-0` before the first.
         pending: The number of entries that were delivered to a worker and not acknowledged.
-        lag: The number of entries not counted yet, pending ones included; `None` if the server does not report it, or
-            if the stream exists without the group.
+        lag: The number of entries not counted yet, pending ones included. `None` if the server does not report it, or
+            if the stream exists without the group; 0 if there is no stream.
         delivered: The stream ID of the last entry that was delivered to a worker, `0-0` before the first.
     """
 
@@ -45,10 +45,11 @@ def position_commands(keys: PartitionKeys) -> list[Command]:
 def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
     """Return the counting position of a partition.
 
-    If the stream or the group does not exist yet, `as_of` is `0-0`.
+    If the stream or the group does not exist yet, `as_of` is `0-0`, and `lag` is 0 without a stream, but `None` without
+    the group.
 
     Args:
-        replies: The two replies to `position_commands`, in order; an error is an element, not raised.
+        replies: The two replies to `position_commands`, in order; an error reply is an element (`redis.ResponseError`).
         group_name: The consumer group that counts the generation.
 
     Raises:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 class ClusterClient(redis.Redis):
     """A client that sends each command to the node that serves its slot; safe across threads.
 
+    Methods of `redis.Redis` that keep one connection, such as `pubsub` and `monitor`, do not work.
+
     Args:
         router: Finds the node of each slot.
     """
@@ -49,7 +51,7 @@ class ClusterClient(redis.Redis):
         A command without a key is executed on one primary. SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL are executed on every
         primary that answers, and the first reply is returned. A `redis.ResponseError` ends this: later primaries are
         not asked. A primary that replies LOADING counts as one that does not answer. While a slot is moved, the keys of
-        an MGET may be read one after another.
+        an MGET may be read one after another. A SCAN is executed on the node of the hash tag in its pattern.
 
         Raises:
             redis.ResponseError: the error reply of the node; for a command with a key, MOVED, ASK, TRYAGAIN and
@@ -85,7 +87,8 @@ class ClusterClient(redis.Redis):
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
         """Yield the matching keys of every primary; the arguments are those of `redis.Redis.scan_iter`.
 
-        A key may come more than once. While slots are moved, keys may be missing.
+        A key may come more than once. While slots are moved, keys may be missing. If no slot map was ever read, and the
+        last attempt to read one failed within the last 50 milliseconds, yield nothing.
 
         Raises:
             redis.RedisError: a primary does not answer, or no node returned the slot map; later primaries are not read.
@@ -107,8 +110,10 @@ class ClusterClient(redis.Redis):
         """Execute a command on every primary that answers, also if others do not; return the first reply.
 
         Raises:
-            redis.ResponseError: a primary replied with an error; the primaries after it were not asked.
+            redis.ResponseError: a primary replied with an error, and the primaries after it were not asked; or no
+                usable slot map was returned.
             redis.ConnectionError, redis.TimeoutError: no node answered.
+            ConfigurationError: the server is not a node of a cluster.
         """
         self._router.refresh()
         replies: list[Any] = []

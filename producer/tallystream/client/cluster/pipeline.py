@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClusterPipeline(Pipeline):
-    """A pipeline with the interface of redis-py's, whose commands go to the nodes of their keys.
+    """A pipeline with the interface of redis-py's, whose commands go to the nodes of their keys; `watch` does not work.
 
     Args:
         client: Client of the cluster.
@@ -43,7 +43,8 @@ class ClusterPipeline(Pipeline):
 
         In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`. Otherwise each node gets them
         after its other commands, and the reply is the least of the nodes' replies, or the error of a node. A node that
-        answers no command is left out of it: its other commands have errors as replies.
+        answers no command is left out of it: its other commands have errors as replies. If the pipeline has no other
+        command, WAIT and WAITAOF are not sent, and the reply is 0.
 
         A command that was not executed (MOVED, ASK, ...) is sent again if that cannot change the order of writes. If
         the pipeline has WAIT or WAITAOF, and is no transaction, no command is sent again: the caller gets the errors.
@@ -58,7 +59,8 @@ class ClusterPipeline(Pipeline):
                 WAITAOF.
             redis.RedisError: the first error among the replies, with `raise_on_error`; other commands may have been
                 executed.
-            ConfigurationError: the server is not a node of a cluster.
+            ConfigurationError: a server is not a node of a cluster; commands may have been executed.
+            ValueError: the pattern of a SCAN has no hash tag; nothing was sent.
         """
         staged = self.command_stack
         try:
@@ -91,7 +93,8 @@ class _Run:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: none of the commands got a reply.
-            ConfigurationError: the server is not a node of a cluster.
+            ConfigurationError: a server is not a node of a cluster; commands may have been executed.
+            ValueError: the pattern of a SCAN has no hash tag; nothing was sent.
         """
         parts, following = parts_of(self._commands)
         replies = self._replies
@@ -180,7 +183,7 @@ class _Run:
 
 
 class _Sent:
-    """One node's share of a pipeline, on a connection that no other share uses.
+    """One node's share of a pipeline, on a connection that no other share uses: `write`, `read`, then `release` it.
 
     Args:
         node: The node.
@@ -202,7 +205,7 @@ class _Sent:
         self._has_answered = False
 
     def write(self) -> None:
-        """Send the commands without reading replies; store a connection error in `error` instead of raising it."""
+        """Send the commands without reading replies; store a `redis.RedisError` in `error` instead of raising it."""
         try:
             self._connection = self.node.client.connection_pool.get_connection()
             self._connection.send_packed_command(

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class Router:
     """Finds the node for a command, and keeps the slot map current by the replies of the nodes; safe across threads.
 
+    `owner` or `await_owner` returns the node of a slot, `send` sends a command to a node, and `redirect` returns
+    the next node if that one did not execute it.
+
     Args:
         seeds: Addresses of some of the nodes.
         open_node: Opens a client of one node, to probe it or to read the slot map; keyword arguments are settings.
@@ -138,7 +141,8 @@ class Router:
         mark the slot map as stale.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer.
+            redis.ConnectionError, redis.TimeoutError: the node failed less than half a second ago, or does not answer,
+                or refuses the password.
             redis.ResponseError: the node refused the ping.
         """
         if not node.failed:
@@ -163,8 +167,8 @@ class Router:
         have.
 
         Raises:
-            ConfigurationError: the server is not a node of a cluster.
-            redis.RedisError: no node returned a slot map, or a node refused the command.
+            ConfigurationError: a server that was asked is not a node of a cluster.
+            redis.RedisError: no node returned a slot map, or a node refused the command; later nodes are not asked.
         """
         if not self.topology.must_look():
             return
@@ -191,7 +195,10 @@ class Router:
     def _is_replaced(self, address: Address) -> bool:
         """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more.
 
-        Return `False` if the slot map cannot be read.
+        If the map was read within the last 50 milliseconds, use it. Return `False` if the slot map cannot be read.
+
+        Raises:
+            ConfigurationError: a server that was asked is not a node of a cluster.
         """
         self.topology.suspect(address)
         try:

@@ -145,6 +145,9 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]
 
     Returns:
         The parts, and the places of `WAIT` and `WAITAOF`, which each node gets after its other commands.
+
+    Raises:
+        ValueError: the pattern of a SCAN has no hash tag.
     """
     parts: dict[int | None, CommandPart] = {}
     following: list[int] = []

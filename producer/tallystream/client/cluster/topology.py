@@ -118,6 +118,8 @@ class Topology:
     def apply_map(self, reply: list[Any], asked: Address) -> list[Node]:
         """Replace the slot map by a node's reply to CLUSTER SLOTS, and remove the nodes that are not in the reply.
 
+        The map is then not stale.
+
         Args:
             reply: The reply.
             asked: Address of the node that sent the reply.
@@ -143,7 +145,7 @@ class Topology:
         return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self) -> None:
-        """Record that no node returned a slot map: the present map stays in use until the next read is due."""
+        """Record that no node returned a slot map: `must_look` returns `False` for the next 50 milliseconds."""
         self._looked_at = time.monotonic()
 
     def node(self, address: Address) -> Node:

@@ -46,7 +46,8 @@ _MAX_IN_FLIGHT: Final = 8
 class Spool(Buffer):
     """A buffer whose events are in segments (files of records) on disk; safe across threads.
 
-    Only the sending thread calls `seal`, `settle`, `open`, `move` and `rename`. Call `open` before `seal`.
+    Used like a `Buffer`, but for another topic call `move` instead of `reopen`, and at the end `release`. Only the
+    sending thread calls `seal`, `settle`, `open`, `move` and `rename`. Call `open` before `seal`.
 
     Args:
         settings: Settings of a buffer, of which `buffer_events` and `buffer_bytes` do not apply.
@@ -77,12 +78,17 @@ class Spool(Buffer):
 
     @property
     def size(self) -> int:
-        """Bytes of this buffer's files; a confirmed event counts until its whole file is removed. 0 without files."""
+        """Bytes of this buffer's records in files; a confirmed event counts until its whole file is removed.
+
+        0 before the first event, and after `release`.
+        """
         return 0 if self._segments is None else self._segments.size
 
     @property
     def is_delivered(self) -> bool:
         """Whether all events of this buffer are confirmed; reads the files.
+
+        After `release`, events without a plan are not included.
 
         Raises:
             OSError: a file cannot be read.
@@ -131,8 +137,8 @@ class Spool(Buffer):
     ) -> bool:
         """Write one valid event to the spool; return `False` if the spool is full and `when_full` is `drop`.
 
-        If it is full, wait or raise as `Buffer.put` does. After `True`, the caller must set `wake`. `route` is not
-        used: an event gets its partition when it is planned.
+        It is full if its files have `spool_bytes` or more; then wait or raise an error as `Buffer.put` does. After
+        `True`, the caller must set `wake`. `route` is not used: an event gets its partition when it is planned.
 
         Raises:
             BufferFull, ConfigurationError, TallyError: see `Buffer.put`.
@@ -166,7 +172,8 @@ class Spool(Buffer):
             since: A recent stream ID of each partition, from `newest_ids`; empty if they were not read.
 
         Raises:
-            SpoolError: the spool has queues for another number of partitions or another topic, or cannot be written.
+            SpoolError: the spool has queues for another number of partitions or another topic, and they stay; or it
+                cannot be written: then the new queues are only in memory.
         """
         with self._lock:
             if self.names and (len(self.names), self._queues.topic) != (layout.partitions, layout.topic):
@@ -206,7 +213,7 @@ class Spool(Buffer):
     def rename(self, partition: int, name: str, base: int, since: str = START) -> None:
         """Record, before anything is sent under it, the new name of a queue: sequence `base + 1` becomes 1.
 
-        No entry of the new name has a stream ID before `since`.
+        No entry of the new name has a stream ID before `since`. After `release`, nothing is written to files.
 
         Raises:
             SpoolError: the name could not be written to the spool; nothing has changed.
@@ -221,8 +228,9 @@ class Spool(Buffer):
         """Pack the events of the next plan; return the number of this seal, and pairs of partition and pack.
 
         Plans of a dead process or an earlier topic come first; after them, new events are planned, without waiting for
-        `linger`. A new plan is first written to the spool. Return the number of the previous seal, and no packs, if
-        there is no event or while 8 plans are unconfirmed. A plan whose events the closed topics have makes no packs.
+        `linger`, up to the first full entry. A new plan is first written to the spool. If more events follow, set
+        `wake`. Return the number of the previous seal, and no packs, if no record follows the last plan or while 8
+        plans are unconfirmed. A plan without events, or whose events the closed topics have, makes no packs.
 
         Raises:
             SpoolError: the plan could not be written; none of its entries may be sent.
@@ -264,7 +272,8 @@ class Spool(Buffer):
     def settle(self, confirmed: Sequence[SealedEntry], cycle: int) -> None:
         """Count the events of confirmed entries as appended, and remove the files whose events are all confirmed.
 
-        The last file stays. `cycle` is the number of the last seal up to which all entries are confirmed.
+        The last file stays. Wake the callers that wait. Pass each entry once, when it is first confirmed or given up.
+        `cycle` is the number of the last seal up to which all entries are confirmed.
         """
         with self._changed:
             self.appended += sum(entry.events for entry in confirmed)
@@ -281,10 +290,11 @@ class Spool(Buffer):
     def release(self) -> None:
         """Close the files, after the last write; remove them, if possible, if all events are confirmed.
 
-        Do nothing if they are closed already.
+        Set `is_released`. Without files, or if they are closed already, do nothing more.
 
         Raises:
-            OSError: a file cannot be read, so it is not known if all events are confirmed; the files stay open.
+            OSError: a file cannot be read, so it is not known if all events are confirmed; the files stay open,
+                although `is_released` is set.
         """
         with self._lock:
             self.is_released = True
@@ -293,7 +303,7 @@ class Spool(Buffer):
                 self._segments = None
 
     def abandon(self) -> None:
-        """Close the copied file descriptors in the child after a fork: the files and their lock are the parent's."""
+        """Close the copied file descriptors in the child after a fork; the parent keeps its files and their lock."""
         if self._segments is not None:
             self._segments.close()
             self._segments = None
@@ -307,7 +317,11 @@ class Spool(Buffer):
         return f"the spool has {self.size:,} bytes, its limit is {self._spool.most_bytes:,}"
 
     def _holds_unsealed(self) -> bool:
-        """Return whether any events, and not only records of other kinds, follow the last plan."""
+        """Return whether any events, and not only records of other kinds, follow the last plan; reads the files.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         segments = self._segments
         return segments is not None and any(
             kind == records.EVENT for kind, _, _ in segments.read(self._planned_to, segments.end)
@@ -340,10 +354,12 @@ class Spool(Buffer):
             raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
 
     def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
-        """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
+        """Write a record that the delivery of the spooled events needs.
+
+        If the record cannot be written (full disk), delete the reserve file and try once more.
 
         Raises:
-            SpoolError: there is no reserve file any more, or the second attempt failed.
+            SpoolError: there is no reserve file that can be deleted, or the second attempt failed.
         """
         try:
             segments.write(kind, body)

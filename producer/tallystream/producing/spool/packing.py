@@ -26,7 +26,11 @@ def pack(
 
     Returns:
         The packs by partition (none for a partition without events), the position after the last record that was read
-        (`plan.start` if there was none), and the number of packed events.
+        (`plan.start` if there was none), and the number of packed events. Records of other kinds are read and left out.
+        Reading ends early at a damaged or incomplete record.
+
+    Raises:
+        OSError: a file cannot be read.
     """
     packs: dict[int, EntryBuilder] = {}
     at, events = plan.start, 0

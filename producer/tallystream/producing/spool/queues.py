@@ -23,8 +23,9 @@ class SpoolQueues:
     """Holds the name and the last sequence of each partition's queue, and the plans whose entries must be packed again.
 
     A plan (`EntryPlan`) states which spooled events become which entries. Plans to pack again (to seal) are those of a
-    dead process, and those that must be made again for another topic. This class makes no plans and packs nothing.
-    Not safe across threads: the spool locks.
+    dead process, and those that must be made again for another topic. `begin` makes the queues; `give_out`, `rename`
+    and `switch` change them as a plan, a rename or a switch record states; `restore` sets them from a state. This class
+    makes no plans and packs nothing. Not safe across threads: the spool locks.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,10 @@ class SpoolQueues:
         self.topic = layout.topic
 
     def state(self, namespace: str, planned_to: int) -> records.QueueState:
-        """Return the record of the present queues, without the plans; the caller begins each new segment with one."""
+        """Return the record of the present queues, without the plans; the caller begins each new file with one.
+
+        `planned_to` is the position up to which the events are planned. The record shares the lists of this object.
+        """
         return records.QueueState(namespace, planned_to, self.names, self.sequences, self.topic, self.since)
 
     def restore(self, state: records.QueueState) -> None:

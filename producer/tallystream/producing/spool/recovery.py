@@ -35,8 +35,11 @@ class Recovered:
 def orphaned_segments(spool: Path, known: Collection[str] = ()) -> Iterator[SegmentedLog]:
     """Claim (lock) and yield the segments of each dead process in a spool folder, except folders named in `known`.
 
-    Folders without records are left out. The caller must close the segments. If `spool` is not a folder, nothing is
-    yielded.
+    Segments are locked only when the caller takes them from the iterator; the caller must close them. Folders without a
+    file for records are left out. If `spool` is not a folder, nothing is yielded.
+
+    Raises:
+        OSError: the folder cannot be listed.
     """
     for folder in sorted(spool.iterdir()) if spool.is_dir() else ():
         if folder.name not in known and folder.is_dir() and (segments := SegmentedLog.claim(folder)) is not None:

@@ -38,7 +38,8 @@ _CHUNK: Final = 2**18
 class SegmentedLog:
     """The records of one process in a spool, in the order of writing; the position of a record is its offset in bytes.
 
-    Not safe across threads: the caller locks.
+    Make one with `create` or `claim`. Before `write`, call `rotate` if `is_due`. The offset counts from the first
+    record that was ever written, also if its file is removed. Not safe across threads: the caller locks.
 
     Args:
         folder: Folder of the files.
@@ -63,12 +64,13 @@ class SegmentedLog:
 
     @classmethod
     def create(cls, spool: Path, *, in_sync: bool = False) -> Self:
-        """Create a new folder in a spool, with a lock and a reserve of disk space, and return its empty segments.
+        """Create a new folder in a spool, with a lock and a reserve file of 64 KiB, and return its empty segments.
 
-        The folder has no file for records yet: `rotate` creates the first.
+        The folder has no file for records yet: `rotate` creates the first. With `in_sync`, `write` forces each record
+        to disk.
 
         Raises:
-            SpoolError: the folder cannot be written; the message states the reason.
+            SpoolError: the folder cannot be written; the message states the reason. A part of it may be left.
         """
         folder = spool / uuid.uuid4().hex[:16]
         try:
@@ -86,7 +88,8 @@ class SegmentedLog:
     def claim(cls, folder: Path) -> Self | None:
         """Lock and return the segments in a folder; `None` if another process has the lock.
 
-        Also return `None` if the folder has no lock file that can be opened, or no records.
+        Also return `None` if the folder has no lock file that can be opened, or no file for records. `write` does not
+        force the records to disk.
         """
         try:
             lock = os.open(folder / "lock", os.O_RDWR)
@@ -109,7 +112,7 @@ class SegmentedLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether `rotate` must be called before the next `write`: no file is open for it, or the file has 4 MiB."""
+        """Whether `rotate` must be called before the next `write`: no file is open, or the last has 4 MiB or more."""
         return self._out is None or self.end - max(self._files) >= SEGMENT_BYTES
 
     def rotate(self) -> None:
@@ -141,7 +144,8 @@ class SegmentedLog:
             body: At most 64 KiB. `read` ends before a longer one; this method does not check it.
 
         Raises:
-            SpoolError: the record could not be written; what was written of it is cut off again, if possible.
+            SpoolError: the record could not be written; `end` has not changed, and what was written of the record is
+                cut off again, if possible.
         """
         record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
         assert self._out is not None  # noqa: S101  # rotate() comes first
@@ -171,8 +175,9 @@ class SegmentedLog:
     def read(self, position: int, end: int) -> Iterator[tuple[int, bytes, int]]:
         """Yield the kind, the body and the end position of each record from `position` to `end`.
 
-        `position` must be the start of a record that was not dropped. End early at a damaged or incomplete record; the
-        last end position is then that of the last good record.
+        `position` must be the start of a record that was not dropped, and `end` the end of a record. End early at a
+        damaged or incomplete record; the last end position is then that of the last good record. If `position` is not
+        before `end`, yield nothing.
 
         Raises:
             OSError: a file cannot be read.
@@ -207,7 +212,7 @@ class SegmentedLog:
     def drop(self, position: int) -> None:
         """Remove the files whose records all end at or before a position, except the last file; `start` moves up.
 
-        A file that cannot be deleted stays on disk, without an error.
+        A file that cannot be deleted stays on disk, without an error, and does not belong to the segments any more.
         """
         bases = sorted(self._files)
         for base, following in pairwise(bases):
@@ -261,9 +266,10 @@ class SegmentedLog:
 
 
 def _hold(lock: int, *, wait: bool = False) -> None:
-    """Lock the file until it is closed or its process ends.
+    """Lock an open file, given by its descriptor, until it is closed or its process ends.
 
-    If another process has the lock, raise an `OSError`; with `wait`, wait for the lock instead.
+    If another process has the lock, or the file cannot be locked, raise an `OSError`. With `wait`, wait for the lock of
+    another process without limit.
     """
     import fcntl  # noqa: PLC0415  # Windows has no fcntl, and no spool
 

@@ -17,12 +17,12 @@ Sync = Literal["os", "disk"]
 
 @dataclass(frozen=True)
 class SpoolSettings:
-    """The settings of a spool; creates its folder, and checks that it is writable. See also `Producer`.
+    """The settings of a spool; creates its folder, and creates and removes a file in it to check that it is writable.
 
     Attributes:
         folder: Folder of the spool, with one folder in it for each producer.
-        most_bytes: Bytes of one producer in the spool at which no further event is added, at least 1 MiB. Records that
-            the delivery needs are still written.
+        most_bytes: `spool_bytes` of `Producer`: bytes of one producer in the spool at which no further event is added,
+            at least 1 MiB. Records that the delivery needs are still written.
         sync: `os` if the operating system must have an event before `emit` returns, `disk` if the disk must.
         namespace: Namespace of the deployment.
 
