@@ -406,6 +406,17 @@ MUTANTS: Final = (
         tests=(f"{_CLOCK}::test_lateness_is_measured_by_the_clock_in_every_fold",),
     ),
     Mutant(
+        "generation-of-a-decision-compared",
+        (
+            Edit(
+                "tallystream_worker/verify/archived_rows.py",
+                "return table if at < 0 else table.set_column",
+                "return table if True else table.set_column",
+            ),
+        ),
+        tests=("tests/unit/verify/test_archived_rows.py",),
+    ),
+    Mutant(
         "archive-without-the-clock",
         (
             Edit(
