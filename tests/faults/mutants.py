@@ -79,6 +79,7 @@ _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
+_RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
 _ARCHIVE: Final = "tests/integration/archive/test_archive.py"
@@ -1002,6 +1003,78 @@ MUTANTS: Final = (
         "snapshot-without-retries",
         (Edit("tallystream_worker/snapshot/snapshotter.py", "_retried(cut) != known", "False"),),
         tests=(f"{_SNAPSHOT}::test_a_retried_dead_letter_is_in_the_next_snapshot",),
+    ),
+    Mutant(
+        "restore-without-dead-letters",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "        self._restore_dead(load, position)\n",
+                "",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_dead_letters_come_back",),
+    ),
+    Mutant(
+        "restore-that-takes-drops-back",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "if field not in load.dropped]",
+                "if not field]",
+            ),
+        ),
+        tests=(
+            f"{_RESTORED_DEAD}::test_what_was_dropped_stays_dropped",
+            f"{_RESTORED_DEAD}::test_a_rebuild_after_a_restore_leaves_out_what_was_dropped",
+        ),
+    ),
+    Mutant(
+        "snapshot-without-dead-letters-that-are-removed-meanwhile",
+        (
+            Edit(
+                "tallystream_worker/dead_letters/lua/remove.lua", "local found = ttl > 0 and", "local found = false and"
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_the_dead_letters_are_of_one_moment",),
+    ),
+    Mutant(
+        "snapshot-with-later-drops",
+        (Edit("tallystream_worker/snapshot/dead_letters.py", "if field not in since}", "}"),),
+        tests=(f"{_RESTORED_DEAD}::test_the_dead_letters_are_of_one_moment",),
+    ),
+    Mutant(
+        "snapshot-keeps-removed-dead-letters",
+        (
+            Edit(
+                "tallystream_worker/snapshot/dead_letters.py",
+                "before.added - before.length\n",
+                "self.added - self.length\n",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_only_new_dead_letters_are_read",),
+    ),
+    Mutant(
+        "restored-dead-letters-in-another-state",
+        (
+            Edit(
+                "tallystream_worker/snapshot/dead_letters.py",
+                '    fence("XSETID", keys.dead, was.last, "ENTRIESADDED", was.added)\n',
+                "",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_the_next_snapshot_after_a_restore_has_the_dead_letters",),
+    ),
+    Mutant(
+        "drops-during-a-restore",
+        (
+            Edit(
+                "tallystream_worker/dead_letters/lua/drop.lua",
+                "if not generations.is_open(KEYS[6]) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_nothing_is_dropped_while_a_restore_runs",),
     ),
     Mutant(
         "restore-that-forgets-retractions",

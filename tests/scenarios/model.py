@@ -106,14 +106,12 @@ class Kept:
 
     Attributes:
         rules: The rules.
-        dead: The places of its dead letters, also of those that were given up.
         undeclared: See `Model`.
         dropped: See `Model`.
         changed: See `Model`.
     """
 
     rules: Rules
-    dead: set[int]
     undeclared: set[int]
     dropped: set[int]
     changed: set[str]
@@ -135,8 +133,6 @@ class Model:
         """Places of the dead letters of metrics that were not declared."""
         self.dropped: set[int] = set()
         """Places of the dead letters that an operator gave up."""
-        self.unlisted: set[int] = set()
-        """Places of the dead letters that were lost with the server: a snapshot does not contain them."""
         self.resets: dict[tuple[str, str], tuple[int, ...]] = {}
         """By metric and subject, the place in the log of its last reset."""
         self.since: dict[tuple[str, str], float] = {}
@@ -225,7 +221,6 @@ class Model:
         """Record that the history was counted again by the present rules; what was given up stays so."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
         self.undeclared -= declared - self.dropped
-        self.unlisted.clear()  # counting again makes new dead letters
         self.since.clear()
         self.changed.clear()
         self._changed()
@@ -233,13 +228,12 @@ class Model:
     def retry(self) -> None:
         """Record that all dead letters were retried."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
-        self.undeclared -= declared - self.dropped - self.unlisted
+        self.undeclared -= declared - self.dropped
         self._changed()
 
     def snapshot(self) -> None:
         """Record that a snapshot was taken."""
-        listed = {place for place in self.dead if place < self._settled}
-        self._snapshot = Kept(self.rules, listed, set(self.undeclared), set(self.dropped), set(self.changed))
+        self._snapshot = Kept(self.rules, set(self.undeclared), set(self.dropped), set(self.changed))
 
     @property
     def is_behind(self) -> bool:
@@ -249,11 +243,10 @@ class Model:
     def lose(self) -> None:
         """Record that the server lost everything, and that the last snapshot was restored.
 
-        What happened to dead letters after the snapshot is undone: the log does not have it.
+        Retries and drops of dead letters after the snapshot are undone: the log does not have them.
         """
         kept = self._snapshot
         assert kept is not None, "a snapshot was taken"
-        self.unlisted |= kept.dead
         self.undeclared |= kept.undeclared
         self.dropped &= kept.dropped
         # The snapshot may be older than the change of a rule: then the rule counts from the restore on.
@@ -262,7 +255,7 @@ class Model:
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""
-        self.dropped |= self.dead - self.unlisted
+        self.dropped |= self.dead
         self._changed()
 
     def reset(self, metric: str, subject: str) -> None:

@@ -19,9 +19,10 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
-from tallystream_worker.dead_letters.store import dropped
+from tallystream_worker.dead_letters.store import dropped, records_of_dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.partition_names import partition_names
+from tallystream_worker.snapshot.dead_letters import restore_dead_letters
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.restore_lock import Fence
 from tallystream_worker.snapshot.restored_log import RestoredLog
@@ -184,6 +185,7 @@ class PartitionRestore:
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker wrote another snapshot meanwhile, which happens in a drill
+        self._restore_dead(load, position)
         survived = bool(self._client.exists(self._keys.stream))
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
         if restored.partition(b" ")[0] == position.mark.encode():
@@ -243,6 +245,18 @@ class PartitionRestore:
         names = (name.decode() for name, _ in partition_names(self._client, keys) if name not in keep)
         while page := list(islice(names, _READ)):
             self.fence("UNLINK", *page)
+
+    def _restore_dead(self, load: TableLoader, position: SnapshotPosition) -> None:
+        """Write the dead letters of the snapshot; add those that were dropped after it to `dropped` in its ledger.
+
+        Those that an operator or a worker dropped stay dropped: their records stay on the server, so no fold counts
+        their events. A retry that was made after the snapshot is undone with the counters.
+        """
+        keys = self._keys
+        records = records_of_dropped(self._client, keys)
+        later = [record for field, record in records.items() if field not in load.dropped]
+        if events := restore_dead_letters(self.fence, keys, load.dead, position.dead, later):
+            load.ledger["dropped"] = load.ledger.get("dropped", 0) + events
 
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
