@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
     from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.live_rules import Course, RestoredRules
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
     from tallystream_worker.snapshot.restore_lock import RestoreLock
 
@@ -87,18 +87,16 @@ class PartitionRestore:
         database: The database of the snapshot.
         layout: The layout of the snapshot's topic.
         partition: The number of the partition.
-        rules: The rules to restore: those of the snapshot, with the retractions that were made later.
         lock: The lock of the restore.
     """
 
     def __init__(
-        self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules, lock: RestoreLock
+        self, client: redis.Redis, database: Database, layout: Layout, partition: int, lock: RestoreLock
     ) -> None:
         self._client: Any = client
         self._database = database
         self._layout = layout
         self._partition = partition
-        self._rules = rules
         self._lock = lock
         self._keys: PartitionKeys = layout.keys[partition]
         # The restored stream is built under these keys and replaces the old one in one step: producers may append.
@@ -106,6 +104,7 @@ class PartitionRestore:
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
         self.newest = FIRST
         """The highest number of a generation in the snapshot and the later entries; known after `run`."""
+        self._places: dict[int, str] = {}
 
     @cached_property
     def fence(self) -> Fence:
@@ -133,8 +132,11 @@ class PartitionRestore:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
         Store the number with the live generation: then the script that counts by the next rules records their place.
-        The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`).
+        The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`). Also write
+        the places at which the partition began to follow rules after the snapshot.
         """
+        if self._places:
+            self.fence("HSET", self._keys.adopted, *(part for place in self._places.items() for part in place))
         self.fence("SET", self._keys.live, live_mark(FIRST, revision))
 
     def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
@@ -153,7 +155,9 @@ class PartitionRestore:
             for _ in self._old(archived, found[0]):
                 pass
 
-    def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
+    def run(
+        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, rules: RestoredRules
+    ) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
 
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
@@ -167,6 +171,7 @@ class PartitionRestore:
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
                 first ID and before the second, or (`None`) to the end. `None` if there is no archive.
+            rules: The rules to count the later entries by.
 
         Returns:
             The result.
@@ -180,16 +185,19 @@ class PartitionRestore:
         """
         while True:
             self._wipe()
-            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), self._rules, self.fence)
+            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), rules.of_snapshot, self.fence)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker wrote another snapshot meanwhile, which happens in a drill
         self._restore_dead(load, position)
         survived = bool(self._client.exists(self._keys.stream))
+        generations = [generation]
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
         if restored.partition(b" ")[0] == position.mark.encode():
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
+        course = rules.course(self._partition, position, [*generations, generation])
+        self._places = course.places
         self.newest = generation
         log = RestoredLog(position, generation, load)
         if self._has_lost_nothing(position) and self._has_room():
@@ -216,7 +224,7 @@ class PartitionRestore:
                 break
         failpoints.reach("after-graft")
         self.newest = max(self.newest, log.newest)
-        self._drain()
+        self._drain(course)
         until = log.last or position.generated
         return RestoredPart(
             self._keys.stream,
@@ -365,12 +373,12 @@ class PartitionRestore:
         }
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
-    def _drain(self) -> None:
+    def _drain(self, course: Course) -> None:
         """Count every entry of the restored stream, also those that a worker has read; return when none is left."""
-        keys = self._keys
+        keys, left_out = self._keys, dropped(self._client, self._keys)
         # Claim entries at once: a worker may read them, but it cannot apply them while the partition is closed.
         fetch = Fetch(self._client, keys, CONSUMER, claim_idle=0.0)
-        fold = Fold(self._layout, self._partition, self._rules, dropped=dropped(self._client, keys))
+        fold = course.fold(lambda rules: Fold(self._layout, self._partition, rules, dropped=left_out))
         consumer = CountingLoop(
             self._client,
             self._layout,

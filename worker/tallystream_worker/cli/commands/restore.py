@@ -134,7 +134,9 @@ def restore(
 
 
 def _rules_differ(settings: Settings, result: Restored) -> bool:
-    """Return whether the configuration, or else the server before the restore, has other rules than the snapshot."""
+    """Return whether the rules are those of the snapshot again, and the configuration or else the server had others."""
+    if result.kept:
+        return False
     present = settings.rules_over(result.rules) if settings.states_rules else result.former or result.rules
     return publish(replace(present, retracted=())) != publish(replace(result.rules, retracted=()))
 

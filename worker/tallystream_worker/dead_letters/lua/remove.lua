@@ -1,7 +1,7 @@
 -- remove: removes dead letters from the dead stream; while a snapshot is being read, it stores their fields first.
 --
--- A snapshot reads the dead letters after its moment. Like the old values of counters (copy_on_write.lua), a removed one
--- is appended to the list `cut:before`: 'd', ID, n, then n words: the names and values of its fields.
+-- A snapshot reads the dead letters after its moment. Like the old values of counters (copy_on_write.lua), a removed
+-- one is appended to the list `cut:before`: 'd', ID, n, then n words: the names and values of its fields.
 local call = redis.call
 
 -- Removes the dead letter with this ID, and returns 1; returns 0 if it does not exist.
