@@ -1,4 +1,4 @@
-"""The rules that are live when a restore begins stay live, and entries are counted as they were before."""
+"""The rules that are live when a restore begins stay live; an entry is counted by the rules that counted it before."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class World:
         Snapshotter(self.client, self.database, Deployment.load(self.client)).run_once()
 
     def restore(self, **options: Any) -> Restored:
-        """Restore the snapshot on the server as it is, and use what is live then."""
+        """Restore the snapshot to the server, which is not empty, and use what is live then."""
         done = restore(self.client, self.database, force=True, **options)
         self.harness.layout = Deployment.load(self.client).layout
         return done

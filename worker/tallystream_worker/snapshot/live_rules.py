@@ -1,4 +1,4 @@
-"""The rules that are live when a restore begins: they stay live, and later entries are counted as they were before.
+"""The rules that are live when a restore begins: they stay live.
 
 A snapshot has the rules of its moment. If the rules of the server are newer, an entry after the snapshot is counted by
 the rules that counted it before the restore. The places at which the partitions began to follow rules show which ones.

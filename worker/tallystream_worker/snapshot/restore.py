@@ -96,6 +96,7 @@ class Restored:
         rules: The rules that are live now: those that were live before, or those of the snapshot, with all known
             retractions.
         kept: Whether they are those that were live before.
+        of_snapshot: The rules of the snapshot, with the same retractions.
         former: The rules that the server had before; `None` if it had none, or they cannot be read.
     """
 
@@ -104,6 +105,7 @@ class Restored:
     lacking: list[Retraction]
     rules: Rules
     kept: bool
+    of_snapshot: Rules
     former: Rules | None
 
 
@@ -198,7 +200,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             progress(part)
             failpoints.reach("after-partition")
         _end(client, layout, facts, rules, kept, partitions, lock, files)
-    return Restored(parts, damaged, lacking, rules.live, rules.are_kept, None if live is None else live.rules)
+    former = None if live is None else live.rules
+    return Restored(parts, damaged, lacking, rules.live, rules.are_kept, rules.of_snapshot, former)
 
 
 def _begin(
