@@ -213,6 +213,18 @@ def test_a_repeated_restore_keeps_the_rules(world, monkeypatch):
     assert not world.client.hexists("tally:meta", LIVE_RULES)
 
 
+def test_rules_stay_although_the_description_is_lost(world):
+    """If `tally:meta` was deleted, the rules of the last recorded change are live after the restore."""
+    world.emit("view")
+    world.snapshot()
+    world.publish(NEW)
+    world.emit("clap")
+    before, places = world.state(), world.places()
+    world.client.delete("tally:meta")
+    assert world.restore().kept
+    assert (world.state(), world.places()) == (before, places)
+
+
 def test_a_metric_that_was_removed_stays_removed(world):
     """A metric that was removed after the snapshot is not declared after the restore, and its later events are dead."""
     world.emit("view")

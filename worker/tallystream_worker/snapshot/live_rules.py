@@ -18,7 +18,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
-from tallystream.storage.deployment_hash import RESTORING
+from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
 from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.stream_id import after as following
 from tallystream.wire.stream_id import parse_id
@@ -75,44 +75,78 @@ class LiveRules(msgspec.Struct, frozen=True):
         return read_rules(self.published.encode())
 
 
-def find_live_rules(client: redis.Redis, namespace: str, root: Mapping[bytes, bytes]) -> LiveRules | None:
+def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
     """Return the rules of a server before a restore; of an interrupted restore, those that it has noted.
 
-    Return `None` if there are none, or if this release cannot read them.
+    If the hash that describes the topic to restore is lost, they are those of the last recorded change. Return `None`
+    if there are none, or if this release cannot read them.
 
     Args:
         client: The server to restore to.
-        namespace: The namespace.
+        layout: The layout of the topic to restore.
         root: The fields of the server's root hash.
     """
     if RESTORING.encode() in root:
         noted = root.get(LIVE_RULES.encode())
         return None if noted is None else msgspec.json.decode(noted, type=LiveRules)
-    with suppress(ConfigurationError, DeploymentChanged, KeyLost):
-        found = Deployment.find(client, namespace)
-        if found.declared is None:
-            return None
-        newest: Any = client.hget(found.layout.meta, NUMBERS[1])
-        changes = [
-            (name.decode(), {field.decode(): text.decode() for field, text in each.items()})
-            for name, each in read_changes(client, found.layout)
-        ]
+    try:
+        found = Deployment.find(client, layout.namespace)
+    except KeyLost:
+        found = Deployment(live_topic(root, layout.namespace))
+    except (ConfigurationError, DeploymentChanged):
+        return None
+    if not found.is_stored:
+        is_other = bool(root) and found.layout.topic != layout.topic
+        return None if is_other else _last_recorded(client, layout)
+    if found.declared is None:
+        return None
+    newest: Any = client.hget(found.layout.meta, NUMBERS[1])
+    return LiveRules(
+        found.epoch,
+        found.layout.topic,
+        found.generation,
+        found.revision,
+        max(int(newest or 0), found.revision),
+        publish(found.declared).decode(),
+        sorted(found.spread),
+        _changes(client, found.layout),
+        _all_places(client, found.layout, found.revision),
+    )
+
+
+def _last_recorded(client: redis.Redis, layout: Layout) -> LiveRules | None:
+    """Return the rules of the last recorded change in a topic whose description is lost; `None` if there is none."""
+    changes = _changes(client, layout)
+    if not changes or "epoch" not in changes[-1][1]:
+        return None
+    last = changes[-1][1]
+    with suppress(ConfigurationError):  # this release cannot read them
+        rules, generation, number = read_rules(last["rules"].encode()), int(last["generation"]), int(last["number"])
         return LiveRules(
-            found.epoch,
-            found.layout.topic,
-            found.generation,
-            found.revision,
-            max(int(newest or 0), found.revision),
-            publish(found.declared).decode(),
-            sorted(found.spread),
+            last["epoch"],
+            layout.topic,
+            generation,
+            number,
+            max(int(fields["number"]) for _, fields in changes),
+            last["rules"],
+            sorted(rules.spread),
             changes,
-            {
-                partition: places
-                for partition, keys in enumerate(found.layout.keys)
-                if (places := _places(client, keys, found.revision)) is not None
-            },
+            _all_places(client, layout.of(generation), number),
         )
     return None
+
+
+def _changes(client: redis.Redis, layout: Layout) -> list[tuple[str, dict[str, str]]]:
+    return [
+        (name.decode(), {field.decode(): text.decode() for field, text in each.items()})
+        for name, each in read_changes(client, layout)
+    ]
+
+
+def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, dict[int, str]]:
+    """Return the places of all partitions in the generations of a layout: see `LiveRules.places`."""
+    found = {partition: _places(client, keys, number) for partition, keys in enumerate(layout.keys)}
+    return {partition: places for partition, places in found.items() if places is not None}
 
 
 def encode_live_rules(live: LiveRules) -> bytes:
@@ -120,15 +154,13 @@ def encode_live_rules(live: LiveRules) -> bytes:
     return msgspec.json.encode(live)
 
 
-def newer_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | None:
+def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | None:
     """Return the live rules of the server if they must stay live after the restore of a snapshot, else `None`.
 
     They must not if they are of other data, or older than those of the snapshot because the server has lost data. They
     cannot if they turn `spread` off for a metric whose events are in every partition of the snapshot's topic.
     """
     if live is None or live.epoch != facts["epoch"] or live.newest < int(facts["revision"]):
-        return None
-    if live.number == int(facts["revision"]) and live.published == facts["rules"]:
         return None
     rules = live.rules
     gathered = (set(facts["spread"].split()) & rules.metric.keys()) - rules.spread
@@ -184,18 +216,20 @@ class RestoredRules:
     ) -> None:
         self._facts, self._topic = facts, layout.topic
         self._first = int(facts["revision"])
-        self._newer = newer = newer_rules(live, facts)
+        self._kept = kept = kept_rules(live, facts)
         old = read_rules(facts["rules"].encode())
         retracted = (*old.retracted, *lacking)
-        if newer is not None and newer.topic == layout.topic:
-            retracted = newer.rules.retracted  # a retraction may have been undone
-        self.live: Final = replace(old if newer is None else newer.rules, retracted=retracted)
+        if kept is not None and kept.topic == layout.topic:
+            retracted = kept.rules.retracted  # a retraction may have been undone
+        self.live: Final = replace(old if kept is None else kept.rules, retracted=retracted)
         """The rules that are live after the restore."""
         self.of_snapshot: Final = replace(old, retracted=retracted)
         """The rules that the counters of the snapshot were counted by, with the retractions of `live`."""
-        self.are_kept: Final = newer is not None
+        self.to_load: Final = _keeping(self.of_snapshot, self.live)
+        """The rules `of_snapshot`, but buckets are kept for as long as by `live`."""
+        self.are_kept: Final = kept is not None
         """Whether `live` are the rules that were live before the restore, and not those of the snapshot."""
-        spread = newer.spread if newer is not None and newer.topic == layout.topic else []
+        spread = kept.spread if kept is not None and kept.topic == layout.topic else []
         self.spread: Final = {*facts["spread"].split(), *self.live.spread, *spread}
         """The metrics whose events may be in any partition of the restored topic."""
 
@@ -204,63 +238,76 @@ class RestoredRules:
 
         Different rules never have the same number, and in each partition the number only rises.
         """
-        if self._newer is not None:
-            is_same = publish(self.live).decode() == self._newer.published
-            return self._newer.number if is_same and self._newer.number > self._first else newest + 1
+        if self._kept is not None:
+            is_same = publish(self.live).decode() == self._kept.published
+            return self._kept.number if is_same and self._kept.number >= self._first else newest + 1
         is_same = publish(self.live).decode() == self._facts["rules"]
         return newest if is_same and newest == self._first else newest + 1
 
     def changes(self) -> list[tuple[str, dict[str, str]]]:
         """Return the recorded changes of the rules, oldest first: the ID and the fields of each."""
-        found = {**dict(recorded_changes(self._facts)), **dict(self._newer.changes if self._newer is not None else [])}
+        found = {**dict(recorded_changes(self._facts)), **dict(self._kept.changes if self._kept is not None else [])}
         return sorted(found.items(), key=lambda change: parse_id(change[0]))
 
     def course(self, partition: int, position: SnapshotPosition, generations: Sequence[int]) -> Course:
-        """Return the course of the rules in a partition after the snapshot; all of them have the same retractions.
+        """Return the course of the rules in a partition after the snapshot.
+
+        All of them have the retractions and the retention of `live`: a bucket that is kept now is not removed again.
 
         Args:
             partition: The number of the partition.
             position: The position of the snapshot.
             generations: The numbers that the generation of the snapshot has had.
         """
-        first, newer = ("", self._first, self.of_snapshot), self._newer
-        if newer is None:
+        first, kept = ("", self._first, self.to_load), self._kept
+        if kept is None:
             return Course([first])
         after = "{}-{}".format(*following(parse_id(position.generated)))
-        places = newer.places.get(partition) if newer.topic == self._topic else None
+        places = kept.places.get(partition) if kept.topic == self._topic else None
         if places is None:  # the places are lost, or of another topic: use the moments of publication
             places = {
                 int(fields["number"]): "{0}-0 {0}-0".format(name.partition("-")[0])
-                for name, fields in newer.changes
-                if self._first < int(fields["number"]) <= newer.number
+                for name, fields in kept.changes
+                if self._first < int(fields["number"]) <= kept.number
             }
-        elif newer.generation not in generations:  # a rebuild has counted all entries by other rules
+        elif kept.generation not in generations:  # a rebuild has counted all entries by other rules
             begun = [
-                int(fields["number"]) for _, fields in newer.changes if int(fields["generation"]) == newer.generation
+                int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation
             ]
             start = "{}-{}".format(*following(parse_id(position.floor)))
-            places = {(begun or [newer.number])[0]: f"{start} {position.generated}", **places}
-        if newer.number not in places and (newer.number != self._first or self.live != self.of_snapshot):
-            places = {**places, newer.number: f"{after} {position.generated}"}
+            places = {(begun or [kept.number])[0]: f"{start} {position.generated}", **places}
+        if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
+            places = {**places, kept.number: f"{after} {position.generated}"}
         rules = self._recorded()
         return Course([first, *((place, number, rules[number]) for number, place in places.items() if number in rules)])
 
     def _recorded(self) -> dict[int, Rules]:
-        """Return the rules that are recorded, by number, with the retractions of `live`."""
+        """Return the rules that are recorded, by number, with the retractions and the retention of `live`."""
         found = {}
         for _, fields in self.changes():
             with suppress(ConfigurationError):  # this release cannot read them
-                recorded = read_rules(fields["rules"].encode())
-                found[int(fields["number"])] = replace(recorded, retracted=self.live.retracted)
-        if self._newer is not None:
-            found[self._newer.number] = self.live
+                recorded = replace(read_rules(fields["rules"].encode()), retracted=self.live.retracted)
+                found[int(fields["number"])] = _keeping(recorded, self.live)
+        if self._kept is not None:
+            found[self._kept.number] = self.live
         return found
+
+
+def _keeping(rules: Rules, live: Rules) -> Rules:
+    """Return rules that keep buckets for as long as the live rules do; if an alert needs older ones, return `rules`."""
+    metric = {
+        name: replace(rule, retention=live.metric[name].retention) if name in live.metric else rule
+        for name, rule in rules.metric.items()
+    }
+    with suppress(ConfigurationError):
+        return replace(rules, metric=metric)
+    return rules
 
 
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
     """Return the places of a partition in its live generation, see `LiveRules.places`; `None` if its keys are lost."""
     live: Any = client.get(keys.live)
-    if live is None:
+    if live is None or restoring_number(live):
         return None
     found: dict[bytes, bytes] = client.execute_command("HGETALL", keys.adopted)
     places = {int(name): place.decode() for name, place in found.items()}

@@ -185,7 +185,7 @@ class PartitionRestore:
         """
         while True:
             self._wipe()
-            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), rules.of_snapshot, self.fence)
+            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), rules.to_load, self.fence)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):

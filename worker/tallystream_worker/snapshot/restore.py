@@ -125,7 +125,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
-    The rules that were live before stay live if the server knew those of the snapshot: see `newer_rules`. Each entry
+    The rules that were live before stay live if the server knew those of the snapshot: see `kept_rules`. Each entry
     after the snapshot is counted by the rules that counted it before. Otherwise the rules of the snapshot become live.
     The live rules also have the retractions that were made after the snapshot: those of the server's rules, if
     these are of the same data and topic; otherwise all that the server, the database, the caller or an interrupted
@@ -182,7 +182,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         partitions = [PartitionRestore(client, database, layout, n, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
         # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
-        live = find_live_rules(client, layout.namespace, root)
+        live = find_live_rules(client, layout, root)
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
         lacking = _lacking(client, layout, facts, read_rules(facts["rules"].encode()), noted)
         rules = RestoredRules(facts, layout, live, lacking)
@@ -290,7 +290,8 @@ def _end(
     fences = [each.fence for each in partitions]
     at_root = Fence(client, lock, lock.key, lock.value)
     newest, highest = (int(kept[name]) for name in NUMBERS)
-    newest, number = max(newest, *(each.newest for each in partitions)), rules.number(highest)
+    newest = max(newest, *(each.newest for each in partitions))
+    number = rules.number(highest)
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
     published = publish(rules.live).decode()
     change = {
