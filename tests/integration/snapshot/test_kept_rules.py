@@ -10,8 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 
     from tallystream_worker.snapshot.restore import Restored
 
-EXAMPLES = int(os.environ.get("TALLYSTREAM_EXAMPLES", "8"))
+SEEDS = int(os.environ.get("TALLYSTREAM_EXAMPLES", "3"))
 SUBJECTS = "abcdefgh"
 OLD = Rules({"view": Metric(ids=None, limit=2, per="total")})
 NEW = Rules(
@@ -316,27 +314,22 @@ def test_a_partition_that_lost_its_keys_follows_the_rules_too(world, tmp_path):
     assert (after[0], after[2]) == (before[0], before[2])
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10_000))
-def test_whatever_was_changed_everything_is_as_before(server, tmp_path_factory, seed):
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_whatever_was_changed_everything_is_as_before(world, seed):
     """After random changes of rules, events, snapshots and restores, a restore changes no figure and no rule."""
-    server.clear()
     chance = random.Random(seed)
-    path = tmp_path_factory.mktemp("rules") / "snapshot.sqlite"
-    with Harness(server.url, rules=OLD, partitions=2) as harness, closing(Database(str(path))) as database:
-        world = World(harness, database)
-        world.emit("view")
-        world.snapshot()
-        for _ in range(12):
-            move = chance.choice(["publish", "view", "view", "clap", "snapshot", "restore"])
-            if move == "publish":
-                world.publish(chance.choice(OTHERS))
-            elif move == "snapshot":
-                world.snapshot()
-            elif move == "restore":
-                before, places = world.state(), world.places()
-                world.restore()
-                assert world.state() == before
-                assert all(old.items() <= new.items() for old, new in zip(places, world.places(), strict=True))
-            else:
-                world.emit(move)
+    world.emit("view")
+    world.snapshot()
+    for _ in range(12):
+        move = chance.choice(["publish", "view", "view", "clap", "snapshot", "restore"])
+        if move == "publish":
+            world.publish(chance.choice(OTHERS))
+        elif move == "snapshot":
+            world.snapshot()
+        elif move == "restore":
+            before, places = world.state(), world.places()
+            world.restore()
+            assert world.state() == before
+            assert all(old.items() <= new.items() for old, new in zip(places, world.places(), strict=True))
+        else:
+            world.emit(move)
