@@ -79,6 +79,8 @@ _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
+_RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
+_KEPT_RULES: Final = "tests/integration/snapshot/test_kept_rules.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
 _ARCHIVE: Final = "tests/integration/archive/test_archive.py"
@@ -1015,12 +1017,132 @@ MUTANTS: Final = (
         tests=(f"{_SNAPSHOT}::test_a_retried_dead_letter_is_in_the_next_snapshot",),
     ),
     Mutant(
-        "restore-that-forgets-retractions",
+        "restore-without-the-live-rules",
+        (Edit("tallystream_worker/snapshot/live_rules.py", "return None if gathered else live", "return None"),),
+        tests=(f"{_KEPT_RULES}::test_a_metric_that_was_declared_after_the_snapshot_stays",),
+    ),
+    Mutant(
+        "restore-that-turns-spread-off",
+        (Edit("tallystream_worker/snapshot/live_rules.py", "return None if gathered else live", "return live"),),
+        tests=(f"{_KEPT_RULES}::test_rules_that_turn_spread_off_do_not_stay",),
+    ),
+    Mutant(
+        "restore-with-rules-that-the-server-went-back-to",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                ' or live.newest < int(facts["revision"])',
+                "",
+            ),
+        ),
+        tests=(f"{_KEPT_RULES}::test_without_newer_rules_those_of_the_snapshot_are_used",),
+    ),
+    Mutant(
+        "restore-counts-all-by-the-live-rules",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "bisect_right(self._firsts, parse_id(entry.id)) for entry in entries",
+                "len(self._firsts) for entry in entries",
+            ),
+        ),
+        tests=(f"{_KEPT_RULES}::test_events_are_counted_by_the_rules_that_counted_them",),
+    ),
+    Mutant(
+        "restored-rules-without-a-place",
+        (Edit("tallystream_worker/snapshot/partition_restore.py", "if self._places:", "if False:"),),
+        tests=(f"{_KEPT_RULES}::test_a_metric_that_was_declared_after_the_snapshot_stays",),
+    ),
+    Mutant(
+        "interrupted-restore-forgets-the-rules",
         (
             Edit(
                 "tallystream_worker/snapshot/restore.py",
-                "retracted=(*rules.retracted, *lacking)",
-                "retracted=rules.retracted",
+                "{} if live is None else {LIVE_RULES",
+                "{} if True else {LIVE_RULES",
+            ),
+        ),
+        tests=(f"{_KEPT_RULES}::test_a_repeated_restore_keeps_the_rules",),
+    ),
+    Mutant(
+        "restore-without-dead-letters",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "        self._restore_dead(load, position)\n",
+                "",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_dead_letters_come_back",),
+    ),
+    Mutant(
+        "restore-that-takes-drops-back",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "if field not in load.dropped]",
+                "if not field]",
+            ),
+        ),
+        tests=(
+            f"{_RESTORED_DEAD}::test_what_was_dropped_stays_dropped",
+            f"{_RESTORED_DEAD}::test_a_rebuild_after_a_restore_leaves_out_what_was_dropped",
+        ),
+    ),
+    Mutant(
+        "snapshot-without-dead-letters-that-are-removed-meanwhile",
+        (
+            Edit(
+                "tallystream_worker/dead_letters/lua/remove.lua", "local found = ttl > 0 and", "local found = false and"
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_the_dead_letters_are_of_one_moment",),
+    ),
+    Mutant(
+        "snapshot-with-later-drops",
+        (Edit("tallystream_worker/snapshot/dead_letters.py", "if field not in since}", "}"),),
+        tests=(f"{_RESTORED_DEAD}::test_the_dead_letters_are_of_one_moment",),
+    ),
+    Mutant(
+        "snapshot-keeps-removed-dead-letters",
+        (
+            Edit(
+                "tallystream_worker/snapshot/dead_letters.py",
+                "before.added - before.length\n",
+                "self.added - self.length\n",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_only_new_dead_letters_are_read",),
+    ),
+    Mutant(
+        "restored-dead-letters-in-another-state",
+        (
+            Edit(
+                "tallystream_worker/snapshot/dead_letters.py",
+                '    fence("XSETID", keys.dead, was.last, "ENTRIESADDED", was.added)\n',
+                "",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_the_next_snapshot_after_a_restore_has_the_dead_letters",),
+    ),
+    Mutant(
+        "drops-during-a-restore",
+        (
+            Edit(
+                "tallystream_worker/dead_letters/lua/drop.lua",
+                "if not generations.is_open(KEYS[6]) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_RESTORED_DEAD}::test_nothing_is_dropped_while_a_restore_runs",),
+    ),
+    Mutant(
+        "restore-that-forgets-retractions",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "else kept.rules, retracted=retracted)",
+                "else kept.rules, retracted=old.retracted)",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_a_restore_keeps_later_retractions",),
@@ -1534,7 +1656,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/rule_records.py",
-                "    records.run(changes)\n",
+                "    records.run(written)\n",
                 "",
             ),
         ),

@@ -106,16 +106,16 @@ class Kept:
 
     Attributes:
         rules: The rules.
-        dead: The places of its dead letters, also of those that were given up.
         undeclared: See `Model`.
         dropped: See `Model`.
+        since: See `Model`.
         changed: See `Model`.
     """
 
     rules: Rules
-    dead: set[int]
     undeclared: set[int]
     dropped: set[int]
+    since: dict[tuple[str, str], float]
     changed: set[str]
 
 
@@ -135,8 +135,6 @@ class Model:
         """Places of the dead letters of metrics that were not declared."""
         self.dropped: set[int] = set()
         """Places of the dead letters that an operator gave up."""
-        self.unlisted: set[int] = set()
-        """Places of the dead letters that were lost with the server: a snapshot does not contain them."""
         self.resets: dict[tuple[str, str], tuple[int, ...]] = {}
         """By metric and subject, the place in the log of its last reset."""
         self.since: dict[tuple[str, str], float] = {}
@@ -144,6 +142,9 @@ class Model:
         recount: the second up to which buckets may be missing, because they may lack events from before the change."""
         self.changed: set[str] = set()
         """Metrics with events that began to count one vote for each actor: their totals have the older events."""
+        self._refused: set[int] = set()
+        """Places of the events since the last snapshot that were dead letters when they were counted, or are so since
+        the last recount."""
         self._settled = 0
         self._snapshot: Kept | None = None
         self.waiting = False
@@ -185,7 +186,9 @@ class Model:
     def settle(self) -> None:
         """Record that everything was counted: events of metrics that are not declared are dead letters now."""
         fresh = self.log[self._settled :]
-        self.undeclared |= {logged.place for logged in fresh if logged.event.metric not in self.rules.metric}
+        refused = {logged.place for logged in fresh if logged.event.metric not in self.rules.metric}
+        self.undeclared |= refused
+        self._refused |= refused
         self._settled = len(self.log)
         self.waiting = False
         self._changed()
@@ -225,7 +228,7 @@ class Model:
         """Record that the history was counted again by the present rules; what was given up stays so."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
         self.undeclared -= declared - self.dropped
-        self.unlisted.clear()  # counting again makes new dead letters
+        self._refused &= self.undeclared
         self.since.clear()
         self.changed.clear()
         self._changed()
@@ -233,36 +236,53 @@ class Model:
     def retry(self) -> None:
         """Record that all dead letters were retried."""
         declared = {place for place in self.undeclared if self.log[place].event.metric in self.rules.metric}
-        self.undeclared -= declared - self.dropped - self.unlisted
+        self.undeclared -= declared - self.dropped
         self._changed()
 
     def snapshot(self) -> None:
         """Record that a snapshot was taken."""
-        listed = {place for place in self.dead if place < self._settled}
-        self._snapshot = Kept(self.rules, listed, set(self.undeclared), set(self.dropped), set(self.changed))
+        copies = set(self.undeclared), set(self.dropped), dict(self.since), set(self.changed)
+        self._snapshot = Kept(self.rules, *copies)
+        self._refused.clear()
+
+    def repartition(self) -> None:
+        """Record that there is a new topic: no snapshot is of it."""
+        self._snapshot = None
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether there is a snapshot of the present topic."""
+        return self._snapshot is not None
 
     @property
     def is_behind(self) -> bool:
-        """Whether there is no snapshot, or the rules were changed after it: then a restore counts by other rules."""
+        """Whether there is no snapshot, or the rules were changed after it: then an emptied server gets other rules."""
         return self._snapshot is None or self._snapshot.rules != self.rules
 
-    def lose(self) -> None:
-        """Record that the server lost everything, and that the last snapshot was restored.
+    def lose(self, *, is_emptied: bool = True) -> None:
+        """Record that the last snapshot was restored.
 
-        What happened to dead letters after the snapshot is undone: the log does not have it.
+        Retries of dead letters after the snapshot are undone, because the log does not have them. If the server was
+        emptied, drops are undone too.
         """
         kept = self._snapshot
         assert kept is not None, "a snapshot was taken"
-        self.unlisted |= kept.dead
-        self.undeclared |= kept.undeclared
-        self.dropped &= kept.dropped
+        if is_emptied:
+            self.undeclared |= kept.undeclared
+            self.dropped &= kept.dropped
+        else:
+            self.undeclared = kept.undeclared | self._refused
         # The snapshot may be older than the change of a rule: then the rule counts from the restore on.
-        self.since, self.changed = dict.fromkeys(self.since, self.latest + AHEAD + 2), set(kept.changed)
+        self.changed = set(kept.changed)
+        for name, metric in self.rules.metric.items():
+            if (before := kept.rules.metric.get(name)) is not None:
+                self._mark(name, before, metric)
+        self.since = dict.fromkeys(self.since | kept.since, self.latest + AHEAD + 2)
         self._changed()
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""
-        self.dropped |= self.dead - self.unlisted
+        self.dropped |= self.dead
         self._changed()
 
     def reset(self, metric: str, subject: str) -> None:

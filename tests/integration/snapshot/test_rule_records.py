@@ -101,14 +101,16 @@ def test_the_next_change_has_a_place(harness, tmp_path, way):
 
 
 def test_a_snapshot_has_no_change_after_its_rules(harness, tmp_path):
-    """A change that is newer than the rules of the snapshot is not in it."""
+    """A change that is newer than the rules of the snapshot is not in it; its number is not used again."""
     deployment = Deployment.load(harness.client)
     publish(harness, RULES[0])
     database = Database(str(tmp_path / "copy.sqlite"))
     Snapshotter(harness.client, database, deployment).run_once()
     harness.client.flushall()
     restore(harness.client, database)
-    assert [change.rules for change in changes_of(records(harness)[0])] == RULES
+    changes = changes_of(records(harness)[0])
+    assert [change.rules for change in changes] == [*RULES, RULES[-1]]
+    assert (changes[-1].number, changes[-1].differences) == (5, [])  # 4 is the number of the lost rules
 
 
 def test_a_repartition_keeps_the_record(harness):

@@ -294,7 +294,7 @@ def delete_number(world: World, name: str) -> None:
 ROWS = {
     "totals": "value", "upvotes": "value", "windows": "subject", "limits": "value", "votes": "value", "ids": "label",
     "uniques": "subject", "structures": "name", "buckets": "expires", "ledger": "value", "alerts": "value",
-    "producers": "value", "positions": "mark", "facts": "value", "digests": "value",
+    "producers": "value", "dead": "value", "positions": "mark", "facts": "value", "digests": "value",
 }  # fmt: skip
 """By table of the snapshot, a column of it."""
 

@@ -73,12 +73,32 @@ class LoseAndRestore(Move, frozen=True):
         _restore(world, archive, snapshot, *(["--force"] if self.force else []))
 
 
-def _restore(world: World, archive: str, snapshot: str, *options: str) -> None:
+class RestoreInPlace(Move, frozen=True):
+    """An operator restores the last snapshot, and the server is not empty: its rules stay, also if they are newer."""
+
+    @classmethod
+    def draw(cls, draft: Draft) -> RestoreInPlace:
+        """Return the move."""
+        draft.done.add("lost")
+        return cls()
+
+    def play(self, world: World) -> None:
+        """Count what waits, archive, and restore."""
+        world.count()
+        archive, snapshot = str(world.folder / "archive"), str(world.folder / "snapshot.sqlite")
+        world.command("archive", archive, "--once", "--json")
+        if not world.model.has_snapshot:
+            world.command("snapshot", snapshot, "--once", "--json")
+            world.model.snapshot()
+        _restore(world, archive, snapshot, "--force", is_emptied=False)
+
+
+def _restore(world: World, archive: str, snapshot: str, *options: str, is_emptied: bool = True) -> None:
     """Restore as an operator does, and count again if the snapshot lacks retractions."""
     report = world.command("restore", snapshot, "--archive", archive, "--json", *options, status=None)
     if not isinstance(report, dict):
         raise Mismatch(f"restore: {report}")
-    world.model.lose()
+    world.model.lose(is_emptied=is_emptied)
     if report["lacking"]:
         world.command("rebuild", "--archive", archive, "--json")
         world.model.recount()

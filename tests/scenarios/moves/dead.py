@@ -47,7 +47,7 @@ class ListDead(Move, frozen=True):
         letters = world.command("dead", "list", "--json")
         found = sum(letter["events"] for letter in letters)
         model = world.model
-        expected = len(model.dead - model.dropped - model.unlisted)
+        expected = len(model.dead - model.dropped)
         if found != expected:
             raise Mismatch(f"dead list: {found} events, expected {expected}: {letters}")
 

@@ -34,6 +34,7 @@ class Repartition(Move, frozen=True):
             world.drop_old()
             world.command("rebuild", "--partitions", str(self.partitions), "--json")
             world.partitions = self.partitions
+            world.model.repartition()
             world.configure()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.storage.keys import GROUP
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.dropped import dropped_letters, record_of
@@ -72,14 +73,14 @@ def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-
     """
     start = first
     while page := _page(client, layout.keys[partition], start, "+"):
-        yield from (_letter(partition, id_.decode(), fields) for id_, fields in page)
+        yield from (letter_of(partition, id_.decode(), fields) for id_, fields in page)
         start = f"({page[-1][0].decode()}"
 
 
 def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadLetter | None:
     """Return the dead letter of a partition with this ID in the dead stream; `None` if it does not exist."""
     found = _page(client, layout.keys[partition], id_, id_)
-    return _letter(partition, id_, found[0][1]) if found else None
+    return letter_of(partition, id_, found[0][1]) if found else None
 
 
 def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]) -> tuple[int, int]:
@@ -98,9 +99,16 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
     Raises:
         ConfigurationError: another generation or topic exists, and may have counted the events already; nothing was
             dropped.
+        StreamError: a repartition has closed the partition, or a restore replaces its counters; nothing was dropped.
         KeyLost: the partition has lost a key; nothing was dropped.
     """
-    entries, events, left = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
+    done = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
+    if done is None:
+        raise StreamError(
+            f"{keys.dead}: a repartition has closed the partition, or a restore replaces its counters. When the "
+            "command has ended, list the dead letters again"
+        )
+    entries, events, left = done
     if left:
         raise ConfigurationError(
             f"cannot drop {left:,} dead letters of {keys.stream} while a rebuild or a repartition is running or its "
@@ -129,7 +137,7 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
     One call may not be enough: call again until the returned fraction is at most 1, or no dead letter was dropped.
     Their events are added to the ledger's `dropped`. Unlike `drop`, this leaves the events of most of them to a later
     rebuild, which reads the stream again. Only entries that were given up are recorded, so that a rebuild does not
-    count them; they are left while another generation or topic exists.
+    count them; they are left while another generation or topic exists. If the partition is closed, none is dropped.
 
     Returns:
         The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit); the number of
@@ -141,28 +149,30 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:
         return used, 0, 0
-    oldest = [_letter(0, id_.decode(), fields) for id_, fields in _page(client, keys, "-", "+")]
-    entries, events, _ = _drop(client, keys, [(each, _record(each) if each.was_given_up else "") for each in oldest])
+    oldest = [letter_of(0, id_.decode(), fields) for id_, fields in _page(client, keys, "-", "+")]
+    done = _drop(client, keys, [(each, _record(each) if each.was_given_up else "") for each in oldest])
+    entries, events, _ = done or (0, 0, 0)
     return used, entries, events
 
 
-def _drop(client: redis.Redis, keys: PartitionKeys, records: Iterable[tuple[DeadLetter, str]]) -> tuple[int, int, int]:
-    names = [keys.dead, keys.ledger, keys.dropped, keys.stream, keys.retention_holds]
-    flat = [part for letter, record in records for part in (letter.id, record)]
-    _, entries, events, left = _DROP(client, names, [GROUP, keys.group, *flat])
-    return entries, events, left
+def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict[str, int]:
+    """Return which dead letters were dropped according to records: by ID in the dead stream, the number of events.
+
+    A record is of a dead letter with the same events of the same entry, whatever its ID. Each record is of one at most.
+    """
+    left = Counter(_events_in(record) for record in records)
+    found = {}
+    for letter in letters:
+        events = _events_in(_record(letter))
+        if left[events]:
+            left[events] -= 1
+            found[letter.id] = letter.events
+    return found
 
 
-def _record(letter: DeadLetter) -> str:
-    return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
+def letter_of(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    """Return the dead letter of a partition that has this ID and these fields in the dead stream."""
 
-
-def _page(client: redis.Redis, keys: PartitionKeys, first: str, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    page: Any = client.xrange(keys.dead, min=first, max=last, count=_PAGE)
-    return page or []
-
-
-def _letter(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode(errors="replace")
 
@@ -173,3 +183,31 @@ def _letter(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLett
     return DeadLetter(
         partition, id_, text(b"source"), text(b"reason"), number(b"events"), number(b"attempts"), text(b"metric"), entry
     )
+
+
+def _drop(
+    client: redis.Redis, keys: PartitionKeys, records: Iterable[tuple[DeadLetter, str]]
+) -> tuple[int, int, int] | None:
+    """Drop dead letters; return the reply of `drop.lua`, `None` if the partition is closed."""
+    names = [keys.dead, keys.ledger, keys.dropped, keys.stream, keys.retention_holds, keys.live]
+    flat = [part for letter, record in records for part in (letter.id, record)]
+    answer, *numbers = _DROP(client, names, [GROUP, keys.group, *flat])
+    if answer == b"closed":
+        return None
+    entries, events, left = numbers
+    return entries, events, left
+
+
+def _events_in(record: str) -> tuple[str, int, bytes]:
+    """Return what identifies the events in a record: their entry, their number and their digests."""
+    ((letter,),) = dropped_letters([record]).values()
+    return letter.source, letter.events, letter.items
+
+
+def _record(letter: DeadLetter) -> str:
+    return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
+
+
+def _page(client: redis.Redis, keys: PartitionKeys, first: str, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    page: Any = client.xrange(keys.dead, min=first, max=last, count=_PAGE)
+    return page or []

@@ -178,7 +178,7 @@ class Database:
             return None
         pending = tuple(row.pending.split())
         position = SnapshotPosition(
-            row.taken, row.delivered, row.generated, pending, row.mark, row.unsent, row.uncounted
+            row.taken, row.delivered, row.generated, pending, row.mark, row.unsent, row.uncounted, row.dead
         )
         return position, row.generation
 
@@ -232,7 +232,7 @@ class Database:
                 "partition": partition, "taken": position.taken, "delivered": position.delivered,
                 "generated": position.generated, "pending": " ".join(position.pending),
                 "generation": taken.generation, "mark": position.mark, "unsent": position.unsent,
-                "uncounted": position.uncounted,
+                "uncounted": position.uncounted, "dead": position.dead,
             }  # fmt: skip
             writer.finish(row)
             failpoints.reach("before-commit")

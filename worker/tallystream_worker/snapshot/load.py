@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import server_time
 from tallystream.rules.parts import board_length
+from tallystream.storage.keys import PartitionKeys
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.digests import Digest, differing_digests
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
     from tallystream_worker.snapshot.restore_lock import Fence
 
+_DROPPED: Final = PartitionKeys("").dropped
 _FIELDS: Final = 1000
 _COMMANDS: Final = 500
 
@@ -42,6 +44,8 @@ class TableLoader:
             not written to Redis.
         expires: By bucket, the millisecond since 1970 until which its keys are kept; 0 for forever. Not
             written to Redis.
+        dead: The dead letters, by ID in the dead stream, as `schema.dead` stores them; not written to Redis.
+        dropped: The records of dropped dead letters, by field; they are written to Redis.
         damaged: The tables in which another program has changed, removed or added rows of the partition, sorted; also
             those of another snapshot that was written meanwhile.
     """
@@ -58,14 +62,16 @@ class TableLoader:
         self.rows = 0
         self.ledger: dict[str, int] = {}
         self.producers: dict[str, str] = {}
+        self.dead: dict[str, bytes] = {}
+        self.dropped: dict[str, str] = {}
         self.damaged: list[str] = []
 
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
         """Write the snapshot of a partition to Redis, and set the attributes; return its position and generation.
 
-        The ledger, the producers and `expires` are not written. Alert states that have expired by the clock of the
-        Redis server are left out. Position and generation are read before the rows: if `Database.position` returns
-        others afterwards, another snapshot was written meanwhile. After an error, some keys may be written.
+        The ledger, the producers, the dead letters and `expires` are not written. Alert states that have expired by the
+        clock of the Redis server are left out. Position and generation are read before the rows: if `Database.position`
+        returns others afterwards, another snapshot was written meanwhile. After an error, some keys may be written.
 
         Raises:
             SnapshotError: there is no snapshot of the partition, or the database cannot be used.
@@ -91,6 +97,8 @@ class TableLoader:
             elif table is schema.alerts:
                 for row in rows:
                     self._alert(row)
+            elif table is schema.dead:
+                self.dead.update((row.id, row.value) for row in rows)
             elif table.name in schema.COUNTERS:
                 self._counted(table.name, rows)
                 self.rows += len(rows)
@@ -185,6 +193,8 @@ class TableLoader:
                 self._keep(name, [name])
 
     def _alert(self, row: Any) -> None:
+        if row.name == _DROPPED:
+            self.dropped = json.loads(row.value)
         if not 0 < row.expires <= self._now:
             for command in alerts.commands(self._counters, row.name, row.value, row.expires):
                 self._queue(*command)

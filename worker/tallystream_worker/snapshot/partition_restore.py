@@ -19,9 +19,10 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
-from tallystream_worker.dead_letters.store import dropped
+from tallystream_worker.dead_letters.store import dropped, records_of_dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.partition_names import partition_names
+from tallystream_worker.snapshot.dead_letters import restore_dead_letters
 from tallystream_worker.snapshot.load import TableLoader
 from tallystream_worker.snapshot.restore_lock import Fence
 from tallystream_worker.snapshot.restored_log import RestoredLog
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout, PartitionKeys
     from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.live_rules import Course, RestoredRules
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
     from tallystream_worker.snapshot.restore_lock import RestoreLock
 
@@ -86,18 +87,16 @@ class PartitionRestore:
         database: The database of the snapshot.
         layout: The layout of the snapshot's topic.
         partition: The number of the partition.
-        rules: The rules to restore: those of the snapshot, with the retractions that were made later.
         lock: The lock of the restore.
     """
 
     def __init__(
-        self, client: redis.Redis, database: Database, layout: Layout, partition: int, rules: Rules, lock: RestoreLock
+        self, client: redis.Redis, database: Database, layout: Layout, partition: int, lock: RestoreLock
     ) -> None:
         self._client: Any = client
         self._database = database
         self._layout = layout
         self._partition = partition
-        self._rules = rules
         self._lock = lock
         self._keys: PartitionKeys = layout.keys[partition]
         # The restored stream is built under these keys and replaces the old one in one step: producers may append.
@@ -105,6 +104,7 @@ class PartitionRestore:
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
         self.newest = FIRST
         """The highest number of a generation in the snapshot and the later entries; known after `run`."""
+        self._places: dict[int, str] = {}
 
     @cached_property
     def fence(self) -> Fence:
@@ -132,8 +132,11 @@ class PartitionRestore:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
         Store the number with the live generation: then the script that counts by the next rules records their place.
-        The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`).
+        The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`). Also write
+        the places at which the partition began to follow rules after the snapshot.
         """
+        if self._places:
+            self.fence("HSET", self._keys.adopted, *(part for place in self._places.items() for part in place))
         self.fence("SET", self._keys.live, live_mark(FIRST, revision))
 
     def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
@@ -152,7 +155,9 @@ class PartitionRestore:
             for _ in self._old(archived, found[0]):
                 pass
 
-    def run(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> RestoredPart:
+    def run(
+        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, rules: RestoredRules
+    ) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
 
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
@@ -166,6 +171,7 @@ class PartitionRestore:
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
                 first ID and before the second, or (`None`) to the end. `None` if there is no archive.
+            rules: The rules to count the later entries by.
 
         Returns:
             The result.
@@ -179,15 +185,19 @@ class PartitionRestore:
         """
         while True:
             self._wipe()
-            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), self._rules, self.fence)
+            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), rules.to_load, self.fence)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker wrote another snapshot meanwhile, which happens in a drill
+        self._restore_dead(load, position)
         survived = bool(self._client.exists(self._keys.stream))
+        generations = [generation]
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
         if restored.partition(b" ")[0] == position.mark.encode():
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
+        course = rules.course(self._partition, position, [*generations, generation])
+        self._places = course.places
         self.newest = generation
         log = RestoredLog(position, generation, load)
         if self._has_lost_nothing(position) and self._has_room():
@@ -214,7 +224,7 @@ class PartitionRestore:
                 break
         failpoints.reach("after-graft")
         self.newest = max(self.newest, log.newest)
-        self._drain()
+        self._drain(course)
         until = log.last or position.generated
         return RestoredPart(
             self._keys.stream,
@@ -243,6 +253,18 @@ class PartitionRestore:
         names = (name.decode() for name, _ in partition_names(self._client, keys) if name not in keep)
         while page := list(islice(names, _READ)):
             self.fence("UNLINK", *page)
+
+    def _restore_dead(self, load: TableLoader, position: SnapshotPosition) -> None:
+        """Write the dead letters of the snapshot; add those that were dropped after it to `dropped` in its ledger.
+
+        Those that an operator or a worker dropped stay dropped: their records stay on the server, so no fold counts
+        their events. A retry that was made after the snapshot is undone with the counters.
+        """
+        keys = self._keys
+        records = records_of_dropped(self._client, keys)
+        later = [record for field, record in records.items() if field not in load.dropped]
+        if events := restore_dead_letters(self.fence, keys, load.dead, position.dead, later):
+            load.ledger["dropped"] = load.ledger.get("dropped", 0) + events
 
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
@@ -351,12 +373,12 @@ class PartitionRestore:
         }
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
-    def _drain(self) -> None:
+    def _drain(self, course: Course) -> None:
         """Count every entry of the restored stream, also those that a worker has read; return when none is left."""
-        keys = self._keys
+        keys, left_out = self._keys, dropped(self._client, self._keys)
         # Claim entries at once: a worker may read them, but it cannot apply them while the partition is closed.
         fetch = Fetch(self._client, keys, CONSUMER, claim_idle=0.0)
-        fold = Fold(self._layout, self._partition, self._rules, dropped=dropped(self._client, keys))
+        fold = course.fold(lambda rules: Fold(self._layout, self._partition, rules, dropped=left_out))
         consumer = CountingLoop(
             self._client,
             self._layout,

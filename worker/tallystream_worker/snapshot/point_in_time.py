@@ -72,6 +72,7 @@ class SnapshotPosition:
             the server loses it.
         uncounted: The producers and sequences of the entries up to `generated` that are not applied: see
             `uncounted.py`; `""` for none.
+        dead: The state of the dead stream: see `open.lua`.
     """
 
     taken: int
@@ -81,6 +82,7 @@ class SnapshotPosition:
     mark: str = ""
     unsent: str = "0-0"
     uncounted: str = ""
+    dead: str = "0 0 0-0 0-0"
 
     @property
     def floor(self) -> str:
@@ -127,7 +129,7 @@ class SnapshotPosition:
 class PointInTimeView:
     """An open view of one partition at one moment; it collects the old values of what was written since.
 
-    `strings`, `fields` and `copies` are filled by `take` and `close`, and complete only after `close`.
+    `strings`, `fields`, `copies` and `removed` are filled by `take` and `close`, and complete only after `close`.
 
     Attributes:
         client: The server of the counters.
@@ -139,6 +141,8 @@ class PointInTimeView:
         strings: By key, the value at the moment of each string written since; `None` if it did not exist.
         fields: By key and field, the value at the moment of each field written since; `None` if it did not exist.
         copies: By key of a structure written since, whether it was copied before; `False` if it did not exist.
+        removed: By ID of each dead letter removed since, the names and values of its fields; it may have been added
+            since.
     """
 
     client: redis.Redis
@@ -149,6 +153,7 @@ class PointInTimeView:
     strings: dict[bytes, bytes | None] = field(default_factory=dict)
     fields: dict[tuple[bytes, bytes], bytes | None] = field(default_factory=dict)
     copies: dict[bytes, bool] = field(default_factory=dict)
+    removed: dict[str, list[bytes]] = field(default_factory=dict)
     _words: list[bytes] = field(default_factory=list)
 
     def copy_of(self, key: str) -> str:
@@ -235,6 +240,11 @@ class PointInTimeView:
                     key = words[at + 1]
                     for name, value in zip(words[at + 3 : end : 2], words[at + 4 : end : 2], strict=True):
                         self.fields.setdefault((key, name), value or None)
+                case b"d":
+                    end = at + 3 + int(words[at + 2])
+                    if end > len(words):
+                        break
+                    self.removed[words[at + 1].decode()] = words[at + 3 : end]
                 case _:
                     end = at + 3
                     self.copies.setdefault(words[at + 1], words[at + 2] == b"1")
@@ -263,7 +273,7 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
     token = uuid.uuid4().hex
-    names = [keys.stream, key, keys.ledger, keys.topic_ledger]
+    names = [keys.stream, key, keys.ledger, keys.topic_ledger, keys.dead]
     deadline = time.monotonic() + PATIENCE
     while True:
         answer, *state = _OPEN(client, names, [keys.group, token, SILENCE, TAKEOVER, *copy])
@@ -272,12 +282,16 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
         time.sleep(_LOOK)
     if answer == b"busy":
         raise ViewLost(f"{key}: another snapshot of this partition is being taken; try again when it has finished")
-    taken, delivered, generated, pending, ledger, log = state
+    taken, delivered, generated, pending, ledger, log, dead = state
     if len(pending) >= MOST_PENDING:
         _GIVE_UP(client, [key], [token])
         raise ViewLost(f"{keys.stream}: {MOST_PENDING:,} or more entries are pending; try again when fewer are")
     position = SnapshotPosition(
-        int(taken), delivered.decode(), generated.decode(), tuple(each.decode() for each in pending)
+        int(taken),
+        delivered.decode(),
+        generated.decode(),
+        tuple(each.decode() for each in pending),
+        dead=dead.decode(),
     )
     account = _pairs(ledger)
     if keys.ledger != keys.topic_ledger:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from msgspec.structs import replace
-
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError
@@ -32,12 +30,20 @@ from tallystream.storage.deployment_hash import (
     restoring_number,
     spread_fields,
 )
-from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
+from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.publisher import publisher
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
+from tallystream_worker.snapshot.live_rules import (
+    LIVE_RULES,
+    LiveRules,
+    RestoredRules,
+    encode_live_rules,
+    find_live_rules,
+)
 from tallystream_worker.snapshot.other_topics import (
     RESTORED_TOPIC,
     describe_restored,
@@ -87,15 +93,19 @@ class Restored:
         damaged: The tables of no partition, such as `facts`, in which another program has changed, removed or added
             rows after the snapshot was taken. They are used unchanged.
         lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
-        rules: The restored rules, those of the snapshot with all known retractions.
-        former: The rules that the server had before; `None` if it had none, they cannot be read, or an earlier restore
-            was interrupted.
+        rules: The rules that are live now: those that were live before, or those of the snapshot, with all known
+            retractions.
+        kept: Whether they are those that were live before.
+        of_snapshot: The rules of the snapshot, with the same retractions.
+        former: The rules that the server had before; `None` if it had none, or they cannot be read.
     """
 
     parts: list[RestoredPart]
     damaged: list[str]
     lacking: list[Retraction]
     rules: Rules
+    kept: bool
+    of_snapshot: Rules
     former: Rules | None
 
 
@@ -115,7 +125,9 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
-    The restored rules also have the retractions that were made after the snapshot: those of the server's rules, if
+    The rules that were live before stay live if the server knew those of the snapshot: see `kept_rules`. Each entry
+    after the snapshot is counted by the rules that counted it before. Otherwise the rules of the snapshot become live.
+    The live rules also have the retractions that were made after the snapshot: those of the server's rules, if
     these are of the same data and topic; otherwise all that the server, the database, the caller or an interrupted
     restore knows. Until a rebuild, the counters have the events of these.
 
@@ -168,13 +180,14 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             )
         if not accept_loss:
             refuse_loss(client, database, layout, root, later)
-        rules, former = read_rules(facts["rules"].encode()), _former_rules(client, facts["namespace"])
-        noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
-        lacking = _lacking(client, layout, facts, rules, noted)
-        rules = replace(rules, retracted=(*rules.retracted, *lacking))
-        partitions = [PartitionRestore(client, database, layout, n, rules, lock) for n in range(layout.partitions)]
+        partitions = [PartitionRestore(client, database, layout, n, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
-        kept = _begin(client, layout, root, facts, rules, lock, topics)
+        # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
+        live = find_live_rules(client, layout, root)
+        noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
+        lacking = _lacking(client, layout, facts, read_rules(facts["rules"].encode()), noted)
+        rules = RestoredRules(facts, layout, live, lacking)
+        kept = _begin(client, layout, root, facts, rules.live, live, lock, topics)
         for each in partitions:
             each.close()
         if layout.topic != FIRST_TOPIC:
@@ -183,12 +196,13 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
         parts = []
         for each in partitions:
-            part = each.run(archived)
+            part = each.run(archived, rules)
             parts.append(part)
             progress(part)
             failpoints.reach("after-partition")
-        _end(client, layout, facts, rules, kept, partitions, lock, files, changed=bool(lacking))
-    return Restored(parts, damaged, lacking, rules, former)
+        _end(client, layout, facts, rules, kept, partitions, lock, files)
+    former = None if live is None else live.rules
+    return Restored(parts, damaged, lacking, rules.live, rules.are_kept, rules.of_snapshot, former)
 
 
 def _begin(
@@ -197,6 +211,7 @@ def _begin(
     root: Mapping[bytes, bytes],
     facts: Mapping[str, str],
     rules: Rules,
+    live: LiveRules | None,
     lock: RestoreLock,
     archived: Sequence[int],
 ) -> dict[str, Any]:
@@ -207,30 +222,32 @@ def _begin(
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash; empty if there is none.
         facts: The facts of the snapshot.
-        rules: The rules to restore.
+        rules: The rules that will be live after the restore.
+        live: The rules that were live before it.
         lock: The lock of the restore, which gets the number of its closing.
         archived: The numbers of the topics in the archive.
 
     Raises:
         RestoreOvertaken: another restore has taken over.
     """
-    live, _ = present_topic(client, layout.namespace, root)
-    topics = [int(facts[NEWEST_TOPIC]), *archived, layout.topic, live]
+    topic, _ = present_topic(client, layout.namespace, root)
+    topics = [int(facts[NEWEST_TOPIC]), *archived, layout.topic, topic]
     kept: dict[str, Any] = {
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts),
     }
     if left := _left(client, layout, root):
-        kept[LEFT] = " ".join(f"{topic}:{count}" for topic, count in sorted(left.items()))
-    if b"kept" in root and live == layout.topic:
+        kept[LEFT] = " ".join(f"{each}:{count}" for each, count in sorted(left.items()))
+    if b"kept" in root and topic == layout.topic:
         kept["kept"] = root[b"kept"]  # workers still copy what is appended to the topic before
-        kept |= {f"partitions@{topic}": count for topic, count in by_number(root, b"partitions@").items()}
+        kept |= {f"partitions@{earlier}": count for earlier, count in by_number(root, b"partitions@").items()}
     closing = _others(client, layout, root, facts["epoch"], _earlier(facts))
     restored = describe_restored(layout, root)
     begun = {
         RESTORING: encode_retractions(rules.retracted),
         RESTORED_TOPIC: restored,
         RESTORED_BY: lock.token,
+        **({} if live is None else {LIVE_RULES: encode_live_rules(live)}),
         **kept,
     }
     highest = _highest_closing(client, [*layout.keys, *(keys for keys, _ in closing)])
@@ -249,13 +266,11 @@ def _end(
     client: redis.Redis,
     layout: Layout,
     facts: Mapping[str, str],
-    rules: Rules,
+    rules: RestoredRules,
     kept: Mapping[str, Any],
     partitions: Sequence[PartitionRestore],
     lock: RestoreLock,
     files: Mapping[str, int],
-    *,
-    changed: bool,
 ) -> None:
     """Write the records and the description of a restored topic, open its partitions, and end the restore.
 
@@ -263,12 +278,11 @@ def _end(
         client: The server.
         layout: The layout of the topic.
         facts: The facts of the snapshot.
-        rules: The restored rules.
+        rules: The rules of the restore.
         kept: What `_begin` returned.
         partitions: The restored partitions.
         lock: The lock of the restore.
         files: The identities of ingested files that the archive knows.
-        changed: Whether the rules are not those of the snapshot.
 
     Raises:
         RestoreOvertaken: another restore has taken over.
@@ -276,24 +290,29 @@ def _end(
     lock.renew()
     fences = [each.fence for each in partitions]
     at_root = Fence(client, lock, lock.key, lock.value)
-    restore_rule_records(at_root if layout.topic == FIRST_TOPIC else fences[0], fences, layout, facts)
-    restore_ingested_files(fences[0], layout, facts, files)
-    newest, revision = (int(kept[name]) for name in NUMBERS)
-    if changed or revision > int(facts["revision"]):
-        revision += 1  # different rules never have the same number
+    newest, highest = (int(kept[name]) for name in NUMBERS)
     newest = max(newest, *(each.newest for each in partitions))
+    number = rules.number(highest)
     fields: dict[Any, Any] = fields_of(layout, facts["epoch"])
-    described = fields | {"rules": publish(rules), "revision": revision, NUMBERS[0]: newest, NUMBERS[1]: revision}
-    described |= spread_fields(facts["spread"].split())
+    published = publish(rules.live).decode()
+    change = {
+        "number": str(number), "by": publisher(), "generation": str(FIRST), "rules": published,
+        "epoch": facts["epoch"], "partitions": facts["partitions"],
+    }  # fmt: skip
+    records = at_root if layout.topic == FIRST_TOPIC else fences[0]
+    restore_rule_records(records, fences, layout, facts, rules.changes(), change)
+    restore_ingested_files(fences[0], layout, facts, files)
+    described = fields | {"rules": published, "revision": number}
+    described |= {NUMBERS[0]: newest, NUMBERS[1]: max(highest, number), **spread_fields(rules.spread)}
     if layout.topic != FIRST_TOPIC:
         fences[0]("HSET", layout.meta, *(part for pair in described.items() for part in pair))
         before = {f"partitions@{topic}": count for topic, count in _earlier(facts).items()}
         described = fields | {"log": layout.topic, **before}
     for each in partitions:
-        each.open(revision)
+        each.open(number)
     lock.renew()
     pairs = (part for pair in described.items() for part in pair)
-    arguments = [lock.value, RESTORING, RESTORED_TOPIC, RESTORED_BY, *pairs]
+    arguments = [lock.value, RESTORING, RESTORED_TOPIC, RESTORED_BY, LIVE_RULES, *pairs]
     lock.run(_END, [layout.root, lock.key], arguments)
 
 
@@ -328,12 +347,6 @@ def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
             f"{database.place} has snapshot format {form} and key layout {layout}, but this release reads {FORMAT} and "
             f"{LAYOUT}: restore it with the release that took it"
         )
-
-
-def _former_rules(client: redis.Redis, namespace: str) -> Rules | None:
-    with suppress(ConfigurationError, StreamError):
-        return Deployment.find(client, namespace).declared
-    return None
 
 
 def _check_archive(

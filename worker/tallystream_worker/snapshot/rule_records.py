@@ -81,8 +81,20 @@ def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
     return max(topic, newest if moving is None else min(newest, moving - 1))
 
 
-def restore_rule_records(records: Fence, partitions: Sequence[Fence], layout: Layout, facts: Mapping[str, str]) -> None:
-    """Write the changes of the rules and their places from a snapshot to a server; the highest numbers are not written.
+def recorded_changes(facts: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the changes of the rules in a snapshot, oldest first: the ID and the fields of each."""
+    return msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])
+
+
+def restore_rule_records(
+    records: Fence,
+    partitions: Sequence[Fence],
+    layout: Layout,
+    facts: Mapping[str, str],
+    changes: Sequence[tuple[str, Mapping[str, str]]],
+    latest: Mapping[str, str],
+) -> None:
+    """Write changes of the rules and the places of a snapshot to a server; the highest numbers are not written.
 
     The changes that the server has are removed. A place of the same rules is replaced, and other places stay.
 
@@ -91,14 +103,17 @@ def restore_rule_records(records: Fence, partitions: Sequence[Fence], layout: La
         partitions: Run the writes to each partition.
         layout: The keys, of the first generation.
         facts: The facts of the snapshot.
+        changes: The changes to write: the ID and the fields of each, oldest first.
+        latest: The fields of a last change, which is written if no other one has its number; that is not 0.
     """
-    listed = msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])
-    changes: list[tuple[Any, ...]] = [("DEL", layout.rule_changes)]
-    changes += [
+    written: list[tuple[Any, ...]] = [("DEL", layout.rule_changes)]
+    written += [
         ("XADD", layout.rule_changes, name, *(part for field in each.items() for part in field))
-        for name, each in listed
+        for name, each in changes
     ]
-    records.run(changes)
+    if latest["number"] not in {"0", *(each["number"] for _, each in changes)}:
+        written.append(("XADD", layout.rule_changes, "*", *(part for field in latest.items() for part in field)))
+    records.run(written)
     for partition, places in msgspec.json.decode(facts[PLACES], type=dict[int, dict[str, str]]).items():
         partitions[partition](
             "HSET", layout.keys[partition].adopted, *(part for place in places.items() for part in place)

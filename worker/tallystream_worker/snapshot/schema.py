@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
 
-FORMAT: Final = "6"
+FORMAT: Final = "7"
 """The version of these tables, stored in `facts`."""
 
 metadata: Final = MetaData()
@@ -99,6 +99,15 @@ producers: Final = Table(
 )
 """The last entry of each producer, as `<sequence> <stream ID>`; and the horizons, see `HORIZONS`."""
 
+dead: Final = Table(
+    "dead",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("id", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+"""The dead letters: by ID in the dead stream, the names and values of the fields, as a list in msgpack."""
+
 positions: Final = Table(
     "positions",
     metadata,
@@ -111,6 +120,7 @@ positions: Final = Table(
     Column("mark", Text, nullable=False),
     Column("unsent", Text, nullable=False),
     Column("uncounted", Text, nullable=False),
+    Column("dead", Text, nullable=False),
 )
 """The moment of each partition's rows: see `tallystream_worker.snapshot.point_in_time.SnapshotPosition`."""
 

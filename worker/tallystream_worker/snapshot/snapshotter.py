@@ -26,6 +26,7 @@ from tallystream_worker.process.description import note
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
+from tallystream_worker.snapshot.dead_letters import DeadLetterReader
 from tallystream_worker.snapshot.ingested_files import FILES, ingested_files
 from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, last_closing, next_mark, put_mark
 from tallystream_worker.snapshot.names import was_removed
@@ -292,12 +293,15 @@ class Snapshotter:
         try:
             states = alerts.read(self._client, keys, self._rules, first, cut.position.taken)
             cut.take()  # each step may take a while: show that this snapshot is alive
-            if records := records_of_dropped(self._client, keys):
-                states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
+            dead = DeadLetterReader(cut, keys, before)
+            dead.read()
+            records = records_of_dropped(self._client, keys)
             found: Any = self._client.hgetall(keys.resets)
             if resets := {name.decode(): place.decode() for name, place in found.items()}:
                 states[keys.resets.removeprefix(keys.counters)] = (msgspec.json.encode(resets).decode(), 0)
             reading = self._read(cut, keys, touched, read, copy, whole=before is None)
+            if records := dead.recorded(records):
+                states[keys.dropped.removeprefix(keys.prefix)] = (msgspec.json.encode(records).decode(), 0)
             # After the values: a bucket that was removed while they were read may be missing in them.
             found = self._client.hgetall(keys.forgotten)
             removed = {name.decode(): value.decode() for name, value in found.items()}
@@ -324,6 +328,8 @@ class Snapshotter:
             whole=before is None,
             alerts=states,
             forgotten=int(removed.get(UNTIL, 0)),
+            dead=dead.settle(),
+            dead_anew=dead.is_anew,
             was_removed=partial(was_removed, rules=self._rules, ends=removed),
         )
 

@@ -45,6 +45,9 @@ class Taken:
         producers: By producer, `<sequence> <stream ID>` of its last entry, and the horizons by name (see `HORIZONS`).
             Unless `whole`, only the producers of entries since the last snapshot.
         whole: Whether all counters were read, so that stored rows of others are removed.
+        dead: By ID in the dead stream, the new dead letters since the last snapshot, as `schema.dead` stores them; all
+            of them if `whole` or `dead_anew`.
+        dead_anew: Whether stored dead letters that are not in `dead` are removed.
         alerts: The states of alerts and the other records of `schema.alerts`, by key without prefix: as JSON, and the
             millisecond since 1970 at which each expires, 0 for never.
         forgotten: A bucket whose `expires` is above 0 and at most this millisecond since 1970 may have been removed; 0
@@ -63,6 +66,8 @@ class Taken:
     whole: bool
     alerts: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     forgotten: int = 0
+    dead: Mapping[str, bytes] = field(default_factory=dict)
+    dead_anew: bool = False
     was_removed: Callable[[str], bool] = field(kw_only=True)
 
 
@@ -83,11 +88,11 @@ class PartitionWriter:
         self._whole = False
 
     def write(self, taken: Taken) -> int:
-        """Write values, buckets, ledger, producers and alerts; return the number of values, removed ones included.
+        """Write all that was taken; return the number of values of counters, removed ones included.
 
         If the snapshot is whole, all other rows of the partition are removed and not counted; else they stay, but for
-        the alerts, which replace all stored ones. Rows of buckets that the scripts have removed are always deleted. The
-        position and the digests are not written: see `finish`.
+        the alerts, which replace all stored ones, and, with `dead_anew`, the dead letters. Rows of buckets that the
+        scripts have removed are always deleted. The position and the digests are not written: see `finish`.
         """
         self._whole = taken.whole
         if taken.whole:
@@ -98,6 +103,9 @@ class PartitionWriter:
         self._put_named(schema.ledger, "field", "value", taken.ledger)
         self._put_named(schema.producers, "producer", "value", taken.producers)
         self._put_alerts(taken.alerts)
+        if taken.dead_anew:
+            self._empty(schema.dead)
+        self._put_named(schema.dead, "id", "value", taken.dead)
         self._remove_buckets(taken.forgotten, taken.was_removed)
         return rows
 
@@ -206,5 +214,5 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
 
 def partition_tables() -> tuple[Table, ...]:
     """Return the tables that have rows for each partition, except the positions."""
-    others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts)
+    others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts, schema.dead)
     return (*schema.COUNTERS.values(), *others)

@@ -117,7 +117,13 @@ def restore(
             "take them out, run: tallystream rebuild. If the streams lack entries, add the archive (--archive URL)",
             soft_wrap=True,
         )
-    if _rules_differ(settings, result):
+    if _rules_differ(settings, result) and result.kept:
+        console.print(
+            "The present rules stay live, and differ from those of the snapshot: the events up to the snapshot are "
+            "counted by its rules. To count all events by the present rules, run: tallystream rebuild",
+            soft_wrap=True,
+        )
+    elif _rules_differ(settings, result):
         console.print(
             "The rules are those of the snapshot again, and differ from the present ones: until a worker starts with "
             "the present configuration, events of new metrics become dead letters. Then run: tallystream rebuild",
@@ -136,7 +142,7 @@ def restore(
 def _rules_differ(settings: Settings, result: Restored) -> bool:
     """Return whether the configuration, or else the server before the restore, has other rules than the snapshot."""
     present = settings.rules_over(result.rules) if settings.states_rules else result.former or result.rules
-    return publish(replace(present, retracted=())) != publish(replace(result.rules, retracted=()))
+    return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
 
 
 def _moment(milliseconds: int) -> str:

@@ -3,6 +3,7 @@
 -- their entries counts them.
 --
 -- KEYS[1] dead stream   KEYS[2] ledger (hash)   KEYS[4] stream   KEYS[5] retention holds (hash)
+-- KEYS[6] live generation
 -- KEYS[3] records of the dropped dead letters (hash): live consumer group, space, ID in its dead stream -> record
 -- ARGV[1] name of the first generation's consumer group; the others append '-' and their number
 -- ARGV[2] consumer group of the live generation
@@ -10,11 +11,15 @@
 --
 -- Returns {"dropped", entries, events, left}: the number of entries that existed and were removed, and of their events;
 --         the number of entries that were left, because another generation or topic may have counted their events
+--         {"closed"}         a repartition has closed the partition, or a restore replaces its counters; nothing was
+--         changed
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried. A
 -- record is written only while every generation that exists has dead-lettered the events, so that all of them agree.
+local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
+local remove = require('tallystream_worker.dead_letters.lua.remove')
 local call, sub = redis.call, string.sub
 
 -- Returns whether another generation of the partition exists, or its entries are copied to another topic.
@@ -37,6 +42,9 @@ local lost = require('tallystream.storage.lua.lib.sentinels').lost(KEYS[4])
 if lost then
   return { 'damaged', lost }
 end
+if not generations.is_open(KEYS[6]) then
+  return { 'closed' }
+end
 local is_copied = has_copies(ARGV[1], ARGV[2])
 local entries, events, left, records = 0, 0, 0, 0
 call('HGET', KEYS[2], 'dropped') -- a key of another type is an error here, before anything is written
@@ -48,7 +56,7 @@ for i = 3, #ARGV, 2 do
     left = left + 1
   elseif found then
     events = events + (tonumber(maps.from_flat(found[2]).events) or 0)
-    entries = entries + call('XDEL', KEYS[1], id)
+    entries = entries + remove(KEYS[1], id)
     if record ~= '' then
       records = records + call('HSET', KEYS[3], ARGV[2] .. ' ' .. id, record)
     end

@@ -27,6 +27,7 @@ local clock = require('tallystream.storage.lua.lib.clock')
 local generations = require('tallystream.storage.lua.lib.generations')
 local plan = require('tallystream.storage.lua.rules.plan')
 local rejection = require('tallystream.storage.lua.rules.rejection')
+local remove = require('tallystream_worker.dead_letters.lua.remove')
 local write = require('tallystream.storage.lua.rules.write')
 local call = redis.call
 
@@ -63,7 +64,9 @@ end
 -- Nothing after this line can fail.
 generations.follow(change)
 add_dead_letters(KEYS[2], 4)
-call('XDEL', KEYS[1], unpack(batch.ids))
+for i = 1, #batch.ids do
+  remove(KEYS[1], batch.ids[i])
+end
 write(planned)
 call('HSET', KEYS[3], 'entries:retried', string.format('%.0f', clock.microseconds()))
 return { 'applied' }

@@ -9,6 +9,7 @@
 -- `cut:before` is a list of: 's', n, then n times key, value      strings; '' if the key was absent
 --                            'h', key, n, then n times field, value
 --                            'c', key, 1 or 0                     1: the copy is `cut:copy:<token>:<key>`; 0: no key
+--                            'd', ID, n, then n words             a dead letter: see dead_letters/lua/remove.lua
 local chunks = require('tallystream.storage.lua.lib.chunks')
 
 local call, min = redis.call, math.min

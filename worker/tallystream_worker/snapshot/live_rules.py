@@ -1,0 +1,335 @@
+"""The rules that are live when a restore begins: they stay live.
+
+A snapshot has the rules of its moment. If the rules of the server are newer, an entry after the snapshot is counted by
+the rules that counted it before the restore. The places at which the partitions began to follow rules show which ones.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+from redis.exceptions import ResponseError
+
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
+from tallystream.rules.metrics import publish
+from tallystream.rules.metrics import read as read_rules
+from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
+from tallystream.storage.rule_changes import read_changes
+from tallystream.wire.stream_id import after as following
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import redis
+
+    from tallystream.rules.metrics import Rules
+    from tallystream.rules.retraction import Retraction
+    from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.counting.entry import Entry
+    from tallystream_worker.counting.fold_result import FoldFault, FoldResult
+    from tallystream_worker.counting.quarantine import FoldEntries
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
+
+LIVE_RULES: Final = "restoring-rules"
+"""The field of the root hash with the rules that were live before the restore, as JSON: see `LiveRules`. It exists only
+with `RESTORING`, and not if no rules were published."""
+
+
+class LiveRules(msgspec.Struct, frozen=True):
+    """The rules of a server before a restore, and where its partitions began to follow them.
+
+    Attributes:
+        epoch: The epoch of the data.
+        topic: The number of the live topic.
+        generation: The number of its live generation.
+        number: The number of the rules; 0 if they have none.
+        newest: The highest number of rules that the server knows.
+        published: The rules, in their published form.
+        spread: The metrics whose events may be in any partition of the topic.
+        changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
+        places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
+            `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
+            had not counted. A partition that has lost its keys is missing.
+    """
+
+    epoch: str
+    topic: int
+    generation: int
+    number: int
+    newest: int
+    published: str
+    spread: list[str]
+    changes: list[tuple[str, dict[str, str]]]
+    places: dict[int, dict[int, str]]
+
+    @property
+    def rules(self) -> Rules:
+        """The rules."""
+        return read_rules(self.published.encode())
+
+
+def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
+    """Return the rules of a server before a restore; of an interrupted restore, those that it has noted.
+
+    If the hash that describes the topic to restore is lost, they are those of the last recorded change. Return `None`
+    if there are none, or if this release cannot read them.
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        root: The fields of the server's root hash.
+    """
+    if RESTORING.encode() in root:
+        noted = root.get(LIVE_RULES.encode())
+        return None if noted is None else msgspec.json.decode(noted, type=LiveRules)
+    try:
+        found = Deployment.find(client, layout.namespace)
+    except KeyLost:
+        found = Deployment(live_topic(root, layout.namespace))
+    except (ConfigurationError, DeploymentChanged):
+        return None
+    if not found.is_stored:
+        is_other = bool(root) and found.layout.topic != layout.topic
+        return None if is_other else _last_recorded(client, layout)
+    if found.declared is None:
+        return None
+    newest: Any = client.hget(found.layout.meta, NUMBERS[1])
+    return LiveRules(
+        found.epoch,
+        found.layout.topic,
+        found.generation,
+        found.revision,
+        max(int(newest or 0), found.revision),
+        publish(found.declared).decode(),
+        sorted(found.spread),
+        _changes(client, found.layout),
+        _all_places(client, found.layout, found.revision),
+    )
+
+
+def _last_recorded(client: redis.Redis, layout: Layout) -> LiveRules | None:
+    """Return the rules of the last recorded change in a topic whose description is lost; `None` if there is none."""
+    changes = _changes(client, layout)
+    if not changes or "epoch" not in changes[-1][1]:
+        return None
+    last = changes[-1][1]
+    with suppress(ConfigurationError):  # this release cannot read them
+        rules, generation, number = read_rules(last["rules"].encode()), int(last["generation"]), int(last["number"])
+        return LiveRules(
+            last["epoch"],
+            layout.topic,
+            generation,
+            number,
+            max(int(fields["number"]) for _, fields in changes),
+            last["rules"],
+            sorted(rules.spread),
+            changes,
+            _all_places(client, layout.of(generation), number),
+        )
+    return None
+
+
+def _changes(client: redis.Redis, layout: Layout) -> list[tuple[str, dict[str, str]]]:
+    return [
+        (name.decode(), {field.decode(): text.decode() for field, text in each.items()})
+        for name, each in read_changes(client, layout)
+    ]
+
+
+def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, dict[int, str]]:
+    """Return the places of all partitions in the generations of a layout: see `LiveRules.places`."""
+    found = {partition: _places(client, keys, number) for partition, keys in enumerate(layout.keys)}
+    return {partition: places for partition, places in found.items() if places is not None}
+
+
+def encode_live_rules(live: LiveRules) -> bytes:
+    """Return the value of the field `LIVE_RULES`."""
+    return msgspec.json.encode(live)
+
+
+def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | None:
+    """Return the live rules of the server if they must stay live after the restore of a snapshot, else `None`.
+
+    They must not if they are of other data, or older than those of the snapshot because the server has lost data. They
+    cannot if they turn `spread` off for a metric whose events are in every partition of the snapshot's topic.
+    """
+    if live is None or live.epoch != facts["epoch"] or live.newest < int(facts["revision"]):
+        return None
+    rules = live.rules
+    gathered = (set(facts["spread"].split()) & rules.metric.keys()) - rules.spread
+    return None if gathered else live
+
+
+class Course:
+    """The rules that count the entries of a partition after a snapshot, by place in the log.
+
+    Args:
+        steps: The ID of the first entry that rules count, in the form of `PartitionKeys.adopted` with the last entry of
+            the stream at that time; their number; and the rules. The first step has the place `""`.
+    """
+
+    def __init__(self, steps: Sequence[tuple[str, int, Rules]]) -> None:
+        self._steps = [steps[0], *sorted(steps[1:], key=lambda step: (_first(step[0]), step[1]))]
+        self._firsts = [_first(place) for place, _, _ in self._steps[1:]]
+
+    @property
+    def places(self) -> dict[int, str]:
+        """By number of rules, the place at which the partition begins to follow them; without the first ones."""
+        return {number: place for place, number, _ in self._steps[1:]}
+
+    def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
+        """Return a fold that counts each entry by its rules; `make` returns the fold for given rules."""
+        folds = [make(rules) for _, _, rules in self._steps]
+
+        def fold(
+            entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
+        ) -> tuple[FoldResult, Sequence[Entry]]:
+            steps = [bisect_right(self._firsts, parse_id(entry.id)) for entry in entries]
+            first = min(steps, default=0)
+            result, rest = folds[first](
+                [entry for entry, step in zip(entries, steps, strict=True) if step == first], excluded
+            )
+            return result, [*rest, *(entry for entry, step in zip(entries, steps, strict=True) if step != first)]
+
+        return fold
+
+
+class RestoredRules:
+    """The rules of a restore: those of the snapshot, and the newer ones of the server, which stay live.
+
+    Args:
+        facts: The facts of the snapshot.
+        layout: The layout of the topic to restore.
+        live: The rules that were live before the restore; `None` if there were none.
+        lacking: The retractions that the counters of the snapshot lack.
+    """
+
+    def __init__(
+        self, facts: Mapping[str, str], layout: Layout, live: LiveRules | None, lacking: Sequence[Retraction]
+    ) -> None:
+        self._facts, self._topic = facts, layout.topic
+        self._first = int(facts["revision"])
+        self._kept = kept = kept_rules(live, facts)
+        old = read_rules(facts["rules"].encode())
+        retracted = (*old.retracted, *lacking)
+        if kept is not None and kept.topic == layout.topic:
+            retracted = kept.rules.retracted  # a retraction may have been undone
+        self.live: Final = replace(old if kept is None else kept.rules, retracted=retracted)
+        """The rules that are live after the restore."""
+        self.of_snapshot: Final = replace(old, retracted=retracted)
+        """The rules that the counters of the snapshot were counted by, with the retractions of `live`."""
+        self.to_load: Final = _keeping(self.of_snapshot, self.live)
+        """The rules `of_snapshot`, but buckets are kept for as long as by `live`."""
+        self.are_kept: Final = kept is not None
+        """Whether `live` are the rules that were live before the restore, and not those of the snapshot."""
+        spread = kept.spread if kept is not None and kept.topic == layout.topic else []
+        self.spread: Final = {*facts["spread"].split(), *self.live.spread, *spread}
+        """The metrics whose events may be in any partition of the restored topic."""
+
+    def number(self, newest: int) -> int:
+        """Return the number of the live rules; `newest` is the highest one of the server and the snapshot.
+
+        Different rules never have the same number, and in each partition the number only rises.
+        """
+        if self._kept is not None:
+            is_same = publish(self.live).decode() == self._kept.published
+            return self._kept.number if is_same and self._kept.number >= self._first else newest + 1
+        is_same = publish(self.live).decode() == self._facts["rules"]
+        return newest if is_same and newest == self._first else newest + 1
+
+    def changes(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the recorded changes of the rules, oldest first: the ID and the fields of each."""
+        found = {**dict(recorded_changes(self._facts)), **dict(self._kept.changes if self._kept is not None else [])}
+        return sorted(found.items(), key=lambda change: parse_id(change[0]))
+
+    def course(self, partition: int, position: SnapshotPosition, generations: Sequence[int]) -> Course:
+        """Return the course of the rules in a partition after the snapshot.
+
+        All of them have the retractions and the retention of `live`: a bucket that is kept now is not removed again.
+
+        Args:
+            partition: The number of the partition.
+            position: The position of the snapshot.
+            generations: The numbers that the generation of the snapshot has had.
+        """
+        first, kept = ("", self._first, self.to_load), self._kept
+        if kept is None:
+            return Course([first])
+        after = "{}-{}".format(*following(parse_id(position.generated)))
+        places = kept.places.get(partition) if kept.topic == self._topic else None
+        if places is None:  # the places are lost, or of another topic: use the moments of publication
+            places = {
+                int(fields["number"]): "{0}-0 {0}-0".format(name.partition("-")[0])
+                for name, fields in kept.changes
+                if self._first < int(fields["number"]) <= kept.number
+            }
+        elif kept.generation not in generations:  # a rebuild has counted all entries by other rules
+            begun = [
+                int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation
+            ]
+            start = "{}-{}".format(*following(parse_id(position.floor)))
+            places = {(begun or [kept.number])[0]: f"{start} {position.generated}", **places}
+        if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
+            places = {**places, kept.number: f"{after} {position.generated}"}
+        rules = self._recorded()
+        return Course([first, *((place, number, rules[number]) for number, place in places.items() if number in rules)])
+
+    def _recorded(self) -> dict[int, Rules]:
+        """Return the rules that are recorded, by number, with the retractions and the retention of `live`."""
+        found = {}
+        for _, fields in self.changes():
+            with suppress(ConfigurationError):  # this release cannot read them
+                recorded = replace(read_rules(fields["rules"].encode()), retracted=self.live.retracted)
+                found[int(fields["number"])] = _keeping(recorded, self.live)
+        if self._kept is not None:
+            found[self._kept.number] = self.live
+        return found
+
+
+def _keeping(rules: Rules, live: Rules) -> Rules:
+    """Return rules that keep buckets for as long as the live rules do; if an alert needs older ones, return `rules`."""
+    metric = {
+        name: replace(rule, retention=live.metric[name].retention) if name in live.metric else rule
+        for name, rule in rules.metric.items()
+    }
+    with suppress(ConfigurationError):
+        return replace(rules, metric=metric)
+    return rules
+
+
+def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
+    """Return the places of a partition in its live generation, see `LiveRules.places`; `None` if its keys are lost."""
+    live: Any = client.get(keys.live)
+    if live is None or restoring_number(live):
+        return None
+    found: dict[bytes, bytes] = client.execute_command("HGETALL", keys.adopted)
+    places = {int(name): place.decode() for name, place in found.items()}
+    counting = live.split()[1:]
+    if number and counting != [b"%d" % number] and (place := _uncounted(client, keys)) is not None:
+        places.setdefault(number, place)
+    return places
+
+
+def _uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
+    """Return the first entry that the live generation has not counted, and the last ID; `None` without the group."""
+    with suppress(ResponseError):  # no stream
+        about: Any = client.xinfo_stream(keys.stream)
+        last = about["last-generated-id"].decode()
+        for group in client.xinfo_groups(keys.stream):
+            if group["name"].decode() == keys.group:
+                pending: Any = client.xpending(keys.stream, keys.group)
+                first = pending["min"] if pending["pending"] else None
+                delivered = group["last-delivered-id"].decode()
+                return f"{first.decode() if first else '{}-{}'.format(*following(parse_id(delivered)))} {last}"
+    return None
+
+
+def _first(place: str) -> tuple[int, int]:
+    return parse_id(place.partition(" ")[0])
