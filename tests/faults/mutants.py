@@ -2634,4 +2634,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
     ),
+    Mutant(
+        "a-rollback-of-rules-is-silent",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "        followed = self._found.revision\n",
+                "        followed = found.revision\n",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_worker_reports_rules_that_a_rollback_lost",),
+    ),
 )

@@ -14,6 +14,7 @@ from tallystream_worker.verify import (
     leaderboards,
     log,
     lost_keys,
+    lost_rules,
     server,
     snapshots,
 )
@@ -43,6 +44,7 @@ CHECKS: Final = (
     Check("server", server.check),
     Check("keys", keys.check),
     Check("lost", lost_keys.check),
+    Check("rules", lost_rules.check),
     Check("log", log.check),
     Check("accounts", accounts.check),
     Check("dead", dead.check),
