@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import ConsumerGroupMissing, StreamError
 from tallystream.reading.ledger import OUTCOMES
-from tallystream.storage.keys import FIRST
+from tallystream.storage.keys import FIRST, STATED
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tallystream_worker.verify.scene import Scene
 
 _TRIES: Final = 5
-_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired")
+_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired", "entries:gated")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class PartitionAccount:
     Attributes:
         moment: The checkpoint.
         ledger: The ledger of the live generation, by field.
-        topic: `appended`, `plain` and `entries:retired` of the topic's ledger.
+        topic: `appended`, `plain`, `entries:retired` and `entries:gated` of the topic's ledger.
         added: The number of entries that were ever appended.
         gone: How many of them the stream does not have any more.
         entries: The number of entries that wait to be counted: those after the position of the consumer group, and
             pending ones.
         events: The number of events in these entries that `appended` has and that have no outcome.
+        plain: The number of these entries that the ledger gets as `entries:plain` when they are counted.
+        is_stated: Whether one of these entries states an earlier time than that of its ID.
         vanished: IDs that are pending, and not in the stream.
     """
 
@@ -52,6 +54,8 @@ class PartitionAccount:
     gone: int
     entries: int
     events: int
+    plain: int
+    is_stated: bool
     vanished: list[str]
 
     @property
@@ -68,6 +72,11 @@ class PartitionAccount:
     def removed(self) -> int:
         """How many entries are gone for another reason than retention, and are not in the ledger yet."""
         return self.gone - self.topic["entries:retired"] - self.ledger.get("entries:removed", 0)
+
+    @property
+    def plain_settled(self) -> int:
+        """How many entries have an outcome and were not appended by a script, or are older than the generation."""
+        return self.added - self.topic["entries:gated"] - self.plain
 
     @property
     def skipped(self) -> int:
@@ -125,6 +134,13 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
     unaccounted = account.unaccounted(keys.generation)
     if unaccounted and not (unaccounted > 0 and account.removed > 0):
         report.find("ledger.unbalanced", f"{keys.ledger}: {unaccounted:+,} events")
+    plain = account.ledger.get("entries:plain", 0)
+    if plain != account.plain_settled and not account.unsettled and account.removed <= 0:
+        report.find("ledger.differs", f"{keys.ledger}: entries:plain is {plain:,}, expected {account.plain_settled:,}")
+    if account.is_stated and not scene.client.hexists(keys.sequences, STATED):
+        report.lose_field(
+            keys.sequences, STATED, f"Set it to the last ID of {keys.stream}, a space, and the earliest field t in it"
+        )
     if trimmed := account.ledger.get("trimmed", 0):
         report.limit("accounts", f"{keys.ledger}: {trimmed:,} events that were removed before they were counted")
     counted = account.added - account.entries
@@ -166,12 +182,15 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     ]
     moment, (ledger, topic, about, begun) = checkpoint(client, keys, commands)
     begun_at = parse_id((begun or b"0-0").decode()) if keys.generation != FIRST else (0, 0)
-    entries = events = 0
+    entries = events = plain = 0
+    is_stated = False
 
     def add(entry: Entry) -> None:
-        nonlocal entries, events
+        nonlocal entries, events, plain, is_stated
         entries += 1
         is_appended = was_sequenced(entry.fields) and parse_id(entry.id) > begun_at
+        plain += not is_appended
+        is_stated = is_stated or (was_sequenced(entry.fields) and b"t" in entry.fields)
         if is_appended and not was_decided(entry.fields, keys.generation):
             events += stated_events(entry.fields)
 
@@ -199,6 +218,8 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
         about["entries-added"] - about["length"],
         entries,
         events,
+        plain,
+        is_stated,
         vanished,
     )
 

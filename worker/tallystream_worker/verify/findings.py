@@ -67,6 +67,10 @@ KINDS: Final = {
         "A key was deleted or evicted; other keys show that it existed.",
         "the command that verify prints with this fault, if it prints one",
     ),
+    "fields.lost": Kind(
+        "A field of a hash was deleted; other keys or fields show that it existed.",
+        "the command or the value that verify prints with this fault",
+    ),
     "keys.mistyped": Kind(
         "A key has another type than the one that is needed: another client has replaced it.",
         _REBUILD + "; for a key that a rebuild does not replace, the command that verify prints with this fault",

@@ -1,0 +1,115 @@
+"""Names each field of a hash that was deleted, as far as other fields or keys show that it existed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.deployment import Deployment
+from tallystream.storage.deployment_hash import parse_live
+from tallystream_worker.rebuild.describe import counted_generations
+
+if TYPE_CHECKING:
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+_REBUILD: Final = "To repair it, rebuild the counters (tallystream rebuild)"
+_COUNTED: Final = "counted@"
+_RULES: Final = "!rules:"
+_FORMER: Final = "!former:"
+_COPIES: Final = "copies:"
+
+
+def check(scene: Scene) -> None:
+    """Report each field that is missing, although another field or key shows that it existed.
+
+    Fields whose loss shows in figures are left out: the checks of the figures report these.
+    """
+    _of_generations(scene)
+    _of_the_root(scene)
+    for keys in scene.deployment.layout.keys:
+        _of_rules(scene, keys)
+        _of_dropped(scene, keys)
+
+
+def _of_generations(scene: Scene) -> None:
+    """Report missing fields about generations: which one is live, and the rules of each other one and their number.
+
+    A generation exists as long as it has a consumer group in a stream.
+    """
+    client, meta = scene.client, scene.deployment.layout.meta
+    counted = counted_generations(client, scene.deployment.layout)
+    # Read the fields after the groups: a group exists only while they exist.
+    now = Deployment.find(client, scene.deployment.layout.namespace)
+    if now.layout.meta != meta:
+        return
+    if not now.was_rebuilt and client.hexists(meta, "newest"):
+        live = {parse_live(value)[0] for keys in now.layout.keys if (value := client.get(keys.live)) is not None}
+        number = str(min(live)) if len(live) == 1 else "the live generation"
+        scene.report.lose_field(meta, "generation", f"Set it to {number}")
+    for generation in sorted(counted - {now.generation, *now.layout.generations, *now.others}):
+        scene.report.lose_field(
+            meta,
+            f"rules@{generation}",
+            f"To repair it, remove generation {generation}, which is not live: tallystream rebuild --drop",
+        )
+    for generation in sorted(now.others.keys() - now.revisions.keys()):
+        scene.report.lose_field(
+            meta,
+            f"revision@{generation}",
+            f"Set it to the number of these rules in tallystream rules --history, or remove generation {generation}, "
+            "which is not live: tallystream rebuild --drop",
+        )
+
+
+def _of_the_root(scene: Scene) -> None:
+    """Report missing fields about topics: the number of partitions of the kept one, and the highest number of one."""
+    deployment, root = scene.deployment, scene.deployment.layout.root
+    if deployment.kept is not None and deployment.kept_layout is None:
+        scene.report.lose_field(
+            root,
+            f"partitions@{deployment.kept}",
+            f"Set it to the number of partitions that topic {deployment.kept} had",
+        )
+    newest = int(scene.client.hget(root, "newest-log") or 0)
+    if deployment.earlier and newest < deployment.layout.topic:
+        scene.report.lose_field(root, "newest-log", f"Set it to {deployment.layout.topic} or a higher number")
+
+
+def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
+    """Report missing parts of the rules by which the metrics of a partition were counted.
+
+    The script that counts the first event of a metric writes them. Without them, a change of the rules leaves no mark,
+    so reads would not state which buckets lack events. The former forms of ids are written together with a mark.
+    """
+    client = scene.client
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.hgetall(keys.ledger)
+        pipeline.hkeys(keys.forgotten)
+        ledger, fields = pipeline.execute()
+    if not fields:
+        return  # the whole key may be lost, which the check of lost keys reports
+    names = {field.decode(errors="replace") for field in fields}
+    counted = {
+        name.decode(errors="replace").removeprefix(_COUNTED)
+        for name, events in ledger.items()
+        if name.startswith(_COUNTED.encode()) and int(events) > 0
+    }
+    wanted = {_RULES + metric for metric in counted}
+    wanted |= {_FORMER + name.removeprefix(_COPIES) for name in names if name.startswith(_COPIES)}
+    wanted |= {_COPIES + name.removeprefix(_FORMER) for name in names if name.startswith(_FORMER)}
+    for name in sorted(wanted - names):
+        scene.report.lose_field(keys.forgotten, name, _REBUILD)
+
+
+def _of_dropped(scene: Scene, keys: PartitionKeys) -> None:
+    """Report that the ledger states fewer records of dropped dead letters than there are.
+
+    By this number, it is noticed if records are lost; without the records, a rebuild would count these dead letters.
+    """
+    found: Any
+    with scene.client.pipeline(transaction=True) as pipeline:
+        pipeline.hget(keys.topic_ledger, "entries:dropped")
+        pipeline.hlen(keys.dropped)
+        stated, found = pipeline.execute()
+    if found > int(stated or 0):
+        scene.report.lose_field(keys.topic_ledger, "entries:dropped", f"Set it to {found}")
