@@ -18,6 +18,7 @@ from tallystream.storage.deployment_hash import (
     fields_of,
     live_topic,
     lost_field,
+    lost_field_of_root,
     number,
     parse_live,
     spread_metrics,
@@ -197,6 +198,8 @@ class Deployment:
             raise KeyLost(live.meta)
         if (lost := lost_field(fields)) is not None:
             raise KeyLost(live.meta, field=lost)
+        if (lost := lost_field_of_root(root)) is not None:
+            raise KeyLost(live.root, field=lost)
         layout = fields[b"layout"].decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(

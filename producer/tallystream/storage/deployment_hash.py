@@ -108,6 +108,16 @@ def lost_field(fields: Mapping[bytes, bytes]) -> str | None:
     return next((name for name in required if name.encode() not in fields), None)
 
 
+def lost_field_of_root(root: Mapping[bytes, bytes]) -> str | None:
+    """Return the name of a field that the root has lost, and without which the live topic is not known; else `None`.
+
+    `log` is written together with the partitions of the topic before. Without it, the first topic would seem live.
+    """
+    if b"log" not in root and _beginning_with(root, b"partitions@"):
+        return "log"
+    return next((name for name in ("layout", "epoch") if name.encode() not in root), None)
+
+
 def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:
     """Return a mapping, number -> value, of the fields that begin with `prefix`.
 

@@ -22,11 +22,14 @@ from tallystream_worker.rebuild.source import stream_entries
 from tallystream_worker.verify.pages import pages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
 
 _TRIES: Final = 5
-_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired", "entries:gated")
+_WITH_METRIC: Final = ("counted", "rejected", "duplicate", "late")
+_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired")
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,12 @@ class PartitionAccount:
     Attributes:
         moment: The checkpoint.
         ledger: The ledger of the live generation, by field.
-        topic: `appended`, `plain`, `entries:retired` and `entries:gated` of the topic's ledger.
+        topic: `appended`, `plain` and `entries:retired` of the topic's ledger.
         added: The number of entries that were ever appended.
         gone: How many of them the stream does not have any more.
         entries: The number of entries that wait to be counted: those after the position of the consumer group, and
             pending ones.
         events: The number of events in these entries that `appended` has and that have no outcome.
-        plain: The number of these entries that the ledger gets as `entries:plain` when they are counted.
         is_stated: Whether one of these entries states an earlier time than that of its ID.
         vanished: IDs that are pending, and not in the stream.
     """
@@ -54,7 +56,6 @@ class PartitionAccount:
     gone: int
     entries: int
     events: int
-    plain: int
     is_stated: bool
     vanished: list[str]
 
@@ -74,11 +75,6 @@ class PartitionAccount:
         return self.gone - self.topic["entries:retired"] - self.ledger.get("entries:removed", 0)
 
     @property
-    def plain_settled(self) -> int:
-        """How many entries have an outcome and were not appended by a script, or are older than the generation."""
-        return self.added - self.topic["entries:gated"] - self.plain
-
-    @property
     def skipped(self) -> int:
         """The part of `unsettled` that `removed` does not explain; below 0 if some will get a second outcome."""
         return self.unsettled - max(0, min(self.removed, self.unsettled))
@@ -93,6 +89,16 @@ class PartitionAccount:
             if "@" not in name:
                 outcomes[name.partition(":")[0]] += events
         return appended - self.events - sum(outcomes[name] for name in OUTCOMES)
+
+    def by_metric(self) -> Iterator[tuple[str, int]]:
+        """Yield each outcome that always has a metric, with its rule, and the sum of its events of all metrics."""
+        sums, found = Counter[str](), set[str]()
+        for name, events in self.ledger.items():
+            outcome, of_metric, _ = name.partition("@")
+            if outcome.partition(":")[0] in _WITH_METRIC:
+                found.add(outcome)
+                sums[outcome] += events if of_metric else 0
+        yield from ((outcome, sums[outcome]) for outcome in sorted(found))
 
 
 def check(scene: Scene) -> None:
@@ -130,13 +136,18 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
         return
     if account.skipped:
         what = "were skipped" if account.skipped > 0 else "wait, although they have an outcome"
-        report.find("group.moved", f"{keys.stream}: {abs(account.skipped):,} entries {what}")
+        report.find(
+            "group.moved",
+            f"{keys.stream}: {abs(account.skipped):,} entries {what}, by entries:settled in {keys.ledger}",
+        )
     unaccounted = account.unaccounted(keys.generation)
     if unaccounted and not (unaccounted > 0 and account.removed > 0):
         report.find("ledger.unbalanced", f"{keys.ledger}: {unaccounted:+,} events")
-    plain = account.ledger.get("entries:plain", 0)
-    if plain != account.plain_settled and not account.unsettled and account.removed <= 0:
-        report.find("ledger.differs", f"{keys.ledger}: entries:plain is {plain:,}, expected {account.plain_settled:,}")
+    for outcome, events in account.by_metric():
+        if (stated := account.ledger.get(outcome, 0)) != events:
+            report.find(
+                "ledger.differs", f"{keys.ledger}: {outcome} is {stated:,}, but its metrics add up to {events:,}"
+            )
     if account.is_stated and not scene.client.hexists(keys.sequences, STATED):
         report.lose_field(
             keys.sequences, STATED, f"Set it to the last ID of {keys.stream}, a space, and the earliest field t in it"
@@ -182,14 +193,13 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     ]
     moment, (ledger, topic, about, begun) = checkpoint(client, keys, commands)
     begun_at = parse_id((begun or b"0-0").decode()) if keys.generation != FIRST else (0, 0)
-    entries = events = plain = 0
+    entries = events = 0
     is_stated = False
 
     def add(entry: Entry) -> None:
-        nonlocal entries, events, plain, is_stated
+        nonlocal entries, events, is_stated
         entries += 1
         is_appended = was_sequenced(entry.fields) and parse_id(entry.id) > begun_at
-        plain += not is_appended
         is_stated = is_stated or (was_sequenced(entry.fields) and b"t" in entry.fields)
         if is_appended and not was_decided(entry.fields, keys.generation):
             events += stated_events(entry.fields)
@@ -218,7 +228,6 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
         about["entries-added"] - about["length"],
         entries,
         events,
-        plain,
         is_stated,
         vanished,
     )

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.deployment import Deployment
 from tallystream.storage.deployment_hash import parse_live
+from tallystream.storage.keys import FIRST, LEFT
 from tallystream_worker.rebuild.describe import counted_generations
 
 if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
 
-_REBUILD: Final = "To repair it, rebuild the counters (tallystream rebuild)"
+LOST_PART: Final = "To repair it, rebuild the counters (tallystream rebuild)"
+"""What to do about a lost field of `PartitionKeys.forgotten`."""
+
 _COUNTED: Final = "counted@"
 _RULES: Final = "!rules:"
 _FORMER: Final = "!former:"
@@ -28,7 +31,7 @@ def check(scene: Scene) -> None:
     _of_the_root(scene)
     for keys in scene.deployment.layout.keys:
         _of_rules(scene, keys)
-        _of_dropped(scene, keys)
+        _of_the_ledger(scene, keys)
 
 
 def _of_generations(scene: Scene) -> None:
@@ -62,7 +65,10 @@ def _of_generations(scene: Scene) -> None:
 
 
 def _of_the_root(scene: Scene) -> None:
-    """Report missing fields about topics: the number of partitions of the kept one, and the highest number of one."""
+    """Report missing fields about topics: which one is kept, its number of partitions, and the highest number of one.
+
+    An earlier topic has streams as long as it is kept, or until they are removed after it was given up.
+    """
     deployment, root = scene.deployment, scene.deployment.layout.root
     if deployment.kept is not None and deployment.kept_layout is None:
         scene.report.lose_field(
@@ -70,6 +76,11 @@ def _of_the_root(scene: Scene) -> None:
             f"partitions@{deployment.kept}",
             f"Set it to the number of partitions that topic {deployment.kept} had",
         )
+    left = (scene.client.hget(root, LEFT) or b"").decode().split()
+    for layout in deployment.earlier_layouts:
+        is_left = f"{layout.topic}:{layout.partitions}" in left or layout.topic == deployment.kept
+        if not is_left and any(scene.client.exists(keys.stream) for keys in layout.keys):
+            scene.report.lose_field(root, "kept", f"Set it to {layout.topic}")
     newest = int(scene.client.hget(root, "newest-log") or 0)
     if deployment.earlier and newest < deployment.layout.topic:
         scene.report.lose_field(root, "newest-log", f"Set it to {deployment.layout.topic} or a higher number")
@@ -98,18 +109,21 @@ def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
     wanted |= {_FORMER + name.removeprefix(_COPIES) for name in names if name.startswith(_COPIES)}
     wanted |= {_COPIES + name.removeprefix(_FORMER) for name in names if name.startswith(_FORMER)}
     for name in sorted(wanted - names):
-        scene.report.lose_field(keys.forgotten, name, _REBUILD)
+        scene.report.lose_field(keys.forgotten, name, LOST_PART)
 
 
-def _of_dropped(scene: Scene, keys: PartitionKeys) -> None:
-    """Report that the ledger states fewer records of dropped dead letters than there are.
+def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
+    """Report missing fields of the topic's ledger, on which the next rebuild depends.
 
-    By this number, it is noticed if records are lost; without the records, a rebuild would count these dead letters.
+    These are the number of records of dropped dead letters, by which a loss of records is noticed, and the number of
+    events of plain entries, which was written together with the number of these entries.
     """
     found: Any
     with scene.client.pipeline(transaction=True) as pipeline:
-        pipeline.hget(keys.topic_ledger, "entries:dropped")
+        pipeline.hmget(keys.topic_ledger, "entries:dropped", "plain", "entries:plain")
         pipeline.hlen(keys.dropped)
-        stated, found = pipeline.execute()
-    if found > int(stated or 0):
+        (dropped, plain, entries), found = pipeline.execute()
+    if found > int(dropped or 0):
         scene.report.lose_field(keys.topic_ledger, "entries:dropped", f"Set it to {found}")
+    if keys.generation == FIRST and plain is None and int(entries or 0) > 0:
+        scene.report.lose_field(keys.topic_ledger, "plain", f"Set it to {int(entries)}, one event for each plain entry")
