@@ -119,6 +119,21 @@ class Kept:
     changed: set[str]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What the log had at a moment to which the server may go back.
+
+    Attributes:
+        events: The number of events.
+        settled: The number of these that were counted.
+        undeclared: See `Model`.
+    """
+
+    events: int
+    settled: int
+    undeclared: set[int]
+
+
 class Model:
     """The events of one deployment and the answers that follow from them.
 
@@ -259,6 +274,20 @@ class Model:
         # The snapshot may be older than the change of a rule: then the rule counts from the restore on.
         self.since, self.changed = dict.fromkeys(self.since, self.latest + AHEAD + 2), set(kept.changed)
         self._changed()
+
+    @property
+    def moment(self) -> Moment:
+        """The present moment, for `go_back`; until then, events may be appended and counted, and nothing else."""
+        return Moment(len(self.log), self._settled, set(self.undeclared))
+
+    def go_back(self, moment: Moment) -> list[Logged]:
+        """Record that the server has the data of a moment again; return the events that it has lost, in order."""
+        lost = self.log[moment.events :]
+        del self.log[moment.events :]
+        self._settled, self.undeclared = moment.settled, set(moment.undeclared)
+        self.waiting = self._settled < len(self.log)
+        self._changed()
+        return lost
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""

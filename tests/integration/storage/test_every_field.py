@@ -7,8 +7,11 @@ fails the test until `ROWS` states what happens without it.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -16,14 +19,16 @@ from msgspec.structs import replace
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import TallyError
+from tallystream.errors import KeyLost, TallyError
 from tallystream.producing.appender import Appender
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.maintenance.losses import settle_losses
 from tallystream_worker.maintenance.reaper import reap_producers
 from tallystream_worker.maintenance.trim import trim
 from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.describe import describe
 from tallystream_worker.rebuild.drop import KINDS
+from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.settings.settings import RedisSettings, RetentionSettings, Settings
@@ -36,12 +41,12 @@ from tests.integration.storage.test_every_key import append, saved, use  # noqa:
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import redis
 
     from tests.servers import Server
 
+PROGRAM: Final = Path(sys.executable).with_name("tallystream")
 RULES: Final = every_key.RULES
 CHANGED: Final = replace(
     RULES,
@@ -363,3 +368,39 @@ def test_every_field_has_a_row(server_process, tmp_path, request, deployment):
         live = Deployment.load(world.client)
         without = [(key, name) for key, name in elements(world.client) if len(rows_of(key, name, live)) != 1]
         assert without == []
+
+
+@pytest.mark.parametrize("name", ["epoch", "layout", "partitions", "rules"])
+def test_a_description_without_a_field_is_stored_again(server_process, tmp_path, rebuilt, name):
+    """The error names the field, and what to do repairs the loss: `reopen` stores the hash again, with all fields."""
+    for world in opened(server_process, rebuilt, tmp_path):
+        generation, rules = world.harness.layout.keys[0].generation, Deployment.load(world.client).rules
+        world.client.hdel("tally:meta", name)
+        with pytest.raises(KeyLost, match=f"tally:meta has lost its field {name}.*Delete .*tallystream reopen"):
+            Deployment.load(world.client)
+        world.client.delete("tally:meta")
+        assert describe(world.client, "tally", 1) == ["tally:meta"]
+        reopen(world.client, Deployment.find(world.client))
+        assert world.work() == []
+        found = Deployment.load(world.client)
+        assert (found.generation, found.rules) == (generation, rules)
+        assert not world.verify()[0]
+
+
+def test_the_rules_of_a_kept_generation_are_lost(server_process, tmp_path, rebuilt):
+    """The finding names the generation, and `rebuild --drop`, which it states, removes the generation."""
+    for world in opened(server_process, rebuilt, tmp_path):
+        world.client.hdel("tally:meta", "rules@1")
+        assert "rules@1. To repair it, remove generation 1" in world.verify()[0]
+        subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", world.harness.url], check=True, capture_output=True)
+        assert not list(world.client.scan_iter("tally:{*}:total:*"))
+        assert world.verify()[0] == ""
+        assert world.work() == []
+
+
+def test_rules_that_change_after_their_parts_were_lost(server_process, tmp_path, rebuilt):
+    """A verification names lost parts of rules before a change of the rules, which leaves no mark without them."""
+    for world in opened(server_process, rebuilt, tmp_path):
+        keys = world.harness.layout.keys[0]
+        world.client.hdel(keys.forgotten, "!rules:view")
+        assert "forgotten has lost its field !rules:view" in world.verify()[0]

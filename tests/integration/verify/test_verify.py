@@ -416,6 +416,9 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
         )
         for place in ("the snapshot", "the archive")
     },
+    "the record of an entry that states an earlier time is deleted": (
+        lambda w: w.client.xadd(w.keys.stream, {**entry(w, -1)[1], "t": "1"}), {"fields.lost"},
+    ),
     "the mark of a spread metric is deleted": (
         lambda w: w.client.hdel("tally:meta", "spread@tick"), {"deployment.spread_missing"},
     ),
