@@ -121,7 +121,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Moment:
-    """What the log had at a moment to which the server may go back.
+    """The part of the log that the server had at a moment to which it may go back.
 
     Attributes:
         events: The number of events.

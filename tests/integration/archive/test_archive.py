@@ -406,7 +406,7 @@ def test_the_archive_of_other_data_is_refused(harness, folder):
 
 @pytest.mark.parametrize("name", ["first", "last", "entries"])
 def test_a_claim_without_a_field_is_claimed_again(harness, folder, name):
-    """If a field of an open claim was deleted, the next archiver claims its entries anew, and archives each once."""
+    """If a field of an open claim was deleted, the next archiver claims its entries again, and archives each once."""
     archive = open_archive(harness, folder)
     emit(harness, 100)
     archivist, keys = archive.archivists[0], harness.layout.keys[0]

@@ -185,7 +185,7 @@ def moved(server_process: Server, tmp_path_factory: pytest.TempPathFactory) -> S
 
 @dataclass(frozen=True)
 class World:
-    """A deployment as it was saved, on a server.
+    """A saved deployment that was put on a server.
 
     Attributes:
         harness: The server.

@@ -67,7 +67,7 @@ def _of_generations(scene: Scene) -> None:
 def _of_the_root(scene: Scene) -> None:
     """Report missing fields about topics: which one is kept, its number of partitions, and the highest number of one.
 
-    An earlier topic has streams as long as it is kept, or until they are removed after it was given up.
+    An earlier topic has streams while it is kept. A topic that was given up has them until they are removed.
     """
     deployment, root = scene.deployment, scene.deployment.layout.root
     if deployment.kept is not None and deployment.kept_layout is None:
