@@ -47,8 +47,9 @@ def _of_generations(scene: Scene) -> None:
         return
     if not now.was_rebuilt and client.hexists(meta, "newest"):
         live = {parse_live(value)[0] for keys in now.layout.keys if (value := client.get(keys.live)) is not None}
-        number = str(min(live)) if len(live) == 1 else "the live generation"
-        scene.report.lose_field(meta, "generation", f"Set it to {number}")
+        if live - {FIRST}:  # a restore begins with the first generation again, without the field
+            number = str(max(live)) if len(live) == 1 else "the live generation"
+            scene.report.lose_field(meta, "generation", f"Set it to {number}")
     for generation in sorted(counted - {now.generation, *now.layout.generations, *now.others}):
         scene.report.lose_field(
             meta,
@@ -120,9 +121,11 @@ def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
     """
     found: Any
     with scene.client.pipeline(transaction=True) as pipeline:
-        pipeline.hmget(keys.topic_ledger, "entries:dropped", "plain", "entries:plain")
+        pipeline.hmget(keys.topic_ledger, "entries:dropped", "plain", "entries:plain", "entries:gated")
         pipeline.hlen(keys.dropped)
-        (dropped, plain, entries), found = pipeline.execute()
+        (dropped, plain, entries, sentinel), found = pipeline.execute()
+    if sentinel is None:
+        return  # the whole key is lost, which the check of lost keys reports
     if found > int(dropped or 0):
         scene.report.lose_field(keys.topic_ledger, "entries:dropped", f"Set it to {found}")
     if keys.generation == FIRST and plain is None and int(entries or 0) > 0:
