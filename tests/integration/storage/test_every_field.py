@@ -338,6 +338,7 @@ def is_named(key: str, name: bytes, text: str) -> bool:
     return any(each in text for each in (_NAME.sub(r"\3", key), field_.replace("sketched@", "sketch:")) if each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deployment", ["rebuilt", "moved"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.kinds} {row.fields}")
 def test_a_deleted_field_is_never_silent(server_process, tmp_path, request, deployment, row):
