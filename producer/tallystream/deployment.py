@@ -17,6 +17,8 @@ from tallystream.storage.deployment_hash import (
     by_number,
     fields_of,
     live_topic,
+    lost_field,
+    lost_field_of_root,
     number,
     parse_live,
     spread_metrics,
@@ -187,7 +189,7 @@ class Deployment:
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
                 stored layout version or rules.
-            KeyLost: the hash of the live topic has no fields: it is lost.
+            KeyLost: the hash of the live topic is lost, or a field that every such hash has.
             DeploymentChanged: a restore has not finished.
         """
         root = fields if root is None else root
@@ -199,10 +201,14 @@ class Deployment:
             )
         if not fields:
             raise KeyLost(live.meta)
-        layout = fields.get(b"layout", b"").decode(errors="replace")
+        if (lost := lost_field(fields)) is not None:
+            raise KeyLost(live.meta, field=lost)
+        if (lost := lost_field_of_root(root)) is not None:
+            raise KeyLost(live.root, field=lost)
+        layout = fields[b"layout"].decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(
-                f"{live.meta} has layout version {layout or 'none'}, but this release reads and writes {LAYOUT}: "
+                f"{live.meta} has layout version {layout!r}, but this release reads and writes {LAYOUT}: "
                 f"{_remedy(layout)}"
             )
         found = int(fields[b"partitions"])

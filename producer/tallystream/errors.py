@@ -93,11 +93,15 @@ class KeyLost(StreamError):
     Args:
         key: Name of the key; also an attribute.
         kind: The type that the key has instead of the right one, such as `list`; `None` if the key does not exist.
+        field: The field that the key, a hash, has lost, although it exists; `None` if the whole key is lost.
     """
 
-    def __init__(self, key: str, kind: str | None = None) -> None:
+    def __init__(self, key: str, kind: str | None = None, *, field: str | None = None) -> None:
         remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
-        if kind is None:
+        if field is not None:
+            problem = f"has lost its field {field}: another client deleted it"
+            remedy = f"Delete the whole key. {remedy}"
+        elif kind is None:
             problem = "was deleted or evicted: this deployment had it before"
         else:
             problem = f"has the type {kind}: another client replaced it"

@@ -92,6 +92,7 @@ _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
+_EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
 _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
 _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
@@ -2766,5 +2767,54 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
+    ),
+    Mutant(
+        "a-rollback-of-rules-is-silent",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "        followed = self._found.revision\n",
+                "        followed = found.revision\n",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_publication.py::test_a_worker_reports_rules_that_a_rollback_lost",),
+    ),
+    Mutant(
+        "lost-horizons-begin-again",
+        (
+            Edit(
+                "tallystream_worker/maintenance/lua/reap_producers.lua",
+                "producers.parse_horizon(first and first .. ' ' .. first or stored)",
+                "producers.parse_horizon(stored)",
+            ),
+        ),
+        tests=("tests/integration/maintenance/test_reaper.py::test_a_deleted_horizon_is_written_again",),
+    ),
+    Mutant(
+        "half-a-claim-is-a-claim",
+        (
+            Edit(
+                "tallystream_worker/archive/lua/claim.lua",
+                "if not (first and last and entries) then",
+                "if not first then",
+            ),
+        ),
+        tests=("tests/integration/archive/test_archive.py::test_a_claim_without_a_field_is_claimed_again",),
+    ),
+    Mutant(
+        "a-lost-live-topic-is-the-first",
+        (Edit("tallystream/storage/deployment_hash.py", '        return "log"\n', "        return None\n"),),
+        tests=(f"{_EVERY_FIELD}::test_a_deleted_field_is_never_silent[valkey-root log-moved]",),
+    ),
+    Mutant(
+        "lost-parts-of-rules-are-not-found",
+        (
+            Edit(
+                "tallystream_worker/verify/lost_fields.py",
+                "    wanted = {_RULES + metric for metric in counted}\n",
+                "    wanted = set[str]()\n",
+            ),
+        ),
+        tests=(f"{_EVERY_FIELD}::test_rules_that_change_after_their_parts_were_lost",),
     ),
 )

@@ -120,6 +120,11 @@ def emit_asyncio(url: str, events: list[dict[str, Any]]) -> list[str | None]:
     return _loop.run_until_complete(run())
 
 
+def lost(producer: str) -> int:
+    """Return the number of entries that the server has lost and the producer of this name no longer keeps."""
+    return _producers[producer].stats.lost_entries if producer in _producers else 0
+
+
 def close(producer: str) -> None:
     """Close the producer of this name."""
     if producer in _producers:

@@ -119,6 +119,21 @@ class Kept:
     changed: set[str]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The part of the log that the server had at a moment to which it may go back.
+
+    Attributes:
+        events: The number of events.
+        settled: The number of these that were counted.
+        undeclared: See `Model`.
+    """
+
+    events: int
+    settled: int
+    undeclared: set[int]
+
+
 class Model:
     """The events of one deployment and the answers that follow from them.
 
@@ -279,6 +294,20 @@ class Model:
                 self._mark(name, before, metric)
         self.since = dict.fromkeys(self.since | kept.since, self.latest + AHEAD + 2)
         self._changed()
+
+    @property
+    def moment(self) -> Moment:
+        """The present moment, for `go_back`; until then, events may be appended and counted, and nothing else."""
+        return Moment(len(self.log), self._settled, set(self.undeclared))
+
+    def go_back(self, moment: Moment) -> list[Logged]:
+        """Record that the server has the data of a moment again; return the events that it has lost, in order."""
+        lost = self.log[moment.events :]
+        del self.log[moment.events :]
+        self._settled, self.undeclared = moment.settled, set(moment.undeclared)
+        self.waiting = self._settled < len(self.log)
+        self._changed()
+        return lost
 
     def drop(self) -> None:
         """Record that all dead letters were given up."""

@@ -83,7 +83,6 @@ ELSEWHERE: Final = {
     34: "it replaces a part of the worker",
     36: "the model cannot know which confirmed writes the server loses",
     37: "the model cannot know which confirmed writes the server loses",
-    38: "the model cannot know which lost entries the producers still keep, and send again",
     39: "moves change rules when no event waits; the fault suite changes them while events arrive",
     40: "it needs processes that emit, decide and count at the same time",
 }

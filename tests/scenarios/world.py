@@ -281,6 +281,28 @@ class World:
         self.server.start()
         self.lag_is_unknown()
 
+    def keep(self) -> Path:
+        """Copy the data of the server to a file, as a backup of the server does, and return the file."""
+        self.execute("SAVE")
+        return Path(shutil.copy(self.folder / "data" / "dump.rdb", self.folder / "kept.rdb"))
+
+    def put_back(self, kept: Path) -> None:
+        """Kill the server, and start it with the data that `keep` has copied."""
+        self.server.kill()
+        shutil.rmtree(self.folder / "data" / "appendonlydir")
+        shutil.copy(kept, self.folder / "data" / "dump.rdb")
+        extra, self.server._extra = self.server._extra, ("--appendonly", "no")
+        self.server.start()
+        self.server._extra = extra
+        with Redis.from_url(self.url, protocol=3) as client:
+            client.config_set("appendonly", "yes")
+
+            def is_written() -> bool:
+                about = client.info("persistence")
+                return not about["aof_rewrite_in_progress"] and not about["aof_rewrite_scheduled"]
+
+            until(is_written, what="the append-only file")
+
     def lag_is_unknown(self) -> None:
         """Note that the server does not know the lag of its groups; a pass of a worker sets it right."""
         self._restarted = True

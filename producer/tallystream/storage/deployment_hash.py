@@ -45,6 +45,9 @@ RESTORING: Final = "restoring"
 """Field that the root has, instead of a description, while a restore replaces the counters; if it is interrupted,
 until it is repeated. Its value has the retractions of the restored rules, for the repetition."""
 
+_REQUIRED: Final = ("layout", "partitions", "epoch")
+"""The fields that every hash of a topic has, and without which it cannot be read."""
+
 _SPREAD: Final = "spread@"
 _RESTORING: Final = re.compile(rb" restoring ([0-9]+)")
 
@@ -99,6 +102,26 @@ def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
         namespace: The first part of every key.
     """
     return Layout(namespace=namespace, topic=int(root.get(b"log", FIRST_TOPIC)))
+
+
+def lost_field(fields: Mapping[bytes, bytes]) -> str | None:
+    """Return the name of a field that the hash of a topic has lost, and without which it must not be used.
+
+    These are the fields that every such hash has, and `rules` if it has their number: a worker that publishes its rules
+    in place of lost ones would remove metrics. `None` if no such field is missing.
+    """
+    required = (*_REQUIRED, "rules") if b"revision" in fields else _REQUIRED
+    return next((name for name in required if name.encode() not in fields), None)
+
+
+def lost_field_of_root(root: Mapping[bytes, bytes]) -> str | None:
+    """Return the name of a field that the root has lost, and without which the live topic is not known; else `None`.
+
+    `log` is written together with the partitions of the topic before. Without it, the first topic would seem live.
+    """
+    if b"log" not in root and _beginning_with(root, b"partitions@"):
+        return "log"
+    return next((name for name in ("layout", "epoch") if name.encode() not in root), None)
 
 
 def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:

@@ -48,6 +48,10 @@ HORIZONS: Final = [REAPED, REAPED_SPOOL]
 CLOSED: Final = "!closed"
 """Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
 
+STATED: Final = "!stated"
+"""Field of the sequences: the ID of the last entry that states an earlier time than that of its ID, and the earliest
+time that such an entry states; see `lib/appending.lua`."""
+
 CLOSING: Final = "closing"
 """Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
 

@@ -402,3 +402,17 @@ def test_the_archive_of_other_data_is_refused(harness, folder):
     (folder.parent / "file").touch()
     with pytest.raises(ArchiveError, match="cannot be"):
         open_archive(harness, folder.parent / "file")
+
+
+@pytest.mark.parametrize("name", ["first", "last", "entries"])
+def test_a_claim_without_a_field_is_claimed_again(harness, folder, name):
+    """If a field of an open claim was deleted, the next archiver claims its entries again, and archives each once."""
+    archive = open_archive(harness, folder)
+    emit(harness, 100)
+    archivist, keys = archive.archivists[0], harness.layout.keys[0]
+    archivist.ensure_group()
+    names = [entry[0] for entry in stream(harness, 0)]
+    harness.client.hset(keys.archive, mapping={"first": names[0], "last": names[-1], "entries": len(names)})
+    harness.client.hdel(keys.archive, name)
+    archivist.run_once(settled=0)
+    assert [entry.id for entry in entries(Store(str(folder)), 0)] == names

@@ -115,3 +115,14 @@ def test_the_horizon_never_moves_back(harness):
     harness.client.delete(keys.stream)
     reap_all(harness.client, keys, silence=0)
     assert harness.client.hget(keys.sequences, "!reaped") == b"9999999999999-0 9999999999999-0"
+
+
+def test_a_deleted_horizon_is_written_again(harness):
+    """Without the horizon, the next pass takes the oldest mark, which is later: records before it may be removed."""
+    keys = harness.layout.keys[0]
+    harness.client.hset(keys.sequences, "!active", "10 1")
+    for kind in ("drawn", "spool"):
+        harness.client.hset(keys.sequences, f"!marks:{kind}", "1 5-0 2 6-0")
+    reap_all(harness.client, keys)
+    assert harness.client.hget(keys.sequences, "!reaped").split()[0] == b"5-0"
+    assert harness.client.hget(keys.sequences, "!reaped:spool").split()[0] == b"5-0"

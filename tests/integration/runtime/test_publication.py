@@ -17,10 +17,14 @@ from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.changes import RuleChange, changes_of
 from tallystream.rules.metrics import Metric, Ratio, Rules
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting, open_deployment
+from tallystream_worker.runtime.partition_follower import PartitionFollower
+from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
+from tests.rewind import copy_of, go_back
 from tests.waiting import until
 
 OWN = Rules({"view": Metric(windows=("day",))})
@@ -159,6 +163,63 @@ def test_a_worker_publishes_again_after_a_loss(server):
     assert [line["number"] for line in lines.entries if line["event"] == "rules.lost"] == [2]
     with Producer(server.url) as producer:
         assert all(producer.decide("view", f"s{number}").accepted for number in range(20))
+
+
+def followed(url: str) -> tuple[PartitionFollower, LogCapture]:
+    """Return what follows the rules of a server in a worker, whose partitions are not counted, and its log lines."""
+    lines, settings = LogCapture(), settings_for(url, OWN)
+    log = structlog.wrap_logger(None, processors=[lines], wrapper_class=structlog.make_filtering_bound_logger(0))
+    with closing(connect(url)) as client:
+        deployment = Deployment.load(client)
+    return PartitionFollower(settings, deployment, log, lambda found: WorkerPool(settings, found, log)), lines
+
+
+@pytest.mark.parametrize("kept", ["earlier rules", "no rules"])
+def test_a_worker_reports_rules_that_a_rollback_lost(server, kept):
+    """If older data is on the server, a worker that followed later rules logs their number once, and uses none again.
+
+    No partition shows the loss: the numbers in the partitions are older too.
+    """
+    client = server.client()
+    if kept == "no rules":
+        Deployment.create_or_load(client)
+        older = copy_of(client)
+    start(server.url, OWN)
+    if kept == "earlier rules":
+        older = copy_of(client)
+    start(server.url, BOTH)
+    number = Deployment.load(client).revision
+    follower, lines = followed(server.url)
+    follower.run_once()
+    assert lines.entries == []
+    go_back(client, older)
+    for _ in range(3):
+        follower.run_once()
+    (line,) = lines.entries
+    assert (line["event"], line["number"]) == ("rules.lost", number)
+    assert f"change {number} of the rules in tally:meta" in line["problem"]
+    start(server.url, Rules({"view": Metric(windows=("hour",))}))
+    assert Deployment.load(client).revision > (number if kept == "earlier rules" else 0)
+
+
+def test_an_undone_rebuild_is_no_lost_rule(server):
+    """If a rebuild by other rules is undone, a worker that followed it logs no loss, although the number is lower."""
+    with Harness(server.url, rules=OWN) as harness:
+        before = Deployment.load(harness.client)
+        settings = settings_for(server.url, BOTH)
+        with Rebuild(settings, before, propose(harness.client, before, BOTH)) as rebuild:
+            rebuild.begin()
+            rebuild.catch_up()
+            rebuild.switch()
+        follower, lines = followed(server.url)
+        follower.run_once()
+        now = Deployment.load(harness.client)
+        with Rebuild(settings, now, 1) as undone:
+            undone.catch_up()
+            undone.switch()
+        assert Deployment.load(harness.client).revision < now.revision
+        follower.run_once()
+    assert lines.entries == []
 
 
 def test_a_lost_number_is_not_used_again(server):

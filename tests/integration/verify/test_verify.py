@@ -88,7 +88,7 @@ class World:
     def __init__(self, harness: Harness, folder: Path) -> None:
         self.harness, self.folder = harness, folder
         self.client = harness.client
-        self.keys = harness.layout.keys[0]
+        self.layout, self.keys = harness.layout, harness.layout.keys[0]
         self.store = Store(str(folder / "archive"))
         self.database = Database(str(folder / "snapshot.sqlite"))
 
@@ -283,6 +283,20 @@ def change_table(world: World, statement: str) -> None:
     engine.dispose()
 
 
+def lose_rules(world: World, *, archive: bool) -> None:
+    """Change the rules, copy the change to the archive or the snapshot, and take the server back to before it."""
+    publish_again(world.client, Deployment.load(world.client), 0)
+    earlier = {key: world.client.dump(key) for key in (world.layout.meta, world.layout.rule_changes)}
+    deployment = Deployment.load(world.client)
+    publish_again(world.client, deployment, deployment.revision)
+    if archive:
+        Archive(world.client, world.store, deployment).run_once(settled=0)
+    else:
+        Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+    for key, value in earlier.items():
+        world.client.restore(key, 0, value, replace=True)
+
+
 def delete_number(world: World, name: str) -> None:
     """Delete a number of the description, after the rules got a number and a rebuild began."""
     deployment = Deployment.load(world.client)
@@ -396,6 +410,15 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
                                                             {"deployment.numbers_differ"})
         for name in ("revision", "newest-revision", "newest")
     },
+    **{
+        f"the server lost rules that {place} has": (
+            partial(lose_rules, archive=place == "the archive"), {"rules.missing"},
+        )
+        for place in ("the snapshot", "the archive")
+    },
+    "the record of an entry that states an earlier time is deleted": (
+        lambda w: w.client.xadd(w.keys.stream, {**entry(w, -1)[1], "t": "1"}), {"fields.lost"},
+    ),
     "the mark of a spread metric is deleted": (
         lambda w: w.client.hdel("tally:meta", "spread@tick"), {"deployment.spread_missing"},
     ),

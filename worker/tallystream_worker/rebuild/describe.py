@@ -441,7 +441,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
         revision = int(latest.get("number", max([0, *numbers]) + 1))
         # A rebuild may have given the next number to rules that are not recorded yet.
         fields |= {"rules": latest["rules"], "revision": revision, "newest-revision": max([revision, *numbers]) + 1}
-    others = _counted(client, layout) - {generation}
+    others = counted_generations(client, layout) - {generation}
     if generation != FIRST or others:
         fields |= {"generation": generation, "newest": max(generation, *others, FIRST)}
     if "rules" in latest:
@@ -450,7 +450,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
     return fields
 
 
-def _counted(client: redis.Redis, layout: Layout) -> set[int]:
+def counted_generations(client: redis.Redis, layout: Layout) -> set[int]:
     """Return the numbers of the generations that have a consumer group in a stream."""
     names = (_COUNTS.fullmatch(name) for keys in layout.keys for name in _groups(client, keys.stream))
     return {int(name[1] or FIRST) for name in names if name}

@@ -89,17 +89,17 @@ def open_deployment(
         if publishing or deployment.declared is None:
             published = publish_rules(client, settings, deployment, removing)
             if log is not None:
-                _report(published, settings, log)
+                _report(published, deployment, settings, log)
     finally:
         client.close()
     return deployment
 
 
-def _report(published: Published, settings: Settings, log: FilteringBoundLogger) -> None:
+def _report(published: Published, deployment: Deployment, settings: Settings, log: FilteringBoundLogger) -> None:
     """Log what the publication of the rules has changed and kept; if no rules were stored before, only lost ones."""
     before, rules = published.before, published.rules
     if published.lost:
-        warn_of_lost_rules(log, published.lost)
+        warn_of_lost_rules(log, deployment, published.lost)
     if before is None:
         return
     if not settings.states_rules:

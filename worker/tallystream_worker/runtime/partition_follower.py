@@ -103,9 +103,10 @@ class PartitionFollower:
         If the topic has changed, instead start a pool for it, then stop the old pool and wait for its end, up to
         `[worker] stop_timeout`.
 
-        If the server lost the latest rules, after a partition on another node of the cluster was counted by them, store
-        the rules that are left with a higher number, and log a warning: until then, this partition refuses batches and
-        decisions.
+        If the server lost the latest rules, log a warning, and store the rules that are left with a higher number. Two
+        signs show a loss: a partition on another node of the cluster is counted by higher rules, and refuses batches
+        and decisions until then; or this worker has followed higher rules of the same generation, as after the
+        promotion of a replica that lagged, or after an older RDB file was loaded.
 
         If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
         change nothing else. Otherwise clear it.
@@ -119,9 +120,7 @@ class PartitionFollower:
         counting = counting_number(self._client, self._found, self._some_partitions())
         try:
             found = self._deployment.reload(self._client)
-            if counting > found.revision and _counts_the_same(found, self._found):
-                found = publish_again(self._client, found, counting)
-                warn_of_lost_rules(self._log, counting)
+            found = self._without_reuse(found, counting)
         except DeploymentChanged:
             self.pool.foreign.set()  # the partition workers report it
             return
@@ -131,6 +130,24 @@ class PartitionFollower:
             self._go_on(found)
         else:
             self.pool.notice(found)
+
+    def _without_reuse(self, found: Deployment, counting: int) -> Deployment:
+        """Log a loss of rules, and give the rules that are left a number above the lost ones; return the deployment.
+
+        No number is used again: workers and partitions know the lost rules by it. If no rules are left, only log.
+
+        Args:
+            found: The deployment as read now.
+            counting: The number of the rules by which a partition was counted just before; 0 if it is not known.
+        """
+        followed = self._found.revision
+        lost = followed if found.declared is None else max(counting, followed)
+        if lost <= found.revision or not _counts_the_same(found, self._found):
+            return found
+        if found.declared is not None:
+            found = publish_again(self._client, found, lost)
+        warn_of_lost_rules(self._log, found, lost)
+        return found
 
     def _some_partitions(self) -> list[PartitionKeys]:
         """Return the next 32 partitions in turn (all, if there are fewer), so that a pass needs few commands."""
@@ -160,6 +177,5 @@ class PartitionFollower:
 
 
 def _counts_the_same(found: Deployment, before: Deployment) -> bool:
-    """Return whether two descriptions have the same live topic and generation, and `found` has published rules."""
-    is_same = (found.layout.topic, found.generation) == (before.layout.topic, before.generation)
-    return is_same and found.declared is not None
+    """Return whether two descriptions of one epoch have the same live topic and generation."""
+    return (found.layout.topic, found.generation) == (before.layout.topic, before.generation)

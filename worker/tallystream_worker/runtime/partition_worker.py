@@ -278,7 +278,7 @@ class PartitionWorker:
         found = self._deployment.reload(self._applying)
         if found.revision_of(generation) < revision and generation == found.generation:
             found = publish_again(self._applying, found, revision)
-            warn_of_lost_rules(self._log, revision)
+            warn_of_lost_rules(self._log, found, revision)
         return found.numbered_rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:

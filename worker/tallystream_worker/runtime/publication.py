@@ -127,13 +127,14 @@ def counting_number(client: redis.Redis, deployment: Deployment, partitions: Ite
     )
 
 
-def warn_of_lost_rules(log: FilteringBoundLogger, number: int) -> None:
-    """Log a warning that the server lost the rules with this number, after a partition was counted by them."""
+def warn_of_lost_rules(log: FilteringBoundLogger, deployment: Deployment, number: int) -> None:
+    """Log a warning that the server lost the rules with this number, after a worker or a partition followed them."""
     log.warning(
         "rules.lost",
         number=number,
-        problem="the server lost the latest change of the rules, so the rules before it are used again",
-        action="restart a worker that has the latest configuration",
+        problem=f"the server lost the change {number} of the rules in {deployment.layout.meta}: a replica that lacked "
+        "it was promoted, or older data was loaded. Events are counted by the rules that the server still has",
+        action="apply the configuration again: start a worker that has the latest one (tallystream worker)",
     )
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from sqlalchemy import Table, create_engine, delete, event, inspect, select, update
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable, DropTable
@@ -244,6 +245,14 @@ class Database:
         with self._transaction() as connection:
             rows = connection.execute(select(schema.ledger).where(schema.ledger.c.partition == partition))
             return {row.field: row.value for row in rows}
+
+    def forgotten(self, partition: int) -> dict[str, str]:
+        """Return the fields of `PartitionKeys.forgotten` of a partition in the snapshot, by name; empty without one."""
+        alerts = schema.alerts.c
+        with self._transaction() as connection:
+            found = select(alerts.value).where(alerts.partition == partition, alerts.name == "forgotten")
+            value = connection.execute(found).scalar()
+            return {} if value is None else msgspec.json.decode(value, type=dict[str, str])
 
     def buckets(self, partition: int) -> list[Any]:
         """Return the buckets of a partition, as rows with `name` and `expires` (millisecond since 1970; 0: never)."""

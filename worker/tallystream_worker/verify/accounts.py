@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import ConsumerGroupMissing, StreamError
 from tallystream.reading.ledger import OUTCOMES
-from tallystream.storage.keys import FIRST
+from tallystream.storage.keys import FIRST, STATED
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
@@ -22,10 +22,13 @@ from tallystream_worker.rebuild.source import stream_entries
 from tallystream_worker.verify.pages import pages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
 
 _TRIES: Final = 5
+_WITH_METRIC: Final = ("counted", "rejected", "duplicate", "late")
 _OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired")
 
 
@@ -42,6 +45,7 @@ class PartitionAccount:
         entries: The number of entries that wait to be counted: those after the position of the consumer group, and
             pending ones.
         events: The number of events in these entries that `appended` has and that have no outcome.
+        is_stated: Whether one of these entries states an earlier time than that of its ID.
         vanished: IDs that are pending, and not in the stream.
     """
 
@@ -52,6 +56,7 @@ class PartitionAccount:
     gone: int
     entries: int
     events: int
+    is_stated: bool
     vanished: list[str]
 
     @property
@@ -84,6 +89,16 @@ class PartitionAccount:
             if "@" not in name:
                 outcomes[name.partition(":")[0]] += events
         return appended - self.events - sum(outcomes[name] for name in OUTCOMES)
+
+    def by_metric(self) -> Iterator[tuple[str, int]]:
+        """Yield each outcome that always has a metric, with its rule, and the sum of its events of all metrics."""
+        sums, found = Counter[str](), set[str]()
+        for name, events in self.ledger.items():
+            outcome, of_metric, _ = name.partition("@")
+            if outcome.partition(":")[0] in _WITH_METRIC:
+                found.add(outcome)
+                sums[outcome] += events if of_metric else 0
+        yield from ((outcome, sums[outcome]) for outcome in sorted(found))
 
 
 def check(scene: Scene) -> None:
@@ -121,10 +136,22 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
         return
     if account.skipped:
         what = "were skipped" if account.skipped > 0 else "wait, although they have an outcome"
-        report.find("group.moved", f"{keys.stream}: {abs(account.skipped):,} entries {what}")
+        report.find(
+            "group.moved",
+            f"{keys.stream}: {abs(account.skipped):,} entries {what}, by entries:settled in {keys.ledger}",
+        )
     unaccounted = account.unaccounted(keys.generation)
     if unaccounted and not (unaccounted > 0 and account.removed > 0):
         report.find("ledger.unbalanced", f"{keys.ledger}: {unaccounted:+,} events")
+    for outcome, events in account.by_metric():
+        if (stated := account.ledger.get(outcome, 0)) != events:
+            report.find(
+                "ledger.differs", f"{keys.ledger}: {outcome} is {stated:,}, but its metrics add up to {events:,}"
+            )
+    if account.is_stated and not scene.client.hexists(keys.sequences, STATED):
+        report.lose_field(
+            keys.sequences, STATED, f"Set it to the last ID of {keys.stream}, a space, and the earliest field t in it"
+        )
     if trimmed := account.ledger.get("trimmed", 0):
         report.limit("accounts", f"{keys.ledger}: {trimmed:,} events that were removed before they were counted")
     counted = account.added - account.entries
@@ -167,11 +194,13 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     moment, (ledger, topic, about, begun) = checkpoint(client, keys, commands)
     begun_at = parse_id((begun or b"0-0").decode()) if keys.generation != FIRST else (0, 0)
     entries = events = 0
+    is_stated = False
 
     def add(entry: Entry) -> None:
-        nonlocal entries, events
+        nonlocal entries, events, is_stated
         entries += 1
         is_appended = was_sequenced(entry.fields) and parse_id(entry.id) > begun_at
+        is_stated = is_stated or (was_sequenced(entry.fields) and b"t" in entry.fields)
         if is_appended and not was_decided(entry.fields, keys.generation):
             events += stated_events(entry.fields)
 
@@ -199,6 +228,7 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
         about["entries-added"] - about["length"],
         entries,
         events,
+        is_stated,
         vanished,
     )
 

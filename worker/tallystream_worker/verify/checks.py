@@ -13,7 +13,9 @@ from tallystream_worker.verify import (
     keys,
     leaderboards,
     log,
+    lost_fields,
     lost_keys,
+    lost_rules,
     server,
     snapshots,
 )
@@ -43,6 +45,8 @@ CHECKS: Final = (
     Check("server", server.check),
     Check("keys", keys.check),
     Check("lost", lost_keys.check),
+    Check("fields", lost_fields.check),
+    Check("rules", lost_rules.check),
     Check("log", log.check),
     Check("accounts", accounts.check),
     Check("dead", dead.check),

@@ -44,6 +44,14 @@ def check(scene: Scene) -> None:
     _check_numbers(scene, counting)
     for metric in sorted(deployment.rules.spread - deployment.spread):
         report.find("deployment.spread_missing", f"{layout.meta}: spread@{metric}")
+    for generation in sorted(deployment.others.keys() - {deployment.building}):
+        report.limit(
+            "deployment",
+            f"counters of generation {generation}, which is kept for tallystream rebuild --undo: verify again after an "
+            "undo",
+        )
+    if deployment.kept is not None:
+        report.limit("deployment", f"counters of topic {deployment.kept}, which is kept and not live")
     if deployment.building is not None:
         report.limit(
             "deployment",

@@ -58,9 +58,18 @@ KINDS: Final = {
     "deployment.restore_unfinished": Kind(
         "A restore is running, or was interrupted.", "if it was interrupted: run the same tallystream restore again"
     ),
+    "rules.missing": Kind(
+        "The snapshot or the archive has a later change of the rules than the server, which has lost it.",
+        "set the field newest-revision of the named hash to the named number, then apply the configuration again: "
+        "start a worker that has the latest one (tallystream worker)",
+    ),
     "keys.lost": Kind(
         "A key was deleted or evicted; other keys show that it existed.",
         "the command that verify prints with this fault, if it prints one",
+    ),
+    "fields.lost": Kind(
+        "A field of a hash was deleted; other keys or fields show that it existed.",
+        "the command or the value that verify prints with this fault",
     ),
     "keys.mistyped": Kind(
         "A key has another type than the one that is needed: another client has replaced it.",

@@ -99,7 +99,11 @@ class _Partition:
         stream = self._keys.stream
         removed = int(self._removed or 0)
         if (more := self._gone - self._retired - removed) > 0:
-            self._report.find("log.removed", f"{stream}: {more:,} entries", times=more)
+            self._report.find(
+                "log.removed",
+                f"{stream}: {more:,} entries more than entries:retired and entries:removed in the ledger",
+                times=more,
+            )
         if removed > 0:
             self._report.limit("log", f"{stream}: another client removed {removed:,} entries, which the ledger states")
         deleted = self._about.get("max-deleted-entry-id")

@@ -82,6 +82,10 @@ class Verification:
             self.lost.add(key)
             self.find("keys.lost", str(KeyLost(key)))
 
+    def lose_field(self, key: str, field: str, remedy: str) -> None:
+        """Add a field that a hash has lost to the findings; `remedy` states what to do, in a whole sentence."""
+        self.find("fields.lost", f"{key} has lost its field {field}. {remedy}")
+
     def mistype(self, key: str, kind: str, *, is_replaced: bool) -> None:
         """Add a key that has another type than the one that is needed to the findings.
 

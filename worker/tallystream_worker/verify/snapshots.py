@@ -11,9 +11,12 @@ from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
 from tallystream.storage.keys import FIRST, FIRST_TOPIC
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.point_in_time import ViewLost
+from tallystream_worker.verify.lost_fields import LOST_PART
 from tallystream_worker.verify.scene import Scene, utc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.drill import Verdict
@@ -30,6 +33,7 @@ _PAUSE: Final = 0.5
 def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
 
+    Also report ends of removed periods and marks of changed rules that the snapshot has and the server lacks.
     Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive, and
     one in which another program has changed rows. A snapshot with one of these faults is not restored, unless it is
     only too old or changed. Report a limit if there is no snapshot database; also if a snapshot that is young enough is
@@ -73,6 +77,8 @@ def check(scene: Scene) -> None:
             superseded[found[1]] = min(found[0].taken, superseded.get(found[1], found[0].taken))
         else:
             is_sound = _is_within(scene, keys, database, *found) and is_sound
+            if found[1] == keys.generation:
+                _check_forgotten(scene, keys, database.forgotten(number))
     for generation, taken in sorted(superseded.items()):
         report.limit(
             "snapshot",
@@ -134,6 +140,16 @@ def _is_within(
         report.find("snapshot.behind", f"{database.place}: {keys.stream} begins after {position.floor}")
         return False
     return True
+
+
+def _check_forgotten(scene: Scene, keys: PartitionKeys, copied: Mapping[str, str]) -> None:
+    """Report fields of `PartitionKeys.forgotten` that the snapshot has, and the server lacks: none is ever removed.
+
+    Without them, reads would not state that buckets lack events, and events of removed periods would count again.
+    """
+    present = {name.decode(errors="replace") for name in scene.client.hkeys(keys.forgotten)}
+    for name in sorted(copied.keys() - present) if present else ():
+        scene.report.lose_field(keys.forgotten, name, f"The snapshot has the value {copied[name]}. {LOST_PART}")
 
 
 def _check_age(scene: Scene, database: Database, oldest: float) -> None:

@@ -40,8 +40,8 @@ def verify(
     Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
     `failed`, and the other checks run; only a connection that fails or does not reply in time ends all. If the data is
     replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and states a check
-    that could not be made; its proofs stay. If a restore has not finished, or the deployment is gone although other
-    keys exist, that is the only finding, and nothing is checked.
+    that could not be made; its proofs stay. If a restore has not finished, or the deployment, or a field that
+    describes it, is gone although other keys exist, that is the only finding, and nothing is checked.
 
     Args:
         client: Client of the server.
@@ -65,7 +65,11 @@ def verify(
         report.find("deployment.restore_unfinished", str(error))
         return report
     except KeyLost as error:
-        report.find("deployment.missing", f"{error.key} does not exist, but {Layout(namespace=namespace).root} does")
+        if client.exists(error.key):
+            report.find("fields.lost", str(error))
+        else:
+            root = Layout(namespace=namespace).root
+            report.find("deployment.missing", f"{error.key} does not exist, but {root} does")
         return report
     if not found.is_stored:
         pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})

@@ -15,7 +15,9 @@ local call = redis.call
 if streams.existing_group(KEYS[1], ARGV[1])['last-delivered-id'] ~= ARGV[2] then
   return { 'moved' }
 end
-if call('HEXISTS', KEYS[2], 'first') == 0 then
-  call('HSET', KEYS[2], 'first', ARGV[3], 'last', ARGV[4], 'entries', ARGV[5])
+local first, last, entries = unpack(call('HMGET', KEYS[2], 'first', 'last', 'entries'))
+if not (first and last and entries) then -- no range is open, or a field was deleted
+  first, last, entries = ARGV[3], ARGV[4], ARGV[5]
+  call('HSET', KEYS[2], 'first', first, 'last', last, 'entries', entries)
 end
-return { 'claimed', unpack(call('HMGET', KEYS[2], 'first', 'last', 'entries')) }
+return { 'claimed', first, last, entries }

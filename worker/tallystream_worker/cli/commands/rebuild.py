@@ -17,6 +17,7 @@ from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
 from tallystream_worker.cli.replace_rules import ReplaceRules
 from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop as remove
 from tallystream_worker.rebuild.rebuild import propose
 
@@ -110,7 +111,9 @@ def rebuild(
 
 def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:
     """Remove everything that is not live, and print what was removed, and how the removed rules differ."""
-    removed = {generation: remove(client, deployment, generation) for generation in sorted(deployment.others)}
+    present = {*deployment.layout.generations, deployment.generation}
+    others = {*deployment.others, *counted_generations(client, deployment.layout)} - present  # also without rules
+    removed = {generation: remove(client, deployment, generation) for generation in sorted(others)}
     topics = drop_topics(client, deployment)
     changed = {each: differences_of(deployment.rules_of(each), deployment.rules) for each in removed}
     if json:

@@ -37,9 +37,11 @@ local function advance(value)
   return active, string.format('%.0f %.0f', active, now)
 end
 
--- Returns the horizon of one kind of producer, and the new values of its fields `!marks:...` and `!reaped...`.
+-- Returns the horizon of one kind of producer, and the new values of its fields `!marks:...` and `!reaped...`. If the
+-- field with the horizon was deleted, the first mark is the horizon: marks are later than every horizon before them.
 local function move_horizon(active, silence, last_id, stored_marks, stored)
-  local horizon, newest = producers.parse_horizon(stored)
+  local first = not stored and string.match(stored_marks or '', '^%d+ (%d+%-%d+)')
+  local horizon, newest = producers.parse_horizon(first and first .. ' ' .. first or stored)
   local marks, newest_at = {}, nil
   for at, id in string.gmatch(stored_marks or '', '(%d+) (%d+%-%d+)') do
     marks[#marks + 1] = { tonumber(at), id }

@@ -1,0 +1,132 @@
+"""Names each field of a hash that was deleted, as far as other fields or keys show that it existed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.deployment import Deployment
+from tallystream.storage.deployment_hash import parse_live
+from tallystream.storage.keys import FIRST, LEFT
+from tallystream_worker.rebuild.describe import counted_generations
+
+if TYPE_CHECKING:
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+LOST_PART: Final = "To repair it, rebuild the counters (tallystream rebuild)"
+"""What to do about a lost field of `PartitionKeys.forgotten`."""
+
+_COUNTED: Final = "counted@"
+_RULES: Final = "!rules:"
+_FORMER: Final = "!former:"
+_COPIES: Final = "copies:"
+
+
+def check(scene: Scene) -> None:
+    """Report each field that is missing, although another field or key shows that it existed.
+
+    Fields whose loss shows in figures are left out: the checks of the figures report these.
+    """
+    _of_generations(scene)
+    _of_the_root(scene)
+    for keys in scene.deployment.layout.keys:
+        _of_rules(scene, keys)
+        _of_the_ledger(scene, keys)
+
+
+def _of_generations(scene: Scene) -> None:
+    """Report missing fields about generations: which one is live, and the rules of each other one and their number.
+
+    A generation exists as long as it has a consumer group in a stream.
+    """
+    client, meta = scene.client, scene.deployment.layout.meta
+    counted = counted_generations(client, scene.deployment.layout)
+    # Read the fields after the groups: a group exists only while they exist.
+    now = Deployment.find(client, scene.deployment.layout.namespace)
+    if now.layout.meta != meta:
+        return
+    if not now.was_rebuilt and client.hexists(meta, "newest"):
+        live = {parse_live(value)[0] for keys in now.layout.keys if (value := client.get(keys.live)) is not None}
+        if live - {FIRST}:  # a restore begins with the first generation again, without the field
+            number = str(max(live)) if len(live) == 1 else "the live generation"
+            scene.report.lose_field(meta, "generation", f"Set it to {number}")
+    for generation in sorted(counted - {now.generation, *now.layout.generations, *now.others}):
+        scene.report.lose_field(
+            meta,
+            f"rules@{generation}",
+            f"To repair it, remove generation {generation}, which is not live: tallystream rebuild --drop",
+        )
+    for generation in sorted(now.others.keys() - now.revisions.keys()):
+        scene.report.lose_field(
+            meta,
+            f"revision@{generation}",
+            f"Set it to the number of these rules in tallystream rules --history, or remove generation {generation}, "
+            "which is not live: tallystream rebuild --drop",
+        )
+
+
+def _of_the_root(scene: Scene) -> None:
+    """Report missing fields about topics: which one is kept, its number of partitions, and the highest number of one.
+
+    An earlier topic has streams while it is kept. A topic that was given up has them until they are removed.
+    """
+    deployment, root = scene.deployment, scene.deployment.layout.root
+    if deployment.kept is not None and deployment.kept_layout is None:
+        scene.report.lose_field(
+            root,
+            f"partitions@{deployment.kept}",
+            f"Set it to the number of partitions that topic {deployment.kept} had",
+        )
+    left = (scene.client.hget(root, LEFT) or b"").decode().split()
+    for layout in deployment.earlier_layouts:
+        is_left = f"{layout.topic}:{layout.partitions}" in left or layout.topic == deployment.kept
+        if not is_left and any(scene.client.exists(keys.stream) for keys in layout.keys):
+            scene.report.lose_field(root, "kept", f"Set it to {layout.topic}")
+    newest = int(scene.client.hget(root, "newest-log") or 0)
+    if deployment.earlier and newest < deployment.layout.topic:
+        scene.report.lose_field(root, "newest-log", f"Set it to {deployment.layout.topic} or a higher number")
+
+
+def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
+    """Report missing parts of the rules by which the metrics of a partition were counted.
+
+    The script that counts the first event of a metric writes them. Without them, a change of the rules leaves no mark,
+    so reads would not state which buckets lack events. The former forms of ids are written together with a mark.
+    """
+    client = scene.client
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.hgetall(keys.ledger)
+        pipeline.hkeys(keys.forgotten)
+        ledger, fields = pipeline.execute()
+    if not fields:
+        return  # the whole key may be lost, which the check of lost keys reports
+    names = {field.decode(errors="replace") for field in fields}
+    counted = {
+        name.decode(errors="replace").removeprefix(_COUNTED)
+        for name, events in ledger.items()
+        if name.startswith(_COUNTED.encode()) and int(events) > 0
+    }
+    wanted = {_RULES + metric for metric in counted}
+    wanted |= {_FORMER + name.removeprefix(_COPIES) for name in names if name.startswith(_COPIES)}
+    wanted |= {_COPIES + name.removeprefix(_FORMER) for name in names if name.startswith(_FORMER)}
+    for name in sorted(wanted - names):
+        scene.report.lose_field(keys.forgotten, name, LOST_PART)
+
+
+def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
+    """Report missing fields of the topic's ledger, on which the next rebuild depends.
+
+    These are the number of records of dropped dead letters, by which a loss of records is noticed, and the number of
+    events of plain entries, which was written together with the number of these entries.
+    """
+    found: Any
+    with scene.client.pipeline(transaction=True) as pipeline:
+        pipeline.hmget(keys.topic_ledger, "entries:dropped", "plain", "entries:plain", "entries:gated")
+        pipeline.hlen(keys.dropped)
+        (dropped, plain, entries, sentinel), found = pipeline.execute()
+    if sentinel is None:
+        return  # the whole key is lost, which the check of lost keys reports
+    if found > int(dropped or 0):
+        scene.report.lose_field(keys.topic_ledger, "entries:dropped", f"Set it to {found}")
+    if keys.generation == FIRST and plain is None and int(entries or 0) > 0:
+        scene.report.lose_field(keys.topic_ledger, "plain", f"Set it to {int(entries)}, one event for each plain entry")
