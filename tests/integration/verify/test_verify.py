@@ -267,6 +267,13 @@ def change_archived(world: World, column: str, value: object) -> None:
     rewrite(world.files()[1], change)
 
 
+def damage_rows(world: World) -> None:
+    """Change a byte of the rows of the second file of the archive; its metadata stays valid."""
+    content = bytearray(world.files()[1].read_bytes())
+    content[200] ^= 0xFF
+    world.files()[1].write_bytes(content)
+
+
 def overlap(world: World) -> None:
     """Copy the first file of the archive to a name whose range is within it."""
     first = world.files()[0]
@@ -352,6 +359,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "all files are removed": (lambda w: [file.unlink() for file in w.files()], {"archive.missing"}),
     "an entry is doubled in a file": (double_an_entry, {"archive.repeated"}),
     "two files overlap": (overlap, {"archive.overlap", "archive.repeated"}),
+    "a file is cut off": (lambda w: w.files()[1].write_bytes(w.files()[1].read_bytes()[:-40]), {"archive.unreadable"}),
+    "the rows of a file are damaged": (damage_rows, {"archive.unreadable"}),
+    "a column is missing in a file": (
+        lambda w: rewrite(w.files()[1], lambda t: t.drop_columns(["subject"])), {"archive.unreadable"},
+    ),
     "rows are missing in a file": (lambda w: rewrite(w.files()[0], lambda t: t.slice(3)), {"archive.differs"}),
     **{
         f"the {column} of an archived event is changed": (partial(change_archived, column=column, value=value),
@@ -480,6 +492,27 @@ def test_a_missing_entry_is_a_gap_of_its_producer(world):
     second = next(id_ for id_, fields in world.client.xrange(world.keys.stream) if fields.get(b"q") == b"2")
     world.client.xdel(world.keys.stream, second)
     assert names(world.verify(archive=False)) >= {"log.deleted", "log.gap"}
+
+
+@pytest.mark.parametrize("is_trimmed", [False, True])
+@pytest.mark.parametrize("at", [0, 1, -1])
+@pytest.mark.parametrize("fault", ["a file is cut off", "the rows of a file are damaged"])
+def test_a_file_that_cannot_be_read_is_one_finding(world, monkeypatch, at, is_trimmed, fault):
+    """A file that cannot be read is the only finding, whichever it is; other faults of the log are found as before."""
+    if is_trimmed:
+        removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+        world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    files = world.files()
+    monkeypatch.setattr(world, "files", lambda: [files[at]] * 2)
+    FAULTS[fault][0](world)
+    assert {name for name in names(world.verify()) if name.startswith(("archive.", "log."))} == {"archive.unreadable"}
+    world.client.hincrby(world.keys.topic_ledger, "entries:retired", -1)
+    found = world.verify().findings
+    assert {name for name in found if name.startswith(("archive.", "log."))} >= {"archive.unreadable", *LOG[is_trimmed]}
+    assert (found["archive.unreadable"].count, str(files[at]) in found["archive.unreadable"].details[0]) == (1, True)
+
+
+LOG = {False: (), True: ("log.removed",)}
 
 
 def test_archived_entries_that_the_stream_lacks_are_not_compared(world):
