@@ -139,7 +139,8 @@ class Producer:
         The background thread reads the rules after the first event, and again before it sends later events if the last
         read is over 10 seconds ago. So the first events after a pause are checked by the rules of before. Until the
         thread has read any rules, or while no worker has published any, an event that they do not allow is accepted,
-        and becomes a dead letter.
+        and becomes a dead letter. If its metric is not declared, the thread logs `metric.undeclared` when it has read
+        the rules.
 
         Raises:
             EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
@@ -225,6 +226,8 @@ class Producer:
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
+
+        Events that a rule rejects, and dead letters, are not in the totals; the call also returns when they have this outcome.
 
         Events that were dropped, and those of dead processes in the spool, are not waited for. Given-up entries
         (`stats.unknown_entries`) count as appended.
