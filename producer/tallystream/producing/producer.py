@@ -227,7 +227,8 @@ class Producer:
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
-        Events that a rule rejects, and dead letters, are not in the totals; the call also returns when they have this outcome.
+        An event that a rule rejects, or that becomes a dead letter, is in no total: it is waited for until it has this
+        outcome.
 
         Events that were dropped, and those of dead processes in the spool, are not waited for. Given-up entries
         (`stats.unknown_entries`) count as appended.

@@ -46,6 +46,7 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.names import removal_of
 from tallystream_worker.snapshot.schema import metadata
 from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify import accounts
 from tallystream_worker.verify.findings import KINDS
 from tallystream_worker.verify.schedule import ScheduledVerification
 from tallystream_worker.verify.verify import verify
@@ -759,6 +760,32 @@ def test_a_pending_entry_that_is_gone_is_named(world):
     world.harness.fetch(0, "holder")(2, 0)
     world.client.xdel(world.keys.stream, world.harness.pending()[0])
     assert names(world.verify()) >= {"group.pending_gone", "log.removed"}
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_entries_that_are_trimmed_while_they_are_read_end_no_check(world, monkeypatch, times):
+    """If waiting entries are trimmed while they are read, they are read again; after five times, that is a limit."""
+    read, left = accounts.stream_entries, iter(range(times))
+
+    def trimming(*arguments):
+        for number, entry in enumerate(read(*arguments)):
+            if number == 0 and next(left, None) is not None:
+                world.client.xtrim(world.keys.stream, maxlen=1, approximate=False)
+                with world.client.pipeline() as pipeline:
+                    for _ in range(1100):  # more than two pages
+                        pipeline.xadd(world.keys.stream, {"metric": "view", "subject": "plain"})
+                    pipeline.execute()
+            yield entry
+
+    with world.client.pipeline() as pipeline:
+        for _ in range(1100):
+            pipeline.xadd(world.keys.stream, {"metric": "view", "subject": "plain"})
+        pipeline.execute()
+    monkeypatch.setattr(accounts, "stream_entries", trimming)
+    report = world.verify(archive=False, snapshot=False)
+    assert "accounts" not in {each.check for each in report.failed}
+    trimmed = [text for text in limits(report, "accounts") if "trimmed faster" in text]
+    assert len(trimmed) == (times > 5)
 
 
 def test_a_snapshot_whose_later_entries_are_gone_is_named(world):

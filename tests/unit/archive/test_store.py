@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tallystream_worker.archive.entries import entries
+from tallystream_worker.archive.later_topics import later_events
 from tallystream_worker.archive.rows import SCHEMA, Rows
 from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.counting.entry import Entry
@@ -58,6 +59,16 @@ def test_damaged_retractions_are_named(store):
     path.write_text('{"namespace": "tally", "retracted": [3]}')
     with pytest.raises(ArchiveError, match=f"{path} is damaged"):
         fresh(store).retracted()
+
+
+@pytest.mark.parametrize("partitions", ['"4"', "5000", "0", "null"])
+def test_a_damaged_number_of_partitions_is_named(store, partitions):
+    """If the number of partitions in a manifest is impossible, the error names the manifest, also for a later topic."""
+    path = Path(store.url) / "log=2" / "_tallystream.json"
+    path.parent.mkdir()
+    path.write_text(f'{{"namespace": "tally", "partitions": {partitions}}}')
+    with pytest.raises(ArchiveError, match=f"{path} is damaged"):
+        later_events(store.url, "tally", 1)
 
 
 @pytest.mark.parametrize(

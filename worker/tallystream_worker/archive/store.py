@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -32,7 +32,7 @@ from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.rules.retraction import Retraction
-from tallystream.storage.keys import FIRST_TOPIC, NAMESPACE, tag_of
+from tallystream.storage.keys import FIRST_TOPIC, MAX_PARTITIONS, NAMESPACE, tag_of
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.archive.rows import SCHEMA
 
@@ -57,6 +57,14 @@ _LOST: Final = "lost"
 _SET_ASIDE: Final = ".parquet.lost"
 _MISSING: Final = b"tallystream.missing"
 _DAY_MS: Final = 86_400_000
+
+
+class _Manifest(TypedDict, total=False):
+    format: str
+    namespace: str
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTITIONS)]
+    epoch: str
+    retracted: list[Any]
 
 
 class ArchiveError(TallyError):
@@ -178,11 +186,13 @@ class Store:
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest (`format`, `namespace`, `partitions`, `epoch`, and `retracted` if any); `None` if none.
 
+        A damaged manifest may lack some of these; the others have the right type.
+
         Raises:
             ArchiveError: the manifest cannot be read.
         """
         found = self._read(f"{self._root}/{_MANIFEST}")
-        return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found)
+        return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)
 
     def note(self, retracted: Sequence[Retraction]) -> None:
         """Replace the retractions in the manifest by those that are live now; do nothing if there is no manifest.
