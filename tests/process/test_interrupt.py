@@ -8,10 +8,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.harness import Harness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PROGRAM = Path(sys.executable).with_name("tallystream")
 
@@ -51,16 +55,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(folder: Path, command: str, at: str, url: str = "") -> subprocess.Popen[str]:
-    """Start a command in its own group, with an interrupt at the first import of a module in any of its processes."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
-    environment |= {"PYTHONPATH": str(folder / "hook"), "INTERRUPT_AT": at, "INTERRUPT_MARK": str(folder / "mark")}
-    if url:
-        environment["TALLYSTREAM_REDIS_URL"] = url
-    return subprocess.Popen(
-        [str(PROGRAM), *command.split()],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Provide a function that starts a command in its own group; a command that still runs is ended with the test.
+
+    SIGINT is sent to the group at the first import of the module `at` in any process of the group.
+    """
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(command: str, at: str = "no.module", url: str = "") -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+        environment |= {"PYTHONPATH": str(folder / "hook"), "INTERRUPT_AT": at, "INTERRUPT_MARK": str(folder / "mark")}
+        if url:
+            environment["TALLYSTREAM_REDIS_URL"] = url
+        process = subprocess.Popen(
+            [str(PROGRAM), *command.split()],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        process.terminate()
+        process.communicate(timeout=30)
 
 
 def check(process: subprocess.Popen[str]) -> None:
@@ -72,23 +95,23 @@ def check(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(("command", "at"), [(command, at) for command, names in MOMENTS.items() for at in names])
-def test_an_interrupt_while_a_command_starts(fresh_server, folder, command, at):
+def test_an_interrupt_while_a_command_starts(fresh_server, folder, start, command, at):
     """If Ctrl-C comes while a command or a child process of it imports a module, all end without a traceback."""
     if command in ("demo", "up"):
-        check(started(folder, f"{command} --port 0", at))
+        check(start(f"{command} --port 0", at))
     else:
         with Harness(fresh_server().url, metrics=["view"]) as harness:
-            check(started(folder, command, at, harness.url))
+            check(start(command, at, harness.url))
     assert (folder / "mark").exists(), f"{command} does not import {at}"
 
 
 @pytest.mark.parametrize(
     "command", ["rebuild", "ingest a.ndjson", "worker --processes 2", "status", "emit view a --wait"]
 )
-def test_an_interrupt_while_the_server_does_not_reply(folder, command):
+def test_an_interrupt_while_the_server_does_not_reply(start, command):
     """If Ctrl-C comes while a command waits for a server that does not reply, it ends without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        process = started(folder, command, "no.module", f"redis://127.0.0.1:{listening.getsockname()[1]}")
+        process = start(command, url=f"redis://127.0.0.1:{listening.getsockname()[1]}")
         listening.settimeout(60)
         connection, _ = listening.accept()
         with connection:
@@ -97,9 +120,9 @@ def test_an_interrupt_while_the_server_does_not_reply(folder, command):
 
 
 @pytest.mark.parametrize("command", ["demo", "up"])
-def test_an_interrupt_when_the_address_is_printed(folder, command):
+def test_an_interrupt_when_the_address_is_printed(start, command):
     """If Ctrl-C comes when the server and the dashboard run, all end without a traceback."""
-    process = started(folder, f"{command} --port 0", "no.module")
+    process = start(f"{command} --port 0")
     lines = []
     for line in process.stderr:
         lines.append(line)
@@ -110,9 +133,9 @@ def test_an_interrupt_when_the_address_is_printed(folder, command):
     assert lines
 
 
-def test_two_interrupts(folder):
+def test_two_interrupts(start):
     """A second Ctrl-C ends a command at once, without a traceback."""
-    process = started(folder, "up --port 0", "no.module")
+    process = start("demo --port 0")
     for line in process.stderr:
         if line.startswith("dashboard"):
             break

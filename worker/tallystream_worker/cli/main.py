@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final, NoReturn, cast
 
 from cyclopts import App
@@ -14,6 +15,9 @@ from tallystream.errors import EventError, TallyError
 from tallystream.rules.metrics import UndeclaredMetric
 from tallystream_worker.cli.options import current_url, how_to_declare
 from tallystream_worker.process.signals import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
+
+_OF_UP: Final = Path("tally-data/server.sock")
+"""The socket of a server that `tallystream up` has started in this folder with its default options."""
 
 app: Final = App(
     name="tallystream",
@@ -132,9 +136,11 @@ def _unreachable(error: RedisError) -> str:
             "authority that signed the certificate, and use the host name that is in the certificate"
         )
     problem = str(error).rstrip(".")
-    return (
-        f"cannot reach {current_url()}: {problem}. Name another server with --redis, or start one with: tallystream up"
-    )
+    if _OF_UP.is_socket() and current_url() != f"unix://{_OF_UP}":
+        advice = f"Here is a server of tallystream up: export TALLYSTREAM_REDIS_URL=unix://{_OF_UP}"
+    else:
+        advice = "Name another server with --redis, or start one with: tallystream up"
+    return f"cannot reach {current_url()}: {problem}. {advice}"
 
 
 def _say(message: str, status: int) -> int:
