@@ -45,8 +45,9 @@ def page(source: str) -> str:
     rows = "\n".join(f"| `{name}` | {_cell(about)} |" for name, about in _rules(source))
     parts.append(
         "## `[metric.NAME]`\n\nOne section declares one metric. `emit` refuses an event of a metric that is not "
-        "declared. If such an event reaches a stream in another way, for example by `XADD`, the worker stores it as a "
-        "dead letter (kept with the reason, and not counted). [Rules](rules.md) explains how many bytes each rule "
+        "declared, as soon as the producer has read the rules, which it does after its first event. If such an event "
+        "reaches a stream before, or in another way, for example by `XADD`, the worker stores it as a dead letter "
+        "(kept with the reason, and not counted). [Rules](rules.md) explains how many bytes each rule "
         "stores, and what happens if you change a rule on a live system.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )

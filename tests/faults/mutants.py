@@ -2817,4 +2817,20 @@ MUTANTS: Final = (
         ),
         tests=(f"{_EVERY_FIELD}::test_rules_that_change_after_their_parts_were_lost",),
     ),
+    Mutant(
+        "a-switch-is-an-error",
+        (Edit("tallystream_worker/runtime/partition_worker.py", "if self._open() is loop:", "if True:"),),
+        tests=("tests/integration/runtime/test_supervisor.py::test_a_switch_is_no_problem",),
+    ),
+    Mutant(
+        "an-unreadable-file-hides-a-gap",
+        (
+            Edit(
+                "tallystream_worker/verify/archived.py",
+                "                if held is None or file.first < held:\n                    interrupt()\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/verify/test_verify.py::test_a_file_that_cannot_be_read_is_one_finding",),
+    ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import shlex
@@ -75,7 +74,7 @@ def test_the_commands_of_the_page_find_the_server(folder):
     matches = [re.match(r"(?:\| `|    )(tallystream [^`#]+)", line) for line in lines]
     commands = [(number, found[1].strip()) for number, found in enumerate(matches) if found]
     assert len(commands) > 6
-    (folder / "access.log.gz").write_bytes(gzip.compress(LINE.encode()))
+    shutil.copytree(ROOT / "examples", folder / "examples")
     environment = {**os.environ, name: url, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with up(folder):
         for number, command in commands:
@@ -92,7 +91,27 @@ def test_the_commands_of_the_page_find_the_server(folder):
             assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
 
 
-LINE = '192.0.2.1 - - [22/Nov/2026:06:49:03 +0000] "GET /a HTTP/1.1" 200 1 "-" "-"\n'
+def test_an_error_names_the_server_of_up(folder):
+    """A command that finds no server names the variable for the server that `tallystream up` started in its folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TALLYSTREAM_REDIS_URL": NO_SERVER}
+
+    def status() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["tallystream", "status"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    with up(folder):
+        said = status()
+        assert said.returncode == 1
+        assert "export TALLYSTREAM_REDIS_URL=unix://tally-data/server.sock" in said.stderr
+        environment["TALLYSTREAM_REDIS_URL"] = said.stderr.split("TALLYSTREAM_REDIS_URL=")[1].split()[0]
+        assert status().returncode == 0
+    environment["TALLYSTREAM_REDIS_URL"] = NO_SERVER
+    assert "or start one with: tallystream up" in status().stderr
+
+
+NO_SERVER = "redis://127.0.0.1:1"
 
 
 def test_up_serves_the_metrics_of_its_worker(folder):

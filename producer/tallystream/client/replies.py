@@ -42,6 +42,7 @@ _NO_KEY: Final = (
     # XGROUP DESTROY, XGROUP SETID: "... Note that for CREATE you may want to use the MKSTREAM option ..."
     "The XGROUP subcommand requires the key to exist",
 )
+_STREAM_DELETED: Final = "UNBLOCKED the stream key"
 _NO_PERMISSION_IN_SCRIPT: Final = (
     # Redis 7.2, Valkey: "ACL failure in script: User u has no permissions to run the 'set' command"
     "ACL failure in script",
@@ -72,9 +73,10 @@ def is_group_missing(error: RedisError) -> bool:
     """Return whether a command failed because its consumer group, or the stream of the group, does not exist.
 
     The reply does not state which one: `NOGROUP No such key 's' or consumer group 'g'`, or
-    `NOGROUP No such consumer group 'g' for key name 's'`. The scripts of tallystream also raise `NOGROUP ...`.
+    `NOGROUP No such consumer group 'g' for key name 's'`. The scripts of tallystream also raise `NOGROUP ...`. If the
+    stream is deleted while a read waits for entries, Redis 7.0 replies `UNBLOCKED the stream key no longer exists`.
     """
-    return _word(error) == "NOGROUP"
+    return _word(error) == "NOGROUP" or (_is_plain(error) and _text(error).startswith(_STREAM_DELETED))
 
 
 def is_stream_or_group_missing(error: RedisError) -> bool:

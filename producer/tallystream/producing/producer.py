@@ -144,7 +144,8 @@ class Producer:
         The background thread reads the rules after the first event, and again before it sends later events if the last
         read is over 10 seconds ago. So the first events after a pause are checked by the rules of before. Until the
         thread has read any rules, or while no worker has published any, an event that they do not allow is accepted,
-        and becomes a dead letter.
+        and becomes a dead letter. If its metric is not declared, the thread logs `metric.undeclared` when it has read
+        the rules.
 
         Raises:
             EventError: the event is invalid, or the rules do not allow its metric, amount or actor; it was not added.
@@ -236,6 +237,9 @@ class Producer:
 
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
+
+        An event that a rule rejects, or that becomes a dead letter, is in no total: it is waited for until it has this
+        outcome.
 
         The buffered events are sent without waiting for `linger`. Events that were dropped, and those of dead processes
         in the spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended, and

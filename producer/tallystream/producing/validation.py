@@ -5,6 +5,7 @@ Subjects and metrics that were checked before are remembered, so that a common e
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -29,8 +30,14 @@ _KNOWN_SUBJECTS: Final = 100_000
 _RULES_AGE: Final = 10.0
 """Seconds after which the deployment, and so its rules, is read again."""
 
+_MOST_UNCHECKED: Final = 1000
+"""Most names of metrics that are remembered until the rules are known."""
+
 _ALL_KNOW: Final = 3.0
 """Seconds within which every reader has read the deployment again; see `reading.deployment_cache.DEPLOYMENT_AGE`."""
+
+
+_log: Final = logging.getLogger("tallystream")
 
 
 class EventValidator:
@@ -65,6 +72,7 @@ class EventValidator:
         self.known: dict[str, int] = {}
         self.metrics: set[str] = set()
         self.needs_check: set[str] = set()
+        self._unchecked: set[str] = set()
         self._spread_seen: dict[str, float] = {}
         self.spread: frozenset[str] = frozenset()
         """The metrics whose events this producer spreads over the partitions.
@@ -79,7 +87,8 @@ class EventValidator:
         If the server has no deployment, store a new one without rules. If it had one, it was emptied: the new one then
         has as many partitions, because the data may be restored while this producer works. During a restore, return
         the deployment that was read before, for the next 10 seconds too. If the rules have changed, forget the checked
-        metrics; if another topic is live, forget the checked subjects.
+        metrics; if another topic is live, forget the checked subjects. If `metric` accepted an undeclared metric before
+        the rules were known, log a warning: its events become dead letters.
 
         Raises:
             ConfigurationError: at the first read, the stored number of partitions is not the expected one, or the
@@ -119,7 +128,24 @@ class EventValidator:
             self._spread_seen = {metric: self._spread_seen.get(metric, seen) for metric in spread}
             self.spread = frozenset(metric for metric, at in self._spread_seen.items() if now - at >= _ALL_KNOW)
             self.deployment = found
+            undeclared = self._take_undeclared()
+        for metric in undeclared:
+            _log.warning(
+                "metric.undeclared metric=%s: its events become dead letters. Declare it, restart the worker, and run: "
+                "tallystream dead retry --all",
+                metric,
+            )
         return found
+
+    def _take_undeclared(self) -> list[str]:
+        """Return the undeclared ones of the metrics that were accepted unchecked, and forget all of these metrics.
+
+        While the rules are not known, do nothing and return an empty list.
+        """
+        if self.deployment is None or self.deployment.declared is None:
+            return []
+        unchecked, self._unchecked = self._unchecked, set()
+        return sorted(unchecked - self.deployment.declared.metric.keys())
 
     @property
     def is_fresh(self) -> bool:
@@ -166,6 +192,9 @@ class EventValidator:
         check_metric(metric)
         rules = None if self.deployment is None else self.deployment.declared
         if rules is None:
+            with self._lock:
+                if len(self._unchecked) < _MOST_UNCHECKED:
+                    self._unchecked.add(metric)
             return
         try:
             rules.refuse_undeclared(metric)

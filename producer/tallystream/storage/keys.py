@@ -92,12 +92,17 @@ def partition_of(subject: str, partitions: int) -> int:
 def tag_of(partition: int) -> str:
     """Return the hash tag of a partition: `p0.425`, `p1.1840`, ...
 
-    `partition` must be 0 to 1,023; this is not checked, and for some other numbers the call never returns.
-
     Divide the cluster's slots into 1,024 equal ranges. The suffix is the smallest number that puts the tag into the
     range whose number is the bit-reversed partition number. So the first P tags are spread evenly over the slots for
     every P, and no tag changes when P grows.
+
+    Raises:
+        ConfigurationError: `partition` is not 0 to 1,023.
     """
+    if not 0 <= partition < MAX_PARTITIONS:
+        raise ConfigurationError(
+            f"there is no partition {partition:,}: partitions have the numbers 0 to {MAX_PARTITIONS - 1:,}"
+        )
     wanted = int(f"{partition:010b}"[::-1], 2)
     suffix = 0
     # CRC-16/XMODEM is the cluster's slot function; the top 10 of its 14 bits are compared.

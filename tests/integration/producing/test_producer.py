@@ -289,6 +289,30 @@ def test_an_undeclared_metric_is_refused(harness):
             until(accepted, what="the declaration's arrival at the producer")
 
 
+def test_an_undeclared_metric_that_was_accepted_is_logged(harness, caplog):
+    """A new producer accepts any metric until it has read the rules; then it logs each undeclared one once."""
+    with Producer(harness.url) as producer:
+        for _ in range(3):
+            producer.emit("veiw", "article:1")
+            producer.emit("lkie", "article:1")
+            producer.emit("like", "article:1")
+        producer.flush(10)
+        until(lambda: len(undeclared(caplog)) == 2, what="the lines of the log")
+        with pytest.raises(EventError, match="lkie is not declared"):
+            producer.emit("lkie", "article:1")
+        producer.emit("like", "article:1")
+        producer.flush(10)
+    assert [line.split()[1] for line in undeclared(caplog)] == ["metric=lkie:", "metric=veiw:"]
+    harness.drain()
+    assert harness.totals() == {("like", "article:1"): 4}
+    assert harness.client.xlen(harness.layout.keys_of("article:1").dead) == 2
+
+
+def undeclared(caplog) -> list[str]:
+    """Return the lines of the log that name an undeclared metric."""
+    return [line for line in caplog.messages if line.startswith("metric.undeclared")]
+
+
 def test_raising_when_full():
     """With `when_full="raise"` a full buffer raises `BufferFull` at once, and each refused event counts as dropped."""
     with without_a_server(when_full="raise", buffer_events=10, entry_events=10) as producer:

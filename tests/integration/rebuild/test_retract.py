@@ -23,6 +23,8 @@ from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import partition_of
 from tallystream.wire.codec import Payload, Single, encode
 from tallystream.wire.event import Event
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.generation import build
 from tallystream_worker.dead_letters.retry import retry
 from tallystream_worker.dead_letters.store import letters
@@ -246,6 +248,23 @@ def test_what_happens_afterwards_counts(harness):
     deployment = Deployment.create_or_load(harness.client)
     assert deployment.rules.retracted == retracted != ()
     assert audit(harness.client, deployment, deployment.rules).differences == []
+
+
+def test_the_effect_ends_where_the_retraction_ends(harness, tmp_path):
+    """Entries after the end of a retraction are not in its effect, also if only the archive has them."""
+    deployment = Deployment.create_or_load(harness.client)
+    retraction = Retraction(ends(harness.client, deployment), subject="a:1")
+    before = effect(harness.client, deployment, retraction)
+    assert before.total > 0
+    with Producer(harness.url) as producer:
+        producer.emit("view", "a:1", actor="u1")
+    harness.drain()
+    archive = Store(str(tmp_path))
+    Archive(harness.client, archive, deployment).run_once(settled=0)
+    assert effect(harness.client, deployment, retraction, archive.url) == before
+    for keys in deployment.layout.keys:
+        harness.client.xtrim(keys.stream, maxlen=0, approximate=False)
+    assert effect(harness.client, deployment, retraction, archive.url) == before
 
 
 def test_a_second_retraction_and_a_rebuild_keep_the_first(harness):

@@ -7,14 +7,21 @@ import time
 
 import pytest
 import structlog
+from structlog.processors import add_log_level
 from structlog.testing import LogCapture
 
 from tallystream import Producer
+from tallystream.deployment import Deployment
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import FIRST_TOPIC
+from tallystream_worker.cli.generation import build
+from tallystream_worker.cli.repartition import drop_topics
 from tallystream_worker.counting.fetch import Fetch
+from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.repartition.migration import repartition
+from tallystream_worker.runtime import partition_worker
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.partition_follower import PartitionFollower
 from tallystream_worker.runtime.supervisor import WorkerPool
@@ -100,6 +107,74 @@ def test_a_switch_that_fails_is_tried_again(server):
             assert totals.get("article:1", "view").value == 7
     finally:
         assert follower.stop(time.monotonic() + 10)
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_a_switch_is_no_problem(server, is_idle):
+    """A worker follows rebuilds and repartitions, and the removal of what was live before, without an error in the log.
+
+    This is also true if no entry arrives meanwhile.
+    """
+    log = LogCapture()
+    settings = Settings(redis=RedisSettings(url=server.url))
+    client = server.client()
+    done = threading.Event()
+
+    def emit():
+        with Producer(server.url, linger=0) as producer:
+            while not done.wait(0.01):
+                for subject in range(20):
+                    producer.emit("view", f"article:{subject}")
+
+    with counting(settings, structlog.wrap_logger(None, processors=[add_log_level, log])) as worker:
+        until(lambda: all(lane.problem is None for lane in worker.health), what="every partition to count")
+        with Producer(server.url) as producer:
+            producer.emit("view", "article:1")
+            producer.flush(10, wait="counted")
+        load = threading.Thread(target=emit)
+        if not is_idle:
+            load.start()
+        try:
+            for partitions in (4, 5, 5, 2, 2, 1):
+                deployment = Deployment.load(client)
+                if partitions == deployment.layout.partitions:
+                    generation = propose(client, deployment, deployment.rules)
+                    build(settings, Deployment.load(client), generation, "")
+                    drop(client, Deployment.load(client), deployment.generation)
+                else:
+                    repartition(settings, deployment, partitions)
+                    drop_topics(client, Deployment.load(client))
+        finally:
+            done.set()
+            if not is_idle:
+                load.join()
+        with Producer(server.url) as producer, Totals(server.url) as totals:
+            producer.emit("view", "article:1")
+            producer.flush(10, wait="counted")
+            assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
+        until(lambda: all(lane.problem is None for lane in worker.health), what="every partition to count")
+    assert [entry for entry in log.entries if entry["level"] not in {"info", "debug"}] == []
+
+
+def test_a_partition_that_stays_closed_is_a_problem(server, monkeypatch):
+    """If no generation is live for longer than a switch takes, a worker logs it once, and once when it counts again."""
+    monkeypatch.setattr(partition_worker, "_LONGEST_SWITCH", 0.3)
+    log = LogCapture()
+    client = server.client()
+    with counting(Settings(redis=RedisSettings(url=server.url)), structlog.wrap_logger(None, processors=[log])) as pool:
+        until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
+        with Producer(server.url) as producer:
+            keys = pool.layout.keys_of("a")
+            live = client.get(keys.live)
+            client.set(keys.live, "1 closed")
+            client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            until(lambda: any(lane.problem for lane in pool.health), what="the problem")
+            client.set(keys.live, live)
+            producer.emit("view", "a")
+            producer.flush(10, wait="counted")
+    lines = [entry for entry in log.entries if entry.get("stream") == keys.stream]
+    assert [line["event"] for line in lines] == ["partition.resumed", "partition.paused", "partition.resumed"]
+    assert "generation 1 is not the live one" in lines[1]["problem"]
 
 
 def test_a_crew_counts_and_stops(server):

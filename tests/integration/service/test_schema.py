@@ -33,6 +33,9 @@ def test_the_schema_is_complete(server: Server) -> None:
         for method, operation in item.items():
             assert "default" in operation["responses"], path
             assert ("requestBody" in operation) == (path in ("/v1/events", "/v1/decide")), (method, path)
+    decided = schema["paths"]["/v1/decide"]["post"]["responses"]
+    assert decided.keys() == {"200", "409", "429", "default"}
+    assert decided["200"]["content"] == decided["409"]["content"] == decided["429"]["content"]
     text = json.dumps(schema)
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in schema["components"]["schemas"]

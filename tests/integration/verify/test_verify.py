@@ -46,6 +46,7 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.names import removal_of
 from tallystream_worker.snapshot.schema import metadata
 from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify import accounts
 from tallystream_worker.verify.findings import KINDS
 from tallystream_worker.verify.schedule import ScheduledVerification
 from tallystream_worker.verify.verify import verify
@@ -267,6 +268,15 @@ def change_archived(world: World, column: str, value: object) -> None:
     rewrite(world.files()[1], change)
 
 
+def damage_rows(world: World) -> None:
+    """Change the last byte of the first column in the second file of the archive; its metadata stays valid."""
+    content = bytearray(world.files()[1].read_bytes())
+    column = pq.ParquetFile(world.files()[1]).metadata.row_group(0).column(0)
+    begin = column.dictionary_page_offset or column.data_page_offset
+    content[begin + column.total_compressed_size - 1] ^= 0xFF
+    world.files()[1].write_bytes(content)
+
+
 def overlap(world: World) -> None:
     """Copy the first file of the archive to a name whose range is within it."""
     first = world.files()[0]
@@ -366,6 +376,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "all files are removed": (lambda w: [file.unlink() for file in w.files()], {"archive.missing"}),
     "an entry is doubled in a file": (double_an_entry, {"archive.repeated"}),
     "two files overlap": (overlap, {"archive.overlap", "archive.repeated"}),
+    "a file is cut off": (lambda w: w.files()[1].write_bytes(w.files()[1].read_bytes()[:-40]), {"archive.unreadable"}),
+    "the rows of a file are damaged": (damage_rows, {"archive.unreadable"}),
+    "a column is missing in a file": (
+        lambda w: rewrite(w.files()[1], lambda t: t.drop_columns(["subject"])), {"archive.unreadable"},
+    ),
     "rows are missing in a file": (lambda w: rewrite(w.files()[0], lambda t: t.slice(3)), {"archive.differs"}),
     **{
         f"the {column} of an archived event is changed": (partial(change_archived, column=column, value=value),
@@ -503,6 +518,33 @@ def test_a_missing_entry_is_a_gap_of_its_producer(world):
     second = next(id_ for id_, fields in world.client.xrange(world.keys.stream) if fields.get(b"q") == b"2")
     world.client.xdel(world.keys.stream, second)
     assert names(world.verify(archive=False)) >= {"log.deleted", "log.gap"}
+
+
+@pytest.mark.parametrize("is_trimmed", [False, True])
+@pytest.mark.parametrize("at", [0, -2, -1])
+@pytest.mark.parametrize("fault", ["a file is cut off", "the rows of a file are damaged"])
+def test_a_file_that_cannot_be_read_is_one_finding(world, monkeypatch, at, is_trimmed, fault):
+    """A file that cannot be read is the only finding, whichever it is; other faults of the log are found as before."""
+    with Producer(world.harness.url, linger=0) as producer:
+        for _ in range(3):  # one producer has entries in the last three files
+            producer.emit("view", "a")
+            producer.flush(10)
+            world.harness.drain("closer", claim_idle=0)
+            world.copy()
+    if is_trimmed:
+        removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+        world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    files = world.files()
+    monkeypatch.setattr(world, "files", lambda: [files[at]] * 2)
+    FAULTS[fault][0](world)
+    assert {name for name in names(world.verify()) if name.startswith(("archive.", "log."))} == {"archive.unreadable"}
+    world.client.hincrby(world.keys.topic_ledger, "entries:retired", -1)
+    found = world.verify().findings
+    assert {name for name in found if name.startswith(("archive.", "log."))} >= {"archive.unreadable", *LOG[is_trimmed]}
+    assert (found["archive.unreadable"].count, str(files[at]) in found["archive.unreadable"].details[0]) == (1, True)
+
+
+LOG = {False: (), True: ("log.removed",)}
 
 
 def test_archived_entries_that_the_stream_lacks_are_not_compared(world):
@@ -741,6 +783,32 @@ def test_a_pending_entry_that_is_gone_is_named(world):
     world.harness.fetch(0, "holder")(2, 0)
     world.client.xdel(world.keys.stream, world.harness.pending()[0])
     assert names(world.verify()) >= {"group.pending_gone", "log.removed"}
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_entries_that_are_trimmed_while_they_are_read_end_no_check(world, monkeypatch, times):
+    """If waiting entries are trimmed while they are read, they are read again; after five times, that is a limit."""
+    read, left = accounts.stream_entries, iter(range(times))
+
+    def trimming(*arguments):
+        for number, entry in enumerate(read(*arguments)):
+            if number == 0 and next(left, None) is not None:
+                world.client.xtrim(world.keys.stream, maxlen=1, approximate=False)
+                with world.client.pipeline() as pipeline:
+                    for _ in range(1100):  # more than two pages
+                        pipeline.xadd(world.keys.stream, {"metric": "view", "subject": "plain"})
+                    pipeline.execute()
+            yield entry
+
+    with world.client.pipeline() as pipeline:
+        for _ in range(1100):
+            pipeline.xadd(world.keys.stream, {"metric": "view", "subject": "plain"})
+        pipeline.execute()
+    monkeypatch.setattr(accounts, "stream_entries", trimming)
+    report = world.verify(archive=False, snapshot=False)
+    assert "accounts" not in {each.check for each in report.failed}
+    trimmed = [text for text in limits(report, "accounts") if "trimmed faster" in text]
+    assert len(trimmed) == (times > 5)
 
 
 def test_a_snapshot_whose_later_entries_are_gone_is_named(world):

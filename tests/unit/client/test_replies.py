@@ -51,6 +51,7 @@ ON_THE_WIRE = [
     ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", {"about_server"}),
     ("NOREPLICAS Not enough good replicas to write.", {"about_server"}),
     ("UNBLOCKED client unblocked via CLIENT UNBLOCK", {"about_server"}),
+    ("UNBLOCKED the stream key no longer exists", {"group_missing", "stream_or_group_missing", "about_server"}),
     ("NOSCRIPT No matching script. Please use EVAL.", {"about_server"}),
     ("EXECABORT Transaction discarded because of previous errors.", {"about_server"}),
     ("MOVED 3999 127.0.0.1:6381", {"not_executed", "about_server"}),

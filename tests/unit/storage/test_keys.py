@@ -26,6 +26,13 @@ def test_a_tag_names_its_part_of_the_slots():
     assert len(set(parts)) == MAX_PARTITIONS
 
 
+@pytest.mark.parametrize("partition", [-1, MAX_PARTITIONS, MAX_PARTITIONS + 1, 5000, 2**40])
+def test_a_partition_without_a_tag_is_refused(partition):
+    """A number that is not one of the 1,024 partitions is refused at once."""
+    with pytest.raises(ConfigurationError, match="partitions have the numbers 0 to 1,023"):
+        tag_of(partition)
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("partitions", [2, 4, 8, 32, 128])
 def test_partitions_lie_evenly_over_nodes(nodes, partitions):

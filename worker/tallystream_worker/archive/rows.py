@@ -294,6 +294,13 @@ _unpack: Final = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 def raw_fields(raw: bytes) -> dict[bytes, bytes]:
-    """Return the fields of an entry from the column `raw`."""
-    parts = _unpack(raw)
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+    """Return the fields of an entry from the column `raw`.
+
+    Raises:
+        CodecError: the value has another form than `Rows` writes.
+    """
+    try:
+        parts = _unpack(raw)
+        return dict(zip(parts[::2], parts[1::2], strict=True))
+    except (msgspec.DecodeError, ValueError):
+        raise CodecError("the column raw of an archived entry has another form than archivers write") from None

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -32,11 +32,14 @@ from pyarrow import fs
 
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.rules.retraction import Retraction
-from tallystream.storage.keys import FIRST_TOPIC, NAMESPACE, tag_of
+from tallystream.storage.keys import FIRST_TOPIC, MAX_PARTITIONS, NAMESPACE, tag_of
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.rows import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+_T = TypeVar("_T")
 
 FORMAT: Final = "4"
 """The version of the files, stored in the manifest and in each file."""
@@ -48,11 +51,20 @@ _FILES: Final = "_files.json"
 _NAME: Final = re.compile(r"([0-9]+-[0-9]+)_([0-9]+-[0-9]+)\.parquet")
 _DAY: Final = re.compile(r"day=([0-9]{4}-[0-9]{2}-[0-9]{2})")
 _TOPIC: Final = re.compile(r"log=([1-9][0-9]*)")
+_AFTER: Final = b"tallystream.after"
 _COUNTED_ONLY: Final = b"tallystream.lost"
 _LOST: Final = "lost"
 _SET_ASIDE: Final = ".parquet.lost"
 _MISSING: Final = b"tallystream.missing"
 _DAY_MS: Final = 86_400_000
+
+
+class _Manifest(TypedDict, total=False):
+    format: str
+    namespace: str
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTITIONS)]
+    epoch: str
+    retracted: list[Any]
 
 
 class ArchiveError(TallyError):
@@ -128,7 +140,7 @@ class Store:
         is the default namespace. The manifest is read only at the first use.
         """
         found = self._read(f"{self._place}/{_MANIFEST}")
-        owner = NAMESPACE if found is None else msgspec.json.decode(found).get("namespace")
+        owner = NAMESPACE if found is None else _decoded(f"{self._place}/{_MANIFEST}", found).get("namespace")
         own = self._place if owner == self._namespace else f"{self._place}/namespace={self._namespace}"
         return own + self._below
 
@@ -160,7 +172,7 @@ class Store:
         found = self._read(f"{self._root}/{_MANIFEST}")
         ours = {"format": FORMAT, "namespace": namespace, "partitions": partitions, "epoch": epochs[0]}
         if found is not None:
-            theirs: dict[str, Any] = msgspec.json.decode(found)
+            theirs = _decoded(f"{self._root}/{_MANIFEST}", found)
             differing = [name for name in ("format", "namespace", "partitions") if theirs.get(name) != ours[name]]
             if differing or theirs.get("epoch") not in epochs:
                 raise ArchiveError(
@@ -174,11 +186,13 @@ class Store:
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest (`format`, `namespace`, `partitions`, `epoch`, and `retracted` if any); `None` if none.
 
+        A damaged manifest may lack some of these; the others have the right type.
+
         Raises:
             ArchiveError: the manifest cannot be read.
         """
         found = self._read(f"{self._root}/{_MANIFEST}")
-        return None if found is None else msgspec.json.decode(found)
+        return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)
 
     def note(self, retracted: Sequence[Retraction]) -> None:
         """Replace the retractions in the manifest by those that are live now; do nothing if there is no manifest.
@@ -196,7 +210,11 @@ class Store:
         Raises:
             ArchiveError: the manifest cannot be read.
         """
-        return msgspec.convert((self.manifest() or {}).get(_RETRACTED, []), list[Retraction])
+        found = (self.manifest() or {}).get(_RETRACTED, [])
+        try:
+            return msgspec.convert(found, list[Retraction])
+        except msgspec.ValidationError as error:
+            raise _damaged(f"{self._root}/{_MANIFEST}", error) from None
 
     def add_rules(self, changes: Mapping[str, Mapping[str, str]]) -> None:
         """Add changes of the rules to those that the archive has, which stay. Write nothing if it has all of them.
@@ -220,7 +238,7 @@ class Store:
             ArchiveError: the changes cannot be read.
         """
         found = self._read(f"{self._root}/{_RULES}")
-        return {} if found is None else msgspec.json.decode(found, type=dict[str, dict[str, str]])
+        return {} if found is None else _decoded(f"{self._root}/{_RULES}", found, dict[str, dict[str, str]])
 
     def add_files_ingested(self, sizes: Mapping[str, int]) -> None:
         """Add identities of ingested files to those that the archive has, which stay. Write nothing if it has all.
@@ -244,7 +262,7 @@ class Store:
             ArchiveError: the identities cannot be read.
         """
         found = self._read(f"{self._root}/{_FILES}")
-        return {} if found is None else msgspec.json.decode(found, type=dict[str, int])
+        return {} if found is None else _decoded(f"{self._root}/{_FILES}", found, dict[str, int])
 
     def put(self, partition: int, after: str, first: str, last: str, table: pa.Table, *, lost: str = "") -> None:
         """Write one file atomically; do nothing if a file of the same name exists.
@@ -295,7 +313,7 @@ class Store:
         for info in self._list(f"{self._root}/{_LOST}", recursive=True):
             if info.base_name.endswith(_SET_ASIDE):
                 if info.path not in self._missing:
-                    self._missing[info.path] = int(self._metadata(info.path).get(_MISSING, 0))
+                    self._missing[info.path] = _parsed(self._metadata(info.path), _MISSING, info.path, int)
                 found += self._missing[info.path]
         return found
 
@@ -306,7 +324,7 @@ class Store:
             ArchiveError: the file cannot be removed.
         """
         try:
-            if self._fs.get_file_info(file.path).type == fs.FileType.File:
+            if self._is_there(file.path):
                 self._fs.delete_file(file.path)
         except FileNotFoundError:
             pass  # another archiver of the same entries was faster
@@ -314,9 +332,9 @@ class Store:
             raise ArchiveError(f"{file.path} cannot be removed: {error}") from error
 
     def _put(self, path: str, after: str, table: pa.Table, more: Mapping[bytes, str] = MappingProxyType({})) -> None:
-        if self._fs.get_file_info(path).type == fs.FileType.File:
+        if self._is_there(path):
             return  # written by a run that was killed before it moved the group
-        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, b"tallystream.after": after, **more}
+        metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, _AFTER: after, **more}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink, **_ENCODING)
         self._write(path, sink.getvalue())
@@ -356,9 +374,9 @@ class Store:
             ArchiveError: the file cannot be read, or has another format.
         """
         metadata = self._metadata(file.path)
-        lost = metadata.get(_COUNTED_ONLY)
         before = parse_id(_before_the_first(metadata, file))
-        return Join(before, None if lost is None else parse_id(lost.decode()))
+        lost = _parsed(metadata, _COUNTED_ONLY, file.path, parse_id) if _COUNTED_ONLY in metadata else None
+        return Join(before, lost)
 
     def files(self, partition: int, after: StreamID = (0, 0)) -> Iterator[File]:
         """Yield the files of a partition that contain entries after the ID `after`, in the order of their IDs.
@@ -376,26 +394,29 @@ class Store:
         """Return the rows of a file, and, as text, the ID `before` of its `Join`.
 
         Raises:
-            ArchiveError: the file cannot be read, or has another format.
+            ArchiveError: the file cannot be read, or has another format or other columns.
         """
-        try:
-            with self._fs.open_input_file(file.path) as source:
-                table = pq.read_table(source, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
-        return table, _before_the_first(table.schema.metadata or {}, file)
+        table = self._rows(file, None)
+        before = _before_the_first(table.schema.metadata or {}, file)
+        _check_columns(table, SCHEMA.names, file)
+        return table, before
 
     def columns(self, file: File, names: list[str]) -> pa.Table:
         """Return some columns of a file; the others are not read, and the format of the file is not checked.
 
         Raises:
-            ArchiveError: the file cannot be read.
+            ArchiveError: the file cannot be read, or lacks one of the columns, or has another type of it.
         """
+        table = self._rows(file, names)
+        _check_columns(table, names, file)
+        return table
+
+    def _rows(self, file: File, names: list[str] | None) -> pa.Table:
         try:
             with self._fs.open_input_file(file.path) as source:
                 return pq.read_table(source, columns=names, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{file.path} cannot be read: {error}") from error
+            raise _unreadable(file.path, error) from error
 
     def _folder(self, day: str, partition: int) -> str:
         return f"{self._root}/day={day}/partition={tag_of(partition)}"
@@ -414,7 +435,13 @@ class Store:
             with self._fs.open_input_file(path) as source:
                 return pq.read_schema(source).metadata or {}
         except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{path} cannot be read: {error}") from error
+            raise _unreadable(path, error) from error
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            return bool(self._fs.get_file_info(path).type == fs.FileType.File)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from error
 
     def _list(self, folder: str, *, recursive: bool = False) -> list[fs.FileInfo]:
         try:
@@ -423,13 +450,13 @@ class Store:
             raise ArchiveError(f"{folder} cannot be listed: {error}") from error
 
     def _read(self, path: str) -> bytes | None:
+        if not self._is_there(path):
+            return None
         try:
-            if self._fs.get_file_info(path).type != fs.FileType.File:
-                return None
             with self._fs.open_input_file(path) as source:
                 return bytes(source.read())
         except (pa.ArrowException, OSError) as error:
-            raise ArchiveError(f"{path} cannot be read: {error}") from error
+            raise _unreadable(path, error) from error
 
     def _write(self, path: str, content: Any) -> None:
         try:
@@ -450,7 +477,46 @@ def _before_the_first(metadata: Mapping[bytes, bytes], file: File) -> str:
             f"{file.path} has archive format {found}, but this release reads and writes {FORMAT}: read it with the "
             "release that wrote it, and set another folder in [archive] url for this one"
         )
-    return metadata[b"tallystream.after"].decode()
+    _parsed(metadata, _AFTER, file.path, parse_id)
+    return metadata[_AFTER].decode()
+
+
+def _parsed(metadata: Mapping[bytes, bytes], name: bytes, path: str, parse: Callable[[str], _T]) -> _T:
+    """Return a value that this module wrote into the metadata of a file.
+
+    Raises:
+        ArchiveError: the value is missing, or has another form.
+    """
+    try:
+        return parse(metadata[name].decode())
+    except (KeyError, ValueError):
+        raise _damaged(path, f"the field {name.decode()} of its metadata is missing or has another form") from None
+
+
+def _check_columns(table: pa.Table, names: Sequence[str], file: File) -> None:
+    for name in names:
+        if name not in table.schema.names or table.schema.field(name).type != SCHEMA.field(name).type:
+            raise _damaged(file.path, f"the column {name} is missing or has another type")
+
+
+def _decoded(path: str, content: bytes, kind: Any = dict[str, Any]) -> Any:
+    """Return the content of a JSON file as a value of the type `kind`.
+
+    Raises:
+        ArchiveError: the content is not JSON, or of another type.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+
+
+def _unreadable(path: str, error: Exception) -> ArchiveError:
+    return ArchiveError(f"{path} cannot be read: {error}")
+
+
+def _damaged(path: str, fault: object) -> ArchiveError:
+    return ArchiveError(f"{path} is damaged: {fault}. Restore this file from a copy of the archive")
 
 
 def day_of(stream_id: StreamID) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Final, NoReturn
+from pathlib import Path
+from typing import Final, NoReturn, cast
 
 from cyclopts import App
 from redis.exceptions import AuthenticationError, RedisError
@@ -13,6 +14,10 @@ from tallystream.client.replies import BROKEN, is_certificate_untrusted
 from tallystream.errors import EventError, TallyError
 from tallystream.rules.metrics import UndeclaredMetric
 from tallystream_worker.cli.options import current_url, how_to_declare
+from tallystream_worker.process.signals import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
+
+_OF_UP: Final = Path("tally-data/server.sock")
+"""The socket of a server that `tallystream up` has started in this folder with its default options."""
 
 app: Final = App(
     name="tallystream",
@@ -75,15 +80,16 @@ for _number, (_name, _help, _example) in enumerate(_COMMANDS):
 def main() -> NoReturn:
     """Run the command line of this process and exit; the status is 0 only if the command succeeded.
 
-    The status is 1 for an error, 2 for a wrong argument or event, and 130 after Ctrl-C; the error is printed in a line.
-    If the reader of the output has exited (`| head`), the status is 141, and nothing is printed.
+    Ctrl-C ends the process at any moment without a traceback. The status is 1 for an error, 2 for a wrong argument or
+    event, and 130 after Ctrl-C; the error is printed in a line. If the reader of the output has exited (`| head`), the
+    status is 141, and nothing is printed.
     """
     sys.exit(_run())
 
 
 def _run() -> int:
     try:
-        status = app(exit_on_error=True, print_error=True, result_action="return_value")
+        status = _command()
     except EventError as error:
         return _say(_refusal(error), 2)
     except TallyError as error:
@@ -95,12 +101,26 @@ def _run() -> int:
     except RedisError as error:
         return _say(f"{current_url()} replied with an error: {error}", 1)
     except KeyboardInterrupt:
-        return _say("stopped", 130)
+        return _say("stopped", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has exited (`| head`), which is not an error. Keep Python from reporting it at exit.
         sys.stderr.close()
         return 141
     return int(status or 0)
+
+
+def _command() -> int | None:
+    """Run the command that the arguments name, and return its exit status.
+
+    `KeyboardInterrupt` is raised only while the command itself runs, not while its module is imported.
+    """
+    exit_on_interrupt()
+    command, bound, _ = app.parse_args(exit_on_error=True, print_error=True)
+    raise_on_interrupt()
+    try:
+        return cast("int | None", command(*bound.args, **bound.kwargs))
+    finally:
+        exit_on_interrupt()
 
 
 def _refusal(error: EventError) -> str:
@@ -116,9 +136,11 @@ def _unreachable(error: RedisError) -> str:
             "authority that signed the certificate, and use the host name that is in the certificate"
         )
     problem = str(error).rstrip(".")
-    return (
-        f"cannot reach {current_url()}: {problem}. Name another server with --redis, or start one with: tallystream up"
-    )
+    if _OF_UP.is_socket() and current_url() != f"unix://{_OF_UP}":
+        advice = f"Here is a server of tallystream up: export TALLYSTREAM_REDIS_URL=unix://{_OF_UP}"
+    else:
+        advice = "Name another server with --redis, or start one with: tallystream up"
+    return f"cannot reach {current_url()}: {problem}. {advice}"
 
 
 def _say(message: str, status: int) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-import signal
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from tallystream.errors import TallyError
 from tallystream_worker.ingest.job import Job, run
 from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.ingest.sent import lost_sources
+from tallystream_worker.process.signals import start_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -168,7 +168,7 @@ class IngestRun:
             stack.callback(_end, workers, results)
             stack.callback(stopping.set)
             for process in workers:
-                process.start()
+                start_child(process)
             while left:
                 if stop.is_set():
                     stopping.set()
@@ -205,7 +205,6 @@ def _sum(parts: Iterable[IngestProgress]) -> IngestProgress:
 
 
 def _child(store: RedisSettings, tasks: Any, results: Any, stopping: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     parent = multiprocessing.parent_process()
 
     def goes_on() -> bool:

@@ -66,6 +66,8 @@ class PeriodicService:
         jitter: The fraction by which an interval is randomly shorter or longer, so that several processes do not run
             in step.
         recover: Called with the exception of a failed pass; returns the seconds to wait, or `None` for the back-off.
+        is_normal: Called with the exception of a failed pass; returns whether the failure is a part of normal
+            operation, such as a switch. Then the state does not change, and nothing is logged.
         close: Called after the last pass, in the thread of the passes; if the thread was never started, `stop` calls
             it.
         clients: The Redis clients of the passes. The service closes their connections after a failure, unless the
@@ -84,6 +86,7 @@ class PeriodicService:
         backoff: Backoff | None = None,
         jitter: float = 0.0,
         recover: Callable[[Exception], float | None] = lambda _error: None,
+        is_normal: Callable[[Exception], bool] = lambda _error: False,
         close: Callable[[], None] = lambda: None,
         clients: Sequence[redis.Redis] = (),
         stopping: threading.Event | None = None,
@@ -98,6 +101,7 @@ class PeriodicService:
         self._backoff = backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._jitter = jitter
         self._recover = recover
+        self._is_normal = is_normal
         self._at_end = close
         self._clients = clients
         self._stopping = stopping or threading.Event()
@@ -153,7 +157,8 @@ class PeriodicService:
         return max(0.0, self._tried + interval - self._passed)
 
     def _failed(self, error: Exception) -> float:
-        self._state.failed_with(error)
+        if not self._is_normal(error):
+            self._state.failed_with(error)
         try:
             _drop_stale_connections(error, self._clients)
             wanted = self._recover(error)

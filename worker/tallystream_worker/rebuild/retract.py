@@ -74,6 +74,8 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
     for partition, keys in enumerate(deployment.layout.keys):
         gone = dropped(client, keys)
         for entry in entries(client, keys, archive, partition, until=retraction.until[keys.stream]):
+            if not retraction.reaches(keys.stream, entry.id):
+                break  # the archive also has later entries
             letters = gone.get(entry.id, ())
             if is_whole(letters):
                 continue

@@ -96,7 +96,9 @@ class AuditMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._differences = Gauge(
-            "tallystream_audit_differences", "Counters that differed in the last audit; must be 0.", registry=registry
+            "tallystream_audit_differences",
+            "Differences that the last audit found; must be 0. There may be more than compared counters.",
+            registry=registry,
         )
         self._differences.set(float("nan"))
         self._counters = Gauge(
@@ -107,7 +109,7 @@ class AuditMetrics:
         )
 
     def note(self, differences: int, counters: int) -> None:
-        """Record an audit that ends now: the number of counters that differ, and of all counters that were compared."""
+        """Record an audit that ends now: the number of differences, and of the counters that were compared."""
         self._differences.set(differences)
         self._counters.set(counters)
         self._timestamp.set_to_current_time()

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from redis.exceptions import ResponseError
+
 from tallystream.client.backoff import Backoff
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.client.error_text import named_text
-from tallystream.errors import GenerationSwitched, KeyLost, StreamError
+from tallystream.client.replies import is_group_missing
+from tallystream.errors import ConsumerGroupMissing, GenerationSwitched, KeyLost, StreamError
 from tallystream.storage.sentinels import begun_of, refuse_lost
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -42,6 +45,9 @@ BLOCK: Final = 1.0
 
 _MOVED_PAUSE: Final = 0.05
 """Seconds to wait if the counted generation is not live; while a repartition switches, no generation is live."""
+
+_LONGEST_SWITCH: Final = 10.0
+"""Seconds for which no live generation is a part of a switch; if it takes longer, it is logged as a problem."""
 
 _FIRST_PAUSE: Final = 0.1
 """Seconds of the back-off after the first failed pass."""
@@ -117,6 +123,7 @@ class PartitionWorker:
         self._rules: Rules | None = None  # the rules that `_loop` began with
         self._fold: tuple[int, RefreshingFold] | None = None  # of `_loop`, and the generation that it counts
         self._has_failed = False
+        self._switching: float | None = None  # the monotonic second since which no pass found the live generation
         self._check_at = 0.0
         self.lost_key: str | None = None
         """The key that the last pass found lost; `None` if it found none."""
@@ -136,6 +143,7 @@ class PartitionWorker:
             state=StateLog(self._log, failed="partition.paused", works="partition.resumed", problem="starting"),
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             recover=self.recover,
+            is_normal=self.is_normal,
             clients=[self._reading, self._applying],
         )
 
@@ -145,6 +153,9 @@ class PartitionWorker:
         The first pass, the pass after a failed one, and each pass while `foreign` is set first find the live generation
         (and the consumer group; see `_open`), and begin with the pending entries of this consumer. Every 5 seconds, a
         pass first checks whether the partition has lost a key.
+
+        If another generation has become live, also if the counted one was already removed, the pass ends without an
+        error, and the next pass counts the live generation.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or none, or a restore has not
@@ -170,7 +181,13 @@ class PartitionWorker:
         except KeyLost:
             self._deployment.ensure_same(self._applying)  # an emptied server has lost every key
             raise
+        except (GenerationSwitched, ConsumerGroupMissing, ResponseError) as error:
+            if isinstance(error, ResponseError) and not is_group_missing(error):
+                raise
+            if self._open() is loop:
+                raise
         self.lost_key = None
+        self._switching = None
 
     def notice(self, deployment: Deployment) -> None:
         """From the next batch on, count by the rules of `deployment`, which was read later, if their number is higher.
@@ -180,6 +197,17 @@ class PartitionWorker:
         if self._fold is not None:
             generation, fold = self._fold
             fold.notice(deployment.revision_of(generation))
+
+    def is_normal(self, error: Exception) -> bool:
+        """Return whether a failed pass is a part of a switch: for up to 10 seconds, no generation is live for it.
+
+        This is so while a repartition switches, and until the pool of the new topic has replaced this one.
+        """
+        if not isinstance(error, GenerationSwitched):
+            return False
+        if self._switching is None:
+            self._switching = time.monotonic()
+        return time.monotonic() - self._switching < _LONGEST_SWITCH
 
     def recover(self, error: Exception) -> float | None:
         """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
@@ -214,12 +242,15 @@ class PartitionWorker:
         stream would silently count onto nothing, or count twice.
 
         Raises:
+            GenerationSwitched: another topic is live, which another pool counts.
             DeploymentChanged: the server has the data of another deployment, or none, or a restore has not finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
             ConfigurationError: no rules are published, or the stored data is of another release.
         """
         found = self._deployment.reload(self._applying)
+        if found.layout.topic != self._deployment.layout.topic:
+            raise GenerationSwitched(f"topic {found.layout.topic} is live, not {self._deployment.layout.topic}")
         keys = found.layout.keys[self._partition]
         loop = self._loop
         rules = found.rules_of(keys.generation)

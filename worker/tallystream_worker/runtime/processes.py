@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
-from tallystream_worker.process.signals import stop_on_signals, wait_for
+from tallystream_worker.process.signals import start_child, stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.health import HealthProbe, HealthProbes
 from tallystream_worker.runtime.metrics import ByNamespace, WorkerMetrics, serve_metrics
@@ -148,7 +148,7 @@ def _start(tenants: Sequence[Settings], number: int, metrics_port: int | None, m
     process = _SPAWN.Process(
         target=_child, args=(tenants, number, port, metrics_host), name=f"tallystream-worker-{number}"
     )
-    process.start()
+    start_child(process)
     return process
 
 

@@ -118,7 +118,7 @@ PROBLEM: Final = {
 
 _REFUSALS: Final = {
     "/v1/decide": {
-        HTTPStatus.CONFLICT: "The event changes nothing: `reason` is `once` (for a vote) or `duplicate` (for an id).",
+        HTTPStatus.CONFLICT: "The event does not count once more: `reason` is `once` (a vote) or `duplicate` (an id).",
         HTTPStatus.TOO_MANY_REQUESTS: "The limit is reached. Retry-After has the seconds until the next period.",
     },
     "/v1/events": {

@@ -98,8 +98,7 @@ def _operation(path: str, operation: dict[str, Any]) -> dict[str, Any]:
     if "204" in answers:
         answers["204"] = {"description": answers["204"]["description"]}  # without content, so without a media type
     if path == "/v1/decide":
-        answers |= {status: answers["201"] for status in ("200", "409", "429") if "201" in answers}
-        answers.pop("201", None)
+        answers |= dict.fromkeys(("409", "429"), answers["200"])
     more = {"requestBody": {"required": True, "content": _BODIES[path]}} if path in _BODIES else {}
     security: list[dict[str, list[str]]] = [{}] if path in _OPEN else [{}, {"token": []}]
     return operation | more | {"responses": answers | {"default": _A_PROBLEM}, "security": security}

@@ -18,7 +18,7 @@ from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.rebuild.checkpoint import Checkpoint, checkpoint
-from tallystream_worker.rebuild.source import stream_entries
+from tallystream_worker.rebuild.source import EntriesTrimmed, stream_entries
 from tallystream_worker.verify.pages import pages
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ def check(scene: Scene) -> None:
     are not reported if entries are gone for another reason than retention: the check of the log reports these.
 
     Raises:
-        StreamError: a field of a ledger is not a whole number, 20,000 or more entries stayed pending, or
-            (`EntriesTrimmed`) entries were trimmed while the waiting ones were read.
+        StreamError: a field of a ledger is not a whole number, or 20,000 or more entries stayed pending.
     """
     report = scene.report
     for _, keys in scene.streams():
@@ -166,8 +165,7 @@ def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     """Read the account until it balances, at most five times; return the last one, balanced or not.
 
     An account that does not balance is read again, because retention may have removed entries during the reading.
-    Return `None` if in each reading an entry that was pending at the checkpoint was acknowledged and trimmed before it
-    was read.
+    Return `None` if in each reading an entry that waited at the checkpoint was trimmed before it was read.
 
     Raises:
         ConsumerGroupMissing, StreamError: see `check`. They end the attempts.
@@ -204,8 +202,11 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
         if is_appended and not was_decided(entry.fields, keys.generation):
             events += stated_events(entry.fields)
 
-    for entry in stream_entries(client, keys, _text(moment.delivered), _text(moment.generated)):
-        add(entry)
+    try:
+        for entry in stream_entries(client, keys, _text(moment.delivered), _text(moment.generated)):
+            add(entry)
+    except EntriesTrimmed:
+        return None
     vanished: list[str] = []
     for page in pages(moment.pending):
         with client.pipeline(transaction=True) as pipeline:

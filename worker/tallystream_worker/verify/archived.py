@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.replies import is_key_missing
+from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import StreamID, parse_id
@@ -19,12 +20,12 @@ from tallystream_worker.verify.archived_rows import ArchivedRows
 from tallystream_worker.verify.sequence_walk import Link, link_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import redis
 
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.archive.store import File, Store
+    from tallystream_worker.archive.store import File, Join, Store
     from tallystream_worker.verify.report import Verification
 
 _COLUMNS: Final = ["received", "received_n", "events", "producer", "sequence", "decided", "raw"]
@@ -52,7 +53,9 @@ class ArchivedLinks:
         self._restored: bytes | None = client.execute_command("HGET", keys.sequences, RESTORED)
         self._files = list(store.files(number))
         self._begins: StreamID | None = None
-        self._is_sound = True
+        self._unreadable: set[File] = set()
+        self.faults = 0
+        """How many faults were reported."""
         self.lost: list[tuple[StreamID, StreamID]] = []
         """Ranges of entries that only the counters have: of each, the ID after which it begins, and that of its end.
 
@@ -65,7 +68,7 @@ class ArchivedLinks:
 
         `False` before `check_files`, and if that has reported any fault or found a range in `lost`.
         """
-        return self._begins == (0, 0) and self._is_sound and not self.lost
+        return self._begins == (0, 0) and not self.faults and not self.lost
 
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
         """Return whether the archive reaches the first entry of the stream, so that no entry is missing between them.
@@ -85,14 +88,18 @@ class ArchivedLinks:
         """Return whether an entry of the stream must be in a file.
 
         `False` if there are no files, if nothing archives the stream, if the entry precedes the beginning of the
-        archive, or if it is not archived yet.
+        archive, if it is not archived yet, or if its file cannot be read.
         """
-        if self._begins is None or self._position is None:
+        if self._begins is None or self._position is None or self.is_unreadable(id_):
             return False
         return self._begins < id_ <= self._position
 
+    def is_unreadable(self, id_: StreamID) -> bool:
+        """Return whether an entry is in the range of a file that was reported because it cannot be read."""
+        return any(file.first <= id_ <= file.last for file in self._unreadable)
+
     def check_files(self, held: StreamID | None) -> None:
-        """Report files that overlap, and gaps before, between and after them.
+        """Report files that overlap or cannot be read, and gaps before, between and after them.
 
         Without files, report a fault only if the stream still has entries that are marked as archived. If the archive
         begins after the first entry that was ever appended, and the stream has no earlier one either, report a limit
@@ -105,21 +112,23 @@ class ArchivedLinks:
             if self._position is not None and held is not None and held <= self._position:
                 self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")
             return
-        joins = [self._store.join(file) for file in self._files]
-        self.lost = [(join.before, join.lost) for join in joins if join.lost is not None]
-        befores = [join.before for join in joins]
-        self._begins = befores[0]
-        for (file, later), before in zip(pairwise(self._files), befores[1:], strict=True):
+        joins = [self._join(file) for file in self._files]
+        self.lost = [(join.before, join.lost) for join in joins if join is not None and join.lost is not None]
+        for (file, later), join in zip(pairwise(self._files), joins[1:], strict=True):
             if later.first <= file.last:
                 self._fault("archive.overlap", f"{file.path} ends at {_text(file.last)}, after {later.path} begins")
-            elif before > file.last:
-                self._fault("archive.gap", f"between {_text(file.last)} and {_text(before)}, before {later.path}")
+            elif join is not None and join.before > file.last:
+                self._fault("archive.gap", f"between {_text(file.last)} and {_text(join.before)}, before {later.path}")
         end = self._files[-1].last
         until = None if self._restored is None else counted_only(self._restored, end)
         if until is not None and (held is None or until < held):
             self.lost.append((end, until))  # the file that will state this range is not written yet
         if self._position is not None and self._position > end:
             self._fault("archive.gap", f"between {_text(end)} and {_text(self._position)}, after the last file")
+        if joins[0] is None:
+            self._begins = self._files[0].first  # or earlier: only the file that cannot be read states it
+            return
+        self._begins = joins[0].before
         if held is not None and held <= self._begins:
             self._fault("archive.gap", f"between {_text(held)} and {_text(self._begins)}, before the first file")
         elif self._begins != (0, 0):
@@ -127,26 +136,44 @@ class ArchivedLinks:
                 "archive", f"{self._keys.stream}: entries up to {_text(self._begins)}, before the archive begins"
             )
 
-    def links(self, held: StreamID | None, until: StreamID) -> Iterator[Link]:
+    def links(self, held: StreamID | None, until: StreamID, interrupt: Callable[[], object]) -> Iterator[Link]:
         """Yield the archived entries in the order of the files, without those after the ID `until`.
 
-        The files are those that were listed when this object was made.
+        The files are those that were listed when this object was made. A file that cannot be read is reported, and its
+        entries are left out.
 
         Args:
             held: The first ID of the stream; a file that reaches it is read whole, and its entries have a `content`.
                 `None` for an empty stream.
             until: The last ID to yield.
-
-        Raises:
-            ArchiveError: a file cannot be read, or is missing.
+            interrupt: Called before the next entry is yielded, if entries are left out that the stream does not have.
         """
         for file in self._files:
-            for link in _links(self._store, file, is_whole=held is not None and file.last >= held):
-                if link.id <= until:
-                    yield link
+            try:
+                for link in _links(self._store, file, is_whole=held is not None and file.last >= held):
+                    if link.id <= until:
+                        yield link
+            except TallyError as error:
+                self._note_unreadable(file, error)
+                if held is None or file.first < held:
+                    interrupt()
+
+    def _join(self, file: File) -> Join | None:
+        """Return how a file joins the one before; if it cannot be read, report it and return `None`."""
+        try:
+            return self._store.join(file)
+        except TallyError as error:
+            self._note_unreadable(file, error)
+            return None
+
+    def _note_unreadable(self, file: File, error: TallyError) -> None:
+        if file not in self._unreadable:
+            self._unreadable.add(file)
+            text = str(error) if file.path in str(error) else f"{file.path}: {error}"
+            self._fault("archive.unreadable", text)
 
     def _fault(self, name: str, text: str) -> None:
-        self._is_sound = False
+        self.faults += 1
         self._report.find(name, f"{self._keys.stream}: {text}")
 
 

@@ -150,6 +150,10 @@ KINDS: Final = {
         "tallystream audit; do not rebuild from this archive before it is clear whether the stream lost the entry, or "
         "the archive has an entry too many",
     ),
+    "archive.unreadable": Kind(
+        "A file of the archive cannot be read, or is damaged. The check continues with the other files.",
+        "restore the named file from a copy",
+    ),
     "archive.lacks": Kind(
         "An entry of the stream is marked as archived, but is not in the archive.",
         "restore the files from a copy before retention removes the entry from the stream",

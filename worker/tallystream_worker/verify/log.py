@@ -83,9 +83,7 @@ class _Partition:
             self._report.find("log.missing", f"{self._keys.stream}: the present stream was created later")
         self._deletions()
         if self._archived is not None:
-            before = self._report.faults
             self._archived.check_files(self._held)
-            self._archive_faults += self._report.faults - before
             if self._gone and self._archived.is_whole and self._archived.reaches(self._held, self._until):
                 self._walk = SequenceWalk(is_whole=True)
             self._lost = self._archived.lost
@@ -112,30 +110,33 @@ class _Partition:
 
     def _walk_all(self) -> None:
         held = _Ahead(self._held_links())
-        archived = _Ahead(iter(()) if self._archived is None else self._archived.links(self._held, self._until))
+        archived = _Ahead(
+            iter(()) if self._archived is None else self._archived.links(self._held, self._until, self._walk.interrupt)
+        )
+        # An iterator may interrupt the walk, so `step` comes after the entry was added.
         while held.next is not None or archived.next is not None:
             old, new = archived.next, held.next
             if old is not None and (new is None or old.id <= new.id):
-                archived.step()
                 self._last_archived = max(self._last_archived, old.id)
                 if self._walk.entries and old.id <= self._walk.last:
                     self._find_in_archive("archive.repeated", f"entry {_text(old.id)}")
                 elif new is not None and old.id == new.id:
-                    held.step()
                     self._compared += 1
                     self._compare_events(old, new)
                     self._add(new, is_archived=False)
+                    held.step()
                 else:
                     self._note_unknown(old)
                     self._only_archived, self._last_alone = self._only_archived + 1, old.id
                     self._add(old, is_archived=True)
+                archived.step()
             elif new is not None:
-                held.step()
                 if self._archived is not None and self._archived.should_have(new.id):
                     self._find_in_archive("archive.lacks", f"entry {_text(new.id)}")
-                elif new.id > self._last_archived and archived.next is None:
+                elif new.id > self._last_archived and archived.next is None and not self._is_unreadable(new.id):
                     self._waiting += 1
                 self._add(new, is_archived=False)
+                held.step()
         self._comparison.finish()
         if self._only_archived:
             self._report.limit(
@@ -144,6 +145,9 @@ class _Partition:
                 f"{_text(self._last_alone)}, because only the archive has these entries",
             )
         self._pass_lost((2**64, 0))
+
+    def _is_unreadable(self, id_: StreamID) -> bool:
+        return self._archived is not None and self._archived.is_unreadable(id_)
 
     def _pass_lost(self, id_: StreamID) -> None:
         """Interrupt the walk for each range of entries that only the counters have and that begins before the ID.
@@ -310,13 +314,14 @@ class _Partition:
         """Report how many entries of the stream are equal to archived ones, and how many are not archived yet."""
         if self._archived is None:
             return
+        in_archive = self._archive_faults + self._archived.faults
         stream, waiting = self._keys.stream, "1 entry is" if self._waiting == 1 else f"{self._waiting:,} entries are"
         if self._compared:
             self._report.prove(
                 "archive",
                 f"{stream}: {self._compared:,} entries up to {_text(self._last_archived)} "
                 f"({utc(self._last_archived[0])}) are equal in stream and archive; {waiting} not archived yet",
-                faults_before=self._report.faults - self._archive_faults,
+                faults_before=self._report.faults - in_archive,
                 stream=stream, entries=self._compared, until=self._last_archived[0] / 1000, not_archived=self._waiting,
             )  # fmt: skip
         if self._waiting:

@@ -29,7 +29,7 @@ from tallystream.reading.totals import Totals
 from tallystream_worker.cli.options import Port, Where, flag, listening, whole
 from tallystream_worker.cli.output import console, error_console
 from tallystream_worker.process import logs
-from tallystream_worker.process.signals import stop_on_signals
+from tallystream_worker.process.signals import start_child, stop_on_signals
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.server.embedded import EmbeddedServer
@@ -149,10 +149,10 @@ class Demo:
             error_console.print(f"server     {server.url}\ndashboard  {url}")
             totals = stack.enter_context(Totals(server.url, namespace=settings.redis.namespace))
             began = time.monotonic()
-            producers = [
-                self._producer(settings, seed, share) for seed, share in zip(self._seeds, self._shares, strict=True)
-            ]
+            producers: list[SpawnProcess] = []
             try:
+                for seed, share in zip(self._seeds, self._shares, strict=True):
+                    producers.append(self._producer(settings, seed, share))
                 finished = self._watch(totals, producers, began)
             finally:
                 for process in producers:
@@ -182,7 +182,7 @@ class Demo:
     def _producer(self, settings: Settings, seed: int, share: int) -> SpawnProcess:
         args = (settings.redis.url, settings.redis.namespace, seed, share)
         process = _SPAWN.Process(target=emit_load, args=args, daemon=True)
-        process.start()
+        start_child(process)
         return process
 
     def _watch(self, totals: Totals, producers: list[SpawnProcess], began: float) -> bool:

@@ -215,7 +215,11 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         at, counters, differences = vitals.audit
         yield _gauge("audit_timestamp_seconds", "End of the last audit of a worker in seconds since 1970.", at)
         yield _gauge("audit_counters", "Counters that the last audit compared.", counters)
-        yield _gauge("audit_differences", "Counters that differed in the last audit; must be 0.", differences)
+        yield _gauge(
+            "audit_differences",
+            "Differences that the last audit found; must be 0. There may be more than compared counters.",
+            differences,
+        )
     if vitals.verified is not None:
         at, faults, failed = vitals.verified
         yield _gauge("verify_timestamp_seconds", "End of the last verification by a worker in seconds since 1970.", at)
