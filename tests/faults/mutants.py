@@ -2815,7 +2815,7 @@ MUTANTS: Final = (
                 "    wanted = set[str]()\n",
             ),
         ),
-        tests=(f"{_EVERY_FIELD}::test_rules_that_change_after_their_parts_were_lost",),
+        tests=(f"{_EVERY_FIELD}::test_lost_parts_of_rules_are_found_without_a_snapshot",),
     ),
     Mutant(
         "a-switch-is-an-error",

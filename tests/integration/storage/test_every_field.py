@@ -34,6 +34,7 @@ from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.settings.settings import RedisSettings, RetentionSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify.lost_fields import LOST_PART
 from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
 from tests.integration.storage import test_every_key as every_key
@@ -399,9 +400,10 @@ def test_the_rules_of_a_kept_generation_are_lost(server_process, tmp_path, rebui
         assert world.work() == []
 
 
-def test_rules_that_change_after_their_parts_were_lost(server_process, tmp_path, rebuilt):
-    """A verification names lost parts of rules before a change of the rules, which leaves no mark without them."""
+def test_lost_parts_of_rules_are_found_without_a_snapshot(server_process, tmp_path, rebuilt):
+    """A verification names the lost parts of rules; without them, a change of the rules would leave no mark."""
     for world in opened(server_process, rebuilt, tmp_path):
         keys = world.harness.layout.keys[0]
         world.client.hdel(keys.forgotten, "!rules:view")
-        assert "forgotten has lost its field !rules:view" in world.verify()[0]
+        found = verify(world.client, "tally", Sources()).findings["fields.lost"]
+        assert found.details == [f"{keys.forgotten} has lost its field !rules:view. {LOST_PART}"]
