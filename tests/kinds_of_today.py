@@ -21,6 +21,7 @@ FOLDERS: Final = tuple(
         "integration/rebuild",
         "integration/repartition",
         "integration/snapshot",
+        "integration/storage/test_every_field.py",
         "integration/storage/test_every_key.py",
         "integration/storage/test_lost_keys.py",
         "integration/test_repair.py",
