@@ -113,6 +113,7 @@ _GATE: Final = "if #pending < #ids then"
 _NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
 _AGAIN: Final = Edit(_APPEND, "if sequence <= last then", "if false then")
 
+_UNREAD: Final = "tests/integration/client/test_unread_replies.py"
 _ALERTS: Final = "tests/integration/alerts/test_alerts.py"
 _IDS: Final = "tests/integration/counting/test_ids.py"
 _DROPPED: Final = "tests/integration/dead_letters/test_dropped.py"
@@ -2633,5 +2634,15 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
+    ),
+    Mutant(
+        "an-unread-reply-answers-the-next-command",
+        (Edit("tallystream/client/connections.py", "        if self._unread:", "        if False:"),),
+        tests=(f"{_UNREAD}::test_an_interrupted_pipeline_answers_no_later_command",),
+    ),
+    Mutant(
+        "an-interrupted-handshake-is-taken-for-a-whole-one",
+        (Edit("tallystream/client/connections.py", "except BaseException:", "except redis.RedisError:"),),
+        tests=(f"{_UNREAD}::test_an_interrupted_handshake_leaves_no_connection_to_another_database",),
     ),
 )

@@ -198,7 +198,6 @@ class _Sent:
         self._places = places
         self._commands = commands
         self._connection: Any = None
-        self._unread = len(places)
         self._has_answered = False
 
     def write(self) -> None:
@@ -233,7 +232,6 @@ class _Sent:
                     reply = error
                 except RedisError as error:
                     reply = self.error = error
-                self._unread -= 1
                 self._has_answered = self._has_answered or self.error is None
             if place in waits:
                 if self._has_answered:
@@ -242,13 +240,11 @@ class _Sent:
                 replies[place] = reply
 
     def release(self) -> None:
-        """Return the connection to its pool; close it first if replies are unread or it failed.
+        """Return the connection to its pool, also if replies are unread: such a connection is not used again.
 
         Call it exactly once after `write`, also if `read` was not called; it does nothing if no connection was made.
         """
         if self._connection is not None:
-            if self._unread or self.error is not None:
-                self._connection.disconnect()  # an unread reply must not answer the next command
             self.node.client.connection_pool.release(self._connection)
 
 
