@@ -126,7 +126,7 @@ class _Run:
                 each.release()
         for place, answers in waits.items():
             # A node that has not answered does not count here: its other commands already have errors as replies.
-            replies[place] = least(answers) if answers else next(filter(_is_broken, replies), 0)
+            replies[place] = least(answers) if answers else next(filter(_is_error, replies), 0)
         if not following:  # a WAIT would not cover the commands that are sent again after it
             for part in parts:
                 self._run_again(part)
@@ -250,6 +250,10 @@ class _Sent:
 
 def _is_broken(reply: Any) -> bool:
     return isinstance(reply, BROKEN)
+
+
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, RedisError)
 
 
 def _fill(replies: list[Any], places: Sequence[int], error: RedisError) -> None:
