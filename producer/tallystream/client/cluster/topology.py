@@ -200,7 +200,9 @@ class Topology:
         elif (address := self._owners[slot]) is not None:
             return self.node(address)
         self.is_stale = True
-        raise ClusterDownError(f"no node of the cluster is known to serve {'any slot' if slot is None else f'slot {slot}'}")
+        raise ClusterDownError(
+            f"no node of the cluster is known to serve {'any slot' if slot is None else f'slot {slot}'}"
+        )
 
     def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
         """Record the new node of a slot after MOVED, and mark the slot map as stale after MOVED or CLUSTERDOWN.
