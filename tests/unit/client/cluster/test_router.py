@@ -71,7 +71,7 @@ def reply(*owned):
 
 
 def test_a_part_of_the_primaries_is_not_taken_for_all():
-    """If no node serves a slot, `all_primaries` raises: keys may be there, and nobody can be asked."""
+    """If no node serves a slot, `all_primaries` raises: the slot may have keys."""
     node = Answers(reply((0, 8191, "a"), (8192, 16383, "b")))
     router = Router([A], node, lambda address, _: address)
     assert [each.address for each in router.all_primaries()] == [("a", 1), ("b", 1)]
@@ -81,7 +81,7 @@ def test_a_part_of_the_primaries_is_not_taken_for_all():
 
 
 def test_all_primaries_are_those_of_now():
-    """`all_primaries` reads the slot map also if it does not seem stale: a node that joined may have keys by now."""
+    """`all_primaries` reads the slot map also if it does not seem stale: a node that joined may have keys."""
     node = Answers(reply((0, 16383, "a")))
     router = Router([A], node, lambda address, _: address)
     router.refresh()
