@@ -116,6 +116,8 @@ _GATE: Final = "if #pending < #ids then"
 _NO_GATE: Final = Edit(_APPLY, _GATE, "if false then")
 _AGAIN: Final = Edit(_APPEND, "if sequence <= last then", "if false then")
 
+_ROUTER: Final = "tests/unit/client/cluster/test_router.py"
+_UNREAD: Final = "tests/integration/client/test_unread_replies.py"
 _ALERTS: Final = "tests/integration/alerts/test_alerts.py"
 _IDS: Final = "tests/integration/counting/test_ids.py"
 _DROPPED: Final = "tests/integration/dead_letters/test_dropped.py"
@@ -2832,5 +2834,32 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/verify/test_verify.py::test_a_file_that_cannot_be_read_is_one_finding",),
+    ),
+    Mutant(
+        "an-unread-reply-answers-the-next-command",
+        (Edit("tallystream/client/connections.py", "        if self._unread:", "        if False:"),),
+        tests=(f"{_UNREAD}::test_an_interrupted_pipeline_answers_no_later_command",),
+    ),
+    Mutant(
+        "an-interrupted-handshake-is-taken-for-a-whole-one",
+        (Edit("tallystream/client/connections.py", "except BaseException:", "except redis.RedisError:"),),
+        tests=(f"{_UNREAD}::test_an_interrupted_handshake_leaves_no_connection_to_another_database",),
+    ),
+    Mutant(
+        "an-unknown-cluster-has-no-keys",
+        (
+            Edit(
+                "tallystream/client/cluster/client.py",
+                "        for node in self._router.all_primaries():",
+                "        self._router.refresh()\n        for node in self._router.topology.primaries:",
+            ),
+            Edit("tallystream/client/cluster/router.py", "        self.topology.ensure_map()\n", ""),
+        ),
+        tests=(f"{_ROUTER}::test_no_question_to_an_unknown_cluster_has_an_empty_answer",),
+    ),
+    Mutant(
+        "a-part-of-the-primaries-is-taken-for-all",
+        (Edit("tallystream/client/cluster/topology.py", "        if None in self._owners:", "        if False:"),),
+        tests=(f"{_ROUTER}::test_a_part_of_the_primaries_is_not_taken_for_all",),
     ),
 )

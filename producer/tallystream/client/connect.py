@@ -20,6 +20,7 @@ from redis.retry import Retry
 
 from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.cluster.router import Router
+from tallystream.client.connections import CountedSentinelConnection, connection_class
 from tallystream.client.silence_watch import failover_aware
 from tallystream.errors import ConfigurationError
 
@@ -82,6 +83,7 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
         settings["redis_connect_func"] = _connected
         if url.startswith(_SENTINEL):
             return _primary(_SentinelUrl.parse(url), settings)
+        settings["connection_class"] = connection_class(url)
         client: redis.Redis = redis.Redis.from_url(_with_absolute_path(url), **settings)
     except ValueError as error:
         raise ConfigurationError(
@@ -106,7 +108,8 @@ def _with_absolute_path(url: str) -> str:
 
 def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:
     def open_node(address: tuple[str, int], **more: Any) -> redis.Redis:
-        client: redis.Redis = redis.Redis.from_url(url.of(address), **settings | more)
+        kind = {"connection_class": connection_class(f"{url.scheme}://")}
+        client: redis.Redis = redis.Redis.from_url(url.of(address), **settings | kind | more)
         return client
 
     open_node(url.hosts[0])  # makes no connection; raises now if an option in the URL is invalid
@@ -144,6 +147,7 @@ def _primary(url: _SentinelUrl, settings: dict[str, Any]) -> redis.Redis:
         url.name,
         redis.Redis,
         _PrimaryPool,
+        connection_class=CountedSentinelConnection,
         username=url.username,
         password=url.password,
         db=url.db,

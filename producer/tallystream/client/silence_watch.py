@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
+from tallystream.client.connections import CountedConnection, CountedSSLConnection
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,11 +63,11 @@ class _FailoverAware:
         return super().read_response(*args, **options)  # type: ignore[misc]  # the method of the redis-py connection
 
 
-class FailoverAwareConnection(_FailoverAware, redis.Connection):
+class FailoverAwareConnection(_FailoverAware, CountedConnection):
     """A plain connection to a node of a cluster, which ends its wait after a failover."""
 
 
-class FailoverAwareSSLConnection(_FailoverAware, redis.SSLConnection):
+class FailoverAwareSSLConnection(_FailoverAware, CountedSSLConnection):
     """A TLS connection to a node of a cluster, which ends its wait after a failover."""
 
 

@@ -453,7 +453,7 @@ def read(published: bytes) -> Rules:
             f"the rules that the worker published are not valid: {error}. Correct the configuration of the workers, "
             "and restart them"
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the second: a string in it is not UTF-8
         raise ConfigurationError(
             f"cannot read the rules that the worker published ({error}): update this library to the worker's release"
         ) from None

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from redis.exceptions import ResponseError
 
 from tallystream import Producer
 from tallystream.errors import ConfigurationError, KeyLost, StreamError
+from tallystream.storage.keys import RESTORED
 from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
@@ -416,3 +418,19 @@ def test_a_claim_without_a_field_is_claimed_again(harness, folder, name):
     harness.client.hdel(keys.archive, name)
     archivist.run_once(settled=0)
     assert [entry.id for entry in entries(Store(str(folder)), 0)] == names
+
+
+def test_only_a_missing_stream_was_never_restored(harness, folder):
+    """An error reply about a stream is raised, and does not mean that the stream was not restored."""
+    keys = harness.layout.keys[0]
+    archiver = PartitionArchiver(harness.connect(), Store(str(folder)), keys, 0)
+    harness.client.hset(keys.sequences, RESTORED, "snapshot 5-0 0")
+    harness.client.delete(keys.stream)
+    assert archiver._restored() is None
+    harness.client.set(keys.stream, "of another type")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        archiver._restored()
+    harness.client.delete(keys.sequences)
+    harness.client.set(keys.sequences, "of another type")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        archiver._restored()

@@ -128,14 +128,18 @@ def test_a_token_in_the_url_is_no_token(http: httpx.Client) -> None:
 
 
 def test_health_is_open_and_its_details_are_not(server: Server) -> None:
-    """Health needs no token, but the reasons of a 503 do."""
+    """Health needs no token, but the reasons of a 503 need a token or a session."""
     with http_service(server.url, **TOKENS) as http:
         assert http.get("/healthz").status_code == 200
         bare, told = http.get("/readyz"), http.get("/readyz", headers=bearing(READ))
         wrong = http.get("/readyz", headers=bearing("x" * 20))
-    assert (bare.status_code, told.status_code, wrong.status_code) == (503, 503, 503)
+        http.post("/v1/session", headers=bearing(READ)).raise_for_status()
+        by_session = http.get("/readyz")
+    assert {each.status_code for each in (bare, told, wrong, by_session)} == {503}
     assert "tally:meta" not in bare.text + wrong.text
-    assert "tally:meta does not exist" in told.json()["reasons"][0]
+    assert "a token or a session gets the reasons" in bare.json()["detail"]
+    for each in (told, by_session):
+        assert "tally:meta does not exist" in each.json()["reasons"][0]
 
 
 def test_several_tokens_are_good_while_one_replaces_the_other(harness: Harness, tmp_path) -> None:

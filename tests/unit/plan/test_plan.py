@@ -226,6 +226,7 @@ def test_the_shipped_costs_can_be_read(tmp_path) -> None:
     assert load_costs().server.total > 0
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_costs(tmp_path / "nowhere.json")
-    (tmp_path / "wrong.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="write it with"):
-        load_costs(tmp_path / "wrong.json")
+    for wrong in (b"{}", b'{"machine":"\xff"}', b'{"unknown":' + b"[" * 100_000):
+        (tmp_path / "wrong.json").write_bytes(wrong)
+        with pytest.raises(ConfigurationError, match="write it with"):
+            load_costs(tmp_path / "wrong.json")

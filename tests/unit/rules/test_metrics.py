@@ -68,7 +68,18 @@ def test_a_metric_that_cannot_be_declared(name):
         Rules({name: Metric()})
 
 
-@pytest.mark.parametrize("published", [b"", b"{}", b"[]", b'{"metric":{"view":{"windows":["hour"],"new":1}}}', b"\xff"])
+@pytest.mark.parametrize(
+    "published",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"metric":{"view":{"windows":["hour"],"new":1}}}',
+        b"\xff",
+        b'{"metric":{"\xff":{}}}',
+        b'{"zone":"\xff"}',
+    ],
+)
 def test_rules_of_another_release(published):
     """Published rules that this release cannot read raise an error that names the remedy; they are never ignored."""
     with pytest.raises(ConfigurationError, match="update this library"):

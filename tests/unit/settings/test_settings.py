@@ -103,10 +103,11 @@ def test_a_mistake_in_the_file_is_named(tmp_path, text, parts):
         assert part in str(refused.value)
 
 
-def test_a_file_that_is_no_text(tmp_path):
-    """A file in another encoding is a `ConfigurationError` with its name."""
+@pytest.mark.parametrize("text", [b"\xff\xfe[\x00", b"a = " + b"[" * 100_000], ids=["encoding", "nested"])
+def test_a_file_that_is_no_text(tmp_path, text):
+    """A file in another encoding, or nested too deep, is a `ConfigurationError` with its name."""
     file = tmp_path / "tallystream.toml"
-    file.write_bytes(b"\xff\xfe[\x00")
+    file.write_bytes(text)
     with pytest.raises(ConfigurationError, match=r"tallystream\.toml"):
         load(file, {})
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from tallystream.client.replies import is_group_missing, is_key_missing
 from tallystream.client.server_time import server_time
@@ -357,13 +357,22 @@ class PartitionArchiver:
         """Return the ID after which a restored stream begins; `None` if it is not restored, or was trimmed since.
 
         Entries that were trimmed must not be taken for lost ones.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused a command.
         """
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.hget(self._keys.sequences, RESTORED)
             pipeline.execute_command("XINFO STREAM", self._keys.stream)
             restored, about = pipeline.execute(raise_on_error=False)
-        if restored is None or isinstance(about, ResponseError):
+        if isinstance(restored, RedisError):
+            raise restored
+        if restored is None:
             return None
+        if isinstance(about, RedisError):
+            if is_key_missing(about):
+                return None
+            raise about
         begins, lacked = parse_restored(restored)
         trimmed = int(about["entries-added"]) - int(about["length"]) - lacked
         return None if trimmed else begins

@@ -172,5 +172,5 @@ def load_costs(file: Path | None = None) -> Costs:
         return msgspec.json.decode(source.read_bytes(), type=Costs)
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{file}: {error}; write it with: python -m benchmarks.costs --into FILE") from None

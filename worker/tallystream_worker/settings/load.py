@@ -101,7 +101,7 @@ def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
         file = msgspec.toml.decode(text, type=_File)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); name another with --config") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None

@@ -91,11 +91,11 @@ class ClusterClient(redis.Redis):
         last attempt to read one failed within the last 50 milliseconds, yield nothing.
 
         Raises:
-            redis.RedisError: a primary does not answer, or no node returned the slot map; later primaries are not read.
+            redis.RedisError: a primary does not answer, a slot has no primary, or no node returned the slot map; later
+                primaries are not read.
             ConfigurationError: the server is not a node of a cluster.
         """
-        self._router.refresh()
-        for node in self._router.topology.primaries:
+        for node in self._router.all_primaries():
             yield from node.client.scan_iter(*args, **options)
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class ClusterClient(redis.Redis):
             except BROKEN as error:
                 failure = error
         if not replies:
-            raise failure or redis.ConnectionError("no node of the cluster is known")
+            raise failure or redis.ConnectionError("no node of the cluster is known to serve a slot")
         return replies[0]
 
 

@@ -129,7 +129,7 @@ class _Run:
                 each.release()
         for place, answers in waits.items():
             # A node that has not answered does not count here: its other commands already have errors as replies.
-            replies[place] = least(answers) if answers else next(filter(_is_broken, replies), 0)
+            replies[place] = least(answers) if answers else next(filter(_is_error, replies), 0)
         if not following:  # a WAIT would not cover the commands that are sent again after it
             for part in parts:
                 self._run_again(part)
@@ -201,7 +201,6 @@ class _Sent:
         self._places = places
         self._commands = commands
         self._connection: Any = None
-        self._unread = len(places)
         self._has_answered = False
 
     def write(self) -> None:
@@ -236,7 +235,6 @@ class _Sent:
                     reply = error
                 except RedisError as error:
                     reply = self.error = error
-                self._unread -= 1
                 self._has_answered = self._has_answered or self.error is None
             if place in waits:
                 if self._has_answered:
@@ -245,18 +243,20 @@ class _Sent:
                 replies[place] = reply
 
     def release(self) -> None:
-        """Return the connection to its pool; close it first if replies are unread or it failed.
+        """Return the connection to its pool, also if replies are unread: such a connection is not used again.
 
         Call it exactly once after `write`, also if `read` was not called; it does nothing if no connection was made.
         """
         if self._connection is not None:
-            if self._unread or self.error is not None:
-                self._connection.disconnect()  # an unread reply must not answer the next command
             self.node.client.connection_pool.release(self._connection)
 
 
 def _is_broken(reply: Any) -> bool:
     return isinstance(reply, BROKEN)
+
+
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, RedisError)
 
 
 def _fill(replies: list[Any], places: Sequence[int], error: RedisError) -> None:

@@ -13,6 +13,7 @@ from redis.exceptions import ClusterDownError, MovedError, RedisError, ResponseE
 
 from tallystream.client.cluster.topology import PAUSE, PROBE, Address, Node, Topology, refuse_single
 from tallystream.client.replies import BROKEN, is_asking
+from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,30 +168,46 @@ class Router:
         have.
 
         Raises:
-            ConfigurationError: a server that was asked is not a node of a cluster.
-            redis.RedisError: no node returned a slot map, or a node refused the command; later nodes are not asked.
+            ConfigurationError: the server is not a node of a cluster.
+            redis.RedisError: no node returned a slot map, or a node refused the command. If no slot map was ever read,
+                also the error of an attempt within the last 50 milliseconds.
         """
-        if not self.topology.must_look():
-            return
+        if self.topology.must_look():
+            with self._refreshing:
+                if self.topology.must_look():  # otherwise another thread has looked
+                    self._look()
+        self.topology.ensure_map()
+
+    def all_primaries(self) -> list[Node]:
+        """Read the slot map, also if it does not seem stale, and return the nodes that together serve all slots.
+
+        A caller that asks all of them may take it that what none of them has is nowhere.
+
+        Raises:
+            ClusterDownError: no node is known to serve some slot.
+            ConfigurationError, redis.RedisError: see `refresh`.
+        """
         with self._refreshing:
-            if not self.topology.must_look():
-                return  # another thread has
-            failure: RedisError | None = None
-            for address in self.topology.refresh_candidates():
-                try:
-                    with contextlib.closing(self._open(address, **PROBE)) as source:
-                        left = self.topology.apply_map(source.execute_command("CLUSTER", "SLOTS"), address)
-                except (*BROKEN, ClusterDownError) as error:
-                    failure = error
-                except ResponseError as error:
-                    refuse_single(error, address)
-                    raise
-                else:
-                    for node in left:
-                        node.client.connection_pool.disconnect(inuse_connections=False)
-                    return
-            self.topology.looked_in_vain()
-            raise failure or redis.ConnectionError("no node of the cluster is known")
+            self._look()
+        return self.topology.all_primaries()
+
+    def _look(self) -> None:
+        failure: RedisError = redis.ConnectionError("no node of the cluster is known")
+        for address in self.topology.refresh_candidates():
+            try:
+                with contextlib.closing(self._open(address, **PROBE)) as source:
+                    left = self.topology.apply_map(source.execute_command("CLUSTER", "SLOTS"), address)
+            except (*BROKEN, ClusterDownError) as error:
+                failure = error
+            except ResponseError as error:
+                refuse_single(error, address)
+                raise
+            else:
+                for node in left:
+                    node.client.connection_pool.disconnect(inuse_connections=False)
+                return
+        self.topology.looked_in_vain(failure)
+        raise failure
 
     def _is_replaced(self, address: Address) -> bool:
         """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more.
@@ -203,6 +220,6 @@ class Router:
         self.topology.suspect(address)
         try:
             self.refresh()
-        except RedisError:
-            return False
+        except (RedisError, ConfigurationError):
+            return False  # the node may still reply: it alone decides about its command
         return not self.topology.serves(address)

@@ -90,6 +90,7 @@ class Topology:
         self._owners: list[Address | None] = [None] * SLOTS
         self._members: list[Address] = []
         self._looked_at = float("-inf")
+        self._failure: RedisError | None = None
         self.is_stale = True
         """Whether the slot map may be wrong and must be read again before the next command."""
 
@@ -100,8 +101,22 @@ class Topology:
 
     @property
     def primaries(self) -> list[Node]:
-        """The nodes that serve slots, each once; a node without a client gets one."""
+        """The nodes that are known to serve slots, each once; a node without a client gets one.
+
+        It is empty if no slot map was read, and lacks nodes if some slots have no known node: see `all_primaries`.
+        """
         return [self.node(address) for address in dict.fromkeys(self._owners) if address is not None]
+
+    def all_primaries(self) -> list[Node]:
+        """Return the nodes that together serve all slots, each once.
+
+        Raises:
+            ClusterDownError: no node is known to serve some slot, which may have keys; the slot map is then marked as
+                stale.
+        """
+        if None in self._owners:
+            self.owner(self._owners.index(None))
+        return self.primaries
 
     def must_look(self) -> bool:
         """Return whether to read the slot map now: it is stale, and no attempt ended in the last 50 milliseconds."""
@@ -139,14 +154,27 @@ class Topology:
             owners[first : last + 1] = [found[0]] * (last + 1 - first)
             members.update(dict.fromkeys(found))
         self._owners, self._members = owners, list(members)
-        self._looked_at = time.monotonic()
+        self._looked_at, self._failure = time.monotonic(), None
         self.is_stale = False
         left = [address for address in self._nodes if address not in members]
         return [self._nodes.pop(address) for address in left]
 
-    def looked_in_vain(self) -> None:
-        """Record that no node returned a slot map: `must_look` returns `False` for the next 50 milliseconds."""
-        self._looked_at = time.monotonic()
+    def looked_in_vain(self, error: RedisError) -> None:
+        """Record that no node returned a slot map: the present map stays in use until the next read is due.
+
+        Args:
+            error: The error of the last node that was asked.
+        """
+        self._looked_at, self._failure = time.monotonic(), error
+
+    def ensure_map(self) -> None:
+        """Do nothing if a slot map was ever read.
+
+        Raises:
+            redis.RedisError: none was, with the reason why the latest attempt failed.
+        """
+        if not self._members and self._failure is not None:
+            raise self._failure.with_traceback(None)
 
     def node(self, address: Address) -> Node:
         """Return the node at an address; if the address is new, add a node with a new client."""
@@ -174,7 +202,9 @@ class Topology:
         elif (address := self._owners[slot]) is not None:
             return self.node(address)
         self.is_stale = True
-        raise ClusterDownError(f"no node of the cluster is known to serve {'any slot' if slot is None else slot}")
+        raise ClusterDownError(
+            f"no node of the cluster is known to serve {'any slot' if slot is None else f'slot {slot}'}"
+        )
 
     def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
         """Record the new node of a slot after MOVED, and mark the slot map as stale after MOVED or CLUSTERDOWN.

@@ -42,11 +42,13 @@ async def readyz(
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
     Otherwise respond 503. The service stays ready if there are dead letters, if dead letters were dropped, if another
     program removed entries before they were counted, or if the ledger does not balance. Then the response has
-    `warnings`, but only to a request with a token, if this service needs tokens.
+    `warnings`, but only to a request with a token or a session, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals, store.namespace):
         if not access.knows(request):
-            raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "not ready; a request with a token gets the reasons")
+            raise problem(
+                HTTPStatus.SERVICE_UNAVAILABLE, "not ready; a request with a token or a session gets the reasons"
+            )
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(reasons[:_SHOWN]), reasons=reasons[:_SHOWN])
     warnings = await _warnings(totals) if access.knows(request) else []
     return {"status": "ready"} | ({"warnings": warnings} if warnings else {})
