@@ -97,6 +97,8 @@ _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _ADOPTED: Final = "tests/integration/producing/test_adopted.py"
+_SPOOL: Final = "tallystream/producing/spool"
+_FAILED_WRITES: Final = "tests/unit/producing/spool/test_failed_writes.py"
 _LOST_SEGMENTS: Final = "tests/integration/ingest/test_lost_segments.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
@@ -2633,5 +2635,61 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
+    ),
+    Mutant(
+        "plan-before-its-record",
+        (
+            Edit(
+                f"{_SPOOL}/buffer.py",
+                "                plan = msgspec.structs.replace(plan, turn=turn, spread=sorted(self.spread))\n",
+                "                plan.turn, plan.spread = turn, sorted(self.spread)\n",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_a_plan_is_sealed_again_after_a_refused_write",),
+    ),
+    Mutant(
+        "queues-before-their-names",
+        (
+            Edit(
+                f"{_SPOOL}/buffer.py",
+                "                    self._write(self._segments, records.STATE, state)\n",
+                "                    self._queues.restore(state)\n"
+                "                    self._write(self._segments, records.STATE, state)\n",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_queues_begin_only_when_their_names_are_written",),
+    ),
+    Mutant(
+        "file-before-its-state",
+        (
+            Edit(
+                f"{_SPOOL}/segments.py",
+                "                os.ftruncate(out, 0)",
+                "                self._out, self._files[self.end] = os.dup(out), path\n"
+                "                os.ftruncate(out, 0)",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_every_file_begins_with_the_names",),
+    ),
+    Mutant(
+        "plans-without-names",
+        (Edit(f"{_SPOOL}/recovery.py", "and not queues.names:\n            raise", "and False:\n            raise"),),
+        tests=(f"{_FAILED_WRITES}::test_plans_without_the_names_of_their_queues",),
+    ),
+    Mutant(
+        "a-part-of-a-record-hides-the-others",
+        (
+            Edit(
+                f"{_SPOOL}/segments.py",
+                "                os.close(self._out)\n                self._out = None\n            raise",
+                "                pass\n            raise",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_a_part_of_a_record_that_cannot_be_cut_off",),
+    ),
+    Mutant(
+        "damaged-events-are-left-out",
+        (Edit(f"{_SPOOL}/packing.py", "        if at < plan.end and (", "        if False and ("),),
+        tests=(f"{_FAILED_WRITES}::test_events_that_are_damaged_meanwhile",),
     ),
 )
