@@ -2637,6 +2637,30 @@ MUTANTS: Final = (
         tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
     ),
     Mutant(
+        "given-up-entries-are-returned-once",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        self.damaged = set()\n        if self._suspects:",
+                "        self.damaged = set()\n        self._given_up = []\n        if self._suspects:",
+            ),
+        ),
+        tests=(f"{_FORGOTTEN}::test_given_up_entries_are_reported_although_another_queue_fails",),
+    ),
+    Mutant(
+        "rollback-before-its-new-name",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "            name = self._new_name(partition, queue, record, queue.confirmed_after(last))\n"
+                "            rollback = queue.roll_back(last)\n",
+                "            rollback = queue.roll_back(last)\n"
+                "            name = self._new_name(partition, queue, record, queue.confirmed)\n",
+            ),
+        ),
+        tests=(f"{_FORGOTTEN}::test_a_rollback_whose_new_name_cannot_be_recorded",),
+    ),
+    Mutant(
         "plan-before-its-record",
         (
             Edit(
