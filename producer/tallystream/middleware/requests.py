@@ -25,7 +25,7 @@ class RequestCounter:
 
     Counting never makes a request fail, and does not delay it: if the buffer is full, the event is dropped and counted
     in `producer.stats.dropped`. An error of the producer (`TallyError`), such as an undeclared metric, is logged, but
-    not again until another error comes.
+    not again until another error comes for the same metric. It does not keep the request out of the other metric.
 
     Args:
         producer: Producer with `when_full="drop"`, as `connect` makes it, and without `spool_sync="disk"`: any other
@@ -41,7 +41,7 @@ class RequestCounter:
         self.producer = producer
         self._metric = metric
         self._failed = failed
-        self._problem = ""
+        self._problems: dict[str, str] = {}  # by metric, the last one that was logged
 
     @classmethod
     def connect(cls, url: str, metric: str = "request", failed: str = "request-failed") -> Self:
@@ -58,7 +58,7 @@ class RequestCounter:
     def __call__(self, method: str, route: str | None, status: int) -> None:
         """Count one request in `metric`, and from status 500 on also in `failed`; log an error instead of raising it.
 
-        It only adds to the producer's buffer. A full buffer is not logged, nor is the same error again.
+        It only adds to the producer's buffer. A full buffer is not logged, nor is the same error of a metric again.
 
         Args:
             method: The HTTP method.
@@ -66,14 +66,13 @@ class RequestCounter:
             status: The status of the response; 500 if there was no response.
         """
         subject = f"{method} {route or UNMATCHED}"
-        try:
-            self.producer.emit(self._metric, subject)
-            if status >= _FAILED:
-                self.producer.emit(self._failed, subject)
-        except TallyError as error:
-            self._say(str(error))
+        for metric in (self._metric, self._failed) if status >= _FAILED else (self._metric,):
+            try:
+                self.producer.emit(metric, subject)
+            except TallyError as error:
+                self._say(metric, str(error))
 
-    def _say(self, problem: str) -> None:
-        if problem != self._problem:
-            self._problem = problem
+    def _say(self, metric: str, problem: str) -> None:
+        if problem != self._problems.get(metric):
+            self._problems[metric] = problem
             _log.error("requests.not_counted problem=%r", problem)
