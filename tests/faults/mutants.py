@@ -2637,6 +2637,19 @@ MUTANTS: Final = (
         tests=(f"{_ADOPTED}::test_a_spool_that_cannot_be_read_is_left_alone",),
     ),
     Mutant(
+        "the-error-of-one-partition",
+        (
+            Edit(
+                "tallystream/reading/counters.py",
+                "reading.errors[counter] = reading.errors.get(counter, 0) + error",
+                "reading.errors[counter] = error",
+            ),
+        ),
+        tests=(
+            "tests/integration/reading/test_sketches.py::test_the_error_of_a_spread_metric_is_that_of_all_its_sketches",
+        ),
+    ),
+    Mutant(
         "given-up-entries-are-returned-once",
         (
             Edit(

@@ -176,7 +176,7 @@ def positions_among(commands: Sequence[Command], replies: Sequence[Any]) -> list
     """Return the counting position for each pair of `position_commands` in `commands`, parsed from their `replies`.
 
     Raises:
-        redis.ResponseError: see `parse_position`.
+        redis.RedisError: see `parse_position`.
     """
     return [
         parse_position([replies[place - 1], replies[place]], command[2])
