@@ -181,8 +181,8 @@ class EventValidator:
             `ANYWHERE` for a spread event, otherwise `home`, the route of its subject.
 
         Raises:
-            EventError: the rules of the metric do not allow this amount, or need an actor; or the metric is not declared
-                any more.
+            EventError: the rules of the metric do not allow this amount, or need an actor; or they do not declare the
+                metric any more.
         """
         rules = self._rules
         if rules is not None:

@@ -809,7 +809,7 @@ def test_closing_ends_every_part_although_one_fails(harness, monkeypatch):
     until(lambda: len(harness.client.client_list()) == before, what="the end of the producer's connections")
 
 
-def test_leaving_with_files_that_cannot_be_used(tmp_path):
+def test_leaving_with_files_that_cannot_be_used():
     """If closing fails at interpreter exit because of a file, one line of standard error states it."""
     program = (
         "import tallystream\n"
