@@ -7,10 +7,12 @@ bucket has every event of its time.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tallystream.reading.sketches import EPSILON
 from tallystream.rules.windows import bucket, seconds
 from tallystream.wire.window import WINDOWS
 
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
     from tallystream.reading.freshness import RangeFigure
     from tallystream.rules.metrics import Metric, Rules
     from tests.oracle_rules import Happened
+
+
+def estimate_error(sketched: Iterable[int]) -> int:
+    """Return the error that an estimated total must state: that of its estimate in each partition, all added up.
+
+    Args:
+        sketched: By partition that the total is read from, the sum of all amounts in its sketch of the metric.
+    """
+    return sum(math.ceil(EPSILON * each) for each in sketched)
 
 
 @dataclass

@@ -35,7 +35,7 @@ def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str
                 continue
             taken = _bytes(part, load, name, partitions)
             if taken:
-                found[f"{name}: {part.text.partition(',')[0]}"] = taken
+                found[f"{name}: {part.name}"] = taken
     return found
 
 

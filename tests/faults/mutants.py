@@ -100,6 +100,8 @@ _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
 _LOST_READS: Final = "tests/integration/reading/test_lost_keys.py"
 _ADOPTED: Final = "tests/integration/producing/test_adopted.py"
+_SPOOL: Final = "tallystream/producing/spool"
+_FAILED_WRITES: Final = "tests/unit/producing/spool/test_failed_writes.py"
 _LOST_SEGMENTS: Final = "tests/integration/ingest/test_lost_segments.py"
 _FILES: Final = "tests/integration/snapshot/test_ingested_files.py"
 _DESCRIPTION: Final = "tests/integration/storage/test_description.py"
@@ -2861,5 +2863,98 @@ MUTANTS: Final = (
         "a-part-of-the-primaries-is-taken-for-all",
         (Edit("tallystream/client/cluster/topology.py", "        if None in self._owners:", "        if False:"),),
         tests=(f"{_ROUTER}::test_a_part_of_the_primaries_is_not_taken_for_all",),
+    ),
+    Mutant(
+        "the-error-of-one-partition",
+        (
+            Edit(
+                "tallystream/reading/counters.py",
+                "reading.errors[counter] = reading.errors.get(counter, 0) + error",
+                "reading.errors[counter] = error",
+            ),
+        ),
+        tests=(
+            "tests/integration/reading/test_sketches.py::test_the_error_of_a_spread_metric_is_that_of_all_its_sketches",
+        ),
+    ),
+    Mutant(
+        "given-up-entries-are-returned-once",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        self.damaged = set()\n        if self._suspects:",
+                "        self.damaged = set()\n        self._given_up = []\n        if self._suspects:",
+            ),
+        ),
+        tests=(f"{_FORGOTTEN}::test_given_up_entries_are_reported_although_another_queue_fails",),
+    ),
+    Mutant(
+        "rollback-before-its-new-name",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "            name = self._new_name(partition, queue, record, queue.confirmed_after(last))\n"
+                "            rollback = queue.roll_back(last)\n",
+                "            rollback = queue.roll_back(last)\n"
+                "            name = self._new_name(partition, queue, record, queue.confirmed)\n",
+            ),
+        ),
+        tests=(f"{_FORGOTTEN}::test_a_rollback_whose_new_name_cannot_be_recorded",),
+    ),
+    Mutant(
+        "plan-before-its-record",
+        (
+            Edit(
+                f"{_SPOOL}/buffer.py",
+                "                plan = msgspec.structs.replace(plan, turn=turn, spread=sorted(self.spread))\n",
+                "                plan.turn, plan.spread = turn, sorted(self.spread)\n",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_a_plan_is_sealed_again_after_a_refused_write",),
+    ),
+    Mutant(
+        "queues-before-their-names",
+        (
+            Edit(
+                f"{_SPOOL}/buffer.py",
+                "                    self._write(self._segments, records.STATE, state)\n",
+                "                    self._queues.restore(state)\n"
+                "                    self._write(self._segments, records.STATE, state)\n",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_queues_begin_only_when_their_names_are_written",),
+    ),
+    Mutant(
+        "file-before-its-state",
+        (
+            Edit(
+                f"{_SPOOL}/segments.py",
+                "                os.ftruncate(out, 0)",
+                "                self._out, self._files[self.end] = os.dup(out), path\n"
+                "                os.ftruncate(out, 0)",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_every_file_begins_with_the_names",),
+    ),
+    Mutant(
+        "plans-without-names",
+        (Edit(f"{_SPOOL}/recovery.py", "and not queues.names:\n            raise", "and False:\n            raise"),),
+        tests=(f"{_FAILED_WRITES}::test_plans_without_the_names_of_their_queues",),
+    ),
+    Mutant(
+        "a-part-of-a-record-hides-the-others",
+        (
+            Edit(
+                f"{_SPOOL}/segments.py",
+                "                os.close(self._out)\n                self._out = None\n            raise",
+                "                pass\n            raise",
+            ),
+        ),
+        tests=(f"{_FAILED_WRITES}::test_a_part_of_a_record_that_cannot_be_cut_off",),
+    ),
+    Mutant(
+        "damaged-events-are-left-out",
+        (Edit(f"{_SPOOL}/packing.py", "        if at < plan.end and (", "        if False and ("),),
+        tests=(f"{_FAILED_WRITES}::test_events_that_are_damaged_meanwhile",),
     ),
 )

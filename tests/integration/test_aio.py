@@ -236,6 +236,28 @@ asyncio.run(main())
     assert done.stdout.split() == ["given", "up", "lost"]
 
 
+@pytest.mark.parametrize("sync", ["os", "disk"])
+def test_no_event_is_taken_while_a_producer_closes(server: Server, tmp_path: Path, sync: str) -> None:
+    """From the call of `close` on, `emit` raises an error at once, also while `close` waits for a decision."""
+
+    async def run() -> None:
+        producer = Producer(server.url, spool=tmp_path, spool_sync=sync)
+        await producer.emit("view", "a")
+        decided = threading.Event()
+        producer._decisions.submit(decided.wait, 10)
+        closing = asyncio.create_task(producer.close())
+        await asyncio.sleep(0)
+        with pytest.raises(TallyError, match="closed"):
+            await producer.emit("view", "a")
+        assert not closing.done()
+        decided.set()
+        await closing
+        assert (producer.stats.emitted, producer.stats.appended) == (1, 1)
+
+    with Harness(server.url, metrics=["view"]):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize(("sync", "in_loop"), [("os", None), ("disk", False)])
 def test_a_spool_on_disk_does_not_block_the_loop(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str, in_loop: bool | None

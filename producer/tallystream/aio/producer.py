@@ -105,8 +105,10 @@ class Producer:
         """
         began = time.monotonic()
         while True:
+            if self._closed:
+                raise TallyError("this producer is closed")
             try:
-                if self._writes is None or self._closed:
+                if self._writes is None:
                     self._inner.emit(metric, subject, amount, actor=actor, at=at, id=id)
                 else:
                     moment = time.time() if at is None else at  # the time of the call, not of the write
@@ -184,10 +186,10 @@ class Producer:
     async def close(self, timeout: float = 5.0) -> None:
         """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
 
-        From now on `decide` raises a `TallyError`, and so does `emit` when that wait has ended. Before it stops, the
-        producer checks that the server has the latest confirmed entries, and sends lost ones again. If the server does
-        not answer within 2 seconds, the check is left out, and logged. The producer is stopped even if an error is
-        raised; if the call is cancelled, it is still stopped, in its thread.
+        From now on `emit` and `decide` raise a `TallyError`. Before it stops, the producer checks that the server has
+        the latest confirmed entries, and sends lost ones again. If the server does not answer within 2 seconds, the
+        check is left out, and logged. The producer is stopped even if an error is raised; if the call is cancelled, it
+        is still stopped, in its thread.
 
         Args:
             timeout: Most seconds for the delivery. The wait for the decisions and writes before it, and the wait for

@@ -71,13 +71,19 @@ def _route(scope: Scope, mounted_at: str) -> str | None:
     The pattern of a route in a mounted application begins with the path of the mount. If a mount matched, but no route
     in it, the router stored the mount itself, which is then taken for a route.
 
+    A mounted application without routes is itself a route: its pattern is the path of the mount. For any other mount,
+    the router stores the mount in the scope if no route below it matched.
+
     Args:
         scope: The scope, after the application has run.
         mounted_at: The root path of the scope before the application ran; the pattern does not include it.
     """
     if template := scope.get("path_template"):  # Litestar
         return str(template)
-    path = getattr(scope.get("route"), "path", None)  # Starlette, FastAPI
-    if path is None:
-        return None
-    return str(scope.get("root_path", "").removeprefix(mounted_at) + path)
+    route, endpoint = scope.get("route"), scope.get("endpoint")  # Starlette, FastAPI
+    mount = str(scope.get("root_path", "").removeprefix(mounted_at))
+    path = getattr(route, "path", None)
+    if path is not None and not hasattr(route, "routes"):
+        return f"{mount}{path}"
+    has_routes = getattr(route if hasattr(route, "routes") else endpoint, "routes", ())
+    return None if endpoint is None or has_routes else mount

@@ -24,9 +24,9 @@ class RequestCounter:
     """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
     Call the object once for each finished request. An error of the producer (`TallyError`), such as an undeclared
-    metric, is logged and not raised. The same error is not logged again until another error has been logged. With a
-    producer as `connect` makes it, counting does not delay a request: if the buffer is full, the event is dropped and
-    counted in `producer.stats.dropped`, and nothing is logged.
+    metric, is logged and not raised, and does not keep the request out of the other metric. It is not logged again
+    until another error comes for the same metric. With a producer as `connect` makes it, counting does not delay a
+    request: if the buffer is full, the event is dropped and counted in `producer.stats.dropped`, and nothing is logged.
 
     Args:
         producer: Producer with `when_full="drop"`, as `connect` makes it, and without `spool_sync="disk"`: any other
@@ -42,7 +42,7 @@ class RequestCounter:
         self.producer = producer
         self._metric = metric
         self._failed = failed
-        self._problem = ""
+        self._problems: dict[str, str] = {}  # by metric, the last one that was logged
 
     @classmethod
     def connect(cls, url: str, metric: str = "request", failed: str = "request-failed") -> Self:
@@ -59,9 +59,8 @@ class RequestCounter:
     def __call__(self, method: str, route: str | None, status: int) -> None:
         """Count one request in `metric`, and from status 500 on also in `failed`; log a `TallyError` of the producer.
 
-        It calls `Producer.emit`, which adds to the buffer. If the call for `metric` raises an error, the request is not
-        counted in `failed` either. An error is not logged if the one that was logged last had the same text. With
-        `when_full="drop"`, a full buffer is no error.
+        It calls `Producer.emit`, which adds to the buffer. A full buffer is not logged, nor is the same error of a
+        metric again. With `when_full="drop"`, a full buffer is no error.
 
         Args:
             method: The HTTP method.
@@ -69,14 +68,13 @@ class RequestCounter:
             status: The status of the response; 500 if there was no response.
         """
         subject = f"{method} {route or UNMATCHED}"
-        try:
-            self.producer.emit(self._metric, subject)
-            if status >= _FAILED:
-                self.producer.emit(self._failed, subject)
-        except TallyError as error:
-            self._say(str(error))
+        for metric in (self._metric, self._failed) if status >= _FAILED else (self._metric,):
+            try:
+                self.producer.emit(metric, subject)
+            except TallyError as error:
+                self._say(metric, str(error))
 
-    def _say(self, problem: str) -> None:
-        if problem != self._problem:
-            self._problem = problem
+    def _say(self, metric: str, problem: str) -> None:
+        if problem != self._problems.get(metric):
+            self._problems[metric] = problem
             _log.error("requests.not_counted problem=%r", problem)

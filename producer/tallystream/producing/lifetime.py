@@ -23,9 +23,9 @@ def follow_process(owner: T, *, restart: Callable[[T], None], close: Callable[[T
     """Arrange that `restart(owner)` is called in each child after a fork, and `close(owner)` at interpreter exit.
 
     Neither is called if `owner` was garbage-collected before; no reference here keeps it alive. `close` is called even
-    if the owner was closed before, and also at the exit of each forked child. A `TallyError` or `redis.RedisError` of
-    `close` is not raised, but written to standard error. A process that ends without its exit handlers, such as by
-    `os._exit`, calls no `close`.
+    if the owner was closed before, and also at the exit of each forked child. A `TallyError`, `redis.RedisError` or
+    `OSError` of `close` is not raised, but written to standard error. A process that ends without its exit handlers,
+    such as by `os._exit`, calls no `close`.
     """
     _restarts[owner] = restart
     atexit.register(_close_at_exit, weakref.ref(owner), close)
@@ -41,7 +41,7 @@ def _close_at_exit(reference: weakref.ref[T], close: Callable[[T], None]) -> Non
     if owner is not None:
         try:
             close(owner)
-        except (TallyError, RedisError) as error:
+        except (TallyError, RedisError, OSError) as error:
             # No caller is left to catch the error: write it to standard error.
             os.write(2, f"tallystream: {error}\n".encode())
 

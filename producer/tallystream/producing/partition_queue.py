@@ -176,6 +176,10 @@ class PartitionQueue:
         """The last sequence before the hole, if the next entry is the first one after it; else `None`."""
         return self.hole[0] if self.hole is not None and self.hole[1] == self.confirmed else None
 
+    def confirmed_after(self, last: int) -> int:
+        """Return what `roll_back(last)` makes of `confirmed`, without a change."""
+        return min(self.confirmed, max(last, self.confirmed - len(self.kept)))
+
     def roll_back(self, last: int) -> Rollback:
         """Make the kept entries after `last` wait again; `last` is the last sequence that the server still has.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -158,16 +159,17 @@ class Producer:
                 sends no events any more. The event was not added.
             TallyError: the producer is closed; the event was not added.
         """
-        # The common case costs three look-ups: text that was checked before is not checked again.
+        # The common case costs two look-ups: text that was checked before is not checked again.
         validator = self._validator
         route = validator.known.get(subject) if subject.__class__ is str else None
         if route is None:
             subject, route = validator.subject(subject)
-        if metric not in validator.metrics:
-            self._admit_metric(metric)
+        needs_check = validator.metrics.get(metric)
+        if needs_check is None:
+            needs_check = self._admit_metric(metric)
         if amount.__class__ is not int or not -rule.MAX_AMOUNT <= amount <= rule.MAX_AMOUNT:
             rule.check_amount(amount)
-        if metric in validator.needs_check:
+        if needs_check:
             route = validator.admit(metric, amount, actor, id, route)
         now = time.time()
         if at is None:
@@ -296,14 +298,13 @@ class Producer:
         if not self._buffer.refuse_more():
             return
         deadline = time.monotonic() + timeout
-        try:
+        with ExitStack() as stop:  # each step is taken even if one before it fails; the last one comes first
+            stop.callback(self._client.close)
+            stop.callback(self._sender.release)
+            stop.callback(self._sender.join, max(timeout, 1.0))
+            stop.callback(self._buffer.close)
             self.flush(timeout)
             self._sender.check(deadline)
-        finally:
-            self._buffer.close()
-            self._sender.join(max(timeout, 1.0))
-            self._sender.release()
-            self._client.close()
 
     @property
     def stats(self) -> ProducerStats:
@@ -333,9 +334,9 @@ class Producer:
     ) -> None:
         self.close()
 
-    def _admit_metric(self, metric: str) -> None:
+    def _admit_metric(self, metric: str) -> bool:
         try:
-            self._validator.metric(metric)
+            return self._validator.metric(metric)
         except EventError:
             self._sender.start()  # it makes the validator read the rules again before the next call
             raise

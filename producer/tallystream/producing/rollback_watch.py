@@ -61,6 +61,7 @@ class RollbackWatch:
         """The epoch of the deployment that the queued entries belong to; `None` to ignore epochs."""
         self._on_rename = on_rename
         self._suspects: set[int] = set()  # partitions whose record at the gate does not match the queue
+        self._given_up: list[SealedEntry] = []  # not returned by `roll_back` yet
         self._checked_at = float("-inf")
         self.confirmed_at = float("-inf")
         """Monotonic second at which an entry was last confirmed."""
@@ -147,7 +148,8 @@ class RollbackWatch:
         attribute `damaged` is set to these partitions. No partition is suspected afterwards.
 
         Returns:
-            The unconfirmed entries that are not sent again, because a removed record may have covered them.
+            The unconfirmed entries that are not sent again, because a removed record may have covered them; also those
+            of earlier calls that raised an error.
 
         Raises:
             RedisError: the server does not answer, or refuses a command; no queue has changed, except by `follow`.
@@ -157,28 +159,33 @@ class RollbackWatch:
         suspected.
         """
         self.damaged = set()
-        if not self._suspects:
-            return []
+        if self._suspects:
+            self._roll_back_suspects(layout, queues)
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
+    def _roll_back_suspects(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
+        """Do the work of `roll_back`; add the entries that are not sent again to `_given_up`."""
         # Look before and after: a restore may bring the sequences back between the two.
         damaged = self._damaged(layout)
         epoch, records = self._read(layout, queues, self._suspects)
         if epoch and self.epoch not in (None, epoch):
             self._adopt(epoch, layout, queues)
-            return self.roll_back(layout, queues)
+            if self._suspects:
+                self._roll_back_suspects(layout, queues)
+            return
         self.damaged = damaged | self._damaged(layout)
         if not epoch and self.epoch is not None:
             self.damaged = set(self._suspects)  # the server was emptied: wait for the same data, or for another epoch
-        given_up: list[SealedEntry] = []
         for partition, record in records.items():
             queue, stream = queues[partition], layout.keys[partition].stream
             if partition in self.damaged:
                 pass
             elif queue.is_forgotten(record):
-                given_up += self._begin_again(partition, queue, record, stream)
+                self._begin_again(partition, queue, record, stream)
             elif record.last < queue.confirmed and record.last != queue.skip:
                 self._roll_back(partition, queue, record, stream)
             self._suspects.discard(partition)
-        return given_up
 
     def follow(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
         """If the stored epoch is another one, continue with the data that the server has now.
@@ -243,10 +250,12 @@ class RollbackWatch:
     def _roll_back(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
         until = queue.since  # the ID of the last confirmed entry
         last = queue.last_of(record)
-        rollback = queue.roll_back(last)
         if last > record.last:  # the server removed the record: the gate would refuse the next entry
-            self._rename(partition, queue, record, queue.confirmed)
+            name = self._new_name(partition, queue, record, queue.confirmed_after(last))
+            rollback = queue.roll_back(last)
+            queue.rename(name, record.newest)
         else:
+            rollback = queue.roll_back(last)
             queue.since = record.last_id if record.last else record.newest
             queue.sent = queue.confirmed
         self.count(rollback)
@@ -255,8 +264,8 @@ class RollbackWatch:
             stream, record.last_id, until, rollback.again, rollback.lost,
         )  # fmt: skip
 
-    def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> list[SealedEntry]:
-        """Continue, under a new name, a queue whose record was removed; return the entries that are not sent again.
+    def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
+        """Continue, under a new name, a queue whose record was removed; give up the entries sent without a reply.
 
         These were sent without a reply, and are added to `unknown`. `unknown` also counts those that a dead process may
         have sent and that do not wait here, so are not returned. If nothing was ever sent, the name stays.
@@ -264,9 +273,9 @@ class RollbackWatch:
         last = queue.last_of(record)
         if last == 0:
             queue.since = record.newest  # nothing was ever sent under this name
-            return []
+            return
         unknown = last - queue.confirmed
-        given_up = self._rename(partition, queue, record, last)
+        self._given_up += self._rename(partition, queue, record, last)
         self.unknown += unknown
         if unknown:
             _log.warning(
@@ -274,7 +283,6 @@ class RollbackWatch:
                 "silence; the replies to these entries never arrived, so they are not sent again",
                 stream, unknown,
             )  # fmt: skip
-        return given_up
 
     def count(self, rollback: Rollback) -> None:
         """Count the rollback of a queue whose stream had lost confirmed entries.
@@ -295,12 +303,17 @@ class RollbackWatch:
     def _rename(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> list[SealedEntry]:
         """Begin a queue again, renamed, after the sequence `last`; remove and return the waiting entries up to it.
 
-        They are not sent again, and the kept entries are dropped. First call `on_rename`; if it raises an error, the
-        queue has not changed.
+        They are not sent again, and the kept entries are dropped. If `on_rename` raises an error, the queue has not
+        changed.
         """
-        name = another_name(queue.producer)
-        if self._on_rename is not None:
-            self._on_rename(partition, name, last, record.newest)
+        name = self._new_name(partition, queue, record, last)
         given_up = queue.confirm_to(last)
         queue.rename(name, record.newest)
         return given_up
+
+    def _new_name(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> str:
+        """Return a new name for a queue, after `on_rename` has recorded it; the caller changes the queue afterwards."""
+        name = another_name(queue.producer)
+        if self._on_rename is not None:
+            self._on_rename(partition, name, last, record.newest)
+        return name

@@ -18,6 +18,8 @@ from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 if TYPE_CHECKING:
     import redis
 
+    from tallystream.rules.metrics import Rules
+
 UNROUTED: Final = -1
 """Route of an event while the number of partitions is not known."""
 
@@ -44,8 +46,7 @@ class EventValidator:
     """Checks events against the stored rules, and returns their routes; safe across threads.
 
     `refresh` reads the rules from the server; the other methods do not wait for the server. `subject`, `metric` and
-    `admit` check the parts of an event. The caller first looks up `known`, `metrics` and `needs_check`, and calls them
-    only if needed.
+    `admit` check the parts of an event. The caller first looks up `known` and `metrics`, and calls them only if needed.
 
     Args:
         client: Client of the server that the events go to.
@@ -57,9 +58,8 @@ class EventValidator:
         deployment: The deployment as it was last read; `None` before the first read.
         known: Checked subjects, in normal form, and the route of each (`Layout.routes`); emptied at 100,000 subjects,
             and when another topic becomes live.
-        metrics: Checked metrics, which may be emitted; emptied when the rules change.
-        needs_check: The metrics whose events `admit` must check one by one, because the rules may reject some of their
-            events, or spread them.
+        metrics: Checked metrics, which may be emitted; and for each whether `admit` must check its events one by one,
+            because the rules may reject some of them, or spread them. Emptied when the rules change.
     """
 
     def __init__(self, client: redis.Redis, partitions: int | None, namespace: str) -> None:
@@ -70,8 +70,7 @@ class EventValidator:
         self._read_at: float | None = None
         self.deployment: Deployment | None = None
         self.known: dict[str, int] = {}
-        self.metrics: set[str] = set()
-        self.needs_check: set[str] = set()
+        self.metrics: dict[str, bool] = {}
         self._unchecked: set[str] = set()
         self._spread_seen: dict[str, float] = {}
         self.spread: frozenset[str] = frozenset()
@@ -119,8 +118,7 @@ class EventValidator:
             elif self.deployment is not None and found.layout.partitions != self.deployment.layout.partitions:
                 raise ConfigurationError("the stored number of partitions has changed: restart this producer")
             if self.deployment is None or found.declared != self.deployment.declared:
-                self.metrics = set()
-                self.needs_check = set()
+                self.metrics = {}
             now = self._read_at = time.monotonic()
             # A newly spread metric is spread only after a few seconds: readers may still use rules without it.
             seen = float("-inf") if self.deployment is None or self.deployment.declared is None else now
@@ -167,60 +165,72 @@ class EventValidator:
             EventError: the subject is invalid.
         """
         given, subject = subject, check_text("subject", subject, MAX_SUBJECT_BYTES)
-        deployment = self.deployment
-        if deployment is None:
-            return subject, UNROUTED
-        route = deployment.layout.routes[partition_of(subject, deployment.layout.partitions)]
-        # Only the normal form is remembered: another spelling must be normalised each time.
-        if given is subject or given == subject:
+        while (deployment := self.deployment) is not None:
+            layout = deployment.layout
+            route = layout.routes[partition_of(subject, layout.partitions)]
             with self._lock:
-                if len(self.known) >= _KNOWN_SUBJECTS:
-                    self.known = {}
-                self.known[subject] = route
-        return subject, route
+                if self.deployment is not None and self.deployment.layout.topic != layout.topic:
+                    continue  # another topic has become live meanwhile
+                # Only the normal form is remembered: another spelling must be normalised each time.
+                if given == subject:
+                    if len(self.known) >= _KNOWN_SUBJECTS:
+                        self.known = {}
+                    self.known[subject] = route
+                return subject, route
+        return subject, UNROUTED
 
-    def metric(self, metric: str) -> None:
-        """Check a metric that is not in `metrics`, and add it there if the rules are known.
+    def metric(self, metric: str) -> bool:
+        """Check a metric that is not in `metrics`; return whether `admit` must check its events one by one.
 
-        Add it to `needs_check` as well if its rules need a check of each event. If the rules are not known, accept any
-        valid name and add it to neither.
+        It is added to `metrics` if the rules are known. If they are not known, accept any valid name, and return
+        `False`.
 
         Raises:
             EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules
                 again. The caller must arrange that `refresh` is called.
         """
         check_metric(metric)
-        rules = None if self.deployment is None else self.deployment.declared
-        if rules is None:
+        while True:
+            rules, needs_check = self._rules, False
+            if rules is not None:
+                try:
+                    rules.refuse_undeclared(metric)
+                except EventError:
+                    self.forget()
+                    raise
+                rule = rules.metric[metric]
+                needs_check = rule.once is not None or rule.limit is not None or not rule.exact or rule.spread
             with self._lock:
-                if len(self._unchecked) < _MOST_UNCHECKED:
+                if self._rules != rules:
+                    continue  # they were replaced meanwhile, and may not declare the metric
+                if rules is not None:
+                    self.metrics[metric] = needs_check
+                elif len(self._unchecked) < _MOST_UNCHECKED:
                     self._unchecked.add(metric)
-            return
-        try:
-            rules.refuse_undeclared(metric)
-        except EventError:
-            self.forget()
-            raise
-        rule = rules.metric[metric]
-        if rule.once is not None or rule.limit is not None or not rule.exact or rule.spread:
-            self.needs_check.add(metric)
-        self.metrics.add(metric)
+                return needs_check
 
     def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:
-        """Check the amount and the actor of an event of a metric in `needs_check`, and return its route.
+        """Check the amount and the actor of an event whose metric needs a check of each event; return its route.
 
         Earlier events do not matter: an event beyond a limit is no error. While no rules are known, nothing is checked.
+        The rules may be later ones than those that `metric` checked.
 
         Returns:
             `ANYWHERE` if the metric is in `spread` and the event has no id, otherwise `home`, the route of its subject.
 
         Raises:
-            EventError: the rules of the metric do not allow this amount, or need an actor.
+            EventError: the rules of the metric do not allow this amount, or need an actor; or they do not declare the
+                metric any more.
         """
-        rules = None if self.deployment is None else self.deployment.declared
+        rules = self._rules
         if rules is not None:
+            rules.refuse_undeclared(metric)
             rules.refuse(metric, amount, actor)
         return ANYWHERE if metric in self.spread and is_spreadable(id_) else home
+
+    @property
+    def _rules(self) -> Rules | None:
+        return None if self.deployment is None else self.deployment.declared
 
 
 def is_spreadable(id_: str | None) -> bool:

@@ -96,8 +96,9 @@ class Reading(msgspec.Struct, frozen=True):
         values: By counter, its total, in the order in which they were asked for, each once; 0 if nothing was counted,
             but at least the declared floor. The subject of a counter is in its normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
-        errors: By counter, by how much its value may be too high; only for estimates from a sketch. In at most 2 % of
-            cases a value is too high by more. After negative amounts (`max_subjects` allows them), it may be too low.
+        errors: By counter, by how much its value may be too high; only for estimates. For a spread metric, it is the
+            sum over the sketches of all partitions. In at most 2 % of cases the value is higher; after negative amounts
+            (`max_subjects` allows them), it may be too low. See `sketches`.
     """
 
     values: dict[Counter, int]
@@ -267,7 +268,8 @@ def query_counters(
                     estimated = estimate(cells)
                     values[counter] = int(exact or 0) + estimated
                     # A reset takes nothing out of a sketch, so all of the estimate may be from before it.
-                    reading.errors[counter] = max(bound(sketched_sum), estimated if was_reset else 0)
+                    error = max(bound(sketched_sum), estimated if was_reset else 0)
+                    reading.errors[counter] = reading.errors.get(counter, 0) + error
             for counter, value in values.items():
                 reading.values[counter] += int(value or 0)
         for counter, value in reading.values.items():

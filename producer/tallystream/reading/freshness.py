@@ -183,8 +183,7 @@ def positions_among(commands: Sequence[Command], replies: Sequence[Any]) -> list
     """Return the counting position for each pair of `position_commands` in `commands`, parsed from their `replies`.
 
     Raises:
-        redis.ResponseError: such a reply is an error that does not mean a missing stream or group, or the stream or the
-            group was removed between the two replies.
+        redis.RedisError: see `parse_position`.
     """
     return [
         parse_position([replies[place - 1], replies[place]], command[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
 from tallystream.client.replies import is_stream_or_group_missing
 from tallystream.wire.stream_id import before, parse_id
@@ -53,18 +53,18 @@ def parse_position(replies: list[Any], group_name: str) -> CountingPosition:
         group_name: The consumer group that counts the generation.
 
     Raises:
-        redis.ResponseError: a reply is an error that does not mean a missing stream or group, or the stream or the
-            group was removed between the two replies.
+        redis.RedisError: a reply is an error that does not mean a missing stream or group, also the broken connection
+            to one node of a cluster; or the stream or the group was removed between the two replies.
     """
     groups, pending_summary = replies
-    if isinstance(groups, ResponseError):
+    if isinstance(groups, RedisError):
         if is_stream_or_group_missing(groups):
             return CountingPosition("0-0", 0, 0)
         raise groups
     group = next((group for group in groups if group["name"] == group_name.encode()), None)
     if group is None:
         return CountingPosition("0-0", 0, None)  # no worker has created the group yet: XPENDING replied NOGROUP
-    if isinstance(pending_summary, ResponseError):
+    if isinstance(pending_summary, RedisError):
         raise pending_summary
     last = group["last-delivered-id"].decode()
     delivered = parse_id(last)

@@ -98,6 +98,56 @@ def test_starlette_and_its_mounts(harness, counter):
     assert counted(harness, counter) == {("request", "GET /shop/items/{item:int}"): 2, ("request", "GET /"): 1}
 
 
+def test_requests_below_a_mount_that_no_route_matches(harness, counter):
+    """Below a mount, requests that no route matches are one subject; those to an application without routes, another.
+
+    That subject is the path of the mount.
+    """
+
+    def answer(_request):
+        return PlainTextResponse("here")
+
+    mount, route = starlette.routing.Mount, starlette.routing.Route
+    inner = [route("/items", answer), mount("/deep", routes=[route("/items", answer)])]
+    files = mount("/files", app=PlainTextResponse("file"))
+    app = Starlette(routes=[mount("/api", routes=[*inner, files]), mount("/other", app=Starlette(routes=inner)), files])
+    app.add_middleware(CountRequests, counter=counter)
+    paths = ["/api/items", "/api/x", "/api/deep/y", "/api/deep/items", "/other/z", "/other/deep/items"]
+    assert ask(app, *paths, "/files/a", "/files/b", "/api/files/c") == [200, 404, 404, 200, 404, 200, 200, 200, 200]
+    assert counted(harness, counter) == {
+        ("request", "GET unmatched"): 3,
+        ("request", "GET /api/items"): 1,
+        ("request", "GET /api/deep/items"): 1,
+        ("request", "GET /other/deep/items"): 1,
+        ("request", "GET /files"): 2,
+        ("request", "GET /api/files"): 1,
+    }
+
+
+def test_fastapi_and_its_mounts(harness, counter):
+    """FastAPI requests below a mount or an included router are counted like those of Starlette."""
+
+    def article(article: str) -> str:
+        return article
+
+    router, mounted = fastapi.APIRouter(prefix="/in"), fastapi.FastAPI()
+    router.get("/articles/{article}")(article)
+    mounted.get("/articles/{article}")(article)
+    app = fastapi.FastAPI()
+    app.include_router(router)
+    app.mount("/sub", mounted)
+    app.mount("/files", PlainTextResponse("file"))
+    app.add_middleware(CountRequests, counter=counter)
+    paths = ["/in/articles/1", "/in/x", "/sub/articles/1", "/sub/x", "/files/a"]
+    assert ask(app, *paths) == [200, 404, 200, 404, 200]
+    assert counted(harness, counter) == {
+        ("request", "GET /in/articles/{article}"): 1,
+        ("request", "GET /sub/articles/{article}"): 1,
+        ("request", "GET unmatched"): 2,
+        ("request", "GET /files"): 1,
+    }
+
+
 def test_litestar(harness, counter):
     """Litestar requests are counted by path template."""
 
@@ -226,3 +276,22 @@ def test_an_undeclared_metric_is_said_once(harness, caplog):
             count("GET", "/", 200)
     (line,) = caplog.messages
     assert "hit" in line
+
+
+def test_an_error_of_one_metric_does_not_keep_the_request_out_of_the_other(server, caplog):
+    """If the metric of all requests is not declared, failed ones are still counted; each metric is logged once."""
+    with Harness(server.url, metrics=["request-failed"]) as harness, Producer(harness.url) as producer:
+        producer.emit("request-failed", "a")
+        producer.flush(10)  # now the producer has read the declared metrics
+        count = RequestCounter(producer)
+        for _ in range(3):
+            count("GET", "/", 500)
+        neither = RequestCounter(producer, metric="hit", failed="hit-failed")
+        for _ in range(3):
+            neither("GET", "/", 500)
+        producer.flush(10)
+        harness.drain()
+        assert harness.totals() == {("request-failed", "a"): 1, ("request-failed", "GET /"): 3}
+    first, *others = caplog.messages
+    assert "request is not declared" in first
+    assert ["hit is" in line for line in others] == [True, False]

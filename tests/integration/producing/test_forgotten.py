@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tallystream import Producer
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
+from tallystream.errors import SpoolError
 from tallystream.producing.appender import _APPEND, Appender, new_queues
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.gate import newest_ids
@@ -32,18 +33,21 @@ def harness(server):
         yield harness
 
 
-def begun(harness: Harness, client=None) -> Appender:
+def begun(harness: Harness, client=None, on_rename=None) -> Appender:
     """Return an appender that has read where the streams are, as a producer's has."""
     queues = new_queues(harness.layout, newest_ids(harness.client, harness.layout, spool=False))
-    return Appender(client or harness.client, harness.layout, harness.deployment.epoch, queues=queues)
+    epoch = harness.deployment.epoch
+    return Appender(client or harness.client, harness.layout, epoch, queues=queues, on_rename=on_rename)
 
 
-def push(appender: Appender, *subjects: str) -> None:
-    """Queue an entry with one view of each subject."""
+def push(appender: Appender, *subjects: str, partitions: int = 1) -> None:
+    """Queue an entry with one view of each subject, in each of the first partitions."""
     for subject in subjects:
         pack = EntryBuilder()
         pack.add("view", subject, 1, 60.0, None, None)
-        appender.push(0, SealedEntry(1, pack.events, pack.size, pack.build()))
+        payload = pack.build()
+        for partition in range(partitions):
+            appender.push(partition, SealedEntry(1, pack.events, pack.size, payload))
 
 
 def finish(appender: Appender) -> None:
@@ -130,6 +134,64 @@ def test_an_entry_without_a_reply_is_not_sent_again_after_a_long_silence(harness
         finish(appender)
         assert (appender.unknown, appender.lost, appender.rewound) == (1, 0, 0)
     assert counted(harness) == ({} if first else {"a": 1}) | {"b": 1, "c": 1}
+
+
+def test_given_up_entries_are_reported_although_another_queue_fails(server):
+    """If the new name of a queue cannot be recorded, the entries that another gave up are returned by the next send."""
+    refused = [1]
+
+    def record(partition: int, *_: object) -> None:
+        if refused == [partition]:
+            refused.clear()
+            raise SpoolError("the disk is full")
+
+    with Harness(server.url, partitions=2) as harness, Proxy(harness.url) as proxy:
+        appender = begun(harness, harness.connect(proxy.url), record)
+        push(appender, "a", partitions=2)
+        proxy.lose_reply_to(_APPEND.sha.encode())
+        with pytest.raises(RedisConnectionError):
+            appender.send()
+        assert proxy.lost.wait(5)
+        assert pass_days(harness, 33) == 2
+        assert appender.send() == ([], None)
+        with pytest.raises(SpoolError):
+            appender.send()
+        assert refused == []
+        push(appender, "b", partitions=2)
+        given_up, _ = appender.send()
+        assert sum(entry.events for entry in given_up) == 2
+        assert (appender.unknown, appender.answered) == (2, 2)
+        finish(appender)
+        assert appender.answered == 4
+
+
+def test_a_rollback_whose_new_name_cannot_be_recorded(harness):
+    """A rollback under a new name changes nothing until the name is recorded; then its losses are counted once."""
+    refused = [0]
+
+    def record(partition: int, *_: object) -> None:
+        if refused == [partition]:
+            refused.clear()
+            raise SpoolError("the disk is full")
+
+    appender = begun(harness, on_rename=record)
+    push(appender, "a", "b")
+    finish(appender)
+    pass_days(harness, 30)
+    backup = copy(harness)
+    push(appender, "c", "d")
+    finish(appender)
+    put_back(harness, backup)
+    pass_days(harness, 2)  # the record of the backup is removed
+    push(appender, "e")
+    appender.send()
+    with pytest.raises(SpoolError):
+        appender.send()
+    assert refused == []
+    assert (appender.rewound, appender.queues[0].confirmed) == (0, 4)
+    finish(appender)
+    assert counted(harness) == dict.fromkeys("abcde", 1)
+    assert (appender.rewound, appender.lost, appender.unknown) == (1, 0, 0)
 
 
 def test_an_entry_that_was_refused_is_sent_after_a_long_silence(harness):

@@ -816,6 +816,46 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(harness, caplog):
     assert "producer.unchecked problem=" in caplog.text
 
 
+def test_closing_ends_every_part_although_one_fails(harness, monkeypatch):
+    """If the spool cannot be released, `close` raises the error after it has closed the client."""
+
+    def refuse(_sender):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Sender, "release", refuse)
+    before = len(harness.client.client_list())
+    producer = Producer(harness.url)
+    producer.emit("view", "a")
+    producer.flush(10)
+    assert len(harness.client.client_list()) > before
+    with pytest.raises(OSError, match="Input/output"):
+        producer.close()
+    until(lambda: len(harness.client.client_list()) == before, what="the end of the producer's connections")
+
+
+def test_leaving_with_files_that_cannot_be_used():
+    """If closing fails at interpreter exit because of a file, one line of standard error states it."""
+    program = (
+        "import tallystream\n"
+        "from tallystream.producing.lifetime import follow_process\n"
+        "def close(owner): raise OSError(5, 'Input/output error')\n"
+        "owner = tallystream.Producer('unix:///nonexistent/server.sock')\n"
+        "follow_process(owner, restart=print, close=close)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stderr == "tallystream: [Errno 5] Input/output error\n"
+
+
+def test_closing_a_spool_whose_files_are_gone(tmp_path):
+    """If the files of a spool were removed, `close` states how many events are missing, and ends."""
+    producer = Producer(NOWHERE, spool=tmp_path)
+    producer.emit("view", "a")
+    for path in tmp_path.glob("*/*.log"):
+        path.unlink()
+    with pytest.raises(FlushTimeout, match="1 events are not appended yet"):
+        producer.close(timeout=0)
+
+
 def test_closing_states_that_lost_entries_were_not_sent_again(harness):
     """If the server has lost confirmed entries and a restore runs, `close` raises `FlushTimeout`."""
     producer = Producer(harness.url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections import Counter
@@ -13,12 +12,13 @@ from tallystream.errors import EventError
 from tallystream.producing.producer import Producer
 from tallystream.reading.actor_rules import HLL_ERROR, query_uniques
 from tallystream.reading.leaderboards import query_top
-from tallystream.reading.sketches import DELTA, EPSILON
+from tallystream.reading.sketches import DELTA
 from tallystream.reading.totals import Totals
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import partition_of
 from tallystream.wire.window import DAY
 from tests.harness import Harness
+from tests.oracle_reads import estimate_error
 from tests.waiting import until
 
 QUOTA = 50
@@ -86,7 +86,7 @@ def test_a_sketch_keeps_its_bound(harness, totals):
         mine = {name: amount for name, amount in exact.items() if partition_of(name, PARTITIONS) == partition}
         assert ledger_of(harness, partition, "sketched@path") == sum(mine.values())
         reading = totals.read((subject, "path") for subject in mine)
-        bound = math.ceil(EPSILON * sum(mine.values()))
+        bound = estimate_error([sum(mine.values())])
         assert reading.error() == bound
         excess = [reading.values[subject, "path"] - amount for subject, amount in mine.items()]
         assert min(excess) >= 0
@@ -172,6 +172,28 @@ def test_subjects_beyond_the_quota_go_to_the_sketch(harness, totals):
     with Producer(harness.url) as producer:
         outcome = producer.decide("few", "made-up:000000000998")
     assert (outcome.accepted, outcome.total) == (True, None)
+
+
+def test_the_error_of_a_spread_metric_is_that_of_all_its_sketches(server):
+    """If a metric was in sketches before it was spread, an estimate adds up all of them, and so does its error."""
+    before, after = Rules({"few": Metric(max_subjects=1)}), Rules({"few": Metric(spread=True)})
+    with Harness(server.url, rules=before, partitions=PARTITIONS) as harness, Totals(server.url) as totals:
+        now = time.time()
+        names = [f"/page/{number}" for number in range(100_000)]
+        large = [name for name in names if partition_of(name, PARTITIONS) == 0]
+        small = [name for name in names if partition_of(name, PARTITIONS) == 1][:200]
+        count(harness, [("few", subject, 1000, now, None) for subject in large])
+        count(harness, [("few", subject, 1, now, None) for subject in small])
+        harness.client.hset(harness.layout.meta, "rules", publish(after))
+        count(harness, [("few", "other", 1, now, None)])
+        reading = totals.read((subject, "few") for subject in small)
+        sketched = [ledger_of(harness, partition, "sketched@few") for partition in range(PARTITIONS)]
+        bound = estimate_error(sketched)
+        excess = [reading.values[subject, "few"] - 1 for subject in small]
+        assert 0 <= min(excess) <= max(excess)
+        assert sum(excess) > 0
+        assert {reading.error((subject, "few")) for subject in small[1:]} == {bound}
+        assert sum(each > bound for each in excess) <= DELTA * len(excess)
 
 
 def test_the_error_of_a_bucket_covers_subjects_in_the_sketch(harness, totals):

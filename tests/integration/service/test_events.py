@@ -7,12 +7,18 @@ import gzip
 import json
 import time
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 import pytest
 
+from tallystream.aio import Producer
+from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.service.stream_capacity import StreamCapacity
+from tallystream_worker.service.writer import Writer
 from tests.harness import Harness
 from tests.http_service import http_service
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,6 +166,87 @@ def test_partial_takes_the_good_events(harness: Harness, http: httpx.Client) -> 
     assert (body["appended"], body["at_fault"]) == (2, 1)
     assert [(fault["index"], fault["field"]) for fault in body["refused"]] == [(1, "amount")]
     assert post(http, [{}, {}], query="?partial=true").status_code == 400
+    assert harness.ledger()["appended"] == 2
+
+
+def refused_after(monkeypatch: pytest.MonkeyPatch, events: int) -> None:
+    """Let the next producer of a service be refused for good, once it has so many events of a request."""
+    really, given = Producer.emit, []
+
+    async def emit(producer: Producer, *event: Any, **more: Any) -> None:
+        if len(given) == events:
+            producer._inner._buffer.fail(ConfigurationError("the server refuses this producer"))
+        given.append(event)
+        await really(producer, *event, **more)
+
+    monkeypatch.setattr(Producer, "emit", emit)
+
+
+@pytest.mark.parametrize("taken", [0, 2])
+def test_a_producer_that_is_refused_during_a_request(
+    harness: Harness, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """A 503 has `Retry-After` only if no event was taken; else `unknown` is the number of events that may be appended.
+
+    The next request gets a new producer.
+    """
+    refused_after(monkeypatch, taken)
+    answer = post(http, [VIEW] * 3)
+    assert answer.status_code == 503
+    assert answer.headers.get("retry-after") == ("1" if taken == 0 else None)
+    assert answer.json().get("unknown") == (taken or None)
+    assert ("no event of this request was accepted" in answer.json()["detail"]) == (taken == 0)
+    assert "the server refuses this producer" in answer.json()["detail"]
+    before = harness.ledger().get("appended", 0)
+    assert before <= taken
+    assert post(http, [VIEW] * 3).json() == {"appended": 3}
+    assert harness.ledger()["appended"] == before + 3
+
+
+def test_rules_that_change_during_a_request(
+    harness: Harness, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If an event becomes invalid meanwhile, a 400 has its index in the body, and how many are appended."""
+    assert post(http, VIEW).json() == {"appended": 1}
+    really, given = Producer.emit, []
+
+    async def emit(producer: Producer, metric: str, *event: Any, **more: Any) -> None:
+        given.append(event)
+        await really(producer, "unheard-of" if len(given) == 3 else metric, *event, **more)
+
+    monkeypatch.setattr(Producer, "emit", emit)
+    answer = post(http, [VIEW, {}, VIEW, VIEW, VIEW], query="?partial=true")
+    assert (answer.status_code, faults(answer), answer.json()["taken"]) == (400, [(3, "metric")], 2)
+    until(lambda: harness.ledger()["appended"] == 3, what="the events that were taken")
+
+
+@pytest.mark.parametrize(("during", "unknown"), [("emit", None), ("flush", 3)])
+def test_a_producer_that_another_request_gives_up(
+    harness: Harness, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, during: str, unknown: int | None
+) -> None:
+    """If the producer is closed during a request, the answer does not promise that its events are still sent."""
+    assert post(http, VIEW).json() == {"appended": 1}
+    really, producer_of, writers = getattr(Producer, during), Writer.producer, []
+
+    def remembering(writer: Writer) -> Producer:
+        writers.append(writer)
+        return producer_of(writer)
+
+    async def given_up(producer: Producer, *arguments: Any, **more: Any) -> None:
+        monkeypatch.undo()
+        await writers[0].give_up(producer)
+        await really(producer, *arguments, **more)
+
+    monkeypatch.setattr(Writer, "producer", remembering)
+    monkeypatch.setattr(Producer, during, given_up)
+    sequences = harness.layout.keys_of(VIEW["subject"]).sequences
+    monkeypatch.setattr(StreamCapacity, "is_there_for", AsyncMock(return_value=True))
+    harness.client.hset(sequences, "!limit", 1)  # no entry is appended before the producer is closed
+    answer = post(http, [VIEW] * 3)
+    harness.client.hdel(sequences, "!limit")
+    assert (answer.status_code, answer.json().get("unknown")) == (503, unknown)
+    assert answer.headers.get("retry-after") == ("1" if unknown is None else None)
+    until(lambda: post(http, VIEW).json() == {"appended": 1}, what="room in the stream")
     assert harness.ledger()["appended"] == 2
 
 

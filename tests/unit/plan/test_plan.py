@@ -145,6 +145,13 @@ def test_memory_at_known_points() -> None:
     assert year["view: total"] == pytest.approx(100, rel=0.01)
 
 
+def test_memory_of_a_limit_of_thousands() -> None:
+    """The memory of a limit is named with its whole number; each part of a metric has another name."""
+    limited = Metric(limit=1_000_000, per="day", windows=("day",), unique="day")
+    named = counter_bytes(load(1e6, 1000, limited, actors=50), 4, COSTS)
+    assert list(named) == ["view: total", "view: days", "view: limit 1,000,000 per day", "view: unique actors by day"]
+
+
 def test_the_log_is_bounded_by_age_or_bytes() -> None:
     """The streams have the entries within the age, and at most the configured bytes."""
     packing = pack(load(1000, 10**9, Metric(), producers=1, skew=0.0), 4, 3000)

@@ -35,7 +35,7 @@ class MemoryPart:
     """The memory of one rule of a metric.
 
     Attributes:
-        text: A description for people.
+        name: A name for people, different for each part of a metric.
         subject: Bytes for each subject that is active in a bucket.
         actor: Bytes for each actor of a subject in a bucket.
         most: Maximum bytes of all actors of a subject in a bucket; infinity if there is no maximum.
@@ -43,15 +43,22 @@ class MemoryPart:
         window: The length of a bucket, such as `hour` or `30d`; `None` if there is one bucket for all time.
         kept: Seconds for which a bucket is kept after its end; `None` if it is kept without limit. It has no meaning if
             `window` is `None`.
+        detail: More for people; may be empty.
     """
 
-    text: str
+    name: str
     subject: float = 0.0
     actor: float = 0.0
     most: float = float("inf")
     partition: float = 0.0
     window: str | None = None
     kept: int | None = None
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """The name and the detail."""
+        return f"{self.name}, {self.detail}" if self.detail else self.name
 
 
 def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
@@ -63,31 +70,32 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """
     board = memory.member * board_length(metric.top)
     if not metric.exact:
-        yield MemoryPart("sketch of 1 MiB for each partition, any number of subjects", partition=SKETCH_BYTES + board)
+        name, detail = "sketch of 1 MiB for each partition", "any number of subjects"
+        yield MemoryPart(name, partition=SKETCH_BYTES + board, detail=detail)
         yield from _ids(metric, memory)
         return
     yield MemoryPart("total", memory.total, partition=board)
     for window in metric.windows:
         stated = metric.retention.get(window)
-        text = f"{window}s" + (f" for {stated}" if stated else "")
-        yield MemoryPart(text, memory.field, partition=board, window=window, kept=metric.retention_seconds(window))
+        name = f"{window}s" + (f" for {stated}" if stated else "")
+        yield MemoryPart(name, memory.field, partition=board, window=window, kept=metric.retention_seconds(window))
     if metric.top:
         yield MemoryPart(f"top {metric.top}")
     if metric.limit is not None:
-        text = f"limit {metric.limit:,} per {metric.per}"
+        name = f"limit {metric.limit:,} per {metric.per}"
         length = None if metric.per == "total" else metric.per
-        yield MemoryPart(text, memory.field, window=length, kept=_state_kept(metric))
+        yield MemoryPart(name, memory.field, window=length, kept=_state_kept(metric))
     if metric.once is not None:
-        text = f"a vote per actor ({metric.once}), {memory.vote:.0f} bytes each"
+        name, detail = f"a vote per actor ({metric.once})", f"{memory.vote:.0f} bytes each"
         period = None if metric.once == "forever" else metric.once
         of_subject = memory.votes + (PERIOD_BYTES if period is not None else 0)
-        yield MemoryPart(text, of_subject, memory.vote, window=period, kept=_state_kept(metric))
+        yield MemoryPart(name, of_subject, memory.vote, window=period, kept=_state_kept(metric), detail=detail)
     if metric.unique is not None:
-        text = f"unique actors by {metric.unique}, up to 12 KiB"
+        name, detail, window = f"unique actors by {metric.unique}", "up to 12 KiB", metric.unique
         kept = metric.retention_seconds(metric.unique)
         of_subject = memory.unique + (PERIOD_BYTES if kept is not None else 0)
         most = UNIQUE_BYTES + PERIOD_BYTES
-        yield MemoryPart(text, of_subject, memory.actor, most=most, window=metric.unique, kept=kept)
+        yield MemoryPart(name, of_subject, memory.actor, most=most, window=window, kept=kept, detail=detail)
     yield from _ids(metric, memory)
     if metric.floor is not None:
         yield MemoryPart(f"shown from {metric.floor}")
@@ -111,12 +119,13 @@ def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     if metric.seen == "bloom":
         periods = "each period" if kept == 0 else f"each of {-(-kept // 1000 // length)} periods"
         yield MemoryPart(
-            f"ids in a Bloom filter, an approximation: 1 to 3 MiB for {periods} in each partition; with 400,000 ids in "
-            "a period, 1 new event in 3,300 is taken for a copy"
+            "ids in a Bloom filter",
+            detail=f"an approximation: 1 to 3 MiB for {periods} in each partition; with 400,000 ids in a period, 1 new "
+            "event in 3,300 is taken for a copy",
         )
         return
     time = "forever" if kept == 0 else f"for up to {_span(kept // 1000)}"
-    yield MemoryPart(f"ids, {memory.id:.0f} bytes for each event that has one, {time}")
+    yield MemoryPart("ids", detail=f"{memory.id:.0f} bytes for each event that has one, {time}")
 
 
 def _span(seconds: int) -> str:

@@ -55,6 +55,10 @@ class Writer:
             )
         return self._producer
 
+    def is_using(self, producer: Producer) -> bool:
+        """Return whether a producer that `producer` returned is still in use: neither given up nor closed."""
+        return self._producer is producer
+
     async def give_up(self, producer: Producer) -> None:
         """Close a producer that has failed permanently, so that the next write creates a new one.
 

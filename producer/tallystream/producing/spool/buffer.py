@@ -18,21 +18,21 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from tallystream.errors import SpoolError
 from tallystream.producing.buffer import Buffer, BufferSettings
 from tallystream.producing.gate import SPOOL, START
 from tallystream.producing.partition_queue import new_name
 from tallystream.producing.spool import records
 from tallystream.producing.spool.packing import pack
-from tallystream.producing.spool.queues import SpoolQueues
+from tallystream.producing.spool.queues import SpoolQueues, new_state
 from tallystream.producing.spool.recovery import recover
 from tallystream.producing.spool.segments import SegmentedLog
 from tallystream.storage.keys import MAX_PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import msgspec
 
     from tallystream.producing.partition_queue import SealedEntry
     from tallystream.producing.spool.settings import SpoolSettings
@@ -66,6 +66,7 @@ class Spool(Buffer):
         self._segments = segments
         self._queues = SpoolQueues()
         self._planned_to = self._confirmed_to = 0
+        self._events_to = 0  # the position after the last event
         self._in_flight: deque[tuple[int, records.EntryPlan]] = deque()  # the cycle and the plan of each seal
         self._unplanned = 0
         self.is_released = False
@@ -75,6 +76,7 @@ class Spool(Buffer):
             found = recover(segments, spool.namespace)
             self._queues, self.emitted = found.queues, found.events
             self._planned_to, self._confirmed_to = found.planned_to, found.confirmed_to
+            self._events_to = found.events_to
 
     @property
     def size(self) -> int:
@@ -86,13 +88,7 @@ class Spool(Buffer):
 
     @property
     def is_delivered(self) -> bool:
-        """Whether all events of this buffer are confirmed; reads the files.
-
-        After `release`, events without a plan are not included.
-
-        Raises:
-            OSError: a file cannot be read.
-        """
+        """Whether all events of this buffer are confirmed."""
         with self._lock:
             return self._is_delivered()
 
@@ -151,11 +147,10 @@ class Spool(Buffer):
                 return False
             try:
                 segments = self._open_segments()
-                if segments.is_due:
-                    self._rotate(segments)
-                segments.write(records.EVENT, body)
+                self._append(segments, records.EVENT, body)
             except SpoolError as error:
                 raise SpoolError(f"the event was not added: {error}") from None
+            self._events_to = segments.end
             self.emitted += 1
             self._unplanned += 1
             if self._unplanned >= self._entry_events:
@@ -172,8 +167,8 @@ class Spool(Buffer):
             since: A recent stream ID of each partition, from `newest_ids`; empty if they were not read.
 
         Raises:
-            SpoolError: the spool has queues for another number of partitions or another topic, and they stay; or it
-                cannot be written: then the new queues are only in memory.
+            SpoolError: the spool has queues for another number of partitions or another topic; or it cannot be
+                written, and has no queues yet.
         """
         with self._lock:
             if self.names and (len(self.names), self._queues.topic) != (layout.partitions, layout.topic):
@@ -182,9 +177,10 @@ class Spool(Buffer):
                     f"but there are {layout.partitions}: deliver them to the deployment that they were emitted to"
                 )
             if not self.names:
-                self._queues.begin(layout, since)
+                state = new_state(self._spool.namespace, self._planned_to, layout, since)
                 if self._segments is not None:
-                    self._write(self._segments, records.STATE, self._state())
+                    self._write(self._segments, records.STATE, state)
+                self._queues.restore(state)
 
     def move(self, layout: Layout, lasts: Sequence[int], sequences: Sequence[int], since: Sequence[str] = ()) -> None:
         """Keep, of each unconfirmed plan, the events that the closed topic lacks, for the partitions of another topic.
@@ -233,7 +229,7 @@ class Spool(Buffer):
         plans are unconfirmed. A plan without events, or whose events the closed topics have, makes no packs.
 
         Raises:
-            SpoolError: the plan could not be written; none of its entries may be sent.
+            SpoolError: the plan could not be written, or its events are damaged; none of its entries may be sent.
             OSError: the events cannot be read from the files.
         """
         queues = self._queues
@@ -244,15 +240,17 @@ class Spool(Buffer):
                 return cycle - 1, []
             planned = queues.planned[0] if queues.planned else None
             plan = planned or records.EntryPlan(self._planned_to, segments.end, [])
-            if not plan.entries:
-                plan.turn, plan.spread = self._plans % len(queues.names), sorted(self.spread)
+            is_new = not plan.entries
+            if is_new:  # a copy: `planned` changes only when the record of the plan is written
+                turn = self._plans % len(queues.names)
+                plan = msgspec.structs.replace(plan, turn=turn, spread=sorted(self.spread))
         limits = (self._entry_events, self._entry_bytes) if planned is None else None
         packs, at, events = pack(segments, plan, len(queues.names), limits)
         with self._lock:
             if at == plan.start:
                 return cycle - 1, []
             plan.end = at
-            if not plan.entries:
+            if is_new:
                 plan.entries = [(p, queues.sequences[p] + 1, entry.events) for p, entry in sorted(packs.items())]
                 if plan.entries:
                     self._write(segments, records.PLAN, plan)
@@ -298,15 +296,15 @@ class Spool(Buffer):
         """
         with self._lock:
             self.is_released = True
-            if self._segments is not None:
-                self._segments.close(remove=self._is_delivered())
-                self._segments = None
+            segments, self._segments = self._segments, None
+            if segments is not None:
+                segments.close(remove=self._is_delivered())
 
     def abandon(self) -> None:
-        """Close the copied file descriptors in the child after a fork; the parent keeps its files and their lock."""
-        if self._segments is not None:
-            self._segments.close()
-            self._segments = None
+        """Close the copied file descriptors in the child after a fork: the files and their lock are the parent's."""
+        segments, self._segments = self._segments, None
+        if segments is not None:
+            segments.close()
 
     # -- called with the lock ---------------------------------------------------------------------------
 
@@ -317,21 +315,14 @@ class Spool(Buffer):
         return f"the spool has {self.size:,} bytes, its limit is {self._spool.most_bytes:,}"
 
     def _holds_unsealed(self) -> bool:
-        """Return whether any events, and not only records of other kinds, follow the last plan; reads the files.
-
-        Raises:
-            OSError: a file cannot be read.
-        """
-        segments = self._segments
-        return segments is not None and any(
-            kind == records.EVENT for kind, _, _ in segments.read(self._planned_to, segments.end)
-        )
+        """Return whether any events, and not only records of other kinds, follow the last plan."""
+        return self._events_to > self._planned_to
 
     def _is_delivered(self) -> bool:
         return not self._in_flight and not self._queues.planned and not self._holds_unsealed()
 
     def _target(self) -> int:
-        return self._segments.end if self._holds_unsealed() and self._segments else self._planned_to
+        return max(self._events_to, self._planned_to)
 
     def _reached(self, target: int) -> bool:
         return self._confirmed_to >= target or self._is_delivered()
@@ -341,32 +332,32 @@ class Spool(Buffer):
             self._segments = SegmentedLog.create(self._spool.folder, in_sync=self._spool.sync == "disk")
         return self._segments
 
-    def _rotate(self, segments: SegmentedLog) -> None:
-        segments.rotate()
-        self._force(segments, records.STATE, records.encode(self._state()))
+    def _append(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
+        """Write a record; if a new file is due, begin it with the state of the queues before.
+
+        Raises:
+            SpoolError: the record could not be written.
+        """
+        if segments.is_due:
+            state = self._queues.state(self._spool.namespace, self._planned_to)
+            segments.rotate(records.STATE, records.encode(state))
+        segments.write(kind, body)
 
     def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
-        try:
-            if segments.is_due:
-                self._rotate(segments)
-            self._force(segments, kind, records.encode(what))
-        except SpoolError as error:
-            raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
+        """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
 
-    def _force(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
-        """Write a record that the delivery of the spooled events needs.
-
-        If the record cannot be written (full disk), delete the reserve file and try once more.
+        The caller changes the state that the record describes only afterwards.
 
         Raises:
             SpoolError: there is no reserve file that can be deleted, or the second attempt failed.
         """
+        body = records.encode(what)
         try:
-            segments.write(kind, body)
-        except SpoolError:
-            if not segments.make_room():
-                raise
-            segments.write(kind, body)
-
-    def _state(self) -> records.QueueState:
-        return self._queues.state(self._spool.namespace, self._planned_to)
+            try:
+                self._append(segments, kind, body)
+            except SpoolError:
+                if not segments.make_room():
+                    raise
+                self._append(segments, kind, body)
+        except SpoolError as error:
+            raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tallystream.errors import SpoolError
 from tallystream.producing.buffer import partition_for
 from tallystream.producing.spool import records
 from tallystream.wire.packer import EntryBuilder
@@ -27,9 +28,9 @@ def pack(
     Returns:
         The packs by partition (none for a partition without events), the position after the last record that was read
         (`plan.start` if there was none), and the number of packed events. Records of other kinds are read and left out.
-        Reading ends early at a damaged or incomplete record.
 
     Raises:
+        SpoolError: a record is damaged. With `limits`, this is raised only if no event is before it.
         OSError: a file cannot be read.
     """
     packs: dict[int, EntryBuilder] = {}
@@ -49,4 +50,10 @@ def pack(
         events += 1
         if limits is not None and (entry.events >= limits[0] or entry.size >= limits[1]):
             break
+    else:
+        if at < plan.end and (limits is None or not events):
+            raise SpoolError(
+                f"{segments.folder} is damaged at position {at:,}: the events from there on are kept, but cannot be "
+                "sent; inspect it"
+            )
     return packs, at, events

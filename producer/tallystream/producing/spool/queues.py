@@ -40,16 +40,6 @@ class SpoolQueues:
         self.planned: deque[records.EntryPlan] = deque()
         """Plans of a dead process, and plans that must be made again for another topic; oldest first."""
 
-    def begin(self, layout: Layout, since: Sequence[str] = ()) -> None:
-        """Begin a queue for each partition of a layout, with a new name and no entries; the plans stay.
-
-        `since` has, by partition, a stream ID that no entry of the new queue precedes; if it is empty, `0-0` is stored.
-        """
-        self.names = [new_name(SPOOL) for _ in layout.keys]
-        self.since = list(since) or [START] * layout.partitions
-        self.sequences = [0] * layout.partitions
-        self.topic = layout.topic
-
     def state(self, namespace: str, planned_to: int) -> records.QueueState:
         """Return the record of the present queues, without the plans; the caller begins each new file with one.
 
@@ -115,3 +105,13 @@ class SpoolQueues:
             elif left := [partition for partition, sequence, _ in plan.entries if sequence > switch.lasts[partition]]:
                 left_in = (partitions, left, plan.turn, plan.spread)
                 self.planned.append(records.EntryPlan(plan.start, plan.end, [], [*plan.left, left_in]))
+
+
+def new_state(namespace: str, planned_to: int, layout: Layout, since: Sequence[str] = ()) -> records.QueueState:
+    """Return the record of a new queue for each partition of a layout: a new name each, and no entries.
+
+    `since` has, by partition, a stream ID that no entry of the new queue precedes; if it is empty, `0-0` is stored.
+    """
+    names = [new_name(SPOOL) for _ in layout.keys]
+    begun = list(since) or [START] * layout.partitions
+    return records.QueueState(namespace, planned_to, names, [0] * layout.partitions, layout.topic, begun)

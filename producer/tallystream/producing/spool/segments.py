@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tallystream.errors import SpoolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 SEGMENT_BYTES: Final = 4 * 2**20
@@ -59,7 +59,8 @@ class SegmentedLog:
         self._in: dict[int, int] = {}
         self.start = min(self._files, default=0)
         """Position of the first byte of the oldest file."""
-        self.end = max((base + path.stat().st_size for base, path in self._files.items()), default=0)
+        last = max(self._files, default=0)  # an earlier file may have a part of a record after its last one
+        self.end = last + self._files[last].stat().st_size if self._files else 0
         """Position after the last record."""
 
     @classmethod
@@ -70,9 +71,10 @@ class SegmentedLog:
         to disk.
 
         Raises:
-            SpoolError: the folder cannot be written; the message states the reason. A part of it may be left.
+            SpoolError: the folder cannot be written; the message states the reason. Nothing stays there.
         """
         folder = spool / uuid.uuid4().hex[:16]
+        lock = None
         try:
             folder.mkdir(parents=True, mode=0o700)
             # `claim` takes over only folders with a file of records, and those are created after the lock is taken.
@@ -80,9 +82,12 @@ class SegmentedLog:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             _hold(lock, wait=True)
             (folder / "reserve").write_bytes(bytes(_RESERVE_BYTES))
+            return cls(folder, lock, in_sync=in_sync)
         except OSError as error:
+            _remove(folder, [folder / "reserve", folder / "lock"])
+            if lock is not None:
+                os.close(lock)
             raise SpoolError(f"spool {spool} cannot be written ({error.strerror}): set a writable folder") from None
-        return cls(folder, lock, in_sync=in_sync)
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
@@ -97,13 +102,12 @@ class SegmentedLog:
             return None
         try:
             _hold(lock)
+            if any(folder.glob("*.log")):
+                return cls(folder, lock)
         except OSError:
-            os.close(lock)
-            return None
-        if not any(folder.glob("*.log")):
-            os.close(lock)
-            return None
-        return cls(folder, lock)
+            pass  # another process has the lock, or has removed the files
+        os.close(lock)
+        return None
 
     @property
     def size(self) -> int:
@@ -112,53 +116,61 @@ class SegmentedLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether `rotate` must be called before the next `write`: no file is open, or the last has 4 MiB or more."""
+        """Whether `rotate` must be called before the next `write`: no file is open for it, or the file has 4 MiB.
+
+        No file is open before the first `rotate`, nor after a part of a record could not be cut off.
+        """
         return self._out is None or self.end - max(self._files) >= SEGMENT_BYTES
 
-    def rotate(self) -> None:
-        """Begin a new file at the end position, in place of one that is there already; `write` adds to it from now on.
+    def rotate(self, kind: int, body: bytes) -> None:
+        """Begin a new file with a record at the end position; `write` adds to this file from now on.
+
+        If a file is there already, it has no whole record, and is replaced.
 
         Raises:
-            SpoolError: the file cannot be created; the segments have not changed.
+            SpoolError: the file or its record cannot be written; the segments have not changed.
         """
-        # The file may exist already with an incomplete record: truncate it.
         path = self.folder / f"{self.end:020d}.log"
+        record = _record(kind, body)
         try:
             out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-            if self._in_sync:
-                _sync_folder(self.folder)
         except OSError as error:
             raise self._refusal(error) from None
+        try:
+            self._sync()
+            self._put(out, record)
+        except SpoolError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(out, 0)  # what stays is replaced by the next call, or is an incomplete record
+            os.close(out)
+            raise
         if self._out is not None:
             os.close(self._out)
         self._out = out
         self._files[self.end] = path
+        self.end += len(record)
 
     def write(self, kind: int, body: bytes) -> None:
         """Write one record; when this returns, the operating system has the record, with `in_sync` also the disk.
 
-        `rotate` must be called before the first `write`, also after `claim`; this method begins no file.
-
-        Args:
-            kind: 1 to 255, which `read` returns. `read` ends before a record of kind 0; this method does not check it.
-            body: At most 64 KiB. `read` ends before a longer one; this method does not check it.
+        If `is_due`, `rotate` must be called before; this method begins no file. It does not check that `body` has at
+        most 64 KiB: `read` ends before a longer one.
 
         Raises:
-            SpoolError: the record could not be written; `end` has not changed, and what was written of the record is
-                cut off again, if possible.
+            SpoolError: the record could not be written; what was written of it is cut off again. If that fails too, the
+                segments are due: records in the next file follow the last whole one.
         """
-        record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
+        record = _record(kind, body)
         assert self._out is not None  # noqa: S101  # rotate() comes first
         try:
-            written = os.write(self._out, record)
-            if written == len(record) and self._in_sync:
-                os.fdatasync(self._out)
-        except OSError as error:
-            self._take_back()
-            raise self._refusal(error) from None
-        if written != len(record):
-            self._take_back()
-            raise SpoolError(f"spool {self.folder.parent} is full: free space on its disk")
+            self._put(self._out, record)
+        except SpoolError:
+            try:
+                os.ftruncate(self._out, self.end - max(self._files))
+            except OSError:  # in this file, the incomplete record would hide all later ones
+                os.close(self._out)
+                self._out = None
+            raise
         self.end += len(record)
 
     def make_room(self) -> bool:
@@ -230,11 +242,7 @@ class SegmentedLog:
         Call this once, and no other method afterwards.
         """
         if remove:
-            for path in [*self._files.values(), self.folder / "reserve", self.folder / "lock"]:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            _remove(self.folder, [*self._files.values(), self.folder / "reserve", self.folder / "lock"])
         for base in list(self._in):
             self._close_read(base)
         for descriptor in (self._out, self._lock):
@@ -252,17 +260,47 @@ class SegmentedLog:
         if (descriptor := self._in.pop(base, None)) is not None:
             os.close(descriptor)
 
-    def _take_back(self) -> None:
-        # An incomplete record between others would hide all later ones.
-        assert self._out is not None  # noqa: S101  # something was written to it
-        with contextlib.suppress(OSError):
-            os.ftruncate(self._out, self.end - max(self._files))
+    def _sync(self) -> None:
+        """With `in_sync`, force the names of the files to disk."""
+        try:
+            if self._in_sync:
+                _sync_folder(self.folder)
+        except OSError as error:
+            raise self._refusal(error) from None
+
+    def _put(self, out: int, record: bytes) -> None:
+        """Write a record to an open file.
+
+        Raises:
+            SpoolError: it was not written, or only a part of it.
+        """
+        try:
+            written = os.write(out, record)
+            if written == len(record) and self._in_sync:
+                os.fdatasync(out)
+        except OSError as error:
+            raise self._refusal(error) from None
+        if written != len(record):
+            raise SpoolError(f"spool {self.folder.parent} is full: free space on its disk")
 
     def _refusal(self, error: OSError) -> SpoolError:
         return SpoolError(
             f"spool {self.folder.parent} cannot be written ({error.strerror}): "
             "free space on its disk, or set another folder"
         )
+
+
+def _record(kind: int, body: bytes) -> bytes:
+    return _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
+
+
+def _remove(folder: Path, files: Iterable[Path]) -> None:
+    """Delete files and their folder, as far as possible."""
+    for path in files:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _hold(lock: int, *, wait: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from http import HTTPStatus
+from itertools import count, islice
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -10,13 +11,12 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from redis.exceptions import RedisError
 
-from tallystream.aio import Producer, Totals
-from tallystream.errors import ConfigurationError, EventError, FlushTimeout
+from tallystream.aio import Totals
+from tallystream.errors import EventError, FlushTimeout, TallyError
 from tallystream.producing.decider import Decision
 from tallystream.storage.keys import Layout
-from tallystream.wire.event import Event
 from tallystream_worker.service.bodies.body import KINDS, receive
-from tallystream_worker.service.bodies.events import SHOWN_FAULTS, BadEvent, at_fault, read_event, read_events
+from tallystream_worker.service.bodies.events import SHOWN_FAULTS, BadEvent, Read, at_fault, read_event, read_events
 from tallystream_worker.service.parameters import published
 from tallystream_worker.service.problems import problem
 from tallystream_worker.service.writer import MAX_HELD, Writer
@@ -75,8 +75,9 @@ class Events(Controller):
         """Append the events, and respond 202 when they are in the streams; they are counted later.
 
         Respond 504 if that takes over 5 seconds: the events are still appended, as soon as Redis accepts them, unless
-        this process ends before. Respond 503 if there is no room, or if Redis cannot be read: none is appended. (If the
-        stored deployment is replaced meanwhile, some may be appended before a 503.)
+        this process ends before. Respond 503 with `Retry-After` if there is no room, or if Redis cannot be read: none
+        is appended. Respond 503 without `Retry-After` if Redis refuses the events for good, or if the stored deployment
+        is replaced meanwhile: it has `unknown`, and so many of the first valid events may be appended; no later one is.
 
         If an event is invalid, respond 400: none is appended, so the corrected body can be sent again. Only if the
         rules change during the request, the 400 has `taken`: so many of its first valid events are appended. Senders
@@ -89,12 +90,7 @@ class Events(Controller):
         read = read_events(kind, body, rules)
         if read.faults and not (partial and read.events):
             raise at_fault(read.faults)
-        producer = writer.producer()
-        try:
-            await _append(writer, producer, read.events, totals, (await totals.deployment()).layout)
-        except ConfigurationError:
-            await writer.give_up(producer)
-            raise
+        await _append(writer, read, totals, (await totals.deployment()).layout)
         return Appended(len(read.events), len(read.faults), read.faults[:SHOWN_FAULTS])
 
     @post(
@@ -141,7 +137,21 @@ def _no_room(why: str) -> Exception:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "1"})
 
 
-async def _append(writer: Writer, producer: Producer, events: list[Event], totals: Totals, layout: Layout) -> None:
+def _not_known(why: TallyError, taken: int) -> Exception:
+    detail = (
+        f"{why}: it is unknown which of the first {taken} events are appended. If you send them again, they may be "
+        "counted twice, unless they have ids"
+    )
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, unknown=taken)
+
+
+async def _append(writer: Writer, read: Read, totals: Totals, layout: Layout) -> None:
+    """Append the valid events of a body, and wait until they are in the streams.
+
+    Raises:
+        ProblemDetailsException: the problem that the response states.
+    """
+    producer, events = writer.producer(), read.events
     if writer.is_stalled:
         raise _no_room("earlier events still wait for Redis to accept them")
     if not await writer.room.is_there_for(events, totals, layout):
@@ -149,17 +159,25 @@ async def _append(writer: Writer, producer: Producer, events: list[Event], total
     # Accept all events or none. Only this event loop emits, and `emit` does not suspend, so the room stays free.
     if len(events) > MAX_HELD - producer.stats.buffered:
         raise _no_room("too many events wait for Redis to accept them")
-    for index, event in enumerate(events):
-        try:
-            await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)
-        except EventError as error:  # the rules have changed since they were read
-            raise at_fault([BadEvent(index, error.field, error.problem)], taken=index) from None
+    taken = 0
     try:
+        for event in events:
+            await producer.emit(event.metric, event.subject, event.amount, actor=event.actor, at=event.at, id=event.id)
+            taken += 1
         await producer.flush(CONFIRM_TIMEOUT)
-    except FlushTimeout:
+    except EventError as error:  # the rules have changed since they were read
+        invalid = {fault.index for fault in read.faults}
+        place = next(islice((index for index in count() if index not in invalid), taken, None))
+        raise at_fault([BadEvent(place, error.field, error.problem)], taken=taken) from None
+    except FlushTimeout as error:
+        if not writer.is_using(producer):
+            raise _not_known(error, taken) from None
         writer.is_stalled = True
         detail = (
             f"Redis has not accepted the events within {CONFIRM_TIMEOUT:g} seconds. They are buffered and will still "
             "be sent. If you send them again, they may be counted twice, unless they have ids"
         )
         raise problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
+    except TallyError as error:  # Redis refuses the producer; or another request has given it up
+        await writer.give_up(producer)
+        raise (_not_known(error, taken) if taken else _no_room(str(error))) from None
