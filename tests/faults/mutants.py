@@ -2420,10 +2420,10 @@ MUTANTS: Final = (
                 "tallystream/producing/rollback_watch.py",
                 "        if epoch and self.epoch not in (None, epoch):\n"
                 "            self._adopt(epoch, layout, queues)\n"
-                "            return",
+                "            if",
                 "        if self.epoch not in (None, epoch):\n"
                 "            self._adopt(epoch, layout, queues)\n"
-                "            return",
+                "            if",
             ),
         ),
         tests=(f"{_APPENDER}::test_entries_are_kept_while_no_deployment_is_stored",),

@@ -147,7 +147,9 @@ class Spool(Buffer):
                 return False
             try:
                 segments = self._open_segments()
-                self._append(segments, records.EVENT, body)
+                if segments.is_due:
+                    self._rotate(segments)
+                segments.write(records.EVENT, body)
             except SpoolError as error:
                 raise SpoolError(f"the event was not added: {error}") from None
             self._events_to = segments.end
@@ -332,16 +334,14 @@ class Spool(Buffer):
             self._segments = SegmentedLog.create(self._spool.folder, in_sync=self._spool.sync == "disk")
         return self._segments
 
-    def _append(self, segments: SegmentedLog, kind: int, body: bytes) -> None:
-        """Write a record; if a new file is due, begin it with the state of the queues before.
+    def _rotate(self, segments: SegmentedLog) -> None:
+        """Begin a new file with the state of the queues, so that it can be read without the files before it.
 
         Raises:
-            SpoolError: the record could not be written.
+            SpoolError: the file could not be begun.
         """
-        if segments.is_due:
-            state = self._queues.state(self._spool.namespace, self._planned_to)
-            segments.rotate(records.STATE, records.encode(state))
-        segments.write(kind, body)
+        state = self._queues.state(self._spool.namespace, self._planned_to)
+        segments.rotate(records.STATE, records.encode(state))
 
     def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
         """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
@@ -352,12 +352,13 @@ class Spool(Buffer):
             SpoolError: there is no reserve file that can be deleted, or the second attempt failed.
         """
         body = records.encode(what)
-        try:
+        while True:
             try:
-                self._append(segments, kind, body)
-            except SpoolError:
+                if segments.is_due:
+                    self._rotate(segments)
+                segments.write(kind, body)
+            except SpoolError as error:
                 if not segments.make_room():
-                    raise
-                self._append(segments, kind, body)
-        except SpoolError as error:
-            raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
+                    raise SpoolError(f"the spooled events are kept, but cannot be sent: {error}") from None
+            else:
+                return

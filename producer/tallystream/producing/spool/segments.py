@@ -131,14 +131,13 @@ class SegmentedLog:
             SpoolError: the file or its record cannot be written; the segments have not changed.
         """
         path = self.folder / f"{self.end:020d}.log"
-        record = _record(kind, body)
         try:
             out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         except OSError as error:
             raise self._refusal(error) from None
         try:
             self._sync()
-            self._put(out, record)
+            written = self._put(out, kind, body)
         except SpoolError:
             with contextlib.suppress(OSError):
                 os.ftruncate(out, 0)  # what stays is replaced by the next call, or is an incomplete record
@@ -148,7 +147,7 @@ class SegmentedLog:
             os.close(self._out)
         self._out = out
         self._files[self.end] = path
-        self.end += len(record)
+        self.end += written
 
     def write(self, kind: int, body: bytes) -> None:
         """Write one record; when this returns, the operating system has the record, with `in_sync` also the disk.
@@ -160,10 +159,9 @@ class SegmentedLog:
             SpoolError: the record could not be written; what was written of it is cut off again. If that fails too, the
                 segments are due: records in the next file follow the last whole one.
         """
-        record = _record(kind, body)
         assert self._out is not None  # noqa: S101  # rotate() comes first
         try:
-            self._put(self._out, record)
+            self.end += self._put(self._out, kind, body)
         except SpoolError:
             try:
                 os.ftruncate(self._out, self.end - max(self._files))
@@ -171,7 +169,6 @@ class SegmentedLog:
                 os.close(self._out)
                 self._out = None
             raise
-        self.end += len(record)
 
     def make_room(self) -> bool:
         """Delete the reserve file, so that records for the delivery fit on a full disk; return whether it was deleted.
@@ -268,12 +265,13 @@ class SegmentedLog:
         except OSError as error:
             raise self._refusal(error) from None
 
-    def _put(self, out: int, record: bytes) -> None:
-        """Write a record to an open file.
+    def _put(self, out: int, kind: int, body: bytes) -> int:
+        """Write a record to an open file; return the number of its bytes.
 
         Raises:
             SpoolError: it was not written, or only a part of it.
         """
+        record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
         try:
             written = os.write(out, record)
             if written == len(record) and self._in_sync:
@@ -282,16 +280,13 @@ class SegmentedLog:
             raise self._refusal(error) from None
         if written != len(record):
             raise SpoolError(f"spool {self.folder.parent} is full: free space on its disk")
+        return written
 
     def _refusal(self, error: OSError) -> SpoolError:
         return SpoolError(
             f"spool {self.folder.parent} cannot be written ({error.strerror}): "
             "free space on its disk, or set another folder"
         )
-
-
-def _record(kind: int, body: bytes) -> bytes:
-    return _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
 
 
 def _remove(folder: Path, files: Iterable[Path]) -> None:
