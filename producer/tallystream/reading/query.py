@@ -10,6 +10,8 @@ from redis.exceptions import RedisError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tallystream.deployment import Deployment
+
 Answer = TypeVar("Answer")
 Other = TypeVar("Other")
 Command = tuple[Any, ...]
@@ -49,6 +51,11 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
         Such a server also rejects appends and counting, so the figures do not change between the commands.
         """
         return Query(self.commands, self.parse)
+
+
+if TYPE_CHECKING:
+    Question = Callable[[Deployment], Query[Answer]]
+    """A function that takes the current deployment and returns a query: see `tallystream.reading.questions`."""
 
 
 def raise_on_error(reply: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from tallystream.client.replies import is_unreachable
 from tallystream.reading.clocks import ClockStep, parse_step
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.storage.deployment_hash import ARCHIVE_LOST, CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY, VERIFIED
@@ -73,7 +74,8 @@ class ServerStats:
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
     """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
 
-    The query raises `RedisError` if the last snapshot, the last audit or the last verification cannot be read.
+    So are those on nodes of a cluster that do not answer. The query raises `RedisError` if the last snapshot, the last
+    audit or the last verification cannot be read for another reason.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:
@@ -84,7 +86,7 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
     def parse(replies: list[Any]) -> ServerStats:
         memory, counts = ({} if isinstance(reply, RedisError) else reply for reply in replies[:2])
         *replies, latest = replies[1:]
-        snapshot, every, audit, verified, step, lost = raise_on_error(latest)
+        snapshot, every, audit, verified, step, lost = [None] * 6 if is_unreachable(latest) else raise_on_error(latest)
         present: set[bytes] = set()
         for consumers in replies[1::4]:
             present.update(_present(consumers))

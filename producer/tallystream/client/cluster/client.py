@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import redis
-from redis.exceptions import RedisError, TryAgainError
+from redis.exceptions import ClusterDownError, RedisError, TryAgainError
 
 from tallystream.client.cluster.pipeline import ClusterPipeline
 from tallystream.client.cluster.slots import goes_everywhere, guarded, key_of, slot_of
@@ -93,6 +93,16 @@ class ClusterClient(redis.Redis):
         self._router.refresh()
         for node in self._router.topology.primaries:
             yield from node.client.scan_iter(*args, **options)
+
+    def node_of(self, key: str) -> str | None:
+        """Return the address, as `host:port`, of the node that serves a key by the latest slot map; send nothing.
+
+        Return `None` if no node is known to serve the key.
+        """
+        try:
+            return self._router.topology.owner(slot_of(key)).name
+        except ClusterDownError:
+            return None
 
     def close(self) -> None:
         """Close the connections to all nodes."""

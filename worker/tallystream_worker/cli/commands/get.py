@@ -11,12 +11,12 @@ from tallystream.errors import EventError
 from tallystream.reading.freshness import RangeFigure
 from tallystream.reading.series import MAX_POINTS
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.bounds import bounds_note
+from tallystream_worker.cli.bounds import bounds_note, reach_notes
 from tallystream_worker.cli.options import AsJson, Where, whole
 from tallystream_worker.cli.output import error_console, print_json, print_table
 
 if TYPE_CHECKING:
-    from tallystream.reading.counters import SubjectTotals
+    from tallystream.reading.counters import MissingCounter, SubjectTotals
     from tallystream.reading.series import RollingSum, Series
 
 
@@ -63,6 +63,7 @@ def get(
             found = totals.of(subject, None if metric is None else [metric], after=after)
             title, columns = subject, ["metric", "total"]
             rows = [[name, f"{value:,}"] for name, value in found.counters.items()]
+            rows += [[each.metric, _at_least(each)] for each in found.missing]
             rows += [[name, f"{value:.2%}"] for name, value in found.ratios.items()]
     if json:
         print_json(found)
@@ -70,7 +71,13 @@ def get(
     print_table(title, columns, rows)
     if isinstance(found, RangeFigure) and (note := bounds_note(found)):
         error_console.print(note)
-    if found.lag != 0:
+    for note in reach_notes(found.unreachable):
+        error_console.print(note, soft_wrap=True)
+    if found.lag != 0 and not found.unreachable:
         error_console.print(
             f"{found.lag if found.lag is not None else 'an unknown number of'} entries are not counted yet"
         )
+
+
+def _at_least(missing: MissingCounter) -> str:
+    return "unknown" if missing.at_least is None else f"at least {missing.at_least:,}"
