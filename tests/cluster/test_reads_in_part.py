@@ -239,7 +239,7 @@ def test_http_answers_in_part(broken):
 
 
 def test_the_exporter_names_what_is_missing(broken):
-    """Metrics of the other partitions go on; sums over all partitions are absent, so no counter seems to be reset."""
+    """Metrics of the other partitions stay; sums over all partitions are absent, so no counter seems to be reset."""
     lines = broken.http.get("/metrics").text.splitlines()
     samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     away = {name: value for name, value in samples.items() if name.startswith("tallystream_partition_unreachable")}
@@ -287,3 +287,44 @@ def test_commands_name_the_node(broken, tmp_path):
     assert {each["metric"] for each in shell.json("get", broken.lost[0])["missing"]} == set(RULES.metric)
     assert "unknown" in shell("get", broken.lost[0]).stdout
     assert broken.node in shell("get", broken.lost[0], "view", status=1).stderr
+
+
+def test_a_node_that_returns_is_read_again(tmp_path):
+    """A reader of live updates gets the totals of a node that was paused; other reads are complete again."""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(local_cluster(KINDS[0], tmp_path, replicas=0))
+        for node in cluster.nodes:
+            node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        settings = Settings(redis=RedisSettings(url=cluster.url, partitions=PARTITIONS), rules=RULES)
+        with counting(settings, structlog.get_logger()), Producer(cluster.url) as producer:
+            for subject in SUBJECTS:
+                producer.emit("view", subject)
+            producer.flush(20, wait="counted")
+        http = stack.enter_context(http_service(cluster.url))
+        assert http.get("/v1/top/view").json()["complete"]
+        keys = Layout(PARTITIONS).keys
+        gone = next(owner for each in keys if (owner := cluster.owner(each.stream)) is not cluster.owner("tally:meta"))
+        lost = next(each for each in SUBJECTS if cluster.owner(Layout(PARTITIONS).keys_of(each).stream) is gone)
+        gone.freeze()
+        stack.callback(gone.thaw)
+        heard = _messages(stack, http, {"metric": "view", "subject": lost})
+        event, data = next(heard)
+        assert (event, bool(data.get("unreachable"))) == ("unreachable", True)
+        gone.thaw()
+        told = dict(next(heard) for _ in range(2))
+        assert told["unreachable"]["unreachable"] == []
+        assert [(each["subject"], each["value"]) for each in told["counters"]["counters"]] == [(lost, 1)]
+        assert until(lambda: http.get("/v1/top/view").json()["complete"], 10, what="a whole leaderboard")
+
+
+def _messages(stack: ExitStack, http: httpx.Client, query: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """Yield the messages of a live stream, each with its name, except those with no totals."""
+    response = stack.enter_context(http.stream("GET", "/v1/live", params=query, timeout=30))
+    assert response.status_code == 200
+    event = ""
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            event = value
+        elif name == "data" and (event != "counters" or json.loads(value)["counters"]):
+            yield event, json.loads(value)

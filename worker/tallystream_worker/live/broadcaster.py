@@ -97,14 +97,14 @@ class Broadcaster:
 
     Args:
         store: The server and the namespace of the counters.
-        beside: Another reader in the same event loop, with which the broadcaster shares the deployment; `None` for
+        known: Another reader of the event loop, with which the broadcaster shares the deployment; `None` for
             none.
     """
 
-    def __init__(self, store: RedisSettings, beside: Totals | None = None) -> None:
+    def __init__(self, store: RedisSettings, known: Totals | None = None) -> None:
         self._totals = Totals(store.url, namespace=store.namespace)
-        if beside is not None:
-            self._totals.share(beside)
+        if known is not None:
+            self._totals.share(known)
         self._readers: set[LiveReader] = set()
         self._channels: dict[Subscription, set[LiveReader]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None

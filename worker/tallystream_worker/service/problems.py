@@ -117,7 +117,7 @@ def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
 
 def _not_in_reach(error: NodeUnreachable) -> ProblemDetailsException:
     structlog.get_logger().warning("service.read_failed", problem=text_of(error))
-    detail = "what was asked for is on nodes of the cluster that do not answer"
+    detail = "the nodes of the cluster that have these counters do not answer"
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=_RETRY, unreachable=error.keys)
 
 
