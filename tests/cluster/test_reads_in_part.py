@@ -305,6 +305,8 @@ def test_a_node_that_returns_is_read_again(tmp_path):
         keys = Layout(PARTITIONS).keys
         gone = next(owner for each in keys if (owner := cluster.owner(each.stream)) is not cluster.owner("tally:meta"))
         lost = next(each for each in SUBJECTS if cluster.owner(Layout(PARTITIONS).keys_of(each).stream) is gone)
+        first = _messages(stack, http, {"metric": "view", "subject": lost})  # so the service knows all positions
+        assert next(first)[0] == "counters"
         gone.freeze()
         stack.callback(gone.thaw)
         heard = _messages(stack, http, {"metric": "view", "subject": lost})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from redis.exceptions import RedisError
 
@@ -16,8 +16,9 @@ from tallystream.reading import questions
 from tallystream.reading.coalescing import ReadCoalescer
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment, without_meta
 from tallystream.reading.freshness import ReadBarrier
-from tallystream.reading.reach import Unreached, within_reach
+from tallystream.reading.reach import Unreached, partitions_in, within_reach
 from tallystream.reading.replaced import REPLACED, checked, unless_lost
+from tallystream.reading.replicas import ReplicaBarrier, awaits_replica
 from tallystream.reading.totals import Totals as ThreadedTotals
 
 if TYPE_CHECKING:
@@ -51,12 +52,21 @@ class Totals:
         url: URL of Redis or Valkey.
         partitions: Expected number of partitions, to be checked against the stored one; `None` does not check it.
         namespace: First part of every key.
+        durability: With `replica`, a read with `after` also waits until a replica has the counting.
 
     Raises:
-        ConfigurationError: the URL is invalid.
+        ConfigurationError: the URL or `durability` is invalid.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        partitions: int | None = None,
+        namespace: str = "tally",
+        durability: Literal["memory", "replica"] = "memory",
+    ) -> None:
+        self._on_replica = awaits_replica(durability)
         self._inner = ThreadedTotals(url)
         self._threads = ThreadPoolExecutor(_READS, thread_name_prefix="tallystream-read")
         self._partitions = partitions
@@ -256,6 +266,7 @@ class Totals:
         Any error of `deployment` and `run` is raised too.
         """
         barrier = ReadBarrier(after, timeout)
+        replicas = ReplicaBarrier(barrier.is_counted) if after is not None and self._on_replica else None
         lost: dict[int, str] = {}
         while True:
             deployment = (await self.deployment()).lacking(lost)
@@ -275,7 +286,9 @@ class Totals:
                 lost |= answer.beyond(deployment)
                 self._remembered.lose(deployment.lacking(lost))
             elif answer is not None:
-                return answer
+                if replicas is None or await self.run(replicas.query(deployment.layout, partitions_in(query))):
+                    return answer
+                await asyncio.sleep(barrier.await_replica())
             else:
                 await asyncio.sleep(barrier.pause())
 

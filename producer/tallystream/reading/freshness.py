@@ -170,12 +170,27 @@ class ReadBarrier:
         """
         if self._after is None:
             return True
-        wanted = parse_id(self._after)
-        if all(position.lag == 0 or parse_id(position.as_of) >= wanted for position in positions):
+        if all(map(self.is_counted, positions)):
             return True
         if time.monotonic() >= self._deadline:
             raise FlushTimeout(f"entry {self._after} was not counted within {self._timeout:g} seconds")
         return False
+
+    def is_counted(self, position: CountingPosition) -> bool:
+        """Return whether a partition at this position is counted up to the stream ID, or has no lag."""
+        return self._after is None or position.lag == 0 or parse_id(position.as_of) >= parse_id(self._after)
+
+    def await_replica(self) -> float:
+        """Return the seconds to sleep before the next check whether a replica has the counting: see `pause`.
+
+        Raises:
+            FlushTimeout: the timeout has passed.
+        """
+        if time.monotonic() >= self._deadline:
+            raise FlushTimeout(
+                f"entry {self._after} was counted, but no replica had the counting within {self._timeout:g} seconds"
+            )
+        return self.pause()
 
     def pause(self) -> float:
         """Return the seconds to sleep before the next poll: more at each call, up to 0.05; 0 after the timeout.

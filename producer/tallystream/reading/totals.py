@@ -7,7 +7,7 @@ further. Nothing here writes, so a reader needs no right to write.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import OutOfMemoryError, RedisError
 
@@ -18,8 +18,9 @@ from tallystream.reading import questions
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment, without_meta
 from tallystream.reading.freshness import ReadBarrier
 from tallystream.reading.query import Answer, Query
-from tallystream.reading.reach import Unreached, within_reach
+from tallystream.reading.reach import Unreached, partitions_in, within_reach
 from tallystream.reading.replaced import REPLACED, checked, unless_lost
+from tallystream.reading.replicas import ReplicaBarrier, awaits_replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,12 +62,22 @@ class Totals:
         partitions: The number of partitions that the caller expects; `None` for no expectation. It is checked until a
             read has found published rules: a later repartition may change it.
         namespace: The first part of every key.
+        durability: With `replica`, a read with `after` also waits until a replica has the counting. The server's user
+            needs the right to INFO.
 
     Raises:
-        ConfigurationError: `url` is invalid.
+        ConfigurationError: `url` or `durability` is invalid.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        partitions: int | None = None,
+        namespace: str = "tally",
+        durability: Literal["memory", "replica"] = "memory",
+    ) -> None:
+        self._on_replica = awaits_replica(durability)
         self._client = connect(url)
         self._partitions = partitions
         self._namespace = namespace
@@ -311,6 +322,7 @@ class Totals:
         The other errors are those of every read: see the class.
         """
         barrier = ReadBarrier(after, timeout)
+        replicas = ReplicaBarrier(barrier.is_counted) if after is not None and self._on_replica else None
         lost: dict[int, str] = {}
         while True:
             deployment = self.deployment.lacking(lost)
@@ -329,7 +341,9 @@ class Totals:
                 lost |= answer.beyond(deployment)
                 self._remembered.lose(deployment.lacking(lost))
             elif answer is not None:
-                return answer
+                if replicas is None or self.run(replicas.query(deployment.layout, partitions_in(query))):
+                    return answer
+                time.sleep(barrier.await_replica())
             else:
                 time.sleep(barrier.pause())
 

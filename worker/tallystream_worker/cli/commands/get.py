@@ -51,7 +51,8 @@ def get(
     if metric is None and (window is not None or over is not None):
         raise EventError("metric", "must be named: --window and --over read a single metric")
     found: SubjectTotals | Series | RollingSum
-    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+    durability = settings.worker.read_durability
+    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace, durability=durability)) as totals:
         if metric is not None and window is not None:
             found = totals.series(subject, metric, window, last, after=after)
             title, columns = f"{subject} {metric}", [window, metric]
