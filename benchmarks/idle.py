@@ -18,7 +18,7 @@ from tallystream_worker.server.embedded import EmbeddedServer
 from .processes import TOTALS_ONLY, worker
 from .server import until
 
-_SECONDS = 20
+_SECONDS = 12
 
 
 def measure(partitions: int) -> tuple[float, float, int, float]:

@@ -94,6 +94,16 @@ class ClusterClient(redis.Redis):
         for node in self._router.topology.primaries:
             yield from node.client.scan_iter(*args, **options)
 
+    def count_primaries(self) -> int:
+        """Return the number of primaries.
+
+        Raises:
+            redis.RedisError: no node returned the slot map.
+            ConfigurationError: the server is not a node of a cluster.
+        """
+        self._router.refresh()
+        return len(self._router.topology.primaries)
+
     def node_of(self, key: str) -> str | None:
         """Return the address, as `host:port`, of the node that serves a key by the latest slot map; send nothing.
 
