@@ -18,7 +18,7 @@ from tallystream_worker.server.embedded import EmbeddedServer
 from .processes import TOTALS_ONLY, worker
 from .server import until
 
-_SECONDS = 12
+_SECONDS = 20
 
 
 def measure(partitions: int) -> tuple[float, float, int, float]:

@@ -2695,4 +2695,26 @@ MUTANTS: Final = (
         (Edit("tallystream/reading/replicas.py", 'int(each["offset"]) >= wanted', "True"),),
         tests=(f"{_DURABILITY}::test_a_read_waits_until_a_replica_has_the_counting",),
     ),
+    Mutant(
+        "limited-workers-serve-the-same-partitions",
+        (
+            Edit(
+                "tallystream_worker/runtime/share.py",
+                "first = int(number[1]) * most if number else zlib.crc32(consumer.encode())",
+                "first = 0",
+            ),
+        ),
+        tests=("tests/unit/runtime/test_share.py",),
+    ),
+    Mutant(
+        "a-lost-connection-cuts-those-of-all-partitions",
+        (
+            Edit(
+                "tallystream_worker/process/periodic.py",
+                "disconnect(inuse_connections=False)",
+                "disconnect(inuse_connections=True)",
+            ),
+        ),
+        tests=("tests/unit/process/test_periodic.py",),
+    ),
 )

@@ -14,7 +14,7 @@ if sys.platform != "win32":
     import resource
 
 OTHERS: Final = 96
-"""Files that nobody reserves: logs, archive, snapshot, requests, modules that are being imported."""
+"""Files without a reservation: logs, archive, snapshot, requests, modules that are being imported."""
 
 
 class OpenFiles:

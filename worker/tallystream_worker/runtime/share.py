@@ -56,7 +56,7 @@ def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
 
 
 def exchanged(served: Collection[int], others: Sequence[int], beyond: int) -> Mapping[int, int]:
-    """Return, by number of a partition that nobody serves, that of a served one to give up for it.
+    """Return, by number of a partition that no worker serves, that of a served one to give up for it.
 
     Only partitions that another worker also serves are given up, those that most others serve first.
 
@@ -65,9 +65,9 @@ def exchanged(served: Collection[int], others: Sequence[int], beyond: int) -> Ma
         others: By number of the partition, how many other workers serve it.
         beyond: How many partitions more this process can serve; then -1 is given up.
     """
-    nobody = [number for number, count in enumerate(others) if not count and number not in served]
+    unserved = [number for number, count in enumerate(others) if not count and number not in served]
     shared = [number for number in served if others[number]]
-    for numbers in (nobody, shared):
+    for numbers in (unserved, shared):
         random.shuffle(numbers)  # so that two processes seldom exchange the same partitions at the same time
     shared.sort(key=lambda number: -others[number])
-    return dict(zip(nobody, [*(-1 for _ in range(beyond)), *shared], strict=False))
+    return dict(zip(unserved, [*(-1 for _ in range(beyond)), *shared], strict=False))

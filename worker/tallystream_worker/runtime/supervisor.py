@@ -175,8 +175,7 @@ class WorkerPool:
                 "worker.partitions_limited",
                 partitions=self.layout.partitions,
                 served=len(served),
-                problem="this process may not open more files, and waits for the entries of each partition on a "
-                "connection of its own",
+                problem="this process may not open more files, and needs a connection for each partition",
                 action="raise the limit of open files (LimitNOFILE, ulimit -n), or start more workers",
             )
         return served

@@ -40,6 +40,7 @@ class ServerStats:
         evicted: Number of keys that the server has evicted since it started; `None` if this user may not read it.
         workers: Number of different consumer names that have read in any partition within the last 15 seconds; a
             partition that cannot be read adds none.
+        serving: The same number for each partition, by stream; a partition whose node does not answer is left out.
         stream_entries: Number of entries by stream, counted ones included.
         stream_limits: Number of entries at which appends are rejected, by stream with a bound.
         dead_bytes: Bytes of the dead letters by stream.
@@ -59,6 +60,7 @@ class ServerStats:
     memory_max: int | None
     evicted: int | None
     workers: int
+    serving: dict[str, int]
     stream_entries: dict[str, int]
     stream_limits: dict[str, int]
     dead_bytes: dict[str, int]
@@ -87,9 +89,11 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
         memory, counts = ({} if isinstance(reply, RedisError) else reply for reply in replies[:2])
         *replies, latest = replies[1:]
         snapshot, every, audit, verified, step, lost = [None] * 6 if is_unreachable(latest) else raise_on_error(latest)
-        present: set[bytes] = set()
-        for consumers in replies[1::4]:
-            present.update(_present(consumers))
+        present = {
+            keys.stream: set(_present(consumers))
+            for keys, consumers in zip(layout.keys, replies[1::4], strict=True)
+            if not is_unreachable(consumers)
+        }
         bounds = [(None, None) if isinstance(both, RedisError) else both for both in replies[3::4]]
 
         def by_stream(values: Iterable[Any]) -> dict[str, int]:
@@ -103,7 +107,8 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
             memory.get("used_memory"),
             memory.get("maxmemory"),
             counts.get("evicted_keys"),
-            len(present),
+            len(set().union(*present.values())),
+            {stream: len(names) for stream, names in present.items()},
             by_stream(replies[2::4]),
             by_stream(limit for limit, _ in bounds),
             by_stream(each or 0 for each in replies[4::4]),

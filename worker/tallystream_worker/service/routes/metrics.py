@@ -238,6 +238,7 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("clock_step_seconds", "The last step of a server's clock: above 0 if ahead.", vitals.step.seconds)
         yield _gauge("clock_step_timestamp_seconds", "The server's time after that step.", vitals.step.at)
     for name, what, values in (
+        ("partition_workers", "Workers that read the partition within the last 15 seconds.", vitals.serving),
         ("stream_entries", "Entries in the stream, counted ones included.", vitals.stream_entries),
         ("stream_max_entries", "Entries at which the stream accepts no more.", vitals.stream_limits),
         ("dead_bytes", "Memory that the dead letters take.", vitals.dead_bytes),
