@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import ConnectionError as RedisConnectionError
+import redis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ class Unconfirmed(TallyError):
     """
 
 
-class NodeUnreachable(TallyError, RedisConnectionError):
+class NodeUnreachable(TallyError, redis.ConnectionError):
     """No key that a read needs can be read, because the nodes of the cluster that have the keys do not answer.
 
     Other keys may still be readable. It is also a `redis.ConnectionError`, so callers that repeat a call after such an
