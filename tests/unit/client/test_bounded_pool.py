@@ -12,7 +12,7 @@ from tallystream.client.bounded_pool import Bounded
 
 
 class Pool:
-    """A pool that makes connections, which are numbers, until it is told to fail."""
+    """A pool that makes connections, which are numbers; with `fails`, it raises an error instead."""
 
     def __init__(self) -> None:
         self.made = 0
