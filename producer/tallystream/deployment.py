@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
 from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
@@ -65,6 +66,8 @@ class Deployment:
             that workers removed; empty until a reader reads it. Reads state buckets up to it as missing, also those
             that are open again, because the server's clock was ahead or `retention` was raised. Also has the marks of
             changed rules (see `tallystream.rules.parts`).
+        unreachable: By number of each partition that a reader could not read, because its node does not answer, the
+            error. Its generation in `layout` is then `generation`, and `removed` lacks its periods.
     """
 
     layout: Layout
@@ -82,6 +85,7 @@ class Deployment:
     spread: frozenset[str] = frozenset()
     clock_ahead: float | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
+    unreachable: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def create_or_load(
@@ -235,6 +239,17 @@ class Deployment:
             moving=number(root, b"moving"),
             spread=spread,
         )
+
+    def lacking(self, unreachable: Mapping[int, str]) -> Self:
+        """Return a copy with more unreachable partitions; the object itself if there are no more."""
+        if unreachable.keys() <= self.unreachable.keys():
+            return self
+        return replace(self, unreachable={**self.unreachable, **unreachable})
+
+    @cached_property
+    def in_reach(self) -> Self:
+        """The same deployment, with a layout by which queries leave out the unreachable partitions."""
+        return replace(self, layout=replace(self.layout, unreachable=frozenset(self.unreachable)))
 
     @property
     def is_stored(self) -> bool:

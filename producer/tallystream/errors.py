@@ -5,6 +5,7 @@ TallyError
 |- BufferFull            the producer's buffer is full, and the event was not added
 |- FlushTimeout          events that a call waits for were not confirmed (or not counted) within the timeout
 |- StreamFull            a stream has reached its limit of entries, because counting lags
+|- NodeUnreachable       no partition that a read needs can be read, because nodes of the cluster do not answer
 |- Unconfirmed           a write, such as a decision, was executed, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
 |- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
@@ -20,7 +21,12 @@ TallyError
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class TallyError(Exception):
@@ -63,6 +69,32 @@ class Unconfirmed(TallyError):
 
     If the event of a decision is decided again, it may count twice, unless its metric has `once` or its id counts once.
     """
+
+
+class NodeUnreachable(TallyError, redis.ConnectionError):
+    """No key that a read needs can be read, because the nodes of the cluster that have the keys do not answer.
+
+    Other keys may still be readable. It is also a `redis.ConnectionError`, so callers that repeat a call after such an
+    error also repeat it after this one.
+
+    Args:
+        nodes: By the name of a key that cannot be read, such as the stream of a partition, the address of its node as
+            `host:port`; `None` if no node serves the key.
+        problem: The error of one of the nodes.
+    """
+
+    def __init__(self, nodes: Mapping[str, str | None], problem: str) -> None:
+        self.keys = list(nodes)
+        self.nodes = sorted({node for node in nodes.values() if node is not None})
+        shown = ", ".join(self.keys[:_SHOWN]) + (f" and {len(nodes) - _SHOWN:,} more" if len(nodes) > _SHOWN else "")
+        where = f"node {', '.join(self.nodes)}" if self.nodes else "no node of the cluster serves them"
+        super().__init__(
+            f"{shown} cannot be read ({where}): {problem.rstrip('.')}. Start the node, or let a replica of it take over"
+        )
+
+
+_SHOWN: Final = 8
+"""The most keys that the text of a `NodeUnreachable` names."""
 
 
 class SpoolError(TallyError):

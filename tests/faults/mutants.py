@@ -76,6 +76,8 @@ _EXPIRY: Final = "tests/integration/reading/test_expiry.py"
 _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
 _APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
+_IN_PART: Final = "tests/cluster/test_reads_in_part.py"
+_DURABILITY: Final = "tests/integration/client/test_durability.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
@@ -2956,5 +2958,86 @@ MUTANTS: Final = (
         "damaged-events-are-left-out",
         (Edit(f"{_SPOOL}/packing.py", "        if at < plan.end and (", "        if False and ("),),
         tests=(f"{_FAILED_WRITES}::test_events_that_are_damaged_meanwhile",),
+    ),
+    Mutant(
+        "what-cannot-be-read-is-0",
+        (Edit("tallystream/reading/counters.py", "        if len(reached) < len(holding):\n", "        if False:\n"),),
+        tests=(f"{_IN_PART}::test_many_totals_are_read_in_part",),
+    ),
+    Mutant(
+        "one-silent-node-stops-every-read",
+        (
+            Edit(
+                "tallystream/reading/deployment_cache.py",
+                "enumerate(replies) if is_unreachable(reply)}",
+                "enumerate(replies) if False}",
+            ),
+        ),
+        tests=(f"{_IN_PART}::test_a_total_on_another_node_is_exact",),
+    ),
+    Mutant(
+        "sums-without-a-partition-are-exported",
+        (
+            Edit(
+                "tallystream_worker/service/routes/metrics.py",
+                "whole = self._ledger is None or not self._ledger.unreachable",
+                "whole = True",
+            ),
+        ),
+        tests=(f"{_IN_PART}::test_the_exporter_names_what_is_missing",),
+    ),
+    Mutant(
+        "live-readers-forget-a-node-that-returns",
+        (Edit("tallystream_worker/live/broadcaster.py", "elif end != before or returned:", "elif end != before:"),),
+        tests=(f"{_IN_PART}::test_a_node_that_returns_is_read_again",),
+    ),
+    Mutant(
+        "counted-before-a-replica-has-it",
+        (
+            Edit(
+                "tallystream/producing/counted.py",
+                "if durability.is_needed else",
+                "if False else",
+            ),
+        ),
+        tests=(f"{_DURABILITY}::test_a_flush_waits_until_a_replica_has_the_counting",),
+    ),
+    Mutant(
+        "confirmation-without-a-write",
+        (
+            Edit(
+                "tallystream/storage/lua/touch.lua",
+                "redis.call('HSET', KEYS[1], '!begun', redis.call('HGET', KEYS[1], '!begun'))",
+                "redis.call('HGET', KEYS[1], '!begun')",
+            ),
+        ),
+        tests=(f"{_DURABILITY}::test_a_flush_waits_until_a_replica_has_the_counting",),
+    ),
+    Mutant(
+        "read-before-a-replica-has-it",
+        (Edit("tallystream/reading/replicas.py", 'int(each["offset"]) >= wanted', "True"),),
+        tests=(f"{_DURABILITY}::test_a_read_waits_until_a_replica_has_the_counting",),
+    ),
+    Mutant(
+        "limited-workers-serve-the-same-partitions",
+        (
+            Edit(
+                "tallystream_worker/runtime/share.py",
+                "first = int(number[1]) * most if number else zlib.crc32(consumer.encode())",
+                "first = 0",
+            ),
+        ),
+        tests=("tests/unit/runtime/test_share.py",),
+    ),
+    Mutant(
+        "a-lost-connection-cuts-those-of-all-partitions",
+        (
+            Edit(
+                "tallystream_worker/process/periodic.py",
+                "disconnect(inuse_connections=False)",
+                "disconnect(inuse_connections=True)",
+            ),
+        ),
+        tests=("tests/unit/process/test_periodic.py",),
     ),
 )

@@ -169,7 +169,8 @@ class Producer:
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
-            wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
+            wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals, and this
+                confirmed in the same way).
 
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
+
+from redis.exceptions import RedisError
 
 from tallystream.aio.threads import in_thread
 from tallystream.client.connect import DEFAULT_URL
+from tallystream.client.replies import is_unreachable
 from tallystream.errors import TallyError
 from tallystream.reading import questions
 from tallystream.reading.coalescing import ReadCoalescer
-from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
+from tallystream.reading.deployment_cache import DeploymentCache, query_deployment, without_meta
 from tallystream.reading.freshness import ReadBarrier
+from tallystream.reading.reach import Unreached, partitions_in, within_reach
 from tallystream.reading.replaced import REPLACED, checked, unless_lost
+from tallystream.reading.replicas import ReplicaBarrier, awaits_replica
 from tallystream.reading.totals import Totals as ThreadedTotals
 
 if TYPE_CHECKING:
@@ -27,8 +32,7 @@ if TYPE_CHECKING:
     from tallystream.reading.counters import Counter, CounterTotal, CounterTotals, Reading, SubjectTotals
     from tallystream.reading.leaderboards import Leaderboard
     from tallystream.reading.ledger import LedgerSummary
-    from tallystream.reading.query import Answer, Query
-    from tallystream.reading.questions import Question
+    from tallystream.reading.query import Answer, Query, Question
     from tallystream.reading.search import FoundSubjects
     from tallystream.reading.series import RollingSum, Series
 
@@ -50,12 +54,21 @@ class Totals:
         partitions: Expected number of partitions; each read checks it against the stored one until a read has found
             published rules. `None` does not check it.
         namespace: First part of every key.
+        durability: With `replica`, a read with `after` also waits until a replica has the counting.
 
     Raises:
-        ConfigurationError: the URL is invalid.
+        ConfigurationError: the URL or `durability` is invalid.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        partitions: int | None = None,
+        namespace: str = "tally",
+        durability: Literal["memory", "replica"] = "memory",
+    ) -> None:
+        self._on_replica = awaits_replica(durability)
         self._inner = ThreadedTotals(url)
         self._threads = ThreadPoolExecutor(_READS, thread_name_prefix="tallystream-read")
         self._partitions = partitions
@@ -63,6 +76,13 @@ class Totals:
         self._remembered = DeploymentCache()
         self._together = ReadCoalescer(self.run)
         self._closed = False
+
+    def share(self, other: Totals) -> None:
+        """Share what either object reads about the deployment; both must be of one event loop and namespace.
+
+        While the node of the description does not answer, either can then read if one of them has read before.
+        """
+        self._remembered = other._remembered  # of the same class
 
     async def deployment(self) -> Deployment:
         """Return the deployment of this namespace; read it unless one with rules was read within the last second.
@@ -78,18 +98,32 @@ class Totals:
             TallyError: this object is closed, and the deployment must be read.
             redis.RedisError: the server cannot be read.
         """
-        return self._remembered.get() or await self._reload()
+        return self._remembered.get() or await self.reload()
 
-    async def _reload(self) -> Deployment:
-        remembered = self._remembered
-        return remembered.put(await self.run(query_deployment(remembered.expected(self._partitions), self._namespace)))
+    async def reload(self) -> Deployment:
+        """Return the deployment of this namespace, read now; see `deployment`, also for the errors.
+
+        In a cluster, its `unreachable` names the partitions whose nodes do not answer. If the node of the description
+        is among these nodes, the description is the one that was read last.
+
+        Raises:
+            NodeUnreachable: the node of the description does not answer, and the description was never read.
+        """
+        remembered, inner = self._remembered, self._inner
+        try:
+            found = await self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
+        except RedisError as error:
+            if not inner.is_cluster or not is_unreachable(error):
+                raise
+            found = await self.run(without_meta(remembered.latest, self._namespace, error, inner.locate))
+        return remembered.put(found)
 
     async def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of a subject's metric, in `value`: at least the declared floor, 0 without events.
 
         A metric that the published rules do not declare is an `EventError`. See `tallystream.Totals.get`.
         """
-        return await self._ask(questions.get(subject, metric), after, timeout, together=True)
+        return await self.ask(questions.get(subject, metric), after, timeout, together=True)
 
     async def get_many(
         self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0
@@ -98,7 +132,7 @@ class Totals:
 
         A metric that the published rules do not declare is an `EventError`. See `tallystream.Totals.get_many`.
         """
-        return await self._ask(questions.get_many(counters), after, timeout, together=True)
+        return await self.ask(questions.get_many(counters), after, timeout, together=True)
 
     async def of(
         self, subject: str, metrics: Iterable[str] | None = None, *, after: str | None = None, timeout: float = 5.0
@@ -108,7 +142,7 @@ class Totals:
         With `metrics` `None`, those of all declared metrics; an undeclared one is an `EventError`. See
         `tallystream.Totals.of`.
         """
-        return await self._ask(questions.of(subject, metrics), after, timeout, together=True)
+        return await self.ask(questions.of(subject, metrics), after, timeout, together=True)
 
     async def series(
         self, subject: str, metric: str, window: str, last: int = 24, *, after: str | None = None, timeout: float = 5.0
@@ -118,7 +152,7 @@ class Totals:
         A bucket has the value `None` if it has expired, or a change of the rules may have left events out of it. A
         metric without this `window` is an `EventError`. See `tallystream.Totals.series`.
         """
-        return await self._ask(questions.series(subject, metric, window, last), after, timeout)
+        return await self.ask(questions.series(subject, metric, window, last), after, timeout)
 
     async def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
@@ -128,7 +162,7 @@ class Totals:
         `start` and `end` of the answer state what is summed, in seconds since 1970. If buckets at the begin have
         expired and no coarser ones replace them, `complete` is false. See `tallystream.Totals.sum`.
         """
-        return await self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
+        return await self.ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
     async def top(
         self,
@@ -146,21 +180,21 @@ class Totals:
         duration such as `7d`, those of the range that ends now. At most `n` subjects, after the first `offset`; with
         `n` `None`, at most 10. A metric without a leaderboard is an `EventError`. See `tallystream.Totals.top`.
         """
-        return await self._ask(questions.top(metric, window, n, offset), after, timeout)
+        return await self.ask(questions.top(metric, window, n, offset), after, timeout)
 
     async def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
         """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends.
 
         A metric without a limit is an `EventError`. See `tallystream.Totals.limit`.
         """
-        return await self._ask(questions.limit(subject, metric), after, timeout)
+        return await self.ask(questions.limit(subject, metric), after, timeout)
 
     async def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
         """Return a subject's score, and the numbers of votes for and against it.
 
         A metric without `once` is an `EventError`. See `tallystream.Totals.votes`.
         """
-        return await self._ask(questions.votes(subject, metric), after, timeout)
+        return await self.ask(questions.votes(subject, metric), after, timeout)
 
     async def uniques(
         self, subject: str, metric: str, over: str | None = None, *, after: str | None = None, timeout: float = 5.0
@@ -170,14 +204,14 @@ class Totals:
         With `over` `None`, it is that of the current bucket of the metric's `unique` window. A metric without `unique`
         is an `EventError`. See `tallystream.Totals.uniques`.
         """
-        return await self._ask(questions.uniques(subject, metric, over), after, timeout)
+        return await self.ask(questions.uniques(subject, metric, over), after, timeout)
 
     async def ledger(self) -> LedgerSummary:
         """Return the numbers of events by outcome, of all partitions in sum, and the lag of each partition in entries.
 
         See `tallystream.Totals.ledger`.
         """
-        return await self._ask(questions.ledger())
+        return await self.ask(questions.ledger())
 
     async def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
         """Return the declared alerts, and one page of the pairs of alert and subject that fire, the latest first.
@@ -185,21 +219,21 @@ class Totals:
         The page has at most `n` (0 to 1,000) pairs, after the first `offset`, of all alerts together; a number out of
         range is an `EventError`. See `tallystream.Totals.alerts`.
         """
-        return await self._ask(questions.alerts(n, offset))
+        return await self.ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
         """Return at most `n` subjects on leaderboards of all time whose names begin with `prefix`, largest first.
 
         An empty `prefix`, or an `n` that is not 1 to 50, is an `EventError`. See `tallystream.Totals.search`.
         """
-        return await self._ask(questions.search(prefix, n))
+        return await self.ask(questions.search(prefix, n))
 
     async def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
         """Return many totals, each with its error, and the position of each partition that was read.
 
         Metrics need not be declared, but must be valid names. See `tallystream.Totals.read`.
         """
-        return await self._ask(questions.read(counters), after, timeout, together=True)
+        return await self.ask(questions.read(counters), after, timeout, together=True)
 
     async def run(self, query: Query[Answer]) -> Answer:
         """Run a query in a thread, and then each further query that its `parse` returns; return the answer.
@@ -229,7 +263,7 @@ class Totals:
 
         await in_thread(close)
 
-    async def _ask(
+    async def ask(
         self,
         question: Question[Answer],
         after: str | None = None,
@@ -254,25 +288,36 @@ class Totals:
             ConfigurationError: the question needs published rules, and there are none.
             FlushTimeout: the entries up to `after` were not counted within `timeout`.
             KeyLost: a partition that is read has lost a key.
+            NodeUnreachable: every partition that the question needs is on a node that does not answer.
 
         Any error of `deployment` and `run` is raised too.
         """
         barrier = ReadBarrier(after, timeout)
+        replicas = ReplicaBarrier(barrier.is_counted) if after is not None and self._on_replica else None
+        lost: dict[int, str] = {}
         while True:
-            deployment = await self.deployment()
-            query = barrier.guard(question(deployment))
+            deployment = (await self.deployment()).lacking(lost)
+            query = barrier.guard(within_reach(question, deployment, self._inner.locate))
             run = self._together.run if together else self.run
             answer = await run(checked(query, deployment))
             if answer is REPLACED:
-                if (await self._reload()).layout != deployment.layout:
+                if (await self.reload()).layout != deployment.layout:
+                    lost.clear()
                     continue
                 # A partition is closed, and no other topic is live yet; or it has lost a key.
                 answer = await self.run(unless_lost(query, deployment))
-                if (await self._reload()).layout != deployment.layout:
+                if (await self.reload()).layout != deployment.layout:
+                    lost.clear()
                     continue
-            if answer is not None:
-                return answer
-            await asyncio.sleep(barrier.pause())
+            if isinstance(answer, Unreached):
+                lost |= answer.beyond(deployment)
+                self._remembered.lose(deployment.lacking(lost))
+            elif answer is not None:
+                if replicas is None or await self.run(replicas.query(deployment.layout, partitions_in(query))):
+                    return answer
+                await asyncio.sleep(barrier.await_replica())
+            else:
+                await asyncio.sleep(barrier.pause())
 
     async def __aenter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from tallystream.client.bounded_pool import Bounded, BoundedPool
 from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.cluster.router import Router
 from tallystream.client.connections import CountedSentinelConnection, connection_class
@@ -50,7 +51,7 @@ _CLUSTER_PORT: Final = 6379
 _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
 
 
-def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.Redis:
+def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int | None = None) -> redis.Redis:
     """Return a client that never sends a write again that may have been executed; it connects on first use.
 
     Text in replies is `bytes`. If the server turns out to be a node of a cluster and the URL names no cluster, or the
@@ -63,6 +64,9 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
         block: Most seconds that a blocking command of this client waits in the server, such as XREAD BLOCK.
         timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead. The attempt to
             connect takes at most `block` and `timeout` together, and at most 5 seconds.
+        most: The most connections in use to each server at a time, for a client that many threads share. A command
+            waits at most `timeout` seconds for a free one, and then raises `redis.MaxConnectionsError`. `None` for no
+            bound.
 
     Raises:
         ConfigurationError: the URL is invalid.
@@ -74,17 +78,19 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT) -> redis.
         "socket_timeout": block + timeout,
         "socket_connect_timeout": min(block + timeout, TIMEOUT),
         "retry": Retry(NoBackoff(), 0),
+        "max_connections": 2**31,  # redis-py would refuse a command while a hundred connections are in use
         "driver_info": None,  # redis-py would send it with a command that Redis 7.0, and an ACL for it, lacks
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
+    bound: dict[str, Any] = {} if most is None else {"most": most, "patience": timeout}
     try:
         if url.startswith(_CLUSTER):
-            return _cluster(_ClusterUrl.parse(url), settings)
+            return _cluster(_ClusterUrl.parse(url), settings, bound)
         settings["redis_connect_func"] = _connected
         if url.startswith(_SENTINEL):
-            return _primary(_SentinelUrl.parse(url), settings)
+            return _primary(_SentinelUrl.parse(url), settings, bound)
         settings["connection_class"] = connection_class(url)
-        client: redis.Redis = redis.Redis.from_url(_with_absolute_path(url), **settings)
+        client = _from_url(_with_absolute_path(url), settings, bound)
     except ValueError as error:
         raise ConfigurationError(
             f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
@@ -106,16 +112,23 @@ def _with_absolute_path(url: str) -> str:
     return f"{_UNIX}{quote(str(Path.cwd()))}/{path}"
 
 
-def _cluster(url: _ClusterUrl, settings: dict[str, Any]) -> redis.Redis:
+def _from_url(url: str, settings: dict[str, Any], bound: dict[str, Any]) -> redis.Redis:
+    """Return a client of one server; `bound` has the settings of `Bounded`, or is empty."""
+    pool = BoundedPool if bound else redis.ConnectionPool
+    client = redis.Redis(connection_pool=pool.from_url(url, **settings, **bound))
+    client.auto_close_connection_pool = True
+    return client
+
+
+def _cluster(url: _ClusterUrl, settings: dict[str, Any], bound: dict[str, Any]) -> redis.Redis:
     def open_node(address: tuple[str, int], **more: Any) -> redis.Redis:
         kind = {"connection_class": connection_class(f"{url.scheme}://")}
-        client: redis.Redis = redis.Redis.from_url(url.of(address), **settings | kind | more)
-        return client
+        return _from_url(url.of(address), settings | kind | more, {})
 
     open_node(url.hosts[0])  # makes no connection; raises now if an option in the URL is invalid
 
     def open_watched(address: tuple[str, int], is_replaced: Callable[[], bool]) -> redis.Redis:
-        return open_node(address, **failover_aware(is_replaced, tls=url.scheme == "rediss"))
+        return _from_url(url.of(address), settings | failover_aware(is_replaced, tls=url.scheme == "rediss"), bound)
 
     return ClusterClient(Router(url.hosts, open_node, open_watched))
 
@@ -140,18 +153,19 @@ def _needs_cluster(connection: Any) -> ConfigurationError:
     )
 
 
-def _primary(url: _SentinelUrl, settings: dict[str, Any]) -> redis.Redis:
+def _primary(url: _SentinelUrl, settings: dict[str, Any], bound: dict[str, Any]) -> redis.Redis:
     # The timeout of a Sentinel is short, because the next Sentinel is asked if it does not reply.
     asking = settings | {"socket_timeout": _SENTINEL_TIMEOUT, "socket_connect_timeout": _SENTINEL_TIMEOUT}
     client: redis.Redis = redis.sentinel.Sentinel(url.hosts, sentinel_kwargs=asking).master_for(
         url.name,
         redis.Redis,
-        _PrimaryPool,
+        _BoundedPrimaryPool if bound else _PrimaryPool,
         connection_class=CountedSentinelConnection,
         username=url.username,
         password=url.password,
         db=url.db,
         **settings,
+        **bound,
     )
     return client
 
@@ -164,6 +178,10 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
         super().disconnect(inuse_connections)
         for sentinel in self.sentinel_manager.sentinels:
             sentinel.connection_pool.disconnect(inuse_connections)
+
+
+class _BoundedPrimaryPool(Bounded, _PrimaryPool):
+    """The same with a bound."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ Durability = Literal["memory", "replica", "fsync"]
 _PATIENCE: Final = 1000
 """Milliseconds to wait for the durability of a write; after that, the write is unconfirmed."""
 
+NOT_IN_TIME: Final = "no replica or disk has confirmed it in time"
+"""The reason why a write is not confirmed, if the server gave no other one."""
+
 
 class DurabilityCheck:
     """Checks, after a write and on the same connection, that the write has the required durability.
@@ -71,17 +74,19 @@ class DurabilityCheck:
                 ) from None
             raise
 
-    def queue(self, pipeline: Pipeline) -> None:
+    def queue(self, pipeline: Pipeline, patience: float | None = None) -> None:
         """Add the durability command (`WAIT` or `WAITAOF`) to a pipeline; for `memory`, add nothing.
 
         Call this after the writes were added. The pipeline must be no transaction: in one, the server does not wait.
-        The server waits at most 1 second before it replies. The reply, if it is no error, is the argument of
-        `is_enough`.
+        The server waits at most 1 second before it replies, or `patience` seconds if that is less. The reply, if it is
+        no error, is the argument of `is_enough`.
         """
+        # 0 milliseconds would be no limit.
+        most = _PATIENCE if patience is None else max(1, min(_PATIENCE, int(patience * 1000)))
         if self._durability == "replica":
-            pipeline.execute_command("WAIT", 1, _PATIENCE)
+            pipeline.execute_command("WAIT", 1, most)
         elif self._durability == "fsync":
-            pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
+            pipeline.execute_command("WAITAOF", 1, 0, most)
 
     def is_enough(self, reply: Any) -> bool:
         """Return whether the reply to the durability command confirms the writes before it.
@@ -116,7 +121,7 @@ class DurabilityCheck:
         reply = script.checked(reply)
         if isinstance(waited, RedisError):
             return reply, f"the server could not confirm it: {waited}"
-        return reply, "" if self.is_enough(waited) else "no replica or disk has confirmed it in time"
+        return reply, "" if self.is_enough(waited) else NOT_IN_TIME
 
     def _attempt(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, Any]:
         with client.pipeline(transaction=False) as pipeline:

@@ -18,6 +18,7 @@ from redis.exceptions import (
     AskError,
     AuthenticationError,
     ClusterDownError,
+    MaxConnectionsError,
     MovedError,
     NoPermissionError,
     ReadOnlyError,
@@ -59,6 +60,16 @@ _OF_THE_SERVER: Final = frozenset(
     }
 )
 _ANNOTATED, _ANNOTATION_ENDS = "Command # ", " of pipeline caused error: "
+
+
+def is_unreachable(error: object) -> TypeGuard[RedisError]:
+    """Return whether an error shows that the node of a key cannot execute commands: it is down, or no node serves it.
+
+    A wrong password and too many connections of this client are no such errors: the node is there.
+    """
+    return isinstance(error, (*BROKEN, ClusterDownError)) and not isinstance(
+        error, (AuthenticationError, MaxConnectionsError)
+    )
 
 
 def is_key_missing(error: RedisError) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from tallystream.client.durability import MEMORY, NOT_IN_TIME
 from tallystream.deployment import Deployment
 from tallystream.errors import FlushTimeout, KeyLost
 from tallystream.storage.lost_keys import lost_commands, parse_lost
+from tallystream.storage.scripts import Script
 from tallystream.wire.position import parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     import redis
 
+    from tallystream.client.durability import DurabilityCheck
     from tallystream.producing.appender import Appender
     from tallystream.storage.keys import PartitionKeys
 
@@ -26,8 +29,20 @@ _POLL: Final = 0.003
 """Seconds between two reads of a partition's `as_of`."""
 
 
-def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, deadline: float | None) -> None:
+_TOUCH: Final = Script("tallystream.storage", "touch")
+
+
+def wait_until_counted(
+    client: redis.Redis,
+    namespace: str,
+    appender: Appender,
+    deadline: float | None,
+    durability: DurabilityCheck = MEMORY,
+) -> None:
     """Wait until every entry that an appender has confirmed so far is counted; given-up entries are not waited for.
+
+    With another durability than that of memory, also wait until the counting has it. For this, a value is written again
+    on the node that has counted: what confirms this write confirms all earlier ones.
 
     Also return if another topic becomes live, because a topic becomes live only after it has counted every entry of the
     earlier topic. With `deadline` `None`, wait without limit. If the server was emptied, store a new deployment:
@@ -35,8 +50,9 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
     not the first. If the server went back to other data that has the entries, wait until they are counted there.
 
     Raises:
-        FlushTimeout: the monotonic second `deadline` has passed, and an entry is not counted. If its partition has lost
-            a key, the message names the key.
+        FlushTimeout: the monotonic second `deadline` has passed, and an entry is not counted, or its counting is not
+            confirmed. If its partition has lost a key, the message names the key; if only the confirmation is missing,
+            the message states that.
         ConfigurationError: this release cannot read the stored deployment.
         KeyLost: the deployment was deleted, although its partitions were counted, or the hash of the live topic is
             lost. The lost key of a partition alone does not raise this error.
@@ -60,16 +76,54 @@ def wait_until_counted(client: redis.Redis, namespace: str, appender: Appender, 
                 for command in position_commands(keys):
                     pipeline.execute_command(*command)
                 position = parse_position(pipeline.execute(raise_on_error=False), keys.group)
+            unconfirmed = ""
             if parse_id(position.as_of) >= parse_id(last_id):
-                break
+                unconfirmed = _unconfirmed(client, keys, last_id, durability, deadline) if durability.is_needed else ""
+                if not unconfirmed:
+                    break
             present = appender.last_ids[partition : partition + 1]
             if appender.layout.topic == topic and present and present[0] is not None:
                 last_id = min(last_id, present[0], key=parse_id)  # lower if the server went back to other data
             remaining = _POLL if deadline is None else deadline - time.monotonic()
+            if remaining <= 0 and unconfirmed:
+                raise FlushTimeout(f"the flush timed out: the entries are counted, and {unconfirmed}")
             if remaining <= 0:
                 late = f"the flush timed out: {position.lag or 0:,} entries are not counted yet"
                 raise FlushTimeout(late + _reason(client, keys))
             time.sleep(min(_POLL, remaining))
+
+
+def _unconfirmed(
+    client: redis.Redis, keys: PartitionKeys, last_id: str, durability: DurabilityCheck, deadline: float | None
+) -> str:
+    """Return the reason why the counting of an entry is not confirmed; `""` if it is.
+
+    Positions, write and WAIT go to one node, on one connection and in this order. So after a failover, a node that
+    lacks the counting cannot confirm it.
+
+    Raises:
+        KeyLost: the partition has lost a key.
+        redis.RedisError: the server cannot be read, or refuses the write.
+    """
+    patience = None if deadline is None else deadline - time.monotonic()
+    for _ in range(2):
+        with client.pipeline(transaction=False) as pipeline:
+            for command in position_commands(keys):
+                pipeline.execute_command(*command)
+            _TOUCH.queue(pipeline, [keys.sequences], [])
+            durability.queue(pipeline, patience)
+            *position, touched, waited = pipeline.execute(raise_on_error=False)
+        if not isinstance(touched, NoScriptError):
+            break
+        _TOUCH.load(client)
+    if isinstance(touched, RedisError):
+        raise touched
+    _TOUCH.checked(touched)
+    if parse_id(parse_position(position, keys.group).as_of) < parse_id(last_id):
+        return "the server has lost the counting since"
+    if isinstance(waited, RedisError):
+        return f"the server could not confirm it: {waited}"
+    return "" if durability.is_enough(waited) else NOT_IN_TIME
 
 
 def _reason(client: redis.Redis, keys: PartitionKeys) -> str:

@@ -249,7 +249,8 @@ class Producer:
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
-            wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals).
+            wait: `appended` (confirmed with the producer's `durability`) or `counted` (also in the totals, and this
+                confirmed in the same way).
 
         Raises:
             FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if
@@ -273,7 +274,7 @@ class Producer:
                 raise
             raise FlushTimeout(f"{error}. {problem}") from None
         if wait == "counted" and (appender := self._sender.appender) is not None:  # else nothing was appended
-            wait_until_counted(self._client, self._namespace, appender, deadline)
+            wait_until_counted(self._client, self._namespace, appender, deadline, self._durability)
 
     def close(self, timeout: float = 5.0) -> None:
         """Deliver the buffered events, waiting at most `timeout` seconds, then stop.

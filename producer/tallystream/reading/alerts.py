@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.errors import EventError
 from tallystream.reading.counters import NOTHING
 from tallystream.reading.query import Command, Query, raise_on_error
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
 from tallystream.reading.series import rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 
@@ -85,12 +87,18 @@ class Alerts(msgspec.Struct, frozen=True):
             fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
             notifications of former alerts still wait.
+        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer.
     """
 
     alerts: list[WatchedAlert]
     firing: list[FiringAlert]
     more: bool
     undelivered: int
+    unreachable: list[UnreachablePartition] = []
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> Alerts:
+        """Return a copy that states that these partitions were not read."""
+        return replace(self, unreachable=unreachable)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,10 @@ class FiringAlerts:
     fired: list[FiringAlert]
     waiting: Mapping[str, int]
     silent: frozenset[str] = frozenset()
+
+    def lacking(self, _unreachable: list[UnreachablePartition]) -> FiringAlerts:
+        """Return the same figures: `waiting` shows which partitions were read."""
+        return self
 
 
 def query_alert_page(
@@ -165,7 +177,7 @@ def query_alerts(
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []
-    for keys in layout.keys if rules.alert else ():
+    for keys in layout.reached if rules.alert else ():
         commands.append(("XLEN", keys.outbox))
         for alert in rules.alert:
             key = keys.alerting(alert.name, alert.label(now, rules.zone))
@@ -176,7 +188,7 @@ def query_alerts(
         counts = {alert.name: 0 for alert in rules.alert}
         fired: list[FiringAlert] = []
         waiting: dict[str, int] = {}
-        for keys in layout.keys if rules.alert else ():
+        for keys in layout.reached if rules.alert else ():
             waiting[keys.stream] = int(raise_on_error(next(answers)))
             for alert in rules.alert:
                 answer = raise_on_error(next(answers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tallystream.client.replies import is_unreachable
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.deployment_hash import CLOCK_STEP
 
@@ -28,10 +29,13 @@ class ClockStep:
 
 
 def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
-    """Return a query for the last step of a server's clock that a worker noticed; its answer is `None` if none was."""
+    """Return a query for the last step of a server's clock that a worker noticed; its answer is `None` if none was.
+
+    It is also `None` if the node of a cluster that has it does not answer.
+    """
 
     def parse(replies: list[Any]) -> ClockStep | None:
-        return parse_step(raise_on_error(replies[0]))
+        return None if is_unreachable(replies[0]) else parse_step(raise_on_error(replies[0]))
 
     return Query([("HGET", layout.meta, CLOCK_STEP)], parse)
 

@@ -6,9 +6,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.reading.freshness import Figure, as_of, freshness, lag_of
 from tallystream.reading.query import Command, Query, raise_on_error
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
 from tallystream.reading.sketches import bound, estimate, estimate_command
 from tallystream.rules.parts import SKETCHES
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
@@ -55,20 +57,42 @@ class CounterValue(msgspec.Struct, frozen=True):
     value: int
 
 
+class MissingCounter(msgspec.Struct, frozen=True):
+    """A counter whose total is not known, because a partition that has it is not reachable.
+
+    Attributes:
+        subject: The subject, in its normal form.
+        metric: The metric.
+        streams: The streams of the partitions that were not read.
+        at_least: Of a spread metric, the sum over the other partitions: without negative amounts, the total is at least
+            that. `null` if none of its partitions was read.
+    """
+
+    subject: str
+    metric: str
+    streams: list[str]
+    at_least: int | None
+
+
 class CounterTotals(Figure, frozen=True):
     """The totals of many counters; `error` is the largest error of one of them.
 
     Attributes:
-        counters: The counters, each once, in the order in which they were asked for.
+        counters: The counters, each once, in the order in which they were asked for, without those in `missing`.
         positions: By name of each stream that was read, the stream ID up to which its entries are in the totals.
+        missing: The counters whose totals are not known, because a partition is not reachable: see `unreachable`.
     """
 
     counters: list[CounterValue]
     positions: dict[str, str]
+    missing: list[MissingCounter] = []  # noqa: RUF012  # msgspec makes a new one for each
 
     @property
     def values(self) -> dict[Counter, int]:
-        """By subject (in its normal form) and metric, the total as in `counters`; a new dict at each access."""
+        """By subject (in its normal form) and metric, the total as in `counters`; a new dict at each access.
+
+        It lacks the counters in `missing`.
+        """
         return {(each.subject, each.metric): each.value for each in self.counters}
 
 
@@ -80,13 +104,16 @@ class SubjectTotals(Figure, frozen=True):
     Attributes:
         subject: The subject, in its normal form.
         counters: By metric, the total. If the rule of the metric has a `floor`, a smaller total is shown as the floor.
+            Metrics in `missing` are left out.
         ratios: By name of each ratio whose metrics were all read, its value, computed from `counters`; 0 if the
             denominator is 0.
+        missing: The counters whose totals are not known, because a partition is not reachable: see `unreachable`.
     """
 
     subject: str
     counters: dict[str, int]
     ratios: dict[str, float]
+    missing: list[MissingCounter] = []  # noqa: RUF012  # msgspec makes a new one for each
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -94,24 +121,33 @@ class Reading(msgspec.Struct, frozen=True):
 
     Attributes:
         values: By counter, its total, in the order in which they were asked for, each once; 0 if nothing was counted,
-            but at least the declared floor. The subject of a counter is in its normal form here.
+            but at least the declared floor; without the counters in `missing`. The subject of a counter is in its
+            normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
         errors: By counter, by how much its value may be too high; only for estimates. For a spread metric, it is the
             sum over the sketches of all partitions. In at most 2 % of cases the value is higher; after negative amounts
             (`max_subjects` allows them), it may be too low. See `sketches`.
+        missing: The counters that are not in `values`, because one of their partitions is not reachable.
+        unreachable: The partitions that were not read.
     """
 
     values: dict[Counter, int]
     positions: dict[int, CountingPosition]
     errors: dict[Counter, int] = {}  # msgspec makes a new one for each
+    missing: list[MissingCounter] = []
+    unreachable: list[UnreachablePartition] = []
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> Reading:
+        """Return a copy that states that these partitions were not read."""
+        return replace(self, unreachable=unreachable)
 
     @property
     def lag(self) -> int | None:
         """The number of entries of these partitions that are not in the values yet; `None` if it is not known.
 
-        It is 0 if no partition was read.
+        It is 0 if no partition was read, and `None` if a partition is unreachable.
         """
-        return lag_of(list(self.positions.values()))
+        return None if self.unreachable else lag_of(list(self.positions.values()))
 
     @property
     def as_of(self) -> str:
@@ -147,7 +183,9 @@ def query_total(
     _refuse_undeclared(rules, [metric])
 
     def show(reading: Reading) -> CounterTotal:
-        (((normal, _), value),) = reading.values.items()
+        # A spread total of which not all partitions were read: what the others have.
+        partly = {(each.subject, each.metric): each.at_least or 0 for each in reading.missing}
+        (((normal, _), value),) = (reading.values or partly).items()
         return CounterTotal(normal, metric, value, **freshness(list(reading.positions.values()), reading.error()))
 
     return query_counters(layout, [(subject, metric)], rules, removed).then(show)
@@ -177,6 +215,7 @@ def query_totals(
         return CounterTotals(
             [CounterValue(subject, metric, value) for (subject, metric), value in reading.values.items()],
             {layout.keys[partition].stream: position.as_of for partition, position in reading.positions.items()},
+            reading.missing,
             **freshness(list(reading.positions.values()), reading.error()),
         )
 
@@ -212,7 +251,8 @@ def query_subject(
         known = {
             name: value for name, value in ratios(rules, values).items() if _metrics_of(rules, name) <= values.keys()
         }
-        return SubjectTotals(normal, values, known, **freshness(list(reading.positions.values()), reading.error()))
+        fresh = freshness(list(reading.positions.values()), reading.error())
+        return SubjectTotals(normal, values, known, reading.missing, **fresh)
 
     return query_counters(layout, ((normal, metric) for metric in names), rules, removed).then(show)
 
@@ -227,19 +267,25 @@ def query_counters(
     the sketch. If totals were split by a change of `exact` or `max_subjects` (a mark in `removed`), a total is the sum
     of its key and its estimate. An undeclared metric is no error. Without `rules`, or for an undeclared metric, a total
     is that of its key, in the one partition that its subject belongs to. `removed` is that of the deployment: see
-    `tallystream.deployment.Deployment`.
+    `tallystream.deployment.Deployment`. Unreachable partitions of the layout are not read; counters in them are in
+    `missing` of the answer.
 
     Raises:
         EventError: a subject or a metric is not valid.
     """
     by_partition: dict[int, list[Counter]] = defaultdict(list)
     asked: dict[Counter, int] = {}
+    unread: dict[Counter, tuple[list[int], bool]] = {}  # the partitions, and whether another one is read
     spread = rules.spread if rules is not None else frozenset()
     for subject, metric in counters:
         check_metric(metric)
         counter = check_text("subject", subject, MAX_SUBJECT_BYTES), metric
         asked[counter] = 0
-        for number in layout.holding(counter[0], spread=metric in spread):
+        holding = layout.holding(counter[0], spread=metric in spread)
+        reached = layout.reached_among(holding)
+        if len(reached) < len(holding):
+            unread[counter] = [number for number in holding if number in layout.unreachable], bool(reached)
+        for number in reached:
             by_partition[number].append(counter)
     commands: list[Command] = []
     sketched: list[list[Counter]] = []
@@ -274,6 +320,10 @@ def query_counters(
                 reading.values[counter] += int(value or 0)
         for counter, value in reading.values.items():
             reading.values[counter] = floored(rules, counter[1], value)
+        for counter, (numbers, is_partly_known) in unread.items():
+            known = reading.values.pop(counter)
+            streams = [layout.keys[number].stream for number in numbers]
+            reading.missing.append(MissingCounter(*counter, streams, known if is_partly_known else None))
         return reading
 
     return Query(commands, parse)

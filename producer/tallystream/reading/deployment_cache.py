@@ -6,9 +6,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.client.error_text import text_of
+from tallystream.client.replies import is_unreachable
 from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
-from tallystream.errors import DeploymentChanged
+from tallystream.errors import DeploymentChanged, NodeUnreachable
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.rules.parts import PARTS, lacking
 from tallystream.storage.deployment_hash import live_topic
@@ -17,6 +19,9 @@ from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST_TOPIC, Layout
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from redis.exceptions import RedisError
+
+    from tallystream.reading.reach import Locate
     from tallystream.rules.metrics import Rules
 
 DEPLOYMENT_AGE: Final = 1.0
@@ -59,10 +64,30 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
         return unstored
 
     def found(fields: dict[bytes, bytes], root: dict[bytes, bytes], ahead: float) -> Query[Deployment]:
-        deployment = replace(Deployment.parse(fields, partitions, namespace, root), clock_ahead=ahead)
-        return query_live(deployment).then(_query_removed) if deployment.was_rebuilt else _query_removed(deployment)
+        return query_partitions(replace(Deployment.parse(fields, partitions, namespace, root), clock_ahead=ahead))
 
     return Query([("HGETALL", unstored.layout.root), ("TIME",)], parse)
+
+
+def without_meta(latest: Deployment | None, namespace: str, error: RedisError, locate: Locate) -> Query[Deployment]:
+    """Return a query that reads the deployment again, as far as possible, if the node of its description is down.
+
+    The answer is a copy of `latest`: while its description cannot be read, no command can change it. Its partitions on
+    other nodes are read as in `query_partitions`.
+
+    Args:
+        latest: The deployment that was read last; `None` if none was.
+        namespace: The namespace.
+        error: The error of the attempt to read the description.
+        locate: Finds the node of the description.
+
+    Raises:
+        NodeUnreachable: `latest` is `None`, so that it is not known which partitions there are.
+    """
+    if latest is None:
+        root = Layout(namespace=namespace).root
+        raise NodeUnreachable({root: locate(root)}, text_of(error)) from error
+    return query_partitions(latest)
 
 
 def _deleted(layout: Layout) -> DeploymentChanged:
@@ -77,26 +102,41 @@ def _clock_ahead(reply: Any) -> float:
     return parse_time(reply) / 1e6 - time.monotonic()
 
 
-def query_live(deployment: Deployment) -> Query[Deployment]:
-    """Return a query whose answer is a copy of a deployment, with the generation that is live in each partition.
+def query_partitions(deployment: Deployment) -> Query[Deployment]:
+    """Return a query whose answer is a copy of a deployment, with what its partitions store about it.
 
-    A partition that has lost its key `live` gets `deployment.generation`.
+    This is the live generation of each partition, if there was a rebuild, and `removed` (see `removed_ends`). A
+    partition that has lost its key `live` gets `deployment.generation`. The partitions whose node does not answer are
+    the `unreachable` ones of the copy.
     """
+    fresh = replace(deployment, unreachable={})
+    return _query_live(fresh).then(_query_removed) if deployment.was_rebuilt else _query_removed(fresh)
 
+
+def _query_live(deployment: Deployment) -> Query[Deployment]:
     def parse(replies: list[Any]) -> Deployment:
-        return deployment.with_live([raise_on_error(reply) for reply in replies])
+        found, unreachable = _reached(replies)
+        return deployment.with_live([found.get(number) for number in range(len(replies))]).lacking(unreachable)
 
     return Query([("GET", keys.live) for keys in deployment.layout.keys], parse)
 
 
 def _query_removed(deployment: Deployment) -> Query[Deployment]:
-    """Return a query whose answer is a copy of a deployment, with `removed` as its partitions have it now."""
-
     def parse(replies: list[Any]) -> Deployment:
-        hashes = [raise_on_error(reply) for reply in replies]
-        return replace(deployment, removed=removed_ends(hashes, deployment.declared))
+        hashes, unreachable = _reached(replies)
+        return replace(deployment, removed=removed_ends(hashes.values(), deployment.declared)).lacking(unreachable)
 
     return Query([("HGETALL", keys.forgotten) for keys in deployment.layout.keys], parse)
+
+
+def _reached(replies: list[Any]) -> tuple[dict[int, Any], dict[int, str]]:
+    """Return, by number of each partition, its reply, or the error because of which it is unreachable.
+
+    Raises:
+        redis.RedisError: a reply is another error.
+    """
+    unreachable = {number: text_of(reply) for number, reply in enumerate(replies) if is_unreachable(reply)}
+    return {n: raise_on_error(reply) for n, reply in enumerate(replies) if n not in unreachable}, unreachable
 
 
 def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None) -> dict[str, int]:
@@ -134,6 +174,19 @@ class DeploymentCache:
     def get(self) -> Deployment | None:
         """Return the cached deployment; `None` if the caller must read it, because none is cached or it is too old."""
         return self._deployment if time.monotonic() < self._until else None
+
+    @property
+    def latest(self) -> Deployment | None:
+        """The deployment that was cached last, however old it is; `None` if none was."""
+        return self._deployment
+
+    def lose(self, deployment: Deployment) -> None:
+        """Let the cached deployment have the unreachable partitions of a copy of it; keep its age.
+
+        Do nothing if the cached one has another layout.
+        """
+        if self._deployment is not None and self._deployment.layout == deployment.layout:
+            self._deployment = self._deployment.lacking(deployment.unreachable)
 
     def expected(self, partitions: int | None) -> int | None:
         """Return the number of partitions that the next read must find: `partitions`, or `None` for any number.

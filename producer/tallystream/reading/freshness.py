@@ -7,12 +7,14 @@ further.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, Self, TypedDict
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.errors import EventError, FlushTimeout
 from tallystream.reading.query import Query
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
 from tallystream.wire.position import CountingPosition, parse_position
 from tallystream.wire.stream_id import parse_id
 
@@ -38,11 +40,20 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
             estimate from a sketch (`exact = false`, `max_subjects`), it is exceeded with a probability of at most 2 %.
             It does not include events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids
             in a period, 1 new event in 3,300.
+        unreachable: The partitions that the figures lack, because their nodes of the cluster do not answer; empty if
+            all were read. If there are any, `lag` and `error` are `null`, `as_of` is that of the other partitions, and
+            a figure over several partitions is what these have: without negative amounts, the true one is at least
+            that.
     """
 
     as_of: str
     lag: int | None
     error: float | None = 0
+    unreachable: list[UnreachablePartition] = []
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
+        """Return a copy that states that these partitions were not read."""
+        return replace(self, lag=None, error=None, unreachable=unreachable)
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -68,7 +79,7 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
         start: The first second (since 1970) that the figures cover; `null` for all time.
         end: The first second after the covered time; `null` for all time. It is in the future if the last bucket has
             not ended.
-        complete: Whether the figures cover the whole range that was asked for.
+        complete: Whether the figures cover the whole range that was asked for, in all partitions.
         missing: The parts of that range that the figures do not cover, because their buckets have expired, or because
             the buckets that are kept there are too short: one read takes at most 1,000 buckets.
     """
@@ -77,6 +88,10 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
     end: int | None
     complete: bool = True
     missing: list[Gap] = []
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
+        """Return a copy that states that these partitions were not read, and that it is not complete."""
+        return replace(super().lacking(unreachable), complete=False)
 
 
 class Freshness(TypedDict):
@@ -162,12 +177,27 @@ class ReadBarrier:
         """
         if self._after is None:
             return True
-        wanted = parse_id(self._after)
-        if all(position.lag == 0 or parse_id(position.as_of) >= wanted for position in positions):
+        if all(map(self.is_counted, positions)):
             return True
         if time.monotonic() >= self._deadline:
             raise FlushTimeout(f"entry {self._after} was not counted within {self._timeout:g} seconds")
         return False
+
+    def is_counted(self, position: CountingPosition) -> bool:
+        """Return whether a partition at this position is counted up to the stream ID, or has no lag."""
+        return self._after is None or position.lag == 0 or parse_id(position.as_of) >= parse_id(self._after)
+
+    def await_replica(self) -> float:
+        """Return the seconds to sleep before the next check whether a replica has the counting: see `pause`.
+
+        Raises:
+            FlushTimeout: the timeout has passed.
+        """
+        if time.monotonic() >= self._deadline:
+            raise FlushTimeout(
+                f"entry {self._after} was counted, but no replica had the counting within {self._timeout:g} seconds"
+            )
+        return self.pause()
 
     def pause(self) -> float:
         """Return the seconds to sleep before the next poll: 0.003 at the first call, up to 0.05 at later ones.

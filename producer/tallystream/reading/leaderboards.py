@@ -215,7 +215,7 @@ def _board(
     """
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
-    for keys in layout.keys:
+    for keys in layout.reached:
         commands += position_commands(keys)
         commands += [
             ("ZREVRANGE", key(keys), 0, cap - 1, "WITHSCORES"),
@@ -225,7 +225,7 @@ def _board(
     def parse(replies: list[Any]) -> _Ranked:
         positions, places, error, unseen = [], [], 0, 0
         bounds: list[int] = []
-        for first, keys in zip(range(0, len(replies), 4), layout.keys, strict=True):
+        for first, keys in zip(range(0, len(replies), 4), layout.reached, strict=True):
             positions.append(parse_position(replies[first : first + 2], keys.group))
             board = [(subject.decode(), int(score)) for subject, score in _pairs(raise_on_error(replies[first + 2]))]
             bound_, sketched = (None if value is None else int(value) for value in raise_on_error(replies[first + 3]))
@@ -265,7 +265,7 @@ def _rolling(
     cap = board_length(rules.metric[metric].top)
     windows = rules.metric[metric].windows
     commands: list[Command] = []
-    for keys in layout.keys:
+    for keys in layout.reached:
         commands += position_commands(keys)
         for window, each in covering:
             commands.append(("ZREVRANGE", keys.window_top(window, metric, each.label), 0, cap - 1, "WITHSCORES"))
@@ -276,7 +276,7 @@ def _rolling(
         positions: list[CountingPosition] = []
         unseen: int | None = None  # the largest sum of a subject that is not listed; `None` if all are listed
         asked: list[tuple[PartitionKeys, list[str]]] = []
-        for number, keys in enumerate(layout.keys):
+        for number, keys in enumerate(layout.reached):
             part = replies[stride * number : stride * (number + 1)]
             positions.append(parse_position(part[:2], keys.group))
             subjects: dict[str, None] = {}
@@ -329,7 +329,7 @@ def _spread(
     windows = [None] if covering is None else [window for window, _ in covering]
     fields = [bound_field(metric, window) for window in windows or [None]]
     commands: list[Command] = []
-    for keys in layout.keys:
+    for keys in layout.reached:
         commands += [*position_commands(keys), ("HMGET", keys.ledger, *fields)]
         if covering is None:
             sources.append((keys.top(metric), partial(_totals_of, keys, metric)))
@@ -338,14 +338,14 @@ def _spread(
             sources.append((keys.window_top(window, metric, each.label), lookup))
         of_partition = sources[-(len(covering) if covering else 1) :]
         commands += [("ZREVRANGE", key, 0, cap - 1, "WITHSCORES") for key, _ in of_partition]
-    each_partition = len(sources) // layout.partitions
+    each_partition = len(sources) // max(1, len(layout.reached))
 
     def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
         boards: list[Board] = []
         hides, is_known = False, True  # whether a subject may be in no leaderboard; whether its sum has a bound
         answers, lookups = iter(replies), iter(sources)
-        for keys in layout.keys:
+        for keys in layout.reached:
             positions.append(parse_position([next(answers), next(answers)], keys.group))
             for bound_ in raise_on_error(next(answers))[:each_partition]:
                 scores = {subject.decode(): int(score) for subject, score in _pairs(raise_on_error(next(answers)))}

@@ -22,13 +22,15 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.client.server_time import parse_time
 from tallystream.reading.freshness import lag_of
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 
@@ -79,6 +81,8 @@ class LedgerSummary(msgspec.Struct, frozen=True):
         ledger: By outcome, and for `appended`, the number of events.
         unaccounted: The number of appended events without an outcome: a value other than 0 is a fault. `null` while
             entries wait to be counted, or if the lag is not known.
+        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer. If
+            there are any, `lag` and `unaccounted` are `null`.
     """
 
     partitions: list[PartitionSummary]
@@ -87,6 +91,11 @@ class LedgerSummary(msgspec.Struct, frozen=True):
     dead: int
     ledger: dict[str, int]
     unaccounted: int | None
+    unreachable: list[UnreachablePartition] = []
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
+        """Return a copy that states that these partitions were not read."""
+        return replace(self, lag=None, unaccounted=None, unreachable=unreachable)
 
 
 @dataclass(frozen=True)
@@ -139,9 +148,15 @@ class Ledger:
 
     Attributes:
         partitions: The ledger of each partition.
+        unreachable: The partitions that were not read, because their nodes of the cluster do not answer.
     """
 
     partitions: Sequence[PartitionLedger]
+    unreachable: Sequence[UnreachablePartition] = ()
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> Ledger:
+        """Return a copy that states that these partitions were not read."""
+        return Ledger(self.partitions, unreachable)
 
     @cached_property
     def events(self) -> Mapping[str, int]:
@@ -172,7 +187,7 @@ class Ledger:
     @property
     def waiting(self) -> int | None:
         """The lag of all partitions, in entries; `None` if it is not known."""
-        return lag_of([partition.position for partition in self.partitions])
+        return None if self.unreachable else lag_of([partition.position for partition in self.partitions])
 
     @property
     def pending(self) -> int:
@@ -253,6 +268,7 @@ class Ledger:
             self.dead,
             {name: self.events[name] for name in ("appended", *OUTCOMES)},
             self.unaccounted,
+            list(self.unreachable),
         )
 
     def _accounts(self) -> Iterator[Account]:
@@ -266,7 +282,7 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
     On a single server, the figures of all partitions are from the same moment.
     """
     commands: list[tuple[Any, ...]] = []
-    for keys in layout.keys:
+    for keys in layout.reached:
         commands += [
             ("TIME",),
             *position_commands(keys),
@@ -277,7 +293,7 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
 
     def parse(replies: list[Any]) -> Ledger:
         answers = iter(replies)
-        return Ledger([_parse_partition(keys, list(islice(answers, 6))) for keys in layout.keys])
+        return Ledger([_parse_partition(keys, list(islice(answers, 6))) for keys in layout.reached])
 
     return Query(commands, parse, atomic=True)
 

@@ -10,6 +10,8 @@ from redis.exceptions import RedisError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tallystream.deployment import Deployment
+
 Answer = TypeVar("Answer")
 Other = TypeVar("Other")
 Command = tuple[Any, ...]
@@ -52,6 +54,11 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
         query that `parse` returns does not change.
         """
         return Query(self.commands, self.parse)
+
+
+if TYPE_CHECKING:
+    Question = Callable[[Deployment], Query[Answer]]
+    """A function that takes the current deployment and returns a query: see `tallystream.reading.questions`."""
 
 
 def raise_on_error(reply: Any) -> Any:

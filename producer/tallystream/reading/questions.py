@@ -29,12 +29,9 @@ from tallystream.reading.search import FoundSubjects, query_subjects
 from tallystream.reading.series import RollingSum, Series, query_rolling, query_series
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from tallystream.deployment import Deployment
-    from tallystream.reading.query import Answer, Query
-
-    Question = Callable[[Deployment], Query[Answer]]
+    from tallystream.reading.query import Question
 
 
 def get(subject: str, metric: str) -> Question[CounterTotal]:

@@ -12,13 +12,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import KeyLost
-from tallystream.reading.query import Answer, Command, Query, raise_on_error
+from tallystream.reading.query import Answer, Query, raise_on_error
+from tallystream.reading.reach import Unreached, partitions_in, unreached_among
 from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.lost_keys import has_sentinels, lost_commands, parse_lost, sentinels_command
 
 if TYPE_CHECKING:
     from tallystream.deployment import Deployment
-    from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream.storage.keys import PartitionKeys
 
 
 class _Replaced(Enum):
@@ -33,14 +34,15 @@ CHECKS: Final = frozenset(("GET", "EXISTS"))
 """The commands of a check; no query for counters has another command of these names."""
 
 
-def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Replaced]:
-    """Return the same query, but with the answer `REPLACED` if a partition that it reads may no longer be the live one.
+def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Replaced | Unreached]:
+    """Return the same query, but with another answer if it is not surely one of the live partitions that it reads.
 
-    That is so if, after the query's own reads, the partition has another live generation than in the deployment, is
-    closed, is being restored, or lacks a key that every partition has. The partitions are those of the first key of
-    each of the query's commands. With the answer `REPLACED`, the `parse` of the query is not called. Each further query
-    that its `parse` returns is checked in the same way. If the deployment is not stored, return `query` itself: it has
-    no partitions to check.
+    The answer is `Unreached` if the node of a partition did not answer one of the commands. It is `REPLACED` if a
+    partition may no longer be the live one. That is so if, after the query's own reads, the partition has another live
+    generation than in the deployment, is closed, is being restored, or lacks a key that every partition has. The
+    partitions are those of the first key of each of the query's commands. With these two answers, the `parse` of the
+    query is not called. Each further query that its `parse` returns is checked in the same way. If the deployment is
+    not stored, return `query` itself: it has no partitions to check.
 
     Args:
         query: The query.
@@ -48,9 +50,11 @@ def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Rep
     """
     if not deployment.is_stored:
         return query  # type: ignore[return-value]  # an answer is an answer or REPLACED
-    partitions = _partitions(query, deployment.layout)
+    partitions = [deployment.layout.keys[number] for number in partitions_in(query)]
 
     def parse(replies: list[Any]) -> Any:
+        if (unreached := unreached_among(commands, replies)) is not None:
+            return unreached
         end = len(query.commands)
         checks = list(map(raise_on_error, replies[end:]))
         if not all(map(_is_live, partitions, checks[::2], checks[1::2])):
@@ -59,11 +63,14 @@ def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Rep
         return checked(answer, deployment) if isinstance(answer, Query) else answer
 
     checks = [command for keys in partitions for command in (("GET", keys.live), sentinels_command(keys))]
-    return Query([*query.commands, *checks], parse, query.atomic)
+    commands = [*query.commands, *checks]
+    return Query(commands, parse, query.atomic)
 
 
-def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
+def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer | Unreached]:
     """Return the same query, but running it raises `KeyLost` if a partition that it reads has lost a key.
+
+    The answer is `Unreached` if the node of a partition did not answer one of the commands.
 
     If a key is missing, `parse` returns a further query, whose `parse` raises the error. If no key is lost any more, or
     the topic was dropped, that one returns `query`, which then runs without this check. The keys are the sequences,
@@ -77,10 +84,12 @@ def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
         deployment: The deployment that the query was made for.
     """
     if not deployment.is_stored:
-        return query
-    partitions = _partitions(query, deployment.layout)
+        return query  # type: ignore[return-value]  # an answer is an answer or Unreached
+    partitions = [deployment.layout.keys[number] for number in partitions_in(query)]
 
-    def parse(replies: list[Any]) -> Answer | Query[Answer]:
+    def parse(replies: list[Any]) -> Any:
+        if (unreached := unreached_among(commands, replies)) is not None:
+            return unreached
         end = len(query.commands)
         found = map(raise_on_error, replies[end:])
         lacking = [keys for keys, reply in zip(partitions, found, strict=True) if not has_sentinels(keys, reply)]
@@ -89,7 +98,8 @@ def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer]:
         answer = query.parse(replies[:end])
         return unless_lost(answer, deployment) if isinstance(answer, Query) else answer
 
-    return Query([*query.commands, *map(sentinels_command, partitions)], parse, query.atomic)
+    commands = [*query.commands, *map(sentinels_command, partitions)]
+    return Query(commands, parse, query.atomic)
 
 
 def _name_lost(partitions: list[PartitionKeys], query: Query[Answer]) -> Query[Answer]:
@@ -113,19 +123,3 @@ def _is_live(keys: PartitionKeys, live: bytes | None, found: int) -> bool:
     if live is None or not has_sentinels(keys, found):
         return False
     return parse_live(live) == (keys.generation, True)
-
-
-def _partitions(query: Query[Any], layout: Layout) -> list[PartitionKeys]:
-    """Return the keys of each partition that a query reads, by the first key of each command; in order of number."""
-    numbers = sorted({number for command in query.commands if (number := _partition(command)) is not None})
-    return [layout.keys[number] for number in numbers]
-
-
-def _partition(command: Command) -> int | None:
-    """Return the number of the partition that a command reads, by the tag (see `tag_of`) in its first argument.
-
-    Return `None` if the first argument is no key with such a tag; a key that comes later is not found.
-    """
-    key = command[1] if len(command) > 1 else ""
-    number = key.partition("{p")[2].partition(".")[0] if isinstance(key, str) else ""
-    return int(number) if number.isdecimal() else None

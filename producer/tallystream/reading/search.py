@@ -6,10 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from tallystream.errors import EventError
 from tallystream.reading.counters import NOTHING, floored, query_counters
 from tallystream.reading.query import Command, Query, raise_on_error
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
 from tallystream.rules.parts import SKETCHES
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
 
@@ -47,11 +49,17 @@ class FoundSubjects(msgspec.Struct, frozen=True):
         prefix: The prefix, in its normal form (Unicode NFC).
         subjects: The subjects, largest value first.
         searched: The metrics whose leaderboards were searched, in order of name.
+        unreachable: The partitions that were not searched, because their nodes of the cluster do not answer.
     """
 
     prefix: str
     subjects: list[FoundSubject]
     searched: list[str]
+    unreachable: list[UnreachablePartition] = []
+
+    def lacking(self, unreachable: list[UnreachablePartition]) -> FoundSubjects:
+        """Return a copy that states that these partitions were not read."""
+        return replace(self, unreachable=unreachable)
 
 
 def query_subjects(
@@ -71,7 +79,7 @@ def query_subjects(
     begins = check_text("prefix", prefix, MAX_SUBJECT_BYTES)
     if not 1 <= n <= MAX_FOUND:
         raise EventError("n", f"must be 1 to {MAX_FOUND}, not {n:,}")
-    boards = [(metric, keys) for metric, rule in rules.metric.items() if rule.top for keys in layout.keys]
+    boards = [(metric, keys) for metric, rule in rules.metric.items() if rule.top for keys in layout.reached]
     commands: list[Command] = [
         ("ZREVRANGE", keys.top(metric), 0, _SEARCHED - 1, "WITHSCORES") for metric, keys in boards
     ]

@@ -310,7 +310,8 @@ def _query_buckets(
     estimate, it becomes the `error` of the answer, else the error is 0. The metric must be declared, and the subject in
     normal form.
     """
-    holding = [layout.keys[number] for number in layout.holding(subject, spread=rules.metric[metric].spread)]
+    numbers = layout.reached_among(layout.holding(subject, spread=rules.metric[metric].spread))
+    holding = [layout.keys[number] for number in numbers]
     commands: list[Command] = []
     for keys in holding:
         commands += position_commands(keys)
@@ -332,4 +333,4 @@ def _query_buckets(
         return after(0)
     # A subject beyond the quota has no buckets, so its whole total may be missing from them: that is the error.
     total = query_counters(layout, [(subject, metric)], rules, removed)
-    return total.then(lambda reading: after(reading.values[subject, metric] if reading.errors else 0))
+    return total.then(lambda reading: after(sum(reading.values.values()) if reading.errors else 0))

@@ -7,16 +7,20 @@ further. Nothing here writes, so a reader needs no right to write.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, RedisError
 
+from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.connect import DEFAULT_URL, connect
+from tallystream.client.replies import is_unreachable
 from tallystream.reading import questions
-from tallystream.reading.deployment_cache import DeploymentCache, query_deployment
+from tallystream.reading.deployment_cache import DeploymentCache, query_deployment, without_meta
 from tallystream.reading.freshness import ReadBarrier
 from tallystream.reading.query import Answer, Query
+from tallystream.reading.reach import Unreached, partitions_in, within_reach
 from tallystream.reading.replaced import REPLACED, checked, unless_lost
+from tallystream.reading.replicas import ReplicaBarrier, awaits_replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from tallystream.reading.counters import Counter, CounterTotal, CounterTotals, Reading, SubjectTotals
     from tallystream.reading.leaderboards import Leaderboard
     from tallystream.reading.ledger import LedgerSummary
-    from tallystream.reading.questions import Question
+    from tallystream.reading.query import Question
     from tallystream.reading.search import FoundSubjects
     from tallystream.reading.series import RollingSum, Series
 
@@ -64,12 +68,22 @@ class Totals:
         partitions: The number of partitions that the caller expects; `None` for no expectation. It is checked until a
             read has found published rules: a later repartition may change it.
         namespace: The first part of every key.
+        durability: With `replica`, a read with `after` also waits until a replica has the counting. The server's user
+            needs the right to INFO.
 
     Raises:
-        ConfigurationError: `url` is invalid.
+        ConfigurationError: `url` or `durability` is invalid.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, partitions: int | None = None, namespace: str = "tally") -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        partitions: int | None = None,
+        namespace: str = "tally",
+        durability: Literal["memory", "replica"] = "memory",
+    ) -> None:
+        self._on_replica = awaits_replica(durability)
         self._client = connect(url)
         self._partitions = partitions
         self._namespace = namespace
@@ -92,7 +106,13 @@ class Totals:
 
     def _reload(self) -> Deployment:
         remembered = self._remembered
-        return remembered.put(self.run(query_deployment(remembered.expected(self._partitions), self._namespace)))
+        try:
+            found = self.run(query_deployment(remembered.expected(self._partitions), self._namespace))
+        except RedisError as error:
+            if not self.is_cluster or not is_unreachable(error):
+                raise
+            found = self.run(without_meta(remembered.latest, self._namespace, error, self.locate))
+        return remembered.put(found)
 
     def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
         """Return the total of one subject and metric, in `value`; a metric that is not declared is an `EventError`.
@@ -102,7 +122,7 @@ class Totals:
         amounts. Before a worker has published the rules, every metric with a valid name is accepted, and its counters
         are 0. See `Totals` for `after`, `timeout` and the errors of every read.
         """
-        return self._ask(questions.get(subject, metric), after, timeout)
+        return self.ask(questions.get(subject, metric), after, timeout)
 
     def get_many(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> CounterTotals:
         """Return many totals, each once, in the given order; `values` has them by subject and metric.
@@ -119,7 +139,7 @@ class Totals:
 
         The docstring of the class states the other errors.
         """
-        return self._ask(questions.get_many(counters), after, timeout)
+        return self.ask(questions.get_many(counters), after, timeout)
 
     def of(
         self,
@@ -140,7 +160,7 @@ class Totals:
 
         See `Totals` for the errors of every read.
         """
-        return self._ask(questions.of(subject, metrics), after, timeout)
+        return self.ask(questions.of(subject, metrics), after, timeout)
 
     def series(
         self,
@@ -167,7 +187,7 @@ class Totals:
 
         See `Totals` for the errors of every read.
         """
-        return self._ask(questions.series(subject, metric, window, last), after, timeout)
+        return self.ask(questions.series(subject, metric, window, last), after, timeout)
 
     def sum(
         self, subject: str, metric: str, over: str, *, after: str | None = None, timeout: float = 5.0
@@ -187,7 +207,7 @@ class Totals:
 
         See `Totals` for the errors of every read.
         """
-        return self._ask(questions.rolling_sum(subject, metric, over), after, timeout)
+        return self.ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
     def top(
         self,
@@ -214,7 +234,7 @@ class Totals:
 
         See `Totals` for the errors of every read.
         """
-        return self._ask(questions.top(metric, window, n, offset), after, timeout)
+        return self.ask(questions.top(metric, window, n, offset), after, timeout)
 
     def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
         """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends.
@@ -234,7 +254,7 @@ class Totals:
 
         See `Totals` for the errors of every read.
         """
-        return self._ask(questions.limit(subject, metric), after, timeout)
+        return self.ask(questions.limit(subject, metric), after, timeout)
 
     def votes(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Votes:
         """Return a subject's score, and the numbers of votes for and against it.
@@ -242,7 +262,7 @@ class Totals:
         A metric that is not declared, or has no `once`, is an `EventError`. See `Totals` for `after`, `timeout` and the
         errors of every read.
         """
-        return self._ask(questions.votes(subject, metric), after, timeout)
+        return self.ask(questions.votes(subject, metric), after, timeout)
 
     def uniques(
         self,
@@ -265,7 +285,7 @@ class Totals:
 
         See `Totals` for the errors of every read.
         """
-        return self._ask(questions.uniques(subject, metric, over), after, timeout)
+        return self.ask(questions.uniques(subject, metric, over), after, timeout)
 
     def ledger(self) -> LedgerSummary:
         """Return the numbers of events by outcome, and the lag of each partition, in entries.
@@ -273,7 +293,7 @@ class Totals:
         The figures of each partition are from one moment. No published rules are needed. See `Totals` for the errors of
         every read.
         """
-        return self._ask(questions.ledger())
+        return self.ask(questions.ledger())
 
     def alerts(self, n: int = 100, offset: int = 0) -> Alerts:
         """Return the declared alerts, and at most `n` firing ones (0 to 1,000), latest first, after the first `offset`.
@@ -281,7 +301,7 @@ class Totals:
         With `n` 0, the numbers of firing subjects may be too high: see `WatchedAlert.firing`. A number out of range is
         an `EventError`. See `Totals` for the errors of every read.
         """
-        return self._ask(questions.alerts(n, offset))
+        return self.ask(questions.alerts(n, offset))
 
     def search(self, prefix: str, n: int = 10) -> FoundSubjects:
         """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first.
@@ -290,7 +310,7 @@ class Totals:
         leaderboard are searched. Upper and lower case differ. An empty prefix, or an `n` out of range, is an
         `EventError`. See `Totals` for the errors of every read.
         """
-        return self._ask(questions.search(prefix, n))
+        return self.ask(questions.search(prefix, n))
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
         """Return many totals, each with its error, and the position of each partition that has one of them.
@@ -298,13 +318,14 @@ class Totals:
         Metrics need not be declared, but must be valid names. See `Totals` for `after`, `timeout` and the errors of
         every read.
         """
-        return self._ask(questions.read(counters), after, timeout)
+        return self.ask(questions.read(counters), after, timeout)
 
     def run(self, query: Query[Answer]) -> Answer:
         """Send a query, and each further query that its `parse` returns; return the answer.
 
-        If the server has no memory for a transaction, send the query without one. Unlike the other methods, this does
-        not check that the generation that the query reads is still live; see `tallystream.reading.replaced`.
+        If the server has no memory for a transaction, send the query without one. If a node of a cluster does not
+        answer, each of its commands has the error as its reply. Unlike the other methods, this does not check that the
+        generation that the query reads is still live; see `tallystream.reading.replaced`.
 
         Raises:
             redis.RedisError: the server cannot be read.
@@ -313,6 +334,7 @@ class Totals:
 
         Any error of the query's `parse` is raised too.
         """
+        replies: list[Any]
         while True:
             with self._client.pipeline(transaction=query.atomic) as pipeline:
                 for command in query.commands:
@@ -324,6 +346,10 @@ class Totals:
                         raise
                     query = query.without_transaction()
                     continue
+                except RedisError as error:
+                    if not self.is_cluster or not is_unreachable(error):
+                        raise
+                    replies = [error] * len(query.commands)
             answer = query.parse(replies)
             if not isinstance(answer, Query):
                 return answer
@@ -333,22 +359,53 @@ class Totals:
         """Close the connections to the server; a later read opens new ones."""
         self._client.close()
 
-    def _ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the server is a cluster, so that a part of the partitions may be unreachable."""
+        return isinstance(self._client, ClusterClient)
+
+    def locate(self, key: str) -> str | None:
+        """Return the address of the node of a cluster that serves a key; `None` if it is not known; send nothing."""
+        return self._client.node_of(key) if isinstance(self._client, ClusterClient) else None
+
+    def ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:
+        """Return the answer to a question, read from the live generation, and in part if nodes do not answer.
+
+        Args:
+            question: Takes the deployment, and returns the query; called again for each attempt.
+            after: A stream ID; wait until everything up to it is counted. `None` does not wait.
+            timeout: The most seconds to wait for `after`.
+
+        Raises:
+            NodeUnreachable: every partition that the question needs is on a node that does not answer.
+
+        The other errors are those of every read: see the class.
+        """
         barrier = ReadBarrier(after, timeout)
+        replicas = ReplicaBarrier(barrier.is_counted) if after is not None and self._on_replica else None
+        lost: dict[int, str] = {}
         while True:
-            deployment = self.deployment
-            query = barrier.guard(question(deployment))
+            deployment = self.deployment.lacking(lost)
+            query = barrier.guard(within_reach(question, deployment, self.locate))
             answer = self.run(checked(query, deployment))
             if answer is REPLACED:
                 if self._reload().layout != deployment.layout:
+                    lost.clear()
                     continue
                 # A partition is closed, and no other topic is live yet; or it has lost a key.
                 answer = self.run(unless_lost(query, deployment))
                 if self._reload().layout != deployment.layout:
+                    lost.clear()
                     continue
-            if answer is not None:
-                return answer
-            time.sleep(barrier.pause())
+            if isinstance(answer, Unreached):
+                lost |= answer.beyond(deployment)
+                self._remembered.lose(deployment.lacking(lost))
+            elif answer is not None:
+                if replicas is None or self.run(replicas.query(deployment.layout, partitions_in(query))):
+                    return answer
+                time.sleep(barrier.await_replica())
+            else:
+                time.sleep(barrier.pause())
 
     def __enter__(self) -> Self:
         return self

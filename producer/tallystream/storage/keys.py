@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -390,6 +390,8 @@ class Layout:
         namespace: The first part of every key.
         generations: One generation for each partition; empty if every partition uses the first.
         topic: The number of the topic.
+        unreachable: The numbers of the partitions that reads leave out, because their node does not answer. Two layouts
+            that differ only in this are equal.
 
     Raises:
         ConfigurationError: `partitions` is not 1 to 1,024.
@@ -399,6 +401,7 @@ class Layout:
     namespace: str = NAMESPACE
     generations: tuple[int, ...] = ()
     topic: int = FIRST_TOPIC
+    unreachable: frozenset[int] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= MAX_PARTITIONS:
@@ -445,6 +448,11 @@ class Layout:
         return tuple(PartitionKeys(self._prefix(i), generation) for i, generation in enumerate(generations))
 
     @cached_property
+    def reached(self) -> tuple[PartitionKeys, ...]:
+        """The keys of every partition that is not in `unreachable`, by ascending number."""
+        return tuple(keys for number, keys in enumerate(self.keys) if number not in self.unreachable)
+
+    @cached_property
     def routes(self) -> range:
         """A number for each partition, in order, unique over all topics: so a buffer cannot confuse two topics."""
         return range(self.topic * MAX_PARTITIONS, self.topic * MAX_PARTITIONS + self.partitions)
@@ -458,11 +466,15 @@ class Layout:
         return f"{self.namespace}:{{{tag_of(partition)}}}:{below}"
 
     def holding(self, subject: str, *, spread: bool) -> Sequence[int]:
-        """Return the numbers of the partitions that may have counters of `subject`.
+        """Return the numbers of the partitions that may have counters of `subject`, also those in `unreachable`.
 
         These are all partitions if the metric is `spread`, else the one that `partition_of` returns.
         """
         return range(self.partitions) if spread else (partition_of(subject, self.partitions),)
+
+    def reached_among(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Return those of the given partitions that are not in `unreachable`."""
+        return [number for number in numbers if number not in self.unreachable] if self.unreachable else numbers
 
     def keys_of(self, subject: str) -> PartitionKeys:
         """Return the keys of the partition that counts `subject` for metrics that are not spread."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 from redis.exceptions import RedisError, ResponseError
 
-from tallystream import ConfigurationError, FlushTimeout, Producer, Unconfirmed
+from tallystream import ConfigurationError, FlushTimeout, Producer, Totals, Unconfirmed, aio
 from tallystream.client.durability import DurabilityCheck
 from tallystream.producing.appender import Appender
 from tallystream.producing.partition_queue import SealedEntry
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.service.server import serving
+from tallystream_worker.settings.settings import WorkerSettings
 from tests.harness import Harness
+from tests.http_service import settings_for
 from tests.proxy import Proxy
 from tests.servers import missing
 from tests.waiting import until
@@ -151,3 +157,93 @@ def test_a_worker_says_that_no_replica_has_what_it_counted(primary):
         assert consumer.run_once() == 0
         assert harness.totals() == {("view", "article:1"): 1}
         assert harness.waiting() == 0
+
+
+def test_a_flush_waits_until_a_replica_has_the_counting(fresh_server, primary):
+    """With `durability="replica"`, `flush(wait="counted")` returns only when a replica has the totals too."""
+    replica = replica_of(fresh_server, primary)
+    with Harness(primary.url) as harness, Producer(primary.url, durability="replica") as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        with frozen(replica):
+            harness.drain()
+            assert harness.totals() == {("view", "article:1"): 1}
+            with pytest.raises(FlushTimeout, match="are counted, and no replica or disk has confirmed it"):
+                producer.flush(0.7, wait="counted")
+        producer.flush(10, wait="counted")
+        copy = harness.connect(replica.url)
+        assert copy.get(harness.layout.keys_of("article:1").total("view", "article:1")) == b"1"
+
+
+def test_a_flush_waits_until_the_disk_has_the_counting(fresh_server):
+    """With `durability="fsync"`, `flush(wait="counted")` waits for the disk, and counts nothing itself."""
+    server = fresh_server(extra=["--appendfsync", "everysec"])
+    with Harness(server.url) as harness, Producer(server.url, durability="fsync") as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        with pytest.raises(FlushTimeout, match="not counted yet"):
+            producer.flush(0.1, wait="counted")
+        harness.drain()
+        producer.flush(10, wait="counted")
+        assert harness.totals() == {("view", "article:1"): 1}
+
+
+def test_a_read_waits_until_a_replica_has_the_counting(fresh_server, primary):
+    """With `durability="replica"`, a read with `after` answers only when a replica has the totals too."""
+    replica = replica_of(fresh_server, primary)
+    with Harness(primary.url) as harness, Totals(primary.url, durability="replica") as totals:
+        with Producer(primary.url) as producer:
+            producer.emit("view", "article:1")
+        keys = harness.layout.keys_of("article:1")
+        entry = harness.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
+        with frozen(replica):
+            harness.drain()
+            assert totals.get("article:1", "view").value == 1
+            for read in (totals.get, asyncio_get(primary.url)):
+                with pytest.raises(FlushTimeout, match="no replica had the counting within"):
+                    read("article:1", "view", after=entry, timeout=0.4)
+        for read in (totals.get, asyncio_get(primary.url)):
+            assert read("article:1", "view", after=entry, timeout=10).value == 1
+        assert harness.connect(replica.url).get(keys.total("view", "article:1")) == b"1"
+
+
+def test_the_read_service_waits_as_its_workers_do(fresh_server, primary):
+    """With `[worker] durability = "replica"`, `?after=` is answered only when a replica has the totals too."""
+    replica = replica_of(fresh_server, primary)
+    settings = replace(settings_for(primary.url, read_timeout=0.4), worker=WorkerSettings(durability="replica"))
+    with Harness(primary.url) as harness, serving(settings, None) as address, httpx.Client(base_url=address) as http:
+        with Producer(primary.url) as producer:
+            producer.emit("view", "article:1")
+        keys = harness.layout.keys_of("article:1")
+        entry = harness.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
+        with frozen(replica):
+            harness.drain()
+            late = http.get(f"/v1/counters/article:1/view?after={entry}")
+            assert (late.status_code, "no replica" in late.json()["detail"]) == (504, True)
+        found = until(lambda: _answer(http, entry), 10, what="an answer")
+        assert found["value"] == 1
+
+
+def _answer(http, entry):
+    """Return the answer to a read that waits for an entry; `None` if it was not counted or confirmed in time."""
+    answer = http.get(f"/v1/counters/article:1/view?after={entry}")
+    return answer.json() if answer.status_code == 200 else None
+
+
+def test_a_reader_cannot_wait_for_the_disk():
+    """`Totals` refuses `fsync`, because only a program that writes can find out what is on the disk."""
+    with pytest.raises(ConfigurationError, match="must be memory or replica, not 'fsync'"):
+        Totals(durability="fsync")
+
+
+def asyncio_get(url):
+    """Return a function like `Totals.get` that reads with `tallystream.aio.Totals`."""
+
+    def get(*arguments, **settings):
+        async def read():
+            async with aio.Totals(url, durability="replica") as totals:
+                return await totals.get(*arguments, **settings)
+
+        return asyncio.run(read())
+
+    return get

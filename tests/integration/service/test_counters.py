@@ -66,9 +66,11 @@ def test_a_subject_has_every_declared_metric(harness: Harness, http: httpx.Clien
         "subject": "article:1",
         "counters": {"like": -1, "view": 807, "vote": 0},
         "ratios": {},
+        "missing": [],
         "as_of": last_id.decode(),
         "lag": 0,
         "error": 0,
+        "unreachable": [],
     }
 
 
@@ -85,6 +87,7 @@ def test_one_counter(harness: Harness, http: httpx.Client) -> None:
         "as_of": "",
         "lag": 0,
         "error": 0,
+        "unreachable": [],
     }
     assert http.get("/v1/counters/never/view").json()["value"] == 0
 

@@ -181,6 +181,7 @@ def test_a_leaderboard_is_ranked(harness: Harness, http: httpx.Client) -> None:
         "as_of": "",
         "lag": 0,
         "error": 0,
+        "unreachable": [],
     }
     assert len(answer["top"]) == 10
     answer = http.get("/v1/top/view?window=7d&n=3").json()

@@ -105,6 +105,8 @@ CASES: Final = [
     ("storage/find_lost", "stream", "", "", "whole"),
     ("storage/find_lost", "stream", "HSET ledger entries:settled 1", "", "counted"),
     ("storage/find_lost", "stream", NO_LEDGER, "", "damaged text"),
+    ("storage/touch", "seq", "", "", "touched"),
+    ("storage/touch", "seq", NO_LEDGER, "", "damaged text"),
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
     ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules", "adopted text"),

@@ -43,8 +43,8 @@ ON_THE_WIRE = [
         {"refusal", "about_server", "connection_stale", "broken"},
     ),
     ("NOAUTH Authentication required.", {"refusal", "about_server", "connection_stale", "broken"}),
-    ("ERR max number of clients reached", {"about_server", "connection_stale", "broken"}),
-    ("LOADING Redis is loading the dataset in memory", {"about_server", "connection_stale", "broken"}),
+    ("ERR max number of clients reached", {"about_server", "connection_stale", "broken", "unreachable"}),
+    ("LOADING Redis is loading the dataset in memory", {"about_server", "connection_stale", "broken", "unreachable"}),
     ("READONLY You can't write against a read only replica.", {"about_server", "connection_stale"}),
     ("OOM command not allowed when used memory > 'maxmemory'.", {"about_server"}),
     ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist", {"about_server"}),
@@ -57,10 +57,10 @@ ON_THE_WIRE = [
     ("MOVED 3999 127.0.0.1:6381", {"not_executed", "about_server"}),
     ("ASK 3999 127.0.0.1:6381", {"not_executed", "asking", "about_server"}),
     ("TRYAGAIN Multiple keys request during rehashing of slot", {"not_executed", "about_server"}),
-    ("CLUSTERDOWN Hash slot not served", {"not_executed", "about_server"}),
+    ("CLUSTERDOWN Hash slot not served", {"not_executed", "about_server", "unreachable"}),
     (
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        {"not_executed", "about_server"},
+        {"not_executed", "about_server", "unreachable"},
     ),
     ("CROSSSLOT Keys in request don't hash to the same slot", {"about_server"}),
     ("ERR value is not an integer or out of range", set()),
@@ -93,11 +93,17 @@ def test_what_a_pipeline_prepends_changes_no_meaning(text, expected):
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (redis.ConnectionError("Connection closed by server."), {"about_server", "connection_stale", "broken"}),
-        (redis.TimeoutError("Timeout reading from socket"), {"about_server", "connection_stale", "broken"}),
+        (
+            redis.ConnectionError("Connection closed by server."),
+            {"about_server", "connection_stale", "broken", "unreachable"},
+        ),
+        (
+            redis.TimeoutError("Timeout reading from socket"),
+            {"about_server", "connection_stale", "broken", "unreachable"},
+        ),
         (
             redis.ConnectionError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed"),
-            {"about_server", "connection_stale", "broken", "certificate_untrusted"},
+            {"about_server", "connection_stale", "broken", "certificate_untrusted", "unreachable"},
         ),
         (MaxConnectionsError("Too many connections"), {"about_server", "connection_stale", "broken"}),
         (RedisError("anything else"), {"about_server", "connection_stale"}),

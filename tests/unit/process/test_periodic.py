@@ -44,8 +44,9 @@ class Client:
         self.happened: list[str] = []
         self.connection_pool = self
 
-    def disconnect(self) -> None:
-        """Record that all connections are dropped."""
+    def disconnect(self, inuse_connections: bool) -> None:
+        """Record that idle connections are dropped; another service may wait on one that is in use."""
+        assert not inuse_connections
         self.happened.append("disconnect")
 
     def close(self) -> None:
@@ -154,11 +155,13 @@ def test_connections_are_dropped_if_the_server_is_lost(lines, error, drops):
         raise error
 
     client = Client()
-    copying = service(lines, fail, clients=[client])
+    shared = Client()
+    copying = service(lines, fail, clients=[client], shared=[shared])
     copying.attempt()
-    assert client.happened == ["disconnect"] * drops
+    assert client.happened == shared.happened == ["disconnect"] * drops
     assert copying.stop(soon())
     assert client.happened[-1] == "close"
+    assert "close" not in shared.happened
 
 
 def test_what_was_done_is_a_line(lines):

@@ -13,7 +13,8 @@ from rich.text import Text
 from tallystream.reading.freshness import Gap
 from tallystream.reading.leaderboards import Place
 from tallystream.reading.ledger import LedgerSummary
-from tallystream_worker.cli.bounds import bounds_note
+from tallystream.reading.reach import UnreachablePartition  # msgspec reads the type
+from tallystream_worker.cli.bounds import bounds_note, reach_notes
 from tallystream_worker.cli.live_view import sparkline
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _OLD: Final = (30.0, 120.0)
 """Age of the oldest pending entry, in seconds, from which the figure is yellow, and red: as in the alert rules."""
 
 
-class LedgerRates(LedgerSummary, frozen=True):
+class LedgerRates(LedgerSummary, frozen=True, kw_only=True):
     """The JSON output of `status --live`: the ledger with rates."""
 
     appended_per_second: float | None
@@ -76,6 +77,9 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
 
     missing: list[Gap]
     """The parts of that range that the values do not cover, for example because their buckets have expired."""
+
+    unreachable: list[UnreachablePartition]
+    """The partitions that the values lack, because their nodes of the cluster do not answer."""
 
 
 class StatusScreen:
@@ -128,6 +132,8 @@ class StatusScreen:
         )
 
     def _balance(self, ledger: LedgerSummary) -> Text:
+        if ledger.unreachable:
+            return Text("\n".join(reach_notes(ledger.unreachable)), style="bold red")
         if ledger.unaccounted is None:
             return Text(f"ledger open: {_count(ledger.lag)} entries are not counted yet", style="yellow")
         if ledger.unaccounted:
@@ -181,7 +187,15 @@ class TopScreen:
             return None
         places = [PlaceRate(name, value, self._rate(name)) for name, value in board.places]
         return LeaderboardRates(
-            board.metric, board.window, places, board.error, board.start, board.end, board.complete, board.missing
+            board.metric,
+            board.window,
+            places,
+            board.error,
+            board.start,
+            board.end,
+            board.complete,
+            board.missing,
+            board.unreachable,
         )
 
     def draw(self, width: int) -> RenderableType:
@@ -208,6 +222,7 @@ class TopScreen:
                 cells.append(Text("█" * round(bars * value / most) if most > 0 else "", style="cyan"))
             table.add_row(*cells)
         notes = [Text(note, style="yellow")] if (note := bounds_note(board)) else []
+        notes += [Text(note, style="bold red") for note in reach_notes(board.unreachable)]
         if not board.places:
             notes.append(Text("nothing is counted yet", style="dim"))
         elif board.error:

@@ -86,16 +86,20 @@ export class Overview {
     }
   }
 
-  top({ window, metrics, incomplete }) {
+  top({ window, metrics, incomplete, unreachable }) {
     if (window !== this.window) return;
     for (const [metric, board] of this.boards) {
       const places = metrics[metric];
       if (places && window === "all") this.latest.set(metric, places);
       this.fill(board, places ?? []);
       const begin = incomplete[metric];
-      board.since.hidden = begin === undefined;
-      setText(board.since, begin === undefined ? "" : lacking(begin));
-      board.list.classList.toggle("incomplete", begin !== undefined);
+      const lacks = [
+        ...(begin === undefined ? [] : [lacking(begin)]),
+        ...(unreachable?.length ? [`${number(unreachable.length)} partitions cannot be read`] : []),
+      ];
+      board.since.hidden = lacks.length === 0;
+      setText(board.since, lacks.join("; "));
+      board.list.classList.toggle("incomplete", lacks.length > 0);
       setText(board.empty, places ? `Nothing ${HINTS.get(window)}yet.` : `No ${window === "7d" ? "" : window} window is kept for ${metric}.`.replace("  ", " "));
     }
     if (!this.started && this.trends) {

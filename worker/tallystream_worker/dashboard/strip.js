@@ -37,6 +37,8 @@ export function showStrip(figures) {
 }
 
 function ledgerOf(figures) {
+  const away = figures.unreachable?.length ?? 0; // a node of the cluster does not answer
+  if (away) return [`${number(away)} ${away === 1 ? "partition" : "partitions"} not readable`, "bad"];
   if (figures.unaccounted === 0) return ["balances", "good"];
   if (figures.unaccounted != null) return [`${number(figures.unaccounted)} unaccounted`, "bad"];
   // The number of events in waiting entries is unknown: under a steady load the ledger closes only now and then.

@@ -12,24 +12,22 @@ import asyncio
 import time
 from collections import defaultdict
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from tallystream.aio import Totals
 from tallystream.client.backoff import Backoff
-from tallystream.errors import ConfigurationError, EventError, KeyLost, TallyError
+from tallystream.errors import ConfigurationError, EventError, KeyLost, NodeUnreachable, TallyError
 from tallystream.reading.freshness import lag_of
-from tallystream.reading.query import Query
-from tallystream.reading.replaced import unless_lost
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_text
-from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.live import cursor
 from tallystream_worker.live.changes import changed_between
 from tallystream_worker.live.figures import Figures
-from tallystream_worker.live.messages import Message, MessageBatch, StaleMessage
+from tallystream_worker.live.messages import Message, MessageBatch, StaleMessage, UnreachableMessage
 from tallystream_worker.live.overview import as_of_counted
+from tallystream_worker.live.positions import query_positions
 from tallystream_worker.live.subscriber import MAX_HELD
 from tallystream_worker.process.state_log import StateLog
 
@@ -38,7 +36,8 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.reading.counters import Counter
-    from tallystream.storage.keys import Layout
+    from tallystream.reading.reach import UnreachablePartition
+    from tallystream.wire.position import CountingPosition
     from tallystream_worker.live.changes import Changes
     from tallystream_worker.live.cursor import Cursor
     from tallystream_worker.live.overview import Overview
@@ -98,10 +97,14 @@ class Broadcaster:
 
     Args:
         store: The server and the namespace of the counters.
+        known: Another reader of the event loop, with which the broadcaster shares the deployment; `None` for
+            none.
     """
 
-    def __init__(self, store: RedisSettings) -> None:
+    def __init__(self, store: RedisSettings, known: Totals | None = None) -> None:
         self._totals = Totals(store.url, namespace=store.namespace)
+        if known is not None:
+            self._totals.share(known)
         self._readers: set[LiveReader] = set()
         self._channels: dict[Subscription, set[LiveReader]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
@@ -113,7 +116,9 @@ class Broadcaster:
         self._data = ""
         self._at: Cursor | None = None
         self._positions: Sequence[CountingPosition] = ()
+        self._unreachable: Sequence[UnreachablePartition] = ()
         self._rest_until = 0.0
+        self._returned: set[int] = set()  # partitions that were unreachable, and whose readers have no totals since
         self._figures = Figures(self._totals)
 
     async def join(self, reader: LiveReader, since: str | None = None) -> None:
@@ -159,6 +164,8 @@ class Broadcaster:
                 await self._catch_up(reader, reader.wanted, since is not None, position)
             if self._problem is not None:
                 reader.tell(Message("stale", self._problem))
+            if self._unreachable:
+                reader.tell(self._of_unreachable)
             self._figures.welcome(reader)
             reader.release()
         except BaseException:
@@ -249,31 +256,54 @@ class Broadcaster:
     def _failed(self, error: Exception) -> None:
         self._state.failed_with(error)
         if self._problem is None:
-            reason = str(error) if isinstance(error, ConfigurationError | KeyLost) else "the counters cannot be read"
+            reason = (
+                str(error)
+                if isinstance(error, ConfigurationError | KeyLost | NodeUnreachable)
+                else "the counters cannot be read"
+            )
             self._problem = StaleMessage(reason, time.time())
             for reader in self._readers:
                 reader.tell(Message("stale", self._problem))
 
     async def _pass(self, deployment: Deployment) -> None:
         if any(reader.overview or reader.top for reader in self._readers):
-            positions = await self._figures.read(deployment, self._readers)
+            found = await self._figures.read(deployment, self._readers)
         else:
-            positions = await self._totals.run(unless_lost(_query_positions(deployment.layout), deployment))
+            found = await self._totals.ask(lambda deployment: query_positions(deployment.layout))
+        known = self._positions if cursor.data_of(deployment) == self._data else ()
+        positions = found.in_order(deployment.layout, known)
+        returned = self._note_unreachable(deployment, found.unreachable)
         if not self._channels:
             self._move(cursor.data_of(deployment), positions)
             return
         before = self._data, self._positions, self._at
         try:
-            await self._tell(deployment, positions)
+            await self._tell(deployment, positions, returned)
         except BaseException:
             self._data, self._positions, self._at = before  # the next pass finds the same changes, and reads them again
+            self._returned |= returned
             raise
+        self._returned = set()
 
-    async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition]) -> None:
+    def _note_unreachable(self, deployment: Deployment, present: Sequence[UnreachablePartition]) -> set[int]:
+        """Tell the readers if other partitions are unreachable than before; return those that are readable again."""
+        before, self._unreachable = self._unreachable, present
+        if set(before) != set(present):
+            for reader in self._readers:
+                reader.tell(self._of_unreachable)
+        streams = {each.stream for each in before} - {each.stream for each in present}
+        return self._returned | {number for number, keys in enumerate(deployment.layout.keys) if keys.stream in streams}
+
+    @property
+    def _of_unreachable(self) -> Message:
+        return Message("unreachable", UnreachableMessage(list(self._unreachable)))
+
+    async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition], returned: set[int]) -> None:
         """Give the readers the totals of the counters that changed since the last pass.
 
-        In the first pass, these are all counters that they follow by name. After the data was replaced or rewound, the
-        readers get a reset and the totals of all counters that they follow by name.
+        Also give them those that they follow by name in partitions that were unreachable and have `returned`. In the
+        first pass, these are all counters that they follow by name. After the data was replaced or rewound, the readers
+        get a reset and the totals of all counters that they follow by name.
         """
         data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
@@ -284,8 +314,9 @@ class Broadcaster:
             self._move(data, positions)
             self._reset("the data was replaced or rewound", self._channels, is_other_data=True)
             await self._hand_out({wanted: set(wanted.named) for wanted in self._channels})
-        elif end != before:
-            await self._hand_out(await self._found(deployment, before, positions))
+        elif end != before or returned:
+            changed = await self._found(deployment, before, positions)
+            await self._hand_out({each: found | _named(each, returned, deployment) for each, found in changed.items()})
 
     async def _found(
         self, deployment: Deployment, before: Cursor, positions: Sequence[CountingPosition]
@@ -345,11 +376,17 @@ class Broadcaster:
                     reader.counters(batch)
 
     async def _read(self, counters: set[Counter]) -> dict[Counter, tuple[int, int]]:
-        """Read and return, by counter, the total and its error; leave out counters whose subject is not valid."""
+        """Read and return, by counter, the total and its error.
+
+        Leave out counters whose subject is not valid, and those in partitions whose nodes do not answer.
+        """
         wanted = [counter for counter in counters if _is_normal(counter[0])]
         found: dict[Counter, tuple[int, int]] = {}
         for first in range(0, len(wanted), _CHUNK):
-            reading = await self._totals.read(wanted[first : first + _CHUNK])
+            try:
+                reading = await self._totals.read(wanted[first : first + _CHUNK])
+            except NodeUnreachable:
+                continue
             found |= {counter: (value, reading.errors.get(counter, 0)) for counter, value in reading.values.items()}
         return found
 
@@ -390,16 +427,6 @@ class Broadcaster:
     @property
     def _id(self) -> str:
         return cursor.cursor_text(self._data, self._at or ())
-
-
-def _query_positions(layout: Layout) -> Query[Sequence[CountingPosition]]:
-    commands = [command for keys in layout.keys for command in position_commands(keys)]
-
-    def parse(replies: list[Any]) -> Sequence[CountingPosition]:
-        pairs = [replies[first : first + 2] for first in range(0, len(replies), 2)]
-        return [parse_position(pair, keys.group) for pair, keys in zip(pairs, layout.keys, strict=True)]
-
-    return Query(commands, parse)
 
 
 def _vector(positions: Sequence[CountingPosition]) -> Cursor:

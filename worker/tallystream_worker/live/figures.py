@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tallystream.reading.ledger import query_ledger
-from tallystream.reading.replaced import unless_lost
 from tallystream_worker.live.messages import Message
 from tallystream_worker.live.overview import (
     Overview,
@@ -17,13 +16,12 @@ from tallystream_worker.live.overview import (
     query_workers,
     top_of,
 )
+from tallystream_worker.live.positions import Positions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tallystream.aio import Totals
     from tallystream.deployment import Deployment
-    from tallystream.wire.position import CountingPosition
+    from tallystream.reading.ledger import Ledger
     from tallystream_worker.live.subscriber import LiveReader
 
 _SLOWLY: Final = 1.0
@@ -60,19 +58,19 @@ class Figures:
         if reader.top in self._tops:
             reader.tell(self._tops[reader.top][0])
 
-    async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Sequence[CountingPosition]:
+    async def read(self, deployment: Deployment, readers: set[LiveReader]) -> Positions:
         """Read the overview and the followed leaderboards that are due, and give them to the readers that follow them.
 
         The overview is read and sent at each call. A leaderboard is read at most once a second (every 5 seconds for a
         range such as `7d`), and is not sent again if it has not changed.
 
         Returns:
-            The counted position of each partition.
+            The counted positions of the partitions.
 
         Raises:
             ConfigurationError: no worker has published the rules yet.
             KeyLost: a partition has lost a key.
-            RedisError: a figure cannot be read.
+            RedisError: a figure cannot be read, or no partition.
 
         Any error of `Totals.deployment` is raised too.
         """
@@ -83,7 +81,7 @@ class Figures:
                 reader.tell(self._latest)
         for window in {reader.top for reader in readers if reader.top is not None}:
             await self._read_top(deployment, window, readers)
-        return ledger
+        return Positions.of(ledger)
 
     async def now(self) -> Overview:
         """Read and return the present overview; the number of workers and the snapshots may be a second old.
@@ -96,17 +94,17 @@ class Figures:
         """
         return (await self._read_ledger(await self._totals.deployment()))[1]
 
-    async def _read_ledger(self, deployment: Deployment) -> tuple[Sequence[CountingPosition], Overview]:
+    async def _read_ledger(self, deployment: Deployment) -> tuple[Ledger, Overview]:
         deployment.ensure_declared()
         now = time.monotonic()
         if now >= self._slow_at:
             self._slow_at = now + _SLOWLY
             self._workers = await self._totals.run(query_workers(deployment.layout))
             self._snapshots = await self._totals.run(query_snapshots(deployment.layout, time.time()))
-        ledger = await self._totals.run(unless_lost(query_ledger(deployment.layout), deployment))
+        ledger = await self._totals.ask(lambda deployment: query_ledger(deployment.layout))
         self._rates.take(now, ledger.by_metric("counted"))
         figures = overview(deployment.rules, ledger, self._rates, self._workers, self._snapshots)
-        return [partition.position for partition in ledger.partitions], figures
+        return ledger, figures
 
     async def _read_top(self, deployment: Deployment, window: str, readers: set[LiveReader]) -> None:
         before, due = self._tops.get(window, (None, 0.0))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -69,6 +71,19 @@ class StaleMessage(msgspec.Struct, frozen=True):
 
     reason: str
     since: float
+
+
+class UnreachableMessage(msgspec.Struct, frozen=True):
+    """The data of the message `unreachable`: the partitions that cannot be read; the others are sent as usual.
+
+    It is sent when these partitions change, and to a new reader if there are any. It lists all of them: after a message
+    with an empty list, all partitions are read again.
+
+    Attributes:
+        unreachable: The partitions.
+    """
+
+    unreachable: list[UnreachablePartition]
 
 
 @dataclass(frozen=True)

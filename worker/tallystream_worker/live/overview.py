@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
+from tallystream.client.replies import is_unreachable
 from tallystream.errors import EventError
 from tallystream.reading.freshness import as_of
 from tallystream.reading.ledger import OUTCOMES
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
 from tallystream.storage.deployment_hash import SNAPSHOT_AT, SNAPSHOT_EVERY
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Overview(msgspec.Struct, frozen=True):
         snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
         as_of: The stream ID up to which every entry is counted.
         at: The time of the overview by this host's clock, in seconds since 1970.
+        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer; then
+            the lag and `unaccounted` are not known.
     """
 
     metrics: list[MetricFigures]
@@ -80,6 +84,7 @@ class Overview(msgspec.Struct, frozen=True):
     snapshot_every_seconds: float | None
     as_of: str
     at: float
+    unreachable: list[UnreachablePartition] = []
 
 
 class Snapshots(NamedTuple):
@@ -103,11 +108,13 @@ class TopFigures(msgspec.Struct, frozen=True):
         incomplete: By metric, the second (since 1970) at which its leaderboard begins, if the begin of the range that
             was asked for has expired. `null` if the leaderboard of all time lacks subjects, because `top` was added to
             a metric with events. Other metrics are left out.
+        unreachable: The partitions that are not in the leaderboards, because their nodes of the cluster do not answer.
     """
 
     window: str
     metrics: dict[str, list[Place]]
     incomplete: dict[str, int | None]
+    unreachable: list[UnreachablePartition] = []
 
 
 class Rates:
@@ -166,6 +173,7 @@ def overview(rules: Rules, ledger: Ledger, rates: Rates, workers: int, snapshot:
         snapshot_every_seconds=snapshot.every,
         as_of=as_of_counted([partition.position for partition in ledger.partitions]),
         at=time.time(),
+        unreachable=list(ledger.unreachable),
     )
 
 
@@ -198,9 +206,14 @@ def query_workers(layout: Layout) -> Query[int]:
 
 
 def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
-    """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and for the interval."""
+    """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and for the interval.
+
+    Both are `None` if the node of the description does not answer.
+    """
 
     def parse(replies: list[Any]) -> Snapshots:
+        if is_unreachable(replies[0]):
+            return Snapshots(None, None)
         taken, every = raise_on_error(replies[0])
         return Snapshots(
             None if taken is None else max(0.0, now - float(taken)), None if every is None else float(every)
@@ -226,12 +239,14 @@ async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
     """
     found: dict[str, list[Place]] = {}
     incomplete: dict[str, int | None] = {}
+    unreachable: dict[UnreachablePartition, None] = {}
     for metric in sorted(rules.metric):
         try:
             board = await totals.top(metric, None if window == "all" else window)
         except EventError:
             continue  # a metric without a leaderboard, or without this window
         found[metric] = board.top
-        if not board.complete:
+        unreachable |= dict.fromkeys(board.unreachable)
+        if board.missing or not (board.complete or board.unreachable):
             incomplete[metric] = board.start
-    return TopFigures(window, found, incomplete)
+    return TopFigures(window, found, incomplete, list(unreachable))

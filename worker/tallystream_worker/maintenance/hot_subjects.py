@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
+from tallystream.client.replies import is_unreachable
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.maintenance.frequent_subjects import FrequentSubjects
@@ -129,12 +130,12 @@ def show(client: redis.Redis, keys: PartitionKeys, hot: HotSubject) -> None:
 def query_hot_subjects(layout: Layout) -> Query[dict[str, HotSubject]]:
     """Return a query for the published subjects, by stream name; a partition that published none for 60 s is absent.
 
-    They need not be hot: see `HotSubject.is_hot`.
+    So is one whose node of a cluster does not answer. They need not be hot: see `HotSubject.is_hot`.
     """
 
     def parse(replies: list[Any]) -> dict[str, HotSubject]:
-        found = zip(layout.keys, map(raise_on_error, replies), strict=True)
-        return {keys.stream: HotSubject(**json.loads(text)) for keys, text in found if text}
+        found = [(keys, reply) for keys, reply in zip(layout.keys, replies, strict=True) if not is_unreachable(reply)]
+        return {keys.stream: HotSubject(**json.loads(text)) for keys, text in found if raise_on_error(text)}
 
     return Query([("GET", keys.hot_subject) for keys in layout.keys], parse)
 

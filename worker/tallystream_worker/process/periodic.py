@@ -72,6 +72,8 @@ class PeriodicService:
             it.
         clients: The Redis clients of the passes. The service closes their connections after a failure, unless the
             failure is a `redis.ResponseError` other than READONLY, and closes the clients after `close`.
+        shared: Redis clients of the passes that other services use too. After such a failure, their idle connections
+            are closed; the clients themselves stay open.
         stopping: The event that `quiet` sets, if a pass has to check it; `None` for a private one.
     """
 
@@ -89,6 +91,7 @@ class PeriodicService:
         is_normal: Callable[[Exception], bool] = lambda _error: False,
         close: Callable[[], None] = lambda: None,
         clients: Sequence[redis.Redis] = (),
+        shared: Sequence[redis.Redis] = (),
         stopping: threading.Event | None = None,
     ) -> None:
         self.name = name
@@ -104,6 +107,7 @@ class PeriodicService:
         self._is_normal = is_normal
         self._at_end = close
         self._clients = clients
+        self._shared = shared
         self._stopping = stopping or threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"tallystream-{name}", daemon=True)
         self._passed = self._tried = time.monotonic()
@@ -160,7 +164,7 @@ class PeriodicService:
         if not self._is_normal(error):
             self._state.failed_with(error)
         try:
-            _drop_stale_connections(error, self._clients)
+            _drop_stale_connections(error, [*self._clients, *self._shared])
             wanted = self._recover(error)
         except Exception as further:  # noqa: BLE001  # as above
             self._state.failed_with(further)
@@ -184,11 +188,11 @@ class PeriodicService:
 
 
 def _drop_stale_connections(error: Exception, clients: Sequence[redis.Redis]) -> None:
-    """Close all connections of clients, unless `error` is a `redis.ResponseError` other than READONLY.
+    """Close all idle connections of clients, unless `error` is a `redis.ResponseError` other than READONLY.
 
     After any other error, the connections may be to a node that was demoted or is gone. LOADING and a rejected password
     are such errors, too: redis-py raises a `ConnectionError` for these replies.
     """
     if not isinstance(error, RedisError) or is_connection_stale(error):
         for client in clients:
-            client.connection_pool.disconnect()
+            client.connection_pool.disconnect(inuse_connections=False)  # another service may wait on one in use

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 INTERVAL: Final = 0.5
 """Seconds between checks of the live topic: about the time for which new entries wait after a repartition."""
+
+SHARE_INTERVAL: Final = 15.0
+"""Seconds between two looks at which partitions no worker serves, if this process cannot serve all of them."""
 
 _LOOKED_AT: Final = 32
 """Partitions of which one check reads the number of the rules that count them."""
@@ -69,6 +73,7 @@ class PartitionFollower:
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             clients=[self._client],
         )
+        self._share_at = time.monotonic() + SHARE_INTERVAL
         self.pool = pool(deployment)
         """The pool that counts the live topic."""
 
@@ -108,6 +113,8 @@ class PartitionFollower:
         and decisions until then; or this worker has followed higher rules of the same generation, as after the
         promotion of a replica that lagged, or after an older RDB file was loaded.
 
+        Every 15 seconds, also let the pool serve partitions that no worker serves: see `WorkerPool.share`.
+
         If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
         change nothing else. Otherwise clear it.
 
@@ -130,6 +137,9 @@ class PartitionFollower:
             self._go_on(found)
         else:
             self.pool.notice(found)
+        if time.monotonic() >= self._share_at:
+            self._share_at = time.monotonic() + SHARE_INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311
+            self._share(found)
 
     def _without_reuse(self, found: Deployment, counting: int) -> Deployment:
         """Log a loss of rules, and give the rules that are left a number above the lost ones; return the deployment.
@@ -168,6 +178,11 @@ class PartitionFollower:
             self.pool.quiet()
         self._log.info("topic.switched", topic=found.layout.topic, partitions=found.layout.partitions)
         self._end(before, time.monotonic() + self._timeout)
+        self._share(found)  # the files of the old pool are free now
+
+    def _share(self, found: Deployment) -> None:
+        if not self._is_stopping and (taken := self.pool.share(found)):
+            self._log.info("worker.partitions_taken", partitions=taken)
 
     def _end(self, pool: WorkerPool, deadline: float) -> bool:
         has_ended = pool.stop(deadline)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.backoff import Backoff
-from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
 from tallystream.client.error_text import named_text
 from tallystream.client.replies import is_group_missing
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Mapping, Sequence
 
+    import redis
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
@@ -95,6 +95,8 @@ class PartitionWorker:
         foreign: Set by the thread that follows the topic, while the server has the data of another deployment, or none,
             or a restore has not finished. Each pass then checks the deployment first, and fails.
         evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
+        reading: Client whose blocking reads wait up to `BLOCK` seconds; other partitions may share it.
+        applying: Client for everything else; other partitions may share it.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class PartitionWorker:
         log: FilteringBoundLogger,
         foreign: threading.Event,
         evicting: Mapping[str, str],
+        reading: redis.Redis,
+        applying: redis.Redis,
     ) -> None:
         self._settings = settings
         self._deployment = deployment
@@ -116,8 +120,8 @@ class PartitionWorker:
         self._log = log.bind(stream=deployment.layout.keys[partition].stream)
         self._foreign = foreign
         self._evicting = evicting
-        self._reading = connect(settings.redis.url, block=BLOCK)
-        self._applying = connect(settings.redis.url)
+        self._reading = reading
+        self._applying = applying
         self._durability = DurabilityCheck(settings.worker.durability)
         self._loop: CountingLoop | None = None
         self._rules: Rules | None = None  # the rules that `_loop` began with
@@ -133,7 +137,7 @@ class PartitionWorker:
     def service(self) -> PeriodicService:
         """Return a new periodic service, not started, that runs the passes. Call it once.
 
-        Its interval is 0, because a pass waits for entries. When it ends, it closes the Redis clients of this object.
+        Its interval is 0, because a pass waits for entries. The Redis clients stay open when it ends.
         """
         return PeriodicService(
             f"partition-{self._partition}",
@@ -144,7 +148,7 @@ class PartitionWorker:
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             recover=self.recover,
             is_normal=self.is_normal,
-            clients=[self._reading, self._applying],
+            shared=[self._reading, self._applying],
         )
 
     def run_once(self) -> None:

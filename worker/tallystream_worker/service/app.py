@@ -136,8 +136,9 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
         writer = Writer(store)
-        broadcaster = Broadcaster(store)
-        async with Totals(store.url, namespace=store.namespace) as totals:
+        durability = settings.worker.read_durability
+        async with Totals(store.url, namespace=store.namespace, durability=durability) as totals:
+            broadcaster = Broadcaster(store, totals)
             app.state.totals = totals
             app.state.writer = writer
             app.state.broadcaster = broadcaster

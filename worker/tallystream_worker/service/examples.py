@@ -17,7 +17,7 @@ from tallystream_worker.service.problems import MEDIA_TYPE
 if TYPE_CHECKING:
     from litestar.openapi.spec import OpenAPI, Operation
 
-_GOOD: Final = {"as_of": "1763900000000-0", "lag": 0, "error": 0}
+_GOOD: Final = {"as_of": "1763900000000-0", "lag": 0, "error": 0, "unreachable": []}
 _BOUNDS: Final = {"start": 1763856000, "end": 1763942400, "complete": True, "missing": []}
 _EVENT: Final = {"metric": "view", "subject": "article:1", "amount": 1, "actor": "user:7", "id": "4f6c"}
 _CLOUD: Final = {
@@ -29,12 +29,14 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
     ("/v1/counters", "get"): {
         "counters": [{"subject": "article:1", "metric": "view", "value": 42}],
         "positions": {"tally:{p1.1840}:stream": "1763900000000-0"},
+        "missing": [],
         **_GOOD,
     },
     ("/v1/counters/{subject}", "get"): {
         "subject": "article:1",
         "counters": {"like": 3, "share": 1, "view": 42},
         "ratios": {"engagement_rate": 0.0952},
+        "missing": [],
         **_GOOD,
     },
     ("/v1/counters/{subject}/{metric}", "get"): {"subject": "article:1", "metric": "view", "value": 42, **_GOOD},
@@ -54,7 +56,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
             },
             "lag": 0, "pending": 0, "oldest_pending_seconds": None, "dead": 0, "unaccounted": 0, "workers": 2,
             "snapshot_age_seconds": 12.5, "snapshot_every_seconds": 60.0,
-            "as_of": "1763900000000-0", "at": 1763900000.25,
+            "as_of": "1763900000000-0", "at": 1763900000.25, "unreachable": [],
         },
         "declared": [
             {
@@ -69,6 +71,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
         "prefix": "art",
         "subjects": [{"subject": "article:1", "metric": "view", "value": 42}],
         "searched": ["like", "share", "view"],
+        "unreachable": [],
     },
     ("/v1/uniques/{metric}/{subject}", "get"): {
         "metric": "view", "subject": "article:1", "over": "day", "value": 37, **_BOUNDS, **_GOOD, "error": 0.0081,
@@ -92,6 +95,7 @@ ANSWERS: Final[dict[tuple[str, str], Any]] = {
         ],
         "more": False,
         "undelivered": 0,
+        "unreachable": [],
     },
     ("/healthz", "get"): {"status": "alive"},
     ("/readyz", "get"): {"status": "ready"},

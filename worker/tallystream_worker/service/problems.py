@@ -20,6 +20,7 @@ from tallystream.errors import (
     FlushTimeout,
     GenerationSwitched,
     KeyLost,
+    NodeUnreachable,
     StreamError,
     StreamFull,
     Unconfirmed,
@@ -85,6 +86,7 @@ def plugin() -> ProblemDetailsPlugin:
         KeyLost: _moving,
         Unconfirmed: _unconfirmed,
         ConfigurationError: _not_set_up,
+        NodeUnreachable: _not_in_reach,
         RedisError: _unreachable,
         HTTPException: _refused,
         Exception: _unexpected,
@@ -111,6 +113,12 @@ def _unconfirmed(error: Unconfirmed) -> ProblemDetailsException:
 
 def _not_set_up(error: ConfigurationError) -> ProblemDetailsException:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=_RETRY)
+
+
+def _not_in_reach(error: NodeUnreachable) -> ProblemDetailsException:
+    structlog.get_logger().warning("service.read_failed", problem=text_of(error))
+    detail = "the nodes of the cluster that have these counters do not answer"
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=_RETRY, unreachable=error.keys)
 
 
 def _unreachable(error: RedisError) -> ProblemDetailsException:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
+from tallystream.client.replies import is_unreachable
 from tallystream.reading.clocks import ClockStep, parse_step
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.storage.deployment_hash import ARCHIVE_LOST, CLOCK_STEP, SNAPSHOT_AT, SNAPSHOT_EVERY, VERIFIED
@@ -39,6 +40,7 @@ class ServerStats:
         evicted: Number of keys that the server has evicted since it started; `None` if this user may not read it.
         workers: Number of different consumer names that have read in any partition within the last 15 seconds; a
             partition that cannot be read adds none.
+        serving: The same number for each partition, by stream; a partition whose node does not answer is left out.
         stream_entries: Number of entries by stream, counted ones included.
         stream_limits: Number of entries at which appends are rejected, by stream with a bound.
         dead_bytes: Bytes of the dead letters by stream.
@@ -58,6 +60,7 @@ class ServerStats:
     memory_max: int | None
     evicted: int | None
     workers: int
+    serving: dict[str, int]
     stream_entries: dict[str, int]
     stream_limits: dict[str, int]
     dead_bytes: dict[str, int]
@@ -73,7 +76,8 @@ class ServerStats:
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
     """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
 
-    The query raises `RedisError` if the last snapshot, the last audit or the last verification cannot be read.
+    So are those on nodes of a cluster that do not answer. The query raises `RedisError` if the last snapshot, the last
+    audit or the last verification cannot be read for another reason.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:
@@ -84,10 +88,12 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
     def parse(replies: list[Any]) -> ServerStats:
         memory, counts = ({} if isinstance(reply, RedisError) else reply for reply in replies[:2])
         *replies, latest = replies[1:]
-        snapshot, every, audit, verified, step, lost = raise_on_error(latest)
-        present: set[bytes] = set()
-        for consumers in replies[1::4]:
-            present.update(_present(consumers))
+        snapshot, every, audit, verified, step, lost = [None] * 6 if is_unreachable(latest) else raise_on_error(latest)
+        present = {
+            keys.stream: set(_present(consumers))
+            for keys, consumers in zip(layout.keys, replies[1::4], strict=True)
+            if not is_unreachable(consumers)
+        }
         bounds = [(None, None) if isinstance(both, RedisError) else both for both in replies[3::4]]
 
         def by_stream(values: Iterable[Any]) -> dict[str, int]:
@@ -101,7 +107,8 @@ def query_server_stats(layout: Layout) -> Query[ServerStats]:
             memory.get("used_memory"),
             memory.get("maxmemory"),
             counts.get("evicted_keys"),
-            len(present),
+            len(set().union(*present.values())),
+            {stream: len(names) for stream, names in present.items()},
             by_stream(replies[2::4]),
             by_stream(limit for limit, _ in bounds),
             by_stream(each or 0 for each in replies[4::4]),

@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Collection, Mapping  # noqa: TC003  # msgspec reads the annotations
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from tallystream.client.connect import DEFAULT_URL
 from tallystream.client.durability import Durability, DurabilityCheck
@@ -100,6 +100,11 @@ class WorkerSettings:
         _within("worker.max_deliveries", self.max_deliveries, 1, 1_000)
         _within("worker.stop_timeout", self.stop_timeout, 0.1, 3_600)
         DurabilityCheck(self.durability)
+
+    @property
+    def read_durability(self) -> Literal["memory", "replica"]:
+        """The durability for which a read with `after` waits; reads cannot check `fsync`, so then it is `memory`."""
+        return "replica" if self.durability == "replica" else "memory"
 
     @property
     def consumer(self) -> str:

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import redis
-from redis.exceptions import RedisError, TryAgainError
+from redis.exceptions import ClusterDownError, RedisError, TryAgainError
 
 from tallystream.client.cluster.pipeline import ClusterPipeline
 from tallystream.client.cluster.slots import goes_everywhere, guarded, key_of, slot_of
@@ -97,6 +97,26 @@ class ClusterClient(redis.Redis):
         """
         for node in self._router.all_primaries():
             yield from node.client.scan_iter(*args, **options)
+
+    def count_primaries(self) -> int:
+        """Return the number of primaries.
+
+        Raises:
+            redis.RedisError: no node returned the slot map.
+            ConfigurationError: the server is not a node of a cluster.
+        """
+        self._router.refresh()
+        return len(self._router.topology.primaries)
+
+    def node_of(self, key: str) -> str | None:
+        """Return the address, as `host:port`, of the node that serves a key by the latest slot map; send nothing.
+
+        Return `None` if no node is known to serve the key.
+        """
+        try:
+            return self._router.topology.owner(slot_of(key)).name
+        except ClusterDownError:
+            return None
 
     def close(self) -> None:
         """Close the connections to all nodes."""

@@ -57,7 +57,8 @@ def emit(
         rules = totals.deployment.declared  # an unreachable server fails here, before the flush timeout
     if rules is not None:
         rules.refuse_undeclared(metric)
-    with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
+    durability = settings.worker.durability
+    with Producer(settings.redis.url, namespace=settings.redis.namespace, durability=durability) as producer:
         producer.emit(metric, subject, amount, actor=actor, at=at, id=id)
         producer.flush(timeout, wait="counted" if wait else "appended")
     unless = _may_leave_out(None if rules is None else rules.metric[metric], at, id)

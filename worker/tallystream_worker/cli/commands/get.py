@@ -11,12 +11,12 @@ from tallystream.errors import EventError
 from tallystream.reading.freshness import RangeFigure
 from tallystream.reading.series import MAX_POINTS
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.bounds import bounds_note
+from tallystream_worker.cli.bounds import bounds_note, reach_notes
 from tallystream_worker.cli.options import AsJson, Where, whole
 from tallystream_worker.cli.output import error_console, print_json, print_table
 
 if TYPE_CHECKING:
-    from tallystream.reading.counters import SubjectTotals
+    from tallystream.reading.counters import MissingCounter, SubjectTotals
     from tallystream.reading.series import RollingSum, Series
 
 
@@ -51,7 +51,8 @@ def get(
     if metric is None and (window is not None or over is not None):
         raise EventError("metric", "must be named: --window and --over read a single metric")
     found: SubjectTotals | Series | RollingSum
-    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+    durability = settings.worker.read_durability
+    with closing(Totals(settings.redis.url, namespace=settings.redis.namespace, durability=durability)) as totals:
         if metric is not None and window is not None:
             found = totals.series(subject, metric, window, last, after=after)
             title, columns = f"{subject} {metric}", [window, metric]
@@ -63,6 +64,7 @@ def get(
             found = totals.of(subject, None if metric is None else [metric], after=after)
             title, columns = subject, ["metric", "total"]
             rows = [[name, f"{value:,}"] for name, value in found.counters.items()]
+            rows += [[each.metric, _at_least(each)] for each in found.missing]
             rows += [[name, f"{value:.2%}"] for name, value in found.ratios.items()]
     if json:
         print_json(found)
@@ -70,7 +72,13 @@ def get(
     print_table(title, columns, rows)
     if isinstance(found, RangeFigure) and (note := bounds_note(found)):
         error_console.print(note)
-    if found.lag != 0:
+    for note in reach_notes(found.unreachable):
+        error_console.print(note, soft_wrap=True)
+    if found.lag != 0 and not found.unreachable:
         error_console.print(
             f"{found.lag if found.lag is not None else 'an unknown number of'} entries are not counted yet"
         )
+
+
+def _at_least(missing: MissingCounter) -> str:
+    return "unknown" if missing.at_least is None else f"at least {missing.at_least:,}"

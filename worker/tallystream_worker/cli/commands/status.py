@@ -10,6 +10,7 @@ import msgspec
 from tallystream.reading.clocks import ClockStep, query_clock_step
 from tallystream.reading.ledger import OUTCOMES, LedgerSummary
 from tallystream.reading.totals import Totals
+from tallystream_worker.cli.bounds import reach_notes
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
 
 
-class Status(LedgerSummary, frozen=True):
+class Status(LedgerSummary, frozen=True, kw_only=True):
     """The JSON output of `status`: the ledger summary, hot subjects, and unfinished rebuilds and repartitions."""
 
     hottest: dict[str, HotSubject]
@@ -89,6 +90,8 @@ def status(
             for partition in ledger.partitions
         ],
     )
+    for note in reach_notes(ledger.unreachable):
+        console.print(note, soft_wrap=True, markup=False)
     for stream, hot in hottest.items():
         if hot.is_hot:
             what = f"{hot.metric} of {hot.subject} is {hot.share:.0%} of the events of {stream}"
@@ -99,7 +102,9 @@ def status(
     became = " + ".join(f"{ledger.ledger[name]:,} {name}" for name in OUTCOMES)
     waiting = f"and {_count(ledger.lag)} entries not counted yet"
     console.print(f"events: {ledger.ledger['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
-    if ledger.unaccounted is None:
+    if ledger.unreachable:
+        error_console.print("ledger: open, because partitions cannot be read", style="bold red")
+    elif ledger.unaccounted is None:
         error_console.print(f"ledger: open, {_count(ledger.lag)} entries are not counted yet")
     elif ledger.unaccounted == 0:
         error_console.print("ledger: balances, every appended event is accounted for", style="green")

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.bounds import bounds_note
+from tallystream_worker.cli.bounds import bounds_note, reach_notes
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where, whole
 from tallystream_worker.cli.output import error_console, print_json, print_table
@@ -50,5 +50,7 @@ def top(
     print_table(f"{metric}, {window or 'all time'}", ["subject", metric], rows)
     if note := bounds_note(board):
         error_console.print(note)
+    for note in reach_notes(board.unreachable):
+        error_console.print(note, soft_wrap=True)
     if board.error:
         error_console.print(f"values and order may be off by {board.error:,}")

@@ -9,8 +9,7 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, KeyLost, StreamError
-from tallystream.reading.deployment_cache import query_deployment
+from tallystream.errors import ConfigurationError, KeyLost, NodeUnreachable, StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.keys import Layout
@@ -18,7 +17,6 @@ from tallystream.storage.lost_keys import lost_commands, parse_lost
 from tallystream_worker.service.access import Access
 from tallystream_worker.service.problems import problem
 from tallystream_worker.service.tokens import Role
-from tallystream_worker.settings.settings import RedisSettings
 
 _SHOWN: Final = 10
 
@@ -32,7 +30,6 @@ async def healthz() -> dict[str, str]:
 @get("/readyz", tags=["health"], summary="Whether counters can be read and are kept up to date", role=Role.OPEN)
 async def readyz(
     totals: NamedDependency[Totals],
-    store: NamedDependency[RedisSettings],
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
@@ -41,10 +38,11 @@ async def readyz(
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
     Otherwise respond 503. The service stays ready if there are dead letters, if dead letters were dropped, if another
-    program removed entries before they were counted, or if the ledger does not balance. Then the response has
-    `warnings`, but only to a request with a token or a session, if this service needs tokens.
+    program removed entries before they were counted, or if the ledger does not balance. In a cluster, it also stays
+    ready if nodes do not answer, as long as one partition can be read: the service then answers in part. In these
+    cases, the response has `warnings`, but only to a request with a token or a session, if this service needs tokens.
     """
-    if reasons := await _reasons_against(totals, store.namespace):
+    if reasons := await _reasons_against(totals):
         if not access.knows(request):
             raise problem(
                 HTTPStatus.SERVICE_UNAVAILABLE, "not ready; a request with a token or a session gets the reasons"
@@ -56,7 +54,7 @@ async def readyz(
 
 async def _warnings(totals: Totals) -> list[str]:
     try:
-        ledger = await totals.run(query_ledger((await totals.deployment()).layout))
+        ledger = await totals.ask(lambda deployment: query_ledger(deployment.layout))
     except (RedisError, ConfigurationError, StreamError):
         return []  # Redis replied a moment ago: the next check reports the error
     found = (
@@ -65,16 +63,22 @@ async def _warnings(totals: Totals) -> list[str]:
         (ledger.dead, "dead letters: see tallystream dead"),
         (ledger.unaccounted or 0, "events are unaccounted for"),
     )
-    return [f"{number:,} {what}" for number, what in found if number]
+    away = [f"{each.stream} cannot be read: its node {each.node} does not answer" for each in ledger.unreachable]
+    return [*away[:_SHOWN], *(f"{number:,} {what}" for number, what in found if number)]
 
 
-async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
+async def _reasons_against(totals: Totals) -> list[str]:
     try:
-        deployment = await totals.run(query_deployment(None, namespace))  # read it, not the cached one
+        deployment = await totals.reload()  # not the cached one
         deployment.ensure_stored()
-        lost = await totals.run(_query_lost(deployment.layout))
-        missing = await totals.run(_query_groups(deployment.layout))
+        layout = deployment.in_reach.layout
+        lost = await totals.run(_query_lost(layout))
+        missing = await totals.run(_query_groups(layout))
+        if not layout.reached:
+            return ["no node of the cluster that has a partition answers"]
         return [reason for pair in zip(lost, missing, strict=True) if (reason := pair[0] or pair[1])]
+    except NodeUnreachable as error:
+        return [str(error)]
     except (ConfigurationError, StreamError) as error:  # also of a restore that has not finished
         return [str(error)]
     except RedisError as error:
@@ -83,11 +87,13 @@ async def _reasons_against(totals: Totals, namespace: str) -> list[str]:
 
 def _query_lost(layout: Layout) -> Query[list[str | None]]:
     """Return a query whose answer has, for each partition, a message about a lost key; `None` if no key is lost."""
-    commands = [lost_commands(keys) for keys in layout.keys]
+    commands = [lost_commands(keys) for keys in layout.reached]
 
     def parse(replies: list[Any]) -> list[str | None]:
         rest = iter(map(raise_on_error, replies))
-        lost = [parse_lost(keys, list(islice(rest, len(own)))) for keys, own in zip(layout.keys, commands, strict=True)]
+        lost = [
+            parse_lost(keys, list(islice(rest, len(own)))) for keys, own in zip(layout.reached, commands, strict=True)
+        ]
         return [None if key is None else str(KeyLost(key)) for key in lost]
 
     return Query([command for own in commands for command in own], parse, atomic=True)
@@ -102,7 +108,7 @@ def _query_groups(layout: Layout) -> Query[list[str | None]]:
 
     def parse(replies: list[Any]) -> list[str | None]:
         missing: list[str | None] = []
-        for keys, reply in zip(layout.keys, replies, strict=True):
+        for keys, reply in zip(layout.reached, replies, strict=True):
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
             is_missing = isinstance(reply, ResponseError) or all(g["name"] != keys.group.encode() for g in reply)
@@ -110,4 +116,4 @@ def _query_groups(layout: Layout) -> Query[list[str | None]]:
             missing.append(reason if is_missing else None)
         return missing
 
-    return Query([("XINFO GROUPS", keys.stream) for keys in layout.keys], parse)
+    return Query([("XINFO GROUPS", keys.stream) for keys in layout.reached], parse)

@@ -17,7 +17,6 @@ from tallystream.client.error_text import text_of
 from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.reading.alerts import FiringAlerts, query_alerts
 from tallystream.reading.ledger import Ledger, PartitionLedger, query_ledger
-from tallystream.reading.replaced import unless_lost
 from tallystream.rules.metrics import Rules
 from tallystream_worker.service.server_stats import ServerStats, query_server_stats
 
@@ -40,7 +39,8 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     If Redis cannot be read, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and those of the
     workers in this process if there are any; so it is if the stored deployment was deleted or is of another release, or
     a restore has not finished. If a partition has lost a key, the metrics of the ledger and of the alerts are left out,
-    because they may be wrong.
+    because they may be wrong. If a node of a cluster does not answer, the metrics of its partitions and the sums over
+    all partitions are left out, and `tallystream_partition_unreachable` is 1 for each of these partitions.
     """
     try:
         collector = await _read(totals)
@@ -58,11 +58,10 @@ async def _read(totals: Totals) -> "LedgerCollector":
     layout, rules = deployment.layout, deployment.declared
     vitals = await totals.run(query_server_stats(layout))
     try:
-        ledger = await totals.run(unless_lost(query_ledger(layout), deployment))
+        ledger = await totals.ask(lambda found: query_ledger(found.layout))
         firing = None
         if rules is not None:
-            alerts = query_alerts(layout, rules, deployment.now, deployment.removed)
-            firing = await totals.run(unless_lost(alerts, deployment))
+            firing = await totals.ask(lambda found: query_alerts(found.layout, found.rules, found.now, found.removed))
     except KeyLost as error:
         structlog.get_logger().warning("service.ledger_unavailable", problem=text_of(error))
         return LedgerCollector(None, vitals)
@@ -101,13 +100,15 @@ class LedgerCollector:
         are no families of alerts. Nothing is read from Redis.
         """
         yield _gauge("redis_up", "1 if this scrape could read from Redis, else 0.", 0 if self._vitals is None else 1)
+        whole = self._ledger is None or not self._ledger.unreachable
         if self._ledger is not None:
-            yield from _of_events(self._ledger, self._rules)
+            if whole:  # a sum without a partition would look like a counter that was reset
+                yield from _of_events(self._ledger, self._rules)
             yield from _of_partitions(self._ledger)
         if self._vitals is not None:
             yield from _of_vitals(self._vitals)
         if self._firing is not None and self._firing.counts:
-            yield from _of_alerts(self._firing)
+            yield from _of_alerts(self._firing, whole=whole)
 
 
 def _of_events(ledger: Ledger, rules: Rules | None) -> Iterable[Metric]:
@@ -185,7 +186,14 @@ def _of_partitions(ledger: Ledger) -> Iterable[Metric]:
         oldest.add_metric(labels, _age(partition))
         ahead.add_metric(labels, partition.ids_ahead)
         dead.add_metric(labels, partition.dead)
-    yield from (lag, pending, oldest, dead, ahead)
+    away = _gauge(
+        "partition_unreachable", "1 while the node of the partition does not answer, else 0.", None, "partition"
+    )
+    for stream in [partition.stream for partition in ledger.partitions]:
+        away.add_metric([stream], 0)
+    for each in ledger.unreachable:
+        away.add_metric([each.stream], 1)
+    yield from (lag, pending, oldest, dead, ahead, away)
 
 
 def _age(partition: PartitionLedger) -> float:
@@ -234,6 +242,7 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield _gauge("clock_step_seconds", "The last step of a server's clock: above 0 if ahead.", vitals.step.seconds)
         yield _gauge("clock_step_timestamp_seconds", "The server's time after that step.", vitals.step.at)
     for name, what, values in (
+        ("partition_workers", "Workers that read the partition within the last 15 seconds.", vitals.serving),
         ("stream_entries", "Entries in the stream, counted ones included.", vitals.stream_entries),
         ("stream_max_entries", "Entries at which the stream accepts no more.", vitals.stream_limits),
         ("dead_bytes", "Memory that the dead letters take.", vitals.dead_bytes),
@@ -245,7 +254,7 @@ def _of_vitals(vitals: ServerStats) -> Iterable[Metric]:
         yield family
 
 
-def _of_alerts(firing: FiringAlerts) -> Iterable[Metric]:
+def _of_alerts(firing: FiringAlerts, *, whole: bool) -> Iterable[Metric]:
     counts = _gauge("alerts_firing", "Subjects for which an alert is firing.", None, "alert")
     for alert, subjects in firing.counts.items():
         counts.add_metric([alert], subjects)
@@ -255,7 +264,7 @@ def _of_alerts(firing: FiringAlerts) -> Iterable[Metric]:
     waiting = _gauge("alert_outbox_entries", "Notifications that are not delivered yet.", None, "partition")
     for stream, entries in firing.waiting.items():
         waiting.add_metric([stream], entries)
-    yield from (counts, silent, waiting)
+    yield from (counts, silent, waiting) if whole else (silent, waiting)
 
 
 def _counter(name: str, what: str, *labels: str) -> CounterMetricFamily:
