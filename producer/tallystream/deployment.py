@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
+    DURABILITY,
     RESTORING,
     by_number,
     fields_of,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import redis
+
+    from tallystream.client.durability import Durability
 
 _INIT: Final = Script("tallystream.storage", "init_deployment")
 
@@ -62,6 +65,7 @@ class Deployment:
             that workers removed; empty until a reader reads it. Reads state buckets up to it as missing, also those
             that are open again, because the server's clock was ahead or `retention` was raised. Also has the marks of
             changed rules (see `tallystream.rules.parts`).
+        durability: What must have the writes of a command before its next step: what the workers wait for.
     """
 
     layout: Layout
@@ -79,6 +83,7 @@ class Deployment:
     spread: frozenset[str] = frozenset()
     clock_ahead: float | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
+    durability: Durability = "memory"
 
     @classmethod
     def create_or_load(
@@ -223,6 +228,7 @@ class Deployment:
             kept=number(root, b"kept"),
             moving=number(root, b"moving"),
             spread=spread,
+            durability=_durability(root),
         )
 
     @property
@@ -366,6 +372,12 @@ class Deployment:
         """
         partitions = self.earlier.get(topic)
         return None if partitions is None else Layout(partitions, self.layout.namespace, topic=topic)
+
+
+def _durability(root: Mapping[bytes, bytes]) -> Durability:
+    """Return the durability that the root hash states; `memory` if it states none, or one that is not known."""
+    stored = root.get(DURABILITY.encode())
+    return "replica" if stored == b"replica" else "fsync" if stored == b"fsync" else "memory"
 
 
 def _remedy(layout: str) -> str:

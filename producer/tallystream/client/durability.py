@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from tallystream.client.replies import is_append_only_file_missing, is_command_unknown
+from tallystream.client.cluster.client import node_of
+from tallystream.client.replies import is_append_only_file_missing, is_command_unknown, is_permission_missing
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import redis
     from redis.client import Pipeline
 
@@ -20,6 +23,12 @@ Durability = Literal["memory", "replica", "fsync"]
 
 _PATIENCE: Final = 1000
 """Milliseconds to wait for the durability of a write; after that, the write is unconfirmed."""
+
+_SHORT_PATIENCE: Final = 100
+"""Milliseconds to wait for each node, if one of them has not confirmed in time, and is to be named."""
+
+_EXPIRY: Final = 60_000
+"""Milliseconds after which the key that `confirm` writes expires."""
 
 
 class DurabilityCheck:
@@ -69,17 +78,17 @@ class DurabilityCheck:
                 ) from None
             raise
 
-    def queue(self, pipeline: Pipeline) -> None:
+    def queue(self, pipeline: Pipeline, patience: int = _PATIENCE) -> None:
         """Add the durability command (`WAIT` or `WAITAOF`) to a pipeline; for `memory`, add nothing.
 
         Call this after the writes were added. The pipeline must be no transaction: in one, the server does not wait.
-        The server waits at most 1 second before it replies. The reply, if it is no error, is the argument of
-        `is_enough`.
+        The server waits at most `patience` milliseconds before it replies. The reply, if it is no error, is the
+        argument of `is_enough`.
         """
         if self._durability == "replica":
-            pipeline.execute_command("WAIT", 1, _PATIENCE)
+            pipeline.execute_command("WAIT", 1, patience)
         elif self._durability == "fsync":
-            pipeline.execute_command("WAITAOF", 1, 0, _PATIENCE)
+            pipeline.execute_command("WAITAOF", 1, 0, patience)
 
     def is_enough(self, reply: Any) -> bool:
         """Return whether the reply to the durability command confirms the writes before it.
@@ -112,6 +121,52 @@ class DurabilityCheck:
         if isinstance(waited, RedisError):
             return reply, f"the server could not confirm it: {waited}"
         return reply, "" if self.is_enough(waited) else "no replica or disk has confirmed it in time"
+
+    def confirm(self, client: redis.Redis, names: Iterable[str]) -> str:
+        """Wait at most a second until all that the servers of some keys have accepted before has the durability.
+
+        A replica, and the append-only file, get the writes of a server in their order. So a write after them is
+        confirmed only together with all of them, whichever connection they came from. That write sets the given keys,
+        which expire after a minute. For `memory`, do nothing.
+
+        Args:
+            client: The server or the cluster.
+            names: Keys with `Layout.confirmed`, at least one on each node.
+
+        Returns:
+            The reason why this is not confirmed; empty if it is. In a cluster, the reason names a node.
+
+        Raises:
+            redis.ResponseError: the user lacks the permission for a command.
+        """
+        if not self.is_needed:
+            return ""
+        keys = list(names)
+        reason = self._unconfirmed(client, keys, _PATIENCE)
+        if reason and len(keys) > 1:
+            alone = (self._unconfirmed(client, [key], _SHORT_PATIENCE) for key in keys)
+            return next(filter(None, alone), "")
+        return reason
+
+    def _unconfirmed(self, client: redis.Redis, keys: list[str], patience: int) -> str:
+        try:
+            with client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.execute_command("SET", key, 1, "PX", _EXPIRY)
+                self.queue(pipeline, patience)
+                *replies, waited = pipeline.execute(raise_on_error=False)
+        except RedisError as error:
+            replies, waited = [], error
+        failed = next((each for each in (*replies, waited) if isinstance(each, RedisError)), None)
+        if failed is not None:
+            if is_permission_missing(failed):
+                raise failed
+            return f"{node_of(client, keys[0])} replied: {failed}"
+        return "" if self.is_enough(waited) else f"no {self._place} of {node_of(client, keys[0])} has it"
+
+    @property
+    def _place(self) -> str:
+        return {"replica": "replica", "fsync": "disk"}.get(self._durability, self._durability)
 
     def _attempt(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, Any]:
         with client.pipeline(transaction=False) as pipeline:

@@ -21,6 +21,7 @@ from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reaper_service
 from tallystream_worker.maintenance.rules import rules_service
 from tallystream_worker.maintenance.trim import trim_service
+from tallystream_worker.process.description import note_durability
 from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
 from tallystream_worker.runtime.metrics import WorkerMetrics
@@ -79,6 +80,7 @@ def open_deployment(
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         deployment.refuse_gathering(settings.rules_over(deployment.declared, removing))
         DurabilityCheck(settings.worker.durability).check(client)
+        note_durability(client, deployment, settings.worker.durability)
         if settings.redis.eviction == "refuse":
             refuse_eviction(client, deployment.layout)
         # Create the groups before the rules are published: a producer that reads the rules may decide an event at once,

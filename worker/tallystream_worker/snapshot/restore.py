@@ -25,6 +25,7 @@ from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import (
+    DURABILITY,
     RESTORING,
     by_number,
     fields_of,
@@ -219,6 +220,8 @@ def _begin(
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts),
     }
+    if (durability := root.get(DURABILITY.encode())) is not None:
+        kept[DURABILITY] = durability
     if left := _left(client, layout, root):
         kept[LEFT] = " ".join(f"{topic}:{count}" for topic, count in sorted(left.items()))
     if b"kept" in root and live == layout.topic:

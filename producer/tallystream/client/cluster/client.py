@@ -94,6 +94,13 @@ class ClusterClient(redis.Redis):
         for node in self._router.topology.primaries:
             yield from node.client.scan_iter(*args, **options)
 
+    def node_of(self, key: str) -> str:
+        """Return the name of the node that serves a key, as the slot map was read last; `a node` if none is known."""
+        try:
+            return self._router.owner(slot_of(key)).name
+        except RedisError:
+            return "a node"
+
     def close(self) -> None:
         """Close the connections to all nodes."""
         for node in self._router.topology.nodes:
@@ -121,6 +128,14 @@ class ClusterClient(redis.Redis):
         if not replies:
             raise failure or redis.ConnectionError("no node of the cluster is known")
         return replies[0]
+
+
+def node_of(client: redis.Redis, key: str) -> str:
+    """Return the name of the node that serves a key, for a message: `host:port`; `the server` if it is not known."""
+    if isinstance(client, ClusterClient):
+        return client.node_of(key)
+    about = client.connection_pool.connection_kwargs
+    return f"{about['host']}:{about['port']}" if "host" in about and "port" in about else "the server"
 
 
 class _Pools(redis.ConnectionPool):

@@ -1,0 +1,92 @@
+"""A command waits after each step until a replica, or the disk, has what every process wrote before."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import structlog
+
+from tallystream.client.durability import DurabilityCheck
+from tallystream.deployment import Deployment
+from tallystream.errors import Unconfirmed
+from tallystream_worker.process import barrier
+from tallystream_worker.process.barrier import confirm
+from tallystream_worker.runtime.app import open_deployment
+from tallystream_worker.settings.settings import RedisSettings, Settings, WorkerSettings
+from tests.harness import Harness
+from tests.waiting import until
+
+
+@contextmanager
+def frozen(server):
+    """Suspend a server's process within the block, like a machine that hangs."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def primary(fresh_server):
+    """A server that a replica can follow."""
+    return fresh_server(port=0, extra=["--repl-diskless-sync-delay", "0"])
+
+
+@pytest.fixture
+def replica(fresh_server, primary):
+    """A replica of the primary, which has all its writes."""
+    replica = fresh_server(extra=["--replicaof", "127.0.0.1", primary.url.rpartition(":")[2]])
+    with Harness(primary.url) as harness:
+        until(lambda: harness.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
+    return replica
+
+
+def test_a_step_is_confirmed_together_with_the_writes_of_other_connections(primary, replica, monkeypatch):
+    """While the replica hangs, a step is `Unconfirmed`; when it is confirmed, the replica has all earlier writes."""
+    monkeypatch.setattr(barrier, "PATIENCE", 0.1)
+    with Harness(primary.url) as harness:
+        deployment = replace(harness.deployment, durability="replica")
+        with frozen(replica):
+            harness.client.set("tally:{p0.425}:other", "written by another connection")
+            with pytest.raises(Unconfirmed, match=r"^the step is made, but in .* no replica .*127\.0\.0\.1:\d+ has it"):
+                confirm(harness.connect(), deployment, "the step is made")
+        monkeypatch.setattr(barrier, "PATIENCE", 20)
+        confirm(harness.connect(), deployment, "the step is made")
+        assert harness.connect(replica.url).get("tally:{p0.425}:other") is not None
+
+
+def test_a_step_can_wait_for_the_disk(fresh_server):
+    """With the durability `fsync`, a step is confirmed on a server that syncs once a second."""
+    with Harness(fresh_server(extra=["--appendfsync", "everysec"]).url) as harness:
+        confirm(harness.client, replace(harness.deployment, durability="fsync"), "the step is made")
+
+
+def test_the_memory_of_the_server_is_enough_by_default(server):
+    """With the durability `memory`, a step writes nothing, and waits for nothing."""
+    with Harness(server.url) as harness:
+        before = set(harness.client.keys())
+        confirm(harness.client, harness.deployment, "the step is made")
+        assert set(harness.client.keys()) == before
+
+
+def test_what_is_written_to_confirm_a_step_expires(server):
+    """A step writes one key in the slot of each partition and of the root; each of them expires."""
+    with Harness(server.url) as harness:
+        names = harness.layout.confirmed
+        assert DurabilityCheck("replica").confirm(harness.client, names)  # no replica
+        assert all(0 < harness.client.pttl(name) <= 60_000 for name in names)
+
+
+def test_commands_wait_for_what_the_workers_wait_for(primary):
+    """A worker that starts stores its durability, and every process reads it with the deployment."""
+    with Harness(primary.url) as harness:
+        settings = Settings(RedisSettings(primary.url), rules=harness.rules)
+        for durability in ("replica", "memory"):
+            waiting = replace(settings, worker=WorkerSettings(durability=durability))
+            open_deployment(waiting, structlog.get_logger())
+            assert Deployment.load(harness.client).durability == durability
