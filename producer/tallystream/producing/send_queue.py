@@ -99,6 +99,7 @@ class SendQueue:
 
         Raises:
             KeyLost: the closed topic has lost its sequences.
+            Unconfirmed: what the closed topic has is not confirmed.
             SpoolError: the spool cannot be written.
             redis.RedisError: the server could not be read.
         """
