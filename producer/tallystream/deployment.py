@@ -335,6 +335,14 @@ class Deployment:
             )
 
     @property
+    def is_half_switched(self) -> bool:
+        """Whether a partition counts in another generation than `generation`, and none is being built.
+
+        A failover of its node has undone the switch there, or a switch to a kept generation was interrupted.
+        """
+        return self.building is None and any(keys.generation != self.generation for keys in self.layout.keys)
+
+    @property
     def now(self) -> float:
         """The present by the server's clock, in seconds since 1970; by this host's clock if `clock_ahead` is `None`."""
         return time.time() if self.clock_ahead is None else time.monotonic() + self.clock_ahead

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -18,17 +15,7 @@ from tallystream_worker.process.barrier import confirm
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.settings.settings import RedisSettings, Settings, WorkerSettings
 from tests.harness import Harness
-from tests.waiting import until
-
-
-@contextmanager
-def frozen(server):
-    """Suspend a server's process within the block, like a machine that hangs."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
+from tests.integration.client.test_durability import frozen, replica_of
 
 
 @pytest.fixture
@@ -40,10 +27,7 @@ def primary(fresh_server):
 @pytest.fixture
 def replica(fresh_server, primary):
     """A replica of the primary, which has all its writes."""
-    replica = fresh_server(extra=["--replicaof", "127.0.0.1", primary.url.rpartition(":")[2]])
-    with Harness(primary.url) as harness:
-        until(lambda: harness.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
-    return replica
+    return replica_of(fresh_server, primary)
 
 
 def test_a_step_is_confirmed_together_with_the_writes_of_other_connections(primary, replica, monkeypatch):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from contextlib import contextmanager
-from dataclasses import replace
-
 import pytest
 
 from tallystream.client.durability import DurabilityCheck
@@ -14,7 +9,6 @@ from tallystream.deployment import Deployment
 from tallystream.errors import StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.storage.keys import tag_of
 from tallystream_worker.process import barrier
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.repartition import topic
@@ -22,26 +16,12 @@ from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.migration import Repartition, repartition
 from tallystream_worker.repartition.stragglers import StragglerCopier
 from tests.harness import Harness
+from tests.integration.client.test_durability import frozen, replica_of
 from tests.integration.rebuild.test_rebuild import settings_for
-from tests.waiting import until
+from tests.rewind import Slot
 
 PLAIN = Rules({"view": Metric(ids=None)})
 SUBJECTS = [f"s:{n}" for n in range(40)]
-
-
-class Node:
-    """One slot of a cluster, on its own: it can go back to older data, as in a failover to a replica that lagged."""
-
-    def __init__(self, client, partition):
-        self._client = client
-        self._pattern = f"tally:{{{tag_of(partition)}}}:*"
-        self._saved = {key: client.dump(key) for key in client.scan_iter(self._pattern)}
-
-    def go_back(self):
-        """Give the slot the data that it had when this object was made."""
-        self._client.delete(*self._client.scan_iter(self._pattern))
-        for key, value in self._saved.items():
-            self._client.restore(key, 0, value)
 
 
 def begun(harness, partitions):
@@ -75,11 +55,11 @@ def test_entries_that_the_old_topic_loses_are_not_copied_twice(server):
     with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
         emit(producer)
         run = begun(harness, 3)
-        node = Node(harness.client, 1)
+        slot = Slot(harness.client, 1)
         emit(producer)
         with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
             run.catch_up(counting)
-        node.go_back()
+        slot.go_back()
         emit(producer)
         assert producer.stats.rewound_streams == 1
         configured, deployment = settings_for(harness.url, PLAIN, 0), Deployment.load(harness.client)
@@ -94,13 +74,13 @@ def test_entries_that_the_old_topic_loses_in_a_pass_are_noticed_in_it(server, mo
     """If the old topic loses entries while they are copied, the same run notices it before it switches."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
         run = begun(harness, 3)
-        node = Node(harness.client, 1)
+        slot = Slot(harness.client, 1)
         emit(producer)
         send = run._copying._send
 
         def fail_over(calls):
             send(calls)
-            node.go_back()
+            slot.go_back()
 
         monkeypatch.setattr(run._copying, "_send", fail_over)
         with (
@@ -117,12 +97,12 @@ def test_copies_that_the_live_topic_loses_are_copied_again(server, is_dropped):
         emit(producer)
         run = begun(harness, 4)
         with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
-            node = Node(harness.client, 3)
+            slot = Slot(harness.client, 3)
             run.catch_up(counting)
             run.switch(counting)
         copier = StragglerCopier(harness.connect())
         assert copier(Deployment.load(harness.client)) == 0
-        node.go_back()
+        slot.go_back()
         if is_dropped:
             topic.drop(harness.client, Deployment.load(harness.client))
         else:
@@ -136,29 +116,18 @@ def test_what_the_last_copy_pass_finds_missing_is_copied_before_the_switch(serve
         emit(producer)
         run = begun(harness, 4)
         with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
-            node = Node(harness.client, 3)
+            slot = Slot(harness.client, 3)
             run.catch_up(counting)
-            node.go_back()
+            slot.go_back()
             run.switch(counting)
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
-
-
-@contextmanager
-def frozen(server):
-    """Suspend a server's process within the block, like a machine that hangs."""
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_nothing_is_switched_or_dropped_before_a_replica_has_it(fresh_server, monkeypatch):
     """If no replica confirms the copies, the old topic stays live; if none confirms the rest, it stays kept."""
     primary = fresh_server(port=0, extra=["--repl-diskless-sync-delay", "0"])
-    replica = fresh_server(extra=["--replicaof", "127.0.0.1", primary.url.rpartition(":")[2]])
-    with Harness(primary.url, rules=PLAIN, partitions=2) as harness, Producer(primary.url) as producer:
-        until(lambda: harness.client.execute_command("WAIT", 1, 100) == 1, what="a replica in step")
+    replica = replica_of(fresh_server, primary)
+    with Harness(primary.url, rules=PLAIN) as harness, Producer(primary.url) as producer:
         note_durability(harness.client, harness.deployment, "replica")
         emit(producer)
         configured, deployment = settings_for(harness.url, PLAIN, 0), Deployment.load(harness.client)
@@ -175,5 +144,5 @@ def test_nothing_is_switched_or_dropped_before_a_replica_has_it(fresh_server, mo
             with pytest.raises(Unconfirmed, match="which is still kept"):
                 topic.drop(harness.client, Deployment.load(harness.client))
             assert harness.client.exists(deployment.layout.keys[0].stream)
-        assert topic.drop(harness.client, replace(Deployment.load(harness.client)))
+        assert topic.drop(harness.client, Deployment.load(harness.client))
         assert totals(harness) == dict.fromkeys(SUBJECTS, 2)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.errors import Unconfirmed
+from tallystream_worker.process.failover_watch import AGAIN, FailoverWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
     from tallystream.deployment import Deployment
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 PATIENCE: Final = 10.0
 """Seconds in which each step of a command must be confirmed."""
 
-_AGAIN: Final = 0.1
+_PAUSE: Final = 0.1
 """Seconds between two attempts to have a step confirmed, if the first was answered at once."""
 
 
@@ -25,15 +29,14 @@ def confirm(
     client: redis.Redis,
     deployment: Deployment,
     written: str,
-    remedy: str = "run the command again",
+    remedy: str = AGAIN,
     *,
     also: Layout | None = None,
 ) -> None:
     """Wait until all that the servers of a deployment have accepted before has the durability of the deployment.
 
-    Call it after each step of a command whose loss the next step would hide, and read the marks of the step again
-    after it: after a failover just before the call, they are gone, although the server confirms what it has. With
-    the durability `memory`, do nothing.
+    With the durability `memory`, do nothing. After a failover just before the call, a server confirms what it has,
+    and that may lack the latest writes: see `step`.
 
     Args:
         client: The server.
@@ -60,4 +63,29 @@ def confirm(
                 f"may undo it. Look why the {place} of this node does not confirm ([worker] durability is "
                 f"{deployment.durability!r}), and {remedy}"
             )
-        time.sleep(_AGAIN)
+        time.sleep(_PAUSE)
+
+
+@contextmanager
+def step(
+    client: redis.Redis,
+    deployment: Deployment,
+    written: str,
+    remedy: str = AGAIN,
+    *,
+    also: Layout | None = None,
+) -> Iterator[None]:
+    """Run a step of a command in the context; at its end, make sure that no server can lose it, or has lost it.
+
+    Also with the durability `memory`, a failover or a restart in the context is an error. The arguments are those of
+    `confirm`.
+
+    Raises:
+        Unconfirmed: see `confirm`.
+        StreamError: a node failed over or restarted in the context, or a slot moved to another node.
+        redis.RedisError: a server does not reply, or rejects a command.
+    """
+    failovers = FailoverWatch(client, deployment.layout, *(() if also is None else (also,)))
+    yield
+    confirm(client, deployment, written, remedy, also=also)
+    failovers.ensure_none(written, remedy)

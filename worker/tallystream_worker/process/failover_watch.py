@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tallystream.client.cluster.client import node_of
 from tallystream.errors import StreamError
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import Layout
+
+
+AGAIN: Final = "run the command again"
+"""What to do after most steps that a server may have lost."""
 
 
 class FailoverWatch:
@@ -33,11 +37,12 @@ class FailoverWatch:
         self._names = list(dict.fromkeys(name for layout in layouts for name in layout.confirmed))
         self._before = self._ids()
 
-    def ensure_none(self, meanwhile: str) -> None:
+    def ensure_none(self, written: str, remedy: str = AGAIN) -> None:
         """Raise an error if a node failed over or restarted since the construction.
 
         Args:
-            meanwhile: What was done since then, as the end of the error message: `while the events were copied`.
+            written: What was written since then, as the beginning of the error message: `the events are copied`.
+            remedy: What to do, as the end of the error message.
 
         Raises:
             StreamError: a node did.
@@ -46,8 +51,8 @@ class FailoverWatch:
         for name, before, now in zip(self._names, self._before, self._ids(), strict=True):
             if before != now:
                 raise StreamError(
-                    f"{node_of(self._client, name)}: the server failed over or restarted, or a slot moved to it, "
-                    f"{meanwhile}, so it may lack a part of that. Run the command again"
+                    f"{written}, but meanwhile the server {node_of(self._client, name)} failed over or restarted, or a "
+                    f"slot moved to it. It may lack a part of that: {remedy}"
                 )
 
     def _ids(self) -> list[str]:

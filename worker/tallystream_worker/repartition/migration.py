@@ -18,8 +18,7 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.barrier import confirm
-from tallystream_worker.process.failover_watch import FailoverWatch
+from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.copy import HOLDER, StreamCopier
@@ -186,11 +185,10 @@ class Repartition:
         self.ensure_current()
         closing = topic.next_closing(self._client, self._old)
         try:
-            failovers = FailoverWatch(self._client, self._old.layout, self.new.layout)
-            topic.close(self._client, self._old, self.new.layout, closing)
-            self._drain(counting)
-            self._confirm("the events are copied and counted, and the old topic is live")
-            failovers.ensure_none("while the old topic was closed")
+            drained = "the events are copied and counted, and the old topic is live"
+            with step(self._client, self._old, drained, also=self.new.layout):
+                topic.close(self._client, self._old, self.new.layout, closing)
+                self._drain(counting)
             self.ensure_current()
         except BaseException:
             # The old topic is still live, and producers kept what it refused; or another run has closed it.

@@ -19,9 +19,8 @@ from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.barrier import confirm
+from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.process.description import add
-from tallystream_worker.process.failover_watch import FailoverWatch
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
@@ -307,10 +306,8 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
     layout = deployment.kept_layout
     if layout is None:
         return 0
-    failovers = FailoverWatch(client, deployment.layout)
-    StragglerCopier(client).copy_all(deployment)
-    confirm(client, deployment, f"the live topic has the events of topic {layout.topic}, which is still kept")
-    failovers.ensure_none("while the rest of the old topic was copied")
+    with step(client, deployment, f"the live topic has the events of topic {layout.topic}, which is still kept"):
+        StragglerCopier(client).copy_all(deployment)
     removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     confirm(client, deployment, f"topic {layout.topic} is removed", also=layout)
     client.hdel(layout.root, "kept")
@@ -336,6 +333,7 @@ def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
             removed[layout.topic] += _remove_partition(client, keys, kept)
             failpoints.reach("move-removed")
         removed[layout.topic] += client.unlink(layout.rule_changes)
+        confirm(client, deployment, f"topic {layout.topic} is removed", also=layout)
         _FORGET_LEFT(client, [deployment.layout.root], [layout.topic])
     return removed
 
