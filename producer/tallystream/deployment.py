@@ -228,7 +228,7 @@ class Deployment:
             kept=number(root, b"kept"),
             moving=number(root, b"moving"),
             spread=spread,
-            durability=_durability(root),
+            durability=durability_of(root),
         )
 
     @property
@@ -382,8 +382,8 @@ class Deployment:
         return None if partitions is None else Layout(partitions, self.layout.namespace, topic=topic)
 
 
-def _durability(root: Mapping[bytes, bytes]) -> Durability:
-    """Return the durability that the root hash states; `memory` if it states none, or one that is not known."""
+def durability_of(root: Mapping[bytes, bytes]) -> Durability:
+    """Return the durability that the fields of a root hash state; `memory` if they state none that is known."""
     stored = root.get(DURABILITY.encode())
     return "replica" if stored == b"replica" else "fsync" if stored == b"fsync" else "memory"
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import structlog
+from msgspec.structs import replace as changed_rules
+from structlog.testing import LogCapture
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import Unconfirmed
+from tallystream.errors import DeploymentChanged, Unconfirmed
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric
+from tallystream_worker.cli.commands.dead import dead
+from tallystream_worker.cli.options import Where
 from tallystream_worker.process import barrier
 from tallystream_worker.process.barrier import confirm
+from tallystream_worker.process.description import note_durability
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.settings.settings import RedisSettings, Settings, WorkerSettings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
 from tests.integration.client.test_durability import frozen, replica_of
 
@@ -74,3 +85,63 @@ def test_commands_wait_for_what_the_workers_wait_for(primary):
             waiting = replace(settings, worker=WorkerSettings(durability=durability))
             open_deployment(waiting, structlog.get_logger())
             assert Deployment.load(harness.client).durability == durability
+
+
+def test_a_restore_waits_until_a_replica_has_it(primary, replica, monkeypatch, tmp_path):
+    """If no replica confirms a restore, it has not ended, and readers get an error; it can be repeated."""
+    with (
+        Harness(primary.url) as harness,
+        Producer(primary.url) as producer,
+        closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
+    ):
+        producer.emit("view", "a")
+        producer.flush()
+        harness.drain()
+        note_durability(harness.client, harness.deployment, "replica")
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        with frozen(replica), monkeypatch.context() as patched:
+            patched.setattr(barrier, "PATIENCE", 0.1)
+            with pytest.raises(Unconfirmed, match="the partitions are restored, but"):
+                restore(harness.client, database, force=True)
+            with pytest.raises(DeploymentChanged, match="has not finished"):
+                Deployment.load(harness.client)
+        restore(harness.client, database)
+        assert Deployment.load(harness.client).durability == "replica"
+        assert harness.totals() == {("view", "a"): 1}
+
+
+def test_a_restore_to_an_empty_server_waits_for_what_its_configuration_says(primary, monkeypatch, tmp_path):
+    """The server does not state then what workers wait for."""
+    monkeypatch.setattr(barrier, "PATIENCE", 0.1)
+    with Harness(primary.url) as harness, closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "a"})
+        harness.drain()
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        harness.client.flushall()
+        with pytest.raises(Unconfirmed, match="no replica"):
+            restore(harness.client, database, durability="replica")
+
+
+def test_dropped_dead_letters_are_confirmed(primary, replica, monkeypatch, capsys):
+    """If no replica confirms that dead letters are dropped, the command does not state that they are."""
+    monkeypatch.setattr(barrier, "PATIENCE", 0.1)
+    with Harness(primary.url) as harness:
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "unknown", "subject": "a"})
+        harness.drain()
+        note_durability(harness.client, harness.deployment, "replica")
+        with frozen(replica), pytest.raises(Unconfirmed, match="the dead letters are handled, but"):
+            dead("drop", all=True, where=Where(redis=primary.url))
+        assert not capsys.readouterr().out
+
+
+def test_rules_that_no_replica_has_are_logged(primary):
+    """A worker that publishes rules without a replica starts, and logs that a failover may take the rules back."""
+    lines = LogCapture()
+    with Harness(primary.url) as harness:
+        changed = changed_rules(harness.rules, metric={**harness.rules.metric, "new": Metric()})
+        settings = Settings(RedisSettings(primary.url), worker=WorkerSettings(durability="replica"), rules=changed)
+        for _ in range(2):
+            open_deployment(settings, structlog.wrap_logger(None, processors=[lines]))
+    unconfirmed = [line for line in lines.entries if line["event"] == "rules.unconfirmed"]
+    assert len(unconfirmed) == 1
+    assert "no replica of 127.0.0.1:" in unconfirmed[0]["problem"]

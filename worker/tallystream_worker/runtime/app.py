@@ -32,6 +32,7 @@ from tallystream_worker.runtime.supervisor import WorkerPool
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    import redis
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.rules.metrics import Rules
@@ -92,6 +93,8 @@ def open_deployment(
             published = publish_rules(client, settings, deployment, removing)
             if log is not None:
                 _report(published, settings, log)
+                if published.has_changed:
+                    _report_unconfirmed(client, deployment, settings, log)
     finally:
         client.close()
     return deployment
@@ -125,6 +128,21 @@ def _report(published: Published, settings: Settings, log: FilteringBoundLogger)
             metrics=", ".join(changes),
             problem="counts from before the change do not follow the new rules",
             action="run: tallystream rebuild",
+        )
+
+
+def _report_unconfirmed(
+    client: redis.Redis, deployment: Deployment, settings: Settings, log: FilteringBoundLogger
+) -> None:
+    """Log a warning if the publication of the rules is not confirmed within a second; the worker starts nevertheless.
+
+    If a failover takes the rules back, the partitions that have counted by them show it: see `counting_number`.
+    """
+    if reason := DurabilityCheck(settings.worker.durability).confirm(client, deployment.layout.confirmed):
+        log.warning(
+            "rules.unconfirmed",
+            problem=f"the published rules may be lost in a failover: {reason}",
+            action="if a worker then logs rules.lost, restart a worker that has the latest configuration",
         )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import replace
 
 from tallystream.client.server_time import server_time
-from tallystream.deployment import Deployment
+from tallystream.deployment import Deployment, durability_of
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
@@ -37,6 +37,7 @@ from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST_TOPIC, HORIZO
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.barrier import step
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
 from tallystream_worker.snapshot.other_topics import (
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.client.durability import Durability
     from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
     from tallystream.storage.keys import PartitionKeys
@@ -111,6 +113,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     topics: Sequence[int] = (),
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
+    durability: Durability = "memory",
     progress: Callable[[RestoredPart], None] = lambda _: None,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Restored:
@@ -140,6 +143,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         topics: The numbers of all later topics that have a folder in the archive: no topic gets such a number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
+        durability: What must have the restored counters, if the server does not state what workers wait for.
         waiting: Called with the process of another restore if this one waits for its lock: it waits until that lock
             expires, at most 10 seconds, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
@@ -151,6 +155,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             `accept_loss` is not set. Nothing was changed.
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
+        StreamError: a node failed over, or a slot moved to another one, while counters were restored.
+        Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: this release cannot read the rules of the snapshot.
         redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
@@ -174,20 +180,24 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         rules = replace(rules, retracted=(*rules.retracted, *lacking))
         partitions = [PartitionRestore(client, database, layout, n, rules, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
-        kept = _begin(client, layout, root, facts, rules, lock, topics)
-        for each in partitions:
-            each.close()
-        if layout.topic != FIRST_TOPIC:
-            partitions[0].fence("DEL", layout.meta)
-        if root:
-            time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
-        parts = []
-        for each in partitions:
-            part = each.run(archived)
-            parts.append(part)
-            progress(part)
-            failpoints.reach("after-partition")
-        _end(client, layout, facts, rules, kept, partitions, lock, files, changed=bool(lacking))
+        restored = Deployment(layout, durability=durability_of(root) if DURABILITY.encode() in root else durability)
+        with step(client, restored, "the partitions are restored"):
+            kept = _begin(client, layout, root, facts, rules, lock, topics)
+            for each in partitions:
+                each.close()
+            if layout.topic != FIRST_TOPIC:
+                partitions[0].fence("DEL", layout.meta)
+            if root:
+                time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
+            parts = []
+            for each in partitions:
+                part = each.run(archived)
+                parts.append(part)
+                progress(part)
+                failpoints.reach("after-partition")
+            lock.renew()
+        with step(client, restored, "the restore has ended", "run the command again, with --force"):
+            _end(client, layout, facts, rules, kept, partitions, lock, files, changed=bool(lacking))
     return Restored(parts, damaged, lacking, rules, former)
 
 
