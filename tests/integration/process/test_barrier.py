@@ -12,10 +12,15 @@ from structlog.testing import LogCapture
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import DeploymentChanged, Unconfirmed
+from tallystream.errors import DeploymentChanged, FlushTimeout, Unconfirmed
+from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.producer import Producer
+from tallystream.producing.spool.buffer import Spool
+from tallystream.producing.spool.settings import SpoolSettings
 from tallystream.rules.metrics import Metric
 from tallystream_worker.cli.commands.dead import dead
+from tallystream_worker.cli.commands.emit import emit
+from tallystream_worker.cli.commands.spool import spool
 from tallystream_worker.cli.options import Where
 from tallystream_worker.process import barrier
 from tallystream_worker.process.barrier import confirm
@@ -145,3 +150,18 @@ def test_rules_that_no_replica_has_are_logged(primary):
     unconfirmed = [line for line in lines.entries if line["event"] == "rules.unconfirmed"]
     assert len(unconfirmed) == 1
     assert "no replica of 127.0.0.1:" in unconfirmed[0]["problem"]
+
+
+def test_events_of_commands_wait_for_what_the_workers_wait_for(primary, tmp_path):
+    """Without a replica, `emit` fails, and `spool --send` leaves the events in the spool."""
+    with Harness(primary.url) as harness:
+        note_durability(harness.client, harness.deployment, "replica")
+        with pytest.raises(FlushTimeout):
+            emit("view", "a", timeout=0.5, where=Where(redis=primary.url))
+        dead_producer = Spool(BufferSettings(), SpoolSettings(tmp_path, 2**20, "os", "tally"))
+        dead_producer.open(harness.layout)
+        dead_producer.put(-1, "view", "a", 1, 60.0, None, None)
+        dead_producer.abandon()
+        with pytest.raises(FlushTimeout):
+            spool(tmp_path, send=True, timeout=2, where=Where(redis=primary.url))
+        assert any(path.is_dir() for path in tmp_path.iterdir())
