@@ -74,20 +74,18 @@ def test_entries_that_the_old_topic_loses_in_a_pass_are_noticed_in_it(server, mo
     """If the old topic loses entries while they are copied, the same run notices it before it switches."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
         run = begun(harness, 3)
-        slot = Slot(harness.client, 1)
-        emit(producer)
-        send = run._copying._send
+        with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
+            slot = Slot(harness.client, 1)
+            emit(producer)
+            send = run._copying._send
 
-        def fail_over(calls):
-            send(calls)
-            slot.go_back()
+            def fail_over(calls):
+                send(calls)
+                slot.go_back()
 
-        monkeypatch.setattr(run._copying, "_send", fail_over)
-        with (
-            CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting,
-            pytest.raises(StreamError, match="gone back to older data"),
-        ):
-            run.catch_up(counting)
+            monkeypatch.setattr(run._copying, "_send", fail_over)
+            with pytest.raises(StreamError, match="gone back to older data"):
+                run.catch_up(counting)
 
 
 @pytest.mark.parametrize("is_dropped", [False, True])
