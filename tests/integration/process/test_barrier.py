@@ -20,6 +20,7 @@ from tallystream.producing.spool.settings import SpoolSettings
 from tallystream.rules.metrics import Metric
 from tallystream_worker.cli.commands.dead import dead
 from tallystream_worker.cli.commands.emit import emit
+from tallystream_worker.cli.commands.reopen import reopen
 from tallystream_worker.cli.commands.spool import spool
 from tallystream_worker.cli.options import Where
 from tallystream_worker.process import barrier
@@ -165,3 +166,16 @@ def test_events_of_commands_wait_for_what_the_workers_wait_for(primary, tmp_path
         with pytest.raises(FlushTimeout):
             spool(tmp_path, send=True, timeout=2, where=Where(redis=primary.url))
         assert any(path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_a_description_that_is_stored_again_states_what_commands_wait_for(primary, monkeypatch, tmp_path):
+    """`reopen` stores the durability of its configuration with a lost `tally:meta`, and waits for it."""
+    monkeypatch.setattr(barrier, "PATIENCE", 0.1)
+    config = tmp_path / "tallystream.toml"
+    config.write_text('[worker]\ndurability = "replica"\n[metric.view]\n')
+    with Harness(primary.url) as harness:
+        open_deployment(Settings(RedisSettings(primary.url), rules=harness.rules), structlog.get_logger())
+        harness.client.delete("tally:meta")
+        with pytest.raises(Unconfirmed, match="the keys are mended, but"):
+            reopen(where=Where(redis=primary.url, config=config))
+        assert Deployment.load(harness.client).durability == "replica"
