@@ -23,6 +23,7 @@ from tallystream_worker.cli.commands.emit import emit
 from tallystream_worker.cli.commands.reopen import reopen
 from tallystream_worker.cli.commands.spool import spool
 from tallystream_worker.cli.options import Where
+from tallystream_worker.cli.repartition import to_partitions
 from tallystream_worker.process import barrier
 from tallystream_worker.process.barrier import confirm
 from tallystream_worker.process.description import note_durability
@@ -179,3 +180,13 @@ def test_a_description_that_is_stored_again_states_what_commands_wait_for(primar
         with pytest.raises(Unconfirmed, match="the keys are mended, but"):
             reopen(where=Where(redis=primary.url, config=config))
         assert Deployment.load(harness.client).durability == "replica"
+
+
+def test_a_repartition_that_is_repeated_confirms_the_switch(primary, monkeypatch):
+    """If the switch of an earlier run is not confirmed, the same command does not state that the partitions exist."""
+    monkeypatch.setattr(barrier, "PATIENCE", 0.1)
+    with Harness(primary.url) as harness:
+        note_durability(harness.client, harness.deployment, "replica")
+        settings, deployment = Settings(RedisSettings(primary.url)), Deployment.load(harness.client)
+        with pytest.raises(Unconfirmed, match="there are already 4 partitions, but"):
+            to_partitions(settings, deployment, 4, "", accept_loss=False, json=True)
