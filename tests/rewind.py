@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tallystream.storage.keys import NAMESPACE, tag_of
+
 if TYPE_CHECKING:
     import redis
 
@@ -25,3 +27,23 @@ def go_back(client: redis.Redis, copied: dict[bytes, bytes]) -> None:
         for key, value in copied.items():
             pipeline.restore(key, 0, value)
         pipeline.execute()
+
+
+class Slot:
+    """The slot of a partition, as it is when this object is made; in a cluster, it goes back to older data on its own.
+
+    Args:
+        client: The server.
+        partition: The number of the partition; the slot has its keys in every topic.
+    """
+
+    def __init__(self, client: redis.Redis, partition: int) -> None:
+        self._client = client
+        self._pattern = f"{NAMESPACE}:{{{tag_of(partition)}}}:*"
+        self._saved = {key: client.dump(key) for key in client.scan_iter(self._pattern, count=1000)}
+
+    def go_back(self) -> None:
+        """Give the slot the data that it had when this object was made."""
+        self._client.delete(*self._client.scan_iter(self._pattern, count=1000))
+        for key, value in self._saved.items():
+            self._client.restore(key, 0, value)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
+    DURABILITY,
     RESTORING,
     by_number,
     fields_of,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import redis
+
+    from tallystream.client.durability import Durability
 
 _INIT: Final = Script("tallystream.storage", "init_deployment")
 
@@ -68,6 +71,7 @@ class Deployment:
             changed rules (see `tallystream.rules.parts`).
         unreachable: By number of each partition that a reader could not read, because its node does not answer, the
             error. Its generation in `layout` is then `generation`, and `removed` lacks its periods.
+        durability: What must have the writes of a command before its next step: what the workers wait for.
     """
 
     layout: Layout
@@ -86,6 +90,7 @@ class Deployment:
     clock_ahead: float | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
     unreachable: Mapping[int, str] = field(default_factory=dict)
+    durability: Durability = "memory"
 
     @classmethod
     def create_or_load(
@@ -238,6 +243,7 @@ class Deployment:
             kept=number(root, b"kept"),
             moving=number(root, b"moving"),
             spread=spread,
+            durability=durability_of(root),
         )
 
     def lacking(self, unreachable: Mapping[int, str]) -> Self:
@@ -357,6 +363,14 @@ class Deployment:
             )
 
     @property
+    def is_half_switched(self) -> bool:
+        """Whether a partition counts in another generation than `generation`, and none is being built.
+
+        A failover of its node has undone the switch there, or a switch to a kept generation was interrupted.
+        """
+        return self.building is None and any(keys.generation != self.generation for keys in self.layout.keys)
+
+    @property
     def now(self) -> float:
         """The present by the server's clock, in seconds since 1970; by this host's clock if `clock_ahead` is `None`."""
         return time.time() if self.clock_ahead is None else time.monotonic() + self.clock_ahead
@@ -394,6 +408,12 @@ class Deployment:
         """
         partitions = self.earlier.get(topic)
         return None if partitions is None else Layout(partitions, self.layout.namespace, topic=topic)
+
+
+def durability_of(root: Mapping[bytes, bytes]) -> Durability:
+    """Return the durability that the fields of a root hash state; `memory` if they state none that is known."""
+    stored = root.get(DURABILITY.encode())
+    return "replica" if stored == b"replica" else "fsync" if stored == b"fsync" else "memory"
 
 
 def _remedy(layout: str) -> str:

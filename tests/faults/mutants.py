@@ -112,6 +112,8 @@ _SOURCE: Final = "tests/integration/rebuild/test_source.py"
 _REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
+_LOST_WRITES: Final = "tests/integration/repartition/test_lost_writes.py"
+_LOST_SWITCHES: Final = "tests/integration/rebuild/test_lost_switches.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
 _APPEND: Final = "tallystream/storage/lua/append.lua"
@@ -3039,5 +3041,102 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/unit/process/test_periodic.py",),
+    ),
+    Mutant(
+        "repartition-copies-what-comes-back",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/mark_read.lua",
+                "if streams.is_before(read, ARGV[2]) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_entries_that_the_old_topic_loses_are_not_copied_twice",),
+    ),
+    Mutant(
+        "repartition-trusts-what-it-has-read",
+        (
+            Edit(
+                "tallystream_worker/repartition/copy.py",
+                "            self._reading.ensure(self._ends)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_entries_that_the_old_topic_loses_in_a_pass_are_noticed_in_it",),
+    ),
+    Mutant(
+        "stragglers-trust-marks-in-memory",
+        (Edit("tallystream_worker/repartition/stragglers.py", "        self._copying.look()\n", ""),),
+        tests=(f"{_LOST_WRITES}::test_copies_that_the_live_topic_loses_are_copied_again",),
+    ),
+    Mutant(
+        "repartition-trusts-marks-in-memory",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "        self._copying.look()  # a failover may have taken copies back, and their marks with them\n",
+                "",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_what_the_last_copy_pass_finds_missing_is_copied_before_the_switch",),
+    ),
+    Mutant(
+        "drop-copies-nothing",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                "        StragglerCopier(client).copy_all(deployment)\n",
+                "        pass\n",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_copies_that_the_live_topic_loses_are_copied_again",),
+    ),
+    Mutant(
+        "commands-wait-for-nothing",
+        (Edit("tallystream_worker/process/barrier.py", "    if not check.is_needed:\n", "    if True:\n"),),
+        tests=(f"{_LOST_WRITES}::test_nothing_is_switched_or_dropped_before_a_replica_has_it",),
+    ),
+    Mutant(
+        "failovers-are-not-noticed",
+        (Edit("tallystream_worker/process/failover_watch.py", "if before != now:", "if False:"),),
+        tests=("tests/cluster/test_failover_watch.py::test_a_failover_between_two_steps_is_noticed",),
+    ),
+    Mutant(
+        "closed-topics-confirm-at-once",
+        (
+            Edit(
+                "tallystream/producing/appender.py",
+                "if reason := self._durability.confirm(self._client, both):",
+                'if reason := "":',
+            ),
+        ),
+        tests=("tests/integration/client/test_durability.py::test_a_repartition_confirms_nothing_that_no_replica_has",),
+    ),
+    Mutant(
+        "half-switches-stay",
+        (Edit("tallystream_worker/cli/generation.py", "if not deployment.is_half_switched:", "if True:"),),
+        tests=(f"{_LOST_SWITCHES}::test_retracted_events_that_a_failover_brings_back_are_taken_back_again",),
+    ),
+    Mutant(
+        "generations-are-dropped-as-they-were-read",
+        (
+            Edit(
+                "tallystream_worker/rebuild/drop.py",
+                "            if keys.generation == generation:\n",
+                "            if False:\n",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_retracted_events_that_a_failover_brings_back_are_taken_back_again",),
+    ),
+    Mutant(
+        "files-are-identified-unconfirmed",
+        (
+            Edit(
+                "tallystream_worker/ingest/job.py",
+                '    with step(client, deployment, f"{job.path} is identified"):\n',
+                "    if True:\n",
+            ),
+        ),
+        tests=("tests/integration/ingest/test_confirmed.py",),
     ),
 )

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from tallystream.client.replies import is_append_only_file_missing, is_command_unknown
+from tallystream.client.cluster.client import node_of
+from tallystream.client.replies import is_append_only_file_missing, is_command_unknown, is_permission_missing
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import redis
     from redis.client import Pipeline
 
@@ -20,6 +23,12 @@ Durability = Literal["memory", "replica", "fsync"]
 
 _PATIENCE: Final = 1000
 """Milliseconds to wait for the durability of a write; after that, the write is unconfirmed."""
+
+_SHORT_PATIENCE: Final = 0.1
+"""Seconds to wait for each node, if one of them has not confirmed in time, and is to be named."""
+
+_EXPIRY: Final = 60_000
+"""Milliseconds after which the key that `confirm` writes expires."""
 
 NOT_IN_TIME: Final = "no replica or disk has confirmed it in time"
 """The reason why a write is not confirmed, if the server gave no other one."""
@@ -122,6 +131,52 @@ class DurabilityCheck:
         if isinstance(waited, RedisError):
             return reply, f"the server could not confirm it: {waited}"
         return reply, "" if self.is_enough(waited) else NOT_IN_TIME
+
+    def confirm(self, client: redis.Redis, names: Iterable[str]) -> str:
+        """Wait at most a second until all that the servers of some keys have accepted before has the durability.
+
+        A replica, and the append-only file, get the writes of a server in their order. So a write after them is
+        confirmed only together with all of them, whichever connection they came from. That write sets the given keys,
+        which expire after a minute. For `memory`, do nothing.
+
+        Args:
+            client: The server or the cluster.
+            names: Keys with `Layout.confirmed`, at least one on each node.
+
+        Returns:
+            The reason why this is not confirmed; empty if it is. In a cluster, the reason names a node.
+
+        Raises:
+            redis.ResponseError: the user lacks the permission for a command.
+        """
+        if not self.is_needed:
+            return ""
+        keys = list(names)
+        reason = self._unconfirmed(client, keys)
+        if reason and len(keys) > 1:
+            alone = (self._unconfirmed(client, [key], _SHORT_PATIENCE) for key in keys)
+            return next(filter(None, alone), "")
+        return reason
+
+    def _unconfirmed(self, client: redis.Redis, keys: list[str], patience: float | None = None) -> str:
+        try:
+            with client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.execute_command("SET", key, 1, "PX", _EXPIRY)
+                self.queue(pipeline, patience)
+                *replies, waited = pipeline.execute(raise_on_error=False)
+        except RedisError as error:
+            replies, waited = [], error
+        failed = next((each for each in (*replies, waited) if isinstance(each, RedisError)), None)
+        if failed is not None:
+            if is_permission_missing(failed):
+                raise failed
+            return f"{node_of(client, keys[0])} replied: {failed}"
+        return "" if self.is_enough(waited) else f"no {self._place} of {node_of(client, keys[0])} has it"
+
+    @property
+    def _place(self) -> str:
+        return {"replica": "replica", "fsync": "disk"}.get(self._durability, self._durability)
 
     def _attempt(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, Any]:
         with client.pipeline(transaction=False) as pipeline:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from tallystream.client.durability import DurabilityCheck
-from tallystream.errors import KeyLost
+from tallystream.errors import KeyLost, Unconfirmed
 from tallystream.producing.gate import START, parse_record, queue_read
 from tallystream.producing.partition_queue import PartitionQueue, SealedEntry
 from tallystream.producing.rollback_watch import RollbackWatch
@@ -367,11 +367,15 @@ class Appender:
         If a snapshot of an earlier topic was restored to an empty server, this topic is unknown: `deployment` does not
         name it, and its partitions have no keys. The server then has no entry of it, so all last sequences are 0.
 
+        The sequences are read after the durability was checked in both topics: then the entries up to them, and the
+        copies of these entries, have it too. Another failover leaves the rest to the next call.
+
         Args:
             deployment: The deployment that is stored now; another topic is live.
 
         Raises:
             KeyLost: a partition has lost its sequences, although entries may have been sent to it.
+            Unconfirmed: the durability of what the two topics have was not confirmed in time; call it again.
             RedisError: the server does not answer, or refuses a command; the sequences are not known.
         """
         is_known = self.layout.topic in deployment.earlier
@@ -382,6 +386,13 @@ class Appender:
                 and (is_known or not is_new(self._client, keys))
             ):
                 raise KeyLost(keys.sequences)
+        both = dict.fromkeys((*self.layout.confirmed, *deployment.layout.confirmed))
+        if reason := self._durability.confirm(self._client, both):
+            self.unconfirmed += 1
+            raise Unconfirmed(
+                f"the events of topic {self.layout.topic} that are in topic {deployment.layout.topic} now are not "
+                f"confirmed: {reason}"
+            )
         with self._client.pipeline(transaction=False) as pipeline:
             for keys, queue in zip(self.layout.keys, self.queues, strict=True):
                 queue_read(pipeline, keys, queue.producer)

@@ -104,6 +104,7 @@ class SendQueue:
 
         Raises:
             KeyLost: the closed topic has lost its sequences.
+            Unconfirmed: what the closed topic has is not confirmed.
             SpoolError: the spool cannot be written.
             redis.RedisError: the server does not answer, or refuses a command.
         """

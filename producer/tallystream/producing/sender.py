@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from tallystream.client.backoff import Backoff
 from tallystream.client.error_text import named_text, text_of
 from tallystream.client.replies import is_connection_stale, is_refusal
-from tallystream.errors import ConfigurationError, DeploymentChanged, FlushTimeout, KeyLost, SpoolError
+from tallystream.errors import ConfigurationError, DeploymentChanged, FlushTimeout, KeyLost, SpoolError, Unconfirmed
 from tallystream.producing.appender import KEEP_BYTES
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.send_queue import SendQueue
@@ -230,7 +230,7 @@ class Sender:
                     buffer.fail(ConfigurationError(f"Redis refuses this producer: {error}"))
                     return
                 self._lost(error)
-            except (SpoolError, DeploymentChanged, KeyLost) as error:
+            except (SpoolError, DeploymentChanged, KeyLost, Unconfirmed) as error:
                 self._say(str(error))
             except Exception as error:  # noqa: BLE001  # if a bug ended the thread, no further event would be sent
                 self._say(named_text(error), error)
@@ -285,6 +285,7 @@ class Sender:
             DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when entries
                 that were confirmed are missing.
             KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
+            Unconfirmed: what the closed topic has is not confirmed, so it cannot be left.
             SpoolError: a spool cannot be written.
             OSError: the files of a spool cannot be read.
             redis.RedisError: the connection broke, or a server refuses a command or the entries.
@@ -314,7 +315,7 @@ class Sender:
         An error reply that is no refusal, and a lost key of a partition, become `problem` and are not raised.
 
         Raises:
-            DeploymentChanged, KeyLost, SpoolError, OSError, redis.RedisError: see `_pass`.
+            DeploymentChanged, KeyLost, SpoolError, Unconfirmed, OSError, redis.RedisError: see `_pass`.
         """
         self._follow(send_queue, deployment)
         led_on, error = send_queue.step()
@@ -360,7 +361,7 @@ class Sender:
         in the next passes.
 
         Raises:
-            DeploymentChanged, KeyLost, SpoolError, OSError, redis.RedisError: see `_pass`.
+            DeploymentChanged, KeyLost, SpoolError, Unconfirmed, OSError, redis.RedisError: see `_pass`.
         """
         self._watch_at = time.monotonic() + _WATCH
         for send_queue in list(self._delivered):
@@ -385,7 +386,7 @@ class Sender:
         make the next pass read the deployment again.
 
         Raises:
-            DeploymentChanged, KeyLost, SpoolError, redis.RedisError: see `_pass`.
+            DeploymentChanged, KeyLost, SpoolError, Unconfirmed, redis.RedisError: see `_pass`.
         """
         appender = send_queue.appender
         send_queue.buffer.spread = self._validator.spread  # before the move: it belongs to the topic moved to

@@ -45,6 +45,10 @@ RESTORING: Final = "restoring"
 """Field that the root has, instead of a description, while a restore replaces the counters; if it is interrupted,
 until it is repeated. Its value has the retractions of the restored rules, for the repetition."""
 
+DURABILITY: Final = "durability"
+"""Field of the root: what workers wait for after each batch, and commands after each of their steps (`Durability`). A
+worker writes it when it starts; without it, the memory of the server is enough."""
+
 _REQUIRED: Final = ("layout", "partitions", "epoch")
 """The fields that every hash of a topic has, and without which it cannot be read."""
 

@@ -155,7 +155,8 @@ class PartitionKeys:
 
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
         entries that the stream may have, and `!closed` is the topic to append to instead, `""` if the stream is open; a
-        stream of a later topic is closed without it. `!closing` is the number of the last closing or reopening. `!hold`
+        stream of a later topic is closed without it. `!closing` is the number of the last closing or reopening.
+        `!copying` is `<topic> <stream ID>`: up to where a repartition to this topic has read the stream. `!hold`
         is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
         states an earlier time than that of its ID, and the earliest time that such an entry states (see
         `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`
@@ -431,6 +432,15 @@ class Layout:
     def restore_lock(self) -> str:
         """The key of the lock of the restores of this namespace, in the slot of `root`; it exists during a restore."""
         return f"{self.namespace}:{{{self.root}}}:restore"
+
+    @property
+    def confirmed(self) -> tuple[str, ...]:
+        """One key in the slot of `root`, and one in the slot of each partition; see `DurabilityCheck.confirm`.
+
+        Its value has no meaning: it is written so that the server can be asked where this write is. It expires.
+        """
+        tags = (self.root, *(tag_of(i) for i in range(self.partitions)))
+        return tuple(f"{self.namespace}:{{{tag}}}:confirmed" for tag in tags)
 
     @property
     def files(self) -> str:

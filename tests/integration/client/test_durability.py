@@ -16,12 +16,14 @@ from redis.exceptions import RedisError, ResponseError
 
 from tallystream import ConfigurationError, FlushTimeout, Producer, Totals, Unconfirmed, aio
 from tallystream.client.durability import DurabilityCheck
+from tallystream.deployment import Deployment
 from tallystream.producing.appender import Appender
 from tallystream.producing.partition_queue import SealedEntry
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.service.server import serving
-from tallystream_worker.settings.settings import WorkerSettings
+from tallystream_worker.settings.settings import RedisSettings, Settings, WorkerSettings
 from tests.harness import Harness
 from tests.http_service import settings_for
 from tests.proxy import Proxy
@@ -91,6 +93,29 @@ def test_a_confirmation_covers_what_another_connection_wrote(fresh_server, prima
         until(lambda: appender.send()[0])
         assert appender.resent == 1
         assert harness.client.xlen(harness.layout.keys[0].stream) == 2
+
+
+def test_a_repartition_confirms_nothing_that_no_replica_has(fresh_server, primary):
+    """Events that no replica has stay unconfirmed when they are found in a topic that another one has replaced."""
+    replica = replica_of(fresh_server, primary)
+    with Harness(primary.url) as harness, Producer(primary.url, durability="replica") as producer:
+        producer.emit("view", "a")
+        producer.flush(10)
+        with frozen(replica):
+            producer.emit("view", "a")
+            with pytest.raises(FlushTimeout):
+                producer.flush(1.3)
+            settings = Settings(RedisSettings(primary.url), rules=harness.rules)
+            repartition(settings, Deployment.load(harness.client), 3)
+            producer.emit("view", "a")  # the closed topic refuses it, so the producer moves
+            with pytest.raises(FlushTimeout):
+                producer.flush(3)
+            assert producer.stats.appended == 1
+        producer.flush(20)
+        assert producer.stats.appended == 3
+        harness.layout = Deployment.load(harness.client).layout
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 3}
 
 
 def test_a_decision_that_no_replica_has_says_so(primary):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream_worker.cli.backup import note_retractions
+from tallystream_worker.cli.output import error_console
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress
 
@@ -13,6 +16,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tallystream_worker.settings.settings import Settings
+
+
+def finish_switch(settings: Settings, deployment: Deployment, archive: str) -> Deployment:
+    """If some partitions are not in the live generation, catch up there and switch them.
+
+    A switch was interrupted, or a failover has undone it in these partitions.
+
+    Returns:
+        The deployment, read again if it was changed.
+
+    Raises:
+        TallyError: see `build`; partitions that have switched stay switched.
+    """
+    if not deployment.is_half_switched:
+        return deployment
+    generation = deployment.generation
+    error_console.print(
+        f"some partitions are not in generation {generation}: a switch was interrupted, or a failover has undone it "
+        "there. They are switched now"
+    )
+    build(settings, deployment, generation, archive)
+    with closing(connect(settings.redis.url)) as client:
+        return deployment.reload(client)
 
 
 def build(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as changed
 
+from tallystream.client.connect import connect
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.cli.progress import entries_bar
+from tallystream_worker.process.barrier import confirm
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.migration import RepartitionProgress, repartition
 
@@ -60,6 +63,7 @@ def to_partitions(
     Raises:
         ConfigurationError: the repartition cannot begin.
         StreamError: the repartition could not be finished; see `repartition` for the reasons.
+        Unconfirmed: a step was not confirmed in time; call again to continue.
         ArchiveError, redis.RedisError: the archive or the server failed; call again to continue.
     """
     before, layout = deployment.layout.partitions, deployment.layout
@@ -74,6 +78,9 @@ def to_partitions(
             layout = repartition(
                 settings, deployment, partitions, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
+    else:
+        with closing(connect(settings.redis.url)) as client:  # the switch of an earlier run may not be confirmed
+            confirm(client, deployment, f"there are already {partitions} partitions")
     if json:
         print_json({"partitions": partitions, "before": before, "topic": layout.topic, "moved": is_needed})
         return

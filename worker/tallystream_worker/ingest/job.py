@@ -19,12 +19,14 @@ from tallystream_worker.ingest.offsets import SourceMoved
 from tallystream_worker.ingest.progress import IngestProgress, Report
 from tallystream_worker.ingest.segment import SegmentAppender
 from tallystream_worker.ingest.source import open_source
+from tallystream_worker.process.barrier import step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import redis
 
+    from tallystream_worker.ingest.file_identity import Identity
     from tallystream_worker.settings.settings import RedisSettings
 
 SEGMENT: Final = 64 * 2**20
@@ -131,6 +133,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
         ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
         DeploymentChanged: a restore has not finished.
+        Unconfirmed, StreamError: the identity of the file is not confirmed; nothing was appended.
         KeyLost: the deployment or a partition has lost a key; nothing more was appended to that partition.
         RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
             would do so again.
@@ -169,13 +172,13 @@ def _append_text(
     Raises:
         SourceMoved: the segments must be read again.
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
-        SourceError, OSError, EOFError, zlib.error, KeyLost, redis.RedisError: see `run`.
+        SourceError, OSError, EOFError, zlib.error, Unconfirmed, StreamError, redis.RedisError: see `run`.
     """
     with open_source(job.path) as source:
         head = source.head(PREFIX)
         if not head:
             return
-        identity = identify(client, deployment.layout, head, job.question)
+        identity = _identified(client, deployment, head, job)
         # The header of a CSV file is in the first segment, and is put before the lines of every other segment.
         header = [Line(0, 0, head.partition(b"\n")[0])] if job.format == "csv" else []
         source.seek(job.first * SEGMENT, None if job.segments is None else (job.first + job.segments) * SEGMENT)
@@ -193,6 +196,19 @@ def _append_text(
                 return
 
 
+def _identified(client: redis.Redis, deployment: Deployment, head: bytes, job: Job) -> Identity:
+    """Return the identity of the file of a job: it is confirmed, because the events of the file are on other nodes.
+
+    Without the identity, a file that has grown since would count again.
+
+    Raises:
+        Unconfirmed, StreamError: see `step`; nothing was appended.
+        redis.RedisError: the identities cannot be read or stored.
+    """
+    with step(client, deployment, f"{job.path} is identified"):
+        return identify(client, deployment.layout, head, job.question)
+
+
 def _append_rows(
     job: Job, client: redis.Redis, deployment: Deployment, progress: IngestProgress, report: Report
 ) -> None:
@@ -200,9 +216,9 @@ def _append_rows(
 
     Raises:
         SourceMoved: the segment must be read again.
-        SourceError, OSError, pyarrow.ArrowException, KeyLost, redis.RedisError: see `run`.
+        SourceError, OSError, pyarrow.ArrowException, Unconfirmed, StreamError, redis.RedisError: see `run`.
     """
-    identity = identify(client, deployment.layout, head_and_tail(job.path, PREFIX), job.question)
+    identity = _identified(client, deployment, head_and_tail(job.path, PREFIX), job)
     begin = job.first * SEGMENT_ROWS
     with SegmentAppender(client, deployment, identity, job.first, progress, report) as segment:
         segment.append_rows(job.path, job.mapping.metric, begin, begin + SEGMENT_ROWS)

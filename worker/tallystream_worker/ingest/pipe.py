@@ -13,6 +13,7 @@ from tallystream_worker.ingest.progress import IngestProgress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tallystream.client.durability import Durability
     from tallystream_worker.ingest.formats.registry import Format
     from tallystream_worker.ingest.lines import Mapping
     from tallystream_worker.ingest.source import Source
@@ -27,6 +28,7 @@ def emit_piped(
     report: Callable[[IngestProgress], bool],
     *,
     wait: bool,
+    durability: Durability = "memory",
 ) -> IngestProgress:
     """Emit the events of an open source through a new producer, and return when all of them are appended.
 
@@ -38,6 +40,7 @@ def emit_piped(
         report: Called with the progress after about 1,000 more events, and at the end; the reading ends early if it
             returns `False`, and the events read so far are appended.
         wait: Return only when the events are counted.
+        durability: What must have an event before it is appended.
 
     Returns:
         The numbers of events and lines by outcome.
@@ -48,7 +51,7 @@ def emit_piped(
         redis.RedisError: only with `wait`: the server cannot be read.
     """
     progress = IngestProgress()
-    with Producer(store.url, namespace=store.namespace) as producer:
+    with Producer(store.url, namespace=store.namespace, durability=durability) as producer:
         for outcome in PARSERS[format_](source, mapping):
             if isinstance(outcome, BadLine):
                 progress.note(source.name, outcome.number, outcome.reason)

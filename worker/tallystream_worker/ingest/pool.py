@@ -18,6 +18,7 @@ from tallystream.errors import TallyError
 from tallystream_worker.ingest.job import Job, run
 from tallystream_worker.ingest.progress import IngestProgress
 from tallystream_worker.ingest.sent import lost_sources
+from tallystream_worker.process.barrier import confirm
 from tallystream_worker.process.signals import start_child
 
 if TYPE_CHECKING:
@@ -82,9 +83,11 @@ class IngestRun:
     def lost(self) -> list[int]:
         """Return the numbers of the jobs of which the server has lost events that it had appended; write nothing else.
 
-        Identities of files that the server has lost are stored again, and a deployment if there is none.
+        Identities of files that the server has lost are stored again, and a deployment if there is none. Before the
+        check, the events are confirmed: what the server has then, it does not lose in a failover.
 
         Raises:
+            Unconfirmed: the events are not confirmed; run the jobs again.
             ConfigurationError, DeploymentChanged, KeyLost: see `Deployment.create_or_load`.
             RedisError: the server does not answer, or refuses the commands.
         """
@@ -95,6 +98,7 @@ class IngestRun:
         try:
             known = segments[0].partitions
             deployment = Deployment.create_or_load(client, None, self._store.namespace, unless_stored=known)
+            confirm(client, deployment, "the events of the files are appended")
             sources = lost_sources(client, deployment.layout, segments)
         finally:
             client.close()

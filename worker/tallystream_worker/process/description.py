@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import KeyLost
+from tallystream.storage.deployment_hash import DURABILITY
 from tallystream.storage.scripts import Script
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.client.durability import Durability
     from tallystream.deployment import Deployment
 
 _NOTE: Final = Script("tallystream_worker.process", "note")
@@ -33,6 +35,18 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
     (answer,) = _NOTE(client, [deployment.layout.meta], [deployment.epoch, *flat])
     if answer == b"gone":
         _refuse(client, deployment, deployment.layout.meta)
+
+
+def note_durability(client: redis.Redis, deployment: Deployment, durability: Durability) -> None:
+    """Store, unless it is stored already, what must have the writes of a command before its next step.
+
+    Raises:
+        DeploymentChanged, ConfigurationError, KeyLost, redis.RedisError: see `add`; nothing was changed.
+    """
+    if deployment.durability != durability:
+        (answer,) = _NOTE(client, [deployment.layout.root], [deployment.epoch, DURABILITY, durability])
+        if answer == b"gone":
+            _refuse(client, deployment, deployment.layout.root)
 
 
 def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: int = 1) -> int:

@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST
+from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.process.partition_names import unlink_all
 
 if TYPE_CHECKING:
@@ -36,10 +37,20 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
 
     Raises:
-        ConfigurationError: the generation is live in a partition, or for readers, as `deployment` was read.
+        ConfigurationError: the generation is live in a partition, or for readers; nothing was removed.
+        StreamError: a node failed over meanwhile; nothing was removed. Or (`DeploymentChanged`) the data was replaced.
+        Unconfirmed: the switch to the live generation was not confirmed in time, and nothing was removed; or the
+            removal was not.
     """
-    if any(keys.generation == generation for keys in deployment.layout.keys) or generation == deployment.generation:
+    if generation == deployment.generation:
         raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")
+    with step(client, deployment, f"generation {generation} is not live, and is still kept"):
+        for keys in deployment.reload(client).layout.keys:
+            if keys.generation == generation:
+                raise ConfigurationError(
+                    f"cannot remove generation {generation}: it is live in {keys.stream}. A switch to another "
+                    "generation was not finished, or a failover has undone it: finish it with tallystream rebuild"
+                )
     removed = 0
     for keys in deployment.layout.of(generation).keys:
         try:
@@ -57,9 +68,11 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
                 client.hdel(keys.ledger, *own)
         else:
             removed += client.unlink(keys.ledger)
+    confirm(client, deployment, f"the counters of generation {generation} are removed")
     client.hdel(deployment.layout.meta, f"rules@{generation}", f"revision@{generation}")
     if deployment.building == generation:
         client.hdel(deployment.layout.meta, "building")
+    confirm(client, deployment, f"generation {generation} is removed")
     return removed
 
 

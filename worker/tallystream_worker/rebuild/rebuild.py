@@ -28,6 +28,7 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.barrier import step
 from tallystream_worker.process.description import note
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
@@ -213,18 +214,23 @@ class Rebuild:
         Entries that the generation still lacks are counted before its partition switches.
 
         Raises:
+            Unconfirmed: the switch was not confirmed in time.
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
-                third generation is live, or (`KeyLost`) the partition has lost a key.
+                third generation is live, or a node failed over meanwhile, or (`KeyLost`) the partition has lost a key.
 
-        Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched.
+        Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched. After an error,
+        call it again: `tally:meta` has the generation only if all partitions have it.
         """
-        for partition in self._partitions:
-            partition.switch()
-            failpoints.reach("rebuild-switching")
         rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
+        with step(client, self._deployment, f"the partitions count in generation {self._generation}"):
+            for partition in self._partitions:
+                partition.switch()
+                failpoints.reach("rebuild-switching")
         note(client, self._deployment, spread_fields(rules.spread))
         layout = self._deployment.layout
-        _PROMOTE(client, [layout.meta, layout.rule_changes], [self._generation, publisher()])
+        check = "when it does, check with tallystream verify that all partitions are in this generation"
+        with step(client, self._deployment, f"generation {self._generation} is live", check):
+            _PROMOTE(client, [layout.meta, layout.rule_changes], [self._generation, publisher()])
         failpoints.reach("rebuild-switched")
 
     def told(self, partition: int, entries: int) -> None:

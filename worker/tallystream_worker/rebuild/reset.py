@@ -20,6 +20,7 @@ from tallystream.rules.batch import Batch, BucketResolver
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION, Payload, Reset, encode
+from tallystream_worker.process.barrier import step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +79,9 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
         StreamError: a metric is spread and a repartition runs (nothing was changed); or the workers did not count
             everything within 10 seconds, nothing was counted yet, a counter is not a whole number, or a repartition has
             closed the streams, or (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted
-            or replaced. If a metric is spread, some partitions may be reset then.
+            or replaced. If a metric is spread, some partitions may be reset then. Or a node failed over meanwhile, and
+            the subject is reset or not.
+        Unconfirmed: the subject is reset, and this was not confirmed in time.
         redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe, but what the
             failed call took away is not in the totals of the next call.
     """
@@ -91,11 +94,12 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
                 f"{metric} is spread, and a repartition runs: reset it after tallystream rebuild has ended"
             )
     run = _Run(client, deployment, subject, metrics)
-    while True:
-        try:
-            return run()
-        except _SwitchedError:
-            run.deployment = deployment.reload(client)
+    with step(client, deployment, f"{subject} is reset"):
+        while True:
+            try:
+                return run()
+            except _SwitchedError:
+                run.deployment = deployment.reload(client)
 
 
 class _Run:

@@ -33,6 +33,7 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.rebuild.source import archived_entries, stream_entries
+from tallystream_worker.repartition.reading_marks import EntriesGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tallystream.wire.codec import Payload
     from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.entry import Entry
+    from tallystream_worker.repartition.reading_marks import ReadingMarks
 
 HOLDER: Final = "move"
 """The name of the retention hold on entries that are not copied yet.
@@ -82,6 +84,9 @@ class StreamCopier:
         archive: URL of the old topic's archive, for entries that are gone from its streams; `""` if none.
         spread: The metrics whose events (without an id) may be in any partition of the old topic.
         accept_loss: Whether to copy even if the archive lacks some of the entries that are gone.
+        reading: The records in the old partitions of how far they are read; `None` to record nothing. Without them,
+            entries that an old partition loses and gets again are copied twice.
+        confirm: Called with a text on what was written, before a retention hold moves; see `process.barrier`.
     """
 
     def __init__(
@@ -94,9 +99,13 @@ class StreamCopier:
         *,
         spread: Collection[str] = (),
         accept_loss: bool = False,
+        reading: ReadingMarks | None = None,
+        confirm: Callable[[str], Any] = lambda _: None,
     ) -> None:
         self._client = client
         self._old, self._new = old, new
+        self._reading, self._confirm = reading, confirm
+        self._ends: list[str] = ["+"] * old.partitions
         self._retracted = retracted
         self._archive = archive
         self._spread = spread
@@ -131,6 +140,8 @@ class StreamCopier:
     def __call__(self, show: Callable[[], Any] = lambda: None) -> int:
         """Copy all entries after the marks, and move the retention holds; return how many entries were copied.
 
+        With `reading`, entries that are appended during the call are left out.
+
         Entries of the old topic are counted, also those whose events were all dropped. The marks are read first if
         `look` was not called; the holds stay if there was nothing to copy.
 
@@ -142,13 +153,17 @@ class StreamCopier:
                 given up or replaced.
             StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
                 Without an archive, this is not checked. Or (`EntriesTrimmed`) entries were trimmed while the streams
-                were read, or (`KeyLost`) a new partition has lost a key.
+                were read, or (`EntriesGone`) an old partition lacks entries that were copied, or (`KeyLost`) a
+                partition has lost a key.
+            Unconfirmed: the entries to copy, or the copies, were not confirmed in time; the holds stay.
             ArchiveError: the archive cannot be read.
             redis.RedisError: the last page may be copied or not; call `look`, then copy again.
         """
         if not self._marks:
             self.look()
         before = self.entries
+        if self._reading is not None:
+            self._ends = self._read(self._reading)
         page: list[tuple[int, Entry]] = []
         size = 0
         for source, entry in merge(*map(self._from, range(self._old.partitions)), key=_order):
@@ -160,15 +175,41 @@ class StreamCopier:
                 show()
         if page:
             self._copy(page)
+        if self._reading is not None:
+            self._reading.ensure(self._ends)
         if self.entries != before:
             self.hold()
         return self.entries - before
 
+    def _read(self, reading: ReadingMarks) -> list[str]:
+        """Record that the old partitions are read to their ends, and return these; the errors are those of `advance`.
+
+        Raises:
+            CopiedElsewhere: old and new partitions have gone back to older data together.
+        """
+        try:
+            return reading.advance(self._furthest())
+        except EntriesGone:
+            self.look()
+            reading.advance(self._furthest())
+            raise CopiedElsewhere(
+                "the server has gone back to older data while entries were copied: run the command again"
+            ) from None
+
+    def _furthest(self) -> list[str]:
+        """Return, by old partition, the ID up to which entries of it were copied to any new partition."""
+        return [
+            max((marks.get(source, "0-0") for marks in self._marks), key=parse_id)
+            for source in range(self._old.partitions)
+        ]
+
     def hold(self) -> None:
         """Set the retention hold of each old partition to its mark, so that only copied entries are trimmed.
 
-        Call `look` first, else this raises a `ValueError`. The hold is created if it is missing.
+        Call `look` first, else this raises a `ValueError`. The hold is created if it is missing. First wait until the
+        copies are confirmed: entries that are trimmed could not be copied again.
         """
+        self._confirm("entries are copied")
         with self._client.pipeline(transaction=False) as pipeline:
             for source, keys in enumerate(self._old.keys):
                 pipeline.hset(keys.retention_holds, HOLDER, self.mark(source))
@@ -188,7 +229,9 @@ class StreamCopier:
                     mark = entry.id
                     yield source, entry
             self._archived_wholly.add(source)
-        for entry in stream_entries(self._client, keys, "" if mark == "0-0" else mark, count=_PAGE_ENTRIES):
+        for entry in stream_entries(
+            self._client, keys, "" if mark == "0-0" else mark, self._ends[source], count=_PAGE_ENTRIES
+        ):
             yield source, entry
 
     def _archived(self, source: int, mark: str, before: str | None) -> Iterator[Entry]:
@@ -253,8 +296,10 @@ class StreamCopier:
                     raise KeyLost(reply[1].decode())
                 elif reply[0] != b"copied":
                     raise CopiedElsewhere(
-                        f"{self._new.keys[home].stream}: another repartition is copying the same events: it has copied "
-                        f"partition {reply[1].decode()} up to {reply[2].decode() or 'nothing'}. Let it finish"
+                        f"{self._new.keys[home].stream}: it has the events of partition {reply[1].decode()} up to "
+                        f"{reply[2].decode() or 'nothing'}, which this process has not copied: another repartition is "
+                        "copying the same events, or the server has gone back to older data in a failover. If no other "
+                        "one runs, run the command again"
                     )
             if again:
                 _COPY.load(self._client)

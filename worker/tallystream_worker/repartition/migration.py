@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
@@ -17,9 +18,11 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError
 from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.copy import HOLDER, StreamCopier
+from tallystream_worker.repartition.reading_marks import ReadingMarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +105,7 @@ class Repartition:
         self._accepts_loss = accept_loss
         self._has_archive = bool(archive)
         self._show = show
+        self._confirm = partial(confirm, client, deployment, also=layout)
         self._copying = StreamCopier(
             client,
             deployment.layout,
@@ -110,6 +114,8 @@ class Repartition:
             archive,
             spread=deployment.rules.spread,
             accept_loss=accept_loss,
+            reading=ReadingMarks(client, deployment.layout, layout.topic, self._confirm),
+            confirm=self._confirm,
         )
         self._of = 0
 
@@ -169,17 +175,21 @@ class Repartition:
             counting: Counts the new topic.
 
         Raises:
-            StreamError: the repartition was given up, another run continued it, the rules changed since it began,
-                entries are missing, copies wait and none was counted for 20 seconds, (`KeyLost`) a partition has lost a
-                key, or (`DeploymentChanged`) the data was deleted or replaced.
+            Unconfirmed: the copies, or the switch, were not confirmed in time; the old topic is live, or the new one.
+            StreamError: the repartition was given up, another run continued it, the rules changed since it began, a
+                node failed over meanwhile, entries are missing, copies wait and none was counted for 20 seconds,
+                (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
             ArchiveError: an archive cannot be read or written; the old topic is live.
             redis.RedisError: the server did not answer; the new topic may be live or not.
         """
         self.ensure_current()
         closing = topic.next_closing(self._client, self._old)
         try:
-            topic.close(self._client, self._old, self.new.layout, closing)
-            self._drain(counting)
+            drained = "the events are copied and counted, and the old topic is live"
+            with step(self._client, self._old, drained, also=self.new.layout):
+                topic.close(self._client, self._old, self.new.layout, closing)
+                self._drain(counting)
+            self.ensure_current()
         except BaseException:
             # The old topic is still live, and producers kept what it refused; or another run has closed it.
             topic.reopen(self._client, self._old, closing)
@@ -189,19 +199,20 @@ class Repartition:
             topic.reopen(self._client, self._old, closing)
             raise self._given_up()
         failpoints.reach("move-pointed")
+        self._confirm("the new topic is live")
         self._told("moved")
 
     def _drain(self, counting: CatchUpCounter) -> None:
         """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it."""
         failpoints.reach("move-closed")
         self._told("switching")
+        self._copying.look()  # a failover may have taken copies back, and their marks with them
         self._copying()
         keep_offsets(self._client, self._old.layout, self.new.layout)
         alerts.carry(self._client, self.rules, self._old.layout, self.new.layout)
         failpoints.reach("move-copied")
         _count_all(counting)
         failpoints.reach("move-counted")
-        self.ensure_current()
 
     def _copy(self, counting: CatchUpCounter) -> None:
         pages = 0
@@ -278,8 +289,9 @@ def repartition(
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
         StreamError: the repartition was given up, the rules changed, entries are missing, copies wait and none was
-            counted for 20 seconds, another process copies the same entries, a key is lost (`KeyLost`), or the data was
-            replaced (`DeploymentChanged`).
+            counted for 20 seconds, another process copies the same entries, a node failed over meanwhile, a key is lost
+            (`KeyLost`), or the data was replaced (`DeploymentChanged`).
+        Unconfirmed: a step was not confirmed in time; call again to continue.
         ArchiveError: an archive cannot be read or written; call again to continue.
         redis.RedisError: the server did not answer, and the old topic may stay closed; call again to continue.
     """

@@ -1,23 +1,35 @@
-"""Copies stragglers: events that other clients XADD to the streams of the old topic after a repartition."""
+"""Copies stragglers: events that other clients XADD to the streams of the old topic after a repartition.
+
+Also copies again what a failover has taken back from the live topic, as long as the old topic is kept.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
 from tallystream.errors import DeploymentChanged
+from tallystream.rules.metrics import read
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
+    from tallystream.rules.retraction import Retraction
+    from tallystream.storage.keys import Layout
     from tallystream_worker.settings.settings import Settings
 
 INTERVAL: Final = 2.0
 """Seconds between two passes."""
+
+_PATIENCE: Final = 10.0
+"""Seconds in which `copy_all` tries again."""
 
 
 class StragglerCopier:
@@ -36,7 +48,8 @@ class StragglerCopier:
         """Copy the entries of the old topic that are not copied yet; return how many were copied.
 
         Every worker may do this at the same time: each entry is copied once. Return 0 if no old topic is kept, or if
-        another worker copies the same entries; in that case, this call may have copied some before.
+        another worker copies the same entries; in that case, this call may have copied some before. The marks are read
+        from the server each time, because a failover may have taken copies back together with their marks.
 
         Args:
             deployment: The live deployment, read a moment ago.
@@ -46,21 +59,44 @@ class StragglerCopier:
                 replaced, or (`KeyLost`) an old stream was deleted or a partition of the live topic has lost a key.
             redis.RedisError: the last page may be copied or not; call again.
         """
+        try:
+            return self._copy(deployment)
+        except CopiedElsewhere:
+            return 0  # another worker was first
+
+    def copy_all(self, deployment: Deployment) -> int:
+        """Copy as a call does, but try again if a worker copies the same entries; return how many were copied.
+
+        Raises:
+            CopiedElsewhere: workers copied the same entries for 10 seconds.
+            StreamError, redis.RedisError: see `__call__`.
+        """
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self._copy(deployment)
+            except CopiedElsewhere:
+                if time.monotonic() > until:
+                    raise
+
+    def _copy(self, deployment: Deployment) -> int:
         old = deployment.kept_layout
         if old is None:
             self._copying = None
             return 0
         between = (old.topic, deployment.layout.topic)
         if self._copying is None or self._between != between:
-            self._copying, self._between = (
-                StreamCopier(self._client, old, deployment.layout, spread=deployment.spread),
-                between,
+            self._copying = StreamCopier(
+                self._client, old, deployment.layout, self._retracted(old), spread=deployment.spread
             )
-        try:
-            return self._copying()
-        except CopiedElsewhere:
-            self._copying = None  # another worker was first: read the marks again in the next pass
-            return 0
+            self._between = between
+        self._copying.look()
+        return self._copying()
+
+    def _retracted(self, old: Layout) -> Sequence[Retraction]:
+        """Return the retractions of the old topic: what is copied again must be marked with them again."""
+        rules: bytes | None = self._client.execute_command("HGET", old.meta, "rules")
+        return read(rules).retracted if rules is not None else ()
 
 
 def straggler_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:

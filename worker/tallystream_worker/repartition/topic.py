@@ -19,10 +19,12 @@ from tallystream.storage.scripts import Script
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.process.description import add
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.copy import HOLDER
+from tallystream_worker.repartition.stragglers import StragglerCopier
 
 if TYPE_CHECKING:
     import redis
@@ -288,15 +290,28 @@ def _remove_holds(client: redis.Redis, deployment: Deployment) -> None:
 def drop(client: redis.Redis, deployment: Deployment) -> int:
     """Remove the topic that was live before the last repartition; return the number of removed keys, 0 if none is kept.
 
+    First copy what is not copied, also what a failover has taken back from the live topic, and wait until the copies
+    are confirmed.
+
     The list of ingested files stays. The sequences of its producers stay, too, so that a producer that still has
     entries for this topic finds out which of them were appended. The topic stays closed: a process that still knows it
     is refused, and reads the deployment again.
+
+    Raises:
+        KeyLost: a partition of the live topic has lost a key; nothing was removed.
+        StreamError: a node failed over meanwhile, or workers copied the same entries for 10 seconds; nothing was
+            removed.
+        Unconfirmed: the copies were not confirmed in time, and nothing was removed; or the removal was not.
     """
     layout = deployment.kept_layout
     if layout is None:
         return 0
+    with step(client, deployment, f"the live topic has the events of topic {layout.topic}, which is still kept"):
+        StragglerCopier(client).copy_all(deployment)
     removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
+    confirm(client, deployment, f"topic {layout.topic} is removed", also=layout)
     client.hdel(layout.root, "kept")
+    confirm(client, deployment, f"topic {layout.topic} is removed")
     return removed
 
 
@@ -318,6 +333,7 @@ def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
             removed[layout.topic] += _remove_partition(client, keys, kept)
             failpoints.reach("move-removed")
         removed[layout.topic] += client.unlink(layout.rule_changes)
+        confirm(client, deployment, f"topic {layout.topic} is removed", also=layout)
         _FORGET_LEFT(client, [deployment.layout.root], [layout.topic])
     return removed
 

@@ -21,6 +21,7 @@ from tallystream_worker.maintenance.losses import losses_service
 from tallystream_worker.maintenance.reaper import reaper_service
 from tallystream_worker.maintenance.rules import rules_service
 from tallystream_worker.maintenance.trim import trim_service
+from tallystream_worker.process.description import note_durability
 from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
 from tallystream_worker.runtime.metrics import WorkerMetrics
@@ -31,6 +32,7 @@ from tallystream_worker.runtime.supervisor import WorkerPool
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    import redis
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.rules.metrics import Rules
@@ -79,6 +81,7 @@ def open_deployment(
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         deployment.refuse_gathering(settings.rules_over(deployment.declared, removing))
         DurabilityCheck(settings.worker.durability).check(client)
+        note_durability(client, deployment, settings.worker.durability)
         if settings.redis.eviction == "refuse":
             refuse_eviction(client, deployment.layout)
         # Create the groups before the rules are published: a producer that reads the rules may decide an event at once,
@@ -90,6 +93,8 @@ def open_deployment(
             published = publish_rules(client, settings, deployment, removing)
             if log is not None:
                 _report(published, deployment, settings, log)
+                if published.has_changed:
+                    _report_unconfirmed(client, deployment, settings, log)
     finally:
         client.close()
     return deployment
@@ -123,6 +128,21 @@ def _report(published: Published, deployment: Deployment, settings: Settings, lo
             metrics=", ".join(changes),
             problem="counts from before the change do not follow the new rules",
             action="run: tallystream rebuild",
+        )
+
+
+def _report_unconfirmed(
+    client: redis.Redis, deployment: Deployment, settings: Settings, log: FilteringBoundLogger
+) -> None:
+    """Log a warning if the publication of the rules is not confirmed within a second; the worker starts nevertheless.
+
+    If a failover takes the rules back, the partitions that have counted by them show it: see `counting_number`.
+    """
+    if reason := DurabilityCheck(settings.worker.durability).confirm(client, deployment.layout.confirmed):
+        log.warning(
+            "rules.unconfirmed",
+            problem=f"the published rules may be lost in a failover: {reason}",
+            action="if a worker then logs rules.lost, restart a worker that has the latest configuration",
         )
 
 

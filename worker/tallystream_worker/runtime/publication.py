@@ -45,6 +45,11 @@ class Published:
     lost: int
 
     @property
+    def has_changed(self) -> bool:
+        """Whether this publication has stored rules, because none were stored, or others, or later ones were lost."""
+        return self.before is None or self.lost > 0 or bool(self.differences)
+
+    @property
     def differences(self) -> list[str]:
         """The differences from the rules before, in words; empty if there are none, or no rules were stored before."""
         return [] if self.before is None else differences(self.before, self.rules)

@@ -91,7 +91,7 @@ class WorkerSettings:
 
     durability: Durability = "memory"
     """Where each batch must be; a worker waits up to 1 second for it: `memory`, `replica` or `fsync`; see
-    `DurabilityCheck`."""
+    `DurabilityCheck`. A worker stores it when it starts, and commands wait for the same after each of their steps."""
 
     def __post_init__(self) -> None:
         _within("worker.processes", self.processes, 1, 256)

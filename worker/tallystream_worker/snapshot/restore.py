@@ -17,12 +17,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import server_time
-from tallystream.deployment import Deployment
+from tallystream.deployment import Deployment, durability_of
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.deployment_cache import DEPLOYMENT_AGE
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import (
+    DURABILITY,
     RESTORING,
     by_number,
     fields_of,
@@ -34,6 +35,7 @@ from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC,
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
+from tallystream_worker.process.barrier import step
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.client.durability import Durability
     from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
     from tallystream.storage.keys import PartitionKeys
@@ -120,6 +123,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     topics: Sequence[int] = (),
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
+    durability: Durability = "memory",
     progress: Callable[[RestoredPart], None] = lambda _: None,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> Restored:
@@ -152,6 +156,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
+        durability: What must have the restored counters, if the server does not state what workers wait for.
         waiting: Called with the process of another restore if this one waits for its lock: it waits until that lock
             expires, at most 10 seconds, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
@@ -163,6 +168,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             `accept_loss` is not set. Nothing was changed.
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
+        StreamError: a node failed over, or a slot moved to another one, while counters were restored.
+        Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: this release cannot read the rules of the snapshot.
         redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
@@ -187,20 +194,24 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
         lacking = _lacking(client, layout, facts, read_rules(facts["rules"].encode()), noted)
         rules = RestoredRules(facts, layout, live, lacking)
-        kept = _begin(client, layout, root, facts, rules.live, live, lock, topics)
-        for each in partitions:
-            each.close()
-        if layout.topic != FIRST_TOPIC:
-            partitions[0].fence("DEL", layout.meta)
-        if root:
-            time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
-        parts = []
-        for each in partitions:
-            part = each.run(archived, rules)
-            parts.append(part)
-            progress(part)
-            failpoints.reach("after-partition")
-        _end(client, layout, facts, rules, kept, partitions, lock, files)
+        restored = Deployment(layout, durability=durability_of(root) if DURABILITY.encode() in root else durability)
+        with step(client, restored, "the partitions are restored"):
+            kept = _begin(client, layout, root, facts, rules.live, live, lock, topics)
+            for each in partitions:
+                each.close()
+            if layout.topic != FIRST_TOPIC:
+                partitions[0].fence("DEL", layout.meta)
+            if root:
+                time.sleep(_PAUSE)  # until then, readers may use the deployment that they have read
+            parts = []
+            for each in partitions:
+                part = each.run(archived, rules)
+                parts.append(part)
+                progress(part)
+                failpoints.reach("after-partition")
+            lock.renew()
+        with step(client, restored, "the restore has ended", "run the command again, with --force"):
+            _end(client, layout, facts, rules, kept, partitions, lock, files)
     former = None if live is None else live.rules
     return Restored(parts, damaged, lacking, rules.live, rules.are_kept, rules.of_snapshot, former)
 
@@ -236,6 +247,8 @@ def _begin(
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts),
     }
+    if (durability := root.get(DURABILITY.encode())) is not None:
+        kept[DURABILITY] = durability
     if left := _left(client, layout, root):
         kept[LEFT] = " ".join(f"{each}:{count}" for each, count in sorted(left.items()))
     if b"kept" in root and topic == layout.topic:

@@ -37,7 +37,7 @@ KINDS: Final = {
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the one that readers use, although no rebuild is running.",
-        "tallystream rebuild --undo, or run the rebuild again",
+        "tallystream rebuild, which switches the partition; to go back everywhere: tallystream rebuild --undo",
     ),
     "deployment.closed": Kind(
         "A partition is closed, so nothing is counted in it, although no repartition is running.",

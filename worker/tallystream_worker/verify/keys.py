@@ -28,7 +28,9 @@ _NAME: Final = re.compile(r"\{([^}]*)\}:(?:l([0-9]+):)?(?:g([0-9]+):)?(.*)", re.
 _OF_A_GENERATION: Final = frozenset(
     "ledger dead begun gone backfilled periods forgotten cut adopted resets".split()  # noqa: SIM905  # as they are named
 )
-_STRINGS: Final = "live hottest begun gone backfilled total up unique sketch restore auditing verifying restoring"
+_STRINGS: Final = (
+    "live hottest begun gone backfilled total up unique sketch restore auditing verifying restoring confirmed"
+)
 _TYPES: Final = (
     dict.fromkeys(_STRINGS.split(), "string")
     | dict.fromkeys(("stream", "dead", "alerts", "rules"), "stream")
@@ -129,7 +131,7 @@ def _leftover(  # one line for each kind
     tag, topic, generation, rest = found.groups()
     number, kind = int(topic or FIRST_TOPIC), rest.partition(":")[0]
     is_of_dropped_topic = number not in topics and kind in _OF_A_DROPPED_TOPIC
-    if kind in ("meta", "files", "rules", "restore") or number == moving or is_of_dropped_topic:
+    if kind in ("meta", "files", "rules", "restore", "confirmed") or number == moving or is_of_dropped_topic:
         return None
     if number not in topics:
         return f"topic {number}, which is not kept"

@@ -149,6 +149,17 @@ class ClusterClient(redis.Redis):
         return replies[0]
 
 
+def node_of(client: redis.Redis, key: str) -> str:
+    """Return the name of the node that serves a key, for a message: `host:port`; `the server` if it is not known.
+
+    In a cluster, it is that of the latest slot map; `a node` if none is known.
+    """
+    if isinstance(client, ClusterClient):
+        return client.node_of(key) or "a node"
+    about = client.connection_pool.connection_kwargs
+    return f"{about['host']}:{about['port']}" if "host" in about and "port" in about else "the server"
+
+
 class _Pools(redis.ConnectionPool):
     """The connection pool of a cluster client: closes the connections to all nodes, and has no connections itself."""
 

@@ -19,6 +19,7 @@ from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.dead_letters import store
 from tallystream_worker.dead_letters.retry import retry
+from tallystream_worker.process.barrier import step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,8 @@ def dead(
         deployment.ensure_declared()
         found = list(chosen)  # read all before the first retry: an entry dead-lettered again must not be retried twice
         moving = track(found, action, console=error_console, transient=True, disable=len(found) < _SHOWN)
-        done = (_retry if action == "retry" else _drop)(client, deployment, moving)
+        with step(client, deployment, "the dead letters are handled"):
+            done = (_retry if action == "retry" else _drop)(client, deployment, moving)
     if json:
         print_json(done)
     else:

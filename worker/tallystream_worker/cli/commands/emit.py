@@ -54,11 +54,12 @@ def emit(
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        rules = totals.deployment.declared  # an unreachable server fails here, before the flush timeout
+        deployment = totals.deployment
+        rules = deployment.declared  # an unreachable server fails here, before the flush timeout
     if rules is not None:
         rules.refuse_undeclared(metric)
-    durability = settings.worker.durability
-    with Producer(settings.redis.url, namespace=settings.redis.namespace, durability=durability) as producer:
+    store = settings.redis
+    with Producer(store.url, namespace=store.namespace, durability=deployment.durability) as producer:
         producer.emit(metric, subject, amount, actor=actor, at=at, id=id)
         producer.flush(timeout, wait="counted" if wait else "appended")
     unless = _may_leave_out(None if rules is None else rules.metric[metric], at, id)

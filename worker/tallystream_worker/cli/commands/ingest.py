@@ -88,7 +88,7 @@ def ingest(
         for job in jobs_of(name, of, mapping, source)
     ]
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
-        rules = totals.deployment.declared
+        rules, durability = totals.deployment.declared, totals.deployment.durability
     if rules is not None and "combined" in formats:
         rules.refuse_undeclared(metric)
     emitted = IngestProgress()
@@ -98,7 +98,9 @@ def ingest(
             run.run()
         if "-" in names and not stop.is_set():
             with open_source("-") as piped:
-                emitted = emit_piped(piped, format or "combined", mapping, settings.redis, bar, wait=wait)
+                emitted = emit_piped(
+                    piped, format or "combined", mapping, settings.redis, bar, wait=wait, durability=durability
+                )
         while not (stopped := stop.is_set()):
             if wait:
                 _wait_until_counted(settings.redis, run.total.last_ids, stop, run.lost)

@@ -11,7 +11,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.rules.changes import differences as differences_of
 from tallystream.storage.keys import MAX_PARTITIONS
 from tallystream_worker.cli.differences import print_differences
-from tallystream_worker.cli.generation import build
+from tallystream_worker.cli.generation import build, finish_switch
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag, whole
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
@@ -64,13 +64,17 @@ def rebuild(
         if drop:
             _drop(client, deployment, json=json)
             return
+        source = settings.archive.url if archive is None else archive
+        if deployment.is_half_switched and not undo:
+            deployment = finish_switch(settings, deployment, source)
+            _print_live(deployment.generation, json=json)
+            return
         rules = settings.rules_over(deployment.declared, replacing.removing(settings))
         if rules is deployment.declared and not undo:
             error_console.print("no configuration file states rules: the stored rules are used")
         if partitions is None and not undo and not no_switch and unspread_rules(deployment, rules) is not None:
             partitions = deployment.layout.partitions  # events that are no longer spread need a new topic
         if partitions is not None:
-            source = settings.archive.url if archive is None else archive
             to_partitions(settings, deployment, partitions, source, accept_loss=accept_loss, json=json)
             return
         if undo:
@@ -78,7 +82,6 @@ def rebuild(
         else:
             generation = propose(client, deployment, rules)
             deployment = Deployment.load(client, settings.redis.namespace)
-        source = settings.archive.url if archive is None else archive
         differences: list[Difference] = []
 
         def review() -> bool:
@@ -100,19 +103,26 @@ def rebuild(
     elif no_switch:
         console.print(f"generation {generation} is built but not live; {len(differences):,} counters differ")
     else:
-        console.print(
-            f"generation {generation} is live; the previous one is kept: --undo goes back to it, --drop removes it"
-        )
+        _print_live(generation, json=False)
         if undo:
             _print_rules(f"the rules of generation {generation} are live again:", changed_rules)
             unpublished = _unpublished(settings, deployment.rules_of(generation))
             _print_rules("a worker that restarts publishes the rules of its configuration file again:", unpublished)
 
 
+def _print_live(generation: int, *, json: bool) -> None:
+    if json:
+        print_json({"generation": generation, "live": True, "differences": [], "rules": []})
+    else:
+        console.print(
+            f"generation {generation} is live; the previous one is kept: --undo goes back to it, --drop removes it"
+        )
+
+
 def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:
     """Remove everything that is not live, and print what was removed, and how the removed rules differ."""
-    present = {*deployment.layout.generations, deployment.generation}
-    others = {*deployment.others, *counted_generations(client, deployment.layout)} - present  # also without rules
+    counted = counted_generations(client, deployment.layout)  # also without rules
+    others = {*deployment.others, *counted} - {deployment.generation}
     removed = {generation: remove(client, deployment, generation) for generation in sorted(others)}
     topics = drop_topics(client, deployment)
     changed = {each: differences_of(deployment.rules_of(each), deployment.rules) for each in removed}

@@ -13,6 +13,8 @@ from tallystream.errors import TallyError
 from tallystream_worker.cli.backup import archived_topics
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.process.barrier import step
+from tallystream_worker.process.description import note_durability
 from tallystream_worker.rebuild.describe import describe, retracted_events
 from tallystream_worker.rebuild.reopen import reopen as open_again
 from tallystream_worker.runtime.publication import publish_again
@@ -69,7 +71,11 @@ def reopen(
                 deployment = publish_again(client, deployment, deployment.revision)  # records them
             if described and (deployment.declared is None or not deployment.declared.retracted):
                 unknown = retracted_events(client, deployment.layout)
-            done = open_again(client, deployment, force=force)
+            if described and deployment.is_stored:
+                note_durability(client, deployment, settings.worker.durability)
+                deployment = deployment.reload(client)
+            with step(client, deployment, "the keys are mended"):
+                done = open_again(client, deployment, force=force)
         except (TallyError, RedisError):
             if described:
                 _show(described, [], unknown, json=json)

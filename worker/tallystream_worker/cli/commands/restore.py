@@ -75,6 +75,7 @@ def restore(
             topics=archived_topics(settings, archive),
             retracted=noted,
             files=files,
+            durability=settings.worker.durability,
             progress=tell,
             waiting=wait,
         )

@@ -12,7 +12,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import EventError
 from tallystream.rules.retraction import Retraction
 from tallystream.wire.window import MINUTE
-from tallystream_worker.cli.generation import build
+from tallystream_worker.cli.generation import build, finish_switch
 from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -49,6 +49,8 @@ def retract(  # noqa: PLR0913  # each is an option of the command
     source = settings.archive.url if archive is None else archive
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
+        if not dry_run:
+            deployment = finish_switch(settings, deployment, source)
         retraction = Retraction(
             ends(client, deployment), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
+from tallystream.client.connect import connect
 from tallystream.client.error_text import text_of
+from tallystream.deployment import Deployment
 from tallystream.errors import FlushTimeout, SpoolError
 from tallystream.producing.producer import Producer
 from tallystream.producing.spool.recovery import orphaned_segments, recover
@@ -44,7 +47,10 @@ def spool(
     sent = 0
     if send and any(row["problem"] is None for row in rows):
         expected = sum(int(str(row["events"])) for row in rows if row["problem"] is None)
-        with Producer(settings.redis.url, namespace=settings.redis.namespace, spool=folder) as producer:
+        store = settings.redis
+        with closing(connect(store.url)) as client:
+            durability = Deployment.find(client, store.namespace).durability
+        with Producer(store.url, namespace=store.namespace, spool=folder, durability=durability) as producer:
             sent = _deliver(producer, folder, expected, timeout, {str(row["spool"]) for row in rows if row["problem"]})
         rows = _waiting(folder, settings.redis.namespace)
     if json:

@@ -1,0 +1,29 @@
+"""A command notices that a node failed over between two of its steps, and does not continue as if nothing was lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tallystream.errors import StreamError
+from tallystream.storage.keys import Layout
+from tallystream_worker.process.failover_watch import FailoverWatch
+from tests.waiting import until
+
+
+def test_a_failover_between_two_steps_is_noticed(cluster, server):
+    """The error names the node that is the primary now; without a failover there is none."""
+    layout = Layout(4)
+    client = server.client()
+    watch = FailoverWatch(client, layout)
+    client.set("tally:{p0.425}:x", 1)
+    watch.ensure_none("a key is written")
+    victim = cluster.owner(layout.keys[1].stream)
+    heir = cluster.replica_of(victim)
+    until(lambda: cluster.nodes and heir.ask("CLUSTER", "FAILOVER"), 10, 0.1, "the failover")
+    until(heir.is_primary, 30, 0.01, "the promotion")
+    cluster.wait_until_whole()
+    with pytest.raises(
+        StreamError, match=rf"^a key is written, but .* the server 127\.0\.0\.1:{heir.port} failed over"
+    ):
+        watch.ensure_none("a key is written")
+    FailoverWatch(client, layout).ensure_none("nothing is written")

@@ -1,0 +1,102 @@
+"""Readers follow a switch of generations when it is complete; what a failover takes back of it is switched again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError, Unconfirmed
+from tallystream.producing.producer import Producer
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.retraction import Retraction
+from tallystream_worker.cli.generation import build, finish_switch
+from tallystream_worker.process import barrier
+from tallystream_worker.process.description import note_durability
+from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.rebuild import Rebuild
+from tallystream_worker.rebuild.reset import reset
+from tallystream_worker.rebuild.retract import ends, propose_without
+from tests.harness import Harness
+from tests.integration.client.test_durability import frozen, replica_of
+from tests.integration.rebuild.test_rebuild import settings_for
+from tests.rewind import Slot
+
+PLAIN = Rules({"view": Metric(ids=None, unique="day")})
+SUBJECTS = [f"s:{n}" for n in range(40)]
+
+
+def counted(harness, producer):
+    """Count two views of each subject, one of them by the actor `bot`."""
+    for subject in SUBJECTS:
+        producer.emit("view", subject, actor="man")
+        producer.emit("view", subject, actor="bot")
+    producer.flush(10)
+    harness.drain()
+
+
+def proposed(harness):
+    """Propose the generation without the events of `bot`; return the deployment and its number."""
+    deployment = Deployment.load(harness.client)
+    number = propose_without(harness.client, deployment, Retraction(ends(harness.client, deployment), actor="bot"))
+    return Deployment.load(harness.client), number
+
+
+def totals(harness):
+    """Return the live totals by subject."""
+    harness.layout = Deployment.load(harness.client).layout
+    return {subject: value for (_, subject), value in harness.totals().items()}
+
+
+def test_retracted_events_that_a_failover_brings_back_are_taken_back_again(server):
+    """The generation that a partition has gone back to cannot be dropped; the next command makes the switch again."""
+    settings = settings_for(server.url, PLAIN)
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        counted(harness, producer)
+        deployment, number = proposed(harness)
+        with Rebuild(settings, deployment, number) as run:
+            run.begin()
+            run.catch_up()
+            slot = Slot(harness.client, 1)
+            run.switch()
+        slot.go_back()
+        assert sum(totals(harness).values()) > len(SUBJECTS)
+        deployment = Deployment.load(harness.client)
+        with pytest.raises(ConfigurationError, match="a failover has undone it: finish it with tallystream rebuild"):
+            drop(harness.client, deployment, 1)
+        deployment = finish_switch(settings, deployment, "")
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+        assert drop(harness.client, deployment, 1) > 0
+        assert finish_switch(settings, deployment, "") is deployment
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+
+
+@pytest.fixture
+def primary(fresh_server):
+    """A server that a replica can follow."""
+    return fresh_server(port=0, extra=["--repl-diskless-sync-delay", "0"])
+
+
+def test_nothing_is_taken_back_before_a_replica_has_it(fresh_server, primary, monkeypatch):
+    """If no replica confirms the switch, readers keep the earlier generation, and the same command continues."""
+    replica = replica_of(fresh_server, primary)
+    settings = settings_for(primary.url, PLAIN, 0)
+    with Harness(primary.url, rules=PLAIN) as harness, Producer(primary.url) as producer:
+        counted(harness, producer)
+        note_durability(harness.client, harness.deployment, "replica")
+        deployment, number = proposed(harness)
+        with frozen(replica), monkeypatch.context() as patched:
+            patched.setattr(barrier, "PATIENCE", 0.1)
+            with pytest.raises(Unconfirmed, match=r"count in generation 2, but .* run the command again"):
+                build(settings, deployment, number, "")
+            assert Deployment.load(harness.client).generation == 1
+        deployment, number = proposed(harness)
+        build(settings, deployment, number, "")
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+        with frozen(replica), monkeypatch.context() as patched:
+            patched.setattr(barrier, "PATIENCE", 0.1)
+            with pytest.raises(Unconfirmed, match="generation 1 is not live, and is still kept"):
+                drop(harness.client, Deployment.load(harness.client), 1)
+            assert harness.client.exists(harness.layout.of(1).keys[0].ledger)
+            with pytest.raises(Unconfirmed, match="s:1 is reset"):
+                reset(harness.client, Deployment.load(harness.client), "s:1", ["view"])
+        assert drop(harness.client, Deployment.load(harness.client), 1) > 0

@@ -1,0 +1,91 @@
+"""Makes a command wait, between two of its steps, until what it wrote is on a replica or on the disk."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from tallystream.client.durability import DurabilityCheck
+from tallystream.errors import Unconfirmed
+from tallystream_worker.process.failover_watch import AGAIN, FailoverWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+    from tallystream.deployment import Deployment
+    from tallystream.storage.keys import Layout
+
+PATIENCE: Final = 10.0
+"""Seconds in which each step of a command must be confirmed."""
+
+_PAUSE: Final = 0.1
+"""Seconds between two attempts to have a step confirmed, if the first was answered at once."""
+
+
+def confirm(
+    client: redis.Redis,
+    deployment: Deployment,
+    written: str,
+    remedy: str = AGAIN,
+    *,
+    also: Layout | None = None,
+) -> None:
+    """Wait until all that the servers of a deployment have accepted before has the durability of the deployment.
+
+    With the durability `memory`, do nothing. After a failover just before the call, a server confirms what it has,
+    and that may lack the latest writes: see `step`.
+
+    Args:
+        client: The server.
+        deployment: The deployment.
+        written: What was written, as the beginning of the error message: `the events are copied`.
+        remedy: What to do if it is not confirmed, as the end of the error message.
+        also: The layout of another topic, whose slots are also confirmed.
+
+    Raises:
+        Unconfirmed: it was not confirmed within 10 seconds.
+        redis.ResponseError: the user lacks the permission for a command.
+    """
+    check = DurabilityCheck(deployment.durability)
+    if not check.is_needed:
+        return
+    layouts = [deployment.layout] if also is None else [deployment.layout, also]
+    names = list(dict.fromkeys(name for layout in layouts for name in layout.confirmed))
+    until = time.monotonic() + PATIENCE
+    while reason := check.confirm(client, names):
+        if time.monotonic() > until:
+            place = "disk" if deployment.durability == "fsync" else "replica"
+            raise Unconfirmed(
+                f"{written}, but in {PATIENCE:g} seconds no {place} has confirmed it: {reason}. A failover or a crash "
+                f"may undo it. Look why the {place} of this node does not confirm ([worker] durability is "
+                f"{deployment.durability!r}), and {remedy}"
+            )
+        time.sleep(_PAUSE)
+
+
+@contextmanager
+def step(
+    client: redis.Redis,
+    deployment: Deployment,
+    written: str,
+    remedy: str = AGAIN,
+    *,
+    also: Layout | None = None,
+) -> Iterator[None]:
+    """Run a step of a command in the context; at its end, make sure that no server can lose it, or has lost it.
+
+    Also with the durability `memory`, a failover or a restart in the context is an error. The arguments are those of
+    `confirm`.
+
+    Raises:
+        Unconfirmed: see `confirm`.
+        StreamError: a node failed over or restarted in the context, or a slot moved to another node.
+        redis.RedisError: a server does not reply, or rejects a command.
+    """
+    failovers = FailoverWatch(client, deployment.layout, *(() if also is None else (also,)))
+    yield
+    confirm(client, deployment, written, remedy, also=also)
+    failovers.ensure_none(written, remedy)

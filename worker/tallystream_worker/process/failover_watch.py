@@ -1,0 +1,64 @@
+"""Notices that a node failed over or restarted between two moments: it may lack what was written between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream.client.cluster.client import node_of
+from tallystream.errors import StreamError
+from tallystream.reading.query import raise_on_error
+
+if TYPE_CHECKING:
+    import redis
+
+    from tallystream.storage.keys import Layout
+
+
+AGAIN: Final = "run the command again"
+"""What to do after most steps that a server may have lost."""
+
+
+class FailoverWatch:
+    """Watches the nodes of some topics from its construction on.
+
+    A server that is promoted, or that starts, gets a new replication ID. So if a node has the same ID at two moments,
+    it has everything that was written to it between them. A slot that moves to another node counts as a failover.
+
+    Args:
+        client: The server.
+        layouts: The topics.
+
+    Raises:
+        redis.RedisError: a server does not reply, or rejects the command.
+    """
+
+    def __init__(self, client: redis.Redis, *layouts: Layout) -> None:
+        self._client = client
+        self._names = list(dict.fromkeys(name for layout in layouts for name in layout.confirmed))
+        self._before = self._ids()
+
+    def ensure_none(self, written: str, remedy: str = AGAIN) -> None:
+        """Raise an error if a node failed over or restarted since the construction.
+
+        Args:
+            written: What was written since then, as the beginning of the error message: `the events are copied`.
+            remedy: What to do, as the end of the error message.
+
+        Raises:
+            StreamError: a node did.
+            redis.RedisError: a server does not reply, or rejects the command.
+        """
+        for name, before, now in zip(self._names, self._before, self._ids(), strict=True):
+            if before != now:
+                raise StreamError(
+                    f"{written}, but meanwhile the server {node_of(self._client, name)} failed over or restarted, or a "
+                    f"slot moved to it. It may lack a part of that: {remedy}"
+                )
+
+    def _ids(self) -> list[str]:
+        with self._client.pipeline(transaction=False) as pipeline:
+            for name in self._names:
+                pipeline.info("replication")
+                pipeline.exists(name)  # In a cluster, INFO is sent to the node of the key that follows it.
+            replies = [raise_on_error(reply) for reply in pipeline.execute()]
+        return [about["master_replid"] for about in replies[::2]]

@@ -1,0 +1,82 @@
+"""Records in each old partition up to where a repartition reads it, before any of that is copied to another node.
+
+A failover of the old partition's node can take back entries that were copied already. Producers send them again, with
+other IDs, and they would be copied twice. But a server loses its latest writes first. So as long as it has the record,
+it has every entry up to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream.errors import StreamError
+from tallystream.storage.scripts import Script
+from tallystream.wire.stream_id import parse_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import redis
+
+    from tallystream.storage.keys import Layout
+
+_READ: Final = Script("tallystream_worker.repartition", "mark_read")
+
+
+class EntriesGone(StreamError):
+    """An old partition lacks entries that were recorded as read; they may have been copied."""
+
+
+class ReadingMarks:
+    """The records of one repartition in the old partitions.
+
+    Args:
+        client: The server.
+        old: The topic that is read.
+        topic: The number of the topic that is filled.
+        confirm: Called with a text on what was written, before an entry is copied; see `process.barrier`.
+    """
+
+    def __init__(self, client: redis.Redis, old: Layout, topic: int, confirm: Callable[[str], None]) -> None:
+        self._client = client
+        self._old, self._topic = old, topic
+        self._confirm = confirm
+
+    def advance(self, copied: Sequence[str]) -> list[str]:
+        """Record that each old partition is read up to its end, and return this end, a stream ID, of each.
+
+        Args:
+            copied: By partition, the ID up to which any of its entries were copied.
+
+        Raises:
+            EntriesGone: a partition has no record, or one before `copied`. The partitions before it have new records.
+            KeyLost: a partition has lost its sequences.
+            Unconfirmed: the records, and so the entries before them, are not confirmed.
+        """
+        ends = [self._record(partition, each) for partition, each in enumerate(copied)]
+        self._confirm("the entries to copy are read")
+        return ends
+
+    def ensure(self, ends: Sequence[str]) -> None:
+        """Raise `EntriesGone` if an old partition lacks the record that `advance` wrote; `ends` is what it returned."""
+        for keys, end in zip(self._old.keys, ends, strict=True):
+            record: bytes = self._client.execute_command("HGET", keys.sequences, "!copying") or b""
+            topic, _, id_ = record.decode().partition(" ")
+            if topic != str(self._topic) or parse_id(id_) < parse_id(end):
+                raise _gone(keys.stream)
+
+    def _record(self, partition: int, copied: str) -> str:
+        keys = self._old.keys[partition]
+        answer, *details = _READ(self._client, [keys.stream, keys.sequences], [self._topic, copied])
+        if answer == b"gone":
+            raise _gone(keys.stream)
+        end: bytes = details[0]
+        return end.decode()
+
+
+def _gone(stream: str) -> EntriesGone:
+    return EntriesGone(
+        f"{stream}: its server has gone back to older data, in a failover or a restart, and lacks entries that were "
+        "copied to the new topic. Producers send them again, and they would count twice. Give the repartition up with "
+        "tallystream rebuild --drop, then repartition again"
+    )
