@@ -45,10 +45,12 @@ class Bounded:
 
     def release(self, connection: Any) -> None:
         """Return a connection to the pool."""
-        super().release(connection)  # type: ignore[misc]  # of the pool
-        if connection in self._lent:  # the pool also releases a connection that it could not make
-            self._lent.remove(connection)
-            self._free.release()
+        try:
+            super().release(connection)  # type: ignore[misc]  # of the pool
+        finally:
+            if connection in self._lent:  # the pool also releases a connection that it could not make
+                self._lent.remove(connection)
+                self._free.release()
 
 
 class BoundedPool(Bounded, redis.ConnectionPool):

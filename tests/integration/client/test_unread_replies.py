@@ -38,9 +38,9 @@ def interrupted_after(seconds):
 
 
 @contextlib.contextmanager
-def client_of(url):
+def client_of(url, most=None):
     """Connect, and store a value to read; close the client after the block."""
-    with contextlib.closing(connect(url)) as client:
+    with contextlib.closing(connect(url, most=most)) as client:
         client.set("{unread}:b", "right")
         yield client
 
@@ -78,6 +78,17 @@ def test_an_interrupted_command_answers_no_later_command(server):
         with interrupted_after(0.3), pytest.raises(KeyboardInterrupt):
             client.execute_command(*SLOW)
         assert client.get("{unread}:b") == b"right"
+
+
+def test_an_interrupted_command_keeps_no_connection_of_a_bounded_client(server):
+    """If Ctrl-C comes while the only connection of a client waits for a reply, the next command still gets it."""
+    with client_of(server.url, most=1) as client:
+        for _ in range(2):
+            with interrupted_after(0.3), pytest.raises(KeyboardInterrupt):
+                client.execute_command(*SLOW)
+            with client.pipeline(transaction=False) as pipeline:
+                pipeline.get("{unread}:b").execute_command("TTL", "{unread}:b")
+                assert pipeline.execute() == [b"right", -1]
 
 
 def test_an_interrupt_right_after_a_command_was_sent(server, monkeypatch):

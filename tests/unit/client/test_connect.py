@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from tallystream.client.bounded_pool import Bounded
+from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.connect import connect
+from tallystream.client.connections import (
+    CountedConnection,
+    CountedSentinelConnection,
+    CountedSSLConnection,
+    CountedUnixConnection,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,3 +30,25 @@ def test_a_socket_can_be_named_by_a_relative_path(url, path, tmp_path, monkeypat
     here.mkdir()
     monkeypatch.chdir(here)
     assert connect(url).connection_pool.connection_kwargs["path"] == path.format(here=here)
+
+
+@pytest.mark.parametrize("most", [None, 2])
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://host:1", CountedConnection),
+        ("rediss://host:1", CountedSSLConnection),
+        ("unix:///server.sock", CountedUnixConnection),
+        ("redis+sentinel://host:1/name", CountedSentinelConnection),
+        ("redis+cluster://host:1", CountedConnection),
+        ("rediss+cluster://host:1", CountedSSLConnection),
+    ],
+)
+def test_every_connection_counts_its_replies(url, kind, most):
+    """A connection with an unread reply is not used again, whatever the server; with `most`, the pool has a bound."""
+    client = connect(url, most=most)
+    if isinstance(client, ClusterClient):
+        client = client._router.topology.node(("host", 1)).client
+    pool = client.connection_pool
+    assert issubclass(pool.connection_class, kind)
+    assert isinstance(pool, Bounded) == (most is not None)
