@@ -6,7 +6,7 @@ the rules that counted it before the restore. The places at which the partitions
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
 from tallystream.storage.rule_changes import read_changes
+from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import after as following
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes
@@ -170,14 +171,19 @@ def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | 
 class Course:
     """The rules that count the entries of a partition after a snapshot, by place in the log.
 
+    A place has two IDs, see `PartitionKeys.adopted`. Rules count the entries from the first ID on. But a decided event
+    is counted when it is appended: rules count it only if its entry is after the second ID, which was the last one of
+    the stream when the partition began to follow the rules.
+
     Args:
-        steps: The ID of the first entry that rules count, in the form of `PartitionKeys.adopted` with the last entry of
-            the stream at that time; their number; and the rules. The first step has the place `""`.
+        steps: The place at which the partition began to follow rules; their number; and the rules. The first step has
+            the place `""`.
     """
 
     def __init__(self, steps: Sequence[tuple[str, int, Rules]]) -> None:
         self._steps = [steps[0], *sorted(steps[1:], key=lambda step: (_first(step[0]), step[1]))]
         self._firsts = [_first(place) for place, _, _ in self._steps[1:]]
+        self._lasts = [_last(place) for place, _, _ in self._steps[1:]]
 
     @property
     def places(self) -> dict[int, str]:
@@ -191,7 +197,7 @@ class Course:
         def fold(
             entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
         ) -> tuple[FoldResult, Sequence[Entry]]:
-            steps = [bisect_right(self._firsts, parse_id(entry.id)) for entry in entries]
+            steps = [self._step(entry) for entry in entries]
             first = min(steps, default=0)
             result, rest = folds[first](
                 [entry for entry, step in zip(entries, steps, strict=True) if step == first], excluded
@@ -199,6 +205,12 @@ class Course:
             return result, [*rest, *(entry for entry, step in zip(entries, steps, strict=True) if step != first)]
 
         return fold
+
+    def _step(self, entry: Entry) -> int:
+        """Return the index of the rules that count an entry."""
+        if was_decided(entry.fields):
+            return bisect_left(self._lasts, parse_id(entry.id))
+        return bisect_right(self._firsts, parse_id(entry.id))
 
 
 class RestoredRules:
@@ -259,27 +271,37 @@ class RestoredRules:
             position: The position of the snapshot.
             generations: The numbers that the generation of the snapshot has had.
         """
-        first, kept = ("", self._first, self.to_load), self._kept
+        number, kept = self._first, self._kept
         if kept is None:
-            return Course([first])
+            return Course([("", number, self.to_load)])
         after = "{}-{}".format(*following(parse_id(position.generated)))
         places = kept.places.get(partition) if kept.topic == self._topic else None
         if places is None:  # the places are lost, or of another topic: use the moments of publication
-            places = {
-                int(fields["number"]): "{0}-0 {0}-0".format(name.partition("-")[0])
-                for name, fields in kept.changes
-                if self._first < int(fields["number"]) <= kept.number
-            }
+            places = self._at_publication(kept.number)
         elif kept.generation not in generations:  # a rebuild has counted all entries by other rules
             begun = [
                 int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation
             ]
             start = "{}-{}".format(*following(parse_id(position.floor)))
             places = {(begun or [kept.number])[0]: f"{start} {position.generated}", **places}
+        elif parse_id(position.generated) == (0, 0):  # the first rules that count a partition have no place
+            places = {**self._at_publication(min(places, default=kept.number + 1) - 1), **places}
         if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
             places = {**places, kept.number: f"{after} {position.generated}"}
-        rules = self._recorded()
-        return Course([first, *((place, number, rules[number]) for number, place in places.items() if number in rules)])
+        rules = {**self._recorded(), number: self.to_load}
+        if number in places and _is_after(places[number], position):
+            # The rules of the snapshot were published before it, and the partition followed them only after it.
+            number = max((each for each in rules if each < number), default=number)
+        later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
+        return Course([("", number, rules[number]), *later])
+
+    def _at_publication(self, newest: int) -> dict[int, str]:
+        """Return places for the changes of the rules after those of the snapshot, up to a number."""
+        return {
+            int(fields["number"]): _at_publication(name)
+            for name, fields in self.changes()
+            if self._first < int(fields["number"]) <= newest
+        }
 
     def _recorded(self) -> dict[int, Rules]:
         """Return the rules that are recorded, by number, with the retractions and the retention of `live`."""
@@ -333,3 +355,18 @@ def _uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
 
 def _first(place: str) -> tuple[int, int]:
     return parse_id(place.partition(" ")[0])
+
+
+def _last(place: str) -> tuple[int, int]:
+    return parse_id(place.partition(" ")[2])
+
+
+def _is_after(place: str, position: SnapshotPosition) -> bool:
+    """Return whether the partition came to a place after a snapshot; `False` if nothing shows this."""
+    is_later = _last(place) > parse_id(position.generated)
+    return is_later or _first(place) > following(parse_id(position.floor))
+
+
+def _at_publication(name: str) -> str:
+    """Return the place that stands for a lost one: the moment at which a change of the rules was recorded."""
+    return "{0}-0 {0}-0".format(name.partition("-")[0])
