@@ -2344,8 +2344,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/runtime/partition_follower.py",
-                "if counting > found.revision and",
-                "if False and",
+                "else max(counting, followed)",
+                "else followed",
             ),
         ),
         tests=("tests/integration/runtime/test_publication.py::test_a_worker_publishes_again_after_a_loss",),

@@ -251,7 +251,7 @@ class RestoredRules:
         Different rules never have the same number, and in each partition the number only rises.
         """
         if self._kept is not None:
-            is_same = publish(self.live).decode() == self._kept.published
+            is_same = publish(self.live).decode() == self._kept.published and self._kept.topic == self._topic
             return self._kept.number if is_same and self._kept.number >= self._first else newest + 1
         is_same = publish(self.live).decode() == self._facts["rules"]
         return newest if is_same and newest == self._first else newest + 1
