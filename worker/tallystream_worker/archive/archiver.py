@@ -95,6 +95,7 @@ class PartitionArchiver:
         Raises:
             KeyLost: the group is missing, and the partition has lost a sentinel, or a stream that had entries.
             ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
+            CodecError: files are ahead of the group, and one has a damaged row `raw`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         newest = self._store.newest(self.partition)
@@ -155,7 +156,9 @@ class PartitionArchiver:
         Raises:
             StreamError: the group does not exist, or entries were trimmed before they were archived.
             ArchiveError: the file could not be written, or the archive not be read; call again to write it.
-            redis.RedisError: the file may be written or not; call again to finish it.
+            CodecError: files are ahead of the group, and one has a damaged row `raw`.
+            redis.RedisError: the file may be written or not; call again to finish it. `NOGROUP` if the group was lost
+                during the call: first call `ensure_group`.
         """
         position = self._position()
         if position is None:
@@ -200,7 +203,8 @@ class PartitionArchiver:
             count: Number of entries in the file.
 
         Raises:
-            redis.ResponseError: `NOGROUP` if the group does not exist.
+            redis.RedisError: the server did not answer, or refused a command. `NOGROUP` if the group does not exist;
+                then, too, the file was removed if that was necessary.
             ArchiveError: the archive cannot be listed, or a file not be read or removed.
         """
         try:
@@ -253,6 +257,11 @@ class PartitionArchiver:
             `False` if no file is ahead, or the server still has the claim of the newest file: the caller continues with
             its claim. `True` otherwise: the claim is gone, or another archiver has changed the position or the claim,
             and the caller must begin again with the position.
+
+        Raises:
+            ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
+            CodecError: a file has a damaged row `raw`.
+            redis.RedisError: the server did not answer, or refused a command; entries may be set aside already.
         """
         newest = self._store.newest(self.partition)
         if newest is None or newest.last <= parse_id(position):

@@ -36,7 +36,9 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
 
     Raises:
-        ConfigurationError: the generation is live in a partition, or for readers, as `deployment` was read.
+        ConfigurationError: the generation is live in a partition, or for readers, as `deployment` was read. Nothing was
+            removed.
+        redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
     if any(keys.generation == generation for keys in deployment.layout.keys) or generation == deployment.generation:
         raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class WorkerPool:
-    """Counts all partitions of one topic until it is stopped.
+    """Counts all partitions of one topic from `start` until `stop`; `health` has the state of each.
 
     Args:
         settings: The configuration.

@@ -57,7 +57,7 @@ class LiveRules(msgspec.Struct, frozen=True):
         changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
         places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
             `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
-            had not counted. A partition that has lost its keys is missing.
+            had not counted. A partition that has lost its keys, or that a restore has closed, is missing.
     """
 
     epoch: str
@@ -72,20 +72,28 @@ class LiveRules(msgspec.Struct, frozen=True):
 
     @property
     def rules(self) -> Rules:
-        """The rules."""
+        """The rules in `published`, read at each access.
+
+        Raises:
+            ConfigurationError: this release cannot read them.
+        """
         return read_rules(self.published.encode())
 
 
 def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
     """Return the rules of a server before a restore; of an interrupted restore, those that it has noted.
 
-    If the hash that describes the topic to restore is lost, they are those of the last recorded change. Return `None`
-    if there are none, or if this release cannot read them.
+    If the hash that describes the topic to restore is lost, or lacks a field, they are those of the last recorded
+    change. Return `None` if there are none, or if this release cannot read them. It is not checked whether the rules
+    are of the data of the snapshot (see `kept_rules`), nor whether this release can read those that were noted.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
-        root: The fields of the server's root hash.
+        root: The fields of the server's root hash; empty if there is none.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     if RESTORING.encode() in root:
         noted = root.get(LIVE_RULES.encode())
@@ -116,7 +124,10 @@ def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, by
 
 
 def _last_recorded(client: redis.Redis, layout: Layout) -> LiveRules | None:
-    """Return the rules of the last recorded change in a topic whose description is lost; `None` if there is none."""
+    """Return the rules of the last recorded change in a topic whose description is lost; `None` if there is none.
+
+    Also return `None` if the change does not state its epoch, or if this release cannot read the rules.
+    """
     changes = _changes(client, layout)
     if not changes or "epoch" not in changes[-1][1]:
         return None
@@ -145,7 +156,10 @@ def _changes(client: redis.Redis, layout: Layout) -> list[tuple[str, dict[str, s
 
 
 def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, dict[int, str]]:
-    """Return the places of all partitions in the generations of a layout: see `LiveRules.places`."""
+    """Return, by partition, the places in the generations of a layout: see `LiveRules.places`.
+
+    `number` is that of the live rules. A partition that `_places` returns `None` for is left out.
+    """
     found = {partition: _places(client, keys, number) for partition, keys in enumerate(layout.keys)}
     return {partition: places for partition, places in found.items() if places is not None}
 
@@ -160,6 +174,9 @@ def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | 
 
     They must not if they are of other data, or older than those of the snapshot because the server has lost data. They
     cannot if they turn `spread` off for a metric whose events are in every partition of the snapshot's topic.
+
+    Raises:
+        ConfigurationError: this release cannot read the live rules.
     """
     if live is None or live.epoch != facts["epoch"] or live.newest < int(facts["revision"]):
         return None
@@ -173,7 +190,7 @@ class Course:
 
     A place has two IDs, see `PartitionKeys.adopted`. Rules count the entries from the first ID on. But a decided event
     is counted when it is appended: rules count it only if its entry is after the second ID, which was the last one of
-    the stream when the partition began to follow the rules.
+    the stream when the partition began to follow the rules. `fold` counts entries so.
 
     Args:
         steps: The place at which the partition began to follow rules; their number; and the rules. The first step has
@@ -191,7 +208,11 @@ class Course:
         return {number: place for place, number, _ in self._steps[1:]}
 
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
-        """Return a fold that counts each entry by its rules; `make` returns the fold for given rules."""
+        """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
+
+        One call of the fold counts only entries with the earliest rules of those given; it returns the result, and the
+        other entries, for the next call.
+        """
         folds = [make(rules) for _, _, rules in self._steps]
 
         def fold(
@@ -221,6 +242,9 @@ class RestoredRules:
         layout: The layout of the topic to restore.
         live: The rules that were live before the restore; `None` if there were none.
         lacking: The retractions that the counters of the snapshot lack.
+
+    Raises:
+        ConfigurationError: this release cannot read the rules of the snapshot, or those of `live`.
     """
 
     def __init__(
@@ -257,12 +281,12 @@ class RestoredRules:
         return newest if is_same and newest == self._first else newest + 1
 
     def changes(self) -> list[tuple[str, dict[str, str]]]:
-        """Return the recorded changes of the rules, oldest first: the ID and the fields of each."""
+        """Return the changes of the rules that the snapshot or the kept rules record, oldest first: ID and fields."""
         found = {**dict(recorded_changes(self._facts)), **dict(self._kept.changes if self._kept is not None else [])}
         return sorted(found.items(), key=lambda change: parse_id(change[0]))
 
     def course(self, partition: int, position: SnapshotPosition, generations: Sequence[int]) -> Course:
-        """Return the course of the rules in a partition after the snapshot.
+        """Return the course of the rules in a partition after the snapshot; without kept rules, those of the snapshot.
 
         All of them have the retractions and the retention of `live`: a bucket that is kept now is not removed again.
 
@@ -296,7 +320,10 @@ class RestoredRules:
         return Course([("", number, rules[number]), *later])
 
     def _at_publication(self, newest: int) -> dict[int, str]:
-        """Return places for the changes of the rules after those of the snapshot, up to a number."""
+        """Return places, by number, for the changes of the rules after those of the snapshot, up to and with a number.
+
+        They are the moments at which the changes were recorded.
+        """
         return {
             int(fields["number"]): _at_publication(name)
             for name, fields in self.changes()
@@ -304,7 +331,10 @@ class RestoredRules:
         }
 
     def _recorded(self) -> dict[int, Rules]:
-        """Return the rules that are recorded, by number, with the retractions and the retention of `live`."""
+        """Return the rules that are recorded, by number, with the retractions and the retention of `live`.
+
+        Rules that this release cannot read are left out. The number of the kept rules has `live` itself.
+        """
         found = {}
         for _, fields in self.changes():
             with suppress(ConfigurationError):  # this release cannot read them
@@ -316,7 +346,10 @@ class RestoredRules:
 
 
 def _keeping(rules: Rules, live: Rules) -> Rules:
-    """Return rules that keep buckets for as long as the live rules do; if an alert needs older ones, return `rules`."""
+    """Return `rules` with the retention of the live rules; if an alert needs older buckets, return `rules` unchanged.
+
+    A metric that the live rules lack keeps its own retention.
+    """
     metric = {
         name: replace(rule, retention=live.metric[name].retention) if name in live.metric else rule
         for name, rule in rules.metric.items()
@@ -327,7 +360,11 @@ def _keeping(rules: Rules, live: Rules) -> Rules:
 
 
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
-    """Return the places of a partition in its live generation, see `LiveRules.places`; `None` if its keys are lost."""
+    """Return the places of a partition in its live generation, by number of rules: see `LiveRules.places`.
+
+    `number` is that of the live rules; 0 adds no place. Return `None` if the partition has lost the key of its live
+    generation, or if a restore has closed it.
+    """
     live: Any = client.get(keys.live)
     if live is None or restoring_number(live):
         return None
@@ -340,7 +377,11 @@ def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, 
 
 
 def _uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the first entry that the live generation has not counted, and the last ID; `None` without the group."""
+    """Return the place of the first entry that the live generation has not counted: an ID, a space, and the last ID.
+
+    The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. Return
+    `None` without the stream or its consumer group.
+    """
     with suppress(ResponseError):  # no stream
         about: Any = client.xinfo_stream(keys.stream)
         last = about["last-generated-id"].decode()

@@ -32,7 +32,7 @@ _COLUMNS: Final = ["received", "received_n", "events", "producer", "sequence", "
 
 
 class ArchivedLinks:
-    """The archive of one partition; `check_files` comes before the other methods.
+    """The archive of one partition, and what is wrong with its files; call `check_files` before the other methods.
 
     Args:
         client: The server; its consumer group tells what is archived.
@@ -41,8 +41,11 @@ class ArchivedLinks:
         number: The number of the partition.
         report: Gets the faults of the files.
 
+    The files are listed when the object is made: `check_files` checks them, and `links` yields their entries.
+
     Raises:
         ArchiveError: the archive cannot be listed.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
 
     def __init__(
@@ -95,11 +98,11 @@ class ArchivedLinks:
         return self._begins < id_ <= self._position
 
     def is_unreadable(self, id_: StreamID) -> bool:
-        """Return whether an entry is in the range of a file that was reported because it cannot be read."""
+        """Return whether an ID is in the range of a file that was reported, so far, because it cannot be read."""
         return any(file.first <= id_ <= file.last for file in self._unreadable)
 
     def check_files(self, held: StreamID | None) -> None:
-        """Report files that overlap or cannot be read, and gaps before, between and after them.
+        """Report files that overlap or cannot be read, and gaps before, between and after them; set `lost`.
 
         Without files, report a fault only if the stream still has entries that are marked as archived. If the archive
         begins after the first entry that was ever appended, and the stream has no earlier one either, report a limit

@@ -199,5 +199,5 @@ class Finding:
 
     @property
     def kind(self) -> Kind:
-        """The meaning of the finding, and the command that mends it."""
+        """The meaning of the finding, and the command that mends it; `KeyError` if `name` is not in `KINDS`."""
         return KINDS[self.name]
