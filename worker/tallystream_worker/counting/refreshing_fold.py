@@ -45,8 +45,8 @@ class RefreshingFold:
     ) -> tuple[FoldResult, Sequence[Entry]]:
         """Fold entries as `Fold` does; if the rules may be outdated, fold again by the published rules if they differ.
 
-        First `follow` the number of the last `notice`. Later calls use the newer rules. The batch has the number of the
-        rules that it was folded by in `revision`.
+        Arguments and result are those of `Fold`. First `follow` the number of the last `notice`. Later calls use the
+        newer rules. `revision` of the returned `FoldResult` is the number of the rules that it was folded by.
 
         Any error of `latest` and of the fold is raised.
         """

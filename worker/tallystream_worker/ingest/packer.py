@@ -157,7 +157,11 @@ class EventPacker:
             self._packs[partition].add_units(metric, minute, subjects, events)
 
     def splits(self, begin: int, end: int) -> bool:
-        """Return whether some events from offset `begin` to before `end` may be appended already, and some not."""
+        """Return whether, of some partition, events from offset `begin` to before `end` may be appended in part.
+
+        If not, of each partition either all these events were appended before, or none: see `is_known`. Which of the
+        two is true may differ between partitions.
+        """
         return any(begin < offset < end for offset in self.offsets) or any(
             begin < max(marks) and min(marks) < end for marks in self._earlier_offsets
         )
