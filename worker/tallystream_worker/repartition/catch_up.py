@@ -101,7 +101,10 @@ class CatchUpCounter:
         """Return a text on why entries are not counted yet; empty if no entry waits.
 
         It states the error of the first pending entry, or, without an error in this process, the consumer that has
-        fetched it; if no entry is pending, that entries were not read. The errors are those of `waiting`.
+        fetched it; if no entry is pending, that entries were not read.
+
+        Raises:
+            redis.RedisError: a stream or its consumer group is missing, or the server does not reply.
         """
         for keys in self._deployment.layout.keys:
             pending: list[dict[str, Any]] = self._client.xpending_range(keys.stream, keys.group, "-", "+", 1)

@@ -75,7 +75,7 @@ class Database:
             url = f"sqlite:///{url}"
         try:
             self._engine = create_engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:  # ValueError: the port
             raise ConfigurationError(
                 f"snapshot.url cannot be used: {error}. Write a file, or postgresql://USER:PASSWORD@HOST/NAME "
                 "(that needs: pip install 'tallystream-worker[postgresql]')"
