@@ -1080,8 +1080,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/live_rules.py",
-                "bisect_right(self._firsts, parse_id(entry.id)) for entry in entries",
-                "len(self._firsts) for entry in entries",
+                "return bisect_right(self._firsts, parse_id(entry.id))",
+                "return len(self._firsts)",
             ),
         ),
         tests=(f"{_KEPT_RULES}::test_events_are_counted_by_the_rules_that_counted_them",),
