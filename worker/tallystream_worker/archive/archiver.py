@@ -55,6 +55,22 @@ _SETTLE: Final = Script("tallystream_worker.archive", "settle")
 _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
 
 
+def archived_until(client: redis.Redis, stream: str) -> str | None:
+    """Return the ID up to which the entries of a stream are archived; `None` if nothing archives it.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused the command for another reason than a missing stream.
+    """
+    try:
+        groups: list[dict[str, Any]] = client.xinfo_groups(stream)
+    except ResponseError as error:
+        if is_key_missing(error):
+            return None
+        raise
+    found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
+    return next((id_.decode() for id_ in found), None)
+
+
 class PartitionArchiver:
     """Archives one partition: call `ensure_group`, then `run_once` until it returns `None`.
 
@@ -339,14 +355,7 @@ class PartitionArchiver:
         return found
 
     def _position(self) -> str | None:
-        try:
-            groups: list[dict[str, Any]] = self._client.xinfo_groups(self._keys.stream)
-        except ResponseError as error:
-            if is_key_missing(error):
-                return None
-            raise
-        found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
-        return next((id_.decode() for id_ in found), None)
+        return archived_until(self._client, self._keys.stream)
 
     def _lost(self, position: StreamID, first: StreamID) -> str:
         """Return the ID up to which entries between the last archived one and a later one are lost, `""` if none are.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -312,7 +313,7 @@ class RestoredRules:
             places = {**self._at_publication(min(places, default=kept.number + 1) - 1), **places}
         if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
             places = {**places, kept.number: f"{after} {position.generated}"}
-        rules = {**self._recorded(), number: self.to_load}
+        rules = {**self._recorded, number: self.to_load}
         if number in places and _is_after(places[number], position):
             # The rules of the snapshot were published before it, and the partition followed them only after it.
             number = max((each for each in rules if each < number), default=number)
@@ -325,11 +326,12 @@ class RestoredRules:
         They are the moments at which the changes were recorded.
         """
         return {
-            int(fields["number"]): _at_publication(name)
+            int(fields["number"]): _moment(name)
             for name, fields in self.changes()
             if self._first < int(fields["number"]) <= newest
         }
 
+    @cached_property
     def _recorded(self) -> dict[int, Rules]:
         """Return the rules that are recorded, by number, with the retractions and the retention of `live`.
 
@@ -408,6 +410,6 @@ def _is_after(place: str, position: SnapshotPosition) -> bool:
     return is_later or _first(place) > following(parse_id(position.floor))
 
 
-def _at_publication(name: str) -> str:
+def _moment(name: str) -> str:
     """Return the place that stands for a lost one: the moment at which a change of the rules was recorded."""
     return "{0}-0 {0}-0".format(name.partition("-")[0])

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tallystream.client.replies import is_key_missing
 from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
@@ -206,20 +205,12 @@ def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
         start = row
 
 
-def _position(client: Any, stream: str) -> StreamID | None:
+def _position(client: redis.Redis, stream: str) -> StreamID | None:
     """Return the ID up to which entries are archived; `None` if nothing archives the stream."""
-    from redis.exceptions import ResponseError  # noqa: PLC0415
+    from tallystream_worker.archive.archiver import archived_until  # noqa: PLC0415  # pyarrow is an extra
 
-    from tallystream_worker.archive.archiver import ARCHIVE_GROUP  # noqa: PLC0415  # pyarrow is an extra
-
-    try:
-        groups = client.xinfo_groups(stream)
-    except ResponseError as error:
-        if is_key_missing(error):
-            return None
-        raise
-    found = next((each for each in groups if each["name"] == ARCHIVE_GROUP.encode()), None)
-    return None if found is None else parse_id(found["last-delivered-id"].decode())
+    found = archived_until(client, stream)
+    return None if found is None else parse_id(found)
 
 
 def _text(id_: StreamID) -> str:
