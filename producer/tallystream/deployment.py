@@ -217,7 +217,7 @@ class Deployment:
         layout = fields[b"layout"].decode(errors="replace")
         if layout != str(LAYOUT):
             raise ConfigurationError(
-                f"{live.meta} has layout version {layout!r}, but this release reads and writes {LAYOUT}: "
+                f"{live.meta} has layout version {layout}, but this release reads and writes {LAYOUT}: "
                 f"{_remedy(layout)}"
             )
         found = int(fields[b"partitions"])

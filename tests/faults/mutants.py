@@ -1036,6 +1036,39 @@ MUTANTS: Final = (
         tests=(f"{_KEPT_RULES}::test_rules_that_turn_spread_off_do_not_stay",),
     ),
     Mutant(
+        "decisions-follow-the-waiting-entries",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "        if was_decided(entry.fields):",
+                "        if False:",
+            ),
+        ),
+        tests=(f"{_KEPT_RULES}::test_decided_events_keep_their_outcome",),
+    ),
+    Mutant(
+        "first-rules-of-a-partition-forgotten",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "        elif parse_id(position.generated) == (0, 0):",
+                "        elif False:",
+            ),
+        ),
+        tests=(f"{_KEPT_RULES}::test_a_partition_that_had_counted_nothing_follows_each_change",),
+    ),
+    Mutant(
+        "published-rules-taken-for-followed-ones",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "if number in places and _is_after(places[number], position):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_KEPT_RULES}::test_rules_that_were_published_but_not_followed_at_the_snapshot",),
+    ),
+    Mutant(
         "restore-with-rules-that-the-server-went-back-to",
         (
             Edit(
@@ -1051,8 +1084,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/live_rules.py",
-                "bisect_right(self._firsts, parse_id(entry.id)) for entry in entries",
-                "len(self._firsts) for entry in entries",
+                "return bisect_right(self._firsts, parse_id(entry.id))",
+                "return len(self._firsts)",
             ),
         ),
         tests=(f"{_KEPT_RULES}::test_events_are_counted_by_the_rules_that_counted_them",),

@@ -228,7 +228,10 @@ def id_period(ids: str, minute: int) -> Bucket:
 
 
 def labelled_id_period(ids: str, label: str) -> Bucket | None:
-    """Return the period of ids with a label that `id_period` makes; `None` if it makes no such label."""
+    """Return the period of ids with a label that `id_period` makes; `None` if it makes no such label.
+
+    `ids` is the rule: `minute`, `hour`, `day` or `month`.
+    """
     return labelled(id_window(ids), label)
 
 

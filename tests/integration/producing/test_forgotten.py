@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -24,6 +25,9 @@ from tests.harness import Harness
 from tests.proxy import Proxy
 from tests.silence import pass_days
 from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -116,6 +120,18 @@ def test_a_new_producer_in_an_old_deployment(harness):
     assert len(appender.send()[0]) == 1
 
 
+def refusing_once(partition: int) -> tuple[list[int], Callable[..., None]]:
+    """Return a function for `on_rename` that fails once, for one partition, and a list that is empty after that."""
+    refused = [partition]
+
+    def record(partition: int, *_: object) -> None:
+        if refused == [partition]:
+            refused.clear()
+            raise SpoolError("the disk is full")
+
+    return refused, record
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["first entry", "later entry"])
 def test_an_entry_without_a_reply_is_not_sent_again_after_a_long_silence(harness, first):
     """If the reply to an append is lost and the server forgets the producer, the entry is not appended again."""
@@ -138,13 +154,7 @@ def test_an_entry_without_a_reply_is_not_sent_again_after_a_long_silence(harness
 
 def test_given_up_entries_are_reported_although_another_queue_fails(server):
     """If the new name of a queue cannot be recorded, the entries that another gave up are returned by the next send."""
-    refused = [1]
-
-    def record(partition: int, *_: object) -> None:
-        if refused == [partition]:
-            refused.clear()
-            raise SpoolError("the disk is full")
-
+    refused, record = refusing_once(1)
     with Harness(server.url, partitions=2) as harness, Proxy(harness.url) as proxy:
         appender = begun(harness, harness.connect(proxy.url), record)
         push(appender, "a", partitions=2)
@@ -167,13 +177,7 @@ def test_given_up_entries_are_reported_although_another_queue_fails(server):
 
 def test_a_rollback_whose_new_name_cannot_be_recorded(harness):
     """A rollback under a new name changes nothing until the name is recorded; then its losses are counted once."""
-    refused = [0]
-
-    def record(partition: int, *_: object) -> None:
-        if refused == [partition]:
-            refused.clear()
-            raise SpoolError("the disk is full")
-
+    refused, record = refusing_once(0)
     appender = begun(harness, on_rename=record)
     push(appender, "a", "b")
     finish(appender)

@@ -13,11 +13,13 @@ import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tallystream.producing.decider import Decider
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.metrics import publish as publish_text
 from tallystream.storage.rule_changes import read_changes
+from tallystream.wire.event import Event
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
@@ -33,6 +35,7 @@ from tallystream_worker.snapshot.partition_restore import PartitionRestore
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +152,51 @@ def test_events_are_counted_by_the_rules_that_counted_them(world):
         world.emit("view")
     before = world.state()
     assert before[0]["view", "a"] == 4
+    world.restore()
+    assert world.state() == before
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_decided_events_keep_their_outcome(world, limit):
+    """What `decide` accepted or rejected while entries waited stays so, although the limit was changed then."""
+    world.emit("view")
+    world.snapshot()
+    world.emit("view", count=False)
+    decider = Decider(world.client, Deployment.load(world.client))
+    assert [decider(Event("view", "a")).accepted for _ in range(3)] == [True, False, False]
+    world.publish(Rules({"view": Metric(ids=None, limit=limit, per="total")}))
+    world.emit("view")
+    before = world.state()
+    world.restore()
+    assert world.state() == before
+
+
+def test_a_partition_that_had_counted_nothing_follows_each_change(world):
+    """If a partition had no event at the snapshot, its later events are counted by the rules of their time too."""
+    world.snapshot()
+    for rules, events in ((NEW, 4), (Rules({"view": Metric(ids=None, limit=3, per="total")}), 1)):
+        soon = time.time() * 1000 + 2
+        until(lambda soon=soon: time.time() * 1000 > soon, what="2 ms, because a change has its time as its place")
+        world.publish(rules)
+        until(lambda soon=soon: time.time() * 1000 > soon + 4, what="another 2 ms")
+        for _ in range(events):
+            world.emit("view")
+    before = world.state()
+    assert before[0]["view", "a"] == 4
+    world.restore()
+    assert world.state() == before
+
+
+def test_rules_that_were_published_but_not_followed_at_the_snapshot(world):
+    """If a partition followed the rules of the snapshot only after it, the events before are counted as before."""
+    world.emit("view")
+    late = Decider(world.client, Deployment.load(world.client))
+    world.publish(Rules({"view": Metric(ids=None, limit=1, per="total")}))
+    world.snapshot()
+    assert all(late(Event("view", subject)).accepted for subject in SUBJECTS)
+    world.emit("view")
+    before = world.state()
+    assert before[0]["view", "a"] == 2
     world.restore()
     assert world.state() == before
 

@@ -43,7 +43,7 @@ class World:
             with Producer(harness.url, entry_events=10) as producer:
                 for n in range(500):
                     producer.emit("view", f"s{n % 50}")
-                    producer.emit("vote", f"s{n % 7}", actor=f"u{n}", amount=turn + 1)
+                    producer.emit("vote", f"s{n % 7}", actor=f"u{n}", amount=1 - 2 * turn)
             harness.drain()
             if turn == 0:
                 Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()

@@ -402,7 +402,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
             "changed": f"UPDATE {table} SET {column} = {column} || '1' WHERE rowid = (SELECT MAX(rowid) FROM {table})",  # noqa: S608
             "removed": f"DELETE FROM {table} WHERE rowid = (SELECT MIN(rowid) FROM {table})",  # noqa: S608
         }.items()
+        if table != "dead"  # there is none
     },
+    "a row is added to the snapshot's dead": (
+        partial(change_table, statement="INSERT INTO dead VALUES (0, '5-0', x'90')"), {"snapshot.damaged"},
+    ),
     "the snapshot has no position": (lambda w: change_table(w, "DELETE FROM positions"), {"snapshot.missing"}),
     "the snapshot is of other data": (
         lambda w: change_table(w, "UPDATE facts SET value = 'x' WHERE name = 'epoch'"), {"snapshot.other"},

@@ -32,8 +32,9 @@ Change = tuple[str, str, float]
 class AlertEvaluator:
     """Fires and resolves the alerts with `over` or `rate`, and ends the alerts with `window` when their bucket is over.
 
-    The script that counts makes all other changes, when it counts an event: those of alerts on a total, and those of
-    alerts with `window` within the bucket. Several evaluators may run: the script makes each change once.
+    Each call of `run_once` is one pass over all alerts. The script that counts makes all other changes, when it counts
+    an event: those of alerts on a total, and those of alerts with `window` within the bucket. Several evaluators may
+    run: the script makes each change once.
 
     Args:
         client: The connection to the counters.
@@ -111,6 +112,10 @@ class AlertEvaluator:
 
         Each end is notified. If the outbox is full, the other subjects stay firing, for the next passes. An end
         that is not notified before the current bucket ends too is never notified.
+
+        Raises:
+            KeyLost: the partition has lost a key, and an alert has to be ended.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         assert alert.window is not None  # noqa: S101  # checked by the caller
         current = bucket(alert.window, int(now) // 60, self._rules.zone)

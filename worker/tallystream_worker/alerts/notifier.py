@@ -110,6 +110,8 @@ class Notification:
 class Notifier:
     """Delivers the notifications in the outboxes of one topic; several workers share them as one consumer group.
 
+    Each call of `run_once` is one pass.
+
     Args:
         client: The connection to the outboxes.
         layout: The keys of the outboxes.
@@ -146,17 +148,21 @@ class Notifier:
 
         Blocks while it posts. A URL that does not reply takes about 10 seconds (without a connection, 10 seconds for
         each address of its host), and as long again for each notification older than a day, which is abandoned. While
-        this object has 1,000 undelivered notifications, whatever their URL, it reads no new ones. About every 30
-        seconds, it also takes over those that another worker has read and left undelivered (see `CLAIM_IDLE`). The
-        first call creates the consumer groups of the outboxes. A call that finds a group lost raises the error; the
-        next call creates the groups again.
+        this object has 1,000 undelivered notifications or more, whatever their URL, it reads no new ones. About every
+        30 seconds, it also takes over those that another worker has read and left undelivered (see `CLAIM_IDLE`). The
+        first call creates missing consumer groups of the outboxes, and also reads notifications (at most 100 in each
+        partition) that an earlier process of the same consumer name left undelivered. A call that finds a group lost
+        raises the error; the next call creates the groups again.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook
             are included.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command. Notifications that were posted just
+                before may be posted again.
+
+        A failed delivery raises no error.
         """
         if not self._begun:
             for keys in self._layout.keys:

@@ -45,11 +45,13 @@ class AlertDelivery:
     def run_once(self) -> None:
         """Deliver the notifications that are due, of the live topic and of the kept one; see `Notifier.run_once`.
 
-        Do nothing if the data was deleted or replaced, or a restore has not finished.
+        Do nothing if the data was deleted or replaced, or a restore has not finished. The call blocks while it posts. A
+        delivery that fails raises no error.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
-            ConfigurationError: the stored data is of another release.
+            ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
         """
         try:
             found = self._deployment.reload(self._client)

@@ -55,6 +55,22 @@ _SETTLE: Final = Script("tallystream_worker.archive", "settle")
 _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
 
 
+def archived_until(client: redis.Redis, stream: str) -> str | None:
+    """Return the ID up to which the entries of a stream are archived; `None` if nothing archives it.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused the command for another reason than a missing stream.
+    """
+    try:
+        groups: list[dict[str, Any]] = client.xinfo_groups(stream)
+    except ResponseError as error:
+        if is_key_missing(error):
+            return None
+        raise
+    found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
+    return next((id_.decode() for id_ in found), None)
+
+
 class PartitionArchiver:
     """Archives one partition: call `ensure_group`, then `run_once` until it returns `None`.
 
@@ -95,6 +111,7 @@ class PartitionArchiver:
         Raises:
             KeyLost: the group is missing, and the partition has lost a sentinel, or a stream that had entries.
             ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
+            CodecError: files are ahead of the group, and one has a damaged row `raw`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         newest = self._store.newest(self.partition)
@@ -155,7 +172,9 @@ class PartitionArchiver:
         Raises:
             StreamError: the group does not exist, or entries were trimmed before they were archived.
             ArchiveError: the file could not be written, or the archive not be read; call again to write it.
-            redis.RedisError: the file may be written or not; call again to finish it.
+            CodecError: files are ahead of the group, and one has a damaged row `raw`.
+            redis.RedisError: the file may be written or not; call again to finish it. `NOGROUP` if the group was lost
+                during the call: first call `ensure_group`.
         """
         position = self._position()
         if position is None:
@@ -200,7 +219,8 @@ class PartitionArchiver:
             count: Number of entries in the file.
 
         Raises:
-            redis.ResponseError: `NOGROUP` if the group does not exist.
+            redis.RedisError: the server did not answer, or refused a command. `NOGROUP` if the group does not exist;
+                then, too, the file was removed if that was necessary.
             ArchiveError: the archive cannot be listed, or a file not be read or removed.
         """
         try:
@@ -253,6 +273,11 @@ class PartitionArchiver:
             `False` if no file is ahead, or the server still has the claim of the newest file: the caller continues with
             its claim. `True` otherwise: the claim is gone, or another archiver has changed the position or the claim,
             and the caller must begin again with the position.
+
+        Raises:
+            ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
+            CodecError: a file has a damaged row `raw`.
+            redis.RedisError: the server did not answer, or refused a command; entries may be set aside already.
         """
         newest = self._store.newest(self.partition)
         if newest is None or newest.last <= parse_id(position):
@@ -330,14 +355,7 @@ class PartitionArchiver:
         return found
 
     def _position(self) -> str | None:
-        try:
-            groups: list[dict[str, Any]] = self._client.xinfo_groups(self._keys.stream)
-        except ResponseError as error:
-            if is_key_missing(error):
-                return None
-            raise
-        found = (group["last-delivered-id"] for group in groups if group["name"] == ARCHIVE_GROUP.encode())
-        return next((id_.decode() for id_ in found), None)
+        return archived_until(self._client, self._keys.stream)
 
     def _lost(self, position: StreamID, first: StreamID) -> str:
         """Return the ID up to which entries between the last archived one and a later one are lost, `""` if none are.

@@ -18,7 +18,7 @@ def entries(store: Store, partition: int, after: str = "0-0", before: str | None
     """Yield the archived entries of a partition, each once, in order; they fold to the same batches as the originals.
 
     Entries that are missing at the end are not noticed: if no file has the last entries of the range, the iterator ends
-    after those that are there, without an error.
+    after those that are there, without an error. Entries that only the counters have (`Join.lost`) are passed over.
 
     Args:
         store: The archive.
@@ -29,6 +29,10 @@ def entries(store: Store, partition: int, after: str = "0-0", before: str | None
     Raises:
         ArchiveError: a file cannot be read, or is missing between two others, or between `after` and the first one
             (not checked if `after` is `0-0`).
+        CodecError: a file has a damaged row `raw`.
+        ValueError: `after` or `before` is not a stream ID.
+
+    Errors are raised while the entries are iterated.
     """
     behind, end = parse_id(after), None if before is None else parse_id(before)
     for file in store.files(partition, behind):

@@ -17,9 +17,10 @@ _COLUMNS: Final = ["events", "producer", "raw"]
 def later_events(url: str, namespace: str, topic: int) -> dict[int, int]:
     """Return, by number of each topic after `topic`, its archived events that were not copied from the topic before.
 
-    Topics without such events are left out: a repartition to them may not have finished. The files of a partition are
-    read from the last to the first, up to one that has only copies and is before one that has other events. Late copies
-    may form such a file, so the number may be too small, but it is 0 only if every event is a copy.
+    Topics without such events, or without a manifest, are left out: a repartition to them may not have finished. The
+    files of a partition are read from the last to the first, up to one that has only copies and is before one that has
+    other events. Late copies may form such a file, so the number may be too small. But a topic with a manifest is left
+    out only if all its events are copies.
 
     Args:
         url: Folder or URL of the archive.
@@ -28,6 +29,7 @@ def later_events(url: str, namespace: str, topic: int) -> dict[int, int]:
 
     Raises:
         ArchiveError: the archive cannot be listed or read.
+        CodecError: a file has a damaged row `raw`.
         ConfigurationError: the URL cannot be used.
     """
     found = {}

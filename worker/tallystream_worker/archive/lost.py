@@ -72,6 +72,7 @@ def find_lost(
 
     Raises:
         ArchiveError: a file cannot be read.
+        CodecError: a file has a damaged row `raw`.
         redis.RedisError: the server did not answer, or refused a command.
     """
     common, until, entries, events = position, position, 0, 0
@@ -115,6 +116,7 @@ def set_aside(store: Store, partition: int, files: Sequence[File], after: str, m
 
     Raises:
         ArchiveError: a file cannot be read, written or removed.
+        CodecError: a file has a damaged row `raw`.
     """
     branch = parse_id(after)
     for file in reversed([file for file in files if file.last > branch]):

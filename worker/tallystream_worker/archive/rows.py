@@ -185,6 +185,9 @@ def entries_of(table: pa.Table) -> Iterator[Entry]:
 
     Args:
         table: A table with the columns of `SCHEMA`, its rows in the order of `Rows.table`.
+
+    Raises:
+        CodecError: a row `raw` has another form than `Rows` writes; raised when its entry is asked for.
     """
     table = table.combine_chunks()
     runs = {name: _Runs(table, name) for name in ("received", "received_n", "kind", "metric", "producer", "sequence")}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Archive:
-    """Archives all partitions of a deployment.
+    """Archives all partitions of a deployment: each call of `run_once` writes what is new.
 
     Args:
         client: The client of the server that has the streams.
@@ -66,6 +66,13 @@ class Archive:
         """Store on the server, for monitoring, how many lost entries were not sent again, by the files that have them.
 
         These are the files of all topics. A process may die after it set entries aside: the next one finds the files.
+        Nothing is stored if the server has this number already.
+
+        Raises:
+            ArchiveError: a folder cannot be listed, or a file cannot be read.
+            redis.RedisError: the server did not answer, or refused a command.
+
+        Any error of `process.description.note` is raised too.
         """
         missing = sum(store.missing() for store in self._stores)
         stored: Any = self._client.hget(self._layout.meta, ARCHIVE_LOST)
@@ -97,8 +104,9 @@ class Archive:
             settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
 
         Raises:
-            KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`.
-            StreamError, ArchiveError, redis.RedisError: see `PartitionArchiver`; call again to continue.
+            KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`; or the number of lost entries has
+                changed, and the hash of a later topic is lost.
+            StreamError, ArchiveError, CodecError, redis.RedisError: see `PartitionArchiver`; call again to continue.
             DeploymentChanged, ConfigurationError: the number of lost entries has changed, and could not be stored on
                 the server, because the deployment was replaced or cannot be read.
         """
@@ -143,6 +151,8 @@ def _texts(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 class LiveArchive:
     """Archives the live topic; after a repartition, only the new topic, to which the old entries were copied.
 
+    Each call of `run_once` is one pass. The object writes or checks the manifest when it is made.
+
     Args:
         client: The client of the server that has the streams.
         url: The URL of the archive.
@@ -151,6 +161,7 @@ class LiveArchive:
 
     Raises:
         ArchiveError: the files are the archive of other data, or their manifest cannot be read or written.
+        ConfigurationError: the URL cannot be used.
     """
 
     def __init__(self, client: redis.Redis, url: str, deployment: Deployment, log: FilteringBoundLogger) -> None:
@@ -170,8 +181,10 @@ class LiveArchive:
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            StreamError: see `PartitionArchiver.run_once`; `KeyLost`, one of its kinds, see its `ensure_group`.
+            StreamError: see `PartitionArchiver.run_once`. One of its kinds is `KeyLost`: the hash of the live topic, or
+                a key of a partition, is lost.
             ArchiveError: a file could not be read, written or removed, or the files are the archive of other data.
+            CodecError: a file has a damaged row `raw`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
@@ -193,8 +206,8 @@ class LiveArchive:
 def archive_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that archives to `[archive] url` every `[archive] every`.
 
-    The service is not started, but the manifest is checked, or written if there is none. The caller must check that
-    `[archive] url` is not empty: an empty one is the working directory.
+    The service is not started, but the manifest is checked, or written if there is none, and gets the live retractions.
+    The caller must check that `[archive] url` is not empty: an empty one is the working directory.
 
     Raises:
         ArchiveError: the files at the URL are the archive of other data, or the manifest cannot be read or written.

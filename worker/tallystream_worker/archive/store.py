@@ -104,6 +104,9 @@ class Join:
 class Store:
     """The files of one topic's archive, under one URL.
 
+    `claim` checks or writes the manifest, `put` writes a file, `files` lists the files of a partition, and `read`
+    returns the rows of one.
+
     Args:
         url: A folder (an empty text is the working directory), or a URL that `pyarrow.fs.FileSystem.from_uri` accepts:
             `s3://bucket/path`, `gs://`, `abfs://`, `hdfs://`, `fsspec+<protocol>://`.
@@ -205,7 +208,7 @@ class Store:
             self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(found | {_RETRACTED: retracted}))
 
     def retracted(self) -> list[Retraction]:
-        """Return the retractions that `note` wrote last; empty if it has written none, or there is no manifest.
+        """Return the retractions in the manifest, which `note` wrote last; empty if there are none, or no manifest.
 
         Raises:
             ArchiveError: the manifest cannot be read.
@@ -546,7 +549,12 @@ _ENCODING: Final[dict[str, Any]] = {
 def _write_whole(path: Path, content: Any) -> None:
     """Write a file, with its folder: write a temporary file, flush it to disk and rename it; a crash leaves old or new.
 
-    Temporary files of the same name that killed runs left are removed.
+    All other temporary files for this path are removed: those that killed runs left, and those of other processes that
+    write the file at the same time. Such a process returns without an error, and the content written here stays. So
+    writers of one path must write the same content.
+
+    Raises:
+        OSError: the file or its folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")

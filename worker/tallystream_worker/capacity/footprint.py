@@ -64,9 +64,10 @@ class MemoryPart:
 def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """Yield the memory of each rule of a metric, at the given costs.
 
-    A metric with `exact = false` has only the parts of its sketch and its ids. The memory of a leaderboard is in the
-    part of its total, window or sketch. A part whose `subject`, `actor` and `partition` are 0 is only a text: `top`,
-    `floor`, and ids, of which the number is not known.
+    Alerts, and the sketch of a metric with `max_subjects`, are not included. A metric with `exact = false` has only the
+    parts of its sketch and its ids. The memory of a leaderboard is in the part of its total, window or sketch. A part
+    whose `subject`, `actor` and `partition` are 0 is only a text: `top`, `floor`, and ids, of which the number is not
+    known.
     """
     board = memory.member * board_length(metric.top)
     if not metric.exact:

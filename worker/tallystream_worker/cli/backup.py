@@ -52,7 +52,7 @@ def snapshot_url(settings: Settings, url: str | None) -> str:
 def note_retractions(settings: Settings, deployment: Deployment, archive: str, retracted: Sequence[Retraction]) -> None:
     """Write the retractions that are live from now on into the snapshot of the settings, and into an archive.
 
-    A backup that does not exist yet, or that knows these retractions, is not changed (but tables that a PostgreSQL
+    A backup that does not exist yet, or that has these retractions, is not changed (but tables that a PostgreSQL
     database lacks are created). A snapshot whose URL cannot be used is skipped, and this is no error.
 
     Args:
@@ -62,9 +62,10 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
         retracted: All retractions that are live; they replace those that the backups have.
 
     Raises:
-        SnapshotError, ArchiveError: one of the two cannot be read or written; after a `SnapshotError`, the archive was
-            not written.
-        ConfigurationError: the URL of the archive cannot be used.
+        SnapshotError: the snapshot cannot be read or written; the archive was not written.
+        ArchiveError: the archive cannot be read or written; the snapshot was written.
+        ConfigurationError: the URL of the archive cannot be used; the snapshot was written.
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     if settings.snapshot.url:
         from tallystream_worker.snapshot.retractions import note_retractions as note  # noqa: PLC0415
@@ -78,7 +79,7 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
 
 
 def noted_retractions(settings: Settings, url: str | None, database: Database) -> list[Retraction]:
-    """Return the retractions that the archive knows, of the topic of a snapshot; empty if no archive is named.
+    """Return the retractions in the archive of a snapshot's topic; empty if no archive is named, or if it has none.
 
     Args:
         settings: The settings of the command.
@@ -89,15 +90,27 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
         ArchiveError: the archive cannot be read.
         SnapshotError: the snapshot cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     store = _archive_of(settings, url, database)
     return [] if store is None else store.retracted()
 
 
 def archived_files(settings: Settings, url: str | None, database: Database) -> dict[str, int]:
-    """Return the identities of ingested files that the archive knows; empty if no archive is named.
+    """Return, by identity of each ingested file in the archive, the number of bytes that the identity was made from.
 
-    The arguments and errors are those of `noted_retractions`.
+    The archive is that of the topic of a snapshot. The result is empty if no archive is named, or if it has none.
+
+    Args:
+        settings: The settings of the command.
+        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
+        database: The snapshot, which has the number of the topic.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+        SnapshotError: the snapshot cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     store = _archive_of(settings, url, database)
     return {} if store is None else store.files_ingested()
@@ -119,6 +132,7 @@ def open_archive(
     Raises:
         SnapshotError: the snapshot cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     if (store := _archive_of(settings, url, database)) is None:
         return None
@@ -128,7 +142,15 @@ def open_archive(
 
 
 def _archive_of(settings: Settings, url: str | None, database: Database) -> Store | None:
-    """Return the archive of the topic of a snapshot; `None` if no archive is named. See `noted_retractions`."""
+    """Return the archive of the topic of a snapshot; `None` if no archive is named.
+
+    The archive is the one at `url`; if `url` is `None`, at `[archive] url`. Its files are not read.
+
+    Raises:
+        SnapshotError: the snapshot cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
+    """
     if not (chosen := _archive_url(settings, url)):
         return None
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
@@ -151,6 +173,7 @@ def archived_topics(settings: Settings, url: str | None) -> list[int]:
     Raises:
         ArchiveError: the archive cannot be listed.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     if not (chosen := _archive_url(settings, url)):
         return []
@@ -162,12 +185,16 @@ def archived_topics(settings: Settings, url: str | None) -> list[int]:
 def open_later_topics(settings: Settings, url: str | None) -> Callable[[int], Mapping[int, int]]:
     """Return a function that takes the number of a topic, and returns the events of each later one in the archive.
 
-    See `tallystream_worker.archive.later_topics.later_events`. If no archive is named, the function returns nothing. An
-    `ArchiveError` is raised only when it is called.
+    See `tallystream_worker.archive.later_topics.later_events`. If no archive is named, the function returns an empty
+    mapping. It raises an `ArchiveError` if the archive cannot be read, and a `ConfigurationError` if its URL cannot be
+    used.
 
     Args:
         settings: The settings of the command.
         url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
+
+    Raises:
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     if not (chosen := _archive_url(settings, url)):
         return lambda _: {}

@@ -53,7 +53,8 @@ def build(
 ) -> None:
     """Count a generation until it has caught up, with a progress bar; make it the live one if `review` returns true.
 
-    Before and after the switch, write the retractions of its rules into the snapshot and the archive.
+    Before and after the switch, write the retractions of its rules into the snapshot and the archive; without a switch,
+    write neither.
 
     Args:
         settings: The configuration.
@@ -65,12 +66,17 @@ def build(
         review: Called once after the catch-up; the switch is made only if it returns true.
 
     Raises:
-        ConfigurationError: entries are gone, no archive is named, and no loss is accepted.
+        ConfigurationError: entries are gone, no archive is named, and no loss is accepted; or the URL of the server or
+            of the archive cannot be used.
         StreamError: entries are missing, or another rebuild counts the generation; no switch was made. Or a third
-            generation is live, or this one did not catch up with the live one; some partitions may have switched.
+            generation is live, this one did not catch up with the live one, or a partition has lost a key (`KeyLost`);
+            some partitions may have switched.
         ArchiveError: the archive cannot be read; no switch was made.
         SnapshotError, ArchiveError: a retraction could not be noted in the backup: before the switch, which was not
             made, or after it, and the generation is live.
+
+    Any error of `review` and of `CountingLoop.run_once`, such as a `redis.RedisError`, is raised too; in the second
+    case, some partitions may have switched.
     """
     with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
         if not begun:

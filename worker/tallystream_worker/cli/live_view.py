@@ -49,10 +49,10 @@ class Screen(Protocol[Found_contra]):
 
 @dataclass
 class _Server(Generic[T]):
-    """Reads from the server, and stores each reading in the screen.
+    """Reads from the server, and stores each reading in the screen; `poll` makes one reading.
 
-    `problem` is the error of the last attempt, empty after a success; `away_since` is the second (since 1970) of the
-    first attempt that failed after the last success.
+    A `RedisError` is not raised. `problem` is the error of the last attempt, empty after a success; `away_since` is the
+    second (since 1970) of the first attempt that failed after the last success.
     """
 
     read: Callable[[], T]
@@ -102,7 +102,7 @@ def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool
 def sparkline(values: list[float], width: int) -> str:
     """Return the last `width` values (none negative) as bars of one character each, padded on the left to `width`.
 
-    The largest of these values gets the full bar.
+    The largest of these values gets the full bar; if it is 0, all are blank. `width` is at least 1.
     """
     shown = values[-width:]
     most = max(shown, default=0.0)

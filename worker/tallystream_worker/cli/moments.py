@@ -45,5 +45,5 @@ def _seconds(text: str) -> float | None:
 
 
 def format_moment(second: float) -> str:
-    """Return a moment, given in seconds since 1970, as text in UTC to the second: `2026-11-01 12:00:00+00:00`."""
+    """Return a moment in seconds since 1970 as text in UTC, rounded down to seconds: `2026-11-01 12:00:00+00:00`."""
     return datetime.fromtimestamp(second, UTC).isoformat(" ", "seconds")

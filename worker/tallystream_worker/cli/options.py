@@ -107,7 +107,9 @@ class Where:
     config: Config = None
 
     def settings(self) -> Settings:
-        """Return the settings of `stated`; if they name no snapshot, add the one of `tallystream up` (`snapshot_of`).
+        """Read and return the settings (see `stated`); if they name no snapshot, add the one of `tallystream up`.
+
+        That is the snapshot which `tallystream up` takes of this server, if there is one: see `snapshot_of`.
 
         Raises:
             ConfigurationError: the file or a variable is not valid.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ReplaceRules:
-    """The options that remove the stored metrics that the configuration lacks."""
+    """The options that remove the stored metrics that the configuration lacks; `removing` returns these metrics."""
 
     replace_rules: Annotated[bool, flag("remove the stored metrics that the configuration file lacks")] = False
     yes: Annotated[bool, flag("with --replace-rules: remove them without a question")] = False
@@ -35,14 +35,17 @@ class ReplaceRules:
     def removing(self, settings: Settings) -> list[str]:
         """Return the metrics to remove; print them first, and ask for confirmation unless `yes` is set. Remove nothing.
 
+        They are printed to standard error, with the number of their events; if there are none, nothing is asked.
+
         Returns:
             The metrics; empty without `--replace-rules`, or if the configuration lacks none.
 
         Raises:
             ConfigurationError: the configuration states no metrics, the removal was not confirmed (without a terminal,
                 only `yes` confirms it), or `yes` is set without `replace_rules`; or this release cannot read the stored
-                data.
+                data, or the URL of the server cannot be used.
             DeploymentChanged: a restore has not finished.
+            KeyLost: the hash of the live topic is lost.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         if not self.replace_rules:

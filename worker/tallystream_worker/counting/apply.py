@@ -69,9 +69,10 @@ class Early:
 
 @dataclass(frozen=True)
 class Switched:
-    """The generation of the batch is not live; nothing was changed.
+    """The generation of the batch must not be counted now; nothing was changed.
 
-    Another generation is live, the partition is closed, or a restore has not finished.
+    Another generation is live, the partition is closed, or a restore has not finished. For a batch of a restore: this
+    restore is not, or no longer, the one that replaces the counters of the partition.
     """
 
 
@@ -91,8 +92,8 @@ class TotalsRejected:
     """Some totals or buckets of the batch cannot take their delta, or have another type; nothing was counted.
 
     Attributes:
-        totals: By metric and subject of each of these counters, the reason; at most 2,000. If there are more, the next
-            attempt returns them, after these are excluded.
+        totals: By metric and subject (`None` for all subjects of the metric), the reason; at most 2,000. If there are
+            more, the next attempt returns them, after these are excluded.
     """
 
     totals: Mapping[FoldFault, str]
@@ -145,18 +146,17 @@ def apply(
         live_only: Change nothing if the generation is not the live one, or if newer rules count the partition. If
             false, neither is checked.
         restoring: If a restore counts the batch, the value that `PartitionKeys.live` has during this restore: change
-            nothing if it has another one.
+            nothing if it has another one. Empty for no restore. Ignored with `live_only`.
 
     Returns:
-        Whether the batch was applied, and if not, why; then nothing was counted or acknowledged. With `live_only`, the
-        rules of the batch count the partition from now on if they are newer, also if the result is `Stale`, `Early` or
-        `TotalsRejected`.
+        `Applied` if the batch was applied. Any other result states why it was not; then nothing was counted or
+        acknowledged. With `live_only`, the rules of an applied batch count the partition from now on if they are newer.
 
     Raises:
         redis.ResponseError: `NOGROUP` if the stream or the group is gone, or any other reply with which the server
             rejects a write; nothing was counted.
         redis.ConnectionError, redis.TimeoutError: the batch may or may not have been applied; applying it again is
-            safe.
+            safe, because it returns `Stale` if it has been applied.
         KeyLost: the partition has lost a key; nothing was counted.
         StreamError: the script returned an unknown reply.
 
@@ -195,7 +195,10 @@ def try_apply(
     live_only: bool,
     restoring: str = "",
 ) -> Outcome | GroupMissing | Failed:
-    """Apply a batch as `apply` does, but return an error as `GroupMissing` or `Failed` instead of raising it."""
+    """Call `apply` with these arguments and return its result; never raise an `Exception`.
+
+    Instead, return `GroupMissing` if the stream or its group does not exist, and `Failed` for any other error.
+    """
     try:
         return apply(client, keys, batch, durability, live_only=live_only, restoring=restoring)
     except Exception as error:  # noqa: BLE001  # the caller decides whether it is about an entry

@@ -56,14 +56,22 @@ def record_of(source: str, fields: Mapping[bytes, bytes], events: int, metric: s
         fields: The fields of an entry with the events of the dead letter.
         events: The number of these events.
         metric: The declared metric of the dead letter; `""` if it is not known.
-        whole: Whether the dead letter is the whole entry, which no fold could read or which was given up.
+        whole: Whether the dead letter is the whole entry, which no fold could read or which was given up. The record
+            is also that of a whole entry if `fields` cannot be decoded.
+
+    Raises:
+        ValueError: `source` is not a stream ID, and `whole` is false.
     """
     letter = DroppedLetter(source, events, metric, b"" if whole else _items_of(source, fields))
     return b64encode(_encode(letter)).decode()
 
 
 def dropped_letters(records: Iterable[str]) -> dict[str, list[DroppedLetter]]:
-    """Decode records as `record_of` makes them; return the dropped dead letters by the stream ID of their entry."""
+    """Decode records that `record_of` made; return the dropped dead letters by the stream ID of their original entry.
+
+    Raises:
+        ValueError: a record has another form.
+    """
     found: dict[str, list[DroppedLetter]] = {}
     for letter in (_decode(b64decode(record)) for record in records):
         found.setdefault(letter.source, []).append(letter)
@@ -71,7 +79,10 @@ def dropped_letters(records: Iterable[str]) -> dict[str, list[DroppedLetter]]:
 
 
 def is_whole(letters: Sequence[DroppedLetter]) -> bool:
-    """Return whether one of the dropped dead letters of an entry was the whole entry, or could not be decoded."""
+    """Return whether one of these dropped dead letters of an entry was the whole entry, or could not be decoded.
+
+    Then no event of the entry may be counted. The result is false for no dead letters.
+    """
     return any(not letter.items for letter in letters)
 
 

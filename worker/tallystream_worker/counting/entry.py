@@ -38,6 +38,7 @@ class Entry:
     def id_time(self) -> int:
         """The millisecond of the stream ID, or of the original's if the entry is a copy; it never changes.
 
-        It is later than `received` if the server's clock was set back before the entry was appended.
+        It is never earlier than `received`. It is later if the entry states an earlier time than that of its stream
+        ID, which it does if the server's clock was set back before a script of tallystream appended it.
         """
         return id_time_of(self.id, self.fields)

@@ -44,14 +44,16 @@ _ENSURE_GROUP: Final = Script("tallystream_worker.counting", "ensure_group")
 def next_read_size(size: int, found: int) -> int:
     """Return how many entries the next read asks for: twice `size` if the last one found at least `size`, else `found`.
 
-    The result is between `MIN_READ` and `MAX_READ`. A full read means that there is a backlog, which large reads work
-    off in fewer round trips; small reads keep the latency low.
+    The result is between `MIN_READ` and `MAX_READ` if `size` is. A full read means that there is a backlog, which large
+    reads work off in fewer round trips; small reads keep the latency low.
     """
     return min(MAX_READ, size * 2) if found >= size else max(MIN_READ, found)
 
 
 class Fetch:
-    """Reads the stream of one partition as one consumer of the group.
+    """Reads the stream of one partition as one consumer of the group: call the object for the next entries.
+
+    Call `ensure_group` first, and `recover` after an error. `claim` takes over certain pending entries.
 
     Args:
         client: A client whose timeout is longer than the longest blocking read.
@@ -73,7 +75,9 @@ class Fetch:
         self._recovered = "0-0"
         self._as_delivery = True  # one of these entries may have crashed the previous process
         self.lost = 0
-        """Number of pending entries that this object found trimmed before they were counted."""
+        """Number of pending entries that calls of this object found trimmed before they were counted.
+
+        Those that `claim` finds are not included."""
 
     def ensure_group(self) -> None:
         """Create the stream and its consumer group, at the beginning of the stream, if they do not exist.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Fold:
-    """Folds entries of one partition into batches.
+    """Folds entries of one partition into batches: call the object with entries.
 
     Args:
         layout: The keys of the generation that is counted, and the number of partitions.
@@ -42,7 +42,7 @@ class Fold:
         max_keys: A batch is closed when its estimated cost, as a number of totals (`Batch.counters`), is about this.
             This bounds the time for which one script call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded,
-            unless it is an entry of resets.
+            unless it is an entry of resets, or this generation counted it when it was appended.
         begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
             to it are added to `appended` in the ledger of the generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
@@ -78,7 +78,8 @@ class Fold:
         """Fold entries into one batch, in the given order; stop when its estimated cost is about `max_keys` totals.
 
         An entry of resets is alone in its batch, because everything before it must be counted first. In the generation
-        that counted the resets when they were appended, it is an entry like others.
+        that counted the resets when they were appended, it is an entry like others. The first entry is always in the
+        batch, whatever its cost.
 
         Args:
             entries: The entries, in any order of IDs; an ID that occurs twice is folded once.
@@ -176,9 +177,10 @@ class Fold:
 def _without(
     result: FoldResult, payload: Payload, letters: Sequence[DroppedLetter], retractions: Iterable[Retraction]
 ) -> tuple[Payload, list[Single]]:
-    """Return a payload without dropped and retracted events, and all its single events, these included.
+    """Return a payload without its dropped and retracted events, and all its single events, these included.
 
-    Add the retracted events to the result; if it has no sample, this payload becomes its sample.
+    Also add the numbers of retracted events, by metric, to the result. If the result has no sample, the returned
+    payload becomes its sample.
     """
     whole = payload.by_singles()
     left = without(whole, letters)

@@ -63,7 +63,7 @@ class PayloadFold:
     def __call__(
         self, result: FoldResult, entry: Entry, payload: Payload, whole: Sequence[Single] | None = None
     ) -> None:
-        """Add the events of an entry to the batch of a result.
+        """Add the events of an entry to the batch of a result, and their numbers to its `settled` and `counted`.
 
         Excluded events, and events that break a rule, are added to the dead letters of the result. Late events are
         added to `result.late` and not counted if `Metric.rejects_late`, or if they have an id that counts once; other
@@ -207,9 +207,9 @@ class PayloadFold:
             result.batch.add_reset(self._places(reset.metric, entry.received // 60_000), reset.subject, entry.id)
 
     def _open(self, result: FoldResult, entry: Entry, metric: str, minute: int) -> BucketSet:
-        """Return the bucket set of a metric and a minute, without the buckets that closed before the entry arrived.
+        """Return the bucket set of a metric and a minute, without the buckets that had closed when the entry arrived.
 
-        The batch records the closed buckets.
+        The batch of the result records these closed buckets.
         """
         place = self._places(metric, minute)
         if entry.received < place.closes_first:

@@ -22,7 +22,15 @@ OVERFLOW: Final = "the total would exceed +-(2^53 - 1), or the value of its key 
 
 
 def parse_faults(fields: Sequence[bytes]) -> dict[FoldFault, str]:
-    """Return what a script has rejected, with the reasons, from the fields of its reply: see `rejection.lua`."""
+    """Return what a script has rejected: by metric and subject (`None` for all of the metric), the reason.
+
+    Args:
+        fields: The fields of its reply after the status, three for each counter: see `rejection.lua`. An empty reason
+            stands for `OVERFLOW`.
+
+    Raises:
+        ValueError: the number of fields is not a multiple of three, or a field is not UTF-8.
+    """
     texts = [field.decode() for field in fields]
     rejected = zip(texts[::3], texts[1::3], texts[2::3], strict=True)
     return {(metric, subject or None): reason or OVERFLOW for metric, subject, reason in rejected}
@@ -77,7 +85,7 @@ class FoldResult:
             generation.
         plain_events: The number of events in plain entries.
         sample: The payload of the first decoded entry, without dropped and retracted events; `None` if no entry was
-            decoded.
+            decoded. An entry that was dropped as a whole is passed over.
     """
 
     batch: Batch
@@ -143,5 +151,5 @@ class FoldResult:
         return self.excluded.get((metric, subject)) or self.excluded.get((metric, None))
 
     def encode(self) -> bytes:
-        """Return the batch, the entry IDs and the ledger changes in the msgpack form that `apply.lua` reads."""
+        """Return the batch, `ids` and `ledger` in the msgpack form that `apply.lua` reads; fill `batch.closes`."""
         return self.batch.encode(self.ids, self.ledger)

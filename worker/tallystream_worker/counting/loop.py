@@ -54,7 +54,8 @@ class CountingLoop:
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
-        restoring: See `apply`; only if `live_only` is false.
+        restoring: The value that `PartitionKeys.live` has during the restore that counts the partition: count only
+            while it has this value. Empty for no restore; ignored with `live_only`.
         on_refused: Called with an entry that fails alone and is left pending, and with the error.
         on_subscriber_error: Called with the error of a subscriber.
 
@@ -102,7 +103,7 @@ class CountingLoop:
         counted and included in the result.
 
         Args:
-            block: Seconds to wait for new entries if there are none; 0 does not wait.
+            block: Seconds to wait for new entries if there are none, at least 0.001; 0 does not wait.
 
         Raises:
             Unconfirmed: a batch was counted, but its durability was not confirmed in time; do not count it again.
@@ -110,10 +111,13 @@ class CountingLoop:
                 partition is counted by newer rules that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
             KeyLost: the partition has lost a key; the last batch was not counted.
-            StreamError: the entries before a reset, or the reset, could not be counted ten times in a row.
+            StreamError: the entries before a reset, or the reset, could not be counted ten times in a row; or the
+                script returned an unknown reply.
             redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
                 may not have been applied.
             Exception: the error of an entry, when the 8th entry fails with no batch counted since the first.
+
+        Any error of `follow` is raised too, and a `RedisError` or `StreamError` of `fold`.
         """
         entries = self.fetch(self._read_size, block)
         self._read_size = next_read_size(self._read_size, len(entries))
@@ -179,6 +183,8 @@ class CountingLoop:
 
         Raises:
             StreamError: this is the 11th call with no batch counted since the first; nothing was claimed.
+
+        Any error of `Fetch.claim` and `_settle` is raised too.
         """
         self._early += 1
         if self._early > _MOST_EARLY:

@@ -25,13 +25,13 @@ class BatchResult:
     Attributes:
         partition: The number of its partition.
         entries: The number of stream entries that the batch settled.
-        counted: By metric, the events whose deltas were in the batch. The script may have rejected some of them by a
-            limit, a vote or an id.
-        dead: By reason, the events that became dead letters.
+        counted: By metric, the number of events whose deltas were in the batch. The script may have rejected some of
+            them by a limit, a vote or an id.
+        dead: By reason, the number of events that became dead letters.
         keys: The estimated cost of the batch, as a number of totals (`Batch.counters`); not a number of keys.
         seconds: How long the script call took; network and the wait for durability are included.
         stale: How often a batch with these entries was stale before, and was folded again.
-        sample: The payload of one of the entries; `None` if no entry was decoded.
+        sample: The payload of one of the entries, without dropped and retracted events; `None` if there is none.
     """
 
     partition: int
@@ -73,7 +73,8 @@ def batch_result(partition: int, batch: FoldResult, seconds: float) -> BatchResu
 def publish(result: BatchResult, subscribers: Iterable[BatchSubscriber], on_error: Callable[[Exception], None]) -> None:
     """Call each subscriber with the result of an applied batch.
 
-    An error of a subscriber is passed to `on_error` and not raised: the batch is counted, whatever a subscriber does.
+    An error of a subscriber is passed to `on_error` and not raised, and the next subscriber is called: the batch is
+    counted, whatever a subscriber does. An error of `on_error` is raised.
     """
     for subscriber in subscribers:
         try:
@@ -83,5 +84,5 @@ def publish(result: BatchResult, subscribers: Iterable[BatchSubscriber], on_erro
 
 
 def log_subscriber_error(error: Exception) -> None:
-    """Log the exception `error`, which a subscriber raised, with its traceback."""
+    """Log an exception that a subscriber raised, with its traceback, as the event `subscriber.failed`."""
     structlog.get_logger().error("subscriber.failed", problem=named_text(error), exc_info=error)

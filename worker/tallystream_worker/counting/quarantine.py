@@ -70,7 +70,7 @@ class Quarantine:
             conflicts: How often a batch of these entries was stale before: `FoldResult.conflicts` of the batches.
 
         Raises:
-            Exception: the error of a fold, under the conditions of `bisect`.
+            Exception: while the batches are iterated, the error of a fold, under the conditions of `bisect`.
         """
         # Entries that failed before come last. Otherwise a run of poison entries could delay the good entries after it
         # until these, too, exceed the limit of deliveries.
@@ -86,15 +86,18 @@ class Quarantine:
             entries = rest
 
     def bisect(self, entries: Sequence[Entry], error: Exception) -> Iterator[FoldResult]:
-        """Yield the two halves of a failed batch as new batches; leave a single entry pending and call `on_refused`.
+        """Yield the entries of a failed batch as batches of each half; leave a single entry pending.
+
+        For an entry that is left pending, `on_refused` is called.
 
         Args:
             entries: The entries of the failed batch, at least one.
             error: The error of its fold or its script call.
 
         Raises:
-            Exception: `error` itself, if no entry can have caused it, or if this is the 8th entry that fails alone with
-                no batch counted between them.
+            Exception: while the batches are iterated, `error` itself, if no entry can have caused it, or if this is the
+                8th entry that fails alone with no batch counted between them. The error of a fold of a half is raised
+                under the same conditions.
         """
         if not is_entry_error(error):
             raise error

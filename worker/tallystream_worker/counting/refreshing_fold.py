@@ -45,7 +45,10 @@ class RefreshingFold:
     ) -> tuple[FoldResult, Sequence[Entry]]:
         """Fold entries as `Fold` does; if the rules may be outdated, fold again by the published rules if they differ.
 
-        First `follow` the number of the last `notice`. Later calls use the newer rules.
+        Arguments and result are those of `Fold`. First `follow` the number of the last `notice`. Later calls use the
+        newer rules. `revision` of the returned `FoldResult` is the number of the rules that it was folded by.
+
+        Any error of `latest` and of the fold is raised.
         """
         self.follow(self._noticed)
         while True:
@@ -62,13 +65,15 @@ class RefreshingFold:
 
         Returns:
             Whether the rules have at least this number now; false if they cannot be read.
+
+        Any error of `latest` is raised; then the rules have not changed.
         """
         if self._revision < revision:
             self._refresh(revision)
         return self._revision >= revision
 
     def notice(self, revision: int) -> None:
-        """Make the next call `follow` rules with this number first; safe across threads."""
+        """Make the next fold `follow` rules with this number first; safe across threads. Nothing is read now."""
         self._noticed = revision
 
     def _refresh(self, revision: int) -> bool:

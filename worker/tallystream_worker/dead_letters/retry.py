@@ -58,7 +58,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         rules: The rules to count by.
         letter: The dead letter.
         revision: The number of the rules; 0 if they have none. If it is higher than that of the rules that count the
-            partition, these rules count it from now on, even if this retry raises `StreamError` or returns `None`.
+            partition, and the dead letter is counted, the partition is counted by these rules from now on.
 
     Returns:
         The events by outcome; `None` if the dead letter does not exist any more.
@@ -68,7 +68,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         StreamError: the fields do not contain the number of events that the dead letter states, another generation is
             live now, the partition is closed by a repartition or a restore, newer rules count the partition now, the
             state that would decide an event (ids, a limit, a vote) was removed, or a subject of an event with an id or
-            a limit was reset since. The counters and the dead letter are unchanged.
+            a limit was reset since. The counters and the dead letter are unchanged. Some of these are checked before
+            the dead letter is looked for, so they are raised even if it does not exist any more.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
     keys = layout.keys[letter.partition]

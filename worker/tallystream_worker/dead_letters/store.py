@@ -69,7 +69,11 @@ def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-
         client: The server.
         layout: The layout of the live topic, with the live generations.
         partition: The number of the partition.
-        first: The ID in the dead stream of the first dead letter to yield; `-` for the oldest one.
+        first: The ID in the dead stream of the first dead letter to yield, or of the next one if it does not exist; `-`
+            for the oldest one.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command; raised while the letters are iterated.
     """
     start = first
     while page := _page(client, layout.keys[partition], start, "+"):
@@ -78,7 +82,13 @@ def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-
 
 
 def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadLetter | None:
-    """Return the dead letter of a partition with this ID in the dead stream; `None` if it does not exist."""
+    """Return the dead letter of a partition with this ID in the dead stream; `None` if it does not exist.
+
+    Give the whole ID, `<milliseconds>-<number>`: without the number, any dead letter of the millisecond is found.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command, for example because `id_` is not an ID.
+    """
     found = _page(client, layout.keys[partition], id_, id_)
     return letter_of(partition, id_, found[0][1]) if found else None
 
@@ -101,6 +111,8 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
             dropped.
         StreamError: a repartition has closed the partition, or a restore replaces its counters; nothing was dropped.
         KeyLost: the partition has lost a key; nothing was dropped.
+        redis.RedisError: the dead letters may or may not have been dropped; dropping them again is safe.
+        ValueError: the `source` of a dead letter that was not given up is not a stream ID; nothing was dropped.
     """
     done = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
     if done is None:
@@ -119,7 +131,14 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
 
 
 def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedLetter]]:
-    """Return the dropped dead letters of a partition whose events no fold may count, by stream ID of their entry."""
+    """Return the dropped dead letters of a partition whose events no fold may count, by stream ID of their entry.
+
+    Those that `shorten` dropped are only included if they were given up.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+        ValueError: a stored record is damaged.
+    """
     return dropped_letters(records_of_dropped(client, keys).values())
 
 
@@ -127,6 +146,9 @@ def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, st
     """Return the records of the dropped dead letters of a partition as they are stored, by field.
 
     A field is the live consumer group at that time, a space, and the ID that the dead letter had in the dead stream.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
     """
     return {field.decode(): record.decode() for field, record in client.hscan_iter(keys.dropped, count=1000)}
 
@@ -140,11 +162,12 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
     count them; they are left while another generation or topic exists. If the partition is closed, none is dropped.
 
     Returns:
-        The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit); the number of
-        dead letters, and of their events, that were dropped.
+        The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit, or if the dead
+        stream does not exist); the number of dead letters, and of their events, that were dropped.
 
     Raises:
         KeyLost: the partition has lost a key; nothing was dropped.
+        redis.RedisError: the server does not reply, or rejects a command; the dead letters may or may not be dropped.
     """
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0
     if used <= 1:
@@ -159,6 +182,10 @@ def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict
     """Return which dead letters were dropped according to records: by ID in the dead stream, the number of events.
 
     A record is of a dead letter with the same events of the same entry, whatever its ID. Each record is of one at most.
+    A dead letter without a record is left out.
+
+    Raises:
+        ValueError: a record, or the `source` of a dead letter, is damaged.
     """
     left = Counter(_events_in(record) for record in records)
     found = {}
@@ -171,7 +198,11 @@ def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict
 
 
 def letter_of(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
-    """Return the dead letter of a partition that has this ID and these fields in the dead stream."""
+    """Return the dead letter of a partition that has this ID and these fields in the dead stream.
+
+    A text that is missing is `""`, and a number that is missing or not valid is 0. Bytes of a text that are not UTF-8
+    are replaced.
+    """
 
     def text(name: bytes) -> str:
         return fields.get(name, b"").decode(errors="replace")
@@ -188,7 +219,16 @@ def letter_of(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLe
 def _drop(
     client: redis.Redis, keys: PartitionKeys, records: Iterable[tuple[DeadLetter, str]]
 ) -> tuple[int, int, int] | None:
-    """Drop dead letters; return the reply of `drop.lua`, `None` if the partition is closed."""
+    """Drop dead letters, each with its record (`""` for no record); do nothing if the partition is closed.
+
+    Returns:
+        The number of dead letters that were dropped, the number of their events, and the number of those that were left
+        because another generation or topic exists; `None` if the partition is closed.
+
+    Raises:
+        KeyLost: the partition has lost a key; nothing was dropped.
+        redis.RedisError: the dead letters may or may not have been dropped.
+    """
     names = [keys.dead, keys.ledger, keys.dropped, keys.stream, keys.retention_holds, keys.live]
     flat = [part for letter, record in records for part in (letter.id, record)]
     answer, *numbers = _DROP(client, names, [GROUP, keys.group, *flat])

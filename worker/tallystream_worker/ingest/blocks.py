@@ -33,6 +33,8 @@ _NAMED: Final = re.compile(rb"\(\?P<\w+>")
 class BlockReader:
     """Parses the blocks of an access log into events of a metric for which `EventPacker.is_summable` is true.
 
+    Call it with each block.
+
     Args:
         mapping: Which part of a line becomes which part of an event.
         packer: Checks subjects and actors, and returns the partition of a subject.
@@ -57,7 +59,8 @@ class BlockReader:
     def __call__(self, block: Block) -> BlockEvents:
         """Return the events of a block by partition and minute, and the lines that `combined.parse` must parse.
 
-        Nothing is packed. If a line of the block may be too long, `combined.parse` must parse all its lines.
+        Nothing is packed, and blank lines are left out. If a line of the block may be too long, the result has no
+        events: `combined.parse` must parse all its lines.
         """
         found = BlockEvents({}, {}, [])
         if _has_long_line(block.text):

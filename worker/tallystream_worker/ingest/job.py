@@ -96,8 +96,9 @@ def size_of(jobs: Iterable[Job]) -> int | None:
     It is the sum of the bytes on disk (of gzip, the compressed ones) and, for Parquet files, of the rows.
 
     Raises:
-        OSError: a file cannot be read.
-        SourceError, ConfigurationError: see `rows_of`.
+        OSError: a file that is not Parquet does not exist or cannot be read.
+        SourceError: a Parquet file cannot be read, is not Parquet, or has wrong columns.
+        ConfigurationError: there is a Parquet file, and pyarrow is not installed.
     """
     sizes = [_size(job) for job in jobs]
     return sum(sizes) if sizes else None
@@ -113,6 +114,7 @@ def _size(job: Job) -> int:
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
     """Append the events of a job that were not appended before; begin again if another run or topic intervenes.
 
+    It returns when they are appended, or when `report` has returned `False`; it does not wait until they are counted.
     Stores the deployment if there is none; if the server was emptied meanwhile, with as many partitions as before.
     While a stream is full, or the server is lost during the appends, waits and tries again.
 
@@ -131,7 +133,8 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         OSError, EOFError, zlib.error: the first bytes of the text cannot be read; see `Source.head`.
         OSError, pyarrow.ArrowException: a part of a Parquet file cannot be read; see `pack_rows`.
         EventError: the format is `combined`, and the metric of the mapping is not valid or not declared.
-        ConfigurationError: the stored data disagrees with `store`, or is of another release; or see `jobs_of`.
+        ConfigurationError: the stored data disagrees with `store`, or is of another release; the URL of `store` cannot
+            be used; or the format is Parquet, and pyarrow is not installed.
         DeploymentChanged: a restore has not finished.
         Unconfirmed, StreamError: the identity of the file is not confirmed; nothing was appended.
         KeyLost: the deployment or a partition has lost a key; nothing more was appended to that partition.

@@ -62,6 +62,8 @@ class SourceMoved(TallyError):
 class OffsetGate:
     """Appends the chunks of one source, each once.
 
+    `offsets` returns what is appended already; `push` queues the chunks after that, and `send` appends them.
+
     Args:
         client: A client that never sends a command twice.
         layout: The keys of the streams.
@@ -89,6 +91,9 @@ class OffsetGate:
 
         Returns:
             For each layout, a list by partition, in the unit of `offsets`; 0 if nothing was appended.
+
+        Raises:
+            RedisError: the offsets cannot be read.
         """
         found = []
         for layout in earlier:
@@ -102,6 +107,9 @@ class OffsetGate:
 
         An offset is a number of bytes of (decompressed) text or, of Parquet, of rows, from the beginning of the file.
         The result is also stored in `ends`.
+
+        Raises:
+            RedisError: the offsets cannot be read.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for keys in self._layout.keys:
@@ -112,7 +120,7 @@ class OffsetGate:
     def push(self, partition: int, chunk: Chunk) -> None:
         """Queue a chunk of a partition, without sending it.
 
-        It must begin at the end of the partition's chunk before it, or the server rejects it.
+        It must begin at the end of the partition's chunk before it; if not, `send` raises `SourceMoved`.
         """
         self._waiting[partition].append(chunk)
 
@@ -124,6 +132,8 @@ class OffsetGate:
     def send(self) -> tuple[int, str | None]:
         """Append the queued chunks, in one round trip; a chunk that could not be appended stays queued.
 
+        `last_ids` and `ends` change with each chunk that is appended.
+
         Returns:
             The number of events that are appended, also by an earlier call whose reply was lost; and why some are not:
             a stream is full, a reset holds appends back for a moment, or the server rejects writes. `None` if all are,
@@ -133,7 +143,8 @@ class OffsetGate:
             KeyLost: a partition has lost a key; nothing was appended to it.
             SourceMoved: the stored offset is not the expected one, or the topic is closed.
             RedisError: the connection broke, or the server will reject the write again (no permission, wrong key type).
-                Chunks that are not known to be appended stay queued.
+
+        After an error, chunks that are not known to be appended stay queued, although some of them may be appended.
         """
         sent = [(partition, chunk) for partition, queue in enumerate(self._waiting) for chunk in queue]
         if not sent:
@@ -187,6 +198,9 @@ def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
     """Copy the offsets of files from a closed topic to the new topic, where `OffsetGate.earlier_offsets` reads them.
 
     The offsets that the closed topic has from earlier topics are copied too.
+
+    Raises:
+        RedisError: the offsets cannot be read or written; some may be copied, and another call copies all.
     """
     for partition, keys in enumerate(old.keys):
         kept: dict[str, bytes] = {}

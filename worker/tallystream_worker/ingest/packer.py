@@ -26,6 +26,7 @@ _KNOWN: Final = 200_000
 class EventPacker:
     """Checks events and packs them into chunks; skips events that were appended before. Sends nothing.
 
+    The methods `pack...` add events. `pack_and_seal`, `full_chunks` and `remaining_chunks` return the chunks to append.
     The offset of an event is that of its line in bytes of text, or the number of its row.
 
     Args:
@@ -63,7 +64,8 @@ class EventPacker:
     def pack_and_seal(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
         """Pack the event at an offset; if its partition's chunk is full now, return the partition and the chunk.
 
-        Returns `None` if the chunk is not full, or if the event was appended before and is skipped.
+        The chunk then ends at `offset` + 1. Returns `None` if the chunk is not full, or if the event was appended
+        before and is skipped. An event without a time gets the present. Skipped events are added to `known`.
 
         Raises:
             EventError: the event breaks a rule; it was not packed.
@@ -155,7 +157,11 @@ class EventPacker:
             self._packs[partition].add_units(metric, minute, subjects, events)
 
     def splits(self, begin: int, end: int) -> bool:
-        """Return whether some events from offset `begin` to before `end` may be appended already, and some not."""
+        """Return whether, of some partition, events from offset `begin` to before `end` may be appended in part.
+
+        If not, of each partition either all these events were appended before, or none: see `is_known`. Which of the
+        two is true may differ between partitions.
+        """
         return any(begin < offset < end for offset in self.offsets) or any(
             begin < max(marks) and min(marks) < end for marks in self._earlier_offsets
         )
@@ -180,11 +186,11 @@ class EventPacker:
     def is_summable(self, metric: str) -> bool:
         """Return whether the rules of a metric accept every event: it is exact, without `once` and `limit`.
 
-        True for every metric while no worker has published the rules. The rules of other metrics reject some amounts or
+        True for every metric with a valid name if `rules` is `None`. The rules of other metrics reject some amounts or
         events without an actor: see `check_rules`.
 
         Raises:
-            EventError: the metric is not valid or not declared.
+            EventError: the metric is not valid, or the rules do not declare it.
         """
         if metric not in self._metrics:
             self._admit_metric(metric)

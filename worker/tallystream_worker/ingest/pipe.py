@@ -37,16 +37,16 @@ def emit_piped(
         format_: Its format; not `parquet`.
         mapping: Which part of a line becomes which part of an event.
         store: The server and namespace to append to.
-        report: Called with the progress after about 1,000 more events, and at the end; the reading ends early if it
+        report: Called with the progress at least after each 1,000 events, and at the end; the reading ends early if it
             returns `False`, and the events read so far are appended.
         wait: Return only when the events are counted.
         durability: What must have an event before it is appended.
 
     Returns:
-        The numbers of events and lines by outcome.
+        The numbers of events and lines by outcome. A line whose event breaks a rule is a bad line, not an error.
 
     Raises:
-        SourceError: the source cannot be read to its end.
+        SourceError: the source cannot be read to its end; the events before are appended.
         TallyError: the producer cannot append the events; see `Producer.emit` and `Producer.flush`.
         redis.RedisError: only with `wait`: the server cannot be read.
     """

@@ -37,11 +37,16 @@ _TURNS: Final = 5
 
 
 class IngestFailed(TallyError):
-    """A process of an ingest failed or died. Its appended events are kept, and the next run continues after them."""
+    """A process of an ingest failed or died, or the server has lost the events of a file 6 times.
+
+    Events that are appended are kept, and the next run continues after them.
+    """
 
 
 class IngestRun:
     """Runs the jobs of an ingest until the server has what they appended.
+
+    Call `run` once, then `run_lost` until it returns `False`; `total` has the outcome.
 
     Args:
         jobs: The jobs to run.
@@ -65,7 +70,8 @@ class IngestRun:
     def total(self) -> IngestProgress:
         """The numbers of events and lines of all jobs by outcome, a new object.
 
-        Of a job that was run again, the last attempt; events that an earlier attempt appended are in `known`.
+        Of a job that was run again, the last attempt; events that an earlier attempt appended are in `known`. The files
+        of bad lines are read, to number these lines from the beginning of their file.
         """
         total = _sum(self._latest.values())
         total.number_from_file()
@@ -74,6 +80,8 @@ class IngestRun:
     def run(self) -> None:
         """Run all jobs, each once, until they are done or `stop` is set; then wait until the present chunks are sent.
 
+        After an error, jobs that had not begun are not run; events that were appended stay.
+
         Raises:
             Exception: the errors of `job.run`; only if the jobs run in this process.
             IngestFailed: the same errors, or the death, of another process.
@@ -81,10 +89,11 @@ class IngestRun:
         self._run(range(len(self._jobs)))
 
     def lost(self) -> list[int]:
-        """Return the numbers of the jobs of which the server has lost events that it had appended; write nothing else.
+        """Return the numbers of the jobs of which the server has lost events that were appended, counted from 0.
 
-        Identities of files that the server has lost are stored again, and a deployment if there is none. Before the
-        check, the events are confirmed: what the server has then, it does not lose in a failover.
+        Only segments that were read to their end are checked. Identities of files that the server has lost are stored
+        again, and a deployment if there is none; nothing else is written. Before the check, the events are confirmed:
+        what the server has then, it does not lose in a failover.
 
         Raises:
             Unconfirmed: the events are not confirmed; run the jobs again.
@@ -111,7 +120,8 @@ class IngestRun:
     def run_lost(self) -> bool:
         """Run the jobs again of which the server has lost events; return whether there were any.
 
-        Call it again until it returns `False`: the server may lose events while the jobs run.
+        Call it again until it returns `False`: the server may lose events while the jobs run. If `stop` is set
+        meanwhile, they are not all run to their end, and the result is `True` all the same.
 
         Raises:
             IngestFailed: the jobs were run again 5 times, and the server has lost events once more; or see `run`.

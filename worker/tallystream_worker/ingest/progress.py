@@ -95,7 +95,10 @@ class IngestProgress:
 
 
 def lines_before(path: str, offsets: Sequence[int]) -> dict[int, int]:
-    """Return, by offset, the number of lines of a file that begin before it; no offset after a failed read.
+    """Return, by offset, the number of lines of a file that begin before it.
+
+    If the file cannot be opened, the result is empty; if a read fails, it lacks this offset and the later ones. No
+    `OSError` is raised.
 
     Args:
         path: The path of the file, which is not compressed.

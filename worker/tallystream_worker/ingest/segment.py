@@ -85,11 +85,15 @@ class SegmentAppender:
     def append_outcomes(self, outcomes: Iterable[LineOutcome], source: Source) -> bool:
         """Append the events of the parsed lines of a segment; return whether to continue with the next segment.
 
-        If `report` returns `False`, return `False` at once: events that are still unsent are not appended.
+        If `report` returns `False`, return `False` at once: events that are still unsent are not appended. Lines that
+        are not events are noted in the progress, and events that were appended before are skipped.
 
         Args:
             outcomes: The parsed lines, in order.
             source: The file that they are read from, for the progress.
+
+        Raises:
+            SourceMoved, SourceError, KeyLost, RedisError: see `SegmentAppender`.
         """
         progress = self._progress
         before, end = progress.read, 0
@@ -122,6 +126,9 @@ class SegmentAppender:
             blocks: The blocks of the segment, in order.
             mapping: Which part of a line becomes which part of an event; `is_summable` is true for its metric.
             source: The file that the blocks are read from, for the progress.
+
+        Raises:
+            SourceMoved, SourceError, KeyLost, RedisError: see `SegmentAppender`.
         """
         packer, progress = self.packer, self._progress
         read = BlockReader(mapping, packer)
@@ -152,6 +159,8 @@ class SegmentAppender:
 
         Raises:
             OSError, pyarrow.ArrowException: a part of the file cannot be read; see `pack_rows`.
+            ConfigurationError: pyarrow is not installed.
+            SourceMoved, SourceError, KeyLost, RedisError: see `SegmentAppender`.
         """
         progress, at = self._progress, begin
 

@@ -33,6 +33,8 @@ _LONGEST_PAUSE: Final = 5.0
 class ChunkSender:
     """Sends the chunks of one source through its offset gate, in the order in which they are pushed.
 
+    `push` adds chunks, which a thread sends; `finish` waits until all are appended; `close` ends the thread.
+
     Args:
         gate: Appends the chunks.
         progress: Gets the number of appended events, the last stream IDs, and why nothing is appended.

@@ -97,7 +97,7 @@ class Source:
         return max(0, min(self._counted.count, self._end or self._counted.count) - self.begin)
 
     def __iter__(self) -> Iterator[Line]:
-        """Yield the lines that are not blank.
+        """Yield the lines that are not blank, from the line of `seek` on, or else from the beginning.
 
         Raises:
             SourceError: the file cannot be read to its end; the lines before the error were yielded.
@@ -108,7 +108,8 @@ class Source:
     def blocks(self, segment: int | None = None) -> Iterator[Block]:
         """Yield all lines, blank ones included, in blocks of about `CHUNK` bytes that do not cross segments.
 
-        A line belongs to the segment in which it begins.
+        The first line is that of `seek`, if it was called. A line belongs to the segment in which it begins. The `end`
+        of `seek` does not end the iteration.
 
         Args:
             segment: The number of bytes of text in a segment; `None` if the file is one segment.
@@ -185,7 +186,10 @@ def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iter
 
 
 class _Counted(io.RawIOBase):
-    """A file that knows its position; `head` is its first two bytes, which distinguish gzip from text."""
+    """A raw file that counts the bytes read from it; `head` has its first two bytes, which distinguish gzip from text.
+
+    `count` is the offset in bytes up to which the file was read. The first two bytes are read again by the next read.
+    """
 
     def __init__(self, raw: io.BufferedIOBase) -> None:
         self._raw = raw
@@ -227,7 +231,8 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     The first two bytes are read at once, to find out whether the file is gzip: this waits if it is an empty pipe.
 
     Raises:
-        SourceError: the file does not exist or cannot be opened; the message names it.
+        SourceError: the file does not exist, or cannot be opened or read; the message names it.
+        OSError: standard input cannot be read.
     """
     if os.fspath(path) == "-":
         return Source(os.fdopen(sys.stdin.fileno(), "rb", closefd=False), "standard input", None)

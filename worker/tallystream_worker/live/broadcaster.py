@@ -93,7 +93,8 @@ class TooManyReaders(TallyError):
 class Broadcaster:
     """Sends changed totals, the overview and the leaderboards to the readers of one event loop.
 
-    Passes run, in a task, only while there are readers. The methods must be called from the event loop.
+    Call `join` for a new reader, and `leave` when its connection has ended; `drain` and `close` at the end of the
+    process. Passes run, in a task, only while there are readers. The methods must be called from the event loop.
 
     Args:
         store: The server and the namespace of the counters.
@@ -137,11 +138,11 @@ class Broadcaster:
 
         Raises:
             TooManyReaders: there are too many readers, or counters followed by name, or the broadcaster was ended.
-            EventError: `since` is not a position.
+            EventError: `since` is not a position, or the reader follows a metric whose name is not valid.
             ConfigurationError: this release cannot read the stored data.
             DeploymentChanged: the stored data was deleted, or a restore has not finished.
-            KeyLost: a partition of a counter that the reader follows has lost a key; the reader is not added.
-            RedisError: the deployment or the counters cannot be read; the reader is not added.
+            KeyLost: a partition of a counter that the reader follows, or the hash of the live topic, has lost a key.
+            RedisError: the deployment or the counters cannot be read.
         """
         if self._ended or len(self._readers) >= MAX_READERS:
             raise TooManyReaders(f"this service has its maximum of {MAX_READERS:,} readers: try again later")
@@ -189,7 +190,8 @@ class Broadcaster:
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  # after the timeout the caller continues
         """End the stream of every reader, let no reader join any more, and wait until all have left.
 
-        It waits `timeout` seconds at most; no error is raised if a reader is still there.
+        A reader has left when `leave` was called for it. The wait takes `timeout` seconds at most; no error is raised
+        if a reader is still there.
         """
         self.end()
         deadline = time.monotonic() + timeout
@@ -206,7 +208,17 @@ class Broadcaster:
         await self._totals.close()
 
     async def overview(self) -> Overview:
-        """Read and return the present overview; see `Figures.now`."""
+        """Read and return the present overview; the number of workers and the snapshots may be a second old.
+
+        It works without readers, and after `end`, but not after `close`.
+
+        Raises:
+            ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
+            DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
+            KeyLost: a partition, or the hash of the live topic, has lost a key.
+            RedisError: a figure cannot be read.
+            TallyError: the broadcaster is closed.
+        """
         return await self._figures.now()
 
     async def _following(self) -> None:
@@ -323,10 +335,11 @@ class Broadcaster:
     ) -> dict[Subscription, set[Counter]]:
         """Return, for each subscription, its counters that changed from the positions `before` to `positions`.
 
-        If too many changed, reset the readers of the subscription, and return only its counters that are followed by
-        name and may have changed. If a stream no longer has its entry at `before`, reset all readers, and return all
-        these too. For a second after a pass with too many entries, read none, and return these only; else `positions`
-        become the position of the next messages.
+        If too many counters of a subscription changed, reset its readers, and return only its counters that are
+        followed by name and may have changed. If there are too many entries, changes or comparisons, do so for all
+        subscriptions, but reset only the readers of those with patterns. If a stream no longer has its entry at
+        `before`, reset all readers, and return all these too. For a second after a pass with too many entries, read
+        none, and return these only; else `positions` become the position of the next messages.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
@@ -378,7 +391,9 @@ class Broadcaster:
     async def _read(self, counters: set[Counter]) -> dict[Counter, tuple[int, int]]:
         """Read and return, by counter, the total and its error.
 
-        Leave out counters whose subject is not valid, and those in partitions whose nodes do not answer.
+        Leave out counters whose subject is not valid, and those in partitions whose nodes do not answer. The error is
+        the largest amount by which the total may be too high; 0 if it is exact. Any other error of `Totals.read` is
+        raised, such as an `EventError` for a name of a metric that is not valid.
         """
         wanted = [counter for counter in counters if _is_normal(counter[0])]
         found: dict[Counter, tuple[int, int]] = {}
@@ -402,6 +417,8 @@ class Broadcaster:
             wanted: The counters that the reader follows.
             resumes: Whether the reader gave a position.
             since: That position; `None` if there is none, or if it is of other data.
+
+        Any error of `Totals.read`, `Totals.deployment` and `changed_between` is raised.
         """
         if self._at is None:  # no pass has succeeded yet
             reader.reset("the counters could not be read when this stream began", "")

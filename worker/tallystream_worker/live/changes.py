@@ -60,7 +60,8 @@ async def changed_between(
         metrics: The metrics to return.
 
     Returns:
-        What changed; `None` if the entries exceed the budget, or change more than `MAX_CHANGES` subjects of a metric.
+        What changed; `None` if the entries exceed the budget, or change more than `MAX_CHANGES` (10,000) subjects of a
+        metric.
 
     Raises:
         RedisError: the streams cannot be read.

@@ -34,6 +34,8 @@ _ROLLING: Final = 5.0
 class Figures:
     """Reads the overview and the leaderboards, and adds them as messages to the readers that follow them.
 
+    `read` does so for all readers, `welcome` gives a new reader what was read last, and `now` returns the overview.
+
     Args:
         totals: Reads the figures.
     """
@@ -89,7 +91,7 @@ class Figures:
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
-            KeyLost: a partition has lost a key.
+            KeyLost: a partition, or the hash of the live topic, has lost a key.
             RedisError: a figure cannot be read.
         """
         return (await self._read_ledger(await self._totals.deployment()))[1]

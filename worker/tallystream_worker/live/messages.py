@@ -93,7 +93,8 @@ class Message:
     Attributes:
         event: The name of the message, such as `counters`.
         data: The data of the message: bytes that are JSON, or an object to encode as JSON.
-        id: The position of a reader after the message; `None` if the message does not change the position.
+        id: The position of a reader after the message; `None` if the message does not change the position; `""` if the
+            reader has no position after it.
     """
 
     event: str

@@ -59,7 +59,8 @@ class Overview(msgspec.Struct, frozen=True):
         events: By outcome, the number of events in the ledger; `appended` has the number of appended events.
         lag: The number of entries that are not counted yet.
         pending: The number of entries that are delivered to a worker and not acknowledged.
-        oldest_pending_seconds: Seconds since the oldest pending entry was appended; `None` if none is pending.
+        oldest_pending_seconds: Seconds since the oldest pending entry was appended; `None` if none is pending, or its
+            stream ID is more than 1 second ahead of the server's clock.
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
         workers: The number of running workers: those that have read in the last 10 seconds.
@@ -135,7 +136,9 @@ class Rates:
     def of(self, metric: str) -> float | None:
         """Return the counted events of a metric per second, averaged over the readings of the last 3 seconds.
 
-        Returns `None` if the oldest and the newest of these readings are less than 0.75 seconds apart.
+        The last 3 seconds are those before the latest `take`. Returns `None` if there are no readings, or the oldest
+        and the newest of them are less than 0.75 seconds apart. The result is never negative; it is 0 for a metric that
+        is in no reading.
         """
         if not self._read or (seconds := self._read[-1][0] - self._read[0][0]) < _SPAN / 4:
             return None

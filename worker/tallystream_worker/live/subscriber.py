@@ -19,6 +19,9 @@ MAX_HELD: Final = 2000
 class LiveReader:
     """A reader of live updates: the broadcaster adds messages, and the reader's connection takes them and sends them.
 
+    The broadcaster calls `first`, `counters`, `reset`, `tell` and `end`. The connection calls `next` in a loop, and
+    runs `watch` in another task.
+
     Args:
         wanted: The counters that the reader follows; `None` if it follows no counters.
         every: The shortest time between two results of `next` with messages, in seconds; 0 for the pace of the
@@ -54,9 +57,10 @@ class LiveReader:
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
-        """Add a batch of older totals: if a counter's total was added before, that newer total is kept.
+        """Add a batch of older totals: if a counter's total was added before and is unsent, that newer total is kept.
 
-        Call it between `hold_back` and `release`: it does not wake a waiting `next`.
+        Call it between `hold_back` and `release`: it does not wake a waiting `next`. If totals were added before, and
+        there are more than `MAX_HELD` (2,000) afterwards, the reader is reset as by `counters`.
         """
         later, self._batch = self._batch, batch
         if later is not None:

@@ -42,12 +42,18 @@ _CLOCK: Final = Script("tallystream_worker.maintenance", "clock")
 
 
 def seconds_since_boot() -> float:
-    """Return the seconds of a clock that is never set; if the system has one that runs during sleep, of this one."""
+    """Return the seconds of a clock that is never set, and that also runs during sleep if the system has such a clock.
+
+    They are not the time since 1970: only differences mean something.
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class SteppingClock:
-    """Finds the steps of one server's clock by comparing it with a monotonic clock of this process."""
+    """Finds the steps of one server's clock by comparing it with a monotonic clock of this process.
+
+    Call `step` with each reading of the clock; it returns the step since the reading before.
+    """
 
     def __init__(self) -> None:
         self._offset: float | None = None
@@ -110,13 +116,16 @@ class ClockWatch:
     def run_once(self) -> None:
         """Read the clock of each partition's server; log and publish the largest step, and log IDs that are ahead.
 
-        Without a step, nothing is published. IDs that are ahead are logged when this begins and when it ends. Do
-        nothing if the data was deleted or replaced, or a restore has not finished.
+        Without a step, nothing is published; the first pass finds none. IDs that are more than 1 second ahead are
+        logged when this begins and when it ends. Do nothing if the data was deleted or replaced, or a restore has not
+        finished.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command; raised after all partitions were tried.
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`. A step that was
+                found is logged all the same, and published if possible.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            DeploymentChanged, KeyLost: the data was deleted or replaced meanwhile; a step was logged, not published.
+            KeyLost: the hash of the live topic is lost; a step that was found before is logged, not published.
+            DeploymentChanged: the data was deleted or replaced meanwhile; a step was logged, not published.
         """
         self._steps = []
         try:
@@ -148,6 +157,10 @@ class ClockWatch:
 
 
 def clock_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that watches the servers' clocks about every 2 seconds; see `ClockWatch`."""
+    """Return the service, not started, that watches the servers' clocks about every 2 seconds; see `ClockWatch`.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
+    """
     client = connect(settings.redis.url)
     return maintenance_service("clock", INTERVAL, ClockWatch(client, deployment, log).run_once, client, log)

@@ -77,7 +77,9 @@ class EvictionWatch:
     def run_once(self) -> None:
         """Check the server of each partition: note in `evicting` whether it may evict keys, and log new evictions.
 
-        The log line of an eviction states how many keys the server has evicted since the last check, no names.
+        The log line of an eviction states how many keys the server has evicted since the last check, no names. The
+        first check of a partition logs no eviction. A server whose figures this user may not read counts as one that
+        evicts none.
 
         Also log when a server begins or ceases to be able to evict. Do nothing if the data was deleted or replaced, or
         a restore has not finished.
@@ -85,6 +87,7 @@ class EvictionWatch:
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -116,6 +119,9 @@ def eviction_service(
     """Return the service that watches for evicted keys about every 10 seconds, not started.
 
     It changes `evicting` (see `EvictionWatch`) only if `[redis] eviction` is `refuse`; otherwise it only logs.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
     """
     client = connect(settings.redis.url)
     watch = EvictionWatch(client, deployment, log, evicting if settings.redis.eviction == "refuse" else {})

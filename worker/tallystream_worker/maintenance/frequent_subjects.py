@@ -29,7 +29,8 @@ _FEW: Final = 100
 class FrequentSubjects:
     """Approximate counts of the most frequent pairs of metric and subject among the events that were added.
 
-    Not thread-safe. Newer events weigh more: all counts are halved after 200,000 events, and then every 100,000.
+    `take` adds the events of an entry; `largest` is the most frequent pair. Not thread-safe. Newer events weigh more:
+    all counts are halved after 200,000 events, and then every 100,000.
     """
 
     def __init__(self) -> None:

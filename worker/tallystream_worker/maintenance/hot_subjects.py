@@ -61,9 +61,13 @@ class HotSubject:
 
 
 def advice(hot: HotSubject, rules: Rules | None) -> str:
-    """Return a text on how to relieve the partition of a hot subject, or why its metric cannot be spread.
+    """Return a text on what to do about a hot subject: spread its metric, or, if it cannot be spread, add processor.
 
-    `rules` is `None` if none are published.
+    If the metric is spread already, or its rules are not published yet, the text states this instead.
+
+    Args:
+        hot: The subject.
+        rules: The published rules; `None` if none are published.
     """
     if rules is None or (rule := rules.metric.get(hot.metric)) is None:
         return "the rules of its metric are not published yet"
@@ -75,7 +79,9 @@ def advice(hot: HotSubject, rules: Rules | None) -> str:
 
 
 class HotSubjectTracker:
-    """Tracks the subject with the most events of each partition; called with each applied batch, by any thread.
+    """Tracks the subject with the most events of each partition; any thread calls it with each applied batch.
+
+    `of` returns the subject of a partition; `tick` ends the period over which its events per second are measured.
 
     Args:
         partitions: How many partitions are counted.
@@ -94,7 +100,7 @@ class HotSubjectTracker:
         self._looked_at = time.monotonic()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Add the number of events of one applied batch to its partition, and count the subjects of its sample."""
+        """Add the number of events of one applied batch to its partition; count the subjects of its sample, if any."""
         with self._lock:
             self._events[outcome.partition] += outcome.events
             if outcome.sample is not None:
@@ -149,7 +155,8 @@ class HotSubjects:
         client: The connection to the partitions.
         deployment: The deployment that the worker started with.
         tracker: Returns the tracker of the applied batches, which is a new one after the worker has changed its topic.
-        log: The logger of `partition.hot_subject`, with advice, once for each subject that becomes hot.
+        log: The logger of `partition.hot_subject`, with advice: a hot subject is logged unless it is the one that was
+            logged last for its partition.
     """
 
     def __init__(
@@ -170,11 +177,13 @@ class HotSubjects:
 
         Publish nothing for a partition whose sample shows no such subject (see `HotSubjectTracker.of`), or if the
         worker does not count the live topic yet, or if the data was deleted or replaced, or a restore has not finished.
-        Log the subject if it is hot and is not the one that was logged last for the partition.
+        Log the subject if it is hot and is not the one that was logged last for the partition. In any case, the next
+        pass counts the events from now on: see `HotSubjectTracker.tick`.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
         """
         tracker = self._tracker()
         tracker.tick()
@@ -203,7 +212,11 @@ def hot_subjects_service(
 ) -> PeriodicService:
     """Return a service, not started, that publishes each partition's most frequent subject about every 2 seconds.
 
-    The subject need not be hot; it is logged only when it becomes hot. See `HotSubjects`.
+    The subject need not be hot. It is logged if it is hot and is not the one that was logged last for its partition.
+    See `HotSubjects`.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
     """
     client = connect(settings.redis.url)
     job = HotSubjects(client, deployment, tracker, log)

@@ -42,8 +42,8 @@ class Loss:
 def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     """Add the events of entries that vanished before they were counted to the ledger's `trimmed`, in one partition.
 
-    If no entry is pending or unread, also move the last delivered ID of the consumer group to the end of the stream. If
-    entries are pending or unread, change nothing.
+    If no entry is pending or unread, also move the last delivered ID of the consumer group to the end of the stream (if
+    the user may do this). If entries are pending or unread, change nothing.
 
     Returns:
         The loss, which is in the ledger only if `proved` is true, and which a later call does not return again then;
@@ -51,7 +51,8 @@ def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
 
     Raises:
         KeyLost: the partition has lost a key.
-        redis.ResponseError: the consumer group (`NOGROUP`) or the stream does not exist.
+        redis.RedisError: the consumer group (`NOGROUP`) or the stream does not exist, or the server does not reply, or
+            rejects the command for another reason.
     """
     answer, *figures = _LOSSES(client, [keys.stream, keys.ledger, keys.topic_ledger], [keys.group])
     if answer == b"waiting":
@@ -80,12 +81,14 @@ class LossFinder:
     def run_once(self) -> None:
         """Add the proved losses of each partition to its ledger, and log them.
 
-        If events of a partition are missing without a proof, log an error when this begins, and a line when it ends. Do
-        nothing if the data was deleted or replaced, or a restore has not finished.
+        If events of a partition are missing without a proof, log an error when this begins, and a line at the first
+        pass that does not find it, also if that is because entries are pending or unread. Do nothing if the data was
+        deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
-            KeyLost: a partition has lost a key; raised after all partitions were tried.
+            KeyLost: the hash of the live topic is lost; or a partition has lost a key, which is raised after all
+                partitions were tried.
             ConfigurationError: this release cannot read the stored layout version or rules.
         """
         for_each_partition(self._client, self._deployment, self._partition)
@@ -108,6 +111,9 @@ def losses_service(settings: Settings, deployment: Deployment, log: FilteringBou
     """Return the service, not started, that finds and logs lost entries about every 2 seconds; see `LossFinder`.
 
     Lost entries vanished before they were counted. The events of proved losses are added to `trimmed` in the ledgers.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
     """
     client = connect(settings.redis.url)
     return maintenance_service("losses", INTERVAL, LossFinder(client, deployment, log).run_once, client, log)

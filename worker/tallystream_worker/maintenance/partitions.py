@@ -76,11 +76,11 @@ def maintenance_service(
 ) -> PeriodicService:
     """Return the periodic service of a maintenance job, not started. Several workers may run it at the same time.
 
-    A failed pass is tried again after 0.5 to 5 seconds.
+    A failed pass is tried again after a back-off that grows from about 0.5 to 5 seconds, each up to half shorter.
 
     Args:
         name: The name of the service in logs and health.
-        interval: Seconds between two passes, varied by up to a quarter.
+        interval: Seconds from the beginning of one pass to that of the next, varied by up to a quarter.
         run_once: Makes one pass.
         client: The job's own client; the service closes it when it stops.
         log: Logs changes of state.

@@ -60,7 +60,8 @@ def reap_consumers(
         The number of removed consumers, and of claimed entries.
 
     Raises:
-        redis.ResponseError: the stream or the consumer group does not exist.
+        redis.RedisError: the stream or the consumer group does not exist, or the server does not reply, or rejects the
+            command for another reason.
     """
     _, forgotten, taken = _CONSUMERS(client, [keys.stream], [keys.group, heir, int(silence * 1000), step])
     return forgotten, taken
@@ -92,6 +93,9 @@ def reap_producers(
     Returns:
         The cursor for the next call (`0` after the last producer), and the number of producers whose record was
         removed.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
     """
     milliseconds = [int(seconds * 1000) for seconds in (longest, silence, spool_silence)]
     _, following, removed = _PRODUCERS(client, [keys.sequences, keys.stream], [cursor, step, *milliseconds])
@@ -129,6 +133,7 @@ class Reaper:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -144,9 +149,13 @@ class Reaper:
 def reaper_service(
     settings: Settings, deployment: Deployment, consumer: str, log: FilteringBoundLogger
 ) -> PeriodicService:
-    """Return the service, not started, that removes silent consumers and producers about every minute; see `Reaper`.
+    """Return the service, not started, that runs a `Reaper` about every minute.
 
-    `consumer` is the name of the consumer that gets their pending entries.
+    It removes silent consumers, and the records of silent producers. `consumer` is the name of the consumer that gets
+    the pending entries of the silent ones.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
     """
     client = connect(settings.redis.url)
     return maintenance_service("reaper", INTERVAL, Reaper(client, deployment, consumer, log).run_once, client, log)

@@ -37,7 +37,7 @@ def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
     that these rules do not change, are left alone.
 
     Returns:
-        The metrics that were counted by other rules before.
+        The metrics that were counted by other rules before; empty if there are none, and then nothing is changed.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.
@@ -75,13 +75,14 @@ class RulesAdopter:
     def run_once(self) -> None:
         """Record in each partition that its metrics are counted by the rules that are published now.
 
-        These may be newer than the rules that this worker counts by. An older worker reads the same rules, so it does
-        not undo this. Do nothing if the data was deleted or replaced, if a restore has not finished, or if no rules are
-        published.
+        They are the rules of the partition's live generation; see `adopt`. They may be newer than the rules that this
+        worker counts by. An older worker reads the same rules, so it does not undo this. Do nothing if the data was
+        deleted or replaced, if a restore has not finished, or if no rules are published.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
+            KeyLost: the hash of the live topic is lost.
         """
 
         def adopt_one(_number: int, keys: PartitionKeys, found: Deployment) -> None:
@@ -92,6 +93,10 @@ class RulesAdopter:
 
 
 def rules_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that records about every 2 seconds since when the published rules count."""
+    """Return the service, not started, that records about every 2 seconds since when the published rules count.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
+    """
     client = connect(settings.redis.url)
     return maintenance_service("rules", INTERVAL, RulesAdopter(client, deployment).run_once, client, log)

@@ -74,7 +74,7 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     Raises:
         KeyLost: the partition has lost a key.
         redis.ResponseError: the stream does not exist, or a retention hold is not a stream ID.
-        redis.RedisError: the server does not reply.
+        redis.RedisError: the server does not reply, or rejects the command for another reason.
     """
     age = retention.age_seconds
     _, *found = _TRIM(
@@ -133,8 +133,9 @@ class Trimmer:
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
-            redis.RedisError, KeyLost: the server does not reply, or rejects a command, or a partition has lost a key;
-                raised after all partitions were tried.
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
+            KeyLost: the hash of the live topic is lost; or a partition has lost a key, which is raised after all
+                partitions were tried.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 
@@ -175,7 +176,11 @@ class Trimmer:
 
 
 def trim_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that trims streams and dead letters of all partitions about every 2 seconds."""
+    """Return the service, not started, that trims streams and dead letters of all partitions about every 2 seconds.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
+    """
     client, stopping = connect(settings.redis.url), threading.Event()
     trimmer = Trimmer(client, deployment, settings.retention, log, stopping)
     return maintenance_service("trim", INTERVAL, trimmer.run_once, client, log, stopping)

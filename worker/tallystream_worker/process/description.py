@@ -26,7 +26,8 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
         ConfigurationError: this release cannot read the description that is stored now; nothing was changed.
-        KeyLost: only the hash of a later topic was deleted; nothing was changed.
+        KeyLost: the data is still stored, but this hash was deleted (that of a later topic), or a hash of the
+            description has lost a field; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     if not fields:
@@ -50,15 +51,16 @@ def note_durability(client: redis.Redis, deployment: Deployment, durability: Dur
 
 
 def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: int = 1) -> int:
-    """Add to a number in a hash of the description, 0 if the field is missing, and return the new number.
+    """Add `by` to a number in a hash of the description, and return the new number; a missing field counts as 0.
 
     `key` is `root` or `meta` of the deployment's layout.
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
         ConfigurationError: this release cannot read the description that is stored now; nothing was changed.
-        KeyLost: only the hash of a later topic was deleted; nothing was changed.
-        redis.RedisError: the server does not reply, or rejects the command.
+        KeyLost: the data is still stored, but this hash was deleted (that of a later topic), or a hash of the
+            description has lost a field; nothing was changed.
+        redis.RedisError: the server does not reply, or rejects the command, for example if the field is not a number.
     """
     answer, *found = _ADD(client, [key], [deployment.epoch, field, by])
     if answer == b"gone":

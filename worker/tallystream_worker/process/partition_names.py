@@ -36,7 +36,10 @@ def partition_names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[
 
 
 def unlink_all(client: redis.Redis, names: Iterable[bytes]) -> int:
-    """Remove keys of one partition, and return how many existed."""
+    """Remove keys of one partition, at most 500 with one command, and return how many existed.
+
+    After an error of a command (`redis.RedisError`), the keys of the commands before are removed.
+    """
     removed = 0
     page: list[bytes] = []
     for name in names:

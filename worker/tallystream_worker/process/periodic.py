@@ -34,8 +34,9 @@ class ServiceHealth:
 
     Attributes:
         name: Name of the service.
-        problem: Why the last pass that has ended failed; `None` if it succeeded. Before the first pass ends: the
-            problem that the service's `state` was made with, usually `None`.
+        problem: Why the last pass that has ended failed; `None` if it succeeded. A failure that is a part of normal
+            operation (`is_normal`) does not change it. Before the first pass ends: the problem that the service's
+            `state` was made with, usually `None`.
         passed: Monotonic second at which the last successful pass ended; before the first successful pass, the second
             at which the service was made.
         tried: Monotonic second at which the last pass began, the running one included; before the first pass, the
@@ -49,7 +50,7 @@ class ServiceHealth:
 
 
 class PeriodicService:
-    """Runs one pass after another in its own thread until it is stopped.
+    """Runs one pass after another in its own thread, from `start` until `stop`.
 
     A failed pass is tried again after a back-off. A failure is logged unless the pass before failed with the same
     problem: a `RedisError` or `TallyError` with its text, any other exception with its traceback. No `Exception` of a
@@ -62,7 +63,7 @@ class PeriodicService:
         run_once: Runs one pass; returns the fields of a line to log, or `None` (or no fields) to log no line.
         log: Logger for these lines and for the changes of state.
         state: Logs the changes of state; default: the events `task.failed` and `task.recovered`.
-        backoff: Seconds to wait after failed passes; default 0.5 s to 30 s.
+        backoff: Seconds to wait after failed passes; by default they grow from 0.5 to 30 s, each up to half shorter.
         jitter: The fraction by which an interval is randomly shorter or longer, so that several processes do not run
             in step.
         recover: Called with the exception of a failed pass; returns the seconds to wait, or `None` for the back-off.
@@ -118,7 +119,7 @@ class PeriodicService:
         return ServiceHealth(self.name, self._state.problem, self._passed, self._tried)
 
     def start(self) -> None:
-        """Start the thread, and return; the first pass begins at once. A service can be started once."""
+        """Start the thread, and return; the first pass begins at once. A second call raises a `RuntimeError`."""
         self._thread.start()
 
     def quiet(self) -> None:
@@ -144,8 +145,9 @@ class PeriodicService:
     def attempt(self) -> float:
         """Run one pass, without waiting; log a change of state; return the seconds to wait before the next pass.
 
-        An exception of the pass is not raised: it becomes the problem of the service, stale connections are closed, and
-        the wait is the one that `recover` returns, or else the back-off.
+        If the pass returns fields, they are logged as `task.done`. An `Exception` of the pass is not raised: it becomes
+        the problem of the service (unless `is_normal` is true for it), stale connections are closed, and the wait is
+        the one that `recover` returns, or else the back-off.
         """
         self._tried = time.monotonic()
         try:

@@ -32,7 +32,7 @@ def exit_on_interrupt() -> None:
 
 
 def raise_on_interrupt() -> None:
-    """End the effect of `exit_on_interrupt`: Ctrl-C raises `KeyboardInterrupt` again."""
+    """End the effect of `exit_on_interrupt`, if it has one: Ctrl-C raises `KeyboardInterrupt` again."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

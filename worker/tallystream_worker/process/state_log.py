@@ -18,7 +18,7 @@ _EXPECTED: Final = (RedisError, TallyError)
 
 
 class StateLog:
-    """Logs one line for each change of the state of one thing.
+    """Logs one line for each change of the state of one thing: call `failed`, `failed_with` or `works` each time.
 
     Two problems are the same if their texts differ only in numbers, such as an address or a count; see `kind_of`.
 
@@ -37,13 +37,13 @@ class StateLog:
         """The present problem; `None` while the thing works."""
 
     def failed(self, problem: str, **fields: object) -> None:
-        """Record a problem; log it as an error with `fields`, unless it is the same as the present problem."""
+        """Record a problem; log it as an error with `fields`, unless it is the present one, apart from numbers."""
         if self.problem is None or kind_of(problem) != kind_of(self.problem):
             self._log.error(self._failed, problem=problem, **fields)
         self.problem = problem
 
     def failed_with(self, error: Exception) -> None:
-        """Record an exception as the problem; log it unless it is the same as the present problem.
+        """Record an exception as the problem; log it as an error, unless it is the present one, apart from numbers.
 
         A `RedisError` or `TallyError` is logged with its text only, any other exception also with its traceback.
         """
@@ -60,7 +60,7 @@ class StateLog:
 
 
 class StreamStates:
-    """The state logs of one condition, one for each stream.
+    """The state logs of one condition, one for each stream: `states[stream]` returns that of a stream.
 
     Args:
         log: Logger for the lines; each line gets a field `stream`.

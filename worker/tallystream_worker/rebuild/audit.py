@@ -48,7 +48,8 @@ def audit(
 ) -> Report:
     """Fold every partition again in a scratch server, compare its live counters with the result, and return the report.
 
-    Events may be appended and counted meanwhile.
+    Events may be appended and counted meanwhile. Nothing on the live server is changed. If an entry is trimmed before
+    the audit reads it, its counters may differ.
 
     Args:
         client: Client of the server of the live counters.
@@ -67,11 +68,13 @@ def audit(
         ConfigurationError: so many entries are gone that no counter can be compared, or the preferred snapshot is
             unusable.
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
-        ConsumerGroupMissing: the live consumer group of a partition is missing.
-        StreamError: 20,000 or more entries of a partition stayed pending, or (`EntriesTrimmed`) entries were trimmed
-            while the stream was read.
+        ConsumerGroupMissing: a partition has a stream, but its live consumer group is missing.
+        StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, or
+            (`EntriesTrimmed`) entries were trimmed while the stream was read.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         EmbeddedServerError: the scratch server cannot be started.
+        redis.RedisError: one of the two servers does not reply, or rejects a command.
+        OSError: a temporary file or folder cannot be written.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))

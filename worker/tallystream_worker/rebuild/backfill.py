@@ -28,8 +28,9 @@ _OF_THE_STREAM: Final = ("entries:settled", "entries:plain")
 class Backfill:
     """Counts given entries of one partition, each once, although counting may be interrupted and repeated.
 
-    The server stores a mark, which names the last counted entry; the script call that counts a batch also moves the
-    mark. Entries that cannot be counted become dead letters.
+    Read the property `mark`, then call the object with the entries after it. The server stores the mark, which names
+    the last counted entry; the script call that counts a batch also moves the mark. Entries that cannot be counted
+    become dead letters.
 
     Args:
         client: Client of the server of the counters.

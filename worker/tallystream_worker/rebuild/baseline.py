@@ -73,12 +73,13 @@ def opened(
         settings: The configuration.
         archive: URL of the archive; `""` for no archive, `None` for the archive of the settings.
         snapshot: URL of the snapshot to begin with; `""` for no snapshot, `None` for the snapshot of the settings,
-            which is used only if entries are gone.
+            which is used only if entries are gone that the archive lacks.
         log: The number of the topic that is audited; each topic has its own archive.
 
     Raises:
-        ConfigurationError: the URL of the snapshot cannot be used. Whether the archive and the snapshot exist is not
+        ConfigurationError: the URL of the archive or of the snapshot cannot be used. Whether the two exist is not
             checked here.
+        ImportError: there is an archive, and the package pyarrow is not installed.
     """
     store = database = None
     if url := settings.archive.url if archive is None else archive:
@@ -99,14 +100,15 @@ def opened(
 def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
     """Return the base from which an audit of partition `number` can prove the most counters of the span.
 
-    If the span has a beginning, no snapshot is used. A snapshot that is not preferred is used only if entries are gone
-    that the archive does not have, and is passed over if it is unusable.
-
-    The partition must have a stream.
+    If the span has a beginning, no snapshot is used. Otherwise a preferred snapshot is always the base. One that is not
+    preferred is used only if entries are gone that the archive does not have, and is passed over if it is missing,
+    incomplete, outdated or of other data.
 
     Raises:
-        ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data.
-        ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
+        ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data; or the span has a
+            beginning, and no rules are published.
+        ArchiveError, SnapshotError: the archive or the snapshot cannot be read, even if it is not preferred.
+        redis.RedisError: the partition has no stream, or the server does not reply or rejects a command.
     """
     stream = deployment.layout.keys[number].stream
     info: Any = client.xinfo_stream(stream)

@@ -112,6 +112,8 @@ class AppliedEntries:
 
         Raises:
             EntriesTrimmed: entries were trimmed while the stream was read.
+        KeyLost, StreamError: the stream was deleted or replaced while it was read.
+        redis.RedisError: the server does not reply, or rejects a command.
         """
         for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)

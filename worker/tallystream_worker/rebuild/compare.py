@@ -26,7 +26,13 @@ def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Ite
     Counters that arriving events are changing differ briefly. So a `Piece` that differs is read up to five times, 50 ms
     apart, and only the counters that still differ in the last read are yielded. Not compared are the counters that
     `pieces` leaves out, the ledgers, and the periods that one of the generations has removed (see `RemovedPeriods`).
-    Both generations must exist in the live topic. Counters in a live key of another type are yielded with a text.
+    Both generations must exist in the live topic. If a key has another type in one of them, its counters have a text
+    there as their value; a plain number counts as absent. A key that must be a hash, and has another type in both, is
+    not compared.
+
+    Raises:
+        ConfigurationError: no rules are published.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     rules = deployment.rules_of(generation)
     for present, new in zip(deployment.layout.keys, deployment.layout.of(generation).keys, strict=True):

@@ -112,8 +112,11 @@ def describe(
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
         ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
-            known; or a hash is lost, and the partitions show that a restore has not finished. Nothing was changed.
+            known; or this release cannot read the recorded rules; or a hash is lost, and the partitions show that a
+            restore has not finished. At most the hash of the live topic was stored.
         redis.RedisError: the server does not reply, or rejects a command.
+
+    An error of `manifest` is raised too.
     """
 
     def fields_of_topic(topic: _Topic, epoch: bytes | None) -> dict[str, Any]:
@@ -160,6 +163,7 @@ def _look(client: redis.Redis, namespace: str, number: int) -> _Topic:
 
     Raises:
         ConfigurationError: a restore of the topic has not finished.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     with client.pipeline(transaction=False) as pipeline:
         for keys in Layout(MAX_PARTITIONS, namespace, topic=number).keys:
@@ -247,7 +251,9 @@ def _topics(
     archived: Sequence[int],
     manifest: Callable[[int], Mapping[str, Any] | None],
 ) -> dict[str, Any]:
-    """Return the fields of the root hash about topics and their closings; none if there is only the first topic.
+    """Return the fields of the root hash about topics and their closings.
+
+    If there is only the first topic, these are at most the number of its last closing.
 
     A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
     up to the newest are looked at: every topic below the live one that is closed for a later topic is an earlier one.
@@ -375,7 +381,7 @@ def _fields(  # what `describe` gets
     if it is lost too.
 
     Raises:
-        ConfigurationError, StreamError: see `describe`.
+        ConfigurationError, StreamError, redis.RedisError: see `describe`; nothing was changed.
     """
     layout = Layout(namespace=namespace, topic=topic.number)
     changes = read_changes(client, layout)
@@ -426,6 +432,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
 
     Raises:
         ConfigurationError: the partitions do not count the same generation.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     values = [value for keys in layout.keys if (value := client.execute_command("GET", keys.live)) is not None]
     live = {parse_live(value)[0] for value in values} or {int(latest.get("generation", FIRST))}

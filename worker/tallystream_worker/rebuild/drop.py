@@ -41,6 +41,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
         StreamError: a node failed over meanwhile; nothing was removed. Or (`DeploymentChanged`) the data was replaced.
         Unconfirmed: the switch to the live generation was not confirmed in time, and nothing was removed; or the
             removal was not.
+        redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
     if generation == deployment.generation:
         raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")

@@ -126,16 +126,22 @@ class PartitionAudit:
     def run(self) -> Report:
         """Fold the entries that the base of the audit selects, compare the counters, and return the report.
 
-        No live counter is changed. If nothing was ever appended to the partition, all numbers of the report are 0 and
-        it has no scope.
+        No live counter is changed. If the partition never had a stream, all numbers of the report are 0, and it has no
+        scope. Otherwise it has one scope, even if the stream is empty: a worker or an archiver creates the stream
+        before the first entry.
 
         Raises:
             KeyLost: the partition has lost its stream or a sentinel (see `lost_key`).
-            ConfigurationError: the preferred snapshot is unusable.
-            ConsumerGroupMissing: the live consumer group is missing.
-            StreamError: 20,000 or more entries stayed pending, or (`EntriesTrimmed`) entries were trimmed while the
-                stream was read.
+            ConfigurationError: the preferred snapshot is unusable, or the span has a beginning, and no rules are
+                published.
+            ConsumerGroupMissing: the partition has a stream, but its live consumer group is missing.
+            StreamError: 20,000 or more entries stayed pending, the stream was replaced, or (`EntriesTrimmed`) entries
+                were trimmed while the stream was read.
             ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
+            redis.RedisError: one of the two servers does not reply, or rejects a command.
+            OSError: the temporary file with live values cannot be written.
+
+        An error of `show` is raised too.
         """
         refuse_lost(self._client, self._keys)
         if not self._client.exists(self._keys.stream):
@@ -166,7 +172,8 @@ class PartitionAudit:
         snapshot, or of the ID up to which entries are left out; 0 if no entry is left out.
 
         Raises:
-            ConfigurationError, ArchiveError, SnapshotError: see `choose`.
+            ConfigurationError, ArchiveError, SnapshotError, redis.RedisError: see `choose`.
+            StreamError: the stream was deleted, replaced or trimmed while its first entry was read.
         """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
@@ -185,9 +192,9 @@ class PartitionAudit:
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _load_resets(self, after: str) -> None:
-        """Give the scratch counters the last resets up to the ID `after`, whose entries are left out; none if empty.
+        """Give the scratch counters the last live resets up to the ID `after`; none if `after` is empty.
 
-        Periods of votes that begin later state the last reset of their subject.
+        The entries up to `after` are left out. Periods of votes that begin later state the last reset of their subject.
         """
         found: Any = self._client.hgetall(self._keys.resets)
         if old := {
@@ -201,7 +208,8 @@ class PartitionAudit:
         Without such entries, return `after`, or `0-0` if `after` is empty.
 
         Raises:
-            ArchiveError: the archive cannot be read.
+            ArchiveError: the archive cannot be read, or a file of it is missing.
+            redis.RedisError: one of the two servers does not reply, or rejects a command.
         """
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
@@ -224,6 +232,7 @@ class PartitionAudit:
 
         Raises:
             SnapshotError: the snapshot cannot be read, lacks the partition, or was changed by another program.
+            redis.RedisError: one of the two servers does not reply, or rejects a command.
         """
         from tallystream_worker.snapshot.database import SnapshotError  # noqa: PLC0415  # SQLAlchemy takes its time
         from tallystream_worker.snapshot.load import TableLoader  # noqa: PLC0415  # SQLAlchemy takes its time

@@ -72,9 +72,10 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
 
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
-            still kept, or `rules` no longer spread a metric whose events are spread.
+            still kept, `rules` no longer spread a metric whose events are spread, or no rules are published.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        redis.RedisError: the server does not reply, or rejects a command; a number may be reserved. Call again.
     """
     if deployment.moving is not None:
         raise ConfigurationError(
@@ -127,6 +128,10 @@ class Rebuild:
         generation: The number of the generation: the one that is being built (see `propose`), or one that is kept.
         archive: URL of the archive, `""` for none.
         accept_loss: Whether to continue if some entries are neither in the streams nor in the archive.
+
+    Raises:
+        ConfigurationError: the generation has no stored rules, and none are published; or the URL of the server cannot
+            be used.
     """
 
     def __init__(
@@ -158,6 +163,7 @@ class Rebuild:
             ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted. The
                 consumer groups stay.
             KeyLost: a partition has lost a key; the partitions before it have their groups.
+            redis.RedisError: the server does not reply, or rejects a command; call again.
         """
         for partition in self._partitions:
             partition.begin()
@@ -177,15 +183,18 @@ class Rebuild:
         the generation is live already. If one partition fails, the error is raised after the others have ended.
 
         Args:
-            show: Called with the progress every 0.1 seconds, and at the end.
+            show: Called with the progress every 0.1 seconds, and at the end. If it raises an error before the end,
+                `stopping` is set, and the error is raised when all partitions have stopped.
 
         Raises:
             StreamError: entries that are gone from the streams are not counted at the end (the archive lacks them, or
                 `stopping` was set), and no loss is accepted; another rebuild counts archived entries of the same
                 generation; or (`KeyLost`) a partition has lost a key.
-            ArchiveError: the archive cannot be read.
+            ArchiveError: the archive cannot be read, or a file of it is missing.
+            ConfigurationError: the URL of the archive cannot be used.
+            redis.RedisError: the server does not reply, or rejects a command.
 
-        Any error of `CountingLoop.run_once` is raised too.
+        Entries that were counted before the error stay counted. Any error of `CountingLoop.run_once` is raised too.
         """
         of = sum(partition.waiting() for partition in self._partitions)
         with ThreadPoolExecutor(len(self._partitions), thread_name_prefix="tallystream-rebuild") as threads:
@@ -216,10 +225,12 @@ class Rebuild:
         Raises:
             Unconfirmed: the switch was not confirmed in time.
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
-                third generation is live, or a node failed over meanwhile, or (`KeyLost`) the partition has lost a key.
+                third generation is live, or the partition is closed, or a node failed over meanwhile, or (`KeyLost`)
+                the partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
+            redis.RedisError: the server does not reply, or rejects a command, as it does if the generation was removed.
 
-        Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched. After an error,
-        call it again: `tally:meta` has the generation only if all partitions have it.
+        Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched, even if readers
+        do not follow yet: call it again. `tally:meta` has the generation only if all partitions have it.
         """
         rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
         with step(client, self._deployment, f"the partitions count in generation {self._generation}"):
@@ -291,6 +302,7 @@ class _Partition:
         """Return how many of the entries that were gone from the stream at `begin` this generation has not counted.
 
         Return 0 before `begin`, and for a generation older than the live one: it counted them before they were trimmed.
+        A result below 0 means that none is missing.
         """
         if self._keys.generation < self._present.generation or not self.gone:
             return 0

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class RemovedPeriods:
     """Stores, by kind and metric, the end of the last period that generations have removed, or left events out of.
 
-    Call `learn` for each generation that is compared, then `can_compare`; before `learn`, every key can be compared. A
-    kind is the first part of a key's name, such as `hour`.
+    Call `learn` for each generation that is compared, then `can_compare`; before `learn`, every key can be compared.
+    `is_declared` depends on the rules only. A kind is the first part of a key's name, such as `hour`.
 
     Args:
         rules: The declared metrics.
@@ -42,7 +42,7 @@ class RemovedPeriods:
         """Return `False` if a key, without the prefix, may be of a period that was removed or lacks events.
 
         These are all keys whose period begins before the recorded end of its kind and metric, whether removed or not.
-        A key without a period, such as a total, can be compared.
+        A key without a period, such as a total, or of a metric that is not declared, can be compared.
         """
         name = name.removeprefix("top:")
         end = self._ends.get(":".join(name.split(":", 2)[:2]))

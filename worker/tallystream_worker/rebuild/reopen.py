@@ -100,7 +100,10 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
 
 
 def _broken(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the name of a lost key without which the other keys of the partition cannot be used, or `None`."""
+    """Return the name of a lost key without which the other keys of the partition cannot be used.
+
+    `None` if no sentinel is lost, or only that of the live generation, or if nothing is left of the partition.
+    """
     try:
         is_lost = is_new(client, keys)
     except KeyLost as error:

@@ -84,7 +84,10 @@ def replay(
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
+        ConfigurationError: the URL of the archive cannot be used.
         EntriesTrimmed: entries were trimmed before they were read, and the archive lacks them.
+        KeyLost, StreamError: a stream was deleted or replaced before all its entries were read.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     for partition, keys in enumerate(layout.keys):
         gone = dropped(client, keys)

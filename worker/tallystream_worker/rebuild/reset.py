@@ -81,9 +81,11 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
             closed the streams, or (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted
             or replaced. If a metric is spread, some partitions may be reset then. Or a node failed over meanwhile, and
             the subject is reset or not.
+        ConfigurationError: no rules are published (nothing was changed), or this release cannot read the rules that
+            were published meanwhile.
         Unconfirmed: the subject is reset, and this was not confirmed in time.
-        redis.RedisError: the connection broke. Each partition is reset or not; calling again is safe, but what the
-            failed call took away is not in the totals of the next call.
+        redis.RedisError: the connection broke, or the server rejects a command. Each partition is reset or not; calling
+            again is safe, but what the failed call took away is not in the totals of the next call.
     """
     for metric in metrics:
         if not deployment.rules.metric[metric].exact:
@@ -138,9 +140,9 @@ class _Run:
     def _time(self, parts: Iterable[_Part]) -> int:
         """Hold appends back and wait until everything in the partitions is counted; return a time after all their IDs.
 
-        The time is in milliseconds since 1970. Appends stay held back when this returns, for up to a second. With the
-        same time in all partitions, the resets stay in their place in the log if a repartition merges the
-        partitions in the order of their IDs. The errors are those of `_reset`.
+        The time is in milliseconds since 1970; 100 if no partition has a stream. Appends stay held back when this
+        returns, for up to a second. With the same time in all partitions, the resets stay in their place in the log if
+        a repartition merges the partitions in the order of their IDs. The errors are those of `_reset`.
         """
         ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
         return max(ready, default=0) + _MARGIN
@@ -160,6 +162,7 @@ class _Run:
         Raises:
             _SwitchedError: another generation is live, or other rules count it.
             StreamError: see `reset`; nothing was done in this partition.
+            redis.RedisError: the server does not reply, or rejects a command; the partition is reset or not.
         """
         answer, *details = self._call(part, at)
         if answer == b"passed":

@@ -52,6 +52,7 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 
     Raises:
         redis.ResponseError: a partition has no stream.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     return {
         keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in deployment.layout.keys
@@ -68,7 +69,10 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing.
+        ConfigurationError: the URL of the archive cannot be used, or no rules are published.
         EntriesTrimmed: entries were trimmed from a stream before they were read, and the archive lacks them.
+        KeyLost, StreamError: a stream was deleted or replaced before all its entries were read.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     found = Effect()
     for partition, keys in enumerate(deployment.layout.keys):
@@ -110,8 +114,9 @@ def propose_without(client: redis.Redis, deployment: Deployment, retraction: Ret
     """Return the number of the generation to build without the retracted events; reserve it unless it is being built.
 
     Raises:
-        ConfigurationError: a repartition is running, another generation is being built, or an old one is still kept.
-        DeploymentChanged, KeyLost: see `propose`.
+        ConfigurationError: a repartition is running, another generation is being built, an old one is still kept, or no
+            rules are published.
+        DeploymentChanged, KeyLost, redis.RedisError: see `propose`.
     """
     rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
     return propose(client, replace(deployment, declared=rules), rules)

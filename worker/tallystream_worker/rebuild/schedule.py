@@ -73,10 +73,10 @@ class Scheduled:
         of a finished audit in `tally:meta`, and log an error if counters differ.
 
         Raises:
-            ConfigurationError: no counter can be proved, the URL of the snapshot cannot be used, or this release cannot
-                read the stored data.
-            TallyError, redis.RedisError: another error of the audit (see `audit`); or the deployment could not be read,
-                or the result could not be recorded.
+            ConfigurationError: no counter can be proved, the URL of the archive or of the snapshot cannot be used, or
+                this release cannot read the stored data.
+            TallyError, redis.RedisError, OSError: another error of the audit (see `audit`); or the deployment could not
+                be read, or the result could not be recorded.
 
         If the audit fails, or its result cannot be recorded, calls within the interval or 15 minutes, whichever is
         shorter, do nothing. After an error before the audit began, the next call tries again.

@@ -66,6 +66,7 @@ def stream_entries(
         EntriesTrimmed: entries were trimmed after the first page was read, or since the first entry was `first`.
         KeyLost: the stream was deleted while entries of it were still to be read.
         StreamError: the stream was replaced by one with fewer entries.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     # Of the next entry: its ID, and its position among all entries that the stream ever had.
     following, position = (None, None) if first is None else first
@@ -119,8 +120,11 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
 
     If `after` is empty, they begin with the first; if `before` is `None`, they end with the last.
 
+    Entries that are missing at the end are not noticed.
+
     Raises:
-        ArchiveError: the archive cannot be read, or a file of it is missing.
+        ArchiveError: the archive cannot be read, or a file of it is missing between two others or after `after`.
+        ConfigurationError: the URL of the archive cannot be used.
     """
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
@@ -140,6 +144,8 @@ def entries(
         ArchiveError: the archive cannot be read, or a file of it is missing.
         EntriesTrimmed: entries were trimmed from the stream before they were read, and the archive lacks them.
         KeyLost, StreamError: the stream was deleted or replaced before all its entries were read.
+        ConfigurationError: the URL of the archive cannot be used.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     after = ""
     held: tuple[str, int] | None = None

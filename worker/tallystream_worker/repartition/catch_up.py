@@ -41,6 +41,14 @@ class CatchUpCounter:
         settings: The configuration.
         deployment: The deployment whose layout is that of the topic.
         rules: The rules to count by.
+
+    Call the object to count what waits; `waiting` is the number of entries that still wait, and `obstacle` states why.
+
+    Raises:
+        KeyLost, ConsumerGroupMissing: a partition has lost a key or its group; the groups before it are created.
+        ArchiveError: the archive belongs to other data, or its manifest cannot be read or written.
+        ConfigurationError: the URL of the server or of the archive cannot be used.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
 
     def __init__(self, settings: Settings, deployment: Deployment, rules: Rules) -> None:
@@ -61,9 +69,12 @@ class CatchUpCounter:
         alone, or that another running repartition has just fetched, may stay uncounted; see `waiting`.
 
         Raises:
-            StreamError, redis.RedisError: see `CountingLoop.run_once`. Other partitions may still be counted
-                afterwards, until the context ends.
-            ArchiveError: an archive cannot be written; the entries are counted.
+            StreamError, redis.RedisError: see `CountingLoop.run_once`; other partitions may still be counted
+                afterwards, until the context ends. Or archiving or trimming failed (see `Archive.run_once` and `trim`);
+                then the entries are counted.
+            ArchiveError, ConfigurationError: see `Archive.run_once`; the entries are counted.
+
+        Any other error of `CountingLoop.run_once` is raised too.
         """
         counted = sum(self._threads.map(_count, self._consumers))
         if counted:
@@ -72,7 +83,12 @@ class CatchUpCounter:
 
     @property
     def waiting(self) -> int:
-        """The number of entries that are not counted yet, read from the server, or a lower bound; 0 only if none."""
+        """The number of entries that are not counted yet, read from the server, or a lower bound; 0 only if none.
+
+        Raises:
+            ValueError: a consumer group of the topic is missing.
+            redis.RedisError: a stream is missing, or the server does not reply.
+        """
         waiting = 0
         for keys in self._deployment.layout.keys:
             (group,) = (each for each in self._client.xinfo_groups(keys.stream) if each["name"] == keys.group.encode())
@@ -86,6 +102,9 @@ class CatchUpCounter:
 
         It states the error of the first pending entry, or, without an error in this process, the consumer that has
         fetched it; if no entry is pending, that entries were not read.
+
+        Raises:
+            redis.RedisError: a stream or its consumer group is missing, or the server does not reply.
         """
         for keys in self._deployment.layout.keys:
             pending: list[dict[str, Any]] = self._client.xpending_range(keys.stream, keys.group, "-", "+", 1)

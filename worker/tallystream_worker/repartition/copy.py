@@ -76,6 +76,8 @@ class CopiedElsewhere(StreamError):
 class StreamCopier:
     """Copies one topic into another. Not thread-safe; several processes may copy the same topics at the same time.
 
+    Call `look` once, then the object for each pass; `mark` and `hold` depend on what `look` has read.
+
     Args:
         client: The server of both topics.
         old: The topic to read.
@@ -120,8 +122,8 @@ class StreamCopier:
     def look(self) -> None:
         """Read the marks, up to which entries are copied, and the dropped dead letters, whose events are not copied.
 
-        The dropped dead letters are read only here, so place the retention hold `HOLDER` on each old stream first:
-        while it is there, no further record of one is written (see drop.lua).
+        Call it again after a `CopiedElsewhere`. The dropped dead letters are read only here, so place the retention
+        hold `HOLDER` on each old stream first: while it is there, no further record of one is written (see drop.lua).
         """
         self._dropped = [dropped(self._client, keys) for keys in self._old.keys]
         with self._client.pipeline(transaction=False) as pipeline:
@@ -153,11 +155,13 @@ class StreamCopier:
                 given up or replaced.
             StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
                 Without an archive, this is not checked. Or (`EntriesTrimmed`) entries were trimmed while the streams
-                were read, or (`EntriesGone`) an old partition lacks entries that were copied, or (`KeyLost`) a
-                partition has lost a key.
+                were read, an old stream was replaced, (`EntriesGone`) an old partition lacks entries that were copied,
+                or (`KeyLost`) an old stream was deleted or a new partition has lost a key. Earlier pages are copied.
             Unconfirmed: the entries to copy, or the copies, were not confirmed in time; the holds stay.
-            ArchiveError: the archive cannot be read.
-            redis.RedisError: the last page may be copied or not; call `look`, then copy again.
+            ArchiveError: the archive cannot be read, or a file of it is missing.
+            ConfigurationError: the URL of the archive cannot be used.
+            redis.RedisError: the last page may be copied or not; call `look`, then copy again. Also raised if an
+                archive is given and an old stream does not exist.
         """
         if not self._marks:
             self.look()
@@ -219,7 +223,7 @@ class StreamCopier:
         """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first.
 
         Raises:
-            StreamError, ArchiveError: see `_archived`.
+            StreamError, ArchiveError, ConfigurationError, redis.RedisError: see `_archived` and `stream_entries`.
         """
         mark, keys = self.mark(source), self._old.keys[source]
         if self._archive and source not in self._archived_wholly:
@@ -240,7 +244,9 @@ class StreamCopier:
         Raises:
             StreamError: entries are neither in the stream nor in the archive, and no loss is accepted; raised at the
                 end.
-            ArchiveError: the archive cannot be read.
+            ArchiveError: the archive cannot be read, or a file of it is missing.
+            ConfigurationError: the URL of the archive cannot be used.
+            redis.RedisError: there is no stream, or the server does not reply.
         """
         stream = self._old.keys[source].stream
         about: dict[str, Any] = self._client.xinfo_stream(stream)

@@ -80,8 +80,9 @@ class Repartition:
             `switching`, and once with `moved`.
 
     Raises:
-        ConfigurationError: the repartition was begun with other rules.
-        KeyLost: a partition of the new topic has lost a key.
+        ConfigurationError: the repartition was begun with other rules, or no rules are published.
+        KeyLost: a partition of the new topic, or its hash, has lost a key or a field.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Repartition:
         Raises:
             ConfigurationError: entries are gone, nothing was copied before, no archive is named, and no loss is
                 accepted. The holds stay.
+            redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
         gone = 0
         for keys in self._old.layout.keys:
@@ -151,8 +153,8 @@ class Repartition:
 
         Raises:
             StreamError: entries wait, and none was counted for 20 seconds; or see `StreamCopier` and `CatchUpCounter`.
-            ArchiveError, redis.RedisError: see `StreamCopier` and `CatchUpCounter`. In all cases, the repartition can
-                be continued.
+            ArchiveError, ConfigurationError, redis.RedisError: see `StreamCopier` and `CatchUpCounter`. In all cases,
+                the repartition can be continued.
         """
         while True:
             before = self._copying.entries
@@ -166,10 +168,9 @@ class Repartition:
     def switch(self, counting: CatchUpCounter) -> None:
         """Close the old topic, copy and count the rest of its entries, and make the new topic live.
 
-        If closing, copying or counting fails, the old topic is opened again, unless another run has closed it. If the
-        server does not answer, the old topic may stay closed until the next run.
-
-        Wait until every copy is counted.
+        This waits until every copy is counted. If closing, copying or counting fails, the old topic is opened again,
+        unless another run has closed it. If the server does not answer, the old topic may stay closed until the next
+        run; if a partition of it has lost a key, this partition may stay closed until it is repaired.
 
         Args:
             counting: Counts the new topic.
@@ -180,7 +181,9 @@ class Repartition:
                 node failed over meanwhile, entries are missing, copies wait and none was counted for 20 seconds,
                 (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
             ArchiveError: an archive cannot be read or written; the old topic is live.
-            redis.RedisError: the server did not answer; the new topic may be live or not.
+            ConfigurationError: this release cannot read the stored data, or the URL of an archive cannot be used; the
+                old topic is live.
+            redis.RedisError: the server did not answer, or rejected a command; the new topic may be live or not.
         """
         self.ensure_current()
         closing = topic.next_closing(self._client, self._old)
@@ -203,7 +206,10 @@ class Repartition:
         self._told("moved")
 
     def _drain(self, counting: CatchUpCounter) -> None:
-        """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it."""
+        """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it.
+
+        Call `show` with the stage `switching` first, and `ensure_current` at the end. The errors are those of `switch`.
+        """
         failpoints.reach("move-closed")
         self._told("switching")
         self._copying.look()  # a failover may have taken copies back, and their marks with them
@@ -231,7 +237,14 @@ class Repartition:
     def ensure_current(self) -> None:
         """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began.
 
-        Also raise it if the repartition has ended: the new topic is live.
+        Also raise it if the repartition has ended: the new topic is live. The error then has the same text as if it was
+        given up.
+
+        Raises:
+            StreamError: one of these, or (`DeploymentChanged`) the data was deleted or replaced, or (`KeyLost`) the
+                hash of the live topic is lost.
+            ConfigurationError: this release cannot read the stored data.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
@@ -254,7 +267,7 @@ def _count_all(counting: CatchUpCounter) -> None:
 
     Raises:
         StreamError: copies wait, and none was counted for 20 seconds; or see `CatchUpCounter`.
-        ArchiveError, redis.RedisError: see `CatchUpCounter`.
+        ArchiveError, ConfigurationError, redis.RedisError: see `CatchUpCounter`.
     """
     until = time.monotonic() + _PATIENCE
     while waiting := counting.waiting:
@@ -283,14 +296,15 @@ def repartition(
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
     The old topic is kept until `topic.drop` removes it. See `Repartition` for the other arguments. A call after an
-    interruption continues the same repartition. If an earlier one was given up, and this was interrupted, the old topic
-    is reopened first.
+    interruption continues the same repartition. If giving up an earlier one was interrupted, the old topic is reopened
+    first.
 
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
         StreamError: the repartition was given up, the rules changed, entries are missing, copies wait and none was
             counted for 20 seconds, another process copies the same entries, a node failed over meanwhile, a key is lost
-            (`KeyLost`), or the data was replaced (`DeploymentChanged`).
+            (`KeyLost`), or the data was replaced (`DeploymentChanged`). After `KeyLost`, a partition of the old topic
+            may stay closed.
         Unconfirmed: a step was not confirmed in time; call again to continue.
         ArchiveError: an archive cannot be read or written; call again to continue.
         redis.RedisError: the server did not answer, and the old topic may stay closed; call again to continue.

@@ -35,6 +35,8 @@ _PATIENCE: Final = 10.0
 class StragglerCopier:
     """Copies entries that reach the old topic after a repartition into the live topic, as long as the old one is kept.
 
+    Call the object in each pass, with the deployment that was read just before.
+
     Args:
         client: The server of both topics.
     """
@@ -47,9 +49,11 @@ class StragglerCopier:
     def __call__(self, deployment: Deployment) -> int:
         """Copy the entries of the old topic that are not copied yet; return how many were copied.
 
-        Every worker may do this at the same time: each entry is copied once. Return 0 if no old topic is kept, or if
-        another worker copies the same entries; in that case, this call may have copied some before. The marks are read
-        from the server each time, because a failover may have taken copies back together with their marks.
+        Then the retention holds of the old topic move, so that copied entries may be trimmed there. Every worker may do
+        this at the same time: each entry is copied once. The marks are read from the server each time, because a
+        failover may have taken copies back together with their marks. Return 0 if no old topic is kept, if another
+        worker copies the same entries, or if the live topic was replaced; in the last two cases, this call may have
+        copied some before.
 
         Args:
             deployment: The live deployment, read a moment ago.
@@ -100,7 +104,13 @@ class StragglerCopier:
 
 
 def straggler_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that copies stragglers of the old topic into the live one every 2 seconds."""
+    """Return the service, not started, that copies stragglers of the old topic into the live one every 2 seconds.
+
+    A pass does nothing while the server has other data than that of `deployment`, or a restore has not finished.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
+    """
     client = connect(settings.redis.url)
     copier = StragglerCopier(client)
 

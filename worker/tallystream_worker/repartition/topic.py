@@ -49,13 +49,15 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
     """Return the layout of the topic to fill, with `partitions` partitions: of the topic that was begun, or a new one.
 
     A new topic gets a number, which is stored with its number of partitions; no key of the topic is written. Nothing is
-    written if a topic was begun.
+    written if a topic was begun. `partitions` must be 1 to 1,024: any other number is stored too, before this raises a
+    `ConfigurationError`.
 
     Raises:
         ConfigurationError: a topic with another number of partitions is being filled, an earlier topic is still kept,
             or a generation is being built.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        redis.RedisError: the server does not reply, or rejects the command; the topic may be begun. Call again.
     """
     if deployment.building is not None:
         raise ConfigurationError(
@@ -93,8 +95,9 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         rules: The rules to count the new topic by.
 
     Raises:
-        ConfigurationError: the topic was begun with other rules.
-        KeyLost: a partition of the new topic has lost a key.
+        ConfigurationError: the topic was begun with other rules; they stay.
+        KeyLost: a partition of the new topic has lost a key, or its hash a field.
+        redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     rules = changed(rules, retracted=after_copying(rules.retracted))
     if not client.exists(layout.meta):
@@ -144,6 +147,8 @@ def next_closing(client: redis.Redis, deployment: Deployment) -> int:
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was stored.
+        ConfigurationError: this release cannot read the stored data; nothing was stored.
+        redis.RedisError: the server does not reply, or rejects the command.
     """
     return add(client, deployment, deployment.layout.root, CLOSING)
 
@@ -162,6 +167,7 @@ def close(client: redis.Redis, deployment: Deployment, layout: Layout, closing: 
     Raises:
         StreamError: a later closing of another process has changed a partition; the partitions before it are closed.
         KeyLost: a partition has lost a key; the partitions before it are closed.
+        redis.RedisError: the server does not reply, or rejects a command; some partitions may be closed.
     """
     for keys in deployment.layout.keys:
         (answer,) = _CLOSE(client, [keys.sequences, keys.live], [layout.topic, closing])
@@ -177,6 +183,7 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
 
     Raises:
         KeyLost: a partition has lost a key, and was not reopened; raised after all partitions were tried.
+        redis.RedisError: the server does not reply, or rejects a command; the later partitions were not tried.
     """
     lost: list[KeyLost] = []
     for keys in deployment.layout.keys:
@@ -200,6 +207,7 @@ def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closin
 
     Raises:
         StreamError: another process has begun a later closing than `closing`. Nothing was changed.
+        redis.RedisError: the server does not reply, or rejects the command; the topic may be live or not.
     """
     before = deployment.layout
     (answer,) = _ACTIVATE(client, [before.root], [layout.topic, before.topic, before.partitions, closing])
@@ -226,6 +234,9 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
         KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
             up, its holds and its topic were removed, and the other partitions were reopened. When the partition is
             repaired, `settle` reopens it.
+        ConfigurationError: this release cannot read the stored data; the repartition was given up, and nothing else was
+            done.
+        redis.RedisError: the server does not reply, or rejects a command: the call is interrupted, as above.
     """
     moving = deployment.moving
     if moving is None:
@@ -251,22 +262,27 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
 
 
 def settle(client: redis.Redis, deployment: Deployment) -> None:
-    """Reopen the live topic, and remove retention holds of repartitions from it, if no repartition is unfinished.
+    """Reopen the live topic if it is closed, and remove retention holds of repartitions from it.
 
-    A `give_up` that was interrupted may have left both: then nothing is appended or counted, or nothing is trimmed.
+    A `give_up` that was interrupted may have left both: then nothing is appended or counted, or nothing is trimmed. Do
+    nothing if a repartition is unfinished, or if another topic than that of `deployment` is live.
 
     Raises:
-        KeyLost: a closed partition has lost a key, and was not reopened; raised after all partitions were tried.
+        KeyLost: a closed partition has lost a key, and was not reopened; raised after all partitions were tried, and
+            before a hold is removed. Or the hash of the live topic is lost.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        ConfigurationError: this release cannot read the stored data.
+        redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     if reopen_if_settled(client, deployment):
         _remove_holds(client, deployment)
 
 
 def reopen_if_settled(client: redis.Redis, deployment: Deployment) -> bool:
-    """Reopen the live topic if it is closed and no repartition is unfinished; return whether none is unfinished.
+    """Reopen the live topic if it is closed; return `True` if it is open now.
 
-    Retention holds stay: see `settle`, which also names the errors.
+    Do nothing, and return `False`, if a repartition is unfinished, or if another topic than that of `deployment` is
+    live. Retention holds stay: see `settle`, which also names the errors.
     """
     now = deployment.reload(client)
     if now.moving is not None or now.layout.topic != deployment.layout.topic:
@@ -302,6 +318,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
         StreamError: a node failed over meanwhile, or workers copied the same entries for 10 seconds; nothing was
             removed.
         Unconfirmed: the copies were not confirmed in time, and nothing was removed; or the removal was not.
+        redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
     layout = deployment.kept_layout
     if layout is None:
@@ -321,6 +338,9 @@ def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     A restore of another topic has left them, or they were given up. The recorded changes of their rules are removed,
     too. As in `drop`, the sequences and the lists of ingested files stay, and the topics stay closed; but of a topic
     that was given up, which is open and was never live, nothing stays.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
     removed = {}
     found: bytes = client.execute_command("HGET", deployment.layout.root, LEFT) or b""

@@ -71,7 +71,7 @@ def open_deployment(
 
     Raises:
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
-            not support the configured durability, or may evict keys.
+            not support the configured durability, or may evict keys and `[redis] eviction` is `refuse`.
         DeploymentChanged: a restore has not finished, or the data was replaced meanwhile.
         KeyLost: the stored deployment is lost or not complete; the rules are not published.
         redis.RedisError: the server does not reply, or rejects a command.
@@ -175,8 +175,9 @@ class Worker:
     reverse order, the services that read the counters end before those that write them. All services get `quiet` before
     the first `stop`, and they have one deadline.
 
-    Each service checks the live topic and generation in each pass, so a switch restarts no service. Only the partition
-    workers belong to one topic, and the partition follower replaces them.
+    The constructor calls `open_deployment`, which publishes rules, and makes the services, not started. Each service
+    checks the live topic and generation in each pass, so a switch restarts no service. Only the partition workers
+    belong to one topic, and the partition follower replaces them.
 
     Args:
         settings: The configuration.
@@ -188,10 +189,10 @@ class Worker:
         publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
-        ConfigurationError: the stored data disagrees with the settings; see `open_deployment`.
+        ConfigurationError: the stored data disagrees with the settings (see `open_deployment`); or the URL of the
+            archive or of the snapshot database cannot be used.
         DeploymentChanged, KeyLost: see `open_deployment`.
-        ArchiveError: the archive belongs to another deployment, or cannot be used.
-        SnapshotError: the snapshot database cannot be used.
+        ArchiveError: the archive belongs to another deployment, or its manifest cannot be read or written.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 
@@ -285,7 +286,9 @@ def counting(
     removing: Collection[str] = (),
     publishing: bool = True,
 ) -> Iterator[Worker]:
-    """Run a worker within the context, and stop it at the end.
+    """Run a worker within the context, yield it, and stop it at the end.
+
+    The end waits up to `[worker] stop_timeout` seconds for running work; if that takes longer, no error is raised.
 
     Args:
         settings: The configuration.

@@ -120,7 +120,7 @@ class HealthProbe:
 
 
 class HealthProbes:
-    """The health probes of several namespaces as one.
+    """The health probes of several namespaces as one, with the methods `liveness` and `readiness` of `HealthProbe`.
 
     Args:
         probes: The probes by namespace.

@@ -79,7 +79,7 @@ class WorkerMetrics:
         self._notifications.labels(alert, outcome).inc()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Record one applied batch: its events, counters and duration, and how often it was stale before."""
+        """Record one applied batch: its events, its estimated counters, its seconds, and how often it was stale."""
         self._batches.inc()
         self._stale.inc(outcome.stale)
         self._events.observe(outcome.events)

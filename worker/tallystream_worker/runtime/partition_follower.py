@@ -121,7 +121,9 @@ class PartitionFollower:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: the stored data is of another release.
-            KeyLost: the stored deployment is not complete, so the rules could not be stored.
+            KeyLost: the stored deployment is not complete.
+
+        An exception from the start of a new pool is raised, too. After any error, the present pool counts on.
         """
         # Read the numbers before the deployment: rules are stored before a partition is counted by them.
         counting = counting_number(self._client, self._found, self._some_partitions())

@@ -158,16 +158,18 @@ class PartitionWorker:
         (and the consumer group; see `_open`), and begin with the pending entries of this consumer. Every 5 seconds, a
         pass first checks whether the partition has lost a key.
 
-        If another generation has become live, also if the counted one was already removed, the pass ends without an
-        error, and the next pass counts the live generation.
+        If another generation of the same topic has become live, also if the counted one was already removed, the pass
+        ends without an error, and the next pass counts the live generation.
 
         Raises:
+            GenerationSwitched: another topic is live, or no generation is live because a repartition switches.
             DeploymentChanged: the server has other data than the worker began with, or none, or a restore has not
                 finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
             StreamError: the server may evict keys; nothing was read.
             ConfigurationError: no rules are published, or the stored data is of another release.
+            redis.RedisError: the server does not reply, or rejects a command.
             Exception: see `CountingLoop.run_once`.
         """
         stream = self._deployment.layout.keys[self._partition].stream
@@ -251,6 +253,7 @@ class PartitionWorker:
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
             ConfigurationError: no rules are published, or the stored data is of another release.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         found = self._deployment.reload(self._applying)
         if found.layout.topic != self._deployment.layout.topic:

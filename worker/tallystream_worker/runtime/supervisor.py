@@ -44,7 +44,9 @@ class _Served(NamedTuple):
 
 
 class WorkerPool:
-    """Counts the partitions of one topic until it is stopped: all, or as many as this process can serve.
+    """Counts the partitions of one topic from `start` until `stop`: all, or as many as this process can serve.
+
+    `health` has the state of each.
 
     Args:
         settings: The configuration.

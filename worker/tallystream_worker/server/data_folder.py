@@ -35,6 +35,8 @@ _POLL: Final = 0.005
 class DataFolder:
     """A folder with the data, log file, socket and locks of an embedded server; `claim` creates it if it is missing.
 
+    Call `claim` before a server is started in the folder, and `release` after it has ended.
+
     Args:
         path: Path of the folder.
     """
@@ -66,6 +68,8 @@ class DataFolder:
         Raises:
             EmbeddedServerError: another process owns the folder, the folder cannot be used, or the left server does not
                 stop.
+            OSError: a lock cannot be taken, or the process ID or the address of the left server cannot be written or
+                read.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,6 +98,9 @@ class DataFolder:
         """Return a path for a new socket: in the folder, or in a new temporary folder if that path would be too long.
 
         The temporary folder is created, readable by this user only; the socket is not created.
+
+        Raises:
+            OSError: the temporary folder cannot be created.
         """
         path = self.path / _SOCKET
         if len(os.fsencode(path)) > MAX_SOCKET_PATH:

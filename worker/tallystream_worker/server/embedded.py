@@ -113,12 +113,12 @@ class EmbeddedServer:
         ended and the folder is released.
 
         Raises:
-            EmbeddedServerError: the server was already started; the folder is used by another process, cannot be used,
-                or an earlier server in it does not stop; no server program is installed or can be run; or the server
-                exits, or does not reply for 30 s (reading its data excepted). For the last two the message quotes its
-                log file.
-            redis.RedisError: the server found its append-only file truncated, and rejects the rewrite or breaks the
-                connection.
+            EmbeddedServerError: the server was already started, and runs on; the folder is used by another process,
+                cannot be used, or an earlier server in it does not stop; no server program is installed or can be run;
+                the server exits, or does not reply for 30 s (reading its data excepted); or it found its append-only
+                file truncated, and could not rewrite it. For the last three the message quotes its log file.
+            OSError: a file of the folder cannot be written or read, or its socket needs a temporary folder that cannot
+                be made.
         """
         if self._process is not None:
             raise EmbeddedServerError("the embedded server is already running")

@@ -28,7 +28,7 @@ _CHALLENGE: Final = 'Bearer realm="tallystream"'
 
 
 class Access:
-    """Checks the roles of requests.
+    """Checks the roles of requests: `guard` rejects a request, `role_of` and `knows` return what its role is.
 
     Args:
         tokens: The accepted tokens; with none, all requests have the role admin.
@@ -47,8 +47,8 @@ class Access:
         An open route accepts every request, also with an unknown token; so does each route if no token is configured.
 
         Raises:
-            ProblemDetailsException: 401 if the request has no valid token and no valid session, see `role_of`; 403 if
-                its role is not sufficient.
+            ProblemDetailsException: 401 if `role_of` raises it: an invalid token is rejected even with a valid session;
+                403 if the role is not sufficient.
         """
         needed = role_needed(str(connection.scope.get("method", "GET")), handler.opt)
         if needed is Role.OPEN or not self.tokens:

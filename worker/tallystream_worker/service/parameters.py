@@ -40,6 +40,7 @@ async def published(totals: Totals, *metrics: str) -> Rules:
     Raises:
         ConfigurationError: no rules are declared yet, or the stored data is of another release.
         DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
+        KeyLost: the hash of the live topic is lost.
         EventError: the name of a metric is not valid.
         ProblemDetailsException: 404 if a metric is not declared.
         RedisError: the rules cannot be read.

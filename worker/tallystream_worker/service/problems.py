@@ -76,7 +76,11 @@ def refusal(
 
 
 def plugin() -> ProblemDetailsPlugin:
-    """Return the Litestar plugin that turns every exception of a route into a problem response."""
+    """Return the Litestar plugin that turns every exception of a route into a problem response.
+
+    An error of Redis becomes 503, and its text is only logged. An exception of a type that is not expected becomes 500,
+    and is logged with its traceback.
+    """
     conversions: dict[type[Exception], Callable[[Any], ProblemDetailsException]] = {
         EventError: lambda error: bad_request(error.field, error.problem),
         FlushTimeout: _not_counted_yet,

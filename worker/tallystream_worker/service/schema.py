@@ -73,7 +73,8 @@ class SchemaPage(JsonRenderPlugin):
 def completed(schema: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of an OpenAPI description with request bodies, the schema of errors, and the required tokens.
 
-    Each response with a status of 400 or more is replaced by one `default`, the schema of errors.
+    The responses with a status of 400 or more are replaced by one `default`, the schema of errors. `/v1/decide` also
+    gets 409 and 429, with the content of its 200.
     """
     components = schema.get("components", {})
     paths = {

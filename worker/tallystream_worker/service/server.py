@@ -64,7 +64,7 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
 
     Raises:
         ConfigurationError: the service cannot listen on the address, or a token is not valid.
-        TallyError: the server did not start within 10 seconds.
+        TallyError: the server did not start within 10 seconds, or ended at its start.
     """
     serve = settings.serve
     claim = _claim(serve, any_port=any_port)

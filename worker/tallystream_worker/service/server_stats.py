@@ -48,7 +48,7 @@ class ServerStats:
         snapshot: Time of the last snapshot in seconds since 1970; `None` before the first.
         snapshot_every: Seconds between two snapshots; `None` if no worker takes them.
         audit: Last audit of a worker: its end in seconds since 1970, the number of compared counters, and the number
-            of different ones; `None` before the first.
+            of differences, which may be higher; `None` before the first.
         verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.

@@ -51,6 +51,8 @@ class Role(IntEnum):
 class Tokens:
     """The accepted tokens; false as a condition if there are none.
 
+    `role_of` and `role_in` return the role of a token and of a session; `session` makes a session.
+
     Args:
         by_role: Any number of tokens for each role; for example the old and the new one while a token is replaced.
     """

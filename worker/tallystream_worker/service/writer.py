@@ -17,7 +17,8 @@ MAX_HELD: Final = 40_000
 class Writer:
     """The producer of the service, for one event loop.
 
-    The first write creates the producer, so a service that is only read needs no right to write.
+    `producer` returns it, for each write; `give_up` and `close` end it. The first write creates the producer, so a
+    service that is only read needs no right to write.
 
     Args:
         store: The server and the namespace.

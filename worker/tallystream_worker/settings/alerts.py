@@ -52,6 +52,7 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
         Raises:
             ConfigurationError: the URL is not http or https; there is a secret without a webhook; the secret has
                 another form, or its variable, file or value is missing, empty or unreadable.
+            ValueError: the URL has brackets that do not enclose an IPv6 address.
         """
         where = f"[[alert]] {self.name[:64]!r}"
         if not self.webhook:

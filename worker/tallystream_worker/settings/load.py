@@ -78,7 +78,9 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
 
     Raises:
         ConfigurationError: the file cannot be read or is not TOML, has an unknown setting, or a value is not valid. The
-            message names the file or the environment, and the setting with its allowed values.
+            message names the file or the environment, and the setting with its allowed values. A value of the file must
+            be valid even if the environment overrides it.
+        ValueError: the webhook of an alert has brackets that do not enclose an IPv6 address.
     """
     settings = _from_file(file or found_file(), environment)
     for section in SECTIONS:

@@ -108,7 +108,7 @@ class WorkerSettings:
 
     @property
     def consumer(self) -> str:
-        """The consumer name: `name`, or the name of the host if `name` is empty; both are the same after a restart."""
+        """The consumer name: `name`, or the name of the host if `name` is empty."""
         return self.name or socket.gethostname()
 
 

@@ -36,6 +36,9 @@ RESET: Final = ""
 class ChangedKeys:
     """Collects the counters that entries may have changed.
 
+    Call `add` for each entry; then `reset` for each of `resets`, and `replaced` for the stored records of the votes and
+    ids in `items`.
+
     Args:
         rules: The declared metrics.
 

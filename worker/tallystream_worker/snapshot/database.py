@@ -59,7 +59,8 @@ class Database:
     Raises:
         ConfigurationError: the URL cannot be used; no connection is made to find out.
 
-    Every method that reads or writes raises `SnapshotError` if the database cannot be used.
+    Every method that reads or writes raises `SnapshotError` if the database cannot be used; until one has succeeded,
+    each may raise the `ConfigurationError` of `is_there`. `close` the database at the end.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, *, is_there: bool = False) -> None:
@@ -74,7 +75,7 @@ class Database:
             url = f"sqlite:///{url}"
         try:
             self._engine = create_engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:  # ValueError: the port
             raise ConfigurationError(
                 f"snapshot.url cannot be used: {error}. Write a file, or postgresql://USER:PASSWORD@HOST/NAME "
                 "(that needs: pip install 'tallystream-worker[postgresql]')"
@@ -97,15 +98,22 @@ class Database:
         self._engine.dispose()
 
     def facts(self) -> dict[str, str]:
-        """Return the stored facts about the snapshot's deployment, by name; empty if there is no complete snapshot."""
+        """Return the stored facts about the snapshot's deployment, by name; empty if there is no complete snapshot.
+
+        Raises:
+            SnapshotError: the database cannot be used.
+            ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
+        """
         with self._transaction() as connection:
             return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
     def state(self, facts: Mapping[str, str], *, whole: bool = False) -> None:
-        """Store facts about the snapshot's deployment, by name. Another process that stores facts waits for this one.
+        """Store facts about the snapshot's deployment, by name, in one transaction, or in that of `at_once`.
+
+        If facts were stored before, another process that stores facts meanwhile waits until this one has finished.
 
         Args:
-            facts: The values, by name.
+            facts: The values, by name; each replaces the stored one.
             whole: Whether to remove all other stored facts, which stay otherwise.
         """
         with self._transaction() as connection:
@@ -170,7 +178,12 @@ class Database:
                 connection.execute(CreateTable(table))
 
     def position(self, partition: int) -> tuple[SnapshotPosition, int] | None:
-        """Return the position and the generation of a partition's stored snapshot; `None` if there is none."""
+        """Return the position and the generation of a partition's stored snapshot; `None` if there is none.
+
+        Raises:
+            SnapshotError: the database cannot be used, or its tables are those of another release.
+            ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
+        """
         with self._transaction() as connection:
             row = connection.execute(
                 select(schema.positions).where(schema.positions.c.partition == partition)
@@ -186,7 +199,8 @@ class Database:
     def producers(self, partition: int) -> dict[str, str]:
         """Return `<sequence> <stream ID>` of the last entry of each producer, by producer, and the horizons by name.
 
-        The horizons state how far the server had removed records of silent producers: see `HORIZONS`.
+        They are those of a partition in the snapshot; empty if there is none. The horizons state how far the server had
+        removed records of silent producers: see `HORIZONS`.
         """
         with self._transaction() as connection:
             found = connection.execute(select(schema.producers).where(schema.producers.c.partition == partition))
@@ -209,7 +223,7 @@ class Database:
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
         """Write a partition's snapshot in one transaction, or in that of `at_once`; return the number of its values.
 
-        Those that do not exist any more, and whose rows are removed, are included.
+        Values that do not exist any more, and whose rows are removed, are included.
 
         Args:
             partition: The number of the partition.
@@ -219,7 +233,8 @@ class Database:
 
         Raises:
             SnapshotError: the snapshot could not be written, or the stored one is not that of `before`, because another
-                process has written one meanwhile.
+                process has written one meanwhile. In a context of `at_once`, a database that fails raises SQLAlchemy's
+                error instead.
         """
         with self._transaction() as connection:
             held = select(schema.positions).where(schema.positions.c.partition == partition).with_for_update()
@@ -247,7 +262,10 @@ class Database:
             return {row.field: row.value for row in rows}
 
     def forgotten(self, partition: int) -> dict[str, str]:
-        """Return the fields of `PartitionKeys.forgotten` of a partition in the snapshot, by name; empty without one."""
+        """Return the fields of `PartitionKeys.forgotten` of a partition in the snapshot, by name, all but `DUE`.
+
+        Empty if there is no snapshot of the partition, or if there were no such fields.
+        """
         alerts = schema.alerts.c
         with self._transaction() as connection:
             found = select(alerts.value).where(alerts.partition == partition, alerts.name == "forgotten")
@@ -255,14 +273,19 @@ class Database:
             return {} if value is None else msgspec.json.decode(value, type=dict[str, str])
 
     def buckets(self, partition: int) -> list[Any]:
-        """Return the buckets of a partition, as rows with `name` and `expires` (millisecond since 1970; 0: never)."""
+        """Return the buckets of a partition in the snapshot, in any order; empty if there are none.
+
+        Each is a row with `name` and `expires`: the millisecond since 1970 until which its keys are needed; 0 for
+        forever.
+        """
         with self._transaction() as connection:
             return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
         """Yield pairs of a table and up to 20,000 of a partition's rows in it: `partition_tables`, then `positions`.
 
-        If another snapshot is written meanwhile, the rows may be of both: compare `position` before and after.
+        A table with more rows is in several pairs, one without rows in none. If another snapshot is written meanwhile,
+        the rows may be of both: compare `position` before and after.
         """
         with self._transaction() as connection:
             for table in (*partition_tables(), schema.positions):
@@ -291,7 +314,7 @@ class Database:
         return differing_digests(stored, found)
 
     def digests(self, partition: int) -> dict[str, str]:
-        """Return the stored digests of a partition's rows, by table, in the form of `Digest.text`."""
+        """Return the stored digests of a partition's rows, by table, as `Digest.text`; empty if there are none."""
         with self._transaction() as connection:
             return stored_digests(connection, partition)
 

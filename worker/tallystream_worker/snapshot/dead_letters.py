@@ -28,7 +28,7 @@ _GROUP: Final = "restoring"
 class DeadLetterReader:
     """Reads the dead letters of a partition at the moment of an open view.
 
-    Call `read`, close the view, then call `settle`.
+    Call `read`, close the view, then call `settle`, which returns them, and `recorded`.
 
     Args:
         cut: The open view.
@@ -51,6 +51,7 @@ class DeadLetterReader:
 
         Raises:
             ViewLost: the view is no longer open.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         after, client = self._after, self._cut.client
         while parse_id(after) < parse_id(self._until.last):
@@ -63,7 +64,10 @@ class DeadLetterReader:
             self._cut.take()
 
     def settle(self) -> dict[str, bytes]:
-        """Return the dead letters of the moment, by ID in the dead stream, as `schema.dead` stores them."""
+        """Return the dead letters of the moment, by ID in the dead stream, as `schema.dead` stores them.
+
+        Unless `is_anew`, only those since the last snapshot. Call it after `read`, and after the view was closed.
+        """
         first, last = parse_id(self._after), parse_id(self._until.last)
         self._rows |= {
             id_: _encode(fields) for id_, fields in self._cut.removed.items() if first < parse_id(id_) <= last
@@ -71,13 +75,20 @@ class DeadLetterReader:
         return self._rows
 
     def recorded(self, records: Mapping[str, str]) -> dict[str, str]:
-        """Return the records of dropped dead letters (see `records_of_dropped`) without those made since the moment."""
+        """Return the records of dropped dead letters (see `records_of_dropped`) without those made since the moment.
+
+        Call it after the view was closed, with records that were read before that.
+        """
         since = {f"{self._keys.group} {id_}" for id_ in self._cut.removed}
         return {field: record for field, record in records.items() if field not in since}
 
 
 class _State:
-    """The state of a dead stream, as `open.lua` returns it."""
+    """The state of a dead stream, parsed from the text that `open.lua` returns.
+
+    It has the number of dead letters that were ever added, the number that it has, and the IDs of the first one (`0-0`
+    if there is none) and of the last one that was ever added.
+    """
 
     def __init__(self, text: str) -> None:
         added, length, self.first, self.last = text.split()
@@ -101,10 +112,11 @@ def decode_letter(value: bytes) -> dict[bytes, bytes]:
 def restore_dead_letters(
     fence: Fence, keys: PartitionKeys, stored: Mapping[str, bytes], state: str, records: Iterable[str]
 ) -> int:
-    """Write the dead letters of a snapshot to the dead stream, which must not exist; return the events of others.
+    """Write the dead letters of a snapshot to the dead stream, which must not exist.
 
-    The others are those that were dropped after the snapshot: they are left out. The dead stream gets the state that it
-    had at the snapshot's moment, so the next snapshot finds out what has changed since.
+    Dead letters of the snapshot that were dropped after it are left out; return the number of events in these. The dead
+    stream gets the state that it had at the snapshot's moment, so the next snapshot finds out what has changed since.
+    If it never had a dead letter, write nothing, and return 0.
 
     Args:
         fence: Runs the writes to the partition.

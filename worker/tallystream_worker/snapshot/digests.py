@@ -31,7 +31,7 @@ _BITS: Final = 128
 
 @dataclass
 class Digest:
-    """The digest of some rows of one table.
+    """The digest of some rows of one table: `add` and `remove` rows in any order; equal rows give an equal `text`.
 
     Attributes:
         rows: The number of rows.

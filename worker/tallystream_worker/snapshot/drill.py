@@ -62,7 +62,7 @@ class Verdict:
     Attributes:
         compared: Number of live values that were read; those of buckets that may have been removed meanwhile are not
             compared.
-        differing: Number of values that differ.
+        differing: Number of values that differ, also of those that exist only live or only after the restore.
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
         damaged: See `Restored`.
@@ -94,15 +94,16 @@ def drill(
             ID and before the second, or (`None`) to the end. `None` for no archive.
 
     Raises:
-        SnapshotError: there is no complete snapshot, it is of other data, or entries after it were trimmed and there is
-            no archive.
+        SnapshotError: there is no complete snapshot, it is of other data or has another format, the database cannot be
+            used, or entries after the snapshot may have been trimmed and there is no archive.
         ViewLost: the live values of one moment could not be read.
         KeyLost: a live partition has lost a key.
-        ConfigurationError: no worker has published the rules yet, or this release cannot read those of the snapshot.
+        ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; no worker has
+            published the rules yet; or this release cannot read those of the snapshot.
         EmbeddedServerError: the temporary server cannot be started.
         redis.RedisError: a server did not answer, or refused a command.
 
-    Any error of `archived` is raised too.
+    Any error of `archived` is raised too. The temporary server is removed, also after an error.
     """
     live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []
@@ -149,10 +150,14 @@ def _behind(
 ) -> Iterator[Entry]:
     """Yield the entries of a partition after the ID `after`, at which a snapshot ends.
 
-    If the stream lacks some of them, they come from the archive first.
+    If the stream may lack some of them, because entries were trimmed, those before its first one come from the archive.
 
     Raises:
-        SnapshotError: the stream lacks some of the entries, and there is no archive.
+        SnapshotError: the stream may lack some of the entries, and `archived` is `None`; or the database cannot be
+            used.
+        redis.RedisError: the server did not answer, or refused a command.
+
+    Any error of `archived` is raised too.
     """
     found = database.position(partition)
     if found is not None and not found[0].is_reached(client, keys.stream):

@@ -40,13 +40,18 @@ def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> st
 def restore_ingested_files(fence: Fence, layout: Layout, facts: Mapping[str, str], archived: Mapping[str, int]) -> None:
     """Add the identities in the facts of a snapshot, and those of an archive, to those that the server has.
 
-    The value of an identity that the server has too becomes that of the snapshot or the archive.
+    The value of an identity that the server has too becomes that of the snapshot or the archive; if both have it, that
+    of the archive. Do nothing if neither has any.
 
     Args:
         fence: The fence of the first partition.
         layout: The layout of the restored topic.
         facts: The facts of the snapshot.
-        archived: The identities of the files whose entries are archived: files that were ingested after the snapshot.
+        archived: By identity of each file whose entries are archived, a number of bytes (see `Layout.files`).
+
+    Raises:
+        RestoreOvertaken: another restore has taken over.
+        redis.RedisError: the server did not answer, or refused a command.
     """
     if sizes := msgspec.json.decode(facts[FILES], type=dict[str, int]) | dict(archived):
         fence("HSET", layout.files, *(part for pair in sizes.items() for part in pair))

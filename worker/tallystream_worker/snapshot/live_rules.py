@@ -6,8 +6,9 @@ the rules that counted it before the restore. The places at which the partitions
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,6 +21,7 @@ from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
 from tallystream.storage.rule_changes import read_changes
+from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import after as following
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes
@@ -56,7 +58,7 @@ class LiveRules(msgspec.Struct, frozen=True):
         changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
         places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
             `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
-            had not counted. A partition that has lost its keys is missing.
+            had not counted. A partition that has lost its keys, or that a restore has closed, is missing.
     """
 
     epoch: str
@@ -71,20 +73,28 @@ class LiveRules(msgspec.Struct, frozen=True):
 
     @property
     def rules(self) -> Rules:
-        """The rules."""
+        """The rules in `published`, read at each access.
+
+        Raises:
+            ConfigurationError: this release cannot read them.
+        """
         return read_rules(self.published.encode())
 
 
 def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
     """Return the rules of a server before a restore; of an interrupted restore, those that it has noted.
 
-    If the hash that describes the topic to restore is lost, they are those of the last recorded change. Return `None`
-    if there are none, or if this release cannot read them.
+    If the hash that describes the topic to restore is lost, or lacks a field, they are those of the last recorded
+    change. Return `None` if there are none, or if this release cannot read them. It is not checked whether the rules
+    are of the data of the snapshot (see `kept_rules`), nor whether this release can read those that were noted.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
-        root: The fields of the server's root hash.
+        root: The fields of the server's root hash; empty if there is none.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     if RESTORING.encode() in root:
         noted = root.get(LIVE_RULES.encode())
@@ -115,7 +125,10 @@ def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, by
 
 
 def _last_recorded(client: redis.Redis, layout: Layout) -> LiveRules | None:
-    """Return the rules of the last recorded change in a topic whose description is lost; `None` if there is none."""
+    """Return the rules of the last recorded change in a topic whose description is lost; `None` if there is none.
+
+    Also return `None` if the change does not state its epoch, or if this release cannot read the rules.
+    """
     changes = _changes(client, layout)
     if not changes or "epoch" not in changes[-1][1]:
         return None
@@ -144,7 +157,10 @@ def _changes(client: redis.Redis, layout: Layout) -> list[tuple[str, dict[str, s
 
 
 def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, dict[int, str]]:
-    """Return the places of all partitions in the generations of a layout: see `LiveRules.places`."""
+    """Return, by partition, the places in the generations of a layout: see `LiveRules.places`.
+
+    `number` is that of the live rules. A partition that `_places` returns `None` for is left out.
+    """
     found = {partition: _places(client, keys, number) for partition, keys in enumerate(layout.keys)}
     return {partition: places for partition, places in found.items() if places is not None}
 
@@ -159,6 +175,9 @@ def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | 
 
     They must not if they are of other data, or older than those of the snapshot because the server has lost data. They
     cannot if they turn `spread` off for a metric whose events are in every partition of the snapshot's topic.
+
+    Raises:
+        ConfigurationError: this release cannot read the live rules.
     """
     if live is None or live.epoch != facts["epoch"] or live.newest < int(facts["revision"]):
         return None
@@ -170,14 +189,19 @@ def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | 
 class Course:
     """The rules that count the entries of a partition after a snapshot, by place in the log.
 
+    A place has two IDs, see `PartitionKeys.adopted`. Rules count the entries from the first ID on. But a decided event
+    is counted when it is appended: rules count it only if its entry is after the second ID, which was the last one of
+    the stream when the partition began to follow the rules. `fold` counts entries so.
+
     Args:
-        steps: The ID of the first entry that rules count, in the form of `PartitionKeys.adopted` with the last entry of
-            the stream at that time; their number; and the rules. The first step has the place `""`.
+        steps: The place at which the partition began to follow rules; their number; and the rules. The first step has
+            the place `""`.
     """
 
     def __init__(self, steps: Sequence[tuple[str, int, Rules]]) -> None:
         self._steps = [steps[0], *sorted(steps[1:], key=lambda step: (_first(step[0]), step[1]))]
         self._firsts = [_first(place) for place, _, _ in self._steps[1:]]
+        self._lasts = [_last(place) for place, _, _ in self._steps[1:]]
 
     @property
     def places(self) -> dict[int, str]:
@@ -185,13 +209,17 @@ class Course:
         return {number: place for place, number, _ in self._steps[1:]}
 
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
-        """Return a fold that counts each entry by its rules; `make` returns the fold for given rules."""
+        """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
+
+        One call of the fold counts only entries with the earliest rules of those given; it returns the result, and the
+        other entries, for the next call.
+        """
         folds = [make(rules) for _, _, rules in self._steps]
 
         def fold(
             entries: Sequence[Entry], excluded: Mapping[FoldFault, str] | None = None
         ) -> tuple[FoldResult, Sequence[Entry]]:
-            steps = [bisect_right(self._firsts, parse_id(entry.id)) for entry in entries]
+            steps = [self._step(entry) for entry in entries]
             first = min(steps, default=0)
             result, rest = folds[first](
                 [entry for entry, step in zip(entries, steps, strict=True) if step == first], excluded
@@ -199,6 +227,12 @@ class Course:
             return result, [*rest, *(entry for entry, step in zip(entries, steps, strict=True) if step != first)]
 
         return fold
+
+    def _step(self, entry: Entry) -> int:
+        """Return the index of the rules that count an entry."""
+        if was_decided(entry.fields):
+            return bisect_left(self._lasts, parse_id(entry.id))
+        return bisect_right(self._firsts, parse_id(entry.id))
 
 
 class RestoredRules:
@@ -209,6 +243,9 @@ class RestoredRules:
         layout: The layout of the topic to restore.
         live: The rules that were live before the restore; `None` if there were none.
         lacking: The retractions that the counters of the snapshot lack.
+
+    Raises:
+        ConfigurationError: this release cannot read the rules of the snapshot, or those of `live`.
     """
 
     def __init__(
@@ -239,18 +276,18 @@ class RestoredRules:
         Different rules never have the same number, and in each partition the number only rises.
         """
         if self._kept is not None:
-            is_same = publish(self.live).decode() == self._kept.published
+            is_same = publish(self.live).decode() == self._kept.published and self._kept.topic == self._topic
             return self._kept.number if is_same and self._kept.number >= self._first else newest + 1
         is_same = publish(self.live).decode() == self._facts["rules"]
         return newest if is_same and newest == self._first else newest + 1
 
     def changes(self) -> list[tuple[str, dict[str, str]]]:
-        """Return the recorded changes of the rules, oldest first: the ID and the fields of each."""
+        """Return the changes of the rules that the snapshot or the kept rules record, oldest first: ID and fields."""
         found = {**dict(recorded_changes(self._facts)), **dict(self._kept.changes if self._kept is not None else [])}
         return sorted(found.items(), key=lambda change: parse_id(change[0]))
 
     def course(self, partition: int, position: SnapshotPosition, generations: Sequence[int]) -> Course:
-        """Return the course of the rules in a partition after the snapshot.
+        """Return the course of the rules in a partition after the snapshot; without kept rules, those of the snapshot.
 
         All of them have the retractions and the retention of `live`: a bucket that is kept now is not removed again.
 
@@ -259,30 +296,47 @@ class RestoredRules:
             position: The position of the snapshot.
             generations: The numbers that the generation of the snapshot has had.
         """
-        first, kept = ("", self._first, self.to_load), self._kept
+        number, kept = self._first, self._kept
         if kept is None:
-            return Course([first])
+            return Course([("", number, self.to_load)])
         after = "{}-{}".format(*following(parse_id(position.generated)))
         places = kept.places.get(partition) if kept.topic == self._topic else None
         if places is None:  # the places are lost, or of another topic: use the moments of publication
-            places = {
-                int(fields["number"]): "{0}-0 {0}-0".format(name.partition("-")[0])
-                for name, fields in kept.changes
-                if self._first < int(fields["number"]) <= kept.number
-            }
+            places = self._at_publication(kept.number)
         elif kept.generation not in generations:  # a rebuild has counted all entries by other rules
             begun = [
                 int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation
             ]
             start = "{}-{}".format(*following(parse_id(position.floor)))
             places = {(begun or [kept.number])[0]: f"{start} {position.generated}", **places}
+        elif parse_id(position.generated) == (0, 0):  # the first rules that count a partition have no place
+            places = {**self._at_publication(min(places, default=kept.number + 1) - 1), **places}
         if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
             places = {**places, kept.number: f"{after} {position.generated}"}
-        rules = self._recorded()
-        return Course([first, *((place, number, rules[number]) for number, place in places.items() if number in rules)])
+        rules = {**self._recorded, number: self.to_load}
+        if number in places and _is_after(places[number], position):
+            # The rules of the snapshot were published before it, and the partition followed them only after it.
+            number = max((each for each in rules if each < number), default=number)
+        later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
+        return Course([("", number, rules[number]), *later])
 
+    def _at_publication(self, newest: int) -> dict[int, str]:
+        """Return places, by number, for the changes of the rules after those of the snapshot, up to and with a number.
+
+        They are the moments at which the changes were recorded.
+        """
+        return {
+            int(fields["number"]): _moment(name)
+            for name, fields in self.changes()
+            if self._first < int(fields["number"]) <= newest
+        }
+
+    @cached_property
     def _recorded(self) -> dict[int, Rules]:
-        """Return the rules that are recorded, by number, with the retractions and the retention of `live`."""
+        """Return the rules that are recorded, by number, with the retractions and the retention of `live`.
+
+        Rules that this release cannot read are left out. The number of the kept rules has `live` itself.
+        """
         found = {}
         for _, fields in self.changes():
             with suppress(ConfigurationError):  # this release cannot read them
@@ -294,7 +348,10 @@ class RestoredRules:
 
 
 def _keeping(rules: Rules, live: Rules) -> Rules:
-    """Return rules that keep buckets for as long as the live rules do; if an alert needs older ones, return `rules`."""
+    """Return `rules` with the retention of the live rules; if an alert needs older buckets, return `rules` unchanged.
+
+    A metric that the live rules lack keeps its own retention.
+    """
     metric = {
         name: replace(rule, retention=live.metric[name].retention) if name in live.metric else rule
         for name, rule in rules.metric.items()
@@ -305,7 +362,11 @@ def _keeping(rules: Rules, live: Rules) -> Rules:
 
 
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
-    """Return the places of a partition in its live generation, see `LiveRules.places`; `None` if its keys are lost."""
+    """Return the places of a partition in its live generation, by number of rules: see `LiveRules.places`.
+
+    `number` is that of the live rules; 0 adds no place. Return `None` if the partition has lost the key of its live
+    generation, or if a restore has closed it.
+    """
     live: Any = client.get(keys.live)
     if live is None or restoring_number(live):
         return None
@@ -318,7 +379,11 @@ def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, 
 
 
 def _uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the first entry that the live generation has not counted, and the last ID; `None` without the group."""
+    """Return the place of the first entry that the live generation has not counted: an ID, a space, and the last ID.
+
+    The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. Return
+    `None` without the stream or its consumer group.
+    """
     with suppress(ResponseError):  # no stream
         about: Any = client.xinfo_stream(keys.stream)
         last = about["last-generated-id"].decode()
@@ -333,3 +398,18 @@ def _uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
 
 def _first(place: str) -> tuple[int, int]:
     return parse_id(place.partition(" ")[0])
+
+
+def _last(place: str) -> tuple[int, int]:
+    return parse_id(place.partition(" ")[2])
+
+
+def _is_after(place: str, position: SnapshotPosition) -> bool:
+    """Return whether the partition came to a place after a snapshot; `False` if nothing shows this."""
+    is_later = _last(place) > parse_id(position.generated)
+    return is_later or _first(place) > following(parse_id(position.floor))
+
+
+def _moment(name: str) -> str:
+    """Return the place that stands for a lost one: the moment at which a change of the rules was recorded."""
+    return "{0}-0 {0}-0".format(name.partition("-")[0])

@@ -29,7 +29,7 @@ _COMMANDS: Final = 500
 
 
 class TableLoader:
-    """Loads the snapshot of one partition into Redis, once; parts of it are only kept as attributes.
+    """Loads the snapshot of one partition into Redis, by one call of `run`; parts of it are only kept as attributes.
 
     Args:
         client: The client of the server, which must have no counters of this partition.
@@ -75,6 +75,7 @@ class TableLoader:
 
         Raises:
             SnapshotError: there is no snapshot of the partition, or the database cannot be used.
+            ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
             RestoreOvertaken: another restore has taken over.
             redis.RedisError: the server does not answer, or refuses a command.
         """

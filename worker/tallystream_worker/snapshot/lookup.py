@@ -28,7 +28,13 @@ def stored_rows(connection: Connection, table: Table, keys: Iterable[tuple[Any, 
 
 
 def remove_rows(connection: Connection, table: Table, keys: Iterable[tuple[Any, ...]]) -> None:
-    """Remove the stored rows with the given primary keys; the arguments are those of `stored_rows`."""
+    """Remove the stored rows with the given primary keys; a key that is not stored is ignored.
+
+    Args:
+        connection: A connection with an open transaction.
+        table: The table.
+        keys: Values of the columns of the primary key, in their order; each key only once.
+    """
     for parameters, number in _chunks(table, keys):
         connection.execute(_deleted(table, number), parameters)
 

@@ -34,7 +34,7 @@ class LogLost(SnapshotError):
 
 
 def next_mark(mark: str) -> str:
-    """Return a new random mark for the database whose last snapshot has `mark`; nothing is stored.
+    """Return a new random mark for the next snapshot of the database whose last one has `mark`; nothing is stored.
 
     It begins as `mark` does, up to the dot; if `mark` is empty (a new database), it begins with a new random text.
     """
@@ -51,7 +51,8 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
     """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` was there.
 
     If it was not, nothing is stored. If `known` is empty, it counts as there. Storing a mark removes the marks of the
-    same database that are older than `known`, and all but the last 62 marks of other databases.
+    same database that are older than `known`, and all but the last 62 marks of other databases; if `known` is empty,
+    all marks count as those of others.
 
     Args:
         client: The server of the partition.
@@ -60,6 +61,9 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
         added: The mark of the next snapshot.
         closing: With `added`, the result of `last_closing` before the values of that snapshot were read. If it is no
             longer the last one, or a restore replaces the counters now, nothing is stored, and the result is `False`.
+
+    Raises:
+        redis.RedisError: the server did not answer, and may have stored the mark; or it refused the command.
     """
     (answer,) = _MARK(client, [keys.sequences, keys.live], [known, added, closing])
     return bool(answer == b"marked")

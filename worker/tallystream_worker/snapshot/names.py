@@ -127,7 +127,7 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
 
 
 def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
-    """Return whether a bucket is of a period whose removal is recorded.
+    """Return whether a bucket is of a period whose removal is recorded; `False` if its keys are kept forever.
 
     Some keys of such a bucket may still exist, but no read uses them.
 

@@ -35,8 +35,8 @@ def refuse_loss(
 
     There are three proofs of such events:
 
-    - The topic that is live on the server is a later one, or it is an earlier one (or of other data) and has entries
-      that were appended after the snapshot.
+    - The topic that is live on the server is another one: a later one; or an earlier one with events that were appended
+      there after the snapshot; or one of other data with any events that were appended there.
     - `tally:meta` is gone, but the streams of the snapshot's topic are closed: a later topic has replaced it.
     - The archive has events of a later topic that were not copied from an earlier one.
 
@@ -54,6 +54,7 @@ def refuse_loss(
     Raises:
         StreamError: the restore would leave out events.
         SnapshotError: the database cannot be used.
+        ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
         redis.RedisError: the server did not answer, or refused a command.
 
     Any error of `archived` is raised too.
@@ -123,9 +124,10 @@ def _loss(found: str, topic: int) -> StreamError:
 
 
 def _own_events(client: redis.Redis, layout: Layout, since: int) -> Iterator[int]:
-    """Yield the numbers of events in the entries of a topic's streams that no repartition has copied there.
+    """Yield numbers of events, one for each page, whose sum is that of the events appended to a topic's streams.
 
-    Entries whose ID has a time up to the millisecond `since` are left out.
+    Events that a repartition has copied there are left out, and so are entries that are gone. Entries whose ID has a
+    time up to the millisecond `since` are left out.
     """
     for keys in layout.keys:
         after = f"{since}-{2**64 - 1}" if since else "0-0"

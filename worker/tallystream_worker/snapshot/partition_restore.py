@@ -78,6 +78,8 @@ class RestoredPart:
 class PartitionRestore:
     """Restores one partition: `close`, then `run`, then `open`; a repeated run begins from the start.
 
+    `check_archive` reads the archive on trial, before `close`.
+
     From `close` to `open`, no worker and no decider counts in the partition. `run` counts every entry that a worker may
     have read before `close`. So a worker that was stopped meanwhile, and then applies a batch that it made before,
     finds that the entries are not pending, and changes nothing.
@@ -121,7 +123,8 @@ class PartitionRestore:
         An earlier restore that still runs changes nothing here from now on.
 
         Raises:
-            RestoreOvertaken: a later restore has changed the partition; nothing was changed.
+            RestoreOvertaken: a later restore or repartition has closed the partition; nothing was changed.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         names = [self._keys.stream, self._keys.live, self._keys.sequences]
         (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value])
@@ -134,6 +137,10 @@ class PartitionRestore:
         Store the number with the live generation: then the script that counts by the next rules records their place.
         The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`). Also write
         the places at which the partition began to follow rules after the snapshot.
+
+        Raises:
+            RestoreOvertaken: another restore has taken over; the partition was not opened.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         if self._places:
             self.fence("HSET", self._keys.adopted, *(part for place in self._places.items() for part in place))
@@ -178,10 +185,13 @@ class PartitionRestore:
 
         Raises:
             SnapshotError: the database contains no snapshot of the partition, or cannot be used.
+            RestoreOvertaken: another restore has taken over, and nothing that it writes was changed.
+            StreamError: another client has removed or changed keys of the partition (`KeyLost`, `ConsumerGroupMissing`,
+                `GenerationSwitched`), or entries could not be counted.
             redis.RedisError: the server did not answer, or refused a command.
 
-        Any error of `archived` is raised too. After an error, the partition stays closed, and its counters are
-        incomplete until a repeated run.
+        Any error of `archived`, and of an entry that cannot be counted, is raised too. After an error, the partition
+        stays closed, and its counters are incomplete until a repeated run.
         """
         while True:
             self._wipe()
@@ -374,7 +384,13 @@ class PartitionRestore:
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
     def _drain(self, course: Course) -> None:
-        """Count every entry of the restored stream, also those that a worker has read; return when none is left."""
+        """Count every entry of the restored stream, also those that a worker has read; return when none is left.
+
+        Raises:
+            RestoreOvertaken: a later restore has closed the partition.
+
+        Any other error of `CountingLoop.run_once` is raised too.
+        """
         keys, left_out = self._keys, dropped(self._client, self._keys)
         # Claim entries at once: a worker may read them, but it cannot apply them while the partition is closed.
         fetch = Fetch(self._client, keys, CONSUMER, claim_idle=0.0)

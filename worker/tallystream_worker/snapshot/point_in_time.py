@@ -51,7 +51,8 @@ class ViewLost(TallyError):
     """The values of one moment cannot be read.
 
     Another snapshot of the partition is being taken, 10,000 or more entries are pending, the server lost data
-    meanwhile, or this snapshot made no call for 30 seconds, or for 3 seconds and another one began.
+    meanwhile, a restore or a repartition has closed the partition meanwhile, or this snapshot made no call for 30
+    seconds, or for 3 seconds and another one began.
     """
 
 
@@ -114,7 +115,7 @@ class SnapshotPosition:
         Only trimming is found: if the server has lost the stream and has a new one, the result may be `True`.
 
         Raises:
-            redis.ResponseError: the stream does not exist.
+            redis.RedisError: the stream does not exist, or the server did not answer.
         """
         about: Any = client.xinfo_stream(stream)
         if about["entries-added"] == about["length"]:
@@ -171,6 +172,7 @@ class PointInTimeView:
 
         Raises:
             ViewLost: the view is no longer open.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         answer, *words = _TAKE(self.client, [self.key], [self.token, SILENCE, _WORDS])
         if answer == b"lost":
@@ -185,6 +187,7 @@ class PointInTimeView:
 
         Raises:
             ViewLost: the view is no longer open.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         while True:
             answer, *words = _CLOSE(self.client, [self.key], [self.token])
@@ -269,7 +272,8 @@ def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> 
         ViewLost: another snapshot of the partition was still being taken after 5 seconds, or 10,000 or more entries are
             pending; this call leaves no view open, but copies that it made stay until they expire.
         KeyLost: the partition has lost a key; no view was opened.
-        redis.ResponseError: `NOGROUP` if the consumer group does not exist.
+        redis.RedisError: the server did not answer, or refused a command; `NOGROUP` if the consumer group does not
+            exist.
     """
     key = keys.ledger.removesuffix("ledger") + "cut"
     token = uuid.uuid4().hex

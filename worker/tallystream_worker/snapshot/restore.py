@@ -146,34 +146,39 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             restore, unless `force` is set.
         database: The database of the snapshot.
         archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
-            ID and before the second, or (`None`) to the end. `None` for no archive. It is called twice for each
-            partition: once before anything is changed, and once to restore.
+            ID and before the second, or (`None`) to the end. `None` for no archive. It is called once for each
+            partition, to restore it; with `force`, also once for each before anything is changed.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
-            that were not copied from the topic before. It is called once, or not at all with `accept_loss`.
+            that were not copied from the topic before. It is called at most once: not with `accept_loss`, and not if
+            an interrupted restore of the same topic is repeated.
         topics: The numbers of all topics after the first one that have a folder in the archive: no topic gets such a
             number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         durability: What must have the restored counters, if the server does not state what workers wait for.
-        waiting: Called with the process of another restore if this one waits for its lock: it waits until that lock
-            expires, at most 10 seconds, if the process does not renew it.
+        waiting: Called with a text about the process of another restore if this one waits for its lock: it waits until
+            that lock expires, at most 10 seconds, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
         StreamError: the server is not empty, and `force` is not set; or events of another topic would be left out, and
-            `accept_loss` is not set. Nothing was changed.
+            `accept_loss` is not set. Nothing was changed then. Also if another client changes keys of the deployment
+            while the entries are counted (`KeyLost`, `ConsumerGroupMissing`, `GenerationSwitched`).
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
         StreamError: a node failed over, or a slot moved to another one, while counters were restored.
         Unconfirmed: the restore, or its last step, was not confirmed in time.
-        ConfigurationError: this release cannot read the rules of the snapshot.
+        ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; or this release
+            cannot read the rules of the snapshot, or those that an interrupted restore has noted.
         redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
-    Any error of `archived` is raised too; nothing was changed then, unless the archive fails later, while it is used.
+    Any error of `archived` and `later` is raised too. With `force`, the archive is first read while nothing is changed;
+    without it, only while partitions are restored. An error after the description of the deployment was replaced leaves
+    the restore unfinished: repeat it.
     """
     facts, damaged = _facts(database), database.damaged()
     layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
@@ -226,7 +231,10 @@ def _begin(
     lock: RestoreLock,
     archived: Sequence[int],
 ) -> dict[str, Any]:
-    """Replace the description of the deployment, and close all other topics; return what must outlast the restore.
+    """Replace the description of the deployment, and close other topics; return what must outlast the restore.
+
+    The result has fields of the root hash, which are also written to it. The topics to close are those of
+    `_others`; the partitions of the topic to restore are not closed here.
 
     Args:
         client: The server to restore to.
@@ -234,12 +242,13 @@ def _begin(
         root: The fields of the server's root hash; empty if there is none.
         facts: The facts of the snapshot.
         rules: The rules that will be live after the restore.
-        live: The rules that were live before it.
-        lock: The lock of the restore, which gets the number of its closing.
+        live: The rules that were live before it; `None` if there were none.
+        lock: The lock of the restore; its `note_begun` is called with the number of the closing.
         archived: The numbers of the topics in the archive.
 
     Raises:
         RestoreOvertaken: another restore has taken over.
+        redis.RedisError: the server did not answer, or refused a command.
     """
     topic, _ = present_topic(client, layout.namespace, root)
     topics = [int(facts[NEWEST_TOPIC]), *archived, layout.topic, topic]
@@ -299,6 +308,7 @@ def _end(
 
     Raises:
         RestoreOvertaken: another restore has taken over.
+        redis.RedisError: the server did not answer, or refused a command; some partitions may be open.
     """
     lock.renew()
     fences = [each.fence for each in partitions]
@@ -335,10 +345,11 @@ def _earlier(facts: Mapping[str, str]) -> dict[int, int]:
 
 
 def _facts(database: Database) -> dict[str, str]:
-    """Return the facts of the snapshot.
+    """Return the facts of the snapshot; they are never empty.
 
     Raises:
         SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
+        ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
     """
     facts = database.facts()
     if not facts:
@@ -367,7 +378,7 @@ def _check_archive(
 ) -> None:
     """Read the archived entries that a restore will need: a file that cannot be read must not cost present counters.
 
-    `None` reads nothing.
+    `None` reads nothing. Errors are those of `PartitionRestore.check_archive`.
     """
     for each in partitions:
         each.check_archive(archived)
@@ -380,7 +391,8 @@ def _lacking(
 
     Those of the facts and `retracted` are known. If the live rules of the server are of the same data and topic, only
     theirs are known. If they are of the same data and another topic, theirs are also known, and so are those of the
-    rules that the server has stored for the topic of `layout`.
+    rules that the server has stored for the topic of `layout`. If this release cannot read one of the two, both are
+    left out; so they are if there is no description, for example after an interrupted restore.
 
     Args:
         client: The server to restore to.
@@ -411,6 +423,7 @@ def _of_a_kept_topic(client: redis.Redis, layout: Layout, facts: Mapping[str, st
 
     Raises:
         ConfigurationError: this release cannot read the rules.
+        redis.RedisError: the server did not answer, or refused a command.
     """
     found: Any = client.hmget(layout.meta, ["epoch", "rules"])
     epoch, rules = found
@@ -436,13 +449,14 @@ def _others(
 ) -> list[tuple[PartitionKeys, dict[Any, Any]]]:
     """Return the keys of each partition to close, of other topics that may be open, with fields for its sequences.
 
-    These are the live topic of the server (after an interrupted restore: that of this restore), the one that a
-    repartition fills, the first topic, and every earlier topic that the server has lost. A process that still knows
-    such a topic is refused, and reads the deployment again.
+    These are the live topic of the server (after an interrupted restore: that of this restore, and the topics that it
+    leaves), the one that a repartition fills, the first topic if it is in `earlier`, and every other topic in `earlier`
+    whose sequences the server has lost, or which is of other data. The topic to restore is never among them. A process
+    that still knows such a topic is refused, and reads the deployment again.
 
-    If the server has lost the sequences of an earlier topic, no record shows which entries that topic had; the restored
-    topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest ID, as if all records had been
-    removed. So a producer does not send again what that topic may have had.
+    If the server has lost the sequences of an earlier topic, or they are of other data, no record shows which entries
+    that topic had; the restored topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest
+    ID, as if all records had been removed. So a producer does not send again what that topic may have had.
 
     Args:
         client: The server to restore to.
@@ -476,8 +490,9 @@ def _others(
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
     """Return by topic that nothing uses after the restore its number of partitions; `rebuild --drop` removes it.
 
-    These are the live topic of the server (after an interrupted restore: that of this restore), the one before it, and
-    the one that a repartition fills, unless they are restored; and those that an earlier restore has left.
+    These are the topic that a repartition fills, and those that an earlier restore has left. If another topic than that
+    of `layout` is live on the server (after an interrupted restore: was restored by it), also this one, and the topic
+    before it that the server keeps. The topic of `layout`, and topics of unknown size, are left out.
     """
     found = {
         int(topic): int(count)

@@ -59,15 +59,20 @@ class RestoreOvertaken(StreamError):
 
 
 class RestoreLock:
-    """The lock of the restores of one namespace: a context manager that renews it, and waits for a killed restore.
+    """The lock of the restores of one namespace: a context manager that takes, renews, and at the end releases it.
+
+    On entry, it waits for the lock of a killed restore to expire. Inside, call `note`, then `run` for the script that
+    begins the restore, then `note_begun`; `renew` checks that no other restore has taken over.
 
     Args:
         client: The server to restore to; another thread uses it too, to renew the lock.
         layout: A layout of the namespace.
-        waiting: Called on entry with the process that has the lock, if this one has to wait.
+        waiting: Called on entry with a text about the process that has the lock, if this one has to wait; again if
+            another process takes it meanwhile.
 
     Raises:
         RestoreOvertaken: on entry, another restore is running.
+        redis.RedisError: on entry, the server did not answer, or refused a command.
     """
 
     def __init__(self, client: redis.Redis, layout: Layout, waiting: Callable[[str], None] = lambda _: None) -> None:
@@ -124,7 +129,7 @@ class RestoreLock:
         self._latest = root.get(CLOSING.encode(), b""), root.get(RESTORED_BY.encode(), b"")
 
     def note_begun(self, closing: str) -> None:
-        """Note that this restore has begun, with the number of its closing."""
+        """Note that this restore has begun: set `closing`, the number of its closing, for `renew` and the fences."""
         self.closing = closing
         self._latest = closing, self.token
 
@@ -154,7 +159,9 @@ class RestoreLock:
         """Renew the lock, or take it again if it has expired and no other restore has begun.
 
         Raises:
-            RestoreOvertaken: another restore has the lock, or has begun.
+            RestoreOvertaken: another restore has the lock, or has begun; also if the lock has expired before `note`
+                was called.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         arguments = [self.value, int(LEASE * 1000), *self._latest]
         (answer,) = _HOLD(self._client, [self.key, self._root], arguments)
@@ -162,7 +169,10 @@ class RestoreLock:
             raise self.overtaken()
 
     def overtaken(self) -> RestoreOvertaken:
-        """Return the error of a restore that another one has taken over from."""
+        """Return, not raise, the error of a restore that another one has taken over from.
+
+        The lock is read to name the other process. It is not checked whether one has taken over.
+        """
         with suppress(RedisError):
             if (holder := self._client.get(self.key)) is not None and holder != self.value.encode():
                 return RestoreOvertaken(
@@ -182,6 +192,8 @@ class RestoreLock:
 
 class Fence:
     """Runs write commands in one slot, as long as no other restore has taken over there.
+
+    Call the object to run one command, or `run` for several. `check` only looks whether another restore has taken over.
 
     Args:
         client: The server.
@@ -221,7 +233,12 @@ class Fence:
         return self._reply(_FENCED(self._client, [self.key, *_keys_of(last)], [self.value, *last]))
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        """Run commands in their order, in one round trip; a later one may run although an earlier one has failed.
+        """Run commands in their order; a later one may run although an earlier one has failed. Drop their replies.
+
+        They are sent together, except a command of more than 4,000 words, which is run as by a call of this object.
+
+        Args:
+            commands: The commands, each with the arguments of a call of this object; none does nothing.
 
         Raises:
             RestoreOvertaken: another restore has taken over; the commands since then were not run.
@@ -253,13 +270,18 @@ class Fence:
             left = again
 
     def check(self) -> None:
-        """Raise `RestoreOvertaken` if another restore has taken over."""
+        """Read the key, and raise `RestoreOvertaken` if it does not have the value: another restore has taken over.
+
+        Raises:
+            RestoreOvertaken: another restore has taken over, or the key is lost.
+            redis.RedisError: the server did not answer, or refused a command.
+        """
         found: Any = self._client.get(self.key)
         if found != self.value.encode():
             raise self._lock.overtaken()
 
     def overtaken(self) -> RestoreOvertaken:
-        """Return the error of a restore that another one has taken over from."""
+        """Return, not raise, the error of a restore that another one has taken over from; it is not checked here."""
         return self._lock.overtaken()
 
     def _reply(self, reply: Any) -> Any:

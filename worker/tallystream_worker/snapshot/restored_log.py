@@ -23,7 +23,7 @@ class RestoredLog:
 
     It starts from the snapshot and takes into account each entry that is passed to `add`, in order of IDs. `add`
     returns the entry to append to the restored stream, which may differ in one field, or `None` if the entry is left
-    out.
+    out. After the last one, `ledger` returns the ledger, and `producers` has the records.
 
     Args:
         position: The position of the snapshot.

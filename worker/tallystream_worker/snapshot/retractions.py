@@ -41,6 +41,7 @@ def note_retractions(database: Database, retracted: Sequence[Retraction]) -> Non
 
     Raises:
         SnapshotError: the database cannot be used.
+        ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
     """
     facts, text = database.facts(), encode_retractions(retracted)
     if facts and facts.get(RETRACTED) != text:
@@ -50,7 +51,9 @@ def note_retractions(database: Database, retracted: Sequence[Retraction]) -> Non
 def missing_retractions(
     present: Sequence[Retraction], sources: Sequence[Sequence[Retraction]], layout: Layout, latest: int
 ) -> list[Retraction]:
-    """Return the retractions in `sources` that are not in `present`, as retractions of one topic.
+    """Return the retractions in `sources` that are not in `present`, as retractions of one topic; each only once.
+
+    A retraction that an earlier source has added counts as in `present` for the later ones.
 
     A retraction without `until` (a repartition removes it, see `after_copying`) is not missing if one in `present`
     describes the same events, whatever its `until`; one in `present` stands for at most one of each source. Any other

@@ -96,7 +96,8 @@ def restore_rule_records(
 ) -> None:
     """Write changes of the rules and the places of a snapshot to a server; the highest numbers are not written.
 
-    The changes that the server has are removed. A place of the same rules is replaced, and other places stay.
+    The changes that the server has are removed. A place of the same rules in the same partition is replaced, and other
+    places stay.
 
     Args:
         records: Runs the writes to the record of changes.
@@ -104,7 +105,12 @@ def restore_rule_records(
         layout: The keys, of the first generation.
         facts: The facts of the snapshot.
         changes: The changes to write: the ID and the fields of each, oldest first.
-        latest: The fields of a last change, which is written if no other one has its number; that is not 0.
+        latest: The fields of a last change, which is written, with the present time in its ID, if no other change has
+            its `number` and that is not 0.
+
+    Raises:
+        RestoreOvertaken: another restore has taken over.
+        redis.RedisError: the server did not answer, or refused a command.
     """
     written: list[tuple[Any, ...]] = [("DEL", layout.rule_changes)]
     written += [

@@ -55,7 +55,8 @@ class LiveSnapshot:
             DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
             ConfigurationError: this release cannot read the stored layout version or rules, or no worker has published
                 rules yet.
-            KeyLost: a partition has lost a key (see `Snapshotter.run_once`), or the hash of a later topic was deleted.
+            KeyLost: a partition has lost a key (see `Snapshotter.run_once`), or the hash that describes the deployment
+                has lost a field, or (of a later topic) is lost itself.
             SnapshotError, ViewLost: see `Snapshotter` and its `run_once`.
             redis.RedisError: the server did not answer, or refused a command.
         """

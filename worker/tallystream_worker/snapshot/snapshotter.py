@@ -78,7 +78,8 @@ class Round:
 class Snapshotter:
     """Takes snapshots of one deployment into one database.
 
-    The deployment is not read again: after a change of its rules, generation or topic, make another snapshotter.
+    `run_once` takes a snapshot of every partition and writes it; `take` only reads one partition. The deployment is not
+    read again: after a change of its rules, generation or topic, make another snapshotter.
 
     Args:
         client: The server of the counters.
@@ -87,7 +88,8 @@ class Snapshotter:
 
     Raises:
         SnapshotError: the database contains a snapshot of other data or of a later release, or cannot be used.
-        ConfigurationError: no worker has published the rules yet.
+        ConfigurationError: no worker has published the rules yet; or the database was opened with `is_there`, and its
+            SQLite file does not exist.
     """
 
     def __init__(self, client: redis.Redis, database: Database, deployment: Deployment) -> None:
@@ -142,8 +144,12 @@ class Snapshotter:
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
-            DeploymentChanged: the server has other data now; nothing more was written.
+            DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
+            ConfigurationError: this release cannot read the description that the server has now.
             redis.RedisError: the server did not answer, or refused a command.
+
+        After an error, the partitions before the one that failed have their new snapshot. If a snapshot of an earlier
+        release or another topic was to be replaced, it is unchanged instead.
         """
         # If the rules changed, entries since the last snapshot may have changed buckets that these rules do not name.
         stored = self._database.facts()
@@ -222,6 +228,8 @@ class Snapshotter:
 
         Raises:
             LogLost: the server has also lost entries of the snapshot, and they were not all sent again.
+            SnapshotError: the database cannot be used.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         if put_mark(self._client, keys, before.mark):
             return before.mark
@@ -231,10 +239,11 @@ class Snapshotter:
         return ""
 
     def _refuse_lost(self) -> None:
-        """Check for lost entries of a snapshot of an earlier release, as far as this release can read its tables.
+        """Check for lost entries of a snapshot of an earlier release; do nothing if its tables cannot be read.
 
         Raises:
             LogLost: see `_known`.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         try:
             for partition, keys in enumerate(self._deployment.layout.keys):
@@ -373,7 +382,7 @@ class Snapshotter:
                 return after
 
     def _uncounted(self, keys: PartitionKeys, position: SnapshotPosition) -> Iterator[Entry]:
-        """Yield the entries that were appended before a moment and are not applied at it."""
+        """Yield the entries of the stream that were appended before the moment of a position and not applied at it."""
         after = position.floor
         while parse_id(after) < parse_id(position.generated):
             found: Any = self._client.xrange(keys.stream, f"({after}", position.generated, count=_READ)
@@ -382,7 +391,7 @@ class Snapshotter:
             after = entries[-1].id if entries else position.generated
 
     def _touch_reset(self, touched: ChangedKeys, keys: PartitionKeys) -> None:
-        """Add the counters of the subjects that were reset."""
+        """Add the counters of the subjects in `touched.resets`, by the labels that the server has for their metrics."""
         for metric, subject in touched.resets:
             found: Any = self._client.smembers(keys.labels(metric))
             touched.reset(metric, subject, (each.decode() for each in found))

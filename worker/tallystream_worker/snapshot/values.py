@@ -57,6 +57,7 @@ class ValueReader:
 
         Raises:
             ViewLost: the view is no longer open.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         self._run(self._reads(touched))
 
@@ -67,6 +68,7 @@ class ValueReader:
 
         Raises:
             ViewLost: the view is no longer open.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         client, cursor = self._client, 0
         while True:

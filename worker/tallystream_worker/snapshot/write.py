@@ -72,7 +72,7 @@ class Taken:
 
 
 class PartitionWriter:
-    """Writes the snapshots of one partition.
+    """Writes one snapshot of one partition: call `write`, then `finish`; the caller commits.
 
     Args:
         connection: A connection with an open transaction.

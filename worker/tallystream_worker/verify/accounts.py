@@ -71,7 +71,10 @@ class PartitionAccount:
 
     @property
     def removed(self) -> int:
-        """How many entries are gone for another reason than retention, and are not in the ledger yet."""
+        """How many entries are gone for another reason than retention, and are not in the ledger yet.
+
+        Below 0 if the ledger states more entries than are gone.
+        """
         return self.gone - self.topic["entries:retired"] - self.ledger.get("entries:removed", 0)
 
     @property
@@ -91,7 +94,11 @@ class PartitionAccount:
         return appended - self.events - sum(outcomes[name] for name in OUTCOMES)
 
     def by_metric(self) -> Iterator[tuple[str, int]]:
-        """Yield each outcome that always has a metric, with its rule, and the sum of its events of all metrics."""
+        """Yield each outcome in the ledger that always has a metric, and the sum of its events of all metrics.
+
+        An outcome is the name of a field without the metric, such as `counted`, or `rejected:` and the name of a rule.
+        They are sorted.
+        """
         sums, found = Counter[str](), set[str]()
         for name, events in self.ledger.items():
             outcome, of_metric, _ = name.partition("@")
@@ -108,7 +115,9 @@ def check(scene: Scene) -> None:
     are not reported if entries are gone for another reason than retention: the check of the log reports these.
 
     Raises:
-        StreamError: a field of a ledger is not a whole number, or 20,000 or more entries stayed pending.
+        StreamError: a field of a ledger is not a whole number, 20,000 or more entries stayed pending, or the stream was
+            deleted or replaced meanwhile.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     report = scene.report
     for _, keys in scene.streams():
@@ -168,7 +177,8 @@ def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     Return `None` if in each reading an entry that waited at the checkpoint was trimmed before it was read.
 
     Raises:
-        ConsumerGroupMissing, StreamError: see `check`. They end the attempts.
+        ConsumerGroupMissing: the consumer group is missing.
+        StreamError, redis.RedisError: see `check`. All of these end the attempts.
     """
     account: PartitionAccount | None = None
     for _ in range(_TRIES):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tallystream.client.replies import is_key_missing
 from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
@@ -32,7 +31,7 @@ _COLUMNS: Final = ["received", "received_n", "events", "producer", "sequence", "
 
 
 class ArchivedLinks:
-    """The archive of one partition; `check_files` comes before the other methods.
+    """The archive of one partition, and what is wrong with its files; call `check_files` before the other methods.
 
     Args:
         client: The server; its consumer group tells what is archived.
@@ -41,8 +40,11 @@ class ArchivedLinks:
         number: The number of the partition.
         report: Gets the faults of the files.
 
+    The files are listed when the object is made: `check_files` checks them, and `links` yields their entries.
+
     Raises:
         ArchiveError: the archive cannot be listed.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
 
     def __init__(
@@ -95,11 +97,11 @@ class ArchivedLinks:
         return self._begins < id_ <= self._position
 
     def is_unreadable(self, id_: StreamID) -> bool:
-        """Return whether an entry is in the range of a file that was reported because it cannot be read."""
+        """Return whether an ID is in the range of a file that was reported, so far, because it cannot be read."""
         return any(file.first <= id_ <= file.last for file in self._unreadable)
 
     def check_files(self, held: StreamID | None) -> None:
-        """Report files that overlap or cannot be read, and gaps before, between and after them.
+        """Report files that overlap or cannot be read, and gaps before, between and after them; set `lost`.
 
         Without files, report a fault only if the stream still has entries that are marked as archived. If the archive
         begins after the first entry that was ever appended, and the stream has no earlier one either, report a limit
@@ -203,20 +205,12 @@ def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
         start = row
 
 
-def _position(client: Any, stream: str) -> StreamID | None:
+def _position(client: redis.Redis, stream: str) -> StreamID | None:
     """Return the ID up to which entries are archived; `None` if nothing archives the stream."""
-    from redis.exceptions import ResponseError  # noqa: PLC0415
+    from tallystream_worker.archive.archiver import archived_until  # noqa: PLC0415  # pyarrow is an extra
 
-    from tallystream_worker.archive.archiver import ARCHIVE_GROUP  # noqa: PLC0415  # pyarrow is an extra
-
-    try:
-        groups = client.xinfo_groups(stream)
-    except ResponseError as error:
-        if is_key_missing(error):
-            return None
-        raise
-    found = next((each for each in groups if each["name"] == ARCHIVE_GROUP.encode()), None)
-    return None if found is None else parse_id(found["last-delivered-id"].decode())
+    found = archived_until(client, stream)
+    return None if found is None else parse_id(found)
 
 
 def _text(id_: StreamID) -> str:

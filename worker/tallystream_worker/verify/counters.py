@@ -30,7 +30,8 @@ def check(scene: Scene) -> None:
     counters that could not be compared, and why; if none could, this is no error, but a limit as well.
 
     Raises:
-        StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`.
+        StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`. These are errors, not limits.
+        redis.RedisError: a server does not reply, or rejects a command.
     """
     try:
         found = audit(
@@ -114,7 +115,10 @@ def check_sketches(scene: Scene) -> None:
 
 
 def row_sums(cells: bytes) -> list[int]:
-    """Return the sum of each row of a sketch, given the bytes of its key; missing bytes at the end count as 0."""
+    """Return the sum of each row of a sketch, given the bytes of its key; missing bytes at the end count as 0.
+
+    The bytes are signed numbers of 8 bytes each, the highest byte first, row by row.
+    """
     numbers = array("q", cells.ljust(8 * SKETCH_ROWS * SKETCH_WIDTH, b"\0"))
     if sys.byteorder == "little":
         numbers.byteswap()

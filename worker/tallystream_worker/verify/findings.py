@@ -45,10 +45,10 @@ KINDS: Final = {
     ),
     "deployment.tags_differ": Kind(
         "The stored hash tags are not the tags that belong to the number of partitions.",
-        "correct the fields partitions and tags of the named hash, or tallystream restore --force",
+        "correct the two fields `partitions` and `tags` of the named hash; or run tallystream restore --force",
     ),
     "deployment.numbers_differ": Kind(
-        "The number of the rules, or the highest one of rules or generations, is missing or lower than one in use.",
+        "The number of the live rules, or the highest number given to rules or to generations, is missing or too low.",
         "set the named field of the named hash to the named number",
     ),
     "deployment.spread_missing": Kind(
@@ -60,8 +60,8 @@ KINDS: Final = {
     ),
     "rules.missing": Kind(
         "The snapshot or the archive has a later change of the rules than the server, which has lost it.",
-        "set the field newest-revision of the named hash to the named number, then apply the configuration again: "
-        "start a worker that has the latest one (tallystream worker)",
+        "set the field `newest-revision` of the named hash to the named number; then start a worker that has the "
+        "latest configuration (tallystream worker)",
     ),
     "keys.lost": Kind(
         "A key was deleted or evicted; other keys show that it existed.",
@@ -105,8 +105,8 @@ KINDS: Final = {
     ),
     "group.pending_gone": Kind(
         "A pending entry is gone from the stream.",
-        "without an archive: tallystream worker, which adds the events to the ledger as trimmed; with an archive: "
-        + _REBUILD,
+        "without an archive: start a worker, which gives the events the outcome `trimmed` (removed before they were "
+        "counted); with an archive: tallystream rebuild --archive URL",
     ),
     "ledger.unbalanced": Kind(
         "The number of appended events is not the number of events that have an outcome or wait.", _CHAIN
@@ -163,7 +163,7 @@ KINDS: Final = {
     ),
     "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", _SNAPSHOT),
     "snapshot.other": Kind(
-        "The snapshot belongs to other data, or is of an earlier topic or generation and too old.", _SNAPSHOT
+        "The snapshot is of other data. Or it is too old, and of an earlier topic or generation.", _SNAPSHOT
     ),
     "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + _SNAPSHOT),
     "snapshot.ahead": Kind(
@@ -199,5 +199,5 @@ class Finding:
 
     @property
     def kind(self) -> Kind:
-        """The meaning of the finding, and the command that mends it."""
+        """The meaning of the finding, and the command that mends it; `KeyError` if `name` is not in `KINDS`."""
         return KINDS[self.name]

@@ -148,9 +148,10 @@ def _totals(scene: Scene, keys: PartitionKeys, prefix: str) -> Iterator[tuple[by
 
 
 def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[bytes]) -> None:
-    """Read each suspect and the leaderboard again, at one moment, and report the suspects that are wrong.
+    """Read the counter of each suspect again, with the leaderboard, at one moment; report the suspects that are wrong.
 
-    Also add a counter that does not exist, but is listed, to `differing`.
+    A counter that does not exist, but is listed with another value than 0, is also added to `differing`. Subjects whose
+    counter is in `differing` already are left out.
     """
     for subject in sorted(suspects):
         counter = board.counter(subject)

@@ -31,7 +31,11 @@ def check(scene: Scene) -> None:
     """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer.
 
     Also report streams that were deleted, and ledgers and records of producers that disagree with the entries. Report a
-    limit if no archive is configured, and for entries that are not archived yet.
+    limit if no archive is configured, and for entries that are not archived yet. What agrees is added as proved.
+
+    Raises:
+        ArchiveError: the archive cannot be listed. A file that cannot be read is only reported.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     if scene.sources.archive is None:
         scene.report.limit("archive", "no archive is configured (--archive URL), so no entry was compared with one")
@@ -351,7 +355,10 @@ class _Partition:
 
 
 class _Ahead:
-    """An iterator of entries; `next` is the entry that `step` passes next, `None` after the last one."""
+    """An iterator of entries that is one ahead: `next` is the present entry, `None` after the last one.
+
+    `step` puts the entry after it into `next`. The first entry is read when the object is made.
+    """
 
     def __init__(self, links: Iterator[Link]) -> None:
         self._links = links

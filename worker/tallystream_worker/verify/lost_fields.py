@@ -37,7 +37,7 @@ def check(scene: Scene) -> None:
 def _of_generations(scene: Scene) -> None:
     """Report missing fields about generations: which one is live, and the rules of each other one and their number.
 
-    A generation exists as long as it has a consumer group in a stream.
+    A generation exists as long as it has a consumer group in a stream. Do nothing if another topic is live now.
     """
     client, meta = scene.client, scene.deployment.layout.meta
     counted = counted_generations(client, scene.deployment.layout)
@@ -92,6 +92,7 @@ def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
 
     The script that counts the first event of a metric writes them. Without them, a change of the rules leaves no mark,
     so reads would not state which buckets lack events. The former forms of ids are written together with a mark.
+    Do nothing if the partition has no field of this hash (`PartitionKeys.forgotten`).
     """
     client = scene.client
     with client.pipeline(transaction=True) as pipeline:
@@ -116,8 +117,9 @@ def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
 def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
     """Report missing fields of the topic's ledger, on which the next rebuild depends.
 
-    These are the number of records of dropped dead letters, by which a loss of records is noticed, and the number of
-    events of plain entries, which was written together with the number of these entries.
+    These are the number of records of dropped dead letters, by which a loss of records is noticed, and, if the first
+    generation is live, the number of events of plain entries, which was written together with the number of these
+    entries.
     """
     found: Any
     with scene.client.pipeline(transaction=True) as pipeline:

@@ -48,8 +48,9 @@ def _has_sources(client: Any, keys: PartitionKeys) -> bool:
 def _hashes(client: Any, keys: PartitionKeys, *, is_copying: bool) -> Iterator[str]:
     """Yield the keys of a partition that are gone, or have too few records, by what the ledgers state.
 
-    These are the marks of copied entries, the dropped dead letters, the removed periods, and the places of changed
-    rules. In a later generation, also yield its `begun` and `gone` if they do not exist.
+    These are the marks of copied entries (only if `is_copying`: the topic before is kept), the dropped dead letters,
+    the removed periods, and the places of changed rules. In a later generation, also yield its `begun` and `gone` if
+    they do not exist.
     """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.hmget(keys.topic_ledger, "entries:copied", "entries:dropped")

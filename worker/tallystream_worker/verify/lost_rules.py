@@ -20,6 +20,8 @@ def check(scene: Scene) -> None:
 
     Raises:
         SnapshotError, ArchiveError: the snapshot or the archive cannot be read.
+        ConfigurationError: the SQLite file of the snapshot does not exist.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     deployment, layout = scene.deployment, scene.deployment.layout
     highest = max(
@@ -36,7 +38,10 @@ def check(scene: Scene) -> None:
 
 
 def _copies(scene: Scene) -> Iterator[tuple[str, int]]:
-    """Yield the name of each copy of this deployment and topic, and the highest number of rules in it."""
+    """Yield the name of each copy of this deployment and topic, and the highest number of rules in it.
+
+    The number is 0 if the copy has none. The errors are those of `check`.
+    """
     deployment, sources = scene.deployment, scene.sources
     if sources.snapshot is not None:
         facts = sources.snapshot.facts()

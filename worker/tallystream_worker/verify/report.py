@@ -87,7 +87,7 @@ class Verification:
         self.find("fields.lost", f"{key} has lost its field {field}. {remedy}")
 
     def mistype(self, key: str, kind: str, *, is_replaced: bool) -> None:
-        """Add a key that has another type than the one that is needed to the findings.
+        """Add a key that has another type than the one that is needed to the findings; a second call adds it again.
 
         Args:
             key: The name of the key.
@@ -145,7 +145,14 @@ class Verification:
         }
 
     def summary(self) -> dict[str, object]:
-        """Return the report for programs, as JSON can have it."""
+        """Return the report for programs, as JSON can have it.
+
+        The keys are `status` and `at` (the attributes); `findings`, `proved`, `not_proved` (the limits) and
+        `not_checked` (what failed), each a list of objects.
+
+        Raises:
+            KeyError: a finding has a name that is not in `KINDS`.
+        """
         return {
             "status": self.status,
             "at": self.at,

@@ -33,7 +33,7 @@ _RENEW: Final = 10.0
 
 
 class ScheduledVerification:
-    """Runs a verification when one is due.
+    """Runs a verification in a call of `run_once` when one is due: when the interval `[verify] every` has passed.
 
     Args:
         settings: The configuration.
@@ -53,16 +53,18 @@ class ScheduledVerification:
     def run_once(self) -> dict[str, object] | None:
         """Run a verification if one is due and no other worker runs one; return the fields of a log line, else `None`.
 
-        Also return `None` if no rules are published, or if `stopping` ended the verification. Record the time and the
-        result in `tally:meta`.
+        Also return `None` if no rules are published, or if `stopping` ended the verification. After a verification,
+        record its time and result in the hash `meta` of the live topic (`tally:meta`), and log an error if something is
+        wrong, or a warning if a check could not be made.
 
         Raises:
             TallyError, redis.RedisError: the verification could not begin, or its result could not be recorded; see
                 `verify`.
             redis.ConnectionError, redis.TimeoutError: also if the server did not reply during the verification.
 
-        If the verification fails, or its result cannot be recorded, calls within the interval or 15 minutes, whichever
-        is shorter, do nothing. After an error before the verification began, the next call tries again.
+        If the verification fails or is stopped, or its result cannot be recorded, calls within the interval or 15
+        minutes, whichever is shorter, do nothing. After an error before the verification began, the next call tries
+        again.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
@@ -117,6 +119,9 @@ def verify_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicSer
     """Return the service, not started, that verifies whenever the interval `[verify] every` has passed.
 
     The setting must not be empty, which stands for no verifications: the caller checks it.
+
+    Raises:
+        ConfigurationError: the URL of the server is invalid.
     """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = ScheduledVerification(settings, client, log, stopping)

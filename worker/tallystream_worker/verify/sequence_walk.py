@@ -66,7 +66,8 @@ class Fault:
 class SequenceWalk:
     """Checks the numbers of each producer's entries in one partition, which are added in the order of their IDs.
 
-    It also counts the entries and their events.
+    Call `add` for each entry. It also counts the entries and their events. At the end, `take` and `left` return the
+    last entries of the producers.
 
     Args:
         is_whole: Whether the first entry that is added is the first that was ever appended. If not, the first entry of

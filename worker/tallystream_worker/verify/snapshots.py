@@ -36,14 +36,16 @@ def check(scene: Scene) -> None:
     Also report ends of removed periods and marks of changed rules that the snapshot has and the server lacks.
     Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive, and
     one in which another program has changed rows. A snapshot with one of these faults is not restored, unless it is
-    only too old or changed. Report a limit if there is no snapshot database; also if a snapshot that is young enough is
-    of a generation or an earlier topic that was live before, because the next snapshot replaces it; also if restored
-    values differ, and live counters were found to be wrong, which may be the reason.
+    only too old or changed, or the server lacks such ends or marks. Report a limit if there is no snapshot database;
+    also if a snapshot that is young enough is of a generation or an earlier topic that was live before, because the
+    next snapshot replaces it (it is not restored either); also if restored values differ, and live counters were found
+    to be wrong, which may be the reason.
 
     Raises:
         SnapshotError: the snapshot has another format or layout, or the database cannot be used.
+        ConfigurationError: the SQLite file of the snapshot does not exist.
 
-    Any other error of `drill` is raised too.
+    Any other error of `drill` is raised too; `ViewLost` only after six attempts.
     """
     from tallystream_worker.snapshot.restore import ensure_readable  # noqa: PLC0415  # SQLAlchemy takes its time
     from tallystream_worker.snapshot.schema import FORMAT  # noqa: PLC0415  # as above
@@ -145,6 +147,7 @@ def _is_within(
 def _check_forgotten(scene: Scene, keys: PartitionKeys, copied: Mapping[str, str]) -> None:
     """Report fields of `PartitionKeys.forgotten` that the snapshot has, and the server lacks: none is ever removed.
 
+    `copied` has those of the snapshot. Do nothing if the server has no field: the check of lost keys reports the key.
     Without them, reads would not state that buckets lack events, and events of removed periods would count again.
     """
     present = {name.decode(errors="replace") for name in scene.client.hkeys(keys.forgotten)}

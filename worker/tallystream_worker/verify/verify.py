@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(TallyError):
-    """Ends a running verification; raise it from `show`."""
+    """Ends a running verification: the parameter `show` of `verify` raises it, and then `verify` does, too."""
 
 
 def verify(
@@ -54,9 +54,10 @@ def verify(
     Raises:
         ConfigurationError: nothing is stored in the namespace, this release cannot read the stored data, or no worker
             has published the rules yet.
+        KeyLost: the description of the deployment was lost, or lost a field, during the verification.
         Stopped: `show` raised it.
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
-        redis.RedisError: the server rejects a command that every check needs.
+        redis.RedisError: the server rejects a command that reads the description of the deployment.
     """
     report = Verification(time.time())
     try:
@@ -99,6 +100,10 @@ def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
     """Discard all findings, and report a failed check, if the data, topic, generation or rules changed meanwhile.
 
     Proofs and limits stay.
+
+    Raises:
+        ConfigurationError, KeyLost: the description of the deployment cannot be read now, or has lost a field.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     try:
         now = scene.deployment.reload(client)

@@ -33,7 +33,8 @@ def archive(
 ) -> None:
     """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C; with --once, those that exist now.
 
-    Without --once, entries younger than 2 seconds wait. An archive of other data is refused.
+    Without --once, entries younger than 2 seconds wait. An archive of other data is refused. --json has an effect only
+    with --once.
     """
     # Imported here because pyarrow is an extra: the other commands must work without it.
     try:

@@ -62,8 +62,8 @@ def audit(
 
     Counting continues meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or
     begins with a snapshot, or compares only the buckets that lie wholly within the entries that are left. Without
-    --every, the exit status is 1 if a counter differs. With --every, each audit is logged instead, and the exit status
-    is 0.
+    --every, the exit status is 1 if a counter differs. With --every, each audit is logged instead, until SIGTERM or
+    Ctrl-C; --json has no effect then, and the exit status is 0.
 
     Examples:
         tallystream audit

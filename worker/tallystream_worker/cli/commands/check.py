@@ -77,8 +77,9 @@ def _effect(settings: Settings, url: str) -> tuple[list[str], list[str]]:
 
     Raises:
         ConfigurationError: the worker would not start: its rules contradict stored ones, or this release cannot read
-            the stored data.
+            the stored data. Or the URL of the server cannot be used.
         DeploymentChanged: a restore has not finished.
+        KeyLost: the hash of the live topic is lost.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     with closing(connect(url)) as client:

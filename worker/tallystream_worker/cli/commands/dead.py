@@ -48,8 +48,8 @@ def dead(
     A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
     cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead, and no rebuild counts them.
     The exit status of retry and drop is 1 if there was nothing to do, or if an event was dead-lettered again. If `ids`
-    are given, --all and --reason are ignored; retry and drop need one of the three. The list has the first 100;
-    --json has all.
+    are given, --all and --reason are ignored; if --reason is given, --all has no effect. Retry and drop need one of the
+    three. The list has the first 100; --json has all.
 
     Parameters
     ----------

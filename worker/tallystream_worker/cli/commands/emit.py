@@ -29,10 +29,11 @@ def emit(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Emit one event, and return when it is appended, or with --wait when it is counted, and print this.
+    """Emit one event, and return when it is appended, or with --wait when it is counted.
 
-    If a rule of the metric may have left the event out, such as its limit, --wait names the rule. With --json, `state`
-    is appended or counted, and `unless` has the names of these rules.
+    With --wait, a line states that the event was counted; if a rule of the metric may have left it out, such as its
+    limit, the line names the rule. With --json, JSON is printed instead: `state` is appended or counted, and `unless`
+    has the names of these rules. Without both, nothing is printed.
 
     If this takes longer than --timeout, the command fails, although the event may still be appended. If rules are
     stored that do not declare the metric, nothing is emitted.

@@ -63,9 +63,9 @@ def ingest(
     """Emit the events of files, each row once.
 
     If the command is run again, after a kill or after rows were appended, it emits only the missing rows. A file is
-    recognized by its content: its name and its compression do not matter. Lines that are not events are reported and
-    skipped, and do not change the exit status. Piped input cannot be recognized, so it is counted each time. The exit
-    status is 130 if the command was stopped.
+    recognized by its content: its name and its compression do not matter. Lines that are not events are skipped, and do
+    not change the exit status; the first 10 and the number of all are reported. Piped input cannot be recognized, so it
+    is counted each time. The exit status is 130 if the command was stopped.
 
     Parameters
     ----------
@@ -136,14 +136,16 @@ def _wait_until_counted(
 ) -> None:
     """Wait until entries are counted; return early if `stop` is set, or if `lost` returns that entries are lost.
 
+    Entries of a topic that is not the live one are not waited for: they were counted before the next became live.
+
     Args:
         store: The server and namespace.
         last_ids: By topic and partition, the stream ID of the last of the entries.
         stop: Ends the wait.
-        lost: Called about once a second.
+        lost: Called about once a second while entries are not counted; returns something true if entries are lost.
 
     Raises:
-        Exception: the errors of `lost` and of reads.
+        Exception: the errors of `lost` and of reads, such as `redis.RedisError`.
     """
     checked_at = time.monotonic()
     with closing(Totals(store.url, namespace=store.namespace)) as totals:

@@ -55,7 +55,7 @@ def rebuild(
     With --partitions the events are copied to a new topic and counted there by the live rules, for example
     `tallystream rebuild --partitions 16`. Before the switch, --drop gives the repartition up. After the switch it
     cannot be undone; repartition again instead. If the configuration turns `spread` off for a metric, the command
-    repartitions to the present number of partitions.
+    repartitions to the present number of partitions; with --no-switch, it fails instead.
     """
     _refuse_combinations(undo, drop, partitions, no_switch=no_switch, replacing=replacing.replace_rules)
     settings = where.settings()

@@ -110,6 +110,7 @@ def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:
     Raises:
         ArchiveError: the manifest cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
     """
     if not settings.archive.url:
         return None

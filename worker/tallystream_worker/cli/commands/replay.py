@@ -44,8 +44,12 @@ def replay(
 ) -> None:
     """Print the stored events as `ingest` reads them; entries that the streams no longer have come from the archive.
 
-    The events come partition by partition, not in order of time. Rejected and retracted events are printed too; events
-    of dropped dead letters are not.
+    The events come partition by partition, not in order of time. Parquet needs a file (`-o`). Most events without an
+    actor and an id are stored with their minute only: its first second is printed as their time, and decides whether
+    they are in the range of --from and --to.
+
+    Rejected and retracted events are printed too; events of dropped dead letters, and resets, are not. Entries that
+    neither the streams nor the archive have when the command begins are missing.
     """
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet cannot be written to standard output: name a file with -o FILE")

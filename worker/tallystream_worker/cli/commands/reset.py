@@ -23,7 +23,8 @@ def reset(
     """Set the counters of a subject to 0; later events count from there, and the original events stay in the streams.
 
     The command waits until the workers have counted everything, and fails if they have not within 10 seconds. It prints
-    the totals before.
+    the totals before, and leaves out those that were 0 (--json has them). A metric with `exact = false` cannot be
+    reset.
 
     Parameters
     ----------

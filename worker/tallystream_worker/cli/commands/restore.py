@@ -42,6 +42,9 @@ def restore(
 ) -> int:
     """Restore the counters of a snapshot to an empty server, and count the entries appended after it.
 
+    With --force, the counters of a server that is not empty are replaced. Until the command ends, workers do not count,
+    and readers get an error. If it is interrupted, run it again.
+
     The exit status is 1 if events were retracted after the snapshot. The counters then have these events until you run
     `tallystream rebuild`. It is also 1 if another program has changed rows of the snapshot after it was taken.
     """

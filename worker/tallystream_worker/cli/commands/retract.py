@@ -39,11 +39,12 @@ def retract(  # noqa: PLR0913  # each is an option of the command
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Take back the events that match all given options, as if they had never happened.
+    """Take back the events that match all given options (at least one of them), as if they had never happened.
 
     History is counted again without these events into a new generation, which then becomes live. The previous
     generation is kept until `tallystream rebuild --drop`, and `rebuild --undo` goes back to it. The events stay in the
-    streams and the archive. Events that are appended later are counted, even if they match.
+    streams and the archive. Events that are appended later are counted, even if they match. If no event matches,
+    nothing is changed.
     """
     settings = where.settings()
     source = settings.archive.url if archive is None else archive

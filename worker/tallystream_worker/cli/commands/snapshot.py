@@ -31,7 +31,10 @@ def snapshot(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Copy changed counters into a database at an interval, until SIGTERM or Ctrl-C; with --once, only once."""
+    """Copy changed counters into a database at an interval, until SIGTERM or Ctrl-C; with --once, only once.
+
+    --json has an effect only with --once.
+    """
     from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415
     from tallystream_worker.snapshot.snapshotter import Snapshotter  # noqa: PLC0415
 

@@ -32,8 +32,9 @@ def spool(
 ) -> int:
     """List the spools that dead processes left in a folder, with the number of their events; --send sends them first.
 
-    A running process sends its own. The exit status is 1 if a spool cannot be read, or if not all events were sent
-    within --timeout; the rest stays in the folder.
+    The number is an upper bound, because some may have been sent before. A running process sends its own.
+    The exit status is 1 if a spool cannot be read, or if not all events were sent within about --timeout; the rest
+    stays in the folder. Without --send, events that wait do not change the exit status.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def up(
     replacing: ReplaceRules = ReplaceRules(),
     where: Where = Where(),
 ) -> None:
-    """Run everything on one machine: server, worker and read service.
+    """Run everything on one machine, until SIGTERM or Ctrl-C: server, worker and read service.
 
     Without --redis or TALLYSTREAM_REDIS_URL, an embedded server is started. It keeps its data in the folder --data, to
     which a snapshot of the counters is also written (snapshot.sqlite), unless [snapshot] names a database; [snapshot]

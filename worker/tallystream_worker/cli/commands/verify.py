@@ -36,8 +36,9 @@ def verify(
     """Check streams, archive, snapshot, counters and ledger together, and print what is proved, and what is not.
 
     Counting continues meanwhile. The exit status is 0 if every check was made and found nothing wrong, 1 if something
-    is wrong, and 2 if nothing wrong was found, but a check could not be made. Limits of the checks (not_proved in
-    --json), such as entries that retention has removed, do not change it.
+    is wrong, and 2 if nothing wrong was found, but a check could not be made, or the verification failed, for example
+    because the server does not reply. Limits of the checks (not_proved in --json), such as entries that retention has
+    removed, do not change it.
 
     Examples:
         tallystream verify

@@ -29,7 +29,7 @@ def worker(
     replacing: ReplaceRules = ReplaceRules(),
     tenants: Tenants = Tenants(),
 ) -> int:
-    """Count events until SIGTERM or Ctrl-C.
+    """Count events until SIGTERM or Ctrl-C; the exit status is 0 then.
 
     With several --config files, one for each namespace, the worker counts for all of these namespaces.
 

@@ -40,9 +40,9 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 
     The first line is the header; if it is not valid, its reason is the only result. A missing column or an empty cell
     means "not given"; only the column `subject` is required, and its cell is used even if it is empty. A row
-    without a metric gets that of `mapping`. `at` is a number of seconds since 1970, or a text in RFC 3339 with its
-    zone. A row is one line: no field of an event may contain a line break, so a quoted cell with a line break is an
-    error. The event is not checked.
+    without a metric gets that of `mapping`, and one without an amount gets 1. `at` is a number of seconds since 1970,
+    or a text in RFC 3339 with its zone. A row is one line: no field of an event may contain a line break, so a quoted
+    cell with a line break is an error. The event is not checked.
     """
     rows = iter(lines)
     for header in rows:

@@ -40,9 +40,10 @@ _decode: Final = msgspec.json.Decoder(_Row).decode
 def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutcome]:
     """Yield, for each line of NDJSON, its event or the reason why the line is not an event.
 
-    Only `subject` is required. An event without `metric` gets the metric of `mapping`. `at` is a number of seconds
-    since 1970, or a text in RFC 3339 with its zone. A line with an unknown key, or with a key twice, is not an event.
-    The event's texts and numbers are not checked.
+    Only `subject` is required. An event without `metric` gets the metric of `mapping`, and one without `amount` gets 1.
+    `at` is a number of seconds since 1970, or a text in RFC 3339 with its zone. A line with an unknown key, with a key
+    twice, or with a value of a wrong type is not an event. Whether texts and numbers are in their limits is not
+    checked.
     """
     for number, offset, text in lines:
         if len(text) > MAX_LINE_BYTES:

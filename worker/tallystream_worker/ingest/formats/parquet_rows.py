@@ -92,6 +92,7 @@ def pack_rows(
 
     Raises:
         SourceError: the file cannot be opened, or a value of a column cannot be converted.
+        ConfigurationError: pyarrow is not installed.
         OSError, pyarrow.ArrowException: a later part of the file cannot be read, or a column is a list or a struct.
     """
     pa, pc, pq = _arrow()

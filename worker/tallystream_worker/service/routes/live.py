@@ -80,7 +80,8 @@ async def live(
     """Send messages until the client disconnects or reads nothing for 15 seconds, or the service stops.
 
     docs/live.md lists the messages. Respond 400 if a parameter is not valid, 404 if a metric is not declared, and 503
-    with `Retry-After` if the service has its maximum of readers, or if the counters cannot be read.
+    with `Retry-After` if the service has its maximum of readers, or of counters that readers follow by name, or if the
+    counters cannot be read.
     """
     reader = await _reader(totals, metric, subject, every, overview=overview, top=top)
     await _join(broadcaster, reader, request.headers.get("last-event-id") or since)
@@ -105,8 +106,8 @@ async def live_socket(
     nothing for 15 seconds is dropped.
 
     A socket with an invalid parameter or an undeclared metric is closed with code 1008 and the reason. It is closed
-    with 1013, and without the reason, if there are too many readers or the counters cannot be read; and with 1001 when
-    the service stops.
+    with 1013, and without the reason, if there are too many readers, or counters that readers follow by name, or the
+    counters cannot be read; and with 1001 when the service stops.
 
     Args:
         socket: The connection, which is not accepted yet.

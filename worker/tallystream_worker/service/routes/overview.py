@@ -74,7 +74,10 @@ class Summary(Controller):
 
     @get("/overview", summary="Totals by metric, the ledger, and the declared metrics")
     async def overview(self, totals: NamedDependency[Totals], broadcaster: NamedDependency[Broadcaster]) -> Whole:
-        """Return the figures that the dashboard shows first; `GET /v1/live?overview=true` sends the updates."""
+        """Return totals and rates by metric, the ledger, the lag, the declared metrics, the ratios and the time zone.
+
+        The dashboard shows these first. `GET /v1/live?overview=true` sends updates of the totals, ledger and lag.
+        """
         rules = await published(totals)
         declared = [
             Declared(
