@@ -50,8 +50,8 @@ def port_of(server: EmbeddedServer) -> str:
 
 
 @contextlib.contextmanager
-def watched(start: Callable[..., EmbeddedServer], folder: Path) -> Iterator[Watched]:
-    """Run a primary, a replica, and a Sentinel that starts a failover when the primary is down for half a second."""
+def watched(start: Callable[..., EmbeddedServer], folder: Path, *, patience: float = 0.5) -> Iterator[Watched]:
+    """Run a primary, a replica, and a Sentinel that starts a failover when the primary is down for some seconds."""
     binary = shutil.which("redis-sentinel") or missing("no redis-sentinel on PATH", unless="CI")
     quick = ["--repl-diskless-sync-delay", "0", "--appendfsync", "always"]
     primary = start(port=0, extra=quick)
@@ -63,7 +63,7 @@ def watched(start: Callable[..., EmbeddedServer], folder: Path) -> Iterator[Watc
     configuration.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
         f"sentinel monitor {NAME} 127.0.0.1 {port_of(primary)} 1\n"
-        f"sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 3000\n"
+        f"sentinel down-after-milliseconds {NAME} {patience * 1000:.0f}\nsentinel failover-timeout {NAME} 3000\n"
     )
     with (folder / "sentinel.log").open("wb") as log:
         process = subprocess.Popen([binary, str(configuration)], stdout=log, stderr=log)

@@ -1876,6 +1876,11 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-one record is deleted]",),
     ),
     Mutant(
+        "verify-compares-across-a-failover",
+        (Edit("tallystream_worker/verify/verify.py", "    _refuse_a_failover(scene, failovers)\n", ""),),
+        tests=("tests/integration/verify/test_failover.py",),
+    ),
+    Mutant(
         "verify-trusts-the-position-of-the-group",
         (Edit("tallystream_worker/verify/accounts.py", "    if account.skipped:\n", "    if False:\n"),),
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-the group is moved back]",),

@@ -139,20 +139,20 @@ class Operator:
             worker.terminate()
             assert worker.wait(30) == 0
 
-    def run(self, *command: str) -> dict[str, Any]:
-        """Run a command to its end, and return its JSON; its exit status must be 0."""
+    def run(self, *command: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
+        """Run a command to its end, and return its JSON; its exit status must be an allowed one."""
         done = subprocess.run(
             [PROGRAM, *command, "--json", "--config", str(self._file)],
             env=self._environment, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode in allowed, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def prove(self) -> None:
         """Check that `verify` finds nothing, could make every check, and compared counters."""
-        found = self.run("verify")
-        assert (found["findings"], found["not_checked"]) == ([], [])
+        found = self.run("verify", allowed=(0, 1))
+        assert (found["findings"], found["not_checked"]) == ([], [])  # the message of pytest has the findings
         assert {"log", "accounts", "counters", "leaderboards"} <= {each["check"] for each in found["proved"]}
 
     def __enter__(self) -> Self:
@@ -171,10 +171,10 @@ def _is_ready(port: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_every_count_is_right_after_an_evening_of_changes(fresh_server, tmp_path):
     """Rules change, an actor is retracted, a replica takes over, counters are rebuilt and restored: none is wrong."""
-    with watched(fresh_server, tmp_path) as servers, Operator(servers.url, tmp_path) as operator:
+    with watched(fresh_server, tmp_path, patience=5) as servers, Operator(servers.url, tmp_path) as operator:
         operator.declare(windows=["day"], limit=LIMITS[0])
         with Load(servers.url) as load:
             evening(operator, load, servers)

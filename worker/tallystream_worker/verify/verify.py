@@ -9,8 +9,9 @@ from redis.exceptions import RedisError
 
 from tallystream.client.replies import BROKEN, is_wrong_type
 from tallystream.deployment import Deployment
-from tallystream.errors import DeploymentChanged, KeyLost, TallyError
+from tallystream.errors import DeploymentChanged, KeyLost, StreamError, TallyError
 from tallystream.storage.keys import Layout
+from tallystream_worker.process.failover_watch import FailoverWatch
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -40,8 +41,10 @@ def verify(
     Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
     `failed`, and the other checks run; only a connection that fails or does not reply in time ends all. If the data is
     replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and states a check
-    that could not be made; its proofs stay. If a restore has not finished, or the deployment, or a field that
-    describes it, is gone although other keys exist, that is the only finding, and nothing is checked.
+    that could not be made; its proofs stay. The same is true if there are findings and a server failed over or
+    restarted meanwhile: what was read before and after it may be of different data. If a restore has not finished, or
+    the deployment, or a field that describes it, is gone although other keys exist, that is the only finding, and
+    nothing is checked.
 
     Args:
         client: Client of the server.
@@ -81,6 +84,7 @@ def verify(
         found.ensure_stored()
     found.ensure_declared()
     scene = Scene(client, found, sources, report, sample, show)
+    failovers = FailoverWatch(client, found.layout)
     for check in CHECKS:
         show(check.name)
         try:
@@ -93,7 +97,23 @@ def verify(
             is_named = is_wrong_type(error) and "keys.mistyped" in report.findings
             report.fail(check.name, "a key has another type: see the fault keys.mistyped" if is_named else str(error))
     _refuse_a_switch(client, scene)
+    _refuse_a_failover(scene, failovers)
     return report
+
+
+def _refuse_a_failover(scene: Scene, failovers: FailoverWatch) -> None:
+    """If there are findings, and a server failed over or restarted meanwhile, discard them and report a failed check.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    if not scene.report.findings:
+        return
+    try:
+        failovers.ensure_none("the data was checked", "run the verification again")
+    except StreamError as error:
+        scene.report.findings.clear()
+        scene.report.fail("deployment", str(error))
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
