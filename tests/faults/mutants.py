@@ -580,12 +580,37 @@ MUTANTS: Final = (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
                 "        yield from archived(self._partition, position.floor,",
-                "        if first and position.is_reached(self._client, self._keys.stream):\n"
+                "        if first and position.is_reached(self._client, self._keys):\n"
                 "            return\n"
                 "        yield from archived(self._partition, position.floor,",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_the_archive_is_used_if_producers_have_appended_before_a_restore",),
+    ),
+    Mutant(
+        "restored-snapshot-is-behind",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                "        if restored is None:\n            return False\n",
+                "        return False\n",
+            ),
+        ),
+        tests=("tests/integration/verify/test_restored.py::test_nothing_is_found_after_a_restore_without_an_archive",),
+    ),
+    Mutant(
+        "restored-snapshot-is-never-behind",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                "return gone == int(then) and (mark",
+                "return gone >= int(then) and (mark",
+            ),
+        ),
+        tests=(
+            "tests/integration/verify/test_restored.py"
+            "::test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore",
+        ),
     ),
     Mutant(
         "rebuilt-from-the-archive-at-position-0",

@@ -138,7 +138,7 @@ def _is_within(
     if parse_id(position.generated) > parse_id(newest):
         report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
         return False
-    if not position.is_reached(scene.client, keys.stream) and scene.sources.archive is None:
+    if not position.is_reached(scene.client, keys) and scene.sources.archive is None:
         report.find("snapshot.behind", f"{database.place}: {keys.stream} begins after {position.floor}")
         return False
     return True

@@ -1,0 +1,116 @@
+"""After a restore, a verification finds no fault, and the remedy that it names for a later fault mends that fault."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream import Producer
+from tallystream.deployment import Deployment
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.integration.verify.test_verify import World, emit_each, names, rebuilt, world
+from tests.rewind import copy_of, go_back
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["world"]  # the fixture
+
+
+def emit(world: World, *, is_counted: bool = True) -> None:
+    """Append events of every metric, also decided ones; count them, or leave them uncounted."""
+    with Producer(world.harness.url, linger=0) as producer:
+        for number in range(20):
+            emit_each(producer, number)
+            if number % 4 == 0:
+                producer.decide("call", f"k{number % 3}")
+        producer.flush(10)
+    if is_counted:
+        world.harness.drain("closer", claim_idle=0)
+
+
+def snapshot(world: World) -> None:
+    """Take a snapshot."""
+    Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+
+
+def counted(world: World) -> None:
+    """Every entry is counted and in the snapshot."""
+    emit(world)
+    snapshot(world)
+
+
+def uncounted(world: World) -> None:
+    """Some entries are not counted at the moment of the snapshot."""
+    emit(world, is_counted=False)
+    snapshot(world)
+    world.harness.drain("closer", claim_idle=0)
+
+
+def later(world: World) -> None:
+    """Some entries are appended after the snapshot."""
+    snapshot(world)
+    emit(world)
+
+
+def trimmed(world: World) -> None:
+    """Old entries are gone from the stream at the moment of the snapshot."""
+    removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+    counted(world)
+
+
+def emptied(world: World, _: dict[bytes, bytes]) -> None:
+    """The server loses everything."""
+    world.client.flushall()
+
+
+def stream_lost(world: World, _: dict[bytes, bytes]) -> None:
+    """The stream is deleted."""
+    world.client.delete(world.keys.stream)
+
+
+def partition_lost(world: World, _: dict[bytes, bytes]) -> None:
+    """A partition loses every key."""
+    world.client.delete(*world.client.scan_iter(f"{world.keys.prefix}*"))
+
+
+def older(world: World, before: dict[bytes, bytes]) -> None:
+    """The server goes back to older data."""
+    go_back(world.client, before)
+
+
+def nothing(_world: World, _: dict[bytes, bytes]) -> None:
+    """The server loses nothing."""
+
+
+@pytest.mark.parametrize("loss", [emptied, stream_lost, partition_lost, older, nothing])
+@pytest.mark.parametrize("state", [counted, uncounted, later, trimmed])
+def test_nothing_is_found_after_a_restore_without_an_archive(
+    world: World, state: Callable[[World], None], loss: Callable[[World, dict[bytes, bytes]], None]
+) -> None:
+    """After a restore without an archive, nothing is found: at once, after later events, and after the next snapshot.
+
+    The snapshot that was restored is not behind the stream, although the stream lacks its entries.
+    """
+    before = copy_of(world.client)
+    state(world)
+    loss(world, before)
+    restore(world.client, world.database, force=True)
+    for step in (lambda: None, lambda: emit(world), lambda: snapshot(world)):
+        step()
+        report = world.verify(archive=False)
+        assert (names(report), report.failed) == (set(), [])
+        assert [each for each in report.proofs if each.check == "snapshot"]
+
+
+def test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore(world: World) -> None:
+    """If another client removes entries that were appended after the restore, the restored snapshot is behind."""
+    counted(world)
+    emptied(world, {})
+    restore(world.client, world.database, force=True)
+    emit(world)
+    world.client.hincrby(world.keys.ledger, "entries:retired", world.client.xtrim(world.keys.stream, maxlen=2, approximate=False))
+    assert names(world.verify(archive=False)) == {"snapshot.behind"}
