@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tallystream.reading.totals import Totals
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.integration.verify.test_verify import World, emit_each, names, rebuilt, world
@@ -114,3 +120,40 @@ def test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore(world: Wo
     emit(world)
     world.client.hincrby(world.keys.ledger, "entries:retired", world.client.xtrim(world.keys.stream, maxlen=2, approximate=False))
     assert names(world.verify(archive=False)) == {"snapshot.behind"}
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_a_counter_that_is_wrong_after_a_restore_is_mended_by_the_named_command(
+    world: World, tmp_path: Path, *, is_archived: bool
+) -> None:
+    """If entries are gone and a total is wrong, the remedy is the command that works, and it keeps the good copy.
+
+    Without an archive, a rebuild would be refused, and a whole snapshot would copy the wrong total. So the remedy is a
+    restore. With an archive, it is a rebuild with that archive.
+    """
+    world.copy() if is_archived else counted(world)
+    emptied(world, {})
+    restore(world.client, world.database, force=True)
+    emit(world)
+    if is_archived:
+        world.copy()
+    key = world.keys.total("call", "k1")
+    right = int(world.client.get(key))
+    world.client.incrby(key, 100)
+    report = world.verify(archive=is_archived)
+    assert names(report) == {"counters.differ"}
+    remedy = report.remedy(report.findings["counters.differ"])
+    words = remedy.partition(" (")[0].split()
+    if is_archived:
+        assert remedy == f"tallystream rebuild --archive {world.store.url}"
+    else:
+        assert words == ["tallystream", "restore", "--force"]
+        assert "do not run tallystream snapshot --whole" in remedy
+    environment = {**os.environ, "TALLYSTREAM_REDIS_URL": world.harness.url}
+    environment |= {"TALLYSTREAM_SNAPSHOT_URL": str(world.folder / "snapshot.sqlite")}
+    program = Path(sys.executable).with_name(words[0])
+    done = subprocess.run([program, *words[1:]], env=environment, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with closing(Totals(world.harness.url)) as totals:
+        assert totals.get("k1", "call").value == right
+    assert names(world.verify(archive=is_archived)) == set()

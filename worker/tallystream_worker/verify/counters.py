@@ -52,6 +52,7 @@ def check(scene: Scene) -> None:
         name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"
         scene.report.differing.add((each.stream, each.counter))
         scene.report.find(name, f"{each.stream}: {each.counter} is {each.found}, expected {each.expected}")
+    scene.report.proves_counters = scene.sample >= 1 and not found.unproved
     scene.report.prove(
         "counters",
         f"{found.counters - found.wrong:,} counters are what {found.entries:,} entries give",

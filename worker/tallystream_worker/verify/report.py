@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import KeyLost
-from tallystream_worker.verify.findings import SHOWN, Finding
+from tallystream_worker.verify.findings import EITHER, REBUILD, SHOWN, SNAPSHOT, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +53,8 @@ class Verification:
         differing: The counters that do not have the value that the entries give, each as its stream and its
             `Difference.counter`. The checks add to it, so that later checks do not report the same counter again.
         lost: The keys that `lose` has added to the findings.
+        proves_counters: Whether every live counter was compared with what the entries give.
+        recount: What mends counters in this deployment; a general text until `mends.note` has replaced it.
     """
 
     at: float
@@ -62,6 +64,8 @@ class Verification:
     failed: list[NotProved] = field(default_factory=list)
     differing: set[tuple[str, str]] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    proves_counters: bool = False
+    recount: str = REBUILD
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
         """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept.
@@ -131,6 +135,19 @@ class Verification:
         """
         return 1 if self.findings else 2 if self.failed else 0
 
+    def remedy(self, finding: Finding) -> str:
+        """Return what mends a finding of this report: the remedy of its kind, with the command that works here.
+
+        If counters were found to be wrong, a new snapshot would have their values: then it comes after their remedy.
+
+        Raises:
+            KeyError: the finding has a name that is not in `KINDS`.
+        """
+        text = finding.kind.remedy.replace(REBUILD, self.recount)
+        if self.differing and SNAPSHOT in text:
+            return f"first mend the counters, because a new snapshot gets them as they are; then: {text}"
+        return text.replace(EITHER, SNAPSHOT) if self.proves_counters else text
+
     def said(self) -> dict[str, object]:
         """Return the fields of a log line.
 
@@ -159,7 +176,7 @@ class Verification:
             "findings": [
                 {
                     "name": each.name, "count": each.count, "details": each.details,
-                    "meaning": each.kind.meaning, "remedy": each.kind.remedy,
+                    "meaning": each.kind.meaning, "remedy": self.remedy(each),
                 }
                 for each in self.findings.values()
             ],

@@ -94,14 +94,17 @@ def check(scene: Scene) -> None:
 
 
 def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
-    """Return whether a snapshot is of an earlier topic and not too old; if so, report this as a limit.
+    """Return whether a snapshot is of an earlier topic; if so, report this: as a limit, or as a fault if it is too old.
 
     `topic` is the number that the snapshot states for its topic; another text is no earlier topic.
     """
     partitions = scene.deployment.earlier.get(int(topic)) if topic.isdigit() else None
     taken = [found[0].taken for number in range(partitions or 0) if (found := database.position(number)) is not None]
-    if not taken or _is_old(scene, min(taken)):
+    if not taken:
         return False
+    if _is_old(scene, min(taken)):
+        scene.report.find("snapshot.outdated", f"{database.place}: topic {topic}, of {utc(min(taken))}")
+        return True
     scene.report.limit(
         "snapshot",
         f"{database.place} is of topic {topic} (of {utc(min(taken))}), which is not live: the next snapshot will be of "
@@ -132,7 +135,8 @@ def _is_within(
 ) -> bool:
     report = scene.report
     if generation != keys.generation:
-        report.find("snapshot.other", f"{database.place}: generation {generation} of {keys.stream}")
+        name = "snapshot.outdated" if _was_live(scene, generation) else "snapshot.other"
+        report.find(name, f"{database.place}: generation {generation} of {keys.stream}")
         return False
     newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
     if parse_id(position.generated) > parse_id(newest):

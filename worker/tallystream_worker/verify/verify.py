@@ -11,6 +11,7 @@ from tallystream.client.replies import BROKEN, is_wrong_type
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import Layout
+from tallystream_worker.verify import mends
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -92,6 +93,8 @@ def verify(
         except (TallyError, RedisError, ValueError) as error:  # a value that another client wrote may be no number
             is_named = is_wrong_type(error) and "keys.mistyped" in report.findings
             report.fail(check.name, "a key has another type: see the fault keys.mistyped" if is_named else str(error))
+    if report.findings:
+        mends.note(scene)
     _refuse_a_switch(client, scene)
     return report
 

@@ -74,7 +74,7 @@ def _print(report: Verification) -> None:
             console.print(f"  - {detail}", soft_wrap=True)
         if finding.count > len(finding.details):
             console.print(f"  - and {finding.count - len(finding.details):,} more")
-        console.print(f"  To mend it: {finding.kind.remedy}", soft_wrap=True)
+        console.print(f"  To mend it: {report.remedy(finding)}", soft_wrap=True)
     for title, lines in (
         ("Not checked", [(each.check, each.text) for each in report.failed]),
         ("Proved", [(each.check, each.text) for each in report.proofs]),
