@@ -105,6 +105,13 @@ class ConfigurationError(TallyError):
     """A setting is invalid, or does not fit the server or the deployment that is stored there; see the message."""
 
 
+class NothingDeclared(ConfigurationError):
+    """The server has no deployment, or one whose rules no worker has published yet.
+
+    This is so before a worker has started for the first time, and after the server has lost its data.
+    """
+
+
 class CodecError(TallyError, ValueError):
     """The fields of a stream entry cannot be decoded."""
 

@@ -93,6 +93,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
+_RESTORED: Final = "tests/integration/verify/test_restored.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
@@ -596,7 +597,7 @@ MUTANTS: Final = (
                 "        return False\n",
             ),
         ),
-        tests=("tests/integration/verify/test_restored.py::test_nothing_is_found_after_a_restore_without_an_archive",),
+        tests=(f"{_RESTORED}::test_nothing_is_found_after_a_restore_without_an_archive",),
     ),
     Mutant(
         "restored-snapshot-is-never-behind",
@@ -607,10 +608,7 @@ MUTANTS: Final = (
                 "return gone >= int(then) and (mark",
             ),
         ),
-        tests=(
-            "tests/integration/verify/test_restored.py"
-            "::test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore",
-        ),
+        tests=(f"{_RESTORED}::test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore",),
     ),
     Mutant(
         "rebuilt-from-the-archive-at-position-0",

@@ -16,7 +16,7 @@ from tallystream.deployment import Deployment
 from tallystream.reading.totals import Totals
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
-from tests.integration.verify.test_verify import World, emit_each, names, rebuilt, world
+from tests.integration.verify.test_verify import World, emit_each, names, world
 from tests.rewind import copy_of, go_back
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ def test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore(world: Wo
     emptied(world, {})
     restore(world.client, world.database, force=True)
     emit(world)
-    world.client.hincrby(world.keys.ledger, "entries:retired", world.client.xtrim(world.keys.stream, maxlen=2, approximate=False))
+    world.client.hincrby(
+        world.keys.ledger, "entries:retired", world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+    )
     assert names(world.verify(archive=False)) == {"snapshot.behind"}
 
 

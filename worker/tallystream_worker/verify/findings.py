@@ -174,8 +174,8 @@ KINDS: Final = {
     "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", SNAPSHOT),
     "snapshot.other": Kind(
         "The snapshot is of other data.",
-        "if the server has lost the data of the snapshot: tallystream restore --force; otherwise: name another database "
-        "in [snapshot] url, and run tallystream snapshot --once",
+        "if the server has lost the data of the snapshot: tallystream restore --force; otherwise: name another "
+        "database in [snapshot] url, and run tallystream snapshot --once",
     ),
     "snapshot.outdated": Kind("The snapshot is too old, and of an earlier topic or generation.", SNAPSHOT),
     "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + SNAPSHOT),
