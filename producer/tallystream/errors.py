@@ -172,8 +172,8 @@ _REMEDIES: Final = {
         "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
     ),
     r"": (
-        "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, continue without "
-        "the data that is lost (tallystream reopen)"
+        "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, "
+        "continue without the data that is lost (tallystream reopen)"
     ),
 }
 """By a pattern in a key's name, what to do if the key is lost; the first pattern that matches applies."""

@@ -600,6 +600,17 @@ MUTANTS: Final = (
         tests=(f"{_RESTORED}::test_nothing_is_found_after_a_restore_without_an_archive",),
     ),
     Mutant(
+        "verify-without-the-mark-of-the-snapshot",
+        (
+            Edit(
+                "tallystream_worker/verify/snapshots.py",
+                "    if not put_mark(scene.client, keys, position.mark):",
+                "    if not put_mark(scene.client, keys, ''):",
+            ),
+        ),
+        tests=("tests/integration/verify/test_remedies.py::test_the_finding_that_explains_the_others_comes_first",),
+    ),
+    Mutant(
         "restored-snapshot-is-never-behind",
         (
             Edit(

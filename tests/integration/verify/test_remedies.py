@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream_worker.cli.repartition import to_partitions
 from tallystream_worker.runtime.publication import publish_rules
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
-from tests.integration.verify.test_verify import RULES, World, change_table, names, rebuilt, world
+from tests.integration.verify.test_verify import RULES, World, change_table, emit_each, names, rebuilt, world
 from tests.rewind import copy_of, go_back
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +76,13 @@ def ahead(world: World) -> None:
     go_back(world.client, before)
 
 
+def ahead_unseen(world: World) -> None:
+    """The server goes back to older data, and gets events with later IDs than those that it lost."""
+    ahead(world)
+    world.emit()
+    world.harness.drain("closer", claim_idle=0)
+
+
 def behind(world: World) -> None:
     """Entries after the snapshot are gone from the stream."""
     world.emit(10)
@@ -95,6 +105,8 @@ CASES: Final[dict[str, tuple[str, Callable[[World], None], int]]] = {
     "an old snapshot": ("snapshot.old", changed("UPDATE positions SET taken = 1"), 0),
     "older data, to restore": ("snapshot.ahead", ahead, 0),
     "older data, to accept": ("snapshot.ahead", ahead, 1),
+    "older data and later events, to restore": ("snapshot.ahead", ahead_unseen, 0),
+    "older data and later events, to accept": ("snapshot.ahead", ahead_unseen, 1),
     "removed entries": ("snapshot.behind", behind, 0),
     "a changed row": ("snapshot.damaged", changed("UPDATE totals SET value = value + 1"), 0),
     "a removed row": ("snapshot.differs", changed("DELETE FROM votes"), 0),
@@ -125,3 +137,53 @@ def test_the_remedy_of_a_snapshot_mends_it(world: World, tmp_path: Path, case: s
 def test_each_remedy_of_a_snapshot_is_tried() -> None:
     """The cases of this file have every finding about the snapshot."""
     assert {name for name in KINDS if name.startswith("snapshot.")} == {name for name, *_ in CASES.values()}
+
+
+def test_the_finding_that_explains_the_others_comes_first(world: World) -> None:
+    """If older data was put back, the loss is the first finding, and the others name it instead of a rebuild."""
+    ahead_unseen(world)
+    report = world.verify()
+    assert {"snapshot.ahead", "archive.unknown", "log.differs"} <= names(report)
+    first, *others = report.summary()["findings"]
+    assert first["name"] == "snapshot.ahead"
+    assert {each["remedy"].partition(",")[0] for each in others} == {"first mend snapshot.ahead"}
+
+
+@pytest.mark.parametrize("key", ["stream", "sequences", "ledger", "live", "*"])
+def test_a_lost_partition_has_one_repair(world: World, key: str) -> None:
+    """If a partition loses a key or all keys, one finding names the repairs in order, and the others point to it.
+
+    A check that the loss makes impossible names the finding too, and no error of the server.
+    """
+    lost = world.client.keys(f"{world.keys.prefix}*") if key == "*" else [getattr(world.keys, key)]
+    world.client.delete(*lost)
+    report = world.verify(archive=False)
+    first, *others = report.in_order()
+    assert first.name == ("log.missing" if key == "stream" else "keys.lost")
+    text = f"{report.remedy(first)} {first.details}"
+    assert text.index("tallystream restore --force") < text.index("nly if there is no snapshot") < text.index("reopen")
+    assert all(report.remedy(each).startswith(f"first mend {first.name}") for each in others)
+    assert {each.check for each in report.failed} == {"counters", "snapshot"}
+    assert all(each.text.endswith(f": see the fault {first.name}") for each in report.failed)
+
+
+def test_entries_that_are_sent_again_are_no_fault(world: World) -> None:
+    """If older data was put back, and the producer has sent all lost entries again, a verification finds nothing."""
+    before = copy_of(world.client)
+    with Producer(world.harness.url, linger=0) as producer:
+        for number in range(20):
+            emit_each(producer, number)
+            producer.flush(10)
+        world.harness.drain("closer", claim_idle=0)
+        Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+        length = world.client.xlen(world.keys.stream)
+        go_back(world.client, before)
+        emit_each(producer, 20)
+        producer.flush(10)
+        until(lambda: world.client.xlen(world.keys.stream) > length, what="the entries to be sent again")
+    world.harness.drain("closer", claim_idle=0)
+    report = world.verify(archive=False)
+    assert (names(report), report.failed) == (set(), [])
+    assert [each for each in report.limits if "have sent all its entries again" in each.text]
+    Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+    assert [each for each in world.verify(archive=False).proofs if each.check == "snapshot"]

@@ -21,8 +21,8 @@ EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapsho
 """What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
 
 _LOST: Final = (
-    "tallystream restore --force, if a snapshot or the archive has the events; producers send the entries again that "
-    "they keep. Without a snapshot: tallystream reopen"
+    "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer "
+    "has; only if there is no snapshot: tallystream reopen, which loses the events that were not counted"
 )
 _CHAIN: Final = "tallystream audit, to see which counters differ; then " + REBUILD
 
@@ -180,8 +180,9 @@ KINDS: Final = {
     "snapshot.outdated": Kind("The snapshot is too old, and of an earlier topic or generation.", SNAPSHOT),
     "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + SNAPSHOT),
     "snapshot.ahead": Kind(
-        "The server has lost entries that the snapshot contains: the snapshot ends after the stream.",
-        "tallystream restore --force; or, to accept the loss: tallystream snapshot --once --accept-loss",
+        "The server has lost entries that the snapshot contains, for example because older data was put back.",
+        "stop the workers that archive, then: tallystream restore --force; or, to accept the loss: "
+        "tallystream snapshot --once --accept-loss",
     ),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",

@@ -78,7 +78,7 @@ def check(scene: Scene) -> None:
         if found[1] != keys.generation and _was_live(scene, found[1]) and not _is_old(scene, found[0].taken):
             superseded[found[1]] = min(found[0].taken, superseded.get(found[1], found[0].taken))
         else:
-            is_sound = _is_within(scene, keys, database, *found) and is_sound
+            is_sound = _is_within(scene, number, database, *found) and is_sound
             if found[1] == keys.generation:
                 _check_forgotten(scene, keys, database.forgotten(number))
     for generation, taken in sorted(superseded.items()):
@@ -130,10 +130,16 @@ def _check_rows(scene: Scene, database: Database) -> int:
     return scene.report.faults - before
 
 
-def _is_within(
-    scene: Scene, keys: PartitionKeys, database: Database, position: SnapshotPosition, generation: int
-) -> bool:
-    report = scene.report
+def _is_within(scene: Scene, number: int, database: Database, position: SnapshotPosition, generation: int) -> bool:
+    """Return whether a partition of the snapshot can be restored on trial; if not, report why.
+
+    The server can have lost entries of the snapshot and got later ones since: then the IDs do not show it, but the mark
+    of the snapshot is gone (see `snapshot/lost_log.py`).
+    """
+    from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, put_mark  # noqa: PLC0415  # as above
+    from tallystream_worker.snapshot.snapshotter import HOLDER  # noqa: PLC0415  # as above
+
+    report, keys = scene.report, scene.deployment.layout.keys[number]
     if generation != keys.generation:
         name = "snapshot.outdated" if _was_live(scene, generation) else "snapshot.other"
         report.find(name, f"{database.place}: generation {generation} of {keys.stream}")
@@ -141,6 +147,23 @@ def _is_within(
     newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
     if parse_id(position.generated) > parse_id(newest):
         report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
+        report.cause = "snapshot.ahead"
+        return False
+    if not put_mark(scene.client, keys, position.mark):
+        held: bytes | None = scene.client.execute_command("HGET", keys.retention_holds, HOLDER)
+        try:
+            ensure_sent_again(
+                scene.client, keys, position, database.producers(number), "0-0" if held is None else held.decode()
+            )
+        except LogLost as error:
+            report.find("snapshot.ahead", f"{database.place}: {error.problem}")
+            report.cause = "snapshot.ahead"
+        else:
+            report.limit(
+                "snapshot",
+                f"{database.place}: {keys.stream} lost data of the snapshot, and producers have sent all its entries "
+                "again: the next snapshot can be restored on trial",
+            )
         return False
     if not position.is_reached(scene.client, keys) and scene.sources.archive is None:
         report.find("snapshot.behind", f"{database.place}: {keys.stream} begins after {position.floor}")

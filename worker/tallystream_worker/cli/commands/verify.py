@@ -69,7 +69,7 @@ def verify(
 
 def _print(report: Verification) -> None:
     """Print the report in sections: wrong, not checked, proved, not proved."""
-    for finding in report.findings.values():
+    for finding in report.in_order():
         console.print(f"WRONG: {finding.name} ({finding.count:,})", soft_wrap=True)
         console.print(f"  {finding.kind.meaning}", soft_wrap=True)
         for detail in finding.details:
