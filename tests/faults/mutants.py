@@ -599,6 +599,24 @@ MUTANTS: Final = (
         ),
         tests=(f"{_RESTORED}::test_nothing_is_found_after_a_restore_without_an_archive",),
     ),
+    *(
+        Mutant(
+            f"{name}-of-0-again",
+            (Edit(f"tallystream/reading/{file}", old, new),),
+            tests=(f"{_BOARDS}::test_a_value_that_is_0_again_is_not_listed",),
+        )
+        for name, file, old, new in (
+            ("place", "leaderboards.py", "[place for place in board if place[1]]", "board"),
+            (
+                "place-in-a-range",
+                "leaderboards.py",
+                "(place for place in totals.items() if place[1])",
+                "totals.items()",
+            ),
+            ("place-of-a-spread-metric", "merge.py", "(place for place in sums.items() if place[1])", "sums.items()"),
+            ("found-subject", "search.py", "if not stored:", "if False:"),
+        )
+    ),
     Mutant(
         "verify-without-the-mark-of-the-snapshot",
         (
