@@ -81,7 +81,7 @@ def test_each_command_names_the_archive_of_an_emptied_server(counted: Shell) -> 
 
 
 def test_an_empty_server_without_a_backup_has_no_deployment(fresh_server, tmp_path) -> None:
-    """If nothing shows that the server had data, each command says that no deployment is stored."""
+    """If nothing shows that the server had data, each command prints that no deployment is stored."""
     shell = Shell(fresh_server().url, tmp_path)
     for command in COMMANDS[:-2]:
         assert "no deployment is stored" in shell(*command.split(), status=1).stderr

@@ -99,7 +99,7 @@ def test_nothing_is_found_after_a_restore_without_an_archive(
 ) -> None:
     """After a restore without an archive, nothing is found: at once, after later events, and after the next snapshot.
 
-    The snapshot that was restored is not behind the stream, although the stream lacks its entries.
+    The stream lacks the entries of the restored snapshot, but none that come after it.
     """
     before = copy_of(world.client)
     state(world)
@@ -113,7 +113,7 @@ def test_nothing_is_found_after_a_restore_without_an_archive(
 
 
 def test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore(world: World) -> None:
-    """If another client removes entries that were appended after the restore, the restored snapshot is behind."""
+    """If another client removes entries that were appended after the restore, a second restore would lack them."""
     counted(world)
     emptied(world, {})
     restore(world.client, world.database, force=True)

@@ -86,7 +86,11 @@ def _limit(scene: Scene, found: Audited) -> None:
                 f"keys), because entries up to {utc(scope.moment * 1000)} are gone",
             )
     if found.expired:
-        report.limit("counters", f"{found.expired:,} pieces of buckets that are past their retention")
+        report.limit(
+            "counters",
+            f"{found.expired:,} parts of buckets that are past their retention, were removed, or are left over from a "
+            "change of the rules",
+        )
     if scene.sample < 1:
         report.limit("counters", f"all but a sample of {scene.sample:.2%} of the keys, which was asked for")
     for metric, rule in sorted(scene.rules.metric.items()):

@@ -9,8 +9,8 @@ SHOWN: Final = 5
 """The number of details that a finding keeps; the others are only counted."""
 
 REBUILD: Final = (
-    "tallystream rebuild; if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
-    "tallystream restore --force, with a snapshot from before the fault"
+    "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
+    "tallystream restore --force)"
 )
 """What mends counters. A verification replaces this text in a remedy by the one command that works: see `mends.py`."""
 

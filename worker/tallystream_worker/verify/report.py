@@ -154,7 +154,7 @@ class Verification:
             return f"first mend {self.cause}, which can be the reason for this fault; then verify again"
         text = finding.kind.remedy.replace(REBUILD, self.recount)
         if self.differing and SNAPSHOT in text:
-            return f"first mend the counters, because a new snapshot gets them as they are; then: {text}"
+            return f"first mend the counters: a new snapshot would have their wrong values; then: {text}"
         return text.replace(EITHER, SNAPSHOT) if self.proves_counters else text
 
     def said(self) -> dict[str, object]:
