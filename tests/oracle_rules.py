@@ -126,8 +126,11 @@ class Books:
             self.ledger[f"total@{metric}"] -= total
 
     def top(self, metric: str, n: int) -> list[tuple[str, int]]:
-        """Return the `n` subjects of a metric with the largest totals; equal totals are in descending name order."""
-        of_metric = [(subject, total) for (name, subject), total in self.totals.items() if name == metric]
+        """Return the `n` subjects of a metric with the largest totals; equal totals are in descending name order.
+
+        A subject whose total is 0 is not among them, also if it had another total before.
+        """
+        of_metric = [(subject, total) for (name, subject), total in self.totals.items() if name == metric and total]
         return sorted(of_metric, key=lambda place: (place[1], place[0].encode()), reverse=True)[:n]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
-from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
+from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost, NothingDeclared
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
     DURABILITY,
@@ -267,10 +267,11 @@ class Deployment:
         """`declared`, the rules of the live generation, but never `None`.
 
         Raises:
-            ConfigurationError: no worker has published them yet.
+            NothingDeclared: no worker has published them yet.
         """
         if self.declared is None:
-            raise ConfigurationError(
+            self.ensure_stored()
+            raise NothingDeclared(
                 "no metrics are declared here yet: start a worker (tallystream worker) once, which publishes the rules"
             )
         return self.declared
@@ -298,13 +299,16 @@ class Deployment:
         return self.rules_of(generation), self.revision_of(generation)
 
     def ensure_declared(self) -> None:
-        """Raise a `ConfigurationError` if no worker has published the rules yet."""
+        """Raise `NothingDeclared` if no worker has published the rules yet."""
         _ = self.rules
 
     def ensure_stored(self) -> None:
-        """Raise a `ConfigurationError` if the deployment was not stored in the server when it was read."""
+        """Raise `NothingDeclared` if the deployment was not stored in the server when it was read."""
         if not self.is_stored:
-            raise ConfigurationError(f"{self.layout.meta} does not exist: no worker or producer has started here yet")
+            raise NothingDeclared(
+                f"no deployment is stored: {self.layout.root} does not exist. Start a worker (tallystream worker), "
+                "which creates it"
+            )
 
     def reload(self, client: redis.Redis) -> Self:
         """Read the deployment again and return a new object: only its namespace and epoch are surely the same.

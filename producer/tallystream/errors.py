@@ -105,6 +105,13 @@ class ConfigurationError(TallyError):
     """A setting is invalid, or does not fit the server or the deployment that is stored there; see the message."""
 
 
+class NothingDeclared(ConfigurationError):
+    """The server has no deployment, or one whose rules no worker has published yet.
+
+    This is so before a worker has started for the first time, and after the server has lost its data.
+    """
+
+
 class CodecError(TallyError, ValueError):
     """The fields of a stream entry cannot be decoded."""
 
@@ -165,8 +172,8 @@ _REMEDIES: Final = {
         "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
     ),
     r"": (
-        "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, continue without "
-        "the data that is lost (tallystream reopen)"
+        "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, "
+        "continue without the data that is lost (tallystream reopen)"
     ),
 }
 """By a pattern in a key's name, what to do if the key is lost; the first pattern that matches applies."""

@@ -93,6 +93,7 @@ _PARTS: Final = "tallystream/storage/lua/rules/parts.lua"
 _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
+_RESTORED: Final = "tests/integration/verify/test_restored.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
@@ -580,12 +581,63 @@ MUTANTS: Final = (
             Edit(
                 "tallystream_worker/snapshot/partition_restore.py",
                 "        yield from archived(self._partition, position.floor,",
-                "        if first and position.is_reached(self._client, self._keys.stream):\n"
+                "        if first and position.is_reached(self._client, self._keys):\n"
                 "            return\n"
                 "        yield from archived(self._partition, position.floor,",
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_the_archive_is_used_if_producers_have_appended_before_a_restore",),
+    ),
+    Mutant(
+        "restored-snapshot-is-behind",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                "        if restored is None:\n            return False\n",
+                "        return False\n",
+            ),
+        ),
+        tests=(f"{_RESTORED}::test_nothing_is_found_after_a_restore_without_an_archive",),
+    ),
+    *(
+        Mutant(
+            f"{name}-of-0-again",
+            (Edit(f"tallystream/reading/{file}", old, new),),
+            tests=(f"{_BOARDS}::test_a_value_that_is_0_again_is_not_listed",),
+        )
+        for name, file, old, new in (
+            ("place", "leaderboards.py", "[place for place in board if place[1]]", "board"),
+            (
+                "place-in-a-range",
+                "leaderboards.py",
+                "(place for place in totals.items() if place[1])",
+                "totals.items()",
+            ),
+            ("place-of-a-spread-metric", "merge.py", "(place for place in sums.items() if place[1])", "sums.items()"),
+            ("found-subject", "search.py", "if not stored:", "if False:"),
+        )
+    ),
+    Mutant(
+        "verify-without-the-mark-of-the-snapshot",
+        (
+            Edit(
+                "tallystream_worker/verify/snapshots.py",
+                "    if not put_mark(scene.client, keys, position.mark):",
+                "    if not put_mark(scene.client, keys, ''):",
+            ),
+        ),
+        tests=("tests/integration/verify/test_remedies.py::test_the_finding_that_explains_the_others_comes_first",),
+    ),
+    Mutant(
+        "restored-snapshot-is-never-behind",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                "return gone == int(then) and (mark",
+                "return gone >= int(then) and (mark",
+            ),
+        ),
+        tests=(f"{_RESTORED}::test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore",),
     ),
     Mutant(
         "rebuilt-from-the-archive-at-position-0",

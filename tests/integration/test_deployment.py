@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, DeploymentChanged
+from tallystream.errors import ConfigurationError, DeploymentChanged, NothingDeclared
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import Layout
@@ -41,9 +41,9 @@ def test_nothing_is_stored_yet(client):
     """`Deployment.find` stores nothing; if nothing is stored, the errors state which process to start."""
     found = Deployment.find(client)
     assert (found.is_stored, found.declared, client.dbsize()) == (False, None, 0)
-    with pytest.raises(ConfigurationError, match="tally:meta does not exist: no worker or producer has started"):
+    with pytest.raises(ConfigurationError, match="no deployment is stored: tally:meta does not exist"):
         found.ensure_stored()
-    with pytest.raises(ConfigurationError, match="start a worker"):
+    with pytest.raises(NothingDeclared, match="no deployment is stored"):
         Deployment.load(client)
     assert client.dbsize() == 0
 

@@ -358,6 +358,8 @@ def _wrong_places(
     error, floor = answer["error"], model.rules.metric[metric].floor
     places = [(place["subject"], place["value"]) for place in answer["top"]]
     for subject, value in places:
+        if value == 0 and floor is None:
+            return f"{subject} is listed with 0"
         expected = model.floored(metric, truth.get(subject, 0))
         if abs(value - expected) > (error if floor is None or expected != floor else 2**53):
             return f"{subject} has {value} with error {error}, expected {expected} of {ranking}"

@@ -53,6 +53,8 @@ class Place(msgspec.Struct, frozen=True):
 class Leaderboard(RangeFigure, frozen=True):
     """The subjects with the largest values, largest first; subjects with equal values in descending order of name.
 
+    A subject whose value is 0 is not listed, also if it had another value before.
+
     The order is that of the stored values, before the metric's `floor` is applied. `error` is the most by which a value
     may be wrong, and by which the value of a subject that is not listed may be larger than the last value listed. If
     `top` was added to a metric with events, totals were split (`exact` changed, `max_subjects` raised or removed), or a
@@ -230,7 +232,8 @@ def _board(
             board = [(subject.decode(), int(score)) for subject, score in _pairs(raise_on_error(replies[first + 2]))]
             bound_, sketched = (None if value is None else int(value) for value in raise_on_error(replies[first + 3]))
             sketched = sketched or 0
-            places += board
+            # The stored leaderboard lists a subject whose value is 0 again only if its events were in several batches.
+            places += [place for place in board if place[1]]
             if bound_ is not None and (window is None or len(board) >= cap):
                 bounds.append(bound_)
             if window is not None:
@@ -306,7 +309,7 @@ def _rolling(
                 for _ in covering:
                     for subject, value in zip(subjects, raise_on_error(next(answers)), strict=True):
                         totals[subject] += int(value or 0)
-            places = sorted(totals.items(), key=rank, reverse=True)[:n]
+            places = sorted((place for place in totals.items() if place[1]), key=rank, reverse=True)[:n]
             last = places[-1][1] if len(places) == n else 0
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
             return _Ranked(shown, positions, 0 if unseen is None else max(0, unseen - last))

@@ -61,6 +61,8 @@ class Largest:
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
     """Return a query for the `n` subjects with the largest sums over all boards, of those that a board lists.
 
+    Subjects whose sum is 0 are left out.
+
     The sums are exact: they are read with the `lookup` of every board. Equal sums are in descending order of subject.
     The answer has fewer places if fewer subjects are listed. `n` must be at least 1; this is not checked.
     """
@@ -79,7 +81,7 @@ def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
             for reply in replies:
                 for subject, part in zip(subjects, raise_on_error(reply), strict=True):
                     sums[subject] += int(part or 0)
-            places = sorted(sums.items(), key=rank, reverse=True)[:n]
+            places = sorted((place for place in sums.items() if place[1]), key=rank, reverse=True)[:n]
             following = first + page
             if following < len(candidates) and (len(places) < n or candidates[following][0] >= places[-1][1]):
                 return ask(following, min(2 * page, _LONGEST_PAGE), dict(places))

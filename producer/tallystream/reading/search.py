@@ -67,7 +67,8 @@ def query_subjects(
 ) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
-    Each subject comes once, with the metric of its largest total; largest first, equal totals by name. The first 1,000
+    Each subject comes once, with the metric of its largest total; largest first, equal totals by name. Totals of 0 are
+    left out. The first 1,000
     places of each leaderboard in each partition are searched; without a metric with `top`, nothing is found. `prefix`
     is brought into Unicode normal form C; upper and lower case differ. `removed` is that of the deployment: see
     `tallystream.deployment.Deployment`.
@@ -87,6 +88,8 @@ def query_subjects(
     def show(values: Mapping[tuple[str, str], int]) -> FoundSubjects:
         best: dict[str, FoundSubject] = {}
         for (subject, metric), stored in values.items():
+            if not stored:
+                continue  # a stored leaderboard may list a subject whose value is 0 again, or not
             value = floored(rules, metric, stored)
             if subject not in best or best[subject].value < value:
                 best[subject] = FoundSubject(subject, metric, value)

@@ -50,12 +50,27 @@ def add(harness: Harness, metric: str, amounts: Mapping[str, int]) -> None:
 
 
 def holds(board: Leaderboard, truth: Mapping[str, int]) -> bool:
-    """Return whether a leaderboard and its error are right, if these are all values."""
+    """Return whether a leaderboard and its error are right, if these are all values.
+
+    A subject with the value 0 is not listed.
+    """
     listed, error = dict(board.places), board.error
-    last = board.places[-1][1]
-    return all(abs(value - truth[subject]) <= error for subject, value in board.places) and all(
-        value <= last + error for subject, value in truth.items() if subject not in listed
+    last = board.places[-1][1] if board.places else 0
+    return all(value and abs(value - truth[subject]) <= error for subject, value in board.places) and all(
+        value <= last + error for subject, value in truth.items() if value and subject not in listed
     )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("window", [None, "day", "2d"])
+def test_a_value_that_is_0_again_is_not_listed(harness, metric, window):
+    """A subject whose value became 0 again is not listed, as if its events had been counted together."""
+    add(harness, metric, {"s00": 2, "s01": 1})
+    with closing(Totals(harness.url)) as totals:
+        assert totals.top(metric, window).places == [("s00", 2), ("s01", 1)]
+        add(harness, metric, {"s00": -2})
+        assert totals.top(metric, window).places == [("s01", 1)]
+        assert [each.subject for each in totals.search("s").subjects if each.metric == metric] == ["s01"]
 
 
 @pytest.mark.parametrize("metric", METRICS)

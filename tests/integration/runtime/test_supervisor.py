@@ -168,7 +168,7 @@ def test_a_partition_that_stays_closed_is_a_problem(server, monkeypatch):
             return [entry["event"] for entry in log.entries if entry.get("stream") == keys.stream]
 
         until(lambda: all(lane.problem is None for lane in pool.health), what="every partition to count")
-        assert lines() == ["partition.resumed"]
+        assert lines() == ["partition.started"]
         with Producer(server.url) as producer:
             live = client.get(keys.live)
             client.set(keys.live, "1 closed")
@@ -178,7 +178,7 @@ def test_a_partition_that_stays_closed_is_a_problem(server, monkeypatch):
             producer.emit("view", "a")
             producer.flush(10, wait="counted")
         until(lambda: lines()[2:] == ["partition.resumed"], what="the partition to count again")
-    assert lines() == ["partition.resumed", "partition.paused", "partition.resumed"]
+    assert lines() == ["partition.started", "partition.paused", "partition.resumed"]
     (paused,) = [entry for entry in log.entries if entry["event"] == "partition.paused"]
     assert "generation 1 is not the live one" in paused["problem"]
 

@@ -463,7 +463,7 @@ def test_each_fault_is_found_by_its_name(world, fault):
     assert report.status == 1
     for each in report.findings.values():
         assert each.details
-        assert each.kind.remedy
+        assert report.remedy(each)
     contradicted = {_CHECKS.get(name.partition(".")[0]) for name in report.findings}
     assert not contradicted & {each.check for each in report.proofs}
 
@@ -636,7 +636,7 @@ def test_a_recent_snapshot_of_another_generation_is_no_fault(world):
     report = world.verify()
     assert (of_snapshot(report), "of generation 2 (of 20" in str(limits(report, "snapshot"))) == (set(), True)
     change_table(world, "UPDATE positions SET taken = 1")
-    assert of_snapshot(world.verify()) == {"snapshot.other", "snapshot.old", "snapshot.damaged"}
+    assert of_snapshot(world.verify()) == {"snapshot.outdated", "snapshot.old", "snapshot.damaged"}
 
 
 def test_a_snapshot_of_a_generation_that_never_was_is_a_fault(world):
@@ -655,7 +655,7 @@ def test_a_recent_snapshot_of_an_earlier_topic_is_no_fault(world):
     assert "is of topic 1 (of 20" in limit
     assert "the next snapshot will be of topic 2" in limit
     change_table(world, "UPDATE positions SET taken = 1")
-    assert "snapshot.other" in names(world.verify(archive=False))
+    assert "snapshot.outdated" in names(world.verify(archive=False))
 
 
 def test_a_check_that_cannot_be_made_is_not_a_proof(world):
@@ -747,7 +747,7 @@ def test_each_finding_is_found_by_a_test():
     assert set(KINDS) - tested == OTHERWISE
 
 
-OTHERWISE = {"keys.mistyped", "log.gap", "group.pending_gone", "archive.skips", "snapshot.behind"}
+OTHERWISE = {"keys.mistyped", "log.gap", "group.pending_gone", "archive.skips", "snapshot.behind", "snapshot.outdated"}
 """Findings of separate tests."""
 
 

@@ -58,6 +58,20 @@ def test_what_has_not_worked_yet_is_logged_once_it_does(log, lines):
     assert said(lines) == [("info", "resumed", None)]
 
 
+def test_a_start_is_no_resumption(log, lines):
+    """A thing that works at its first attempt logs that it begins, and not that it works again."""
+    for problems in ((), ("no disk",)):
+        state = StateLog(log, failed="paused", works="resumed", problem="starting", begins="started")
+        for problem in problems:
+            state.failed(problem)
+        state.works()
+        state.failed("no memory")
+        state.works()
+    assert [event for _, event, _ in said(lines)] == [
+        "started", "paused", "resumed", "paused", "resumed", "paused", "resumed"
+    ]  # fmt: skip
+
+
 def test_only_a_bug_has_a_traceback(log, lines):
     """Errors of Redis and of tallystream are logged with their text, any other with its traceback."""
     state = StateLog(log, failed="paused", works="resumed")

@@ -179,7 +179,8 @@ class PartitionArchiver:
         position = self._position()
         if position is None:
             raise StreamError(
-                f"{self._keys.stream}: consumer group {ARCHIVE_GROUP!r} is missing; run again to create it"
+                f"{self._keys.stream}: the consumer group {ARCHIVE_GROUP!r}, which states what is archived, was "
+                "deleted. The next run creates it: a worker archives again later; otherwise, run: tallystream archive"
             )
         found = self._read(position, until, None, *([self._is_young(settled)] if settled else []))
         if not found.rows.entries:

@@ -13,6 +13,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from tallystream.client.replies import BROKEN, is_certificate_untrusted
 from tallystream.errors import EventError, TallyError
 from tallystream.rules.metrics import UndeclaredMetric
+from tallystream_worker.cli.lost_data import explained
 from tallystream_worker.cli.options import current_url, how_to_declare
 from tallystream_worker.process.signals import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
 
@@ -93,7 +94,7 @@ def _run() -> int:
     except EventError as error:
         return _say(_refusal(error), 2)
     except TallyError as error:
-        return _say(str(error), 1)
+        return _say(explained(error), 1)
     except BROKEN as error:
         if isinstance(error, AuthenticationError):
             return _say(f"{current_url()} refuses the login: {error}. Check the user and the password in the URL", 1)

@@ -32,6 +32,7 @@ MAX_PROCESSES: Final = 256
 """Most processes of a command."""
 
 _last_url = ""
+_last_settings: Settings | None = None
 _last_file: tuple[Path | None, frozenset[str]] = (None, frozenset())
 """The configuration file that was read last, `None` for none, and the metrics that it declares."""
 
@@ -114,9 +115,11 @@ class Where:
         Raises:
             ConfigurationError: the file or a variable is not valid.
         """
+        global _last_settings  # noqa: PLW0603  # so that an error can name the snapshot
         settings = self.stated()
         if not settings.snapshot.url and (found := snapshot_of(settings.redis.url)):
             settings = replace(settings, snapshot=replace(settings.snapshot, url=found))
+        _last_settings = settings
         return settings
 
     def stated(self) -> Settings:
@@ -186,6 +189,11 @@ def current_url() -> str:
     The URL is that of the settings that were read last; empty if the command has read none.
     """
     return _last_url
+
+
+def current_settings() -> Settings | None:
+    """Return the settings that `Where.settings` returned last, for error messages; `None` if the command read none."""
+    return _last_settings
 
 
 def how_to_declare(metric: str) -> str:

@@ -27,12 +27,16 @@ class StateLog:
         failed: The event to log when a problem begins, or becomes a different problem.
         works: The event to log when a problem ends.
         problem: The problem at the beginning; `None` if the thing works.
+        begins: The event to log instead of `works` when the problem of the beginning ends before any other was logged.
     """
 
-    def __init__(self, log: FilteringBoundLogger, failed: str, works: str, *, problem: str | None = None) -> None:
+    def __init__(
+        self, log: FilteringBoundLogger, failed: str, works: str, *, problem: str | None = None, begins: str = ""
+    ) -> None:
         self._log = log
         self._failed = failed
         self._works = works
+        self._next = begins or works
         self.problem = problem
         """The present problem; `None` while the thing works."""
 
@@ -40,6 +44,7 @@ class StateLog:
         """Record a problem; log it as an error with `fields`, unless it is the present one, apart from numbers."""
         if self.problem is None or kind_of(problem) != kind_of(self.problem):
             self._log.error(self._failed, problem=problem, **fields)
+            self._next = self._works
         self.problem = problem
 
     def failed_with(self, error: Exception) -> None:
@@ -55,7 +60,8 @@ class StateLog:
     def works(self) -> None:
         """Record that the thing works; log this if there was a problem."""
         if self.problem is not None:
-            self._log.info(self._works)
+            self._log.info(self._next)
+        self._next = self._works
         self.problem = None
 
 

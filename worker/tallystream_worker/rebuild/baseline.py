@@ -184,7 +184,7 @@ def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, datab
             f"{database.place} contains generation {generation} of {keys.stream} as of {moment}, but generation "
             f"{keys.generation} is live: take another snapshot (tallystream snapshot --once)"
         )
-    if not position.is_reached(client, keys.stream):
+    if not position.is_reached(client, keys):
         raise ConfigurationError(
             f"{keys.stream}: entries after the snapshot of {moment} were trimmed: take another snapshot "
             "(tallystream snapshot --once)"

@@ -252,7 +252,7 @@ class PartitionAudit:
                 f"{self._sources.snapshot.place}: rows of partition {self._number} were changed after the snapshot was "
                 f"taken (tables: {', '.join(load.damaged)}). Take another: tallystream snapshot --once --whole"
             )
-        return found[0] if found[0].is_reached(self._client, self._keys.stream) else None
+        return found[0] if found[0].is_reached(self._client, self._keys) else None
 
     def _learn(self) -> None:
         """Note entries that were dead-lettered after too many deliveries since the last call, and dropped dead letters.

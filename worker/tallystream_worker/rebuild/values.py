@@ -132,7 +132,8 @@ class Piece:
             stored = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
             return {f"{self.name} -> {field}": value for field, value in stored.items() if value}
         if self.kind == "top":
-            # Whether a leaderboard lists a subject whose value is 0 again depends on how its events were batched.
+            # Whether a leaderboard has a subject whose value is 0 again depends on how its events were batched, so
+            # reads leave it out.
             return {f"{self.name} -> {_text(member)}": int(float(score)) for member, score in reply if float(score)}
         value = reply if isinstance(reply, int) else _value(reply)
         return {self.name: value} if value else {}

@@ -160,7 +160,7 @@ def _behind(
     Any error of `archived` is raised too.
     """
     found = database.position(partition)
-    if found is not None and not found[0].is_reached(client, keys.stream):
+    if found is not None and not found[0].is_reached(client, keys):
         if archived is None:
             raise SnapshotError(
                 f"{keys.stream}: entries after the snapshot were trimmed, so they cannot be counted: take another "

@@ -30,7 +30,19 @@ _READ: Final = 1000
 
 
 class LogLost(SnapshotError):
-    """The server has lost entries of the snapshot, and not all were sent again, so the snapshot is not replaced."""
+    """The server has lost entries of the snapshot, and not all were sent again, so the snapshot is not replaced.
+
+    Args:
+        problem: Which entries of which stream are lost; also an attribute. The message has it, and what to do.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}. The snapshot is unchanged. To go back to it, stop the workers that archive, and run: "
+            "tallystream restore --force. To accept the loss and replace it, run: tallystream snapshot --once "
+            "--accept-loss"
+        )
+        self.problem = problem
 
 
 def next_mark(mark: str) -> str:
@@ -99,9 +111,7 @@ def ensure_sent_again(
         return
     raise LogLost(
         f"{keys.stream}: the server has lost entries after {_last_common(client, keys.stream, position)} up to "
-        f"{position.generated}, which the snapshot contains; {' and '.join(missing)}. The snapshot is unchanged. "
-        "To go back to it, stop the workers and run: tallystream restore --force. "
-        "To accept the loss and replace it, run: tallystream snapshot --once --accept-loss"
+        f"{position.generated}, which the snapshot contains; {' and '.join(missing)}"
     )
 
 

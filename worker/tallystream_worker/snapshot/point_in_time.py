@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import TallyError
+from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import parse_id
@@ -105,8 +106,11 @@ class SnapshotPosition:
             return parse_id(entry.id) <= parse_id(self.generated)
         return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
 
-    def is_reached(self, client: redis.Redis, stream: str) -> bool:
+    def is_reached(self, client: redis.Redis, keys: PartitionKeys) -> bool:
         """Return whether a stream surely still has every entry that was not applied at this moment.
+
+        A restore without an archive leaves a stream without the entries that the restored snapshot contains. These are
+        no entries that this position lacks, if it is the position of that snapshot or a later one.
 
         The result may be `False` although no such entry was trimmed, because the server does not record which entries
         were trimmed. But as long as the snapshot's retention hold exists, the entry at which the snapshot ends is kept
@@ -117,13 +121,28 @@ class SnapshotPosition:
         Raises:
             redis.RedisError: the stream does not exist, or the server did not answer.
         """
-        about: Any = client.xinfo_stream(stream)
-        if about["entries-added"] == about["length"]:
+        about: Any = client.xinfo_stream(keys.stream)
+        gone = about["entries-added"] - about["length"]
+        if gone == 0:
             return True
         last = parse_id(self.pending[0] if self.pending else self.delivered)
         if about["first-entry"] is None:
-            return not self.pending and parse_id(about["last-generated-id"].decode()) <= last
-        return parse_id(about["first-entry"][0].decode()) <= last
+            if not self.pending and parse_id(about["last-generated-id"].decode()) <= last:
+                return True
+        elif parse_id(about["first-entry"][0].decode()) <= last:
+            return True
+        return self._is_restored(client.execute_command("HGET", keys.sequences, RESTORED), gone)
+
+    def _is_restored(self, restored: bytes | None, gone: int) -> bool:
+        """Return whether the `gone` entries of a stream are those that were gone when its last restore ended.
+
+        These are in the restored snapshot. `restored` is the field `RESTORED` of the sequences. Return `False` if this
+        position is before that of the restored snapshot.
+        """
+        if restored is None:
+            return False
+        mark, floor, then = restored.decode().split(" ")
+        return gone == int(then) and (mark == self.mark or parse_id(floor) <= parse_id(self.floor))
 
 
 @dataclass

@@ -421,7 +421,7 @@ class Snapshotter:
         Also return `False` if its last ID is before that of the snapshot, because it has lost data then.
         """
         is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
-        return is_further and before.is_reached(self._client, keys.stream)
+        return is_further and before.is_reached(self._client, keys)
 
     def _generated(self, keys: PartitionKeys) -> str:
         about: Any = self._client.xinfo_stream(keys.stream)

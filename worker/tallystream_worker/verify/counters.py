@@ -52,6 +52,7 @@ def check(scene: Scene) -> None:
         name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"
         scene.report.differing.add((each.stream, each.counter))
         scene.report.find(name, f"{each.stream}: {each.counter} is {each.found}, expected {each.expected}")
+    scene.report.proves_counters = scene.sample >= 1 and not found.unproved
     scene.report.prove(
         "counters",
         f"{found.counters - found.wrong:,} counters are what {found.entries:,} entries give",
@@ -85,7 +86,11 @@ def _limit(scene: Scene, found: Audited) -> None:
                 f"keys), because entries up to {utc(scope.moment * 1000)} are gone",
             )
     if found.expired:
-        report.limit("counters", f"{found.expired:,} pieces of buckets that are past their retention")
+        report.limit(
+            "counters",
+            f"{found.expired:,} parts of buckets that are past their retention, were removed, or are left over from a "
+            "change of the rules",
+        )
     if scene.sample < 1:
         report.limit("counters", f"all but a sample of {scene.sample:.2%} of the keys, which was asked for")
     for metric, rule in sorted(scene.rules.metric.items()):

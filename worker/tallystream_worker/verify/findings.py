@@ -8,13 +8,23 @@ from typing import Final
 SHOWN: Final = 5
 """The number of details that a finding keeps; the others are only counted."""
 
-_REBUILD: Final = "tallystream rebuild (with --archive URL if entries are gone from the streams)"
-_SNAPSHOT: Final = "tallystream snapshot --once --whole"
-_LOST: Final = (
-    "tallystream restore --force, if a snapshot or the archive has the events; producers send the entries again that "
-    "they keep. Without a snapshot: tallystream reopen"
+REBUILD: Final = (
+    "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
+    "tallystream restore --force)"
 )
-_CHAIN: Final = "tallystream audit, to see which counters differ; then " + _REBUILD
+"""What mends counters. A verification replaces this text in a remedy by the one command that works: see `mends.py`."""
+
+SNAPSHOT: Final = "tallystream snapshot --once --whole"
+"""What replaces a snapshot by the live values; before this text, a verification adds what must be mended first."""
+
+EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapshot is right: tallystream restore --force"
+"""What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
+
+_LOST: Final = (
+    "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer "
+    "has; only if there is no snapshot: tallystream reopen, which loses the events that were not counted"
+)
+_CHAIN: Final = "tallystream audit, to see which counters differ; then " + REBUILD
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ KINDS: Final = {
     ),
     "keys.mistyped": Kind(
         "A key has another type than the one that is needed: another client has replaced it.",
-        _REBUILD + "; for a key that a rebuild does not replace, the command that verify prints with this fault",
+        REBUILD + "; for a key that a rebuild does not replace, the command that verify prints with this fault",
     ),
     "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
@@ -93,15 +103,15 @@ KINDS: Final = {
     ),
     "group.missing": Kind(
         "The consumer group of the workers is missing, so it is not known which entries are counted.",
-        "if nothing was counted: tallystream worker, which creates the group; otherwise: " + _REBUILD,
+        "if nothing was counted: tallystream worker, which creates the group; otherwise: " + REBUILD,
     ),
     "group.ahead": Kind(
-        "The position of the consumer group is after the end of the stream, so new entries are skipped.", _REBUILD
+        "The position of the consumer group is after the end of the stream, so new entries are skipped.", REBUILD
     ),
     "group.moved": Kind(
         "The position of the consumer group does not agree with the ledger: entries were skipped, or will be counted "
         "again.",
-        _REBUILD,
+        REBUILD,
     ),
     "group.pending_gone": Kind(
         "A pending entry is gone from the stream.",
@@ -111,18 +121,18 @@ KINDS: Final = {
     "ledger.unbalanced": Kind(
         "The number of appended events is not the number of events that have an outcome or wait.", _CHAIN
     ),
-    "ledger.differs": Kind("A figure of the ledger is not the one that the entries give.", _REBUILD),
-    "counters.differ": Kind("A total is not the one that the entries give.", _REBUILD),
-    "buckets.differ": Kind("A sum in a bucket of a window is not the one that the entries give.", _REBUILD),
-    "limits.differ": Kind("The use of a limit is not the one that the entries give.", _REBUILD),
-    "votes.differ": Kind("A vote is not the one that the entries give.", _REBUILD),
-    "ids.differ": Kind("A record of an event's id is not the one that the entries give.", _REBUILD),
-    "uniques.differ": Kind("An estimate of the number of actors is not the one that the entries give.", _REBUILD),
-    "leaderboards.differ": Kind("A subject has another value on a leaderboard than in its counter.", _REBUILD),
-    "leaderboards.incomplete": Kind("A subject that belongs on a leaderboard is not listed there.", _REBUILD),
-    "sketches.differ": Kind("A sketch does not agree with the entries, or with its sum in the ledger.", _REBUILD),
-    "dead.differ": Kind("The dead letters have more or fewer events than the ledger states.", "tallystream rebuild"),
-    "periods.missing": Kind("A key of a period is not registered for removal, so it is never removed.", _REBUILD),
+    "ledger.differs": Kind("A figure of the ledger is not the one that the entries give.", REBUILD),
+    "counters.differ": Kind("A total is not the one that the entries give.", REBUILD),
+    "buckets.differ": Kind("A sum in a bucket of a window is not the one that the entries give.", REBUILD),
+    "limits.differ": Kind("The use of a limit is not the one that the entries give.", REBUILD),
+    "votes.differ": Kind("A vote is not the one that the entries give.", REBUILD),
+    "ids.differ": Kind("A record of an event's id is not the one that the entries give.", REBUILD),
+    "uniques.differ": Kind("An estimate of the number of actors is not the one that the entries give.", REBUILD),
+    "leaderboards.differ": Kind("A subject has another value on a leaderboard than in its counter.", REBUILD),
+    "leaderboards.incomplete": Kind("A subject that belongs on a leaderboard is not listed there.", REBUILD),
+    "sketches.differ": Kind("A sketch does not agree with the entries, or with its sum in the ledger.", REBUILD),
+    "dead.differ": Kind("The dead letters have more or fewer events than the ledger states.", REBUILD),
+    "periods.missing": Kind("A key of a period is not registered for removal, so it is never removed.", REBUILD),
     "archive.missing": Kind(
         "The archive has no file, although entries of the stream are marked as archived.",
         "correct [archive] url, or restore the files from a copy; without a copy, only later entries are archived, and "
@@ -161,24 +171,28 @@ KINDS: Final = {
     "archive.differs": Kind(
         "An archived entry differs from the same entry of the stream.", "restore the files from a copy"
     ),
-    "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", _SNAPSHOT),
+    "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", SNAPSHOT),
     "snapshot.other": Kind(
-        "The snapshot is of other data. Or it is too old, and of an earlier topic or generation.", _SNAPSHOT
+        "The snapshot is of other data.",
+        "if the server has lost the data of the snapshot: tallystream restore --force; otherwise: name another "
+        "database in [snapshot] url, and run tallystream snapshot --once",
     ),
-    "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + _SNAPSHOT),
+    "snapshot.outdated": Kind("The snapshot is too old, and of an earlier topic or generation.", SNAPSHOT),
+    "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + SNAPSHOT),
     "snapshot.ahead": Kind(
-        "The snapshot has entries after the last one of the stream.",
-        "if the server lost them: tallystream restore --force; otherwise: " + _SNAPSHOT,
+        "The server has lost entries that the snapshot contains, for example because older data was put back.",
+        "stop the workers that archive, then: tallystream restore --force; or, to accept the loss: "
+        "tallystream snapshot --once --accept-loss",
     ),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",
         "if an archive has these entries, nothing needs mending: name it with tallystream verify --archive URL; "
-        "otherwise: " + _SNAPSHOT,
+        "otherwise: " + SNAPSHOT,
     ),
     "snapshot.damaged": Kind(
-        "Another program has changed, removed or added rows of the snapshot after it was taken.", _SNAPSHOT
+        "Another program has changed, removed or added rows of the snapshot after it was taken.", SNAPSHOT
     ),
-    "snapshot.differs": Kind("After a restore of the snapshot, a value differs from the live value.", _SNAPSHOT),
+    "snapshot.differs": Kind("After a restore of the snapshot, a value differs from the live value.", EITHER),
 }  # fmt: skip
 """All kinds of findings, by name."""
 

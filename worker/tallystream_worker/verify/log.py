@@ -46,6 +46,7 @@ def check(scene: Scene) -> None:
             keys.sequences
         ):
             scene.report.find("log.missing", f"{keys.stream}: {appended:,} events were appended")
+            scene.report.cause = scene.report.cause or "log.missing"
 
 
 class _Partition:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import KeyLost
-from tallystream_worker.verify.findings import SHOWN, Finding
+from tallystream_worker.verify.findings import EITHER, REBUILD, SHOWN, SNAPSHOT, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +53,9 @@ class Verification:
         differing: The counters that do not have the value that the entries give, each as its stream and its
             `Difference.counter`. The checks add to it, so that later checks do not report the same counter again.
         lost: The keys that `lose` has added to the findings.
+        proves_counters: Whether every live counter was compared with what the entries give.
+        cause: The name of the finding that must be mended first, because it can explain the others; `""` for none.
+        recount: What mends counters in this deployment; a general text until `mends.note` has replaced it.
     """
 
     at: float
@@ -62,6 +65,9 @@ class Verification:
     failed: list[NotProved] = field(default_factory=list)
     differing: set[tuple[str, str]] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    proves_counters: bool = False
+    cause: str = ""
+    recount: str = REBUILD
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
         """Add `times` to the count of a kind of finding; of each kind, only the first five details are kept.
@@ -131,6 +137,26 @@ class Verification:
         """
         return 1 if self.findings else 2 if self.failed else 0
 
+    def in_order(self) -> list[Finding]:
+        """Return the findings: first the one that can explain the others, then those in the order of the checks."""
+        return sorted(self.findings.values(), key=lambda finding: finding.name != self.cause)
+
+    def remedy(self, finding: Finding) -> str:
+        """Return what mends a finding of this report: the remedy of its kind, with the command that works here.
+
+        If another finding can explain it, that one comes first. If counters were found to be wrong, a new snapshot
+        would have their values: then it comes after their remedy.
+
+        Raises:
+            KeyError: the finding has a name that is not in `KINDS`.
+        """
+        if self.cause in self.findings and finding.name != self.cause:
+            return f"first mend {self.cause}, which can be the reason for this fault; then verify again"
+        text = finding.kind.remedy.replace(REBUILD, self.recount)
+        if self.differing and SNAPSHOT in text:
+            return f"first mend the counters: a new snapshot would have their wrong values; then: {text}"
+        return text.replace(EITHER, SNAPSHOT) if self.proves_counters else text
+
     def said(self) -> dict[str, object]:
         """Return the fields of a log line.
 
@@ -159,9 +185,9 @@ class Verification:
             "findings": [
                 {
                     "name": each.name, "count": each.count, "details": each.details,
-                    "meaning": each.kind.meaning, "remedy": each.kind.remedy,
+                    "meaning": each.kind.meaning, "remedy": self.remedy(each),
                 }
-                for each in self.findings.values()
+                for each in self.in_order()
             ],
             "proved": [{"check": each.check, "text": each.text, **each.figures} for each in self.proofs],
             "not_proved": [{"check": each.check, "text": each.text} for each in self.limits],

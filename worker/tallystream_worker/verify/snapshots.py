@@ -78,7 +78,7 @@ def check(scene: Scene) -> None:
         if found[1] != keys.generation and _was_live(scene, found[1]) and not _is_old(scene, found[0].taken):
             superseded[found[1]] = min(found[0].taken, superseded.get(found[1], found[0].taken))
         else:
-            is_sound = _is_within(scene, keys, database, *found) and is_sound
+            is_sound = _is_within(scene, number, database, *found) and is_sound
             if found[1] == keys.generation:
                 _check_forgotten(scene, keys, database.forgotten(number))
     for generation, taken in sorted(superseded.items()):
@@ -94,14 +94,17 @@ def check(scene: Scene) -> None:
 
 
 def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
-    """Return whether a snapshot is of an earlier topic and not too old; if so, report this as a limit.
+    """Return whether a snapshot is of an earlier topic; if so, report this: as a limit, or as a fault if it is too old.
 
     `topic` is the number that the snapshot states for its topic; another text is no earlier topic.
     """
     partitions = scene.deployment.earlier.get(int(topic)) if topic.isdigit() else None
     taken = [found[0].taken for number in range(partitions or 0) if (found := database.position(number)) is not None]
-    if not taken or _is_old(scene, min(taken)):
+    if not taken:
         return False
+    if _is_old(scene, min(taken)):
+        scene.report.find("snapshot.outdated", f"{database.place}: topic {topic}, of {utc(min(taken))}")
+        return True
     scene.report.limit(
         "snapshot",
         f"{database.place} is of topic {topic} (of {utc(min(taken))}), which is not live: the next snapshot will be of "
@@ -127,18 +130,42 @@ def _check_rows(scene: Scene, database: Database) -> int:
     return scene.report.faults - before
 
 
-def _is_within(
-    scene: Scene, keys: PartitionKeys, database: Database, position: SnapshotPosition, generation: int
-) -> bool:
-    report = scene.report
+def _is_within(scene: Scene, number: int, database: Database, position: SnapshotPosition, generation: int) -> bool:
+    """Return whether a partition of the snapshot can be restored on trial; if not, report why.
+
+    The server can have lost entries of the snapshot and got later ones since: then the IDs do not show it, but the mark
+    of the snapshot is gone (see `snapshot/lost_log.py`).
+    """
+    from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, put_mark  # noqa: PLC0415  # as above
+    from tallystream_worker.snapshot.snapshotter import HOLDER  # noqa: PLC0415  # as above
+
+    report, keys = scene.report, scene.deployment.layout.keys[number]
     if generation != keys.generation:
-        report.find("snapshot.other", f"{database.place}: generation {generation} of {keys.stream}")
+        name = "snapshot.outdated" if _was_live(scene, generation) else "snapshot.other"
+        report.find(name, f"{database.place}: generation {generation} of {keys.stream}")
         return False
     newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
     if parse_id(position.generated) > parse_id(newest):
         report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
+        report.cause = "snapshot.ahead"
         return False
-    if not position.is_reached(scene.client, keys.stream) and scene.sources.archive is None:
+    if not put_mark(scene.client, keys, position.mark):
+        held: bytes | None = scene.client.execute_command("HGET", keys.retention_holds, HOLDER)
+        try:
+            ensure_sent_again(
+                scene.client, keys, position, database.producers(number), "0-0" if held is None else held.decode()
+            )
+        except LogLost as error:
+            report.find("snapshot.ahead", f"{database.place}: {error.problem}")
+            report.cause = "snapshot.ahead"
+        else:
+            report.limit(
+                "snapshot",
+                f"{database.place}: {keys.stream} lost data of the snapshot, and producers have sent all its entries "
+                "again: the next snapshot can be restored on trial",
+            )
+        return False
+    if not position.is_reached(scene.client, keys) and scene.sources.archive is None:
         report.find("snapshot.behind", f"{database.place}: {keys.stream} begins after {position.floor}")
         return False
     return True

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
-from tallystream.client.replies import BROKEN, is_wrong_type
+from tallystream.client.replies import BROKEN, is_key_missing, is_wrong_type
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, StreamError, TallyError
 from tallystream.storage.keys import Layout
 from tallystream_worker.process.failover_watch import FailoverWatch
+from tallystream_worker.verify import mends
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -94,8 +95,9 @@ def verify(
         except BROKEN:
             raise
         except (TallyError, RedisError, ValueError) as error:  # a value that another client wrote may be no number
-            is_named = is_wrong_type(error) and "keys.mistyped" in report.findings
-            report.fail(check.name, "a key has another type: see the fault keys.mistyped" if is_named else str(error))
+            report.fail(check.name, _reason(error, report))
+    if report.findings:
+        mends.note(scene)
     _refuse_a_switch(client, scene)
     _refuse_a_failover(scene, failovers)
     return report
@@ -114,6 +116,19 @@ def _refuse_a_failover(scene: Scene, failovers: FailoverWatch) -> None:
     except StreamError as error:
         scene.report.findings.clear()
         scene.report.fail("deployment", str(error))
+
+
+def _reason(error: Exception, report: Verification) -> str:
+    """Return why a check could not be made; if a finding explains the error, its name."""
+    if is_wrong_type(error) and "keys.mistyped" in report.findings:
+        return "a key has another type: see the fault keys.mistyped"
+    if isinstance(error, KeyLost) or (isinstance(error, RedisError) and is_key_missing(error)):
+        what = f"{error.key} is lost" if isinstance(error, KeyLost) else "a key that is needed does not exist"
+        for name in ("keys.lost", "log.missing"):
+            if name in report.findings:
+                return f"{what}: see the fault {name}"
+        return str(error) if isinstance(error, KeyLost) else what
+    return str(error)
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:

@@ -178,7 +178,16 @@ def _remarks(report: Report) -> Iterator[str]:
                 "(totals, permanent votes, older buckets, the ledger)"
             )
     if report.expired:
-        yield f"{report.expired:,} buckets are past their retention and were not compared"
+        yield (
+            f"not compared: {report.expired:,} parts of buckets that are past their retention, were removed, or are "
+            "left over from a change of the rules"
+        )
+
+
+def _remedy(report: Report) -> str:
+    """Return the command that mends the differences; a rebuild is refused if it needs the counts of a snapshot."""
+    is_on_snapshot = any(scope.base == "snapshot" for scope in report.scopes)
+    return "tallystream restore --force" if is_on_snapshot else "tallystream rebuild"
 
 
 def _summary(report: Report, changes: Sequence[RuleChange]) -> dict[str, object]:
@@ -191,7 +200,7 @@ def _summary(report: Report, changes: Sequence[RuleChange]) -> dict[str, object]
             {"number": change.number, "at": format_moment(change.at / 1000), "differences": change.differences}
             for change in changes
         ],
-        "remedy": "tallystream rebuild" if report.differences else None,
+        "remedy": _remedy(report) if report.differences else None,
         "scopes": [asdict(scope) for scope in report.scopes],
         "differences": [asdict(each) | {"difference": each.difference} for each in report.differences],
     }

@@ -15,6 +15,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.cli.lost_data import ensure_data
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.dead_letters import store
@@ -60,7 +61,8 @@ def dead(
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:
-        deployment = Deployment.create_or_load(client, None, settings.redis.namespace)
+        deployment = Deployment.find(client, settings.redis.namespace)
+        ensure_data(settings, deployment)
         chosen = _chosen(client, deployment, ids, every=all or (action in {"list", "show"} and not ids), reason=reason)
         if action in {"list", "show"}:
             return _print(chosen, json=json, whole=action == "show")

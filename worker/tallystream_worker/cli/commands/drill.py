@@ -9,6 +9,7 @@ from dataclasses import asdict
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream_worker.cli.backup import open_archive, open_snapshot
+from tallystream_worker.cli.lost_data import ensure_data
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where
 from tallystream_worker.cli.output import console, print_json, print_table
 
@@ -33,6 +34,7 @@ def drill(
         closing(connect(settings.redis.url)) as client,
         open_snapshot(settings, url, is_there=True) as database,
     ):
+        ensure_data(settings, Deployment.find(client, settings.redis.namespace))
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         result = try_out(client, database, deployment, open_archive(settings, archive, database))
     seconds = time.monotonic() - began

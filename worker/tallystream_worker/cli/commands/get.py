@@ -56,7 +56,7 @@ def get(
         if metric is not None and window is not None:
             found = totals.series(subject, metric, window, last, after=after)
             title, columns = f"{subject} {metric}", [window, metric]
-            rows = [[point.bucket, "expired" if point.value is None else f"{point.value:,}"] for point in found.series]
+            rows = [[point.bucket, "missing" if point.value is None else f"{point.value:,}"] for point in found.series]
         elif metric is not None and over is not None:
             found = totals.sum(subject, metric, over, after=after)
             title, columns, rows = f"{subject} {metric}", ["last", metric], [[over, f"{found.value:,}"]]

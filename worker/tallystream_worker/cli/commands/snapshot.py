@@ -11,6 +11,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.backup import open_snapshot, snapshot_url
+from tallystream_worker.cli.lost_data import ensure_data
 from tallystream_worker.cli.options import DAY, AsJson, SnapshotUrl, Where, flag, number
 from tallystream_worker.cli.output import console, print_json
 from tallystream_worker.process import logs
@@ -46,6 +47,8 @@ def snapshot(
     chosen = replace(settings.snapshot, url=snapshot_url(settings, url), every=every or settings.snapshot.every)
     settings = replace(settings, snapshot=chosen)
     with closing(connect(settings.redis.url)) as client:
+        if once:
+            ensure_data(settings, Deployment.find(client, settings.redis.namespace))
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         if once:
             with open_snapshot(settings, None) as database:

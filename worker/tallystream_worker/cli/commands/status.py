@@ -12,6 +12,7 @@ from tallystream.reading.ledger import OUTCOMES, LedgerSummary
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.bounds import reach_notes
 from tallystream_worker.cli.live_view import follow
+from tallystream_worker.cli.lost_data import ensure_data
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
@@ -53,14 +54,16 @@ def status(
     """Print partitions, lag, pending and dead entries, and whether the ledger balances.
 
     Also print hot subjects, steps of the clock, and unfinished rebuilds and repartitions, except with --live. The exit
-    status is 0 even if the ledger does not balance.
+    status is 0 even if the ledger does not balance. It is 1 if no deployment is stored on the server, or if the server
+    has lost its data, and a snapshot or an archive has it.
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
+        ledger = totals.ledger()
+        ensure_data(settings, totals.deployment)
         if live:
             follow(totals.ledger, StatusScreen(), every=every, json=json)
             return
-        ledger = totals.ledger()
         hottest, deployment = totals.run(query_hot_subjects(totals.deployment.layout)), totals.deployment
         step = totals.run(query_clock_step(deployment.layout))
     if json:

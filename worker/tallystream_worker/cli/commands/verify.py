@@ -12,6 +12,7 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import FIRST_TOPIC
+from tallystream_worker.cli.lost_data import explained
 from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, positive
 from tallystream_worker.cli.output import console, error_console, print_json
@@ -56,7 +57,8 @@ def verify(
             ):
                 report = run(client, settings.redis.namespace, sources, sample=sample, show=status.update)
     except (TallyError, RedisError) as error:
-        print(f"tallystream: cannot verify: {error}", file=sys.stderr)  # noqa: T201  # as cli/main.py prints errors
+        problem = explained(error) if isinstance(error, TallyError) else str(error)
+        print(f"tallystream: cannot verify: {problem}", file=sys.stderr)  # noqa: T201  # as cli/main.py prints errors
         return _NOT_CHECKED
     if json:
         print_json(report.summary())
@@ -67,14 +69,14 @@ def verify(
 
 def _print(report: Verification) -> None:
     """Print the report in sections: wrong, not checked, proved, not proved."""
-    for finding in report.findings.values():
+    for finding in report.in_order():
         console.print(f"WRONG: {finding.name} ({finding.count:,})", soft_wrap=True)
         console.print(f"  {finding.kind.meaning}", soft_wrap=True)
         for detail in finding.details:
             console.print(f"  - {detail}", soft_wrap=True)
         if finding.count > len(finding.details):
             console.print(f"  - and {finding.count - len(finding.details):,} more")
-        console.print(f"  To mend it: {finding.kind.remedy}", soft_wrap=True)
+        console.print(f"  To mend it: {report.remedy(finding)}", soft_wrap=True)
     for title, lines in (
         ("Not checked", [(each.check, each.text) for each in report.failed]),
         ("Proved", [(each.check, each.text) for each in report.proofs]),

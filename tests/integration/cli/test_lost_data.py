@@ -1,0 +1,89 @@
+"""After the server was emptied, each command names the backup that has the data, and what brings it back."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+
+import pytest
+
+from tallystream import Producer
+from tallystream.client.connect import connect
+from tallystream.reading.totals import Totals
+from tallystream_worker.process import logs
+from tallystream_worker.runtime.app import counting
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.integration.cli.test_cli import Shell
+
+COMMANDS = (
+    "status", "status --json", "get article:1 view", "top view", "audit", "rebuild", "dead", "rules", "replay",
+    "retract --actor a", "reset view article:1", "snapshot --once", "drill",
+)  # fmt: skip
+
+
+@pytest.fixture
+def counted(fresh_server, tmp_path, monkeypatch):
+    """Provide commands against a server whose worker has counted an event, and has stopped."""
+    monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)  # the worker is stopped often
+    server = fresh_server()
+    with counting(Settings(redis=RedisSettings(url=server.url)), logs.configure(quiet=True)):
+        shell = Shell(server.url, tmp_path)
+        shell("emit", "view", "article:1", "--wait")
+    return shell
+
+
+def empty(shell: Shell) -> None:
+    """Empty the server."""
+    with closing(connect(shell.url)) as client:
+        client.flushall()
+
+
+@pytest.mark.parametrize("has_producer", [False, True])
+def test_each_command_names_the_snapshot_of_an_emptied_server(counted: Shell, *, has_producer: bool) -> None:
+    """Each command fails, and names the snapshot, its time and the command that restores it; that command works.
+
+    This is also so if a producer has begun to use the emptied server.
+    """
+    (counted.folder / "tallystream.toml").write_text('[snapshot]\nurl = "tally.sqlite"\n', encoding="utf-8")
+    counted("snapshot", "--once")
+    empty(counted)
+    if has_producer:
+        with Producer(counted.url) as producer:
+            producer.emit("view", "article:1")
+            producer.flush(10)
+    for command in ("status", "audit") if has_producer else COMMANDS:
+        told = counted(*command.split(), status=1).stderr
+        assert f"{counted.url} has no data of this deployment. The snapshot tally.sqlite has it up to 20" in told
+        assert told.endswith("run: tallystream restore tally.sqlite --force\n")
+    told = counted("verify", status=2).stderr
+    assert "cannot verify" in told
+    counted(*shlex.split(told.rpartition("run: tallystream ")[2]))
+    with closing(Totals(counted.url)) as totals:
+        assert totals.get("article:1", "view").value == 1 + has_producer
+
+
+def test_each_command_names_the_archive_of_an_emptied_server(counted: Shell) -> None:
+    """Without a snapshot, each command names the archive and how its events are counted again; this works."""
+    (counted.folder / "tallystream.toml").write_text('[archive]\nurl = "archive"\n', encoding="utf-8")
+    counted("archive", "--once")
+    empty(counted)
+    for command in COMMANDS[:-2]:
+        told = counted(*command.split(), status=1).stderr
+        assert "The archive archive has its events up to 20" in told
+        assert "but there is no snapshot to restore" in told
+    replay, ingest = (part.strip() for part in told.partition("and run: tallystream ")[2].split(", then: tallystream "))
+    settings = Settings(redis=RedisSettings(url=counted.url))
+    with counting(settings, logs.configure(quiet=True)):
+        counted(*shlex.split(replay))
+        counted(*shlex.split(ingest))
+        with closing(Totals(counted.url)) as totals:
+            assert totals.get("article:1", "view").value == 1
+
+
+def test_an_empty_server_without_a_backup_has_no_deployment(fresh_server, tmp_path) -> None:
+    """If nothing shows that the server had data, each command prints that no deployment is stored."""
+    shell = Shell(fresh_server().url, tmp_path)
+    for command in COMMANDS[:-2]:
+        assert "no deployment is stored" in shell(*command.split(), status=1).stderr
+    with closing(connect(shell.url)) as client:
+        assert client.dbsize() == 0

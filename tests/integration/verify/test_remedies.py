@@ -1,0 +1,189 @@
+"""The remedy of each finding about the snapshot mends it: after the commands, a verification does not find it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tallystream import Producer
+from tallystream.deployment import Deployment
+from tallystream_worker.cli.repartition import to_partitions
+from tallystream_worker.runtime.publication import publish_rules
+from tallystream_worker.settings.settings import RedisSettings, Settings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify.findings import KINDS
+from tests.integration.verify.test_verify import RULES, World, change_table, emit_each, names, rebuilt, world
+from tests.rewind import copy_of, go_back
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["world"]  # the fixture
+
+
+def run(world: World, command: str, snapshot: str) -> None:
+    """Run a command, which must succeed, with the server of a world and a database of snapshots."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+    environment |= {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_SNAPSHOT_URL": snapshot}
+    program, *rest = command.split()
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *rest],
+        env=environment, cwd=world.folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+def of_other_data(world: World) -> None:
+    """The database has the snapshot of another deployment."""
+    change_table(world, "UPDATE facts SET value = 'x' WHERE name = 'epoch'")
+
+
+def replaced(world: World) -> None:
+    """The server was emptied, and a worker has begun with empty counters."""
+    world.client.flushall()
+    deployment = Deployment.create_or_load(world.client, 1)
+    publish_rules(world.client, Settings(RedisSettings(world.harness.url), rules=RULES), deployment)
+    world.harness.fetch(0, "harness").ensure_group()
+
+
+def of_an_earlier_generation(world: World) -> None:
+    """The counters were rebuilt, and no snapshot was taken since, for days."""
+    rebuilt(world)
+    change_table(world, "UPDATE positions SET taken = 1")
+
+
+def of_an_earlier_topic(world: World) -> None:
+    """The number of partitions was changed, and no snapshot was taken since, for days."""
+    settings = Settings(RedisSettings(world.harness.url), rules=RULES)
+    to_partitions(settings, Deployment.load(world.client), 2, "", accept_loss=False, json=True)
+    change_table(world, "UPDATE positions SET taken = 1")
+
+
+def ahead(world: World) -> None:
+    """The server goes back to older data."""
+    before = copy_of(world.client)
+    world.emit()
+    world.harness.drain("closer", claim_idle=0)
+    world.copy()
+    go_back(world.client, before)
+
+
+def ahead_unseen(world: World) -> None:
+    """The server goes back to older data, and gets events with later IDs than those that it lost."""
+    ahead(world)
+    world.emit()
+    world.harness.drain("closer", claim_idle=0)
+
+
+def behind(world: World) -> None:
+    """Entries after the snapshot are gone from the stream."""
+    world.emit(10)
+    world.harness.drain("closer", claim_idle=0)
+    removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+
+
+def changed(statement: str) -> Callable[[World], None]:
+    """Return a function that changes the tables of the snapshot."""
+    return lambda world: change_table(world, statement)
+
+
+CASES: Final[dict[str, tuple[str, Callable[[World], None], int]]] = {
+    "no complete snapshot": ("snapshot.missing", changed("DELETE FROM positions"), 0),
+    "a server with new data": ("snapshot.other", replaced, 0),
+    "a database of other data": ("snapshot.other", of_other_data, 1),
+    "an earlier generation": ("snapshot.outdated", of_an_earlier_generation, 0),
+    "an earlier topic": ("snapshot.outdated", of_an_earlier_topic, 0),
+    "an old snapshot": ("snapshot.old", changed("UPDATE positions SET taken = 1"), 0),
+    "older data, to restore": ("snapshot.ahead", ahead, 0),
+    "older data, to accept": ("snapshot.ahead", ahead, 1),
+    "older data and later events, to restore": ("snapshot.ahead", ahead_unseen, 0),
+    "older data and later events, to accept": ("snapshot.ahead", ahead_unseen, 1),
+    "removed entries": ("snapshot.behind", behind, 0),
+    "a changed row": ("snapshot.damaged", changed("UPDATE totals SET value = value + 1"), 0),
+    "a removed row": ("snapshot.differs", changed("DELETE FROM votes"), 0),
+}
+"""By what happened: the finding, how to cause it, and which command of its remedy to run."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_remedy_of_a_snapshot_mends_it(world: World, tmp_path: Path, case: str) -> None:
+    """Each command in the remedy of a finding about the snapshot exits with 0, and the finding is gone."""
+    name, spoil, choice = CASES[case]
+    spoil(world)
+    report = world.verify(archive=False)
+    assert name in names(report)
+    remedy = report.remedy(report.findings[name])
+    url = str(world.folder / "snapshot.sqlite")
+    if spoil is of_other_data:
+        assert "name another database" in remedy
+        url = str(tmp_path / "another.sqlite")
+        world.database.close()
+        world.database = Database(url)
+    run(world, re.findall(r"tallystream (?!verify)[^;,]*", remedy)[choice], url)
+    report = world.verify(archive=False)
+    assert not {each for each in names(report) if each.startswith("snapshot.")}
+    assert not [each for each in report.failed if each.check == "snapshot"]
+
+
+def test_each_remedy_of_a_snapshot_is_tried() -> None:
+    """The cases of this file have every finding about the snapshot."""
+    assert {name for name in KINDS if name.startswith("snapshot.")} == {name for name, *_ in CASES.values()}
+
+
+def test_the_finding_that_explains_the_others_comes_first(world: World) -> None:
+    """If older data was put back, the loss is the first finding, and the others name it instead of a rebuild."""
+    ahead_unseen(world)
+    report = world.verify()
+    assert {"snapshot.ahead", "archive.unknown", "log.differs"} <= names(report)
+    first, *others = report.summary()["findings"]
+    assert first["name"] == "snapshot.ahead"
+    assert {each["remedy"].partition(",")[0] for each in others} == {"first mend snapshot.ahead"}
+
+
+@pytest.mark.parametrize("key", ["stream", "sequences", "ledger", "live", "*"])
+def test_a_lost_partition_has_one_repair(world: World, key: str) -> None:
+    """If a partition loses a key or all keys, one finding names the repairs in order, and the others point to it.
+
+    A check that the loss makes impossible names the finding too, and no error of the server.
+    """
+    lost = world.client.keys(f"{world.keys.prefix}*") if key == "*" else [getattr(world.keys, key)]
+    world.client.delete(*lost)
+    report = world.verify(archive=False)
+    first, *others = report.in_order()
+    assert first.name == ("log.missing" if key == "stream" else "keys.lost")
+    text = f"{report.remedy(first)} {first.details}"
+    assert text.index("tallystream restore --force") < text.index("nly if there is no snapshot") < text.index("reopen")
+    assert all(report.remedy(each).startswith(f"first mend {first.name}") for each in others)
+    assert {each.check for each in report.failed} == {"counters", "snapshot"}
+    assert all(each.text.endswith(f": see the fault {first.name}") for each in report.failed)
+
+
+def test_entries_that_are_sent_again_are_no_fault(world: World) -> None:
+    """If older data was put back, and the producer has sent all lost entries again, a verification finds nothing."""
+    before = copy_of(world.client)
+    with Producer(world.harness.url, linger=0) as producer:
+        for number in range(20):
+            emit_each(producer, number)
+            producer.flush(10)
+        world.harness.drain("closer", claim_idle=0)
+        Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+        length = world.client.xlen(world.keys.stream)
+        go_back(world.client, before)
+        emit_each(producer, 20)
+        producer.flush(10)
+        until(lambda: world.client.xlen(world.keys.stream) > length, what="the entries to be sent again")
+    world.harness.drain("closer", claim_idle=0)
+    report = world.verify(archive=False)
+    assert (names(report), report.failed) == (set(), [])
+    assert [each for each in report.limits if "have sent all its entries again" in each.text]
+    Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+    assert [each for each in world.verify(archive=False).proofs if each.check == "snapshot"]
