@@ -125,10 +125,11 @@ class Deployment:
             redis.RedisError: the server does not answer, or refuses a command; some partitions may be open.
         """
         wanted = Layout(unless_stored if partitions is None else partitions, namespace)
-        if not client.exists(wanted.root):
-            if any(was_counted(client, keys) for keys in wanted.keys):
-                raise KeyLost(wanted.root)
-            open_partitions(client, wanted)
+        if stored := client.execute_command("HGETALL", wanted.root):  # it may be lost from now on: do not create it
+            return cls._of_root(client, stored, partitions, namespace)
+        if any(was_counted(client, keys) for keys in wanted.keys):
+            raise KeyLost(wanted.root)
+        open_partitions(client, wanted)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
         answer, *present = _INIT(client, [wanted.root], flat)
         if answer == b"created":
