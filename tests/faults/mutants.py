@@ -3215,4 +3215,15 @@ MUTANTS: Final = (
         ),
         tests=(f"{_LOST_PARTITION}::test_a_description_that_is_lost_while_it_is_read_is_not_created_again",),
     ),
+    Mutant(
+        "service-appends-to-memory-only",
+        (
+            Edit(
+                "tallystream_worker/service/app.py",
+                "Writer(store, settings.worker.durability)",
+                'Writer(store, "memory")',
+            ),
+        ),
+        tests=(f"{_DURABILITY}::test_the_service_confirms_writes_as_its_workers_do",),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Runs a job in each partition: if the node of one does not answer, it goes on with those on other nodes."""
+"""Runs a job in each partition, also if the nodes of some do not answer."""
 
 from __future__ import annotations
 
