@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import redis
 import structlog
 
 from tallystream import NodeUnreachable, Producer, Totals, aio
+from tallystream.client.connect import connect
 from tallystream.reading.counters import MissingCounter
 from tallystream.reading.reach import UnreachablePartition
 from tallystream.rules.metrics import Metric, Rules
@@ -104,6 +106,22 @@ def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def named(broken: Broken) -> list[UnreachablePartition]:
     """Provide the partitions that answers must name."""
     return [UnreachablePartition(stream, broken.node) for stream in broken.streams]
+
+
+def test_a_pipeline_raises_the_error_of_a_node_that_is_down(broken):
+    """A reply that a node did not give is an error of the pipeline, unless the caller asks for the errors."""
+    with closing(connect(broken.url)) as client:
+        names = [keys.sequences for keys in Layout(PARTITIONS).keys]
+        with client.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.exists(name)
+            with pytest.raises(redis.ConnectionError):
+                pipeline.execute()
+            for name in names:
+                pipeline.exists(name)
+            replies = pipeline.execute(raise_on_error=False)
+        down = sum(isinstance(reply, redis.RedisError) for reply in replies)
+        assert down == len(broken.streams)
 
 
 def test_a_total_on_another_node_is_exact(broken):

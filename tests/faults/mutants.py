@@ -3226,4 +3226,20 @@ MUTANTS: Final = (
         ),
         tests=(f"{_DURABILITY}::test_the_service_confirms_writes_as_its_workers_do",),
     ),
+    Mutant(
+        "cluster-pipeline-takes-an-error-for-a-reply",
+        (Edit("tallystream/client/cluster/pipeline.py", "            raise error  #", "            pass  #"),),
+        tests=(f"{_IN_PART}::test_a_pipeline_raises_the_error_of_a_node_that_is_down",),
+    ),
+    Mutant(
+        "one-node-stops-the-alerts-of-all",
+        (
+            Edit(
+                "tallystream_worker/alerts/evaluator.py",
+                "                unreachable.add(number)\n                continue\n",
+                "                raise NodeUnreachable({}, str(time))\n",
+            ),
+        ),
+        tests=("tests/cluster/test_alerts_in_part.py",),
+    ),
 )

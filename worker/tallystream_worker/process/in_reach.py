@@ -6,25 +6,20 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from tallystream.client.cluster.client import ClusterClient, node_of
+from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.error_text import text_of
 from tallystream.client.replies import is_unreachable
 from tallystream.errors import NodeUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import redis
 
     from tallystream.storage.keys import Layout, PartitionKeys
 
 
-def for_each_in_reach(
-    client: redis.Redis,
-    layout: Layout,
-    job: Callable[[int, PartitionKeys], None],
-    unreachable: Mapping[int, str] | None = None,
-) -> None:
+def for_each_in_reach(client: redis.Redis, layout: Layout, job: Callable[[int, PartitionKeys], None]) -> None:
     """Run a job in each partition whose node of a cluster answers.
 
     After the first command that a node does not answer, no further partition of this node is tried: each would take
@@ -32,32 +27,29 @@ def for_each_in_reach(
 
     Args:
         client: The connection to the partitions.
-        layout: The partitions.
+        layout: The partitions. Those in `unreachable` are not tried.
         job: Called with the number and the keys of each partition.
-        unreachable: By number, the error of each partition that is known to be unreachable, and is not tried.
 
     Raises:
         NodeUnreachable: nodes did not answer; raised after all other partitions. It names the streams and the nodes.
 
     Any other error of the job is raised at once. So is the error of a server that is no cluster, and does not answer.
     """
-    missing: dict[int, str] = dict(unreachable or {})
-    silent = {node_of(client, layout.keys[number].stream): error for number, error in missing.items()}
+    missing: dict[str, str | None] = {}
+    locate = client.node_of if isinstance(client, ClusterClient) else lambda _: None
+    silent = {locate(layout.keys[number].stream) for number in layout.unreachable}
+    problem = "a node did not answer"
     for number, keys in enumerate(layout.keys):
-        if number in missing:
-            continue
-        node = node_of(client, keys.stream)
-        if node in silent:
-            missing[number] = silent[node]
-            continue
-        try:
-            job(number, keys)
-        except RedisError as error:
-            if not is_unreachable(error) or not isinstance(client, ClusterClient):
-                raise
-            missing[number] = silent[node] = text_of(error)
+        node = locate(keys.stream)
+        if node not in silent and number not in layout.unreachable:
+            try:
+                job(number, keys)
+                continue
+            except RedisError as error:
+                if not is_unreachable(error) or not isinstance(client, ClusterClient):
+                    raise
+                problem = text_of(error)
+                silent.add(node)
+        missing[keys.stream] = node
     if missing:
-        nodes: dict[str, str | None] = {
-            layout.keys[number].stream: node_of(client, layout.keys[number].stream) for number in sorted(missing)
-        }
-        raise NodeUnreachable(nodes, next(iter(missing.values())))
+        raise NodeUnreachable(missing, problem)
