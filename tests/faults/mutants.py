@@ -3233,13 +3233,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         "one-node-stops-the-alerts-of-all",
-        (
-            Edit(
-                "tallystream_worker/alerts/evaluator.py",
-                "                unreachable.add(number)\n                continue\n",
-                "                raise NodeUnreachable({}, str(time))\n",
-            ),
-        ),
+        (Edit("tallystream_worker/process/in_reach.py", "problem = text_of(error)", "raise"),),
         tests=("tests/cluster/test_alerts_in_part.py",),
+    ),
+    Mutant(
+        "unknown-positions-count-as-rewound",
+        (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
+        tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
     ),
 )
