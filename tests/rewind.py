@@ -47,3 +47,8 @@ class Slot:
         self._client.delete(*self._client.scan_iter(self._pattern, count=1000))
         for key, value in self._saved.items():
             self._client.restore(key, 0, value)
+
+
+def lose(client: redis.Redis, prefix: str) -> None:
+    """Remove all keys with a prefix at one moment, as if their node came back empty."""
+    client.eval("for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end", 0, f"{prefix}*")

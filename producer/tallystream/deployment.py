@@ -11,6 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
+from redis.exceptions import RedisError
+
+from tallystream.client.error_text import text_of
+from tallystream.client.replies import is_unreachable
 from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost, NothingDeclared
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
@@ -69,8 +73,8 @@ class Deployment:
             that workers removed; empty until a reader reads it. Reads state buckets up to it as missing, also those
             that are open again, because the server's clock was ahead or `retention` was raised. Also has the marks of
             changed rules (see `tallystream.rules.parts`).
-        unreachable: By number of each partition that a reader could not read, because its node does not answer, the
-            error. Its generation in `layout` is then `generation`, and `removed` lacks its periods.
+        unreachable: By number of each partition that could not be read, because its node does not answer, the error.
+            Its generation in `layout` is then `generation`, and `removed` lacks its periods.
         durability: What must have the writes of a command before its next step: what the workers wait for.
     """
 
@@ -125,10 +129,11 @@ class Deployment:
             redis.RedisError: the server does not answer, or refuses a command; some partitions may be open.
         """
         wanted = Layout(unless_stored if partitions is None else partitions, namespace)
-        if not client.exists(wanted.root):
-            if any(was_counted(client, keys) for keys in wanted.keys):
-                raise KeyLost(wanted.root)
-            open_partitions(client, wanted)
+        if stored := client.execute_command("HGETALL", wanted.root):  # it may be lost from now on: do not create it
+            return cls._of_root(client, stored, partitions, namespace)
+        if any(was_counted(client, keys) for keys in wanted.keys):
+            raise KeyLost(wanted.root)
+        open_partitions(client, wanted)
         flat = [part for field in fields_of(wanted, uuid.uuid4().hex).items() for part in field]
         answer, *present = _INIT(client, [wanted.root], flat)
         if answer == b"created":
@@ -152,21 +157,35 @@ class Deployment:
         return found
 
     @classmethod
-    def find(cls, client: redis.Redis, namespace: str = "tally") -> Self:
+    def find(cls, client: redis.Redis, namespace: str = "tally", *, in_part: bool = False) -> Self:
         """Return the stored deployment; if none is stored, one with 4 partitions and `is_stored` false. Write nothing.
+
+        Args:
+            client: The server.
+            namespace: First part of every key.
+            in_part: Whether to let the deployment have `unreachable` partitions if nodes of a cluster do not answer.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost.
             DeploymentChanged: a restore has not finished.
-            redis.RedisError: the server does not answer, or refuses a command.
+            redis.RedisError: the server, or with `in_part` the node of the description, does not answer, or refuses a
+                command.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
-        return cls._of_root(client, root, None, namespace) if root else nothing
+        return cls._of_root(client, root, None, namespace, in_part=in_part) if root else nothing
 
     @classmethod
-    def _of_root(cls, client: redis.Redis, root: Mapping[bytes, bytes], partitions: int | None, namespace: str) -> Self:
+    def _of_root(
+        cls,
+        client: redis.Redis,
+        root: Mapping[bytes, bytes],
+        partitions: int | None,
+        namespace: str,
+        *,
+        in_part: bool = False,
+    ) -> Self:
         live = live_topic(root, namespace)
         fields = root if live.topic == FIRST_TOPIC else client.execute_command("HGETALL", live.meta)
         found = cls.parse(fields, partitions, namespace, root)
@@ -175,7 +194,13 @@ class Deployment:
         with client.pipeline(transaction=False) as pipeline:
             for keys in found.layout.keys:
                 pipeline.get(keys.live)
-            return found.with_live(pipeline.execute())
+            replies = pipeline.execute(raise_on_error=not in_part)
+        unreachable = {number: text_of(reply) for number, reply in enumerate(replies) if is_unreachable(reply)}
+        for reply in replies:
+            if isinstance(reply, RedisError) and not is_unreachable(reply):
+                raise reply
+        values = [None if number in unreachable else reply for number, reply in enumerate(replies)]
+        return found.with_live(values).lacking(unreachable)
 
     @classmethod
     def parse(
@@ -310,10 +335,11 @@ class Deployment:
                 "which creates it"
             )
 
-    def reload(self, client: redis.Redis) -> Self:
+    def reload(self, client: redis.Redis, *, in_part: bool = False) -> Self:
         """Read the deployment again and return a new object: only its namespace and epoch are surely the same.
 
-        Its `clock_ahead` is `None`, and its `removed` is empty.
+        Its `clock_ahead` is `None`, and its `removed` is empty. With `in_part`, it may have `unreachable` partitions:
+        see `find`.
 
         Raises:
             DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), a restore has
@@ -322,7 +348,7 @@ class Deployment:
             KeyLost: the hash of the live topic is lost.
             redis.RedisError: the server does not answer, or refuses a command.
         """
-        found = self.find(client, self.layout.namespace)
+        found = self.find(client, self.layout.namespace, in_part=in_part)
         if found.epoch != self.epoch:
             raise self._changed(found.epoch)
         return found

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import redis
 import structlog
 
 from tallystream import NodeUnreachable, Producer, Totals, aio
+from tallystream.client.connect import connect
 from tallystream.reading.counters import MissingCounter
 from tallystream.reading.reach import UnreachablePartition
 from tallystream.rules.metrics import Metric, Rules
@@ -55,6 +57,8 @@ class Broken(NamedTuple):
     """A client of a read service that was started while the node was up."""
     has_meta: bool
     """Whether the node had the description of the deployment."""
+    position: str
+    """The position of a reader of live updates, just before the node went down."""
 
 
 @pytest.fixture(
@@ -84,6 +88,11 @@ def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         assert totals.get("all", "hot").value == HOT
         http = stack.enter_context(http_service(cluster.url))
         assert http.get("/v1/counters/all/hot").json()["value"] == HOT
+        with (
+            http_service(cluster.url) as reading,
+            reading.stream("GET", "/v1/live", params={"metric": "view"}) as lines,
+        ):
+            position = next(line.removeprefix("id: ") for line in lines.iter_lines() if line.startswith("id: "))
         gone.server.kill()
         others = [node for node in cluster.nodes if node is not gone]
         until(lambda: all(b"fail" in bytes(node.ask("CLUSTER", "NODES")) for node in others), 30, 0.05, "the failure")
@@ -97,6 +106,7 @@ def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             totals,
             http,
             gone is meta,
+            position,
         )
 
 
@@ -104,6 +114,22 @@ def broken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def named(broken: Broken) -> list[UnreachablePartition]:
     """Provide the partitions that answers must name."""
     return [UnreachablePartition(stream, broken.node) for stream in broken.streams]
+
+
+def test_a_pipeline_raises_the_error_of_a_node_that_is_down(broken):
+    """A reply that a node did not give is an error of the pipeline, unless the caller asks for the errors."""
+    with closing(connect(broken.url)) as client:
+        names = [keys.sequences for keys in Layout(PARTITIONS).keys]
+        with client.pipeline(transaction=False) as pipeline:
+            for name in names:
+                pipeline.exists(name)
+            with pytest.raises(redis.ConnectionError):
+                pipeline.execute()
+            for name in names:
+                pipeline.exists(name)
+            replies = pipeline.execute(raise_on_error=False)
+        down = sum(isinstance(reply, redis.RedisError) for reply in replies)
+        assert down == len(broken.streams)
 
 
 def test_a_total_on_another_node_is_exact(broken):
@@ -268,6 +294,25 @@ def test_live_updates_of_other_nodes_go_on(broken):
                 break
     assert [each["subject"] for each in got["counters"]["counters"]] == [broken.kept[0]]
     assert [each["stream"] for each in got["unreachable"]["unreachable"]] == broken.streams
+
+
+def test_a_reader_resumes_at_a_service_that_has_not_read_the_node(broken):
+    """A service that started while the node is down does not know its position: it does not call it rewound."""
+    if broken.has_meta:
+        return  # such a service cannot start
+    query = {"metric": "view", "subject": [broken.lost[0], broken.kept[0]]}
+    heard = []
+    with (
+        http_service(broken.url) as http,
+        http.stream("GET", "/v1/live", params=query, timeout=20, headers={"Last-Event-ID": broken.position}) as lines,
+    ):
+        for line in lines.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                heard.append(value)
+            if {"counters", "unreachable"} <= set(heard):
+                break
+    assert "reset" not in heard
 
 
 def test_commands_name_the_node(broken, tmp_path):

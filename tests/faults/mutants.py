@@ -77,6 +77,8 @@ _BROADCASTER: Final = "tests/integration/live/test_broadcaster.py"
 _APPENDER: Final = "tests/integration/producing/test_appender.py"
 _REPLACED: Final = "tests/integration/repartition/test_replaced.py"
 _IN_PART: Final = "tests/cluster/test_reads_in_part.py"
+_REPLIES: Final = "tests/integration/storage/test_script_replies.py"
+_LOST_PARTITION: Final = "tests/integration/runtime/test_lost_partition.py"
 _DURABILITY: Final = "tests/integration/client/test_durability.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
@@ -3228,5 +3230,72 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/ingest/test_confirmed.py",),
+    ),
+    Mutant(
+        "reaper-creates-lost-sequences",
+        (Edit("tallystream_worker/maintenance/lua/reap_producers.lua", "if lost then\n", "if false then\n"),),
+        tests=(
+            "tests/integration/maintenance/test_reaper.py::test_a_partition_that_has_lost_its_keys_stays_without_keys",
+        ),
+    ),
+    Mutant(
+        "archive-creates-a-lost-stream",
+        (Edit("tallystream_worker/archive/lua/begin.lua", "if lost then\n", "if false then\n"),),
+        tests=(f"{_REPLIES}::test_a_partition_without_keys_stays_without_keys",),
+    ),
+    Mutant(
+        "marks-in-a-lost-partition",
+        (Edit("tallystream_worker/snapshot/lua/mark.lua", "  if lost then\n", "  if false then\n"),),
+        tests=(f"{_REPLIES}::test_a_partition_without_keys_stays_without_keys",),
+    ),
+    Mutant(
+        "rules-of-a-damaged-partition-change",
+        (Edit("tallystream/storage/lua/rules/plan.lua", "lost_ledger(planned.ledger_key) or parts", "parts"),),
+        tests=(f"{_REPLIES}::test_a_damaged_partition_does_not_change",),
+    ),
+    Mutant(
+        "commands-create-keys-of-a-lost-partition",
+        (Edit("tallystream_worker/process/lua/unless_lost.lua", "if lost then\n", "if false then\n"),),
+        tests=(
+            f"{_LOST_PARTITION}::test_no_service_writes_to_a_partition_without_keys",
+            "tests/integration/alerts/test_alerts.py::test_delivery_leaves_a_partition_alone_that_has_lost_its_keys",
+        ),
+    ),
+    Mutant(
+        "a-description-lost-meanwhile-is-created",
+        (
+            Edit(
+                "tallystream/deployment.py",
+                "            return cls._of_root(client, stored, partitions, namespace)\n        if any(",
+                "            pass\n        elif any(",
+            ),
+        ),
+        tests=(f"{_LOST_PARTITION}::test_a_description_that_is_lost_while_it_is_read_is_not_created_again",),
+    ),
+    Mutant(
+        "service-appends-to-memory-only",
+        (
+            Edit(
+                "tallystream_worker/service/app.py",
+                "Writer(store, settings.worker.durability)",
+                'Writer(store, "memory")',
+            ),
+        ),
+        tests=(f"{_DURABILITY}::test_the_service_confirms_writes_as_its_workers_do",),
+    ),
+    Mutant(
+        "cluster-pipeline-takes-an-error-for-a-reply",
+        (Edit("tallystream/client/cluster/pipeline.py", "            raise error  #", "            pass  #"),),
+        tests=(f"{_IN_PART}::test_a_pipeline_raises_the_error_of_a_node_that_is_down",),
+    ),
+    Mutant(
+        "one-node-stops-the-alerts-of-all",
+        (Edit("tallystream_worker/process/in_reach.py", "problem = text_of(error)", "raise"),),
+        tests=("tests/cluster/test_alerts_in_part.py",),
+    ),
+    Mutant(
+        "unknown-positions-count-as-rewound",
+        (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
+        tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
     ),
 )

@@ -32,7 +32,7 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
 from tests.paths import ROOT
-from tests.rewind import copy_of, go_back
+from tests.rewind import copy_of, go_back, lose
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -214,8 +214,7 @@ def stream_deleted(world: World) -> None:
 
 def partition_emptied(world: World) -> None:
     """A partition loses all its keys."""
-    keys = Deployment.load(world.client).layout.keys_of("article:1")
-    world.client.delete(*world.client.scan_iter(f"{keys.prefix}*"))
+    lose(world.client, Deployment.load(world.client).layout.keys_of("article:1").prefix)
 
 
 def _without_a_snapshot(world: World) -> None:

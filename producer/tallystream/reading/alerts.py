@@ -87,7 +87,8 @@ class Alerts(msgspec.Struct, frozen=True):
             fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
             notifications of former alerts still wait.
-        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer.
+        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer. Their
+            alerts are not evaluated.
     """
 
     alerts: list[WatchedAlert]

@@ -293,6 +293,26 @@ def test_an_alert_is_silent_in_a_partition_that_has_lost_its_keys(server: Server
         assert noticed(harness) == [("silent-d", "d", "firing", "0")]
 
 
+def test_delivery_leaves_a_partition_alone_that_has_lost_its_keys(server: Server) -> None:
+    """The outbox is not created again there; the notifications of the other partitions are delivered."""
+    alerts = [Alert(f"busy-{subject}", "view", subject, above=0) for subject in ("a", "d")]
+    with Harness(server.url, rules=rules(*alerts), partitions=2) as harness, receiving() as receiver:
+        lost = harness.layout.keys_of("a")
+        hooks = {alert.name: Hook(receiver.url) for alert in alerts}
+        delivery = Notifier(harness.connect(), harness.layout, "w", hooks, logs.configure(quiet=True))
+        delivery.run_once()
+        harness.client.delete(*harness.client.scan_iter(f"{lost.prefix}*"))
+        other = next(number for number, keys in enumerate(harness.layout.keys) if keys is not lost)
+        harness.client.xadd(harness.layout.keys[other].stream, {"metric": "view", "subject": "d"})
+        while harness.consumer(other).run_once():
+            pass
+        with pytest.raises(ResponseError, match="NOGROUP"):
+            delivery.run_once()
+        delivery.run_once()
+        assert receiver.states == [("d", "firing")]
+        assert [*harness.client.scan_iter(f"{lost.prefix}*")] == []
+
+
 def test_without_alerts_nothing_is_stored(server: Server) -> None:
     """Counting a metric without an alert writes no key of alerts."""
     with Harness(server.url, rules=rules(Alert("hot", "like", above=10))) as harness:

@@ -249,6 +249,22 @@ def test_the_read_service_waits_as_its_workers_do(fresh_server, primary):
         assert found["value"] == 1
 
 
+def test_the_service_confirms_writes_as_its_workers_do(fresh_server, primary):
+    """With `[worker] durability = "replica"`, an event over HTTP is appended or decided only when a replica has it."""
+    replica = replica_of(fresh_server, primary)
+    settings = replace(settings_for(primary.url), worker=WorkerSettings(durability="replica"))
+    event = {"metric": "view", "subject": "article:1"}
+    with Harness(primary.url), serving(settings, None) as address, httpx.Client(base_url=address, timeout=20) as http:
+        assert http.post("/v1/events", json=[event]).status_code == 202
+        assert http.post("/v1/decide", json=event).status_code == 200
+        with frozen(replica):
+            decided = http.post("/v1/decide", json=event)
+            assert (decided.status_code, "replica" in decided.json()["detail"]) == (504, True)
+            assert http.post("/v1/events", json=[event]).status_code == 504
+        until(lambda: http.post("/v1/events", json=[event]).status_code == 202, 20, what="a confirmed event")
+        assert http.post("/v1/decide", json=event).status_code == 200
+
+
 def _answer(http, entry):
     """Return the answer to a read that waits for an entry; `None` if it was not counted or confirmed in time."""
     answer = http.get(f"/v1/counters/article:1/view?after={entry}")

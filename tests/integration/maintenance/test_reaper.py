@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tallystream.errors import KeyLost
 from tallystream.storage.keys import GROUP
 from tallystream_worker.maintenance.reaper import reap_consumers
 from tests.harness import Harness
+from tests.rewind import lose
 from tests.silence import move_clock, pass_days, reap_all
 
 
@@ -60,6 +62,15 @@ def test_silent_producers_are_forgotten(harness):
     assert {name.decode() for name in harness.client.hkeys(keys.sequences) if not name.startswith(b"!")} == {
         name for name in stay if not name.startswith("!")
     }
+
+
+def test_a_partition_that_has_lost_its_keys_stays_without_keys(harness):
+    """A pass that was looking at a partition at the moment of the loss creates no key there."""
+    keys = harness.layout.keys[0]
+    lose(harness.client, keys.prefix)
+    with pytest.raises(KeyLost):
+        reap_all(harness.client, keys)
+    assert [*harness.client.scan_iter(f"{keys.prefix}*")] == []
 
 
 def appended(harness: Harness, *producers: str) -> None:

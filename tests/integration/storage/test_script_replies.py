@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -110,6 +111,10 @@ CASES: Final = [
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
     ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules", "adopted text"),
+    (
+        *("storage/adopt_rules", "ledger forgotten", f"HSET forgotten !rules:view top=2; {NO_LEDGER}", "rules"),
+        "damaged text",
+    ),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1:2-1 1", "stale text"),
     ("counting/apply", "stream dead ledger live", "SET live 2", "g batch:a:1-1 1", "switched"),
@@ -159,6 +164,7 @@ CASES: Final = [
     ("maintenance/losses", "stream ledger ledger", f"{GROUP}; HSET ledger counted 1", "g", "open number number"),
     ("maintenance/reap_consumers", "stream", PENDING, "g owner 0 10", "reaped number number"),
     ("maintenance/reap_producers", "seq stream", "HSET seq 0123456789abcdef 1_1-1", "0 10 1 1 1", "reaped text number"),
+    ("maintenance/reap_producers", "seq stream", NO_LEDGER, "0 10 1 1 1", "damaged text"),
     ("maintenance/clock", "stream", "", "", "clock text text"),
     ("maintenance/eviction", "stream", "", "", "eviction text text text"),
     ("verify/server", "stream", "", "", "server text text text text text text"),
@@ -274,6 +280,7 @@ CASES: Final = [
     ("snapshot/mark", "seq live", "HSET seq !closing 2", "- mine.2 1", "replaced"),
     ("snapshot/mark", "seq live", "SET live 1_restoring_2_x", "- mine.2 0", "replaced"),
     ("snapshot/mark", "seq live", "", "mine.1 mine.2 0", "unknown"),
+    ("snapshot/mark", "seq live", NEW, "- mine.2 0", "damaged text"),
     ("snapshot/close", "cut", "SET cut token; RPUSH cut:before s 0", "token", "closed text text"),
     ("snapshot/close", "cut", f"SET cut token; {WORDS}", "token", "more"),
     ("snapshot/close", "cut", "", "token", "lost"),
@@ -282,6 +289,8 @@ CASES: Final = [
     ("snapshot/take", "cut", "SET cut another", "token 9000 5000", "lost"),
     ("process/note", "meta", "HSET meta epoch e", "e field value", "noted"),
     ("process/note", "meta", "", "e field value", "gone"),
+    ("process/unless_lost", "stream seq", "", "HSET seq field value", "done number"),
+    ("process/unless_lost", "stream seq", NEW, "HSET seq field value", "damaged text"),
     ("process/add", "meta", "HSET meta epoch e", "e field 2", "added number"),
     ("process/add", "meta", "", "e field 2", "gone"),
     ("snapshot/give_up", "cut", "SET cut token", "token", "given_up"),
@@ -291,6 +300,8 @@ CASES: Final = [
     ("snapshot/replace_stream", REPLACED, "", "- 2", "overtaken"),
     ("archive/begin", "stream archive", "", "g 0-0", "begun"),
     ("archive/begin", "stream archive", PENDING, "g 0-0", "there"),
+    ("archive/begin", "stream archive", NEW, "g 0-0", "damaged text"),
+    ("archive/begin", "stream archive", "HSET ledger entries:gated 2", "g 0-0", "damaged text"),
     ("archive/claim", "stream archive", PENDING, "g 1-1 2-1 3-1 2", "claimed text text text"),
     ("archive/claim", "stream archive", PENDING, "g 0-1 2-1 3-1 2", "moved"),
     ("archive/settle", "stream archive", CLAIMED, "g 2-1 3-1 2", "settled"),
@@ -411,6 +422,47 @@ def test_a_reset_is_found_behind_any_number_of_pending_entries(client, waiting):
     client.xreadgroup("g", "w", {"stream": ">"})
     reply = run(client, "counting/apply", "stream dead ledger live", "g batch:a:3-1 -")
     assert reply == [b"early", b"2-1"]
+
+
+BEGINNING: Final = {
+    "storage/open_partition",
+    "storage/init_deployment",
+    "rebuild/begin",
+    "snapshot/close_partition",
+    "snapshot/close_other",
+    "snapshot/hold_restore",
+}
+"""The scripts that may write to a partition without keys, or to the slot of `tally:meta` if that is lost.
+
+They begin a deployment, a partition or a restore.
+"""
+
+
+def content(client: redis.Redis) -> dict[bytes, bytes | None]:
+    """Return all keys of the server with their values."""
+    return {name: client.dump(name) for name in client.scan_iter()}
+
+
+@pytest.mark.parametrize(("script", "keys", "before", "arguments", "reply"), CASES)
+def test_a_partition_without_keys_stays_without_keys(client, script, keys, before, arguments, reply):
+    """No script writes to a partition that has lost all its keys, except those that begin it again."""
+    del before, reply
+    if script not in BEGINNING:
+        with suppress(ResponseError):
+            run(client, script, keys, arguments.replace("HELD", "0"))
+        assert content(client) == {}
+
+
+DAMAGED = [case[:-1] for case in CASES if case[-1].split()[0] == "damaged"]
+
+
+@pytest.mark.parametrize(("script", "keys", "before", "arguments"), DAMAGED)
+def test_a_damaged_partition_does_not_change(client, script, keys, before, arguments):
+    """A script that finds a lost key changes nothing."""
+    execute(client, f"{OPEN}; {before}")
+    found = content(client)
+    run(client, script, keys, arguments)
+    assert content(client) == found
 
 
 COUNTING = {"counting/apply": -1, "storage/decide": 1, "dead_letters/retry": 1, "rebuild/reset": 0}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from tallystream.client.server_time import server_time
-from tallystream.errors import EventError, KeyLost
+from tallystream.client.replies import is_unreachable
+from tallystream.client.server_time import parse_time
+from tallystream.errors import EventError, KeyLost, NodeUnreachable
 from tallystream.reading.deployment_cache import removed_ends
+from tallystream.reading.query import raise_on_error
 from tallystream.reading.series import Covered, rolling_buckets
 from tallystream.rules.alerts import ENDED, Alert
 from tallystream.rules.windows import bucket
 from tallystream.storage.keys import partition_of
 from tallystream.storage.scripts import Script
+from tallystream_worker.process.in_reach import for_each_in_reach
 from tallystream_worker.process.state_log import StateLog
 
 if TYPE_CHECKING:
@@ -38,9 +42,9 @@ class AlertEvaluator:
 
     Args:
         client: The connection to the counters.
-        layout: Returns the live layout. Each pass calls this function, because a rebuild or a repartition changes the
-            layout. It returns `None` if the deployment was deleted or replaced, or a restore has not finished; then
-            the pass does nothing.
+        layout: Returns the live layout, whose `unreachable` partitions are left out. Each pass calls this function,
+            because a rebuild or a repartition changes the layout. It returns `None` if the deployment was deleted or
+            replaced, or a restore has not finished; then the pass does nothing.
         rules: The declared metrics and alerts.
         log: Logs when an alert becomes silent, because part of its range has expired or the range has too many buckets,
             and when it is evaluated again; `None` to log nothing.
@@ -72,8 +76,8 @@ class AlertEvaluator:
         Of the ended buckets, only the one before the current one is looked at. Each change also writes its notification
         to the outbox of the partition. While an outbox is full, its partition changes no state. An alert fires for at
         most `MAX_FIRING` subjects of a partition at a time. An alert whose range has an expired bucket, or too many
-        buckets, changes no state. A partition that has lost a key changes no state. If `layout` returns `None`, nothing
-        is done.
+        buckets, changes no state. A partition that has lost a key changes no state, and neither does one whose node of
+        a cluster does not answer. If `layout` returns `None`, nothing is done.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.
@@ -82,19 +86,20 @@ class AlertEvaluator:
             How many states were changed: an alert has one state for each subject.
 
         Raises:
+            NodeUnreachable: nodes of a cluster do not answer; raised after the partitions on other nodes.
             redis.RedisError: the server does not reply, or rejects a command.
 
         Any error of `layout` is raised too.
         """
-        now = server_time(self._client) // 1000 if now is None else now
-        layout = self._layout()
-        if layout is None:
+        found = self._layout()
+        if found is None:
             return 0
-        changed, removed = 0, {}
-        if any(alert.span is not None for alert in self._rules.alert):
-            hashes = [self._client.execute_command("HGETALL", keys.forgotten) for keys in layout.keys]
-            removed = removed_ends(hashes, self._rules)
-        for number, keys in enumerate(layout.keys):
+        layout, present, removed = self._removed(found)
+        now = present if now is None else now
+        changed = 0
+
+        def evaluate(number: int, keys: PartitionKeys) -> None:
+            nonlocal changed
             for alert in self._rules.alert:
                 try:
                     if alert.window is not None:
@@ -105,7 +110,34 @@ class AlertEvaluator:
                         changed += self._look(keys, alert, now, removed)
                 except KeyLost:
                     break  # the worker that counts the partition reports it
+
+        for_each_in_reach(self._client, layout, evaluate)
         return changed
+
+    def _removed(self, layout: Layout) -> tuple[Layout, float, Mapping[str, int]]:
+        """Return the layout with more unreachable partitions, the present by a server's clock, and the removed buckets.
+
+        The present is in seconds since 1970. For the removed buckets, see `removed_ends`.
+
+        Raises:
+            redis.RedisError: no server replies, or one rejects a command.
+        """
+        reached = [number for number in range(layout.partitions) if number not in layout.unreachable]
+        with self._client.pipeline(transaction=False) as pipeline:
+            for number in reached:
+                pipeline.execute_command("TIME")  # In a cluster, it is sent to the node of the key that follows it.
+                pipeline.execute_command("HGETALL", layout.keys[number].forgotten)
+            replies = iter(pipeline.execute(raise_on_error=False))
+        times, hashes, unreachable = [], [], set(layout.unreachable)
+        for number, time, forgotten in zip(reached, replies, replies, strict=True):
+            if is_unreachable(time) or is_unreachable(forgotten):
+                unreachable.add(number)
+                continue
+            times.append(parse_time(raise_on_error(time)) / 1e6)
+            hashes.append(raise_on_error(forgotten))
+        if not times:
+            raise NodeUnreachable({keys.stream: None for keys in layout.keys}, "no node answers")
+        return replace(layout, unreachable=frozenset(unreachable)), times[0], removed_ends(hashes, self._rules)
 
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
         """End an alert with `window` for each subject that fires in the bucket before the current; return how many.

@@ -14,12 +14,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from tallystream.client.backoff import Backoff
-from tallystream.client.replies import is_group_missing, is_group_there
+from tallystream.client.replies import is_group_missing, is_group_there, is_unreachable
+from tallystream.errors import KeyLost
 from tallystream_worker.alerts import webhook
+from tallystream_worker.process.in_reach import for_each_in_reach
 from tallystream_worker.process.state_log import StateLog
+from tallystream_worker.process.unless_lost import write_unless_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,11 +143,15 @@ class Notifier:
         self._delivered = delivered or (lambda _alert, _outcome: None)
         self._receivers: dict[str, _Receiver] = {}
         self._held: set[tuple[str, str]] = set()
-        self._begun = False
+        self._begun: set[str] = set()  # outboxes whose group this object has created or found
+        self._delivered_only: list[Notification] = []  # delivered, but still in their outbox
         self._say_so_at = 0.0
 
     def run_once(self) -> int:
         """Read new notifications, and deliver those whose URL has no back-off at present.
+
+        If the node of a partition does not answer, the notifications of the others are delivered all the same. A
+        partition that has lost a key is left out: the worker that counts it reports that.
 
         Blocks while it posts. A URL that does not reply takes about 10 seconds (without a connection, 10 seconds for
         each address of its host), and as long again for each notification older than a day, which is abandoned. While
@@ -152,42 +159,36 @@ class Notifier:
         30 seconds, it also takes over those that another worker has read and left undelivered (see `CLAIM_IDLE`). The
         first call creates missing consumer groups of the outboxes, and also reads notifications (at most 100 in each
         partition) that an earlier process of the same consumer name left undelivered. A call that finds a group lost
-        raises the error; the next call creates the groups again.
+        raises the error; the next call creates the group again.
 
         Returns:
             How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook
             are included.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command. Notifications that were posted just
-                before may be posted again.
+            NodeUnreachable: the node of a partition does not answer; raised after everything else is done. A
+                notification that was posted before is removed from its outbox when the node is back.
+            redis.RedisError: the server rejects a command.
 
         A failed delivery raises no error.
         """
-        if not self._begun:
-            for keys in self._layout.keys:
-                try:
-                    self._client.xgroup_create(keys.outbox, GROUP, id="0", mkstream=True)
-                except ResponseError as error:
-                    if not is_group_there(error):
-                        raise
-        try:
-            self._collect()
-        except ResponseError as error:
-            # The server was emptied, and perhaps restored: create the groups again in the next pass.
-            self._begun = self._begun and not is_group_missing(error)
-            raise
-        self._begun = True
-        return sum(map(self._deliver, self._receivers.values()))
-
-    def _collect(self) -> None:
         says_so = time.monotonic() >= self._say_so_at
         if says_so:
             self._say_so_at = time.monotonic() + _SAY_SO * random.uniform(0.75, 1.25)  # noqa: S311
-        for keys in self._layout.keys:
-            if not self._begun:
+        try:
+            for_each_in_reach(self._client, self._layout, lambda _, keys: self._collect(keys, says_so=says_so))
+        finally:
+            settled = sum(map(self._deliver, self._receivers.values()))
+        return settled
+
+    def _collect(self, keys: PartitionKeys, *, says_so: bool) -> None:
+        """Read the new notifications of a partition, and remove those from the outbox that are delivered."""
+        try:
+            self._settle_delivered(keys)
+            if is_new := keys.outbox not in self._begun:
+                self._ensure_group(keys)
                 self._take(keys, self._read(keys, "0"))
-            if says_so:
+            if says_so or is_new:
                 self._say_that_we_hold(keys)
                 _, claimed, *_ = self._client.execute_command(
                     "XAUTOCLAIM", keys.outbox, GROUP, self._consumer, int(CLAIM_IDLE * 1000), "0-0", "COUNT", _COUNT
@@ -195,6 +196,20 @@ class Notifier:
                 self._take(keys, claimed)
             if len(self._held) < _COUNT * 10:
                 self._take(keys, self._read(keys, ">"))
+            self._begun.add(keys.outbox)
+        except KeyLost:
+            self._begun.discard(keys.outbox)  # the worker that counts the partition reports it
+        except ResponseError as error:
+            if is_group_missing(error):
+                self._begun.discard(keys.outbox)  # the server was emptied, and perhaps restored
+            raise
+
+    def _ensure_group(self, keys: PartitionKeys) -> None:
+        try:
+            write_unless_lost(self._client, keys, "XGROUP CREATE", keys.outbox, GROUP, "0", "MKSTREAM")
+        except ResponseError as error:
+            if not is_group_there(error):
+                raise
 
     def _read(self, keys: PartitionKeys, start: str) -> list[Any]:
         reply = self._client.execute_command(
@@ -235,7 +250,7 @@ class Notifier:
         delivered. Delivered and abandoned notifications are removed from the outbox.
 
         Raises:
-            redis.RedisError: the last notification may not have been removed from the outbox; it will be tried again.
+            redis.RedisError: the server rejects the removal of the last notification; it will be posted again.
         """
         settled = 0
         while receiver.queue and time.monotonic() >= receiver.due:
@@ -261,6 +276,20 @@ class Notifier:
         return settled
 
     def _settle(self, notice: Notification) -> None:
+        """Remove a delivered notification from its outbox; if its node does not answer, let a later pass do this."""
+        try:
+            self._remove(notice)
+        except RedisError as error:
+            if not is_unreachable(error):
+                raise
+            self._delivered_only.append(notice)  # it stays in `_held`, so it is not read again
+
+    def _settle_delivered(self, keys: PartitionKeys) -> None:
+        for notice in [each for each in self._delivered_only if each.keys.outbox == keys.outbox]:
+            self._remove(notice)
+            self._delivered_only.remove(notice)
+
+    def _remove(self, notice: Notification) -> None:
         # After a crash before this line, the notification is delivered again, with the same id.
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.xack(notice.keys.outbox, GROUP, notice.entry)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import connect
-from tallystream.errors import DeploymentChanged
+from tallystream.errors import DeploymentChanged, NodeUnreachable
+from tallystream.reading.totals import Totals
 from tallystream_worker.alerts.evaluator import AlertEvaluator
 from tallystream_worker.alerts.notifier import Notifier
 from tallystream_worker.process.periodic import PeriodicService
@@ -31,14 +32,12 @@ class AlertDelivery:
     """Delivers the notifications of the live topic, and of the topic before it while that is kept.
 
     Args:
-        client: The connection to the topics.
-        deployment: The deployment that the worker started with.
+        live: Returns the live deployment; `None` if the data was deleted or replaced, or a restore has not finished.
         notifier: Makes the notifier of one topic.
     """
 
-    def __init__(self, client: redis.Redis, deployment: Deployment, notifier: Callable[[Layout], Notifier]) -> None:
-        self._client = client
-        self._deployment = deployment
+    def __init__(self, live: Callable[[], Deployment | None], notifier: Callable[[Layout], Notifier]) -> None:
+        self._live = live
         self._notifier = notifier
         self._notifiers: dict[int, Notifier] = {}  # by log
 
@@ -49,19 +48,25 @@ class AlertDelivery:
         delivery that fails raises no error.
 
         Raises:
+            NodeUnreachable: nodes of a cluster do not answer; raised after the notifications of all others.
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost.
         """
-        try:
-            found = self._deployment.reload(self._client)
-        except DeploymentChanged:
+        found = self._live()
+        if found is None:
             return  # the partition workers report it
         kept = found.kept_layout
-        layouts = [found.layout] if kept is None else [found.layout, kept]
+        layouts = [found.layout] if kept is None else [found.layout, kept]  # unreachable partitions are tried again
         self._notifiers = {each.topic: self._notifiers.get(each.topic) or self._notifier(each) for each in layouts}
+        missing: NodeUnreachable | None = None
         for notifier in self._notifiers.values():
-            notifier.run_once()
+            try:
+                notifier.run_once()
+            except NodeUnreachable as error:
+                missing = missing or error
+        if missing is not None:
+            raise missing
 
 
 def alert_services(
@@ -86,25 +91,54 @@ def alert_services(
     if not settings.rules.alert:
         return []
 
-    def service(name: str, interval: float, run_once: Callable[[], object], client: redis.Redis) -> PeriodicService:
+    def service(
+        name: str, interval: float, run_once: Callable[[], object], client: redis.Redis, live: _Live
+    ) -> PeriodicService:
         def quietly() -> None:
             run_once()  # the notifier logs each notification itself
 
-        return PeriodicService(name, interval, quietly, log, clients=[client])
+        def recover(error: Exception) -> float | None:
+            return interval if isinstance(error, NodeUnreachable) else None  # the other partitions are in time
+
+        return PeriodicService(name, interval, quietly, log, recover=recover, close=live.close, clients=[client])
 
     evaluating, delivering = connect(settings.redis.url), connect(settings.redis.url)
+    evaluated, delivered_from = _Live(settings, deployment), _Live(settings, deployment)
 
-    def live() -> Layout | None:
-        try:
-            return deployment.reload(evaluating).layout
-        except DeploymentChanged:
-            return None
+    def layout() -> Layout | None:
+        found = evaluated()
+        return None if found is None else found.in_reach.layout
 
-    evaluator = AlertEvaluator(evaluating, live, settings.rules, log)
+    evaluator = AlertEvaluator(evaluating, layout, settings.rules, log)
     delivery = AlertDelivery(
-        delivering, deployment, lambda layout: Notifier(delivering, layout, consumer, settings.hooks, log, delivered)
+        delivered_from, lambda layout: Notifier(delivering, layout, consumer, settings.hooks, log, delivered)
     )
     return [
-        service("alerts-evaluate", EVALUATE_EVERY, evaluator.run_once, evaluating),
-        service("alerts-deliver", DELIVER_EVERY, delivery.run_once, delivering),
+        service("alerts-evaluate", EVALUATE_EVERY, evaluator.run_once, evaluating, evaluated),
+        service("alerts-deliver", DELIVER_EVERY, delivery.run_once, delivering, delivered_from),
     ]
+
+
+class _Live:
+    """Reads the live deployment again at each call, at most once a second, also while nodes of a cluster are down.
+
+    While the node of its description is down, it is the one that was read last, because no command can change it.
+    """
+
+    def __init__(self, settings: Settings, started: Deployment) -> None:
+        self._started = started
+        self._totals = Totals(settings.redis.url, namespace=settings.redis.namespace)
+        self.close = self._totals.close
+        """Close the connections."""
+
+    def __call__(self) -> Deployment | None:
+        """Return the deployment; `None` if the data was deleted or replaced, or a restore has not finished.
+
+        Raises:
+            TallyError, redis.RedisError: see `Totals.deployment`.
+        """
+        try:
+            found = self._totals.deployment
+        except DeploymentChanged:
+            return None
+        return found if found.epoch == self._started.epoch else None

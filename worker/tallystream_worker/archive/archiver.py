@@ -17,10 +17,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from tallystream.client.replies import is_group_missing, is_key_missing
 from tallystream.client.server_time import server_time
-from tallystream.errors import KeyLost, StreamError
+from tallystream.errors import StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
-from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.archive.counted_only import counted_only, parse_restored
 from tallystream_worker.archive.lost import find_lost, set_aside
@@ -118,7 +117,6 @@ class PartitionArchiver:
         archived = (0, 0) if newest is None else newest.last
         position = self._position()
         if position is None:
-            self._refuse_lost()
             beginning = self._beginning()
             if newest is None or beginning == (0, 0):
                 archived = beginning  # if no entry is gone, compare the files with the whole stream
@@ -128,16 +126,6 @@ class PartitionArchiver:
             position = self._position()
         if position is not None:
             self._continue_after(position)
-
-    def _refuse_lost(self) -> None:
-        """Raise `KeyLost` if a sentinel is lost, or a stream that had entries: a new stream would hide the loss."""
-        refuse_lost(self._client, self._keys)
-        with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.exists(self._keys.stream)
-            pipeline.hget(self._keys.topic_ledger, "entries:gated")
-            is_there, gated = pipeline.execute()
-        if not is_there and int(gated or 0) > 0:
-            raise KeyLost(self._keys.stream)
 
     def latest(self) -> str:
         """Return the last ID that the stream has generated, or `+`, which is after every ID, if there is no stream.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
@@ -16,6 +17,7 @@ from tallystream.client.replies import is_refusal
 from tallystream.errors import KeyLost, TallyError
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import VERSION
+from tallystream_worker.process.unless_lost import write_unless_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +31,9 @@ SOURCE: Final = "file:"
 
 _AT: Final = "@"
 """The separator between a source and a partition of an earlier topic, in the name of its offset there."""
+
+_PAGE: Final = 1000
+"""Offsets that one command writes at most."""
 
 _INGEST: Final = Script("tallystream_worker.ingest", "ingest")
 
@@ -200,6 +205,7 @@ def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
     The offsets that the closed topic has from earlier topics are copied too.
 
     Raises:
+        KeyLost: the partition of the new topic that gets the offsets has lost a key.
         RedisError: the offsets cannot be read or written; some may be copied, and another call copies all.
     """
     for partition, keys in enumerate(old.keys):
@@ -207,8 +213,10 @@ def keep_offsets(client: redis.Redis, old: Layout, new: Layout) -> None:
         for name, mark in client.hscan_iter(keys.sequences, match=f"{SOURCE}*", count=1000):
             source = name.decode()
             kept[source if _AT in source else earlier_name(source, old.topic, partition)] = mark
-        if kept:
-            client.hset(new.keys[0].sequences, items=[part for pair in kept.items() for part in pair])
+        left = iter(kept.items())
+        while page := list(islice(left, _PAGE)):
+            fields = [part for pair in page for part in pair]
+            write_unless_lost(client, new.keys[0], "HSET", new.keys[0].sequences, *fields)
 
 
 def earlier_name(source: str, topic: int, partition: int) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
     from tallystream.reading.counters import Counter
     from tallystream.reading.reach import UnreachablePartition
+    from tallystream.storage.keys import Layout
     from tallystream.wire.position import CountingPosition
     from tallystream_worker.live.changes import Changes
     from tallystream_worker.live.cursor import Cursor
@@ -82,6 +83,8 @@ _LONGEST_PAUSE: Final = 5.0
 """The longest back-off of failed passes, in seconds."""
 
 _MANY: Final = "too many counters changed to send each of them"
+
+_AWAY: Final = "a node of the cluster does not answer, so it is not known what changed after the given position"
 
 _LOST: Final = "the streams no longer have the entries at the given position: lost by the server, or trimmed"
 
@@ -410,7 +413,8 @@ class Broadcaster:
 
         The totals are of the counters that it follows by name, or, from the position `since` on, of all followed
         counters that changed. A reset is given if these cannot be found; if no pass has succeeded yet, only a reset. If
-        `since` is ahead of the last pass, first wait for the next pass.
+        `since` is ahead of the last pass, first wait for the next pass. If nodes do not answer, it is not known how far
+        their partitions are counted: that is a reason for a reset only if this service has read them after `since`.
 
         Args:
             reader: The reader.
@@ -423,23 +427,36 @@ class Broadcaster:
         if self._at is None:  # no pass has succeeded yet
             reader.reset("the counters could not be read when this stream began", "")
             return
-        if since is not None and _is_ahead(since, self._at):
+        layout = (await self._totals.deployment()).layout
+        if since is not None and _is_ahead(since, self._reached(since, self._at, layout)):
             await self._passed.wait()  # the position is from another read service, which made its pass later
         end, id_, positions = self._at, self._id, self._positions
         counters = set(wanted.named)
         if resumes:
-            layout = (await self._totals.deployment()).layout
             if since is None:
                 reader.reset("the data was replaced after the given position", id_)
-            elif _is_ahead(since, end):
+            elif _is_ahead(since, reached := self._reached(since, end, layout)):
                 reader.reset("the data was rewound to before the given position", id_)
+            elif _is_ahead(end, reached):
+                reader.reset(_AWAY, id_)
             else:
-                found = await changed_between(self._totals, layout, since, end, _RESUME_BUDGET, wanted.metrics)
+                found = await changed_between(self._totals, layout, since, reached, _RESUME_BUDGET, wanted.metrics)
                 if found is None or not found.is_unbroken:
                     reader.reset(_MANY if found is None else _LOST, id_)
                 else:
                     counters = wanted.among(found.subjects)
         reader.first(MessageBatch(await self._read(counters), id_, as_of_counted(positions), lag_of(positions)))
+
+    def _reached(self, since: Cursor, end: Cursor, layout: Layout) -> Cursor:
+        """Return the position `end`, with that of `since` for the partitions whose nodes do not answer.
+
+        This service does not know how far they are counted. When they are readable again, the next pass gives what
+        changed after `end`, or a reset.
+        """
+        away = {each.stream for each in self._unreachable}
+        return tuple(
+            given if keys.stream in away else known for keys, given, known in zip(layout.keys, since, end, strict=True)
+        )
 
     @property
     def _id(self) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from tallystream.client.backoff import Backoff
-from tallystream.client.replies import is_stream_or_group_missing
+from tallystream.client.replies import is_stream_or_group_missing, is_unreachable
 from tallystream.errors import DeploymentChanged, KeyLost
+from tallystream_worker.process.in_reach import for_each_in_reach
 from tallystream_worker.process.periodic import PeriodicService
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def for_each_partition(
 ) -> None:
     """Read the deployment again, and run a job in every partition of its live topic, also after it failed in one.
 
+    If nodes of a cluster do not answer, their partitions are left out.
+
     If the data that the worker started with was deleted or replaced, or a restore has not finished, do nothing. Ignore
     a `RedisError` of the job that shows that a stream or consumer group is gone. The counting loop reports both. An
     exception of the job that is neither a `RedisError` nor a `KeyLost` is raised at once, without the partitions after
@@ -47,23 +50,31 @@ def for_each_partition(
     Raises:
         redis.RedisError, KeyLost: the deployment could not be read; or the first error of the job, after all
             partitions.
+        NodeUnreachable: nodes do not answer, and there is no other error; raised after all other partitions.
         ConfigurationError: this release cannot read the stored layout version or rules.
     """
     try:
-        found = deployment.reload(client)
+        found = deployment.reload(client, in_part=True)
     except DeploymentChanged:
         return
-    failed: RedisError | KeyLost | None = None
-    for partition, keys in enumerate(found.layout.keys):
+    failed: list[RedisError | KeyLost] = []
+
+    def run(partition: int, keys: PartitionKeys) -> None:
         try:
             job(partition, keys, found)
         except KeyLost as error:
-            failed = failed or error
+            failed.append(error)
         except RedisError as error:
+            if is_unreachable(error):
+                raise
             if not is_stream_or_group_missing(error):
-                failed = failed or error
-    if failed is not None:
-        raise failed
+                failed.append(error)
+
+    try:
+        for_each_in_reach(client, found.in_reach.layout, run)
+    finally:
+        if failed:
+            raise failed[0]
 
 
 def maintenance_service(

@@ -95,6 +95,7 @@ def reap_producers(
         removed.
 
     Raises:
+        KeyLost: the partition has lost a key; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     milliseconds = [int(seconds * 1000) for seconds in (longest, silence, spool_silence)]
@@ -133,7 +134,7 @@ class Reaper:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic, or a key of a partition, is lost.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

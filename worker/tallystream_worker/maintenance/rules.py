@@ -40,6 +40,7 @@ def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
         The metrics that were counted by other rules before; empty if there are none, and then nothing is changed.
 
     Raises:
+        KeyLost: the partition has lost a key; nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     names = list(rules.metric)
@@ -82,7 +83,7 @@ class RulesAdopter:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic, or a key of a partition, is lost.
         """
 
         def adopt_one(_number: int, keys: PartitionKeys, found: Deployment) -> None:

@@ -26,7 +26,7 @@ _BEGIN: Final = Script("tallystream_worker.rebuild", "begin")
 _KEPT: Final = frozenset({b"files", b"meta", b"rules"})
 """Ends of keys that begin like a partition's keys, but do not belong to it."""
 
-_NO_COUNTERS: Final = frozenset({b"holds", b"auditing", b"verifying", b"hottest"})
+_NO_COUNTERS: Final = frozenset({b"holds", b"auditing", b"verifying", b"hottest", b"confirmed"})
 """Ends of keys that processes write even if a partition has lost all its keys; no counter depends on them."""
 
 

@@ -135,7 +135,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
-        writer = Writer(store)
+        writer = Writer(store, settings.worker.durability)
         durability = settings.worker.read_durability
         async with Totals(store.url, namespace=store.namespace, durability=durability) as totals:
             broadcaster = Broadcaster(store, totals)

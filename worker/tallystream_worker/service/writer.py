@@ -6,6 +6,7 @@ from typing import Final
 import structlog
 
 from tallystream.aio import Producer
+from tallystream.client.durability import Durability
 from tallystream.errors import TallyError
 from tallystream_worker.service.stream_capacity import StreamCapacity
 from tallystream_worker.settings.settings import RedisSettings
@@ -22,10 +23,12 @@ class Writer:
 
     Args:
         store: The server and the namespace.
+        durability: When an event counts as appended, and a decision as made.
     """
 
-    def __init__(self, store: RedisSettings) -> None:
+    def __init__(self, store: RedisSettings, durability: Durability) -> None:
         self._store = store
+        self._durability = durability
         self._producer: Producer | None = None
         self._is_stalled = False
         self.room = StreamCapacity()
@@ -52,7 +55,11 @@ class Writer:
         """
         if self._producer is None:
             self._producer = Producer(
-                self._store.url, namespace=self._store.namespace, when_full="raise", buffer_events=MAX_HELD
+                self._store.url,
+                namespace=self._store.namespace,
+                durability=self._durability,
+                when_full="raise",
+                buffer_events=MAX_HELD,
             )
         return self._producer
 

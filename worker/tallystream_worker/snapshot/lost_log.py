@@ -75,6 +75,7 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
             longer the last one, or a restore replaces the counters now, nothing is stored, and the result is `False`.
 
     Raises:
+        KeyLost: with `added`, the partition has lost a key; nothing was stored.
         redis.RedisError: the server did not answer, and may have stored the mark; or it refused the command.
     """
     (answer,) = _MARK(client, [keys.sequences, keys.live], [known, added, closing])

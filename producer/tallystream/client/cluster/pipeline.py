@@ -67,8 +67,10 @@ class ClusterPipeline(Pipeline):
             replies = _Run(self._router, self._client.execute_command, staged).run(transaction=self._is_atomic)
         finally:
             self.reset()
-        if raise_on_error:
-            self.raise_first_error(staged, replies)  # type: ignore[no-untyped-call]
+        if raise_on_error and (error := next((each for each in replies if isinstance(each, RedisError)), None)):
+            if isinstance(error, ResponseError):
+                self.raise_first_error(staged, replies)  # type: ignore[no-untyped-call]  # it names the command
+            raise error  # redis-py does not look for errors of connections, which are replies only in a cluster
         return replies
 
 

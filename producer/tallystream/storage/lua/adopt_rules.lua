@@ -5,9 +5,15 @@
 -- ARGV[1] rules, msgpack, in the form of `rules` in rules/plan.lua
 --
 -- Returns {"adopted", metric, ...}   these metrics were counted by other rules before
+--         {"damaged", key}           the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: a metric that was never counted gets no parts: nothing of it can be lacking.
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local parts = require('tallystream.storage.lua.rules.parts')
 
+local lost = sentinels.lost(KEYS[1])
+if lost then
+  return { 'damaged', lost }
+end
 redis.call('HLEN', KEYS[2])
 return { 'adopted', unpack(parts.update(KEYS[1], cmsgpack.unpack(ARGV[1]), true)) }

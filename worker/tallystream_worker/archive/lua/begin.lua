@@ -5,17 +5,25 @@
 -- ARGV[1] group   ARGV[2] the group's position: the ID up to which everything is archived, or 0-0
 --
 -- Returns {"begun"}
---         {"there"}    the group exists; nothing was changed
+--         {"there"}          the group exists; nothing was changed
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua), or a stream that had entries: a
+--                            new stream would hide the loss; nothing was changed
 --
 -- Invariant: an open range begins right after the group's position. So a range that was open when the group was lost,
 -- for example because a restore replaced the stream, is forgotten with it: the new group may have another position. If
 -- the file of that range is written, it is ahead of the new group's position, or before it.
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream, group, position = KEYS[1], ARGV[1], ARGV[2]
 
-if call('EXISTS', stream) == 1 and streams.group(stream, group) then
+local exists = call('EXISTS', stream) == 1
+if exists and streams.group(stream, group) then
   return { 'there' }
+end
+local lost = sentinels.lost(stream) or (not exists and sentinels.is_stream_lost(stream) and stream)
+if lost then
+  return { 'damaged', lost }
 end
 if position == '0-0' then
   call('XGROUP', 'CREATE', stream, group, position, 'MKSTREAM', 'ENTRIESREAD', 0)

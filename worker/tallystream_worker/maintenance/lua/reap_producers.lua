@@ -8,6 +8,7 @@
 -- ARGV[5] the same, of a producer with a spool
 --
 -- Returns {"reaped", next cursor, producers removed}
+--         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Silence is measured in active time: the time during which the server ran and workers made their passes. So neither an
 -- outage nor a clock that jumps makes producers silent: a call adds at most ARGV[3]. From time to time a mark records
@@ -23,6 +24,7 @@
 local chunks = require('tallystream.storage.lua.lib.chunks')
 local clock = require('tallystream.storage.lua.lib.clock')
 local producers = require('tallystream.storage.lua.lib.producers')
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call, sequences = redis.call, KEYS[1]
 
@@ -65,6 +67,10 @@ local function move_horizon(active, silence, last_id, stored_marks, stored)
   return horizon, table.concat(kept, ' '), horizon .. ' ' .. newest
 end
 
+local lost = sentinels.lost(sequences)
+if lost then
+  return { 'damaged', lost }
+end
 local was_active, drawn_marks, drawn, spool_marks, spool =
   unpack(call('HMGET', sequences, '!active', '!marks:drawn', '!reaped', '!marks:spool', '!reaped:spool'))
 local last_id = streams.last_id(KEYS[2])

@@ -28,7 +28,7 @@ MAX_EVENT_BODY: Final = 2**16
 """Largest body with one event to decide, in bytes."""
 
 CONFIRM_TIMEOUT: Final = 5.0
-"""Seconds within which Redis must have accepted the events of a request."""
+"""Seconds within which Redis must have confirmed the events of a request."""
 
 _STATUS: Final = {
     None: HTTPStatus.OK,
@@ -74,6 +74,8 @@ class Events(Controller):
     ) -> Appended:
         """Append the events, and respond 202 when they are in the streams; they are counted later.
 
+        With `[worker] durability` `replica` or `fsync`, they are then on a replica or on the disk too.
+
         Respond 504 if that takes over 5 seconds: the events are still appended, as soon as Redis accepts them, unless
         this process ends before. Respond 503 with `Retry-After` if there is no room, or if Redis cannot be read: none
         is appended. Respond 503 without `Retry-After` if Redis refuses the events for good, or if the stored deployment
@@ -110,8 +112,9 @@ class Events(Controller):
 
         After a 400 the event was not counted: it is invalid, too late or too far ahead, or its metric is spread or kept
         in a sketch. After a 503 with `Retry-After` it was not counted either. After a 503 without, Redis did not reply,
-        and the event may have been counted: send it again only if it has an id or its metric counts once per actor. No
-        replica and no disk is waited for.
+        and the event may have been counted: send it again only if it has an id or its metric counts once per actor.
+        After a 504 the event is decided, but the replica or the disk that `[worker] durability` names has not confirmed
+        it within a second: a failover or a crash may undo it. Send it again under the same condition.
         """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)
@@ -174,7 +177,7 @@ async def _append(writer: Writer, read: Read, totals: Totals, layout: Layout) ->
             raise _not_known(error, taken) from None
         writer.is_stalled = True
         detail = (
-            f"Redis has not accepted the events within {CONFIRM_TIMEOUT:g} seconds. They are buffered and will still "
+            f"Redis has not confirmed the events within {CONFIRM_TIMEOUT:g} seconds. They are buffered and will still "
             "be sent. If you send them again, they may be counted twice, unless they have ids"
         )
         raise problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None

@@ -9,6 +9,7 @@
 -- Returns {"marked"}
 --         {"unknown"}   the first mark is missing: nothing was changed
 --         {"replaced"}  a restore has replaced the counters since, or has begun to: nothing was changed
+--         {"damaged", key}   the partition has lost this key since (see lib/sentinels.lua): nothing was changed
 --
 -- A mark is `<lineage>.<number>`; all snapshots in one database have the same lineage. The field `!snapshots` has the
 -- marks, the latest last: of this lineage those since the first mark, and of other lineages at most 62.
@@ -16,6 +17,7 @@
 -- Invariant: while a partition has a mark, it has everything that it had when the snapshot was taken: a server that
 -- loses some of that loses the mark too, because the mark was written later. No mark is added for values that a restore
 -- has replaced.
+local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local call, match = redis.call, string.match
 local sequences, known, added = KEYS[1], ARGV[1], ARGV[2]
 local FIELD, OTHERS = '!snapshots', 62
@@ -39,7 +41,10 @@ local function is_replaced()
 end
 
 if added ~= '' then
-  if is_replaced() then
+  local lost = sentinels.lost(sequences)
+  if lost then
+    return { 'damaged', lost }
+  elseif is_replaced() then
     return { 'replaced' }
   end
   local marks = {}

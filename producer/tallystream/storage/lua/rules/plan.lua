@@ -56,6 +56,19 @@ local windows = require('tallystream.storage.lua.rules.windows')
 
 local SETTLED, GATED = 'entries:settled', 'entries:gated' -- fields of a ledger
 
+-- Returns the name of a lost ledger, or of another lost key with a sentinel; `nil` if the ledger has its sentinel. For
+-- the topic's ledger, see lib/sentinels.lua. The script begin.lua writes `entries:settled` when it creates a later
+-- generation. The scratch counters of an audit, which have a number below 0, have no sentinel.
+local function lost_ledger(key)
+  local generation = string.match(key, ':g(%-?%d+):ledger$')
+  if redis.call('HEXISTS', key, generation and SETTLED or GATED) == 1 then
+    return nil
+  elseif not generation then
+    return require('tallystream.storage.lua.lib.sentinels').lost(key)
+  end
+  return tonumber(generation) > 0 and key or nil
+end
+
 -- Records that metrics are counted by other rules than before, if they are.
 local function check_parts(planned, decided_at)
   local rules, forgotten, names = planned.rules, string.gsub(planned.ledger_key, 'ledger$', 'forgotten'), {}
@@ -69,7 +82,7 @@ local function check_parts(planned, decided_at)
   for i, rule in ipairs(rules) do
     if stored[i] ~= rule.parts then
       local parts = require('tallystream.storage.lua.rules.parts')
-      planned.lost = parts.find_lost(planned.ledger_key)
+      planned.lost = lost_ledger(planned.ledger_key) or parts.find_lost(planned.ledger_key)
       if planned.lost then
         return
       end
@@ -101,16 +114,6 @@ local function plan_state(planned)
   end
 end
 
--- Returns the name of a ledger without its sentinel if it was lost, else `nil`. For the topic's ledger (`generation` is
--- `nil`), see lib/sentinels.lua. The script begin.lua writes `entries:settled` when it creates a later generation. The
--- scratch counters of an audit, which have a number below 0, have no sentinel.
-local function lost_ledger(key, generation)
-  if not generation then
-    return require('tallystream.storage.lua.lib.sentinels').lost(key)
-  end
-  return generation > 0 and key or nil
-end
-
 local function plan_ledger(planned)
   local ledger = planned.batch.ledger
   for i = 1, #ledger, 2 do
@@ -123,7 +126,7 @@ local function plan_ledger(planned)
   end
   local values = numbers.check_whole(planned.ledger_key, fields)
   if not values[1] and not planned.lost then
-    planned.lost = lost_ledger(planned.ledger_key, tonumber(generation))
+    planned.lost = lost_ledger(planned.ledger_key)
   end
 end
 
