@@ -22,8 +22,8 @@ from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
 from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
+from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream.wire.stream_id import after as following
-from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes
 
 if TYPE_CHECKING:
@@ -79,6 +79,21 @@ class LiveRules(msgspec.Struct, frozen=True):
             ConfigurationError: this release cannot read them.
         """
         return read_rules(self.published.encode())
+
+    def recorded(self) -> dict[int, Rules]:
+        """Return the rules that are recorded, by number, with the retractions and the retention of the live ones.
+
+        Rules that this release cannot read are left out. The number of the live rules has these.
+
+        Raises:
+            ConfigurationError: this release cannot read the live rules.
+        """
+        live, found = self.rules, {}
+        for _, fields in self.changes:
+            with suppress(ConfigurationError):  # this release cannot read them
+                recorded = replace(read_rules(fields["rules"].encode()), retracted=live.retracted)
+                found[int(fields["number"])] = _keeping(recorded, live)
+        return found | {self.number: live}
 
 
 def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
@@ -208,6 +223,35 @@ class Course:
         """By number of rules, the place at which the partition begins to follow them; without the first ones."""
         return {number: place for place, number, _ in self._steps[1:]}
 
+    @property
+    def ranges(self) -> list[tuple[StreamID, StreamID]]:
+        """The two IDs of each place, in order."""
+        return list(zip(self._firsts, self._lasts, strict=True))
+
+    @cached_property
+    def inexact(self) -> frozenset[str]:
+        """The metrics whose counters depend on the order of the events, by any of the rules."""
+        return frozenset(
+            name
+            for _, _, rules in self._steps
+            for name, rule in rules.metric.items()
+            if rule.max_subjects is not None or rule.seen == "bloom"
+        )
+
+    def doubtful(self, has_entries: Callable[[str], bool]) -> frozenset[str]:
+        """Return the metrics of which some events may have been counted by the rules before.
+
+        The rules changed at a place with entries between its two IDs: one of them was perhaps counted before, although
+        an earlier one was pending.
+
+        Args:
+            has_entries: Returns whether the stream has entries from the first to the second ID of a place, or had some.
+        """
+        pairs = zip(self._steps, self._steps[1:], strict=False)
+        return frozenset().union(
+            *(_changed(before, after) for (_, _, before), (place, _, after) in pairs if has_entries(place))
+        )
+
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
         """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
 
@@ -233,6 +277,64 @@ class Course:
         if was_decided(entry.fields):
             return bisect_left(self._lasts, parse_id(entry.id))
         return bisect_right(self._firsts, parse_id(entry.id))
+
+
+class GenerationRules:
+    """The rules that have counted the entries of a partition in the live generation, from its first entry on.
+
+    Args:
+        live: The live rules.
+        partition: The number of the partition.
+        first: The ID of the first entry of the partition; `""` if it is not known.
+    """
+
+    def __init__(self, live: LiveRules, partition: int, first: str) -> None:
+        self._rules = live.recorded()
+        places = live.places.get(partition)
+        self._is_known = places is not None and places.keys() <= self._rules.keys()
+        self._places = {number: place for number, place in (places or {}).items() if number in self._rules}
+        self._firsts = [live.number]
+        if self._places:
+            self._firsts = self._unplaced(live)
+            self._is_known = self._is_known and bool(self._firsts)
+        published = {int(fields["number"]): parse_id(name)[0] for name, fields in reversed(live.changes)}
+        earlier = [number for number in self._firsts if first and published[number] <= parse_id(first)[0]]
+        self._first = (earlier or self._firsts[:1] or [min(self._places, default=live.number)])[-1]
+
+    def _unplaced(self, live: LiveRules) -> list[int]:
+        """Return the numbers of the rules that may be the first ones, which have no place; the earliest first."""
+        earlier = [
+            (int(fields["number"]), int(fields["generation"]))
+            for _, fields in live.changes
+            if int(fields["number"]) in self._rules and int(fields["number"]) < min(self._places)
+        ]
+        of_it = [number for number, generation in earlier if generation == live.generation]
+        return list(dict.fromkeys(of_it or [number for number, _ in earlier[-1:]]))
+
+    @property
+    def course(self) -> Course:
+        """The rules that count the entries, by place in the log."""
+        later = [(place, number, self._rules[number]) for number, place in self._places.items()]
+        return Course([("", self._first, self._rules[self._first]), *later])
+
+    def doubtful(self, has_entries: Callable[[str], bool]) -> frozenset[str] | None:
+        """Return the metrics of which some events may have been counted by other rules; `None` if it may be any metric.
+
+        It may be any if the places are lost, or some rules. Else it is the metrics of `Course.doubtful`, and those that
+        differ if several rules may have been the first ones.
+        """
+        if not self._is_known:
+            return None
+        found = self.course.doubtful(has_entries)
+        return found.union(*(_changed(self._rules[self._first], self._rules[each]) for each in self._firsts))
+
+
+def _changed(before: Rules, after: Rules) -> frozenset[str]:
+    """Return the metrics whose rules differ; if the zone differs, every metric."""
+    names = before.metric.keys() | after.metric.keys()
+    return frozenset(
+        name for name in names if before.zone != after.zone or before.metric.get(name) != after.metric.get(name)
+    )
 
 
 class RestoredRules:
@@ -319,6 +421,14 @@ class RestoredRules:
             number = max((each for each in rules if each < number), default=number)
         later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
         return Course([("", number, rules[number]), *later])
+
+    def knows(self, partition: int) -> bool:
+        """Return whether the places of all changes after the snapshot are known in a partition, and their rules."""
+        kept = self._kept
+        if kept is None:
+            return True
+        places = kept.places.get(partition) if kept.topic == self._topic else None
+        return places is not None and all(each in self._recorded or each <= self._first for each in places)
 
     def _at_publication(self, newest: int) -> dict[int, str]:
         """Return places, by number, for the changes of the rules after those of the snapshot, up to and with a number.
