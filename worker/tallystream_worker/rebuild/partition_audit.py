@@ -202,19 +202,11 @@ class PartitionAudit:
         Without an archive, the first entry of the stream is taken for the first one.
         """
         found = GenerationRules(followed, self._number, archived or self._first_held() or "")
-        self._doubt(found.doubtful(self._has_entries))
+        self._doubt(found.doubtful())
         self._follow(found.course)
 
     def _doubt(self, metrics: frozenset[str] | None) -> None:
         self._doubts = None if metrics is None or self._doubts is None else self._doubts | metrics
-
-    def _has_entries(self, place: str) -> bool:
-        """Return whether the stream has entries from the first to the second ID of a place, or had some."""
-        first, _, last = place.partition(" ")
-        held = self._first_held()
-        if held is None or parse_id(held) > parse_id(first):
-            return parse_id(first) <= parse_id(last)
-        return bool(self._client.xrange(self._keys.stream, first, last, count=1))
 
     def _last_retry(self) -> int | None:
         """Return the time of the last retry of a dead letter by the live ledger; `None` if there was none."""
@@ -323,7 +315,7 @@ class PartitionAudit:
         if rules is not None:
             course = rules.course(self._number, found[0], [found[1]])
             self._follow(course)
-            self._doubt(course.doubtful(self._has_entries) if rules.knows(self._number) else None)
+            self._doubt(rules.doubtful(self._number, course))
         self._loaded = [letter_of(self._number, id_, decode_letter(value)) for id_, value in load.dead.items()]
         self._retried = load.ledger.get(RETRIED)
         self._kept = load.expires

@@ -148,7 +148,7 @@ def drill(
             copy = Deployment.create_or_load(other, namespace=deployment.layout.namespace)
             doubts = [
                 _catch_up(other, copy, partition, moment, database.ledger(partition).get(RETRIED), followed)
-                | _doubts(client, database, deployment, partition, followed)
+                | _doubts(database, deployment, partition, followed)
                 for partition, moment in enumerate(moments)
             ]
             restored = Snapshotter(other, database, copy)
@@ -170,22 +170,14 @@ def _followed(client: redis.Redis, deployment: Deployment) -> LiveRules | None:
     return find_live_rules(client, layout, client.execute_command("HGETALL", layout.root))
 
 
-def _doubts(
-    client: Any, database: Database, deployment: Deployment, partition: int, followed: LiveRules | None
-) -> frozenset[str]:
+def _doubts(database: Database, deployment: Deployment, partition: int, followed: LiveRules | None) -> frozenset[str]:
     """Return the metrics of which it is not known by which rules all their events after the snapshot were counted."""
     found = database.position(partition)
     if followed is None or found is None:
         return frozenset()
-    keys, rules = deployment.layout.keys[partition], RestoredRules(database.facts(), deployment.layout, followed, [])
-    if not rules.knows(partition):
-        return frozenset({_ANY})
-
-    def has_entries(place: str) -> bool:
-        first, _, last = place.partition(" ")
-        return bool(client.xrange(keys.stream, first, last, count=1)) or not found[0].is_reached(client, keys.stream)
-
-    return rules.course(partition, found[0], [found[1]]).doubtful(has_entries)
+    rules = RestoredRules(database.facts(), deployment.layout, followed, [])
+    doubtful = rules.doubtful(partition, rules.course(partition, found[0], [found[1]]))
+    return frozenset({_ANY}) if doubtful is None else doubtful
 
 
 def _catch_up(
