@@ -316,7 +316,7 @@ class GenerationRules:
             self._firsts = self._unplaced(live, live.firsts.get(partition))
             self._is_known = self._is_known and bool(self._firsts)
         published = {int(fields["number"]): parse_id(name)[0] for name, fields in reversed(live.changes)}
-        earlier = [number for number in self._firsts if first and published[number] <= parse_id(first)[0]]
+        earlier = [number for number in self._firsts if first and published.get(number, 0) <= parse_id(first)[0]]
         self._first = (earlier or self._firsts[:1] or [min(self._places, default=live.number)])[-1]
 
     def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
