@@ -2425,6 +2425,28 @@ MUTANTS: Final = (
         tests=("tests/integration/runtime/test_publication.py::test_a_lost_number_is_not_used_again",),
     ),
     Mutant(
+        "quota-begins-again-without-its-number",
+        (
+            Edit(
+                "tallystream/storage/lua/rules/totals.lua",
+                "if not known and redis.call('EXISTS', rule.sketch) == 1 then",
+                "if false then",
+            ),
+        ),
+        tests=("tests/integration/reading/test_sketches.py::test_a_lost_number_of_subjects_makes_no_total_wrong",),
+    ),
+    Mutant(
+        "estimate-trusts-a-lost-sum",
+        (
+            Edit(
+                "tallystream/reading/sketches.py",
+                "abs(estimated) if was_reset or estimated > sketched else 0",
+                "abs(estimated) if was_reset else 0",
+            ),
+        ),
+        tests=("tests/integration/reading/test_sketches.py::test_a_lost_sum_of_a_sketch_is_stated",),
+    ),
+    Mutant(
         "reset-forgets-the-sketch",
         (
             Edit(

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tallystream.reading.freshness import Figure, as_of, freshness, lag_of
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.reach import UnreachablePartition  # noqa: TC001  # msgspec reads the type
-from tallystream.reading.sketches import bound, estimate, estimate_command
+from tallystream.reading.sketches import error_of, estimate, estimate_command
 from tallystream.rules.parts import SKETCHES
 from tallystream.wire.event import MAX_SUBJECT_BYTES, check_metric, check_text
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
@@ -307,14 +307,13 @@ def query_counters(
             reading.positions[partition] = parse_position([next(answers), next(answers)], group)
             values = dict(zip(wanted, raise_on_error(next(answers)), strict=True))
             for counter in in_sketch:
-                cells, sketched_sum = raise_on_error(next(answers)), int(raise_on_error(next(answers)) or 0)
+                estimated, sketched_sum = estimate(raise_on_error(next(answers))), raise_on_error(next(answers))
                 was_reset = raise_on_error(next(answers)) is not None
                 exact = values[counter]
-                if sketched_sum > 0 and (exact is None or f"{SKETCHES}:{counter[1]}" in removed):
-                    estimated = estimate(cells)
+                if (sketched_sum or estimated) and (exact is None or f"{SKETCHES}:{counter[1]}" in removed):
                     values[counter] = int(exact or 0) + estimated
                     # A reset takes nothing out of a sketch, so all of the estimate may be from before it.
-                    error = max(bound(sketched_sum), estimated if was_reset else 0)
+                    error = error_of(estimated, int(sketched_sum or 0), was_reset=was_reset)
                     reading.errors[counter] = reading.errors.get(counter, 0) + error
             for counter, value in values.items():
                 reading.values[counter] += int(value or 0)

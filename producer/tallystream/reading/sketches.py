@@ -46,3 +46,17 @@ def bound(sketched: int) -> int:
         sketched: The sum of all amounts in the sketch.
     """
     return math.ceil(EPSILON * sketched)
+
+
+def error_of(estimated: int, sketched: int, *, was_reset: bool) -> int:
+    """Return by how much an estimate may be too high: `bound`, or all of the estimate if the bound does not hold.
+
+    It does not hold for a subject that was reset. Nor does it if the estimate is larger than the sum of all amounts:
+    then some amounts are negative, or the ledger has lost the sum.
+
+    Args:
+        estimated: The estimate.
+        sketched: The sum of all amounts in the sketch that the ledger has; 0 if it has none.
+        was_reset: Whether the total was reset: a reset takes nothing out of a sketch.
+    """
+    return max(bound(sketched), 0, abs(estimated) if was_reset or estimated > sketched else 0)

@@ -72,6 +72,12 @@ DUE: Final = "!due"
 UNTIL: Final = "!until"
 """Field of `PartitionKeys.forgotten`: the millisecond up to which periods were removed."""
 
+UNORDERED: Final = "entries:unordered:"
+"""Prefix of fields of the ledger: the number of rules follows, see `PartitionKeys.adopted`."""
+
+FIRST_RULES: Final = "entries:first"
+"""Field of the ledger: the number of the first rules that counted the partition, if it had none when it was opened."""
+
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""
 
@@ -241,6 +247,7 @@ class PartitionKeys:
 
         Entries before the first ID were counted by the rules before, and entries after the second ID are counted by
         these. Of the entries between the two, those that were counted when the rules changed follow the rules before.
+        If there are such entries, other than decided ones, the ledger has the field `UNORDERED` with the number.
         The first rules of the generation are not in it.
         """
         return self.counters + "adopted"

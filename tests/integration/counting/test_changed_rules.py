@@ -16,7 +16,7 @@ from tallystream.reading.series import query_rolling, query_series
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.wire.event import MAX_AHEAD
-from tallystream_worker.maintenance.rules import adopt
+from tallystream_worker.counting.adopt import adopt
 from tests.harness import Harness
 from tests.integration.rebuild.test_rebuild import rebuilt
 

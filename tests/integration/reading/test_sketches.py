@@ -174,6 +174,38 @@ def test_subjects_beyond_the_quota_go_to_the_sketch(harness, totals):
     assert (outcome.accepted, outcome.total) == (True, None)
 
 
+def test_a_lost_number_of_subjects_makes_no_total_wrong(harness, totals):
+    """Without the number of exact subjects, a subject in the sketch stays there, and its total is not too low."""
+    subjects = [f"made-up:{n:012d}" for n in range(400)]
+    count(harness, invented(400))
+    exact = harness.totals()
+    for keys in harness.layout.keys:
+        assert harness.client.hdel(keys.ledger, "subjects@few") == 1
+    count(harness, invented(400))
+    with Producer(harness.url) as producer:
+        assert producer.decide("few", subjects[-1]).accepted
+    assert harness.totals() == dict.fromkeys(exact, 2)
+    reading = totals.read((subject, "few") for subject in subjects)
+    sketched = [subject for subject in subjects if ("few", subject) not in exact]
+    assert len(sketched) == 400 - QUOTA * PARTITIONS
+    assert min(reading.values.values()) == 2
+    assert all(reading.error((subject, "few")) > 0 for subject in sketched)
+
+
+def test_a_lost_sum_of_a_sketch_is_stated(harness, totals):
+    """Without the sum of the amounts in a sketch, an estimate is not 0, and its error is not too small."""
+    count(harness, invented(400))
+    exact = harness.totals()
+    subject = next(f"made-up:{n:012d}" for n in range(400) if ("few", f"made-up:{n:012d}") not in exact)
+    for after in (0, 1):
+        for keys in harness.layout.keys:
+            harness.client.hdel(keys.ledger, "sketched@few")
+        count(harness, [("few", "another", 1, time.time(), None)] * after)
+        reading = totals.read([(subject, "few")])
+        assert reading.values[subject, "few"] >= 1
+        assert reading.error() >= reading.values[subject, "few"] - after
+
+
 def test_the_error_of_a_spread_metric_is_that_of_all_its_sketches(server):
     """If a metric was in sketches before it was spread, an estimate adds up all of them, and so does its error."""
     before, after = Rules({"few": Metric(max_subjects=1)}), Rules({"few": Metric(spread=True)})

@@ -103,7 +103,7 @@ ROWS: Final = [
     Row("ledger|topic ledger", "entries:gated", REFUSED),
     Row(
         "ledger|topic ledger|later ledger",
-        "(appended|counted|dead|rejected|total|sketched|duplicate|late)([@:].*)?|dropped|entries:(settled|dropped)",
+        "(appended|counted|dead|rejected|total|sketched|subjects|duplicate|late)([@:].*)?|dropped|entries:(settled|dropped)",
         FOUND,
     ),
     Row("topic ledger", "plain", FOUND),
@@ -407,3 +407,20 @@ def test_lost_parts_of_rules_are_found_without_a_snapshot(server_process, tmp_pa
         world.client.hdel(keys.forgotten, "!rules:view")
         found = verify(world.client, "tally", Sources()).findings["fields.lost"]
         assert found.details == [f"{keys.forgotten} has lost its field !rules:view. {LOST_PART}"]
+
+
+def test_a_lost_number_of_subjects_is_found_without_a_snapshot(server_process, tmp_path, rebuilt):
+    """A verification names the field and its value; with this value, it finds nothing, and the totals are right."""
+    for world in opened(server_process, rebuilt, tmp_path):
+        keys = world.harness.layout.keys[0]
+        world.client.hdel(keys.ledger, "subjects@few")
+        assert world.work() == []
+        found = verify(world.client, "tally", Sources()).findings
+        assert found.keys() == {"fields.lost"}
+        assert found["fields.lost"].details == [f"{keys.ledger} has lost its field subjects@few. Set it to 2"]
+        world.client.hset(keys.ledger, "subjects@few", 2)
+        assert world.verify()[0] == ""
+        assert {name: each for name, each in world.harness.totals().items() if name[0] == "few"} == {
+            ("few", "f1"): 1,
+            ("few", "f2"): 1,
+        }

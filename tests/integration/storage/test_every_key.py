@@ -55,6 +55,7 @@ RULES = Rules(
         "sale": Metric(ids="month", limit=100, per="total"),
         "call": Metric(limit=50, per="day", ids=None),
         "page": Metric(exact=False, ids=None),
+        "few": Metric(max_subjects=2, ids=None),
     },
     alert=(Alert("many", "view", "s", above=1), Alert("recent", "view", "s", over="2d", above=1)),
 )
@@ -128,6 +129,7 @@ def pack(number: int) -> tuple[int, bytes, int]:
     builder.add("sale", "s", 1, now, None, f"i{number}")
     builder.add("call", "s", 1, now, None, None)
     builder.add("page", f"p{number}", 1, now, None, None)
+    builder.add("few", f"f{number}", 1, now, None, None)
     return builder.events, builder.build(), builder.size
 
 
@@ -259,8 +261,9 @@ def remedy(harness: Harness, snapshot: Database, key: str) -> str:
 
 
 def totals(entries: int) -> dict[tuple[str, str], int]:
-    """Return the totals after the entries 1 to `entries`, and the reset after the fourth."""
+    """Return the exact totals after the entries 1 to `entries`, and the reset after the fourth."""
     found = {(metric, "s"): entries for metric in ("like", "sale", "call")} | {("vote", "s"): 3}
+    found |= {("few", f"f{number}"): 1 for number in (1, 2)}  # the others are in the sketch
     return found | {("view", f"t{number}"): 1 for number in range(1, entries + 1)} | {("view", "s"): entries - 4}
 
 

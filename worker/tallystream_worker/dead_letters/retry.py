@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import Layout
-    from tallystream_worker.counting.fold_result import FoldFault
+    from tallystream_worker.counting.fold_result import FoldFault, FoldResult
     from tallystream_worker.dead_letters.store import DeadLetter
 
 _RETRY: Final = Script("tallystream_worker.dead_letters", "retry")
@@ -82,14 +82,7 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         settled = result.settled.total() + result.late.total() + result.retracted.total()
         if was_decided(letter.fields) or settled + kept != letter.events:
             raise StreamError(f"{letter.name}: does not contain the {letter.events} events that it states; drop it")
-        # The entry was added to these fields when it was dead-lettered.
-        moves = Counter(
-            {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "plain", "entries:"))}
-        )
-        moves["dead"] -= letter.events
-        if letter.metric:
-            moves[f"dead@{letter.metric}"] -= letter.events
-        batch = result.batch.encode([letter.id], {name: by for name, by in moves.items() if by})
+        batch = result.batch.encode([letter.id], moves(result, letter))
         again = [argument for part in dead for argument in dead_entry(part)]
         answer, *details = _RETRY(
             client,
@@ -115,3 +108,17 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         if answer == b"stale":
             return None
         excluded = result.excluding(parse_faults(details))
+
+
+def moves(result: FoldResult, letter: DeadLetter) -> dict[str, int]:
+    """Return what a retry adds to the fields of the ledger: it takes the events out of `dead`.
+
+    `result` is the fold of the dead letter. The entry itself was added to the ledger when it was dead-lettered.
+    """
+    found = Counter(
+        {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "plain", "entries:"))}
+    )
+    found["dead"] -= letter.events
+    if letter.metric:
+        found[f"dead@{letter.metric}"] -= letter.events
+    return {name: by for name, by in found.items() if by}

@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import CodecError, ConfigurationError, EventError, StreamError
 from tallystream.storage.keys import GROUP
 from tallystream.storage.scripts import Script
+from tallystream.wire.codec import decode
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.dropped import dropped_letters, record_of
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ _PAGE: Final = 100
 GIVEN_UP: Final = "delivered "
 """The beginning of the reason of an entry that was delivered too often. A fold cannot find out that such an entry was
 not counted, because the entry itself has no fault."""
+
+RETRIED: Final = "entries:retried"
+"""The field of the ledger with the time of the last retry of a dead letter, in microseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,15 @@ class DeadLetter:
     def name(self) -> str:
         """The name of the dead letter on the command line: `<partition>/<ID>`."""
         return f"{self.partition}/{self.id}"
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics of its events, also those that are not declared; empty if the entry cannot be decoded."""
+        try:
+            payload = decode(self.fields, parse_id(self.source)[0]).by_singles()
+        except (CodecError, EventError, ValueError):
+            return frozenset()
+        return frozenset([*(each.metric for each in payload.groups), *(each.metric for each in payload.singles)])
 
     @property
     def was_given_up(self) -> bool:
@@ -195,6 +209,32 @@ def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict
             left[events] -= 1
             found[letter.id] = letter.events
     return found
+
+
+def taken_from(before: Iterable[DeadLetter], present: Iterable[DeadLetter], records: Iterable[str]) -> list[DeadLetter]:
+    """Return the dead letters of `before` that are not in `present`, and were not dropped: they were retried.
+
+    Dead letters are the same if they have the same events of the same entry, whatever their IDs are. One that `shorten`
+    dropped without a record is returned too.
+
+    Args:
+        before: The earlier dead letters.
+        present: The present ones.
+        records: The records of those that were dropped: see `records_of_dropped`.
+
+    Raises:
+        ValueError: a record, or the `source` of a dead letter, is damaged.
+    """
+    left = Counter(_events_in(_record(letter)) for letter in present)
+    found = []
+    for letter in before:
+        events = _events_in(_record(letter))
+        if left[events]:
+            left[events] -= 1
+        else:
+            found.append(letter)
+    was_dropped = dropped_among(found, records)
+    return [letter for letter in found if letter.id not in was_dropped]
 
 
 def letter_of(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLetter:

@@ -6,14 +6,10 @@ state everything up to the present as missing in a partition without such an eve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
-from tallystream.rules.batch import rule_table
-from tallystream.rules.parts import PARTS, parts
-from tallystream.storage.scripts import Script
+from tallystream_worker.counting.adopt import adopt
 from tallystream_worker.maintenance.partitions import INTERVAL, for_each_partition, maintenance_service
 
 if TYPE_CHECKING:
@@ -21,42 +17,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from tallystream.deployment import Deployment
-    from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.process.periodic import PeriodicService
     from tallystream_worker.settings.settings import Settings
-
-_ADOPT: Final = Script("tallystream.storage", "adopt_rules")
-
-
-def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
-    """Record in one partition that its metrics are counted by these rules from now on.
-
-    Reads then state as missing what the earlier rules did not count. The leaderboard of all time of a changed metric is
-    removed if its subjects or values may be wrong by these rules. Metrics without a record of earlier rules, and those
-    that these rules do not change, are left alone.
-
-    Returns:
-        The metrics that were counted by other rules before; empty if there are none, and then nothing is changed.
-
-    Raises:
-        KeyLost: the partition has lost a key; nothing was changed.
-        redis.RedisError: the server does not reply, or rejects a command.
-    """
-    names = list(rules.metric)
-    if not names:
-        return []
-    stored = client.execute_command("HMGET", keys.forgotten, *(PARTS + name for name in names))
-    changed = [
-        name
-        for name, text in zip(names, stored, strict=True)
-        if text is not None and text.decode() != parts(rules.metric[name], rules.zone)
-    ]
-    if not changed:
-        return []
-    tables = [rule_table(keys, name, rules.metric[name], rules.zone) for name in changed]
-    _, *adopted = _ADOPT(client, [keys.ledger, keys.forgotten], [msgspec.msgpack.encode(tables)])
-    return [name.decode() for name in adopted]
 
 
 class RulesAdopter:

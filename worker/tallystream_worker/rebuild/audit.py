@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.rules.metrics import Rules
+    from tallystream_worker.snapshot.live_rules import LiveRules
 
 _AT_ONCE: Final = 4
 """Partitions that are audited at the same time: while one waits for a server, another is folded."""
@@ -44,6 +45,7 @@ def audit(
     sources: Sources = Sources(),  # noqa: B008  # frozen
     span: Span = Span(),  # noqa: B008
     sample: float = 1.0,
+    followed: LiveRules | None = None,
     show: Callable[[str, int, int], Any] = lambda *_: None,
 ) -> Report:
     """Fold every partition again in a scratch server, compare its live counters with the result, and return the report.
@@ -54,11 +56,14 @@ def audit(
     Args:
         client: Client of the server of the live counters.
         deployment: The deployment to audit.
-        rules: The rules that the counters should be counted by.
+        rules: The rules that the counters should be counted by; they must be the live ones if `followed` is given.
         sources: The archive and the snapshot from which to get what is gone from the streams.
         span: The buckets to compare; if unlimited, all counters.
         sample: The share of the keys that is compared, from 0 to 1, chosen by a hash of their names; a key is compared
             whole. Every entry is folded in any case.
+        followed: The rules of the server, and where its partitions began to follow them: then each entry is counted by
+            the rules that counted it, and dead letters that were retried are counted. `None` to count all entries by
+            `rules`.
         show: Called after each page of entries and each chunk of counters, from several threads, with the name of a
             stream, and the numbers of entries folded and of counters compared for it so far. An error that it raises
             ends the audit of that partition only; `audit` raises it after the partitions with lower numbers and the
@@ -69,8 +74,8 @@ def audit(
             unusable.
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: a partition has a stream, but its live consumer group is missing.
-        StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, or
-            (`EntriesTrimmed`) entries were trimmed while the stream was read.
+        StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, entries were trimmed
+            while the stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         EmbeddedServerError: the scratch server cannot be started.
         redis.RedisError: one of the two servers does not reply, or rejects a command.
@@ -83,7 +88,7 @@ def audit(
         scratch = connect(server.url)
         stack.callback(scratch.close)
         partitions = [
-            PartitionAudit(client, scratch, deployment, rules, number, sources, span, sample, show)
+            PartitionAudit(client, scratch, deployment, rules, number, sources, span, sample, followed, show)
             for number in range(deployment.layout.partitions)
         ]
         threads = stack.enter_context(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="tallystream-audit"))

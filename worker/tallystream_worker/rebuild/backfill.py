@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import StreamError
 from tallystream.storage.scripts import Script
 from tallystream_worker.counting.apply import dead_entry_arguments
+from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold_result import parse_faults
+from tallystream_worker.dead_letters.retry import moves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.counting.entry import Entry
-    from tallystream_worker.counting.fold import Fold
     from tallystream_worker.counting.fold_result import FoldFault, FoldResult
+    from tallystream_worker.counting.quarantine import FoldEntries
+    from tallystream_worker.dead_letters.store import DeadLetter
 
 _BACKFILL: Final = Script("tallystream_worker.rebuild", "backfill")
 
@@ -38,7 +40,7 @@ class Backfill:
         fold: Folds the entries of this partition.
     """
 
-    def __init__(self, client: redis.Redis, keys: PartitionKeys, fold: Fold) -> None:
+    def __init__(self, client: redis.Redis, keys: PartitionKeys, fold: FoldEntries) -> None:
         self._client = client
         self._keys = keys
         self._fold = fold
@@ -86,7 +88,36 @@ class Backfill:
         return mark
 
     def _apply(self, folded: FoldResult, mark: str, reached: str) -> Any:
-        keys = [self._keys.backfilled, self._keys.dead, self._keys.ledger]
         ledger = {name: events for name, events in folded.ledger.items() if name not in _OF_THE_STREAM}
         batch = folded.batch.encode([], ledger | {"entries:backfilled": len(folded.ids)})
+        return self._run(batch, mark, reached, folded)
+
+    def retry(self, letter: DeadLetter, fold: FoldEntries, mark: str) -> FoldResult:
+        """Count the events of a dead letter, without moving the mark; add new ones of events that still fail.
+
+        The dead letter is removed if it is in the dead stream. Return its fold.
+
+        Args:
+            letter: The dead letter.
+            fold: Folds its events by the rules of the retry.
+            mark: The mark that the server is expected to have.
+
+        Raises:
+            KeyLost, StreamError: see `__call__`; nothing was counted.
+            redis.RedisError: the events may be counted or not.
+        """
+        excluded: Mapping[FoldFault, str] = {}
+        while True:
+            folded, _ = fold([Entry(letter.source, letter.fields)], excluded)
+            batch = folded.batch.encode([], moves(folded, letter))
+            answer, *details = self._run(batch, mark, mark, folded)
+            if answer == b"applied":
+                self._client.execute_command("XDEL", self._keys.dead, letter.id)
+                return folded
+            if answer != b"rejected":
+                raise StreamError(f"{self._keys.backfilled} is not {mark}: another process has changed it")
+            excluded = folded.excluding(parse_faults(details))
+
+    def _run(self, batch: bytes, mark: str, reached: str, folded: FoldResult) -> Any:
+        keys = [self._keys.backfilled, self._keys.dead, self._keys.ledger]
         return _BACKFILL(self._client, keys, [batch, mark, reached, *dead_entry_arguments(folded)])

@@ -6,17 +6,26 @@ import pickle
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress, islice
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time
-from tallystream.errors import KeyLost
+from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.counting.adopt import adopt_as
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
-from tallystream_worker.dead_letters.store import dropped, letters
+from tallystream_worker.dead_letters.store import (
+    RETRIED,
+    DeadLetter,
+    dropped,
+    letter_of,
+    letters,
+    records_of_dropped,
+)
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.baseline import Base, Sources, choose
 from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
@@ -25,8 +34,11 @@ from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.rebuild.report import Report, Scope
 from tallystream_worker.rebuild.scope import Provable, Span
 from tallystream_worker.rebuild.source import stream_entries
-from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, pieces, shrunk_in
+from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, metric_of, pieces, shrunk_in
+from tallystream_worker.snapshot.dead_letters import decode_letter
+from tallystream_worker.snapshot.live_rules import Course, GenerationRules, RestoredRules
 from tallystream_worker.snapshot.names import bucket_of, key_of, parse
+from tallystream_worker.snapshot.retries import find_retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +50,7 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.dropped import DroppedLetter
     from tallystream_worker.counting.fold_result import FoldResult
     from tallystream_worker.rebuild.values import Value
+    from tallystream_worker.snapshot.live_rules import LiveRules
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _SCRATCH: Final = -1
@@ -85,6 +98,7 @@ class PartitionAudit:
         sources: The archive and the snapshot to use in place of entries that are gone from the stream.
         span: The buckets to compare; if unlimited, all counters.
         sample: The share of the keys that is compared, from 0 to 1; see `audit`.
+        followed: See `audit`.
         show: Called after each page of entries and each chunk of counters, with the stream, the number of entries
             folded, and the number of counters compared.
     """
@@ -99,19 +113,25 @@ class PartitionAudit:
         sources: Sources,
         span: Span,
         sample: float,
+        followed: LiveRules | None,
         show: Callable[[str, int, int], Any],
     ) -> None:
         self._client, self._scratch, self._rules = client, scratch, rules
         self._deployment, self._number, self._sources, self._span = deployment, number, sources, span
-        self._sample, self._show = sample, show
+        self._sample, self._followed, self._show = sample, followed, show
         self._keys = deployment.layout.keys[number]
         layout = deployment.layout.of(_SCRATCH)
         self._copy = layout.keys[number]
-        # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
         self._dropped: dict[str, list[DroppedLetter]] = {}
-        fold = Fold(layout, number, rules, max_deliveries=_GIVEN_UP - 1, begun=f"{2**63}-0", dropped=self._dropped)
-        self._backfill = Backfill(scratch, self._copy, fold)
-        self._mark = ""
+        # With this `begun`, every entry is older than the scratch counters, and is added to their ledger as appended.
+        self._fold = partial(
+            Fold, layout, number, max_deliveries=_GIVEN_UP - 1, begun=f"{2**63}-0", dropped=self._dropped
+        )
+        self._follow(Course([("", 0, rules)]))
+        self._mark = self._after = ""
+        self._loaded: list[DeadLetter] = []  # the dead letters of the snapshot
+        self._retried: int | None = None
+        self._doubts: frozenset[str] | None = frozenset()
         self._position: SnapshotPosition | None = None
         self._kept: dict[str, int] = {}  # by bucket of the snapshot, the millisecond until which it is kept
         self._ends: dict[str, int] = {}
@@ -149,10 +169,13 @@ class PartitionAudit:
                 raise KeyLost(self._keys.stream)
             return Report(0, 0, 0)
         self._learn()
+        retried = self._last_retry()
         base, moment = self._begin()
         self._provable = Provable(self._rules, self._span, base.gone, self._ends)
         first, _ = checkpoint(self._client, self._keys, [])
         self._bring_to(first)
+        if self._followed is not None and retried != self._retried:
+            self._retry(self._followed)
         wrong: dict[str, Difference] = {}
         # First the counters that should exist, then live ones that should not.
         for chunk in self._read(pieces(self._scratch, self._copy, self._rules, wanted=self._is_wanted)):
@@ -162,8 +185,49 @@ class PartitionAudit:
             self._compare(chunk, wrong, count=False)
         if self._span.is_all and base.gone is None:
             self._compare_ledgers(wrong)
+        if self._followed is not None and self._last_retry() != retried:
+            raise StreamError(f"{self._keys.dead}: dead letters were retried meanwhile: run the command again")
         scope = Scope(self._keys.stream, base.kind, moment, self._provable.since, len(self._unproved))
-        return Report(self._counters, self._entries, self._expired, list(wrong.values()), self._wrong, [scope])
+        doubts = {self._keys.stream: self._doubts} if self._doubts != frozenset() else {}
+        return Report(self._counters, self._entries, self._expired, list(wrong.values()), self._wrong, [scope], doubts)
+
+    def _follow(self, course: Course) -> None:
+        """Fold each entry from now on by the rules that count it in a course."""
+        self._course = course
+        self._backfill = Backfill(self._scratch, self._copy, course.fold(self._fold))
+
+    def _follow_log(self, followed: LiveRules, archived: str) -> None:
+        """Fold each entry by the rules that counted it; `archived` is the ID after which the archive begins, or `""`.
+
+        Without an archive, the first entry of the stream is taken for the first one.
+        """
+        found = GenerationRules(followed, self._number, archived or self._first_held() or "")
+        self._doubt(found.doubtful())
+        self._follow(found.course)
+
+    def _doubt(self, metrics: frozenset[str] | None) -> None:
+        self._doubts = None if metrics is None or self._doubts is None else self._doubts | metrics
+
+    def _last_retry(self) -> int | None:
+        """Return the time of the last retry of a dead letter by the live ledger; `None` if there was none."""
+        found: Any = self._client.hget(self._keys.ledger, RETRIED)
+        return None if found is None else int(found)
+
+    def _retry(self, followed: LiveRules) -> None:
+        """Count in the scratch server the dead letters that were retried."""
+        layout = self._deployment.layout
+        ledger: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._keys.ledger)
+        found = find_retries(
+            [*self._loaded, *letters(self._scratch, layout.of(_SCRATCH), self._number)],
+            letters(self._client, layout, self._number),
+            records_of_dropped(self._client, self._keys).values(),
+            {name.decode(errors="replace"): int(value) for name, value in ledger.items()},
+            followed,
+            has_resets=bool(self._client.exists(self._keys.resets)),
+        )
+        self._doubt(found.doubtful)
+        for letter in found.letters:
+            self._told(self._backfill.retry(letter, self._fold(self._rules), self._mark))
 
     def _begin(self) -> tuple[Base, float]:
         """Choose the base of the audit, load its snapshot or fold its archived entries; return it and its time.
@@ -185,8 +249,10 @@ class PartitionAudit:
                 return base, position.taken / 1000
         after = base.after
         self._load_resets(after)
+        if self._followed is not None:
+            self._follow_log(self._followed, base.after if base.is_archived else "")
         if base.is_archived:
-            self._mark = ""
+            self._mark = self._after = ""
             after = self._count_archive(base.after)
         self._applied = AppliedEntries(self._client, self._keys, after)
         return base, 0.0 if base.gone is None else base.gone / 1000
@@ -217,7 +283,7 @@ class PartitionAudit:
         while True:
             held = self._first_held()
             self._count(entries(self._sources.archive, self._number, after or "0-0", held))
-            after = self._mark or after or "0-0"
+            after = self._after or after or "0-0"
             if self._first_held() == held:  # else more entries were trimmed meanwhile
                 return after
 
@@ -240,8 +306,18 @@ class PartitionAudit:
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
         for key in counter_keys(self._scratch, self._copy):
             self._scratch.unlink(key)
-        load = TableLoader(self._scratch, self._copy.counters, self._rules)
+        rules, to_load = None, self._rules
+        if self._followed is not None:
+            rules = RestoredRules(self._sources.snapshot.facts(), self._deployment.layout, self._followed, [])
+            to_load = rules.to_load
+        load = TableLoader(self._scratch, self._copy.counters, to_load)
         found = load.run(self._sources.snapshot, self._number)
+        if rules is not None:
+            course = rules.course(self._number, found[0], [found[1]])
+            self._follow(course)
+            self._doubt(rules.doubtful(self._number, course))
+        self._loaded = [letter_of(self._number, id_, decode_letter(value)) for id_, value in load.dead.items()]
+        self._retried = load.ledger.get(RETRIED)
         self._kept = load.expires
         if restored := {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}:
             self._scratch.hset(self._copy.ledger, mapping=restored)  # type: ignore[arg-type]  # the stubs' Mapping is invariant
@@ -277,9 +353,23 @@ class PartitionAudit:
         while page := list(islice(entries, _PAGE)):
             if self._given_up:
                 page = [Entry(e.id, e.fields, _GIVEN_UP) if e.id in self._given_up else e for e in page]
+            self._set_last_id(page[-1].id)
             self._mark = self._backfill(page, self._mark, lambda entry: entry.id, self._told)
+            self._after = page[-1].id
             self._entries += len(page)
             self._show(self._keys.stream, self._entries, self._counters)
+
+    def _set_last_id(self, reached: str) -> None:
+        """Give the scratch server the last ID that the stream had when the rules changed, before an entry at `reached`.
+
+        From this ID, the script that counts by other rules than before derives since when these count (`parts.lua`).
+        """
+        lasts = [last for first, last in self._course.ranges if first <= parse_id(reached)]
+        if not lasts:
+            return
+        if not self._scratch.exists(self._copy.stream):
+            self._scratch.xgroup_create(self._copy.stream, self._copy.group, "0-0", mkstream=True)
+        self._scratch.execute_command("XSETID", self._copy.stream, "{}-{}".format(*max(lasts)))
 
     def _told(self, folded: FoldResult) -> None:
         prefix = self._copy.counters
@@ -293,6 +383,8 @@ class PartitionAudit:
                 yield left
 
     def _is_wanted(self, name: str) -> bool:
+        if metric_of(name) in self._course.inexact:
+            return False
         if self._provable(name):
             return self._sample >= 1 or zlib.crc32(name.encode("utf-8", "surrogateescape")) < self._sample * 2**32
         if self._provable.asked(name):
@@ -343,6 +435,9 @@ class PartitionAudit:
     def _compare(self, live: LiveChunk, wrong: dict[str, Difference], *, count: bool) -> None:
         chunk = live.pieces
         self._bring_to(live.moment)
+        if self._followed is not None:
+            recorded = {name.decode(): value.decode() for name, value in live.forgotten.items()}
+            adopt_as(self._scratch, self._copy, self._rules, recorded)
         self._removed.learn(live.forgotten)
         # By its clock, which is this host's, the scratch server may have removed more.
         self._removed.learn(self._scratch.execute_command("HGETALL", self._copy.forgotten))
@@ -390,7 +485,7 @@ class PartitionAudit:
                 found = resets[name].decode(errors="replace") if name in resets else None
                 wrong[counter] = Difference(self._keys.stream, counter, place.decode(), found)
         expected: dict[bytes, bytes] = self._scratch.execute_command("HGETALL", self._copy.ledger)
-        inexact = {m for m, rule in self._rules.metric.items() if rule.seen == "bloom" or rule.max_subjects is not None}
+        inexact = self._course.inexact
         for name in sorted({*live, *expected}, key=bytes):
             outcome, _, metric = name.decode(errors="replace").partition("@")
             if outcome.partition(":")[0] not in _OUTCOMES or (inexact and (not metric or metric in inexact)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from tallystream_worker.rebuild.values import Difference
 
@@ -45,6 +45,8 @@ class Report:
             one of them.
         wrong: How many of `counters` differ.
         scopes: For each partition that has a stream, what could be proved.
+        doubts: By stream, the metrics for which it is not known by which rules all their events were counted; `None` if
+            that may be any metric. Empty if all entries were folded by the same rules.
     """
 
     counters: int
@@ -53,6 +55,7 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
     wrong: int = 0
     scopes: list[Scope] = field(default_factory=list)
+    doubts: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
 
     @property
     def unproved(self) -> int:
@@ -78,5 +81,6 @@ def sum_reports(reports: Iterable[Report]) -> Report:
             found.differences + each.differences,
             found.wrong + each.wrong,
             found.scopes + each.scopes,
+            {**found.doubts, **each.doubts},
         )
     return found

@@ -82,7 +82,7 @@ class Piece:
     @property
     def metric(self) -> str:
         """The metric in the name; `IndexError` for plain numbers, which may be of several metrics."""
-        return _metric(self.name)
+        return metric_of(self.name)
 
     @property
     def size(self) -> int:
@@ -166,7 +166,7 @@ def pieces(
     skipped = len(keys.counters.encode())
     for key in counter_keys(client, keys):
         name = key[skipped:].decode(errors="surrogateescape")
-        metric = _metric(name)
+        metric = metric_of(name)
         if metric not in follow:
             rule = rules.metric.get(metric)
             follow[metric] = rule is None or (rule.max_subjects is None and rule.seen != "bloom")
@@ -223,7 +223,8 @@ def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield chunk
 
 
-def _metric(name: str) -> str:
+def metric_of(name: str) -> str:
+    """Return the metric of a counter, given its key without the generation's prefix."""
     parts = name.split(":", 3)
     return parts[2] if parts[0] == "top" and len(parts) > 2 else parts[1]  # noqa: PLR2004  # top:<window>:<metric>:<label>
 

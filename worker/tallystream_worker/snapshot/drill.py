@@ -12,30 +12,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import StreamError
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.counting.adopt import adopt_as
 from tallystream_worker.counting.entry import Entry
+from tallystream_worker.dead_letters.retry import retry
+from tallystream_worker.dead_letters.store import RETRIED, letter_of, letters
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import SnapshotError
+from tallystream_worker.snapshot.dead_letters import decode_letter
+from tallystream_worker.snapshot.live_rules import RestoredRules, find_live_rules
 from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
 from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.retries import find_retries
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import redis
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.live_rules import LiveRules
     from tallystream_worker.snapshot.partition_restore import RestoredPart
     from tallystream_worker.snapshot.write import Taken
 
 _READ = 512
 _SUMS = frozenset({"totals", "upvotes", "windows", "limits"})
 _SHOWN = 100
+_ANY = ""
+"""Stands for any metric in a set of metrics."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,10 @@ class DrillDifference:
     live: str | None
     restored: str | None
 
+    def is_of(self, metrics: Collection[str]) -> bool:
+        """Return whether the value is of one of these metrics; `_ANY` stands for any metric."""
+        return _ANY in metrics or any(word in metrics for part in self.key for word in part.split(":"))
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -66,6 +82,8 @@ class Verdict:
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
         damaged: See `Restored`.
+        uncertain: The values that differ and may be right, so they are not in `differing`: it is not known by which
+            rules some events of their metrics were counted, or what a retry of dead letters has counted.
     """
 
     compared: int
@@ -73,6 +91,7 @@ class Verdict:
     differences: list[DrillDifference]
     parts: list[RestoredPart]
     damaged: list[str]
+    uncertain: list[DrillDifference]
 
 
 def drill(
@@ -124,20 +143,86 @@ def drill(
     ):
         other = connect(server.url)
         try:
-            result = restore(other, database, source)
-            restored = Snapshotter(
-                other, database, Deployment.create_or_load(other, namespace=deployment.layout.namespace)
-            )
-            found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
-            differences = [
-                difference
-                for mine, theirs in zip(moments, found, strict=True)
-                for difference in _compare(other, mine, theirs)
+            followed = _followed(client, deployment)
+            result = restore(other, database, source, followed=followed)
+            copy = Deployment.create_or_load(other, namespace=deployment.layout.namespace)
+            doubts = [
+                _catch_up(other, copy, partition, moment, database.ledger(partition).get(RETRIED), followed)
+                | _doubts(database, deployment, partition, followed)
+                for partition, moment in enumerate(moments)
             ]
+            restored = Snapshotter(other, database, copy)
+            found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
+            differences: list[DrillDifference] = []
+            uncertain: list[DrillDifference] = []
+            for mine, theirs, doubtful in zip(moments, found, doubts, strict=True):
+                for difference in _compare(other, mine, theirs):
+                    (uncertain if difference.is_of(doubtful) else differences).append(difference)
         finally:
             other.close()
     compared = sum(len(values) for moment in moments for values in moment.values.values())
-    return Verdict(compared, len(differences), differences[:_SHOWN], result.parts, result.damaged)
+    return Verdict(compared, len(differences), differences[:_SHOWN], result.parts, result.damaged, uncertain)
+
+
+def _followed(client: redis.Redis, deployment: Deployment) -> LiveRules | None:
+    """Return the rules of the live server, and where its partitions began to follow them."""
+    layout = deployment.layout
+    return find_live_rules(client, layout, client.execute_command("HGETALL", layout.root))
+
+
+def _doubts(database: Database, deployment: Deployment, partition: int, followed: LiveRules | None) -> frozenset[str]:
+    """Return the metrics of which it is not known by which rules all their events after the snapshot were counted."""
+    found = database.position(partition)
+    if followed is None or found is None:
+        return frozenset()
+    rules = RestoredRules(database.facts(), deployment.layout, followed, [])
+    doubtful = rules.doubtful(partition, rules.course(partition, found[0], [found[1]]))
+    return frozenset({_ANY}) if doubtful is None else doubtful
+
+
+def _catch_up(
+    client: redis.Redis, copy: Deployment, partition: int, live: Taken, retried: int | None, followed: LiveRules | None
+) -> frozenset[str]:
+    """Do in a restored partition what was done in the live one after the snapshot, and is in no entry of the stream.
+
+    Dead letters were retried, and workers recorded that rules count before an event was counted by them.
+
+    Args:
+        client: The temporary server.
+        copy: Its deployment.
+        partition: The number of the partition.
+        live: The values of the live partition.
+        retried: The time of the last retry before the snapshot, see `RETRIED`; `None` if there was none.
+        followed: The rules of the live server.
+
+    Returns:
+        The metrics for which it is not known what the retries have counted.
+    """
+    keys = copy.layout.keys[partition]
+    doubtful: frozenset[str] = frozenset()
+    if live.ledger.get(RETRIED) != retried:
+        found = find_retries(
+            letters(client, copy.layout, partition),
+            (letter_of(partition, id_, decode_letter(value)) for id_, value in live.dead.items()),
+            _stored(live, keys.dropped.removeprefix(keys.prefix)).values(),
+            live.ledger,
+            followed,
+            has_resets=keys.resets.removeprefix(keys.counters) in live.alerts,
+        )
+        doubtful = found.doubtful
+        for letter in found.letters:
+            try:
+                retry(client, copy.layout, copy.rules, letter, copy.revision)
+            except StreamError:  # a subject was reset, or a period removed
+                doubtful |= letter.metrics
+    adopt_as(client, keys, copy.rules, _stored(live, keys.forgotten.removeprefix(keys.counters)))
+    return doubtful
+
+
+def _stored(taken: Taken, name: str) -> dict[str, str]:
+    """Return the fields of a hash that is among the records of `schema.alerts`; an empty dict if it did not exist."""
+    text, _ = taken.alerts.get(name, ("{}", 0))
+    return msgspec.json.decode(text, type=dict[str, str])
 
 
 def _behind(

@@ -20,14 +20,15 @@ from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
+from tallystream.storage.keys import FIRST, FIRST_RULES, UNORDERED
 from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
+from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream.wire.stream_id import after as following
-from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import redis
 
@@ -58,7 +59,10 @@ class LiveRules(msgspec.Struct, frozen=True):
         changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
         places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
             `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
-            had not counted. A partition that has lost its keys, or that a restore has closed, is missing.
+            had not counted. A partition that has lost its keys or places, or that a restore has closed, is missing.
+        unordered: By partition, the numbers of the rules whose place does not show which entries they count: see
+            `PartitionKeys.adopted`.
+        firsts: By partition, the number of the first rules that counted it, if its ledger states it.
     """
 
     epoch: str
@@ -70,6 +74,8 @@ class LiveRules(msgspec.Struct, frozen=True):
     spread: list[str]
     changes: list[tuple[str, dict[str, str]]]
     places: dict[int, dict[int, str]]
+    unordered: dict[int, list[int]]
+    firsts: dict[int, int]
 
     @property
     def rules(self) -> Rules:
@@ -79,6 +85,21 @@ class LiveRules(msgspec.Struct, frozen=True):
             ConfigurationError: this release cannot read them.
         """
         return read_rules(self.published.encode())
+
+    def recorded(self) -> dict[int, Rules]:
+        """Return the rules that are recorded, by number, with the retractions and the retention of the live ones.
+
+        Rules that this release cannot read are left out. The number of the live rules has these.
+
+        Raises:
+            ConfigurationError: this release cannot read the live rules.
+        """
+        live, found = self.rules, {}
+        for _, fields in self.changes:
+            with suppress(ConfigurationError):  # this release cannot read them
+                recorded = replace(read_rules(fields["rules"].encode()), retracted=live.retracted)
+                found[int(fields["number"])] = _keeping(recorded, live)
+        return found | {self.number: live}
 
 
 def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
@@ -121,6 +142,7 @@ def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, by
         sorted(found.spread),
         _changes(client, found.layout),
         _all_places(client, found.layout, found.revision),
+        *_of_ledgers(client, found.layout),
     )
 
 
@@ -145,6 +167,7 @@ def _last_recorded(client: redis.Redis, layout: Layout) -> LiveRules | None:
             sorted(rules.spread),
             changes,
             _all_places(client, layout.of(generation), number),
+            *_of_ledgers(client, layout.of(generation)),
         )
     return None
 
@@ -163,6 +186,19 @@ def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, d
     """
     found = {partition: _places(client, keys, number) for partition, keys in enumerate(layout.keys)}
     return {partition: places for partition, places in found.items() if places is not None}
+
+
+def _of_ledgers(client: redis.Redis, layout: Layout) -> tuple[dict[int, list[int]], dict[int, int]]:
+    """Return `LiveRules.unordered` and `LiveRules.firsts` of the generations of a layout."""
+    unordered, firsts = {}, {}
+    for partition, keys in enumerate(layout.keys):
+        ledger: dict[bytes, bytes] = client.execute_command("HGETALL", keys.ledger)
+        names = [field.decode(errors="replace") for field in ledger]
+        if numbers := [int(name.removeprefix(UNORDERED)) for name in names if name.startswith(UNORDERED)]:
+            unordered[partition] = numbers
+        if (first := ledger.get(FIRST_RULES.encode())) is not None:
+            firsts[partition] = int(first)
+    return unordered, firsts
 
 
 def encode_live_rules(live: LiveRules) -> bytes:
@@ -208,6 +244,31 @@ class Course:
         """By number of rules, the place at which the partition begins to follow them; without the first ones."""
         return {number: place for place, number, _ in self._steps[1:]}
 
+    @property
+    def ranges(self) -> list[tuple[StreamID, StreamID]]:
+        """The two IDs of each place, in order."""
+        return list(zip(self._firsts, self._lasts, strict=True))
+
+    @cached_property
+    def inexact(self) -> frozenset[str]:
+        """The metrics whose counters depend on the order of the events, by any of the rules."""
+        return frozenset(
+            name
+            for _, _, rules in self._steps
+            for name, rule in rules.metric.items()
+            if rule.max_subjects is not None or rule.seen == "bloom"
+        )
+
+    def doubtful(self, unordered: Collection[int]) -> frozenset[str]:
+        """Return the metrics of which some events may have been counted by the rules before: those that changed.
+
+        `unordered` has the numbers of the rules whose place does not show which entries they count.
+        """
+        pairs = zip(self._steps, self._steps[1:], strict=False)
+        return frozenset().union(
+            *(_changed(before, after) for (_, _, before), (_, number, after) in pairs if number in unordered)
+        )
+
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
         """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
 
@@ -233,6 +294,72 @@ class Course:
         if was_decided(entry.fields):
             return bisect_left(self._lasts, parse_id(entry.id))
         return bisect_right(self._firsts, parse_id(entry.id))
+
+
+class GenerationRules:
+    """The rules that have counted the entries of a partition in the live generation, from its first entry on.
+
+    Args:
+        live: The live rules.
+        partition: The number of the partition.
+        first: The ID of the first entry of the partition; `""` if it is not known.
+    """
+
+    def __init__(self, live: LiveRules, partition: int, first: str) -> None:
+        self._rules = live.recorded()
+        places = live.places.get(partition)
+        self._is_known = places is not None and places.keys() <= self._rules.keys()
+        self._places = {number: place for number, place in (places or {}).items() if number in self._rules}
+        self._unordered = live.unordered.get(partition, [])
+        self._firsts = [live.number]
+        if self._places:
+            self._firsts = self._unplaced(live, live.firsts.get(partition))
+            self._is_known = self._is_known and bool(self._firsts)
+        published = {int(fields["number"]): parse_id(name)[0] for name, fields in reversed(live.changes)}
+        earlier = [number for number in self._firsts if first and published.get(number, 0) <= parse_id(first)[0]]
+        self._first = (earlier or self._firsts[:1] or [min(self._places, default=live.number)])[-1]
+
+    def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
+        """Return the numbers of the rules that may be the first ones, which have no place; the earliest first.
+
+        `stated` is the number that the ledger states, if it does.
+        """
+        if stated in self._rules and stated not in self._places:
+            return [stated]
+        earlier = [
+            (int(fields["number"]), int(fields["generation"]))
+            for _, fields in live.changes
+            if int(fields["number"]) in self._rules and int(fields["number"]) < min(self._places)
+        ]
+        of_it = [number for number, generation in earlier if generation == live.generation]
+        if live.generation != FIRST and of_it:
+            return of_it[:1]  # the rules of the rebuild
+        return list(dict.fromkeys(of_it or [number for number, _ in earlier[-1:]]))
+
+    @property
+    def course(self) -> Course:
+        """The rules that count the entries, by place in the log."""
+        later = [(place, number, self._rules[number]) for number, place in self._places.items()]
+        return Course([("", self._first, self._rules[self._first]), *later])
+
+    def doubtful(self) -> frozenset[str] | None:
+        """Return the metrics of which some events may have been counted by other rules; `None` if it may be any metric.
+
+        It may be any if the places are lost, or some rules. Else it is the metrics of `Course.doubtful`, and those that
+        differ if several rules may have been the first ones.
+        """
+        if not self._is_known:
+            return None
+        found = self.course.doubtful(self._unordered)
+        return found.union(*(_changed(self._rules[self._first], self._rules[each]) for each in self._firsts))
+
+
+def _changed(before: Rules, after: Rules) -> frozenset[str]:
+    """Return the metrics whose rules differ; if the zone differs, every metric."""
+    names = before.metric.keys() | after.metric.keys()
+    return frozenset(
+        name for name in names if before.zone != after.zone or before.metric.get(name) != after.metric.get(name)
+    )
 
 
 class RestoredRules:
@@ -320,6 +447,19 @@ class RestoredRules:
         later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
         return Course([("", number, rules[number]), *later])
 
+    def doubtful(self, partition: int, course: Course) -> frozenset[str] | None:
+        """Return the metrics of which some events may have been counted by other rules than those of their course.
+
+        Return `None` if it may be any metric, because places or rules are lost.
+        """
+        kept = self._kept
+        if kept is None:
+            return frozenset()
+        places = kept.places.get(partition) if kept.topic == self._topic else None
+        if places is None or not all(each in self._recorded or each <= self._first for each in places):
+            return None
+        return course.doubtful(kept.unordered.get(partition, []))
+
     def _at_publication(self, newest: int) -> dict[int, str]:
         """Return places, by number, for the changes of the rules after those of the snapshot, up to and with a number.
 
@@ -364,13 +504,15 @@ def _keeping(rules: Rules, live: Rules) -> Rules:
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
     """Return the places of a partition in its live generation, by number of rules: see `LiveRules.places`.
 
-    `number` is that of the live rules; 0 adds no place. Return `None` if the partition has lost the key of its live
-    generation, or if a restore has closed it.
+    `number` is that of the live rules; 0 adds no place. Return `None` if the partition has lost places, or the key of
+    its live generation, or if a restore has closed it.
     """
     live: Any = client.get(keys.live)
     if live is None or restoring_number(live):
         return None
     found: dict[bytes, bytes] = client.execute_command("HGETALL", keys.adopted)
+    if len(found) < int(client.hget(keys.ledger, "entries:adopted") or 0):
+        return None
     places = {int(name): place.decode() for name, place in found.items()}
     counting = live.split()[1:]
     if number and counting != [b"%d" % number] and (place := _uncounted(client, keys)) is not None:

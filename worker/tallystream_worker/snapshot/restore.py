@@ -123,6 +123,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     topics: Sequence[int] = (),
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
+    followed: LiveRules | None = None,
     durability: Durability = "memory",
     progress: Callable[[RestoredPart], None] = lambda _: None,
     waiting: Callable[[str], None] = lambda _: None,
@@ -157,6 +158,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
+        followed: The rules to keep as if they had been live on the server before; `None` for those that were.
         durability: What must have the restored counters, if the server does not state what workers wait for.
         waiting: Called with a text about the process of another restore if this one waits for its lock: it waits until
             that lock expires, at most 10 seconds, if the process does not renew it.
@@ -195,7 +197,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         partitions = [PartitionRestore(client, database, layout, n, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
         # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
-        live = find_live_rules(client, layout, root)
+        live = followed or find_live_rules(client, layout, root)
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
         lacking = _lacking(client, layout, facts, read_rules(facts["rules"].encode()), noted)
         rules = RestoredRules(facts, layout, live, lacking)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tallystream.storage.keys import FIRST
+from tallystream.storage.keys import FIRST, FIRST_RULES, UNORDERED
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -62,7 +62,11 @@ class RestoredLog:
         """The ID of the last added entry, even if `add` left it out; `""` before it."""
         self._floor = parse_id(position.floor)
         self._delivered, self._generated = parse_id(position.delivered), parse_id(position.generated)
-        self._ledger = {name: value for name, value in load.ledger.items() if not name.startswith("entries:")}
+        self._ledger = {
+            name: value
+            for name, value in load.ledger.items()
+            if not name.startswith("entries:") or name.startswith((UNORDERED, FIRST_RULES))
+        }
         self._uncounted = decode_uncounted(position.uncounted)
         self._gated = self._settled = self._settled_plain = self._plain = 0
         self._settled_before = load.ledger.get("entries:settled", 0)
@@ -135,9 +139,9 @@ class RestoredLog:
         """Return the ledger of the restored stream, by field; call it after the last `add`.
 
         It is the ledger of the snapshot, with the events appended since added to `appended`, and missing events added
-        to `trimmed`. The snapshot's fields `entries:...` are left out: `entries:gated`, `entries:retired`,
-        `entries:settled` and `entries:plain` are those of the restored stream. If the snapshot lacks `plain`, it is
-        added.
+        to `trimmed`. The snapshot's fields `entries:...` are left out, except those about rules: `entries:gated`,
+        `entries:retired`, `entries:settled` and `entries:plain` are those of the restored stream. If the snapshot lacks
+        `plain`, it is added.
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}

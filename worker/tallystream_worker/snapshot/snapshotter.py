@@ -20,7 +20,7 @@ from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
-from tallystream_worker.dead_letters.store import records_of_dropped
+from tallystream_worker.dead_letters.store import RETRIED, records_of_dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.description import note
 from tallystream_worker.snapshot import alerts
@@ -53,9 +53,6 @@ _ALL: Final = "0-0"
 """The stream ID in the retention hold before the first snapshot: nothing is trimmed."""
 
 _READ: Final = 64
-
-_RETRIED: Final = "entries:retried"
-"""The field of the ledger that each retry of a dead letter changes."""
 
 
 @dataclass(frozen=True)
@@ -275,7 +272,7 @@ class Snapshotter:
             redis.RedisError: the server did not answer, or refused a command.
         """
         keys = self._deployment.layout.keys[partition]
-        known = self._database.ledger(partition).get(_RETRIED) if before is not None else None
+        known = self._database.ledger(partition).get(RETRIED) if before is not None else None
         touched = ChangedKeys(self._rules)
         if before is not None and not self._reaches(keys, before):
             before = None  # entries since the last snapshot were trimmed
@@ -441,7 +438,7 @@ class Snapshotter:
 
 
 def _retried(cut: PointInTimeView) -> int | None:
-    found = cut.ledger.get(_RETRIED.encode())
+    found = cut.ledger.get(RETRIED.encode())
     return None if found is None else int(found)
 
 

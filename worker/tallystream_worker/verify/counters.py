@@ -8,12 +8,27 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import ConfigurationError
 from tallystream.rules.batch import SKETCH_ROWS, SKETCH_WIDTH
+from tallystream.rules.changes import changes_of, changes_within
+from tallystream.storage.rule_changes import changes_of_topic, read_changes
 from tallystream_worker.rebuild.audit import audit
+from tallystream_worker.rebuild.values import metric_of
+from tallystream_worker.snapshot.live_rules import find_live_rules
+from tallystream_worker.verify.findings import SHOWN
 from tallystream_worker.verify.scene import utc
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tallystream_worker.rebuild.report import Report as Audited
+    from tallystream_worker.rebuild.values import Difference
+    from tallystream_worker.snapshot.live_rules import LiveRules
     from tallystream_worker.verify.scene import Scene
+
+UNCERTAIN: Final = (
+    "It is not known whether they are right: when the rules changed, or after it, entries or dead letters were counted "
+    "without a record of the rules"
+)
+"""Why values that differ are no finding."""
 
 _KINDS: Final = {
     "total": "counters", "up": "counters", "minute": "buckets", "hour": "buckets", "day": "buckets",
@@ -26,13 +41,19 @@ _KINDS: Final = {
 def check(scene: Scene) -> None:
     """Report each counter whose value is not what the entries give, counted again in a scratch server.
 
-    Each is also added to `differing` of the report, so that later checks leave it out. The report's limits get the
-    counters that could not be compared, and why; if none could, this is no error, but a limit as well.
+    Each entry is counted by the rules that counted it. A counter that differs, and of which it is not known which rules
+    these were, is no fault: the report states it as not checked.
+
+    Each counter that differs is also added to `differing` of the report, so that later checks leave it out. The limits
+    of the report get the counters that could not be compared, and why; if none could, this is no error, but a limit as
+    well. They also state up to where entries were counted by earlier rules.
 
     Raises:
         StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`. These are errors, not limits.
         redis.RedisError: a server does not reply, or rejects a command.
     """
+    layout = scene.deployment.layout
+    followed = find_live_rules(scene.client, layout, scene.client.execute_command("HGETALL", layout.root))
     try:
         found = audit(
             scene.client,
@@ -40,6 +61,7 @@ def check(scene: Scene) -> None:
             scene.rules,
             sources=scene.sources,
             sample=scene.sample,
+            followed=followed,
             show=lambda stream, entries, counters: scene.show(
                 f"{stream}: {entries:,} entries counted again, {counters:,} counters compared"
             ),
@@ -47,7 +69,12 @@ def check(scene: Scene) -> None:
     except ConfigurationError as error:
         scene.report.limit("counters", f"no counter was compared: {error}")
         return
+    uncertain = [each for each in found.differences if _is_uncertain(each, found)]
+    _state_uncertain(scene, uncertain)
     for each in found.differences:
+        if each in uncertain:
+            scene.report.differing.add((each.stream, each.counter))
+            continue
         kind = _KINDS.get(each.counter.partition(":")[0].partition(" ")[0], "counters")
         name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"
         scene.report.differing.add((each.stream, each.counter))
@@ -60,10 +87,55 @@ def check(scene: Scene) -> None:
         counters=found.counters - found.wrong,
         entries=found.entries,
     )
-    _limit(scene, found)
+    _limit(scene, found, followed)
+    if followed is not None:
+        _state_earlier_rules(scene, followed)
 
 
-def _limit(scene: Scene, found: Audited) -> None:
+def _is_uncertain(difference: Difference, found: Audited) -> bool:
+    """Return whether a counter that differs may be right: it is not known by which rules its events were counted.
+
+    A figure of the ledger without a metric is the sum over all metrics, so one such metric is enough.
+    """
+    doubtful = found.doubts.get(difference.stream, frozenset())
+    if doubtful is None:
+        return True
+    key, _, field = difference.counter.partition(" -> ")
+    if key == "ledger":
+        return bool(doubtful) and ("@" not in field or field.partition("@")[2] in doubtful)
+    return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in doubtful
+
+
+def _state_uncertain(scene: Scene, uncertain: Sequence[Difference]) -> None:
+    """Add to the failed checks, for each stream, how many counters differ and may be right, and the first ones."""
+    for stream in dict.fromkeys(each.stream for each in uncertain):
+        mine = [each for each in uncertain if each.stream == stream]
+        shown = "; ".join(f"{each.counter} is {each.found}, expected {each.expected}" for each in mine[:SHOWN])
+        scene.report.fail(
+            "counters",
+            f"{stream}: {len(mine):,} counters ({shown}). {UNCERTAIN}. To count all events by the present rules: "
+            "tallystream rebuild (with --archive URL if entries are gone from the streams)",
+        )
+
+
+def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
+    """Add to the limits, for each partition, up to where its entries were counted by earlier rules, and the changes."""
+    layout = scene.deployment.layout
+    recorded = changes_of(changes_of_topic(read_changes(scene.client, layout), layout))
+    for number, keys in scene.streams():
+        places = followed.places.get(number, {})
+        if changes := changes_within(recorded, places.keys()):
+            first = places[changes[-1].number].partition(" ")[0]
+            said = "; ".join(word for change in changes[-SHOWN:] for word in change.differences)
+            scene.report.limit(
+                "counters",
+                f"{keys.stream}: what the present rules give for the entries before {first}, which were counted by "
+                f"earlier rules ({said}). To count all events by the present rules: tallystream rebuild (with "
+                "--archive URL if entries are gone from the streams)",
+            )
+
+
+def _limit(scene: Scene, found: Audited, followed: LiveRules | None) -> None:
     """Add to the limits of `scene.report` which counters the audit left out, and why; nothing if it left out none.
 
     Call it once for an audit: another call adds the same statements again.
@@ -71,6 +143,7 @@ def _limit(scene: Scene, found: Audited) -> None:
     Args:
         scene: The verification.
         found: The report of its audit.
+        followed: The rules of the server; `None` if they are not known.
     """
     report = scene.report
     for scope in found.scopes:
@@ -93,10 +166,15 @@ def _limit(scene: Scene, found: Audited) -> None:
         )
     if scene.sample < 1:
         report.limit("counters", f"all but a sample of {scene.sample:.2%} of the keys, which was asked for")
-    for metric, rule in sorted(scene.rules.metric.items()):
-        if rule.max_subjects is not None or rule.seen == "bloom":
-            cause = "max_subjects" if rule.max_subjects is not None else 'seen = "bloom"'
-            report.limit("counters", f"{metric}: its counters depend on the order of events, because of {cause}")
+    every = [scene.rules, *(followed.recorded().values() if followed is not None else ())]
+    causes = {
+        metric: "max_subjects" if rule.max_subjects is not None else 'seen = "bloom"'
+        for rules in every
+        for metric, rule in rules.metric.items()
+        if rule.max_subjects is not None or rule.seen == "bloom"
+    }
+    for metric, cause in sorted(causes.items()):
+        report.limit("counters", f"{metric}: its counters depend on the order of events, because of {cause}")
 
 
 def check_sketches(scene: Scene) -> None:

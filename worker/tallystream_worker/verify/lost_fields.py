@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.deployment import Deployment
+from tallystream.rules.parts import PARTS, SKETCHES
 from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import FIRST, LEFT
 from tallystream_worker.rebuild.describe import counted_generations
@@ -17,7 +18,6 @@ LOST_PART: Final = "To repair it, rebuild the counters (tallystream rebuild)"
 """What to do about a lost field of `PartitionKeys.forgotten`."""
 
 _COUNTED: Final = "counted@"
-_RULES: Final = "!rules:"
 _FORMER: Final = "!former:"
 _COPIES: Final = "copies:"
 
@@ -32,6 +32,7 @@ def check(scene: Scene) -> None:
     for keys in scene.deployment.layout.keys:
         _of_rules(scene, keys)
         _of_the_ledger(scene, keys)
+        _of_sketches(scene, keys)
 
 
 def _of_generations(scene: Scene) -> None:
@@ -107,7 +108,7 @@ def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
         for name, events in ledger.items()
         if name.startswith(_COUNTED.encode()) and int(events) > 0
     }
-    wanted = {_RULES + metric for metric in counted}
+    wanted = {PARTS + metric for metric in counted}
     wanted |= {_FORMER + name.removeprefix(_COPIES) for name in names if name.startswith(_COPIES)}
     wanted |= {_COPIES + name.removeprefix(_FORMER) for name in names if name.startswith(_FORMER)}
     for name in sorted(wanted - names):
@@ -132,3 +133,24 @@ def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
         scene.report.lose_field(keys.topic_ledger, "entries:dropped", f"Set it to {found}")
     if keys.generation == FIRST and plain is None and int(entries or 0) > 0:
         scene.report.lose_field(keys.topic_ledger, "plain", f"Set it to {int(entries)}, one event for each plain entry")
+
+
+def _of_sketches(scene: Scene, keys: PartitionKeys) -> None:
+    """Report each metric with `max_subjects` that has a sketch, but no number of the subjects with an exact counter.
+
+    A subject goes into the sketch only after this number has reached `max_subjects`. If the metric was in a sketch for
+    another reason, it has the mark `SKETCHES`: then the number need not exist, and each total states an error. Nothing
+    is reported if the ledger does not exist: the check of lost keys reports that.
+    """
+    for metric, rule in scene.rules.metric.items():
+        if rule.max_subjects is None:
+            continue
+        field = f"subjects@{metric}"
+        with scene.client.pipeline(transaction=True) as pipeline:
+            pipeline.exists(keys.ledger)
+            pipeline.exists(keys.sketch(metric))
+            pipeline.hexists(keys.ledger, field)
+            pipeline.hmget(keys.forgotten, PARTS + metric, f"{SKETCHES}:{metric}")
+            has_ledger, has_sketch, is_there, (parts, is_split) = pipeline.execute()
+        if has_ledger and has_sketch and not is_there and is_split is None and b"quota=" in (parts or b""):
+            scene.report.lose_field(keys.ledger, field, f"Set it to {rule.max_subjects}")

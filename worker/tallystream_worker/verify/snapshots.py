@@ -11,6 +11,7 @@ from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
 from tallystream.storage.keys import FIRST, FIRST_TOPIC
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.point_in_time import ViewLost
+from tallystream_worker.verify.counters import UNCERTAIN
 from tallystream_worker.verify.lost_fields import LOST_PART
 from tallystream_worker.verify.scene import Scene, utc
 
@@ -200,6 +201,14 @@ def _most(scene: Scene) -> float:
 
 def _check_restore(scene: Scene, database: Database, oldest: float, damaged: int) -> None:
     verdict = _drill(scene, database)
+    if verdict.uncertain:
+        shown = verdict.uncertain[0]
+        scene.report.fail(
+            "snapshot",
+            f"{database.place}: {len(verdict.uncertain):,} values differ after a restore ({shown.table} "
+            f"{' '.join(shown.key)} is {shown.restored}, {shown.live} live). {UNCERTAIN}. Take another snapshot: "
+            "tallystream snapshot --once",
+        )
     if verdict.differing and scene.report.differing:
         scene.report.limit(
             "snapshot",

@@ -2,8 +2,11 @@
 --
 -- Invariant: the numbers of the rules that count a generation never go down. So a partition has one place in its log at
 -- which it changed to newer rules, and this place is recorded.
+local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
+local PAGE = 100 -- entries that are read at a time
+local MOST_PENDING = 10000 -- with more pending entries, it is not found out whether later ones are counted
 
 -- Returns the ID after an ID.
 local function following(id)
@@ -11,7 +14,33 @@ local function following(id)
   return string.format('%s-%.0f', milliseconds, sequence + 1)
 end
 
--- Returns two IDs: entries before the first one are counted, and the second one is the last of the stream.
+-- Returns whether an entry after the first pending one may be counted. Then the place does not show by which rules the
+-- entries were counted. Decided entries are left out: they are counted when they are appended.
+local function is_unordered(stream, found, first)
+  if found.pending >= MOST_PENDING then
+    return true
+  end
+  local pending, from = {}, first
+  for _, each in ipairs(call('XPENDING', stream, found.name, '-', '+', MOST_PENDING)) do
+    pending[each[1]] = true
+  end
+  while true do
+    local page = call('XRANGE', stream, from, found['last-delivered-id'], 'COUNT', PAGE)
+    for _, entry in ipairs(page) do
+      local fields = not pending[entry[1]] and maps.from_flat(entry[2])
+      if fields and not (fields.v and tonumber(fields.d)) then
+        return true
+      end
+    end
+    if #page < PAGE then
+      return false
+    end
+    from = '(' .. page[#page][1]
+  end
+end
+
+-- Returns two IDs: entries before the first one are counted, and the second one is the last of the stream. The third
+-- result is true if entries between the two may be counted, see `is_unordered`.
 local function place(stream, group)
   local last = streams.last_id(stream)
   local found = last ~= '' and streams.group(stream, group)
@@ -19,7 +48,8 @@ local function place(stream, group)
     return '0-1', last == '' and '0-0' or last
   end
   if found.pending > 0 then
-    return call('XPENDING', stream, group)[2], last
+    local first = call('XPENDING', stream, group)[2]
+    return first, last, is_unordered(stream, found, first)
   end
   return following(found['last-delivered-id']), last
 end
@@ -37,15 +67,14 @@ local function check(key, stream, present, wanted)
   if after < before then
     return { 'outdated', counting }
   end
-  local change = { key = key, wanted = wanted }
+  local prefix, group = string.gsub(key, 'live$', ''), 'tally'
+  if generation ~= '1' then
+    prefix, group = prefix .. 'g' .. generation .. ':', group .. '-' .. generation
+  end
+  local change = { key = key, wanted = wanted, number = number, ledger = prefix .. 'ledger' }
   if before > 0 then
-    local prefix, group = string.gsub(key, 'live$', ''), 'tally'
-    if generation ~= '1' then
-      prefix, group = prefix .. 'g' .. generation .. ':', group .. '-' .. generation
-    end
-    local first, last = place(stream, group)
-    change.adopted, change.ledger = prefix .. 'adopted', prefix .. 'ledger'
-    change.number, change.place = number, first .. ' ' .. last
+    local first, last, unordered = place(stream, group)
+    change.adopted, change.place, change.unordered = prefix .. 'adopted', first .. ' ' .. last, unordered
     call('HLEN', change.adopted) -- raises an error if the key has another type
   end
   return nil, change
@@ -56,6 +85,11 @@ local function write(change)
   if change.adopted then
     local added = call('HSET', change.adopted, change.number, change.place)
     call('HINCRBY', change.ledger, 'entries:adopted', added) -- by this number, it is noticed if places were lost
+    if change.unordered then
+      call('HSET', change.ledger, 'entries:unordered:' .. change.number, 1)
+    end
+  else
+    call('HSETNX', change.ledger, 'entries:first', change.number)
   end
   call('SET', change.key, change.wanted)
 end

@@ -40,13 +40,12 @@ local function parse(parts)
 end
 
 -- Returns whether a subject may have a part of its total in the sketch, and the rest in its key.
-local function is_split(ledger_key, rule, before, now)
+local function is_split(rule, before, now)
   if now.sketch and not before.sketch then
     return true
   end
   local grows = before.quota and (tonumber(now.quota) or math.huge) > tonumber(before.quota)
-  return (grows or before.sketch ~= now.sketch)
-    and (tonumber(call('HGET', ledger_key, 'sketched@' .. rule.metric)) or 0) ~= 0
+  return (grows or before.sketch ~= now.sketch) and call('EXISTS', rule.sketch) == 1
 end
 
 -- Sets the bound of the leaderboard of all time, and removes it if its subjects or values are not right any more.
@@ -103,7 +102,7 @@ local function store(ledger_key, forgotten, rule, stored)
   if stored then
     local before, now, mark = parse(stored), parse(rule.parts), after_counted(ledger_key)
     local marks = marks_of(before, now, mark)
-    local splits = is_split(ledger_key, rule, before, now)
+    local splits = is_split(rule, before, now)
     if splits then
       marks.sketches = mark
     end

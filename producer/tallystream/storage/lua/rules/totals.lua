@@ -19,6 +19,20 @@ local function reject_other_types(self, rule, subjects, keys, absent)
   end
 end
 
+-- Returns how many more subjects may get an exact counter. A sketch without the mark `sketches` (see parts.lua) is made
+-- only after as many subjects as the quota have one. So if the number of these subjects was deleted, there is no room:
+-- a subject in the sketch never gets an exact counter that lacks its earlier events.
+local function room_for(self, rule, field)
+  local known = redis.call('HGET', self.ledger_key, field)
+  if not known and redis.call('EXISTS', rule.sketch) == 1 then
+    local forgotten = string.gsub(self.ledger_key, 'ledger$', 'forgotten')
+    if redis.call('HEXISTS', forgotten, 'sketches:' .. rule.metric) == 0 then
+      return 0
+    end
+  end
+  return rule.quota - tonumber(known or '0') - (self.ledger[field] or 0)
+end
+
 -- Plans one column: adds `deltas[i]` to the key `keys[i]`, which is `prefix .. subjects[i]`.
 local function plan_column(self, rule, prefix, subjects, keys, deltas)
   local call, format, tonumber = redis.call, string.format, tonumber
@@ -30,8 +44,7 @@ local function plan_column(self, rule, prefix, subjects, keys, deltas)
   local room = math.huge
   local subjects_field = 'subjects@' .. rule.metric
   if is_total and rule.quota > 0 then
-    local known = tonumber(call('HGET', self.ledger_key, subjects_field) or '0')
-    room = rule.quota - known - (self.ledger[subjects_field] or 0)
+    room = room_for(self, rule, subjects_field)
   end
   local sum, fresh = 0, 0
   for first = 1, #keys, CHUNK do
