@@ -6,7 +6,7 @@ local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local PAGE = 100 -- entries that are read at a time
-local MOST_PENDING = 10000 -- with more pending entries, it is not found out whether later ones are counted
+local MOST = 1000 -- with more pending entries, or more to read, it is not found out whether later ones are counted
 
 -- Returns the ID after an ID.
 local function following(id)
@@ -15,13 +15,14 @@ local function following(id)
 end
 
 -- Returns whether an entry after the first pending one may be counted. Then the place does not show by which rules the
--- entries were counted. Decided entries are left out: they are counted when they are appended.
+-- entries were counted. Decided entries are left out: they are counted when they are appended. Reads at most about 1,000
+-- entries, so that the server is not blocked.
 local function is_unordered(stream, found, first)
-  if found.pending >= MOST_PENDING then
+  if found.pending >= MOST then
     return true
   end
-  local pending, from = {}, first
-  for _, each in ipairs(call('XPENDING', stream, found.name, '-', '+', MOST_PENDING)) do
+  local pending, from, read = {}, first, 0
+  for _, each in ipairs(call('XPENDING', stream, found.name, '-', '+', MOST)) do
     pending[each[1]] = true
   end
   while true do
@@ -32,8 +33,11 @@ local function is_unordered(stream, found, first)
         return true
       end
     end
+    read = read + #page
     if #page < PAGE then
       return false
+    elseif read >= MOST then
+      return true
     end
     from = '(' .. page[#page][1]
   end
