@@ -6,7 +6,7 @@ local maps = require('tallystream.storage.lua.lib.maps')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local PAGE = 100 -- entries that are read at a time
-local MOST = 1000 -- with more pending entries, or more to read, it is not found out whether later ones are counted
+local MOST = 1000 -- with more pending entries, or more to read, later ones are taken for counted
 
 -- Returns the ID after an ID.
 local function following(id)
