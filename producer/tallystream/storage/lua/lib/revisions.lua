@@ -15,8 +15,8 @@ local function following(id)
 end
 
 -- Returns whether an entry after the first pending one may be counted. Then the place does not show by which rules the
--- entries were counted. Decided entries are left out: they are counted when they are appended. Reads at most about 1,000
--- entries, so that the server is not blocked.
+-- entries were counted. Decided entries are left out: they are counted when they are appended. This reads at most about
+-- 1,000 entries, so that the server is not blocked.
 local function is_unordered(stream, found, first)
   if found.pending >= MOST then
     return true
