@@ -38,7 +38,7 @@ def find_retries(
     """Return the dead letters that were retried.
 
     The result of a retry is not known if the rules changed after the last retry, or if subjects were reset. If dead
-    letters were dropped without a record, they cannot be told from those that were retried.
+    letters were dropped without a record, these may be among those that are returned.
 
     Args:
         before: The dead letters without the retries.
