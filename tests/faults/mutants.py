@@ -97,6 +97,7 @@ _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _RESTORED: Final = "tests/integration/verify/test_restored.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
+_VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
 _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
@@ -2423,6 +2424,64 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/runtime/test_publication.py::test_a_lost_number_is_not_used_again",),
+    ),
+    Mutant(
+        "verify-counts-all-entries-by-the-present-rules",
+        (Edit("tallystream_worker/verify/counters.py", "            followed=followed,\n", ""),),
+        tests=(f"{_VERIFY_CHANGED}::test_a_change_of_rules_is_no_fault",),
+    ),
+    Mutant(
+        "drill-counts-by-the-rules-of-the-snapshot",
+        (
+            Edit(
+                "tallystream_worker/snapshot/drill.py",
+                "result = restore(other, database, source, followed=followed)",
+                "result = restore(other, database, source)",
+            ),
+        ),
+        tests=(f"{_VERIFY_CHANGED}::test_a_change_of_rules_is_no_fault",),
+    ),
+    Mutant(
+        "drill-forgets-retries",
+        (Edit("tallystream_worker/snapshot/drill.py", "for letter in found.letters:", "for letter in ():"),),
+        tests=(f"{_VERIFY_CHANGED}::test_retried_dead_letters_are_no_fault",),
+    ),
+    Mutant(
+        "audit-forgets-retries",
+        (Edit("tallystream_worker/rebuild/partition_audit.py", "for letter in found.letters:", "for letter in ():"),),
+        tests=(f"{_VERIFY_CHANGED}::test_retried_dead_letters_are_no_fault",),
+    ),
+    Mutant(
+        "doubt-about-one-metric-hides-all",
+        (
+            Edit(
+                "tallystream_worker/verify/counters.py",
+                'return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in doubtful',
+                "return bool(doubtful)",
+            ),
+        ),
+        tests=(f"{_VERIFY_CHANGED}::test_what_cannot_be_judged_is_stated_as_not_checked",),
+    ),
+    Mutant(
+        "place-does-not-state-entries-that-overtook",
+        (Edit("tallystream/storage/lua/lib/revisions.lua", "if change.unordered then", "if false then"),),
+        tests=(f"{_VERIFY_CHANGED}::test_what_cannot_be_judged_is_stated_as_not_checked",),
+    ),
+    Mutant(
+        "first-rules-are-not-recorded",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/revisions.lua",
+                "call('HSETNX', change.ledger, 'entries:first', change.number)",
+                "",
+            ),
+        ),
+        tests=(f"{_VERIFY_CHANGED}::test_a_fault_after_a_change_of_rules_is_found",),
+    ),
+    Mutant(
+        "wrong-leaderboard-is-proved",
+        (Edit("tallystream_worker/verify/leaderboards.py", "faults_before and not is_wrong", "faults_before"),),
+        tests=(f"{_VERIFY_CHANGED}::test_a_leaderboard_is_not_both_right_and_wrong",),
     ),
     Mutant(
         "quota-begins-again-without-its-number",

@@ -8,7 +8,8 @@ Five fields count entries, so that the worker can find out how many were removed
 counted: `entries:gated`, appended by a script, which also added their events to `appended`; `entries:settled`, with an
 outcome; `entries:plain`, with an outcome, but not appended by a script; `entries:retired`, removed by retention; and
 `entries:removed`, removed by other means. The field `entries:retried` is no number of entries: it is the time of the
-last retry of a dead letter, in microseconds since 1970.
+last retry of a dead letter, in microseconds since 1970. Nor are `entries:first` and `entries:unordered:<number>`, which
+are about the rules that counted the entries: see `tallystream.storage.keys`.
 
 The scripts add to `appended` in the ledger of the topic, which is also the ledger of the first generation; `plain` is
 the part of it that the worker of the first generation added, for plain entries. A later generation has a separate

@@ -82,8 +82,9 @@ class Verdict:
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
         damaged: See `Restored`.
-        uncertain: The values that differ and may be right, so they are not in `differing`: it is not known by which
-            rules some events of their metrics were counted, or what a retry of dead letters has counted.
+        uncertain: Number of further values that differ and may be right: it is not known by which rules some events of
+            their metrics were counted, or what a retry of dead letters has counted.
+        unclear: The first hundred of these.
     """
 
     compared: int
@@ -91,7 +92,8 @@ class Verdict:
     differences: list[DrillDifference]
     parts: list[RestoredPart]
     damaged: list[str]
-    uncertain: list[DrillDifference]
+    uncertain: int
+    unclear: list[DrillDifference]
 
 
 def drill(
@@ -154,14 +156,22 @@ def drill(
             restored = Snapshotter(other, database, copy)
             found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
             differences: list[DrillDifference] = []
-            uncertain: list[DrillDifference] = []
+            unclear: list[DrillDifference] = []
             for mine, theirs, doubtful in zip(moments, found, doubts, strict=True):
                 for difference in _compare(other, mine, theirs):
-                    (uncertain if difference.is_of(doubtful) else differences).append(difference)
+                    (unclear if difference.is_of(doubtful) else differences).append(difference)
         finally:
             other.close()
     compared = sum(len(values) for moment in moments for values in moment.values.values())
-    return Verdict(compared, len(differences), differences[:_SHOWN], result.parts, result.damaged, uncertain)
+    return Verdict(
+        compared,
+        len(differences),
+        differences[:_SHOWN],
+        result.parts,
+        result.damaged,
+        len(unclear),
+        unclear[:_SHOWN],
+    )
 
 
 def _followed(client: redis.Redis, deployment: Deployment) -> LiveRules | None:

@@ -1,4 +1,4 @@
-"""Finds the dead letters that were retried since a moment, and whether it is known what the retries have counted."""
+"""Finds the dead letters that were retried since a moment, and whether the result of the retries is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Retries(NamedTuple):
 
     Attributes:
         letters: The dead letters that were retried.
-        doubtful: The metrics of their events if it is not known what the retries have counted, else empty.
+        doubtful: The metrics of their events if the result of the retries is not known, else empty.
     """
 
     letters: list[DeadLetter]
@@ -37,8 +37,8 @@ def find_retries(
 ) -> Retries:
     """Return the dead letters that were retried.
 
-    What a retry has counted is not known if the rules changed after the last retry, or if subjects were reset. Which
-    dead letters were retried is not known if others were dropped without a record.
+    The result of a retry is not known if the rules changed after the last retry, or if subjects were reset. If dead
+    letters were dropped without a record, these may be among those that are returned.
 
     Args:
         before: The dead letters without the retries.

@@ -44,7 +44,7 @@ def check(scene: Scene) -> None:
     Each entry is counted by the rules that counted it. A counter that differs, and of which it is not known which rules
     these were, is no fault: the report states it as not checked.
 
-    Each counter that differs is also added to `differing` of the report, so that later checks leave it out. The limits
+    Each counter that is reported is also added to `differing` of the report, so that later checks leave it out. The limits
     of the report get the counters that could not be compared, and why; if none could, this is no error, but a limit as
     well. They also state up to where entries were counted by earlier rules.
 
@@ -73,7 +73,6 @@ def check(scene: Scene) -> None:
     _state_uncertain(scene, uncertain)
     for each in found.differences:
         if each in uncertain:
-            scene.report.differing.add((each.stream, each.counter))
             continue
         kind = _KINDS.get(each.counter.partition(":")[0].partition(" ")[0], "counters")
         name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"

@@ -202,10 +202,10 @@ def _most(scene: Scene) -> float:
 def _check_restore(scene: Scene, database: Database, oldest: float, damaged: int) -> None:
     verdict = _drill(scene, database)
     if verdict.uncertain:
-        shown = verdict.uncertain[0]
+        shown = verdict.unclear[0]
         scene.report.fail(
             "snapshot",
-            f"{database.place}: {len(verdict.uncertain):,} values differ after a restore ({shown.table} "
+            f"{database.place}: {verdict.uncertain:,} values differ after a restore ({shown.table} "
             f"{' '.join(shown.key)} is {shown.restored}, {shown.live} live). {UNCERTAIN}. Take another snapshot: "
             "tallystream snapshot --once",
         )
@@ -228,9 +228,9 @@ def _check_restore(scene: Scene, database: Database, oldest: float, damaged: int
     since = "" if oldest == float("inf") else f" (of {utc(oldest)})"
     scene.report.prove(
         "snapshot",
-        f"{verdict.compared:,} values are equal after a restore of {database.place}{since}",
+        f"{verdict.compared - verdict.uncertain:,} values are equal after a restore of {database.place}{since}",
         faults_before=scene.report.faults - damaged,
-        values=verdict.compared,
+        values=verdict.compared - verdict.uncertain,
     )
 
 
