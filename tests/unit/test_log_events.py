@@ -66,6 +66,9 @@ def logged() -> Iterator[tuple[str, str, set[str] | None]]:
                 begins, ends = state_events(call)
                 yield begins, "error", None
                 yield ends, "info", set()
+                for keyword in call.keywords:
+                    if keyword.arg == "started":
+                        yield str(ast.literal_eval(keyword.value)), "info", set()
 
 
 def calls() -> Iterator[tuple[Path, ast.Call]]:

@@ -61,7 +61,7 @@ def test_what_has_not_worked_yet_is_logged_once_it_does(log, lines):
 def test_a_start_is_no_resumption(log, lines):
     """A thing that works at its first attempt logs that it begins, and not that it works again."""
     for problems in ((), ("no disk",)):
-        state = StateLog(log, failed="paused", works="resumed", problem="starting", begins="started")
+        state = StateLog(log, failed="paused", works="resumed", problem="starting", started="started")
         for problem in problems:
             state.failed(problem)
         state.works()

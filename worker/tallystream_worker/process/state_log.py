@@ -27,16 +27,16 @@ class StateLog:
         failed: The event to log when a problem begins, or becomes a different problem.
         works: The event to log when a problem ends.
         problem: The problem at the beginning; `None` if the thing works.
-        begins: The event to log instead of `works` when the problem of the beginning ends before any other was logged.
+        started: The event to log instead of `works` when the problem of the beginning ends before any other was logged.
     """
 
     def __init__(
-        self, log: FilteringBoundLogger, failed: str, works: str, *, problem: str | None = None, begins: str = ""
+        self, log: FilteringBoundLogger, failed: str, works: str, *, problem: str | None = None, started: str = ""
     ) -> None:
         self._log = log
         self._failed = failed
         self._works = works
-        self._next = begins or works
+        self._next = started or works
         self.problem = problem
         """The present problem; `None` while the thing works."""
 

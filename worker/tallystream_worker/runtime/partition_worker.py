@@ -149,7 +149,7 @@ class PartitionWorker:
                 failed="partition.paused",
                 works="partition.resumed",
                 problem="starting",
-                begins="partition.started",
+                started="partition.started",
             ),
             backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
             recover=self.recover,
