@@ -10,6 +10,18 @@ from tallystream_worker.process.failover_watch import FailoverWatch
 from tests.waiting import until
 
 
+def test_each_node_is_asked_once(cluster, server):
+    """However many partitions there are, a step asks each node twice for its replication ID."""
+    client, layout = server.client(), Layout(64)
+    FailoverWatch(client, layout)
+    primaries = [node for node in cluster.nodes if node.is_primary()]
+    for node in primaries:
+        node.ask("CONFIG", "RESETSTAT")
+    FailoverWatch(client, layout).ensure_none("nothing is written")
+    stats = [node.client.info("commandstats") for node in primaries]
+    assert [each["cmdstat_info"]["calls"] for each in stats] == [2] * len(primaries)
+
+
 def test_a_failover_between_two_steps_is_noticed(cluster, server):
     """The error names the node that is the primary now; without a failover there is none."""
     layout = Layout(4)

@@ -24,7 +24,9 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
 from tallystream_worker.cli.commands.dead import dead
 from tallystream_worker.cli.commands.rebuild import rebuild
+from tallystream_worker.cli.commands.reset import reset
 from tallystream_worker.cli.commands.restore import restore
+from tallystream_worker.cli.commands.retract import retract
 from tallystream_worker.cli.options import Where
 from tallystream_worker.process import failpoints, logs
 from tallystream_worker.process.services import running
@@ -161,6 +163,25 @@ def count_again(url: str, archive: str = "") -> int:
         where = Where(redis=url, config=Path(empty.name))
         rebuild(archive=archive, where=where)
         rebuild(drop=True, where=where)
+    return 0
+
+
+def operate(url: str, command: str) -> int:
+    """Run a command of an operator: `rebuild`, `repartition`, `retract`, `reset` or `drop`."""
+    _begin()
+    with tempfile.NamedTemporaryFile(suffix=".toml") as empty:  # see `count_again`
+        where = Where(redis=url, config=Path(empty.name))
+        match command:
+            case "rebuild":
+                rebuild(where=where)
+            case "repartition":
+                rebuild(partitions=6, where=where)
+            case "retract":
+                retract(metric="seat", actor="bot", where=where)
+            case "reset":
+                reset("s0", "seat", where=where)
+            case _:
+                rebuild(drop=True, where=where)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     rows_cluster,
+    rows_commands,
     rows_failover,
     rows_input,
     rows_link,
@@ -20,6 +21,7 @@ from tests.faults.table import ROWS
 __all__ = [
     "ROWS",
     "rows_cluster",
+    "rows_commands",
     "rows_failover",
     "rows_input",
     "rows_link",

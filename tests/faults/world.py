@@ -326,7 +326,8 @@ class World:
     def empty(self) -> Harness:
         """Return a harness of an empty place: another database of the server, or for a cluster a separate server."""
         url = database(self.server.url, 1) if hasattr(self, "server") else self.start_server("empty").url
-        return self._open.enter_context(Harness(url, rules=RULES))
+        partitions = self.harness.layout.partitions
+        return self._open.enter_context(Harness(url, rules=RULES, partitions=partitions))
 
     def __enter__(self) -> Self:
         return self

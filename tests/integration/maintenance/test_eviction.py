@@ -69,6 +69,16 @@ def test_evicted_keys_are_logged_and_served(fresh_server):
             assert scrape(http)["redis_evicted_keys_total", ()] == evicted
 
 
+def test_a_server_is_asked_once(server):
+    """A check asks the server of many partitions once: for its memory, and for its evicted keys."""
+    with Harness(server.url, partitions=16) as harness:
+        watch = EvictionWatch(harness.client, harness.deployment, structlog.get_logger(), {})
+        watch.run_once()
+        harness.client.config_resetstat()
+        watch.run_once()
+        assert harness.client.info("commandstats")["cmdstat_info"]["calls"] == 2
+
+
 @pytest.mark.parametrize("eviction", ["refuse", "allow"])
 def test_counting_pauses_while_the_server_may_evict(fresh_server, monkeypatch, eviction):
     """If the policy is changed while a worker runs, it states the policy and counts nothing until it is set back."""

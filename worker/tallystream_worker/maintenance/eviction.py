@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from tallystream.client.cluster.client import node_of
 from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError
 from tallystream.storage.scripts import Script
@@ -41,8 +42,9 @@ def refuse_eviction(client: redis.Redis, layout: Layout) -> None:
         ConfigurationError: a server may evict keys; the message names the setting of the server.
         redis.RedisError: a server does not reply, or rejects the command for another reason.
     """
+    looked = _Looked(client)
     for keys in layout.keys:
-        policy, _ = _look(client, keys)
+        policy, _ = looked(keys)
         if policy:
             raise ConfigurationError(
                 f"{keys.stream}: the server may evict keys when its memory is full (maxmemory-policy {policy}), and an "
@@ -89,10 +91,14 @@ class EvictionWatch:
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost.
         """
-        for_each_partition(self._client, self._deployment, self._partition)
+        looked = _Looked(self._client)
 
-    def _partition(self, _number: int, keys: PartitionKeys, _found: Deployment) -> None:
-        policy, evicted = _look(self._client, keys)
+        def note(_number: int, keys: PartitionKeys, _found: Deployment) -> None:
+            self._note(keys, *looked(keys))
+
+        for_each_partition(self._client, self._deployment, note)
+
+    def _note(self, keys: PartitionKeys, policy: str, evicted: int) -> None:
         state = self._states[keys.stream]
         if policy:
             self.evicting[keys.stream] = policy
@@ -126,6 +132,23 @@ def eviction_service(
     client = connect(settings.redis.url)
     watch = EvictionWatch(client, deployment, log, evicting if settings.redis.eviction == "refuse" else {})
     return maintenance_service("eviction", EVERY, watch.run_once, client, log)
+
+
+class _Looked:
+    """Looks at the server of each partition, at each server once; call it with the keys of a partition.
+
+    It returns what `_look` returns for the first partition of the same server.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._found: dict[str, tuple[str, int]] = {}  # by server
+
+    def __call__(self, keys: PartitionKeys) -> tuple[str, int]:
+        node = node_of(self._client, keys.stream)
+        if node not in self._found:
+            self._found[node] = _look(self._client, keys)
+        return self._found[node]
 
 
 def _look(client: redis.Redis, keys: PartitionKeys) -> tuple[str, int]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream.client.cluster.client import node_of
 from tallystream.errors import StreamError
-from tallystream.reading.query import raise_on_error
 
 if TYPE_CHECKING:
     import redis
@@ -56,9 +55,17 @@ class FailoverWatch:
                 )
 
     def _ids(self) -> list[str]:
+        """Return, by place of the name, the replication ID of its node; each node is asked once."""
         with self._client.pipeline(transaction=False) as pipeline:
             for name in self._names:
+                pipeline.exists(name)  # so that the client knows the node of each slot that has moved
+            pipeline.execute()
+        nodes = [node_of(self._client, name) for name in self._names]
+        asked = dict(zip(nodes, self._names, strict=True))
+        with self._client.pipeline(transaction=False) as pipeline:
+            for name in asked.values():
                 pipeline.info("replication")
                 pipeline.exists(name)  # In a cluster, INFO is sent to the node of the key that follows it.
-            replies = [raise_on_error(reply) for reply in pipeline.execute()]
-        return [about["master_replid"] for about in replies[::2]]
+            about = pipeline.execute()[::2]
+        ids = {node: each["master_replid"] for node, each in zip(asked, about, strict=True)}
+        return [ids[node] for node in nodes]
