@@ -92,8 +92,8 @@ local function write(change)
     if change.unordered then
       call('HSET', change.ledger, 'entries:unordered:' .. change.number, 1)
     end
-  else
-    call('HSETNX', change.ledger, 'entries:first', change.number)
+  elseif not call('HGET', change.ledger, 'entries:first') then
+    call('HSET', change.ledger, 'entries:first', change.number)
   end
   call('SET', change.key, change.wanted)
 end
