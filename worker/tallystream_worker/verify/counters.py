@@ -44,9 +44,9 @@ def check(scene: Scene) -> None:
     Each entry is counted by the rules that counted it. A counter that differs, and of which it is not known which rules
     these were, is no fault: the report states it as not checked.
 
-    Each counter that is reported is also added to `differing` of the report, so that later checks leave it out. The limits
-    of the report get the counters that could not be compared, and why; if none could, this is no error, but a limit as
-    well. They also state up to where entries were counted by earlier rules.
+    Each counter that is reported is also added to `differing` of the report, so that later checks leave it out. The
+    limits of the report get the counters that could not be compared, and why; if none could, this is no error, but a
+    limit as well. They also state up to where entries were counted by earlier rules.
 
     Raises:
         StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`. These are errors, not limits.
