@@ -76,7 +76,7 @@ UNORDERED: Final = "entries:unordered:"
 """Prefix of fields of the ledger: the number of rules follows, see `PartitionKeys.adopted`."""
 
 FIRST_RULES: Final = "entries:first"
-"""Field of the ledger: the number of the first rules that counted the partition, if it had none when it was opened."""
+"""Field of the ledger: the number of the rules that counted the partition before the first place in `adopted`."""
 
 FIRST: Final = 1
 """The generation of counters that every deployment begins with; a rebuild makes the next."""

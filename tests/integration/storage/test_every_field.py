@@ -112,6 +112,9 @@ ROWS: Final = [
     Row("ledger|topic ledger", "entries:(removed|retired)", FOUND),
     Row("topic ledger", "entries:copied", HARMLESS, "it only shows the loss of the marks of copied entries"),
     Row("ledger", "entries:adopted", HARMLESS, "it only shows the loss of places, on which no figure depends"),
+    Row(
+        "ledger|later ledger", "entries:first", HARMLESS, "the changes of the rules show it as well, or it is in doubt"
+    ),
     Row("forgotten", "(boards|limits|hour|day|unique|minute|month|votes|sketches):.*", FOUND),
     Row("forgotten", "!rules:.*|!former:.*|copies:.*", FOUND),
     Row("adopted|copied|dropped|files|labels|resets|limit|once|seen|top|minute|hour|day|month", ".*", FOUND),

@@ -13,11 +13,15 @@ from tallystream.deployment import Deployment
 from tallystream.producing.decider import Decider
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire.event import Event
+from tallystream_worker.cli.generation import build
 from tallystream_worker.counting.adopt import adopt
 from tallystream_worker.dead_letters.retry import retry
 from tallystream_worker.dead_letters.store import drop, letters
+from tallystream_worker.rebuild.drop import drop as drop_generation
+from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.settings.settings import RedisSettings, Settings
+from tallystream_worker.snapshot.restore import restore
 from tests.harness import Harness
 from tests.integration.verify.test_verify import RULES, World, limits, names
 
@@ -57,6 +61,11 @@ class ChangingWorld(World):
     def change(self, metric: str, rule: Metric) -> None:
         """Publish the present rules with another rule of a metric."""
         self.publish(replace(self.harness.rules, metric=self.harness.rules.metric | {metric: rule}))
+
+    def follow(self) -> None:
+        """Use the generation that is live now."""
+        self.harness.layout = self.layout = Deployment.load(self.client).layout
+        self.keys = self.layout.keys[0]
 
     def adopt(self) -> None:
         """Record that the published rules count, as a worker does now and then."""
@@ -216,6 +225,30 @@ def test_what_cannot_be_judged_is_stated_as_not_checked(world):
     assert "tallystream snapshot --once" in found["failed"][1]
     wrong_bucket(world)
     assert world.found().keys() == {"failed", "buckets.differ"}
+
+
+def test_a_restore_of_a_rebuilt_generation_is_no_fault(world):
+    """After a restore of a snapshot of a later generation, it is known which rules counted its first entries."""
+    world.change(*CHANGES["limit raised"])
+    world.count()
+    for generation in (2, 3):
+        chosen = Settings(RedisSettings(world.harness.url), rules=world.harness.rules)
+        propose(world.client, Deployment.load(world.client), chosen.rules)
+        build(chosen, Deployment.load(world.client), generation, "")
+        drop_generation(world.client, Deployment.load(world.client), generation - 1)
+        world.follow()
+        world.count()
+        if generation == 2:
+            world.copy()
+        world.change(*CHANGES["window added" if generation == 2 else "limit lowered"])
+        world.count()
+        assert "failed" not in world.found()
+    restore(world.client, world.database, force=True)
+    world.follow()
+    world.count()
+    assert world.found() == {}
+    world.client.incrby(world.keys.total("call", "k0"), 1)
+    assert "counters.differ" in world.found()
 
 
 def test_lost_places_hide_nothing(world):

@@ -20,7 +20,7 @@ from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost
 from tallystream.rules.metrics import publish
 from tallystream.rules.metrics import read as read_rules
 from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring_number
-from tallystream.storage.keys import FIRST, FIRST_RULES, UNORDERED
+from tallystream.storage.keys import FIRST_RULES, UNORDERED
 from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import StreamID, parse_id
@@ -245,6 +245,11 @@ class Course:
         return {number: place for place, number, _ in self._steps[1:]}
 
     @property
+    def first(self) -> int:
+        """The number of the rules before the first place; 0 if they have none."""
+        return self._steps[0][1]
+
+    @property
     def ranges(self) -> list[tuple[StreamID, StreamID]]:
         """The two IDs of each place, in order."""
         return list(zip(self._firsts, self._lasts, strict=True))
@@ -324,7 +329,7 @@ class GenerationRules:
 
         `stated` is the number that the ledger states, if it does.
         """
-        if stated in self._rules and stated not in self._places:
+        if stated in self._rules:
             return [stated]
         earlier = [
             (int(fields["number"]), int(fields["generation"]))
@@ -332,8 +337,6 @@ class GenerationRules:
             if int(fields["number"]) in self._rules and int(fields["number"]) < min(self._places)
         ]
         of_it = [number for number, generation in earlier if generation == live.generation]
-        if live.generation != FIRST and of_it:
-            return of_it[:1]  # the rules of the rebuild
         return list(dict.fromkeys(of_it or [number for number, _ in earlier[-1:]]))
 
     @property

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConsumerGroupMissing, GenerationSwitched
 from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import BEGUN, CLOSING, FIRST, GROUP, RESTORED, SNAPSHOTS
+from tallystream.storage.keys import BEGUN, CLOSING, FIRST, FIRST_RULES, GROUP, RESTORED, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -209,6 +209,8 @@ class PartitionRestore:
         course = rules.course(self._partition, position, [*generations, generation])
         self._places = course.places
         self.newest = generation
+        if course.places and course.first:
+            load.ledger.setdefault(FIRST_RULES, course.first)
         log = RestoredLog(position, generation, load)
         if self._has_lost_nothing(position) and self._has_room():
             for entry in self._left("0-0", position.floor):

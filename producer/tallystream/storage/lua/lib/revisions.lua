@@ -71,14 +71,15 @@ local function check(key, stream, present, wanted)
   if after < before then
     return { 'outdated', counting }
   end
-  local prefix, group = string.gsub(key, 'live$', ''), 'tally'
-  if generation ~= '1' then
-    prefix, group = prefix .. 'g' .. generation .. ':', group .. '-' .. generation
-  end
-  local change = { key = key, wanted = wanted, number = number, ledger = prefix .. 'ledger' }
+  local change = { key = key, wanted = wanted }
   if before > 0 then
+    local prefix, group = string.gsub(key, 'live$', ''), 'tally'
+    if generation ~= '1' then
+      prefix, group = prefix .. 'g' .. generation .. ':', group .. '-' .. generation
+    end
     local first, last, unordered = place(stream, group)
-    change.adopted, change.place, change.unordered = prefix .. 'adopted', first .. ' ' .. last, unordered
+    change.adopted, change.ledger = prefix .. 'adopted', prefix .. 'ledger'
+    change.before, change.number, change.place, change.unordered = counting, number, first .. ' ' .. last, unordered
     call('HLEN', change.adopted) -- raises an error if the key has another type
   end
   return nil, change
@@ -92,8 +93,9 @@ local function write(change)
     if change.unordered then
       call('HSET', change.ledger, 'entries:unordered:' .. change.number, 1)
     end
-  elseif not call('HGET', change.ledger, 'entries:first') then
-    call('HSET', change.ledger, 'entries:first', change.number)
+    if not call('HGET', change.ledger, 'entries:first') then
+      call('HSET', change.ledger, 'entries:first', change.before) -- no place was recorded before
+    end
   end
   call('SET', change.key, change.wanted)
 end
