@@ -306,8 +306,8 @@ class Deployment:
         """Raise `NothingDeclared` if the deployment was not stored in the server when it was read."""
         if not self.is_stored:
             raise NothingDeclared(
-                f"no deployment is stored: {self.layout.root} does not exist. If the server has lost its data, restore a "
-                "snapshot (tallystream restore --force); otherwise start a worker (tallystream worker)"
+                f"no deployment is stored: {self.layout.root} does not exist. If the server has lost its data, restore "
+                "a snapshot (tallystream restore --force); otherwise start a worker (tallystream worker)"
             )
 
     def reload(self, client: redis.Redis) -> Self:
