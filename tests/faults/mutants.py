@@ -625,8 +625,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/verify/snapshots.py",
-                "    if not put_mark(scene.client, keys, position.mark):",
-                "    if not put_mark(scene.client, keys, ''):",
+                "not put_mark(scene.client, keys, position.mark):",
+                "not put_mark(scene.client, keys, ''):",
             ),
         ),
         tests=("tests/integration/verify/test_remedies.py::test_the_finding_that_explains_the_others_comes_first",),

@@ -161,7 +161,8 @@ def test_a_partition_that_stays_closed_is_a_problem(server, monkeypatch):
     monkeypatch.setattr(partition_worker, "_LONGEST_SWITCH", 0.3)
     log = LogCapture()
     client = server.client()
-    with counting(Settings(redis=RedisSettings(url=server.url)), structlog.wrap_logger(None, processors=[log])) as pool:
+    logger = structlog.wrap_logger(None, processors=[log], wrapper_class=structlog.make_filtering_bound_logger(0))
+    with counting(Settings(redis=RedisSettings(url=server.url)), logger) as pool:
         keys = pool.layout.keys_of("a")
 
         def lines() -> list[str]:

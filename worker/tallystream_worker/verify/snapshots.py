@@ -148,9 +148,9 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
     newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
     if parse_id(position.generated) > parse_id(newest):
         report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
-        report.cause = "snapshot.ahead"
+        report.cause = report.cause or "snapshot.ahead"
         return False
-    if not put_mark(scene.client, keys, position.mark):
+    if keys.sequences not in report.lost and not put_mark(scene.client, keys, position.mark):
         held: bytes | None = scene.client.execute_command("HGET", keys.retention_holds, HOLDER)
         try:
             ensure_sent_again(
@@ -158,7 +158,7 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
             )
         except LogLost as error:
             report.find("snapshot.ahead", f"{database.place}: {error.problem}")
-            report.cause = "snapshot.ahead"
+            report.cause = report.cause or "snapshot.ahead"
         else:
             report.limit(
                 "snapshot",
