@@ -1,4 +1,4 @@
-"""A node that comes back empty is noticed: its partitions stop, the others go on, and `reopen` opens them again."""
+"""A node that comes back empty is noticed: its partitions stop, the others continue, and `reopen` opens them again."""
 
 from __future__ import annotations
 
