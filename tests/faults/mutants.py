@@ -2472,7 +2472,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/storage/lua/lib/revisions.lua",
-                "call('HSETNX', change.ledger, 'entries:first', change.before)",
+                "call('HSET', change.ledger, 'entries:first', change.before)",
                 "",
             ),
         ),

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from tallystream import Producer
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import FlushTimeout, TallyError
+from tallystream.errors import FlushTimeout, TallyError, Unconfirmed
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
 from tallystream_worker.cli.commands.dead import dead
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator, Mapping
 
+    from tallystream.client.durability import Durability
     from tallystream_worker.counting.outcome import BatchResult
 
 RULES = Rules(
@@ -179,13 +180,13 @@ def operate(url: str, command: str) -> int:
             case "retract":
                 retract(metric="seat", actor="bot", where=where)
             case "reset":
-                reset("s0", "seat", where=where)
+                reset("t0", "seat", where=where)
             case _:
                 rebuild(drop=True, where=where)
     return 0
 
 
-def decider(url: str, journal: str, seed: int, subjects: int, pause: float) -> int:
+def decider(url: str, journal: str, seed: int, subjects: int, pause: float, durability: Durability = "memory") -> int:
     """Decide events of `seat` until SIGTERM, and write the outcome of each to a journal: `<outcome> <subject>`.
 
     The outcome is `accepted` or `rejected`; `unknown` if the event may be decided; `refused` if it was not.
@@ -193,14 +194,14 @@ def decider(url: str, journal: str, seed: int, subjects: int, pause: float) -> i
     chance = random.Random(seed)
     with (
         listening() as stop,
-        contextlib.closing(Producer(url)) as producer,
+        contextlib.closing(Producer(url, durability=durability)) as producer,
         Path(journal).open("a", encoding="utf-8", buffering=1) as book,
     ):
         while not stop.is_set():
             subject = f"s{chance.randrange(subjects)}"
             try:
                 outcome = "accepted" if producer.decide("seat", subject).accepted else "rejected"
-            except RedisError:
+            except (RedisError, Unconfirmed):
                 outcome = "unknown"
             except TallyError:
                 outcome = "refused"

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tests.faults.rows_operator import decider, decisions_count, ends
 from tests.faults.table import row
 from tests.local_cluster import PRIMARIES
 
 if TYPE_CHECKING:
+    from tests.faults.fork_server import Child
     from tests.faults.world import World
     from tests.local_cluster import LocalCluster, LocalNode
 
-SEATS: Final = [f"s{number}" for number in range(12)]
+SEATS: Final = [f"t{number}" for number in range(12)]
 ATTEMPTS: Final = 10
 """The most times that a command is run until it succeeds."""
 
@@ -32,6 +34,7 @@ def command_fails_over(world: World) -> None:
             producer.emit("seat", seat, actor="man")
             producer.emit("seat", seat, actor="bot")
         producer.flush(30, wait="counted")
+    deciding, book = decider(world, "replica")
     world.flow(50)
     command = world.chance.choice(["rebuild", "repartition", "retract", "reset"])
     world.watch.stop()  # the keys of the counters change
@@ -40,14 +43,15 @@ def command_fails_over(world: World) -> None:
     world.harness.layout = Deployment.load(world.harness.client).layout
     world.heal()
     world.flow(50)
-    expected = dict.fromkeys(SEATS, 1 if command == "retract" else 2) | ({"s0": 0} if command == "reset" else {})
+    ends(world, deciding)
+    world.afterwards.append(lambda _: decisions_count(world, book))
+    expected = dict.fromkeys(SEATS, 1 if command == "retract" else 2) | ({"t0": 0} if command == "reset" else {})
     world.afterwards.append(lambda _: _seats_are(world, expected))
 
 
 def _run(world: World, cluster: LocalCluster, command: str) -> None:
     """Run a command while a primary fails over; then repeat it until it succeeds, and drop what is not live."""
-    child = world.process("operate", url=world.url, command=command)
-    _fail_over(world, cluster)
+    child = _fail_over(world, cluster, command)
     status, said = world.ends(child, 120), child.said()
     for _ in range(ATTEMPTS):
         if status == 0:
@@ -65,16 +69,24 @@ def _run(world: World, cluster: LocalCluster, command: str) -> None:
     world.expect(status == 0, f"drop still fails: {child.said()[-1500:]}")
 
 
-def _fail_over(world: World, cluster: LocalCluster) -> None:
-    """Let a replica take over from a primary that is killed or frozen; before, it may lag."""
+def _fail_over(world: World, cluster: LocalCluster, command: str) -> Child:
+    """Start a command, and let a replica take over from a primary that is killed or frozen; before, it may lag.
+
+    A replica that lags from the start makes the command wait in its first step until the failover.
+    """
     primary = world.chance.choice([node for node in cluster.nodes if node.is_primary()])
     heir = cluster.replica_of(primary)
+    lags = world.chance.choice(["not", "at the start", "later"])
+    if lags == "at the start":
+        _lag(world, primary, heir)
+    child = world.process("operate", url=world.url, command=command)
     world.pause(0, 1.0)
-    if world.chance.random() < 0.5:
-        heir.freeze()
-        primary.ask("CLIENT", "KILL", "TYPE", "replica")  # it gets nothing more
-        world.inject("replica lags")
+    if lags == "later":
+        _lag(world, primary, heir)
+    if lags != "not":
         world.pause(0, 1.0)
+    if child.wait(0) is None:
+        world.inject("the command runs")
     is_frozen = world.chance.random() < 0.5
     _stop(primary, is_frozen=is_frozen)
     heir.thaw()
@@ -85,6 +97,14 @@ def _fail_over(world: World, cluster: LocalCluster) -> None:
     else:
         primary.server.start()
     cluster.wait_until_whole()
+    return child
+
+
+def _lag(world: World, primary: LocalNode, heir: LocalNode) -> None:
+    """Let a replica get nothing more."""
+    heir.freeze()
+    primary.ask("CLIENT", "KILL", "TYPE", "replica")
+    world.inject("replica lags")
 
 
 def _stop(node: LocalNode, *, is_frozen: bool) -> None:

@@ -39,7 +39,7 @@ def rules_changed(world: World) -> None:
     world.oracle_knows -= {"vote"}  # a replay counts by the first rules; `_counted_again` compares with the last ones
     names = ["a", "b"]
     workers = {name: world.worker(name) for name in names}
-    decider, book = _decider(world)
+    child, book = decider(world)
     world.flow(50)
     for _ in range(world.chance.randint(2, 5)):
         _change(changes, world.chance)
@@ -50,8 +50,8 @@ def rules_changed(world: World) -> None:
         world.inject("rules changed")
     world.heal()
     world.flow(50)
-    _ends(world, decider)
-    world.afterwards.append(lambda _: _decisions_count(world, book))
+    ends(world, child)
+    world.afterwards.append(lambda _: decisions_count(world, book))
     world.afterwards.append(lambda _: _counted_again(world, changes))
 
 
@@ -99,7 +99,7 @@ def restored_beside_all(world: World) -> None:
     store = Store(archive)
     world.worker("a", archive={"url": archive, "every": 0.3})
     world.worker("b")
-    decider, book = _decider(world)
+    deciding, book = decider(world)
     world.flow(50)
     snapshot = str(world.folder / "snapshot.sqlite")
     taker = world.process("snapshots", url=world.url, place=snapshot, every=0.1)
@@ -123,8 +123,8 @@ def restored_beside_all(world: World) -> None:
         world.flow(50)
     world.heal()
     world.flow(50)
-    _ends(world, decider)
-    world.afterwards.append(lambda _: _decisions_count(world, book))
+    ends(world, deciding)
+    world.afterwards.append(lambda _: decisions_count(world, book))
     world.afterwards.append(lambda _: _is_proved(world, store))
 
 
@@ -135,24 +135,26 @@ def _is_proved(world: World, store: Store) -> None:
     prove(world, archive=store)
 
 
-def _decider(world: World) -> tuple[Child, Path]:
+def decider(world: World, durability: str = "memory") -> tuple[Child, Path]:
     """Start a process that decides events, and return it with its journal."""
     book = world.folder / "decided"
     child = world.process(
-        "decider", url=world.url, journal=str(book), seed=world.chance.getrandbits(32), subjects=SEATS, pause=0.02
-    )
+        "decider", url=world.url, journal=str(book), seed=world.chance.getrandbits(32), subjects=SEATS, pause=0.02,
+        durability=durability,
+    )  # fmt: skip
     world.oracle_knows -= {"seat"}  # a replay takes decided events for counted ones; `verify` counts them again
     world.until(lambda: book.exists() and "accepted" in book.read_text(encoding="utf-8"), "an accepted event")
     return child, book
 
 
-def _ends(world: World, decider: Child) -> None:
-    decider.signal(signal.SIGTERM)
-    status = world.ends(decider)
-    world.expect(status == 0, f"the decider ended with {status}: {decider.said()[-1500:]}")
+def ends(world: World, child: Child) -> None:
+    """End a decider."""
+    child.signal(signal.SIGTERM)
+    status = world.ends(child)
+    world.expect(status == 0, f"the decider ended with {status}: {child.said()[-1500:]}")
 
 
-def _decisions_count(world: World, book: Path) -> None:
+def decisions_count(world: World, book: Path) -> None:
     """Check that each accepted event is counted once, and no rejected or refused one."""
     outcomes = Counter(line for line in book.read_text(encoding="utf-8").split("\n") if line)
     totals = world.harness.totals()
