@@ -2509,9 +2509,9 @@ MUTANTS: Final = (
         "reset-forgets-the-sketch",
         (
             Edit(
-                "tallystream/reading/counters.py",
-                "estimated if was_reset else 0",
-                "0",
+                "tallystream/reading/sketches.py",
+                "if was_reset or estimated > sketched",
+                "if estimated > sketched",
             ),
         ),
         tests=(f"{_RESET}::test_a_reset_of_a_subject_in_the_sketch_states_an_error",),
@@ -2992,7 +2992,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/verify/lost_fields.py",
-                "    wanted = {_RULES + metric for metric in counted}\n",
+                "    wanted = {PARTS + metric for metric in counted}\n",
                 "    wanted = set[str]()\n",
             ),
         ),
