@@ -110,9 +110,16 @@ CASES: Final = [
     ("storage/touch", "seq", NO_LEDGER, "", "damaged text"),
     ("storage/init_deployment", "meta", "", "layout 2", "created text text"),
     ("storage/init_deployment", "meta", "HSET meta layout 2", "layout 3", "loaded text text"),
-    ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules", "adopted text"),
+    ("storage/adopt_rules", "ledger forgotten", "HSET forgotten !rules:view hour=UTC", "rules 0", "adopted text"),
     (
-        *("storage/adopt_rules", "ledger forgotten", f"HSET forgotten !rules:view top=2; {NO_LEDGER}", "rules"),
+        "storage/adopt_rules",
+        "ledger forgotten",
+        f"HSET forgotten !rules:view hour=UTC; {NO_LEDGER}",
+        "rules 1",
+        "adopted text",
+    ),
+    (
+        *("storage/adopt_rules", "ledger forgotten", f"HSET forgotten !rules:view top=2; {NO_LEDGER}", "rules 0"),
         "damaged text",
     ),
     ("counting/apply", "stream dead ledger live", PENDING, "g batch:a:1-1 1", "applied"),

@@ -36,6 +36,10 @@ def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
         KeyLost: the partition has lost a key; nothing was changed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
+    return _adopt(client, keys, rules, is_copy=False)
+
+
+def _adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules, *, is_copy: bool) -> list[str]:
     names = list(rules.metric)
     if not names:
         return []
@@ -48,7 +52,7 @@ def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
     if not changed:
         return []
     tables = [rule_table(keys, name, rules.metric[name], rules.zone) for name in changed]
-    _, *adopted = _ADOPT(client, [keys.ledger, keys.forgotten], [msgspec.msgpack.encode(tables)])
+    _, *adopted = _ADOPT(client, [keys.ledger, keys.forgotten], [msgspec.msgpack.encode(tables), int(is_copy)])
     return [name.decode() for name in adopted]
 
 
@@ -67,4 +71,4 @@ def adopt_as(client: redis.Redis, keys: PartitionKeys, rules: Rules, forgotten: 
     recorded = {
         name: rule for name, rule in rules.metric.items() if forgotten.get(PARTS + name) == parts(rule, rules.zone)
     }
-    adopt(client, keys, replace(rules, metric=recorded, ratio={}, alert=()))
+    _adopt(client, keys, replace(rules, metric=recorded, ratio={}, alert=()), is_copy=True)

@@ -37,8 +37,9 @@ class SegmentAppender:
     Call one method `append_...`, once, within the context (`with`), which ends the sender's thread. It reads a whole
     segment, and returns when the events are appended: whether to continue with the next segment, or `False` if `report`
     returned `False`. It raises `SourceMoved` if the segment must be read again, `SourceError` if the file cannot be
-    read, `KeyLost` if a partition has lost a key, and `RedisError` if the server rejects the appends and would do so
-    again. The constructor reads the stored offsets, and raises `RedisError` if it cannot.
+    read (`append_rows` also raises the errors that its docstring names), `KeyLost` if a partition has lost a key, and
+    `RedisError` if the server rejects the appends and would do so again. The constructor reads the stored offsets, and
+    raises `RedisError` if it cannot.
 
     Args:
         client: A client that never sends a command twice.

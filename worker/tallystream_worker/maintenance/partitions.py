@@ -35,12 +35,13 @@ def for_each_partition(
 ) -> None:
     """Read the deployment again, and run a job in every partition of its live topic, also after it failed in one.
 
-    If nodes of a cluster do not answer, their partitions are left out.
+    If nodes of a cluster do not answer, their partitions are left out. If a single server does not answer the job, the
+    partitions after it are not tried.
 
     If the data that the worker started with was deleted or replaced, or a restore has not finished, do nothing. Ignore
     a `RedisError` of the job that shows that a stream or consumer group is gone. The counting loop reports both. An
-    exception of the job that is neither a `RedisError` nor a `KeyLost` is raised at once, without the partitions after
-    it.
+    exception of the job that is neither a `RedisError` nor a `KeyLost` ends the pass at once. It is raised, unless the
+    job failed in an earlier partition: then that error is.
 
     Args:
         client: The connection to the partitions.
@@ -48,8 +49,8 @@ def for_each_partition(
         job: Called with the partition's number, its keys, and the deployment that is stored now.
 
     Raises:
-        redis.RedisError, KeyLost: the deployment could not be read; or the first error of the job, after all
-            partitions.
+        redis.RedisError, KeyLost: the deployment could not be read; or the first error of the job: after all
+            partitions, or at once if a single server does not answer.
         NodeUnreachable: nodes do not answer, and there is no other error; raised after all other partitions.
         ConfigurationError: this release cannot read the stored layout version or rules.
     """

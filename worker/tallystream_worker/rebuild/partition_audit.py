@@ -197,9 +197,14 @@ class PartitionAudit:
         self._backfill = Backfill(self._scratch, self._copy, course.fold(self._fold))
 
     def _follow_log(self, followed: LiveRules, archived: str) -> None:
-        """Fold each entry by the rules that counted it; `archived` is the ID after which the archive begins, or `""`.
+        """Fold each entry from now on by the rules that counted it.
 
-        Without an archive, the first entry of the stream is taken for the first one.
+        Also note the metrics for which these rules are not surely known.
+
+        Args:
+            followed: The rules of the server, and the places at which its partitions began to follow them.
+            archived: The ID after which the archive begins; without an archive `""`: then the first entry that the
+                stream still has is taken for the first one.
         """
         found = GenerationRules(followed, self._number, archived or self._first_held() or "")
         self._doubt(found.doubtful())
@@ -250,7 +255,7 @@ class PartitionAudit:
         after = base.after
         self._load_resets(after)
         if self._followed is not None:
-            self._follow_log(self._followed, base.after if base.is_archived else "")
+            self._follow_log(self._followed, (base.after or "0-0") if base.is_archived else "")
         if base.is_archived:
             self._mark = self._after = ""
             after = self._count_archive(base.after)

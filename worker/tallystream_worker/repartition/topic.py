@@ -147,6 +147,7 @@ def next_closing(client: redis.Redis, deployment: Deployment) -> int:
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was stored.
+        KeyLost: the root hash has lost a field; nothing was stored.
         ConfigurationError: this release cannot read the stored data; nothing was stored.
         redis.RedisError: the server does not reply, or rejects the command.
     """
@@ -233,7 +234,9 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
             was done.
         KeyLost: a partition of the live topic has lost a key, and may be closed; raised after the repartition was given
             up, its holds and its topic were removed, and the other partitions were reopened. When the partition is
-            repaired, `settle` reopens it.
+            repaired, `settle` reopens it. If the root hash has lost a field, no partition was reopened.
+        Unconfirmed: the live topic was reopened and its holds were removed, but the removal of a topic was not
+            confirmed in time: call `drop_left`, which does the rest.
         ConfigurationError: this release cannot read the stored data; the repartition was given up, and nothing else was
             done.
         redis.RedisError: the server does not reply, or rejects a command: the call is interrupted, as above.
@@ -340,6 +343,7 @@ def drop_left(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     that was given up, which is open and was never live, nothing stays.
 
     Raises:
+        Unconfirmed: the removal of a topic was not confirmed in time; call again to remove the rest.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
     removed = {}

@@ -76,8 +76,8 @@ class ServerStats:
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
     """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
 
-    So are those on nodes of a cluster that do not answer. The query raises `RedisError` if the last snapshot, the last
-    audit or the last verification cannot be read for another reason.
+    So are those on nodes of a cluster that do not answer. The query raises `RedisError` for any other error of the
+    command that reads the last snapshot, audit and verification, also if the user may not read them.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:

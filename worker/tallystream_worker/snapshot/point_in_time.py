@@ -223,6 +223,10 @@ class PointInTimeView:
 
         Do nothing if the view is no longer open, or another one was opened since. Copies that `open_view` has made
         stay: see `remove_copies`.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused the command. The server removes the view itself, 30
+                seconds after the last `take`.
         """
         _GIVE_UP(self.client, [self.key], [self.token])
 
@@ -230,6 +234,9 @@ class PointInTimeView:
         """Remove the copies of this view: those of the keys `names`, and those that scripts have made since.
 
         Those of scripts are known only as far as `take` and `close` have fetched them.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused the command.
         """
         names = {*names, *(key.decode() for key, was_copied in self.copies.items() if was_copied)}
         if names:

@@ -87,12 +87,11 @@ class ClusterClient(redis.Redis):
     def scan_iter(self, *args: Any, **options: Any) -> Iterator[Any]:
         """Yield the matching keys of every primary; the arguments are those of `redis.Redis.scan_iter`.
 
-        A key may come more than once. While slots are moved, keys may be missing. If no slot map was ever read, and the
-        last attempt to read one failed within the last 50 milliseconds, yield nothing.
+        A key may come more than once. While slots are moved, keys may be missing. The slot map is read again first.
 
         Raises:
-            redis.RedisError: a primary does not answer, a slot has no primary, or no node returned the slot map; later
-                primaries are not read.
+            redis.RedisError: no node returned the slot map, or a slot has no primary: nothing is yielded. Or a primary
+                does not answer: later primaries are not read.
             ConfigurationError: the server is not a node of a cluster.
         """
         for node in self._router.all_primaries():
