@@ -18,12 +18,15 @@ FOLDERS: Final = tuple(
     Path(__file__).parent / name
     for name in (
         "cluster/exact",
+        "cluster/test_alerts_in_part.py",
+        "cluster/test_reads_in_part.py",
         "integration/rebuild",
         "integration/repartition",
         "integration/snapshot",
         "integration/storage/test_every_field.py",
         "integration/storage/test_every_key.py",
         "integration/storage/test_lost_keys.py",
+        "integration/storage/test_script_replies.py",
         "integration/test_repair.py",
         "integration/verify",
     )
