@@ -1931,6 +1931,11 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-one record is deleted]",),
     ),
     Mutant(
+        "two-snapshots-are-written-at-once",
+        (Edit("tallystream_worker/snapshot/database.py", "            _lock(connection, partition)\n", ""),),
+        tests=("tests/integration/snapshot/test_two_writers.py",),
+    ),
+    Mutant(
         "verify-compares-across-a-failover",
         (Edit("tallystream_worker/verify/verify.py", "    _refuse_a_failover(scene, failovers)\n", ""),),
         tests=("tests/integration/verify/test_failover.py",),

@@ -502,6 +502,14 @@ def test_a_leaderboard_that_is_wrong_is_not_proved(world):
     assert agreeing() == before - 1
 
 
+def test_a_deleted_leaderboard_is_named(world):
+    """If the leaderboard of all time of a metric is deleted, the subjects that belong on it are named."""
+    world.client.delete(world.keys.top("view"))
+    report = world.verify()
+    assert "leaderboards.incomplete" in names(report)
+    assert report.failed == []
+
+
 def test_exactly_the_counters_that_agree_are_proved(world):
     """Of the compared counters, each that differs is left out, once; one that should not exist was never among them."""
 

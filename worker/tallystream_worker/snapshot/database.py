@@ -118,12 +118,7 @@ class Database:
         """
         with self._transaction() as connection:
             rows = [{"name": name, "value": value} for name, value in facts.items()]
-            # A write comes first, because it locks the row (SQLite: the file) before the digest is read.
-            connection.execute(
-                update(schema.digests)
-                .where(schema.digests.c.partition == OF_NO_PARTITION)
-                .values(value=schema.digests.c.value)
-            )
+            _lock_facts(connection)
             digests = TableDigests(connection)
             if whole:
                 connection.execute(delete(schema.facts))
@@ -237,7 +232,8 @@ class Database:
                 error instead.
         """
         with self._transaction() as connection:
-            held = select(schema.positions).where(schema.positions.c.partition == partition).with_for_update()
+            _lock(connection, partition)
+            held = select(schema.positions).where(schema.positions.c.partition == partition)
             found = connection.execute(held).one_or_none()
             if (found.taken if found else None) != (before.taken if before else None):
                 raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is discarded")
@@ -401,3 +397,21 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     return scheme + separator + rest.rpartition("@")[2]
+
+
+def _lock(connection: Connection, partition: int) -> None:
+    """Make other processes that write a snapshot of a partition wait until the transaction ends (SQLite: all writers).
+
+    A write comes first: SQLite locks the file at the first write, and what was read before it may be old by then.
+    """
+    positions = schema.positions
+    held = update(positions).where(positions.c.partition == partition).values(taken=positions.c.taken)
+    if not connection.execute(held).rowcount:
+        _lock_facts(connection)  # the partition has no row that can be locked
+
+
+def _lock_facts(connection: Connection) -> None:
+    """Make other processes that store facts wait until the transaction ends (SQLite: all writers)."""
+    digests = schema.digests
+    held = update(digests).where(digests.c.partition == OF_NO_PARTITION).values(value=digests.c.value)
+    connection.execute(held)

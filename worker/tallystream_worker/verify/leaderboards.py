@@ -182,6 +182,6 @@ def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[
                 scene.report.find("leaderboards.differ", f"{where} has {int(score):,}, its counter {value:,}")
             continue
         is_full = length >= board_length(board.rule.top)
-        bounds = [int(last[0][1])] * is_full + ([] if bound is None else [int(bound)])
+        bounds = ([int(last[0][1])] if is_full else []) + ([] if bound is None else [int(bound)])
         if value > max(bounds) if bounds else value != 0:
             scene.report.find("leaderboards.incomplete", f"{where} with {value:,} is not listed")
