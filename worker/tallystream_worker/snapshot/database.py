@@ -402,7 +402,7 @@ def _without_password(url: str) -> str:
 def _lock(connection: Connection, partition: int) -> None:
     """Make other processes that write a snapshot of a partition wait until the transaction ends (SQLite: all writers).
 
-    A write comes first: SQLite locks the file at the first write, and what was read before it may be old by then.
+    A write comes first: SQLite locks the file at the first write, so a row that was read earlier may have changed.
     """
     positions = schema.positions
     held = update(positions).where(positions.c.partition == partition).values(taken=positions.c.taken)
