@@ -1931,6 +1931,22 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_each_fault_is_found_by_its_name[valkey-one record is deleted]",),
     ),
     Mutant(
+        "a-removed-generation-is-a-lost-one",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_worker.py",
+                "        except (KeyLost, DeploymentChanged):  # as if",
+                "        except ():  # as if",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_supervisor.py::test_the_keys_of_a_removed_generation_are_not_lost",),
+    ),
+    Mutant(
+        "an-archived-stream-is-created-again",
+        (Edit("tallystream_worker/archive/lua/begin.lua", "ARGV[3] == '1' or ", ""),),
+        tests=("tests/integration/archive/test_stream_deleted_twice.py",),
+    ),
+    Mutant(
         "two-snapshots-are-written-at-once",
         (Edit("tallystream_worker/snapshot/database.py", "            _lock(connection, partition)\n", ""),),
         tests=("tests/integration/snapshot/test_two_writers.py",),

@@ -11,7 +11,9 @@ from structlog.processors import add_log_level
 from structlog.testing import LogCapture
 
 from tallystream import Producer
+from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import GenerationSwitched
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.storage.keys import FIRST_TOPIC
@@ -24,6 +26,7 @@ from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime import partition_worker
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.partition_follower import PartitionFollower
+from tallystream_worker.runtime.partition_worker import PartitionWorker
 from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.waiting import until
@@ -154,6 +157,44 @@ def test_a_switch_is_no_problem(server, is_idle):
             assert totals.run(query_ledger(totals.deployment.layout)).unaccounted == 0
         until(lambda: all(lane.problem is None for lane in worker.health), what="every partition to count")
     assert [entry for entry in log.entries if entry["level"] not in {"info", "debug"}] == []
+
+
+def lone_worker(settings: Settings, deployment: Deployment) -> PartitionWorker:
+    """Return a worker of the first partition that nothing else drives."""
+    reading, applying = connect(settings.redis.url, block=1.0), connect(settings.redis.url)
+    log, foreign = structlog.get_logger(), threading.Event()
+    return PartitionWorker(settings, deployment, 0, "w", [], log, foreign, {}, reading, applying)
+
+
+@pytest.mark.parametrize("is_topic", [True, False])
+def test_the_keys_of_a_removed_generation_are_not_lost(server, monkeypatch, is_topic):
+    """If a generation is removed while a worker begins to count it, the worker finds that another one is live."""
+    settings, client = Settings(redis=RedisSettings(url=server.url)), server.client()
+
+    def rebuild() -> None:
+        deployment = Deployment.load(client)
+        build(settings, deployment, propose(client, deployment, deployment.rules), "")
+        drop(client, Deployment.load(client), deployment.generation)
+
+    def replace() -> None:
+        if is_topic:
+            repartition(settings, Deployment.load(client), 2)
+            drop_topics(client, Deployment.load(client))
+        else:
+            rebuild()
+
+    def begun_of(*arguments):
+        monkeypatch.undo()
+        replace()
+        return partition_worker.begun_of(*arguments)
+
+    worker = lone_worker(settings, open_deployment(settings))
+    rebuild()
+    monkeypatch.setattr(partition_worker, "begun_of", begun_of)
+    with pytest.raises(
+        GenerationSwitched, match=f"topic {FIRST_TOPIC + 1} is live" if is_topic else "another generation"
+    ):
+        worker.run_once()
 
 
 def test_a_partition_that_stays_closed_is_a_problem(server, monkeypatch):

@@ -122,7 +122,11 @@ class PartitionArchiver:
                 archived = beginning  # if no entry is gone, compare the files with the whole stream
             elif (restored := self._restored()) is not None:
                 archived = min(archived, restored)
-            _BEGIN(self._client, [self._keys.stream, self._keys.archive], [ARCHIVE_GROUP, _text(archived)])
+            _BEGIN(
+                self._client,
+                [self._keys.stream, self._keys.archive],
+                [ARCHIVE_GROUP, _text(archived), int(newest is not None)],
+            )
             position = self._position()
         if position is not None:
             self._continue_after(position)

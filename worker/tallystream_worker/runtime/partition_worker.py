@@ -13,7 +13,7 @@ from tallystream.client.backoff import Backoff
 from tallystream.client.durability import DurabilityCheck
 from tallystream.client.error_text import named_text
 from tallystream.client.replies import is_group_missing
-from tallystream.errors import ConsumerGroupMissing, GenerationSwitched, KeyLost, StreamError
+from tallystream.errors import ConsumerGroupMissing, DeploymentChanged, GenerationSwitched, KeyLost, StreamError
 from tallystream.storage.sentinels import begun_of, refuse_lost
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -191,8 +191,11 @@ class PartitionWorker:
                 self._check_at = time.monotonic() + _CHECK
             loop.run_once(BLOCK)
         except KeyLost:
-            self._deployment.ensure_same(self._applying)  # an emptied server has lost every key
-            raise
+            found = self._deployment.reload(self._applying)  # an emptied server has lost every key
+            self._ensure_topic(found)  # so has a topic that was removed after a repartition
+            if found.layout.keys[self._partition] == loop.keys:
+                raise
+            self._open()  # the generation was removed after a rebuild
         except (GenerationSwitched, ConsumerGroupMissing, ResponseError) as error:
             if isinstance(error, ResponseError) and not is_group_missing(error):
                 raise
@@ -262,8 +265,18 @@ class PartitionWorker:
             redis.RedisError: the server does not reply, or rejects a command.
         """
         found = self._deployment.reload(self._applying)
-        if found.layout.topic != self._deployment.layout.topic:
-            raise GenerationSwitched(f"topic {found.layout.topic} is live, not {self._deployment.layout.topic}")
+        self._ensure_topic(found)
+        try:
+            return self._begin(found)
+        except (KeyLost, DeploymentChanged):  # as if the topic or generation was removed meanwhile
+            now = self._deployment.reload(self._applying)
+            self._ensure_topic(now)
+            if now.layout == found.layout:
+                raise
+            raise GenerationSwitched(f"another generation of topic {now.layout.topic} is live than before") from None
+
+    def _begin(self, found: Deployment) -> CountingLoop:
+        """Return the loop for the generation that is live in a deployment, see `_open`; the errors are the same."""
         keys = found.layout.keys[self._partition]
         loop = self._loop
         rules = found.rules_of(keys.generation)
@@ -277,6 +290,11 @@ class PartitionWorker:
         found.ensure_same(self._applying)
         loop.fetch.recover()
         return loop
+
+    def _ensure_topic(self, found: Deployment) -> None:
+        """Raise `GenerationSwitched` if another topic is live in a deployment that was read just now."""
+        if found.layout.topic != self._deployment.layout.topic:
+            raise GenerationSwitched(f"topic {found.layout.topic} is live, not {self._deployment.layout.topic}")
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return a new counting loop for a generation of this partition, with the rules of that generation.

@@ -3,6 +3,7 @@
 --
 -- KEYS[1] stream   KEYS[2] archive (hash)
 -- ARGV[1] group   ARGV[2] the group's position: the ID up to which everything is archived, or 0-0
+-- ARGV[3] 1 if the archive has entries of the partition, else 0
 --
 -- Returns {"begun"}
 --         {"there"}          the group exists; nothing was changed
@@ -12,6 +13,9 @@
 -- Invariant: an open range begins right after the group's position. So a range that was open when the group was lost,
 -- for example because a restore replaced the stream, is forgotten with it: the new group may have another position. If
 -- the file of that range is written, it is ahead of the new group's position, or before it.
+--
+-- Invariant: a stream whose entries were archived is not created again here, also if its ledger has lost how many
+-- entries it had: else its archived entries would look like entries that the server has lost.
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
@@ -21,7 +25,7 @@ local exists = call('EXISTS', stream) == 1
 if exists and streams.group(stream, group) then
   return { 'there' }
 end
-local lost = sentinels.lost(stream) or (not exists and sentinels.is_stream_lost(stream) and stream)
+local lost = sentinels.lost(stream) or (not exists and (ARGV[3] == '1' or sentinels.is_stream_lost(stream)) and stream)
 if lost then
   return { 'damaged', lost }
 end
