@@ -20,6 +20,7 @@ FOLDERS: Final = tuple(
         "cluster/exact",
         "cluster/test_alerts_in_part.py",
         "cluster/test_reads_in_part.py",
+        "integration/archive",
         "integration/rebuild",
         "integration/repartition",
         "integration/snapshot",
