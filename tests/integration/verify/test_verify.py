@@ -544,7 +544,7 @@ def test_a_file_that_cannot_be_read_is_one_finding(world, monkeypatch, at, is_tr
             world.harness.drain("closer", claim_idle=0)
             world.copy()
     if is_trimmed:
-        removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+        removed = world.client.xtrim(world.keys.stream, maxlen=1, approximate=False)
         world.client.hincrby(world.keys.ledger, "entries:retired", removed)
     files = world.files()
     monkeypatch.setattr(world, "files", lambda: [files[at]] * 2)
