@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 from tallystream.client.durability import DurabilityCheck
@@ -31,6 +33,16 @@ def begun(harness, partitions):
     run = Repartition(settings_for(harness.url, PLAIN, 0), harness.client, deployment, layout)
     run.begin()
     return run
+
+
+@contextmanager
+def caught_up(harness):
+    """Begin a repartition to four partitions; provide it when it has caught up, its counter, and a slot as before."""
+    run = begun(harness, 4)
+    with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
+        slot = Slot(harness.client, 3)
+        run.catch_up(counting)
+        yield run, counting, slot
 
 
 def emit(producer):
@@ -93,10 +105,7 @@ def test_copies_that_the_live_topic_loses_are_copied_again(server, is_dropped):
     """While the old topic is kept, workers copy again what the live topic loses, and `--drop` first does the same."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
         emit(producer)
-        run = begun(harness, 4)
-        with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
-            slot = Slot(harness.client, 3)
-            run.catch_up(counting)
+        with caught_up(harness) as (run, counting, slot):
             run.switch(counting)
         copier = StragglerCopier(harness.connect())
         assert copier(Deployment.load(harness.client)) == 0
@@ -112,10 +121,7 @@ def test_what_the_last_copy_pass_finds_missing_is_copied_before_the_switch(serve
     """Copies that are lost after they were counted are copied again while the old topic is closed."""
     with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
         emit(producer)
-        run = begun(harness, 4)
-        with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
-            slot = Slot(harness.client, 3)
-            run.catch_up(counting)
+        with caught_up(harness) as (run, counting, slot):
             slot.go_back()
             run.switch(counting)
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)

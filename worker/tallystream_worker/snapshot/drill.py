@@ -25,7 +25,7 @@ from tallystream_worker.dead_letters.store import RETRIED, letter_of, letters
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.dead_letters import decode_letter
-from tallystream_worker.snapshot.live_rules import RestoredRules, find_live_rules
+from tallystream_worker.snapshot.live_rules import RestoredRules, followed_rules
 from tallystream_worker.snapshot.names import bucket_of, key_of, row_of
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.retries import find_retries
@@ -145,7 +145,7 @@ def drill(
     ):
         other = connect(server.url)
         try:
-            followed = _followed(client, deployment)
+            followed = followed_rules(client, deployment.layout)
             result = restore(other, database, source, followed=followed)
             copy = Deployment.create_or_load(other, namespace=deployment.layout.namespace)
             doubts = [
@@ -172,12 +172,6 @@ def drill(
         len(unclear),
         unclear[:_SHOWN],
     )
-
-
-def _followed(client: redis.Redis, deployment: Deployment) -> LiveRules | None:
-    """Return the rules of the live server, and where its partitions began to follow them."""
-    layout = deployment.layout
-    return find_live_rules(client, layout, client.execute_command("HGETALL", layout.root))
 
 
 def _doubts(database: Database, deployment: Deployment, partition: int, followed: LiveRules | None) -> frozenset[str]:

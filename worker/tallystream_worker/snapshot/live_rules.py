@@ -102,6 +102,14 @@ class LiveRules(msgspec.Struct, frozen=True):
         return found | {self.number: live}
 
 
+def followed_rules(client: redis.Redis, layout: Layout) -> LiveRules | None:
+    """Return the rules of a server, and where the partitions of its live topic began to follow them.
+
+    See `find_live_rules`, also for the errors.
+    """
+    return find_live_rules(client, layout, client.execute_command("HGETALL", layout.root))
+
+
 def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:
     """Return the rules of a server before a restore; of an interrupted restore, those that it has noted.
 

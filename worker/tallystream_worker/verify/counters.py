@@ -12,7 +12,7 @@ from tallystream.rules.changes import changes_of, changes_within
 from tallystream.storage.rule_changes import changes_of_topic, read_changes
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.values import metric_of
-from tallystream_worker.snapshot.live_rules import find_live_rules
+from tallystream_worker.snapshot.live_rules import followed_rules
 from tallystream_worker.verify.findings import SHOWN
 from tallystream_worker.verify.scene import utc
 
@@ -52,8 +52,7 @@ def check(scene: Scene) -> None:
         StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`. These are errors, not limits.
         redis.RedisError: a server does not reply, or rejects a command.
     """
-    layout = scene.deployment.layout
-    followed = find_live_rules(scene.client, layout, scene.client.execute_command("HGETALL", layout.root))
+    followed = followed_rules(scene.client, scene.deployment.layout)
     try:
         found = audit(
             scene.client,
