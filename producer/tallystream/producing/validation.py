@@ -59,7 +59,7 @@ class EventValidator:
         known: Checked subjects, in normal form, and the route of each (`Layout.routes`); emptied at 100,000 subjects,
             and when another topic becomes live.
         metrics: Checked metrics, which may be emitted; and for each whether `admit` must check its events one by one,
-            because the rules may reject some of them, or spread them. Emptied when the rules change.
+            because the rules may reject some of them, or spread them. Emptied when the rules change, or become known.
     """
 
     def __init__(self, client: redis.Redis, partitions: int | None, namespace: str) -> None:
@@ -182,8 +182,8 @@ class EventValidator:
     def metric(self, metric: str) -> bool:
         """Check a metric that is not in `metrics`; return whether `admit` must check its events one by one.
 
-        It is added to `metrics` if the rules are known. If they are not known, accept any valid name, and return
-        `False`.
+        If the rules are not known, accept any valid name, and return `False`. The metric is added to `metrics`; while
+        the rules are not known, only the first 1,000 are.
 
         Raises:
             EventError: the metric is invalid, or not declared; if not declared, the next `refresh` reads the rules
@@ -203,10 +203,11 @@ class EventValidator:
             with self._lock:
                 if self._rules != rules:
                     continue  # they were replaced meanwhile, and may not declare the metric
-                if rules is not None:
-                    self.metrics[metric] = needs_check
-                elif len(self._unchecked) < _MOST_UNCHECKED:
+                if rules is None:
+                    if len(self._unchecked) >= _MOST_UNCHECKED:
+                        return False
                     self._unchecked.add(metric)
+                self.metrics[metric] = needs_check
                 return needs_check
 
     def admit(self, metric: str, amount: int, actor: str | None, id_: str | None, home: int) -> int:

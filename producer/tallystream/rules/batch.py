@@ -341,7 +341,7 @@ class Batch:
         ]
         batch = {
             "ids": ids,
-            "rules": [rule_table(self._keys, metric, rule, self._zone) for metric, rule in rules.items()],
+            "rules": [dict(_known_table(self._keys, metric, rule, self._zone)) for metric, rule in rules.items()],
             "labels": [_labels(place) for place in self._places],
             "sums": sums,
             "windows": windows,
@@ -499,6 +499,20 @@ def rule_table(keys: PartitionKeys, metric: str, rule: Metric, zone: str) -> dic
         "apart": 0 if rule.ids is None else id_length(rule.ids) * 1000,
         "sketched": int(not rule.exact),
     }
+
+
+_tables: Final[dict[tuple[PartitionKeys, str], tuple[Metric, str, dict[str, Any]]]] = {}
+_MOST_TABLES: Final = 10_000
+
+
+def _known_table(keys: PartitionKeys, metric: str, rule: Metric, zone: str) -> dict[str, Any]:
+    """Return what `rule_table` returns; do not change it: for the same object `rule`, it is the same object."""
+    known = _tables.get((keys, metric))
+    if known is None or known[0] is not rule or known[1] != zone:
+        if len(_tables) >= _MOST_TABLES:
+            _tables.clear()
+        known = _tables[keys, metric] = rule, zone, rule_table(keys, metric, rule, zone)
+    return known[2]
 
 
 _NEVER: Final = 2**53
