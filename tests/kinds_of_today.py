@@ -21,6 +21,8 @@ FOLDERS: Final = tuple(
         "cluster/test_alerts_in_part.py",
         "cluster/test_reads_in_part.py",
         "integration/archive",
+        "integration/counting",
+        "integration/reading",
         "integration/rebuild",
         "integration/repartition",
         "integration/snapshot",
