@@ -47,8 +47,8 @@ def page(source: str) -> str:
         "## `[metric.NAME]`\n\nOne section declares one metric. A producer reads the rules after its first event. From "
         "then on, `emit` refuses an event of a metric that is not declared. If such an event reaches a stream before "
         "that, or by `XADD`, a worker makes it a dead letter: the event is not counted, and is kept with the reason. "
-        "[Rules](rules.md) explains each rule, and how many bytes it stores. [Another page](changing-rules.md) explains "
-        "what happens if you change a rule on a live system.\n\n"
+        "[Rules](rules.md) explains each rule, and how many bytes it stores. [Another page](changing-rules.md) "
+        "explains what happens if you change a rule on a live system.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(

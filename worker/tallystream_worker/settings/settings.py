@@ -69,7 +69,7 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings of counting."""
+    """The settings of counting. An entry is one element of a stream; a batch is the entries that one call counts."""
 
     name: str = ""
     """Consumer name; empty for the name of the host."""
