@@ -35,7 +35,7 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
 class SubscriptionRefused(TallyError):
-    """The read service refused a subscription with another status than 429, 502, 503 or 504; see the message."""
+    """Raised if the read service refused a subscription with another status than 429, 502, 503 or 504."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class _Manifest(TypedDict, total=False):
 
 
 class ArchiveError(TallyError):
-    """The archive cannot be read or written, lacks entries, or is of other data than this deployment."""
+    """Raised if the archive cannot be read or written, lacks entries, or is of other data than this deployment."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -148,7 +148,11 @@ class Where:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tenants:
-    """The options that name the server and one configuration file for each namespace."""
+    """The options that name the server and one configuration file for each namespace; `settings` reads the files.
+
+    `redis` is the URL of the server of all namespaces; `None` for that of the environment, or else of each file.
+    `config` has the paths of the files; if it is empty, the default file is read.
+    """
 
     redis: RedisUrl = None
     config: Annotated[

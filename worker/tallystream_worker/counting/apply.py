@@ -101,10 +101,10 @@ class TotalsRejected:
 
 @dataclass(frozen=True)
 class GroupMissing:
-    """The stream or its consumer group does not exist; nothing was counted.
+    """A result of `try_apply`: the stream or its consumer group does not exist, and nothing was counted.
 
     Attributes:
-        error: The server's error.
+        error: The server's error, which is not raised.
     """
 
     error: Exception
@@ -112,12 +112,13 @@ class GroupMissing:
 
 @dataclass(frozen=True)
 class Failed:
-    """Encoding the batch or calling the script raised an error, which an entry or the server may have caused.
+    """A result of `try_apply`: encoding the batch or calling the script raised an error.
 
-    After a connection error or a timeout, the batch may have been applied.
+    An entry or the server may have caused it: see `is_entry_error`. After a connection error or a timeout, the batch
+    may have been applied.
 
     Attributes:
-        error: The error.
+        error: The error, which is not raised.
     """
 
     error: Exception

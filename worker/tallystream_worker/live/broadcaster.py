@@ -90,7 +90,10 @@ _LOST: Final = "the streams no longer have the entries at the given position: lo
 
 
 class TooManyReaders(TallyError):
-    """A reader cannot join: the service has its maximum of readers or of counters followed by name, or it is ending."""
+    """Raised if a reader cannot join.
+
+    The service has its maximum of readers, or of counters that readers follow by name, or it is ending.
+    """
 
 
 class Broadcaster:

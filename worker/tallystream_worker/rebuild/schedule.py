@@ -45,7 +45,7 @@ _RENEW: Final = 10.0
 
 
 class _Stopped(TallyError):
-    """Ends a running audit because the worker stops."""
+    """Raised in a running audit to end it, because the worker stops."""
 
 
 class Scheduled:

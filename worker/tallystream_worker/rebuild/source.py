@@ -22,7 +22,7 @@ _PAGE: Final = 500
 
 
 class EntriesTrimmed(StreamError):
-    """Entries were trimmed from a stream before they were read; the message states which.
+    """Raised if entries were trimmed from a stream before they were read; the message states which.
 
     Only `number` is an attribute.
 

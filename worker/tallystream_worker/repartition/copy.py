@@ -67,7 +67,7 @@ CopyPart = tuple[int, list[Any]]
 
 
 class CopiedElsewhere(StreamError):
-    """Another process copies the same entries, or the topic that is copied to was given up or replaced.
+    """Raised if another process copies the same entries, or the topic that is copied to was given up or replaced.
 
     In the first case, call `look` to read the marks again, and continue from them.
     """

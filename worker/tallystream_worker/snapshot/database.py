@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class SnapshotError(TallyError):
-    """A snapshot cannot be taken or restored, because of the database or of entries that the server lacks.
+    """Raised if a snapshot cannot be taken or restored, because of the database or of entries that the server lacks.
 
     The database cannot be used, or contains no complete snapshot, or one of other data or another format; or another
     process has written one meanwhile.
@@ -400,9 +400,14 @@ def _without_password(url: str) -> str:
 
 
 def _lock(connection: Connection, partition: int) -> None:
-    """Make other processes that write a snapshot of a partition wait until the transaction ends (SQLite: all writers).
+    """Make other processes that write a snapshot of the same partition wait until the transaction ends.
 
-    A write comes first: SQLite locks the file at the first write, so a row that was read earlier may have changed.
+    Call this before the transaction reads a row: SQLite locks the file only at the first write, so a row that was read
+    earlier may have changed. With SQLite, all writers wait. With PostgreSQL, no process waits if neither a snapshot of
+    the partition nor facts are stored yet.
+
+    Raises:
+        SQLAlchemyError: the database cannot be used, or stays locked for too long.
     """
     positions = schema.positions
     held = update(positions).where(positions.c.partition == partition).values(taken=positions.c.taken)

@@ -513,10 +513,19 @@ def _keeping(rules: Rules, live: Rules) -> Rules:
 
 
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
-    """Return the places of a partition in its live generation, by number of rules: see `LiveRules.places`.
+    """Return, by number of rules, where the live generation of a partition began to follow them.
 
-    `number` is that of the live rules; 0 adds no place. Return `None` if the partition has lost places, or the key of
-    its live generation, or if a restore has closed it.
+    See `LiveRules.places`. If the live rules do not count the partition yet, and have no place, theirs is the first
+    entry that is not counted. Return `None` if the partition has lost places, or the key of its live generation, or if
+    a restore has closed it.
+
+    Args:
+        client: The server.
+        keys: The keys of the partition, in its live generation.
+        number: The number of the live rules; 0 if they have none: then no place is added for them.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     live: Any = client.get(keys.live)
     if live is None or restoring_number(live):

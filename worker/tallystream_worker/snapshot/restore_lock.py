@@ -55,7 +55,10 @@ _FENCED: Final = Script("tallystream_worker.snapshot", "fenced")
 
 
 class RestoreOvertaken(StreamError):
-    """Another restore of the same namespace runs, or has taken over from this one, which writes nothing more."""
+    """Raised if another restore of the same namespace runs, or has taken over from this one.
+
+    This restore then writes nothing more.
+    """
 
 
 class RestoreLock:

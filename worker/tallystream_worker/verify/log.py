@@ -198,7 +198,13 @@ class _Partition:
         self._find_in_archive("archive.differs", f"entry {id_}: {difference}")
 
     def _note_unknown(self, link: Link) -> None:
-        """Report an archived entry that the stream lacks, unless retention may have removed it."""
+        """Report an archived entry that the caller has not found in the stream, as a fault `archive.unknown`.
+
+        Do nothing if retention may have removed the entry, before or during the check.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects the command.
+        """
         if self._held is not None and link.id > self._held and link.id >= (self._first_now() or self._until):
             self._find_in_archive("archive.unknown", f"entry {_text(link.id)}")
 

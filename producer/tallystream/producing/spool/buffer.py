@@ -98,7 +98,11 @@ class Spool(Buffer):
         return self._queues.topic if self.names else None
 
     def covers(self, cycle: int) -> bool:
-        """Return whether `cycle` is the number of a seal with an unconfirmed plan: `move` plans these events again."""
+        """Return whether the plan of a seal is not confirmed yet, so that `move` plans its events again.
+
+        `cycle` is the number that `seal` returned, as in `SealedEntry.cycle`. The caller of `move` must itself send the
+        unconfirmed entries of all other seals, before the planned ones.
+        """
         return any(cycle == each for each, _ in self._in_flight)
 
     @property
