@@ -181,7 +181,7 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
 
 
 class _BoundedPrimaryPool(Bounded, _PrimaryPool):
-    """The same with a bound."""
+    """A `_PrimaryPool` whose number of connections is bounded: see `Bounded`."""
 
 
 @dataclass(frozen=True)

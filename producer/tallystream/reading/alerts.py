@@ -122,7 +122,7 @@ class FiringAlerts:
     silent: frozenset[str] = frozenset()
 
     def lacking(self, _unreachable: list[UnreachablePartition]) -> FiringAlerts:
-        """Return the same figures: `waiting` shows which partitions were read."""
+        """Return this object; the argument is ignored, because `waiting` shows which partitions were read."""
         return self
 
 

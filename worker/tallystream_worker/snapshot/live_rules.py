@@ -249,7 +249,7 @@ class Course:
 
     @property
     def places(self) -> dict[int, str]:
-        """By number of rules, the place at which the partition begins to follow them; without the first ones."""
+        """By number of rules, the place at which the partition begins to follow them; the first step is left out."""
         return {number: place for place, number, _ in self._steps[1:]}
 
     @property
@@ -333,9 +333,9 @@ class GenerationRules:
         self._first = (earlier or self._firsts[:1] or [min(self._places, default=live.number)])[-1]
 
     def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
-        """Return the numbers of the rules that may be the first ones, which have no place; the earliest first.
+        """Return the numbers of the rules that may have counted the entries before the first place, the earliest first.
 
-        `stated` is the number that the ledger states, if it does.
+        `stated` is the number that the ledger states for these rules; `None` if it states none.
         """
         if stated in self._rules:
             return [stated]

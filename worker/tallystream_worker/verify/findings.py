@@ -88,7 +88,7 @@ KINDS: Final = {
     "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(
-        "Entries are gone from a stream, and retention did not remove them.", "find the client that runs XDEL or XTRIM"
+        "More entries are gone from a stream than workers have removed.", "find the client that runs XDEL or XTRIM"
     ),
     "log.gap": Kind("An entry is missing between two other entries of the same producer.", _CHAIN),
     "log.repeated": Kind("An entry of a producer is in the stream twice, so its events count twice.", _CHAIN),
