@@ -126,7 +126,7 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
 
 
 def _of_calendar(window: str, at: int, zone: ZoneInfo) -> Bucket:
-    """Return the day or month that contains a second.
+    """Return the day or month (`window`) of a time zone that contains the second `at`, counted from 1970.
 
     It begins when its midnight is first reached. If clocks go back over midnight, the last hour of a day comes twice,
     and the second time it belongs to the next day: so the days follow one another.

@@ -183,9 +183,9 @@ class _Partition:
         self._report.find(name, f"{self._keys.stream}: {text}")
 
     def _compare_events(self, old: Link, new: Link) -> None:
-        """Report an archived entry if it differs from the entry of the stream with the same ID.
+        """Report the archived entry `old` if it differs from `new`, the entry of the stream with the same ID.
 
-        Its events may be compared later: see `RowComparison`.
+        The events may be compared later, and a difference is reported then: see `RowComparison`.
         """
         if old != new:
             self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")

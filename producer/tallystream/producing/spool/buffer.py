@@ -350,7 +350,12 @@ class Spool(Buffer):
     def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
         """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
 
-        The caller changes the state that the record describes only afterwards.
+        The state that the record describes is not changed here: the caller must change it, after this call.
+
+        Args:
+            segments: The files of the spool.
+            kind: The kind of the record, as `records` names it.
+            what: The content of the record.
 
         Raises:
             SpoolError: there is no reserve file that can be deleted, or the second attempt failed.
