@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from tallystream.client.connect import without_credentials
 from tallystream.errors import ConfigurationError
 from tallystream_worker.server.data_folder import snapshot_of
 from tallystream_worker.settings.load import DEFAULT_FILES, found_file, load
@@ -136,7 +136,7 @@ class Where:
         _last_file = file, frozenset(settings.rules.metric if settings.states_metrics else ())
         if self.redis is not None:
             settings = replace(settings, redis=replace(settings.redis, url=self.redis))
-        _last_url = re.sub(r"//[^@/]*@", "//", settings.redis.url)
+        _last_url = without_credentials(settings.redis.url)
         return settings
 
     @property

@@ -12,6 +12,7 @@ from sqlalchemy import Table, create_engine, delete, event, inspect, select, upd
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable, DropTable
 
+from tallystream.client.connect import without_credentials
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.storage.keys import NAMESPACE
 from tallystream_worker.process import failpoints
@@ -91,7 +92,7 @@ class Database:
 
         Before the first use, it is the URL as given, even if the namespace has a separate file or schema.
         """
-        return _without_password(self._place)
+        return without_credentials(self._place)
 
     def close(self) -> None:
         """Close all connections; a later call of another method connects again."""
@@ -392,11 +393,6 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # With WAL, a person's query does not block a snapshot, and a snapshot does not block a query.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
 
 
 def _lock(connection: Connection, partition: int) -> None:
