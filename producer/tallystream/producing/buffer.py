@@ -302,8 +302,8 @@ class Buffer:
     def _make_room(self) -> bool:
         """Return `True` when the buffer has room; if it is full, wait, return `False` or raise, as `put` does.
 
-        The caller has the lock, which is free during the wait. If the producer is closed or has failed, raise that
-        error. An event that is refused because the buffer is full is counted as dropped.
+        The caller must have the lock, which is free during the wait. If the producer is closed or has failed, raise
+        that error. An event that is refused because the buffer is full is counted as dropped.
         """
         settings = self._settings
         deadline = time.monotonic() + settings.block_timeout

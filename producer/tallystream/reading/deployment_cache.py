@@ -163,8 +163,8 @@ def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None
 class DeploymentCache:
     """Keeps the deployment that the caller has read, for `DEPLOYMENT_AGE` (1) seconds; reads nothing itself.
 
-    `get` returns the cached deployment. If it returns `None`, the caller reads the deployment, with the number of
-    partitions that `expected` returns, and passes it to `put`.
+    `get` returns the cached deployment. If it returns `None`, the caller must read the deployment, with the number of
+    partitions that `expected` returns, and pass it to `put`.
     """
 
     def __init__(self) -> None:

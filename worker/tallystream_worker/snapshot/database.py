@@ -49,8 +49,8 @@ class Database:
     """The database of the snapshots of one namespace. It connects, and creates missing tables, when it is first used.
 
     Args:
-        url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`. It must
-            not be empty: the caller checks it, because an empty one is a database in memory.
+        url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`. The
+            caller must make sure that it is not empty: an empty one is a database in memory.
         namespace: The namespace of the snapshots. If the database at the URL has snapshots of another namespace, a
             separate file (SQLite) or schema (PostgreSQL) next to it is used. An empty database belongs to the default
             namespace.
@@ -412,7 +412,10 @@ def _lock(connection: Connection, partition: int) -> None:
 
 
 def _lock_facts(connection: Connection) -> None:
-    """Make other processes that store facts wait until the transaction ends (SQLite: all writers)."""
+    """Make other processes that store facts wait until the transaction ends.
+
+    With SQLite, all writers wait. With PostgreSQL, no process waits if no facts are stored yet.
+    """
     digests = schema.digests
     held = update(digests).where(digests.c.partition == OF_NO_PARTITION).values(value=digests.c.value)
     connection.execute(held)
