@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Retries(NamedTuple):
-    """The retries since a moment.
+    """The dead letters of a partition that were retried since a moment.
 
     Attributes:
         letters: The dead letters that were retried.
