@@ -119,7 +119,7 @@ class Sender:
 
     @property
     def lost(self) -> int:
-        """Confirmed entries, also of dead processes, that a stream had lost and that were no longer kept here."""
+        """Confirmed entries, also of dead processes, that a stream had lost, and that no queue kept any more."""
         return self._lost_entries + sum(send_queue.appender.lost for send_queue in self._outboxes())
 
     @property

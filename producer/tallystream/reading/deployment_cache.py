@@ -181,9 +181,9 @@ class DeploymentCache:
         return self._deployment
 
     def lose(self, deployment: Deployment) -> None:
-        """Let the cached deployment have the unreachable partitions of a copy of it; keep its age.
+        """Add the unreachable partitions of `deployment` to the cached deployment, and keep its age.
 
-        Do nothing if the cached one has another layout.
+        Do nothing if the cached deployment has another layout.
         """
         if self._deployment is not None and self._deployment.layout == deployment.layout:
             self._deployment = self._deployment.lacking(deployment.unreachable)

@@ -180,7 +180,7 @@ class Broadcaster:
             raise
 
     def leave(self, reader: LiveReader) -> None:
-        """Remove a reader; do nothing if it is not there. After the last reader has left, the passes end."""
+        """Remove a reader; do nothing if it has not joined. After the last reader has left, the passes end."""
         self._readers.discard(reader)
         if reader.wanted is not None and reader.wanted in self._channels:
             self._channels[reader.wanted].discard(reader)

@@ -351,7 +351,7 @@ class StreamCopier:
             yield home, _part(entry, events, fields)
 
     def _home_from(self, source: int) -> Callable[[str, str, bool], int]:
-        """Return a function (metric, subject, whether an id is there) -> number of the new partition of an event.
+        """Return a function (metric, subject, whether the event has an id) -> number of the new partition of an event.
 
         The function is for events of old partition `source`. Events that were in a wrong partition get a wrong one
         again, so that they are dead-lettered again.

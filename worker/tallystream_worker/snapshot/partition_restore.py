@@ -116,7 +116,7 @@ class PartitionRestore:
         )
 
     def close(self) -> None:
-        """Close the partition: no worker or decider counts here, and every worker loads the deployment again.
+        """Close the partition: no worker or decider counts in it, and every worker loads the deployment again.
 
         Producers append as before; if the partition has no keys, it is opened for them.
         The consumer groups that count are removed from the stream; `run` creates that of the first generation again.

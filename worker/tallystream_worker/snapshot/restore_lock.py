@@ -194,7 +194,7 @@ class RestoreLock:
 
 
 class Fence:
-    """Runs write commands in one slot, as long as no other restore has taken over there.
+    """Runs write commands in one slot, as long as no other restore has taken over.
 
     Call the object to run one command, or `run` for several. `check` only looks whether another restore has taken over.
 

@@ -85,7 +85,7 @@ def _all(scene: Scene, namespace: str) -> Iterator[bytes]:
 
 
 def _types_of(name: str) -> tuple[str, ...]:
-    """Return the types that a key may have, given without the namespace; `_leftover` must be `None` for it."""
+    """Return the types that a key may have; the caller must pass its name without the namespace, and no leftover."""
     if name == "meta":
         return ("hash",)
     found = _NAME.fullmatch(name)
