@@ -279,7 +279,7 @@ class Deployment:
 
     @cached_property
     def in_reach(self) -> Self:
-        """The same deployment, with a layout by which queries leave out the unreachable partitions."""
+        """A copy of this object, with a layout by which queries leave out the partitions of `unreachable`."""
         return replace(self, layout=replace(self.layout, unreachable=frozenset(self.unreachable)))
 
     @property

@@ -34,7 +34,9 @@ class TallyError(Exception):
 
 
 class EventError(TallyError, ValueError):
-    """An event, or an argument of a call, is invalid; the message is `<field>: <problem>` and states the limit.
+    """Raised if an event, or an argument of a call, is invalid.
+
+    The message is `<field>: <problem>`, and states what is allowed.
 
     Args:
         field: Name of the invalid field or argument; also an attribute.
@@ -48,11 +50,11 @@ class EventError(TallyError, ValueError):
 
 
 class BufferFull(TallyError):
-    """The producer's buffer has reached its limit of events or bytes; the event was not added."""
+    """Raised if the producer's buffer has reached its limit of events or bytes; the event was not added."""
 
 
 class FlushTimeout(TallyError, TimeoutError):
-    """Events that a call waits for were not confirmed, or not counted, in time.
+    """Raised if events that a call waits for were not confirmed, or not counted, in time.
 
     After `flush`, they are still sent and counted, unless the producer was closed meanwhile. After `close`, unsent
     events stay in the spool, or are lost without a spool. A read raises this error if the entries up to its `after`
@@ -61,18 +63,23 @@ class FlushTimeout(TallyError, TimeoutError):
 
 
 class StreamFull(TallyError):
-    """A stream has reached its limit of entries, so nothing was appended: try again when the workers have caught up."""
+    """Raised if a stream has reached its limit of entries; nothing was appended.
+
+    Try again when the workers have caught up.
+    """
 
 
 class Unconfirmed(TallyError):
-    """A write was executed, but its durability was not confirmed in time: a failover or a crash could undo it.
+    """Raised if a write was executed, but its durability was not confirmed in time.
+
+    A failover or a crash could undo the write.
 
     If the event of a decision is decided again, it may count twice, unless its metric has `once` or its id counts once.
     """
 
 
 class NodeUnreachable(TallyError, redis.ConnectionError):
-    """No key that a read needs can be read, because the nodes of the cluster that have the keys do not answer.
+    """Raised if a read can read none of the keys that it needs: the nodes of the cluster with these keys do not answer.
 
     Other keys may still be readable. It is also a `redis.ConnectionError`, so callers that repeat a call after such an
     error also repeat it after this one.
@@ -98,36 +105,39 @@ _SHOWN: Final = 8
 
 
 class SpoolError(TallyError):
-    """The spool on disk cannot be written, or its events cannot be delivered to this deployment."""
+    """Raised if the spool on disk cannot be written, or its events cannot be delivered to this deployment."""
 
 
 class ConfigurationError(TallyError):
-    """A setting is invalid, or does not fit the server or the deployment that is stored there; see the message."""
+    """Raised if a setting is invalid, or does not fit the server or the deployment that is stored there.
+
+    The message states which setting, and what to do.
+    """
 
 
 class NothingDeclared(ConfigurationError):
-    """The server has no deployment, or one whose rules no worker has published yet.
+    """Raised if the server has no deployment, or one whose rules no worker has published yet.
 
     This is so before a worker has started for the first time, and after the server has lost its data.
     """
 
 
 class CodecError(TallyError, ValueError):
-    """The fields of a stream entry cannot be decoded."""
+    """Raised if the fields of a stream entry cannot be decoded."""
 
 
 class UnknownVersion(CodecError):
-    """The entry has a wire version that this release cannot decode."""
+    """Raised if a stream entry has a wire version that this release cannot decode."""
 
 
 class StreamError(TallyError):
-    """A stream, its consumer group, or the data stored with it is missing, inconsistent or not as a call needs it."""
+    """Raised if a stream, its consumer group, or the data stored with it is missing or not as a call needs it."""
 
 
 class KeyLost(StreamError):
-    """A key was deleted or evicted, or another client replaced it; nothing is appended, counted or read that needs it.
+    """Raised if a key was deleted or evicted, or another client replaced it.
 
-    The message states what repairs it.
+    Nothing that needs the key is appended, counted or read. The message states what repairs it.
 
     Args:
         key: Name of the key; also an attribute.
@@ -180,15 +190,18 @@ _REMEDIES: Final = {
 
 
 class ConsumerGroupMissing(StreamError):
-    """Entries were counted, but the consumer group, which records which of them are acknowledged, is missing."""
+    """Raised if entries were counted, but their consumer group is missing, which records which are acknowledged."""
 
 
 class DeploymentChanged(StreamError):
-    """The data that this process started with was deleted or replaced, or is being restored: see the message."""
+    """Raised if the data that this process started with was deleted or replaced, or is being restored.
+
+    The message states which of these it is.
+    """
 
 
 class GenerationSwitched(StreamError):
-    """The caller's generation, topic or rules are not the live ones, so nothing was counted.
+    """Raised if the caller's generation, topic or rules are not the live ones, so nothing was counted.
 
     `Producer.decide` reads the deployment again itself, so call it again. Any other caller must load the deployment
     before it tries again.

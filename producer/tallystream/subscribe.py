@@ -35,7 +35,7 @@ _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
 class SubscriptionRefused(TallyError):
-    """The read service refused a subscription with another status than 429, 502, 503 or 504; see the message."""
+    """Raised if the read service refused a subscription with another status than 429, 502, 503 or 504."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,13 @@ def _parts(url: str) -> SplitResult:
 def _updates(connection: http.client.HTTPConnection, path: str, since: str, token: str) -> Iterator[Update | None]:
     """Send the request on a connection, and yield the updates of the response until it ends; `None` for a heartbeat.
 
-    Other events than updates and resets are left out. The caller closes the connection.
+    Other events than updates and resets are left out. The connection stays open: the caller must close it.
+
+    Args:
+        connection: A connection to the service.
+        path: The path of the request, with its query.
+        since: The `id` of the last update that was received, to continue after it; empty for none.
+        token: The token of the request; empty for none.
 
     Raises:
         SubscriptionRefused: the service refuses the subscription.

@@ -370,7 +370,7 @@ def restored_beside(world: World) -> None:
 EVENTS: Final[dict[str, Callable[[World], None]]] = {
     "The server was emptied, or replaced by an empty one": emptied,
     "Older data was restored on the server": _rewound,
-    "The server lost the end of its log": _rewound,
+    "The server lost the end of its append-only file": _rewound,
     "A replica that lagged was promoted": promoted,
     "A counter was deleted or changed": counter_deleted,
     "A stream was deleted": stream_deleted,
@@ -384,8 +384,8 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
         meta_and_partition_without_a_snapshot
     ),
     "The hash `tally:meta` was deleted, and there is no snapshot": meta_without_a_snapshot,
-    "After a change of the number of partitions, the hash that describes the new streams was deleted, and there is no "
-    "snapshot": later_meta_without_a_snapshot,
+    "After a change of the number of partitions, the hash of the new streams (such as `tally:{p0.425}:l2:meta`) was "
+    "deleted, and there is no snapshot": later_meta_without_a_snapshot,
     "Keys were evicted": evicted,
     "A rule was changed by mistake": rule_changed,
     "A metric was removed by mistake": metric_removed,

@@ -222,9 +222,10 @@ class Totals:
         return await self.ask(questions.alerts(n, offset))
 
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return at most `n` subjects on leaderboards of all time whose names begin with `prefix`, largest first.
+        """Return at most `n` (1 to 50) subjects of all-time leaderboards whose names begin with `prefix`.
 
-        An empty `prefix`, or an `n` that is not 1 to 50, is an `EventError`. See `tallystream.Totals.search`.
+        Each subject comes once, with the metric in which its total is largest; the largest of these totals comes first.
+        An empty or invalid `prefix`, or an `n` out of range, is an `EventError`. See `tallystream.Totals.search`.
         """
         return await self.ask(questions.search(prefix, n))
 

@@ -93,11 +93,26 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int
         client = _from_url(_with_absolute_path(url), settings, bound)
     except ValueError as error:
         raise ConfigurationError(
-            f"Redis URL {_without_password(url)!r} cannot be used: {error}. "
+            f"Redis URL {without_credentials(url)!r} cannot be used: {error}. "
             "Write redis://HOST:PORT, rediss://HOST:PORT (TLS), unix:///PATH, "
             "redis+sentinel://HOST:PORT,HOST:PORT/NAME or redis+cluster://HOST:PORT,HOST:PORT"
         ) from None
     return client
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL of a server or a database without its user and password, for messages.
+
+    They may be before the host, or in the options `username` and `password`. The URL need not be valid; a text without
+    `://`, such as the path of a file, is returned unchanged.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    _, at, after = rest.rpartition("@/" if scheme == "unix" else "@")
+    address, _, options = (at.removeprefix("@") + after).partition("?")
+    kept = "&".join(each for each in options.split("&") if each.partition("=")[0] not in ("username", "password"))
+    return scheme + separator + address + (kept and f"?{kept}")
 
 
 def _with_absolute_path(url: str) -> str:
@@ -181,7 +196,7 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
 
 
 class _BoundedPrimaryPool(Bounded, _PrimaryPool):
-    """The same with a bound."""
+    """A `_PrimaryPool` whose number of connections is bounded: see `Bounded`."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +274,3 @@ def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
             raise ValueError(f"{host!r} is not HOST or HOST:PORT")
         hosts.append((part["name"].strip("[]"), int(part["port"] or usual_port)))
     return hosts
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]

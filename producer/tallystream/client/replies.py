@@ -125,7 +125,7 @@ def is_single_server(error: RedisError) -> bool:
 
 
 def is_asking(error: RedisError) -> TypeGuard[AskError]:
-    """Return whether a reply is ASK: a slot is being moved, and this command must go to the other node after ASKING."""
+    """Return whether a reply is ASK: a slot is being moved, and the named node executes the command after ASKING."""
     return isinstance(error, AskError) and not isinstance(error, MovedError)
 
 

@@ -121,7 +121,7 @@ class Appender:
 
     @property
     def lost(self) -> int:
-        """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
+        """Confirmed entries that a stream had lost, and that could not be sent again: no queue kept them any more."""
         return self._rollbacks.lost
 
     @property

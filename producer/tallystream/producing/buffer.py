@@ -201,9 +201,10 @@ class Buffer:
     def close(self) -> None:
         """Tell the sending thread to end, and return at once.
 
-        If the thread is making a pass, it ends after that; if it waits, it makes one more. It does not send events that
-        are in the buffer after that: a `wait_until_appended` that waits for them raises `FlushTimeout`. This alone does
-        not make `put` refuse events; call `refuse_more` before.
+        If the thread is making a pass, it ends after that; if it waits for events, it makes one more; if it waits after
+        a pass without success, it makes none. It does not send events that are in the buffer after that. A
+        `wait_until_appended` that still waits raises `FlushTimeout` at once. This alone does not make `put` refuse
+        events; call `refuse_more` before.
         """
         with self._changed:
             self.is_closed = True
@@ -301,8 +302,8 @@ class Buffer:
     def _make_room(self) -> bool:
         """Return `True` when the buffer has room; if it is full, wait, return `False` or raise, as `put` does.
 
-        The caller has the lock, which is free during the wait. If the producer is closed or has failed, raise that
-        error. An event that is refused because the buffer is full is counted as dropped.
+        The caller must have the lock, which is free during the wait. If the producer is closed or has failed, raise
+        that error. An event that is refused because the buffer is full is counted as dropped.
         """
         settings = self._settings
         deadline = time.monotonic() + settings.block_timeout

@@ -173,7 +173,7 @@ class PartitionQueue:
 
     @property
     def skip(self) -> int | None:
-        """The last sequence before the hole, if the next entry is the first one after it; else `None`."""
+        """The last sequence before the `hole`, if the first waiting entry directly follows the hole; else `None`."""
         return self.hole[0] if self.hole is not None and self.hole[1] == self.confirmed else None
 
     def confirmed_after(self, last: int) -> int:

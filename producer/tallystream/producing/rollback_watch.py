@@ -312,7 +312,7 @@ class RollbackWatch:
         return given_up
 
     def _new_name(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> str:
-        """Return a new name for a queue, after `on_rename` has recorded it; the caller changes the queue afterwards."""
+        """Call `on_rename` with a new name for a queue, and return the name; the caller must then rename the queue."""
         name = another_name(queue.producer)
         if self._on_rename is not None:
             self._on_rename(partition, name, last, record.newest)

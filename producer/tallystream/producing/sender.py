@@ -119,7 +119,7 @@ class Sender:
 
     @property
     def lost(self) -> int:
-        """Confirmed entries, also of dead processes, that a stream had lost and that were no longer kept here."""
+        """Confirmed entries, also of dead processes, that a stream had lost, and that no queue kept any more."""
         return self._lost_entries + sum(send_queue.appender.lost for send_queue in self._outboxes())
 
     @property
@@ -339,8 +339,8 @@ class Sender:
         `adopted_events`, once.
 
         Args:
-            send_queue: An adopted queue, never the one of this process. The caller has checked that it is delivered
-                (`_is_delivered`), and has removed it from the adopted ones.
+            send_queue: An adopted queue, never the one of this process. The caller must have checked that it is
+                delivered (`_is_delivered`), and have removed it from the adopted ones.
 
         Raises:
             OSError: a file of the spool cannot be read; the files stay, and the queue is watched.

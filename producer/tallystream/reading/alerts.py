@@ -122,7 +122,7 @@ class FiringAlerts:
     silent: frozenset[str] = frozenset()
 
     def lacking(self, _unreachable: list[UnreachablePartition]) -> FiringAlerts:
-        """Return the same figures: `waiting` shows which partitions were read."""
+        """Return this object; the argument is ignored, because `waiting` shows which partitions were read."""
         return self
 
 
@@ -205,7 +205,8 @@ def query_alerts(
 def _is_silent(rules: Rules, alert: Alert, now: float, removed: Mapping[str, int]) -> bool:
     """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets.
 
-    `False` for an alert without a range (`over` or `rate`).
+    `False` for an alert without a range (`over` or `rate`). `now`, in seconds since 1970, is the end of the range;
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
     """
     if alert.span is None:
         return False

@@ -163,8 +163,8 @@ def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None
 class DeploymentCache:
     """Keeps the deployment that the caller has read, for `DEPLOYMENT_AGE` (1) seconds; reads nothing itself.
 
-    `get` returns the cached deployment. If it returns `None`, the caller reads the deployment, with the number of
-    partitions that `expected` returns, and passes it to `put`.
+    `get` returns the cached deployment. If it returns `None`, the caller must read the deployment, with the number of
+    partitions that `expected` returns, and pass it to `put`.
     """
 
     def __init__(self) -> None:
@@ -181,9 +181,9 @@ class DeploymentCache:
         return self._deployment
 
     def lose(self, deployment: Deployment) -> None:
-        """Let the cached deployment have the unreachable partitions of a copy of it; keep its age.
+        """Add the unreachable partitions of `deployment` to the cached deployment, and keep its age.
 
-        Do nothing if the cached one has another layout.
+        Do nothing if the cached deployment has another layout.
         """
         if self._deployment is not None and self._deployment.layout == deployment.layout:
             self._deployment = self._deployment.lacking(deployment.unreachable)

@@ -159,6 +159,13 @@ def _covered(rules: Rules, metric: str, window: str | None, now: float, removed:
 
     Buckets that begin before `top` was last added or raised are left out, because their leaderboards lack subjects.
 
+    Args:
+        rules: The declared metrics.
+        metric: A metric with `top`.
+        window: A window such as `day` for its current bucket; a duration such as `7d`; `None` for all time.
+        now: The end of the range, in seconds since 1970.
+        removed: See `tallystream.deployment.Deployment`.
+
     Raises:
         EventError: the metric does not have the window (for a duration: no windows), or the duration is not valid,
             longer than 4,000 days, or needs more than 1,000 buckets.

@@ -88,7 +88,10 @@ def series(subject: str, metric: str, window: str, last: int) -> Question[Series
 
 
 def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
-    """Return the `Question` (deployment -> query) for a counter's sum over a duration `over` that ends now.
+    """Return the `Question` (deployment -> query) for a counter's sum over a duration `over`, such as `8h`, up to now.
+
+    The sum is that of the whole buckets that cover the duration. So it may begin earlier and end later, or begin later
+    if buckets have expired: `start`, `end` and `complete` of the answer state this.
 
     The call of the `Question` raises `EventError` if the subject is not valid, the metric is not declared or has no
     windows, or `over` is not valid or too long; and `ConfigurationError` if no rules are published.

@@ -263,7 +263,7 @@ class Ratio(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class UndeclaredMetric(EventError):
-    """A metric is not declared in the published rules.
+    """Raised if a metric is not declared in the published rules.
 
     The message is the fault and a remedy, which names the default file of the configuration.
 

@@ -103,7 +103,8 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
         zone: The time zone in which days and months begin; it is not used for other windows.
 
     Raises:
-        ValueError: `window` is not one of these, or the minute is after the year 9999.
+        ValueError: `window` is not one of these; or it is one of the first four, and the minute is after the year 9999.
+            A duration that is not of whole minutes, such as `90s`, raises no error: its buckets have that length.
         OverflowError: the window is `day` or `month`, and the bucket would end after the last day of the year 9999.
         ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
     """
@@ -125,7 +126,7 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
 
 
 def _of_calendar(window: str, at: int, zone: ZoneInfo) -> Bucket:
-    """Return the day or month that contains a second.
+    """Return the day or month (`window`) of a time zone that contains the second `at`, counted from 1970.
 
     It begins when its midnight is first reached. If clocks go back over midnight, the last hour of a day comes twice,
     and the second time it belongs to the next day: so the days follow one another.

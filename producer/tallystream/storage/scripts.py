@@ -124,6 +124,14 @@ def _assemble(package: str, name: str) -> str:
     other module is made when it is first required, even if a module that is not a block requires it at its top. Both
     save time, because each call of a script makes its functions again: a block needs no function call, and most batches
     need few of the rules.
+
+    Args:
+        package: The name of a Python package whose folder `lua` has the script, such as `tallystream.storage`.
+        name: The name of the script's file in that folder, without `.lua`.
+
+    Raises:
+        OSError: the script, or a module that is required, does not exist.
+        ImportError: the top-level package of the script or of a module does not exist.
     """
     shebang, script = _read(f"{package}.lua.{name}").split("\n", 1)
     blocks: dict[str, str] = {}

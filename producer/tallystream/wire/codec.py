@@ -134,7 +134,7 @@ class Single(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class Reset(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """A place in the log at which an operator sets the counters of a subject to 0; later events count from there.
+    """A place in the log at which an operator sets the counters of a subject to 0; later events count from 0.
 
     The counters are its total, its buckets and its votes. Limits, ids and unique actors do not change, nor does the
     part of a total that is in a sketch.

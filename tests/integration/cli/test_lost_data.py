@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from contextlib import closing
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from tallystream import Producer
 from tallystream.client.connect import connect
 from tallystream.reading.totals import Totals
+from tallystream_worker.cli.lost_data import backup_of
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
-from tallystream_worker.settings.settings import RedisSettings, Settings
+from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
 from tests.integration.cli.test_cli import Shell
 
 COMMANDS = (
@@ -87,3 +89,9 @@ def test_an_empty_server_without_a_backup_has_no_deployment(fresh_server, tmp_pa
         assert "no deployment is stored" in shell(*command.split(), status=1).stderr
     with closing(connect(shell.url)) as client:
         assert client.dbsize() == 0
+
+
+def test_a_backup_whose_package_is_missing_is_passed_over(tmp_path, monkeypatch) -> None:
+    """If no package is installed that reads the archive, it is passed over: the error states that there is no data."""
+    monkeypatch.setitem(sys.modules, "tallystream_worker.archive.store", None)  # an import raises `ImportError`
+    assert backup_of(Settings(archive=ArchiveSettings(str(tmp_path)))) == ""

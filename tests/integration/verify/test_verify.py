@@ -607,13 +607,14 @@ def test_a_report_states_what_was_compared_with_the_archive(world):
     assert "archive" not in {each.check for each in world.verify().proofs}
 
 
-def rebuilt(world: World, generation: int | None = None) -> None:
+def rebuilt(world: World, generation: int | None = None, *, accept_loss: bool = False) -> None:
     """Rebuild, and switch to the new generation; or switch back to `generation`."""
     deployment = Deployment.load(world.client)
     begun = generation is not None
     number = generation or propose(world.client, deployment, RULES)
     deployment = Deployment.load(world.client)
-    with Rebuild(Settings(RedisSettings(world.harness.url), rules=RULES), deployment, number) as run:
+    settings = Settings(RedisSettings(world.harness.url), rules=RULES)
+    with Rebuild(settings, deployment, number, accept_loss=accept_loss) as run:
         if not begun:
             run.begin()
         run.catch_up()
@@ -787,6 +788,24 @@ def test_the_command_prints_a_page(world):
     world.client.flushall()
     said = command()
     assert (said.returncode, "cannot verify" in said.stderr) == (2, True), said
+
+
+def test_the_remedy_of_a_repeated_entry_counts_it_once(world):
+    """A rebuild counts an entry that is in the stream twice both times; without the later one, it counts it once."""
+    right = world.harness.totals()
+    append_twice(world)
+    world.harness.drain()
+    rebuilt(world)
+    drop(world.client, Deployment.load(world.client), 1)
+    world.harness.layout = Deployment.load(world.client).layout
+    assert world.harness.totals() != right
+    assert "log.repeated" in names(world.verify(snapshot=False))
+    world.client.xdel(world.keys.stream, entry(world, -1)[0])
+    rebuilt(world, accept_loss=True)
+    drop(world.client, Deployment.load(world.client), 2)
+    world.harness.layout = Deployment.load(world.client).layout
+    assert world.harness.totals() == right
+    assert names(world.verify(snapshot=False)) - {"keys.lost"} == {"log.deleted"}  # the test recorded no rules
 
 
 def test_a_pending_entry_that_is_gone_is_named(world):

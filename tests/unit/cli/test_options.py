@@ -10,7 +10,7 @@ import pytest
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.main import app
 from tallystream_worker.cli.moments import parse_moment
-from tallystream_worker.cli.options import whole_number
+from tallystream_worker.cli.options import Where, current_url, whole_number
 
 COMMANDS = sorted(name for name in app if not name.startswith("-"))
 
@@ -86,3 +86,10 @@ def test_an_amount_that_is_no_whole_number_is_refused(amount, capsys):
     assert ended.value.code == 2
     told = capsys.readouterr()
     assert "whole number" in told.out + told.err
+
+
+def test_messages_show_no_password_of_the_url(tmp_path, monkeypatch):
+    """The URL that messages name has no password, also if it was in the options."""
+    monkeypatch.chdir(tmp_path)
+    Where(redis="redis://host:1?password=secret&db=1").stated()
+    assert current_url() == "redis://host:1?db=1"

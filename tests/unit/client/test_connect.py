@@ -6,7 +6,7 @@ import pytest
 
 from tallystream.client.bounded_pool import Bounded
 from tallystream.client.cluster.client import ClusterClient
-from tallystream.client.connect import connect
+from tallystream.client.connect import connect, without_credentials
 from tallystream.client.connections import (
     CountedConnection,
     CountedSentinelConnection,
@@ -52,3 +52,23 @@ def test_every_connection_counts_its_replies(url, kind, most):
     pool = client.connection_pool
     assert issubclass(pool.connection_class, kind)
     assert isinstance(pool, Bounded) == (most is not None)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:1/2?db=3", "redis://host:1/2?db=3"),
+        ("redis://user:secret@host:1", "redis://host:1"),
+        ("redis://user:sec/ret@host:1", "redis://host:1"),
+        ("redis://host:1?username=user&password=secret", "redis://host:1"),
+        ("rediss://host:1?password=secret&ssl_ca_certs=a.crt", "rediss://host:1?ssl_ca_certs=a.crt"),
+        ("unix://user:secret@/run/a@b.sock", "unix:///run/a@b.sock"),
+        ("unix:///run/a@b.sock?db=1", "unix:///run/a@b.sock?db=1"),
+        ("postgresql://user:secret@host/counts?password=secret", "postgresql://host/counts"),
+        ("redis+cluster://user:secret@one:1,two:2", "redis+cluster://one:1,two:2"),
+        ("tally.sqlite", "tally.sqlite"),
+    ],
+)
+def test_a_url_is_shown_without_user_and_password(url, shown):
+    """A message has neither the user nor the password of a URL, before the host or in the options."""
+    assert without_credentials(url) == shown

@@ -164,6 +164,11 @@ class AlertEvaluator:
         """Return the buckets of the alert's range; `None` if they are too many or some have expired.
 
         Log when this begins and when it ends, not in each pass.
+
+        Args:
+            alert: An alert with `over` or `rate`.
+            now: The end of the range, in seconds since 1970.
+            removed: By `<kind>:<metric>`, the second (since 1970) up to which buckets are gone: see `removed_ends`.
         """
         assert alert.span is not None  # noqa: S101  # checked by the caller
         covered = None

@@ -140,7 +140,10 @@ def _is_up_to(table: pa.Table, last: StreamID) -> Any:
 
 
 def _origins(client: redis.Redis, stream: str, first: str, last: str) -> dict[str, tuple[bytes, bytes] | None]:
-    """Return the producer and sequence of each entry of a range, by ID; `None` for an entry without them."""
+    """Return, by ID, the producer and sequence of each entry of a stream from the ID `first` to the ID `last`.
+
+    The value is `None` for an entry that has no producer or no sequence.
+    """
     found: dict[str, tuple[bytes, bytes] | None] = {}
     while True:
         page: Any = client.xrange(stream, first, last, count=_READ)

@@ -68,7 +68,7 @@ class _Manifest(TypedDict, total=False):
 
 
 class ArchiveError(TallyError):
-    """The archive cannot be read or written, lacks entries, or is of other data than this deployment."""
+    """Raised if the archive cannot be read or written, lacks entries, or is of other data than this deployment."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -486,6 +486,12 @@ def _before_the_first(metadata: Mapping[bytes, bytes], file: File) -> str:
 
 def _parsed(metadata: Mapping[bytes, bytes], name: bytes, path: str, parse: Callable[[str], _T]) -> _T:
     """Return a value that this module wrote into the metadata of a file.
+
+    Args:
+        metadata: The metadata of the file.
+        name: The name of the value in it.
+        path: The path of the file, for the error.
+        parse: Makes the value from its text; raises `ValueError` for another form.
 
     Raises:
         ArchiveError: the value is missing, or has another form.

@@ -33,7 +33,7 @@ def ensure_data(settings: Settings, deployment: Deployment) -> None:
 def backup_of(settings: Settings) -> str:
     """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
 
-    A backup that cannot be read is passed over.
+    A backup that cannot be read is passed over, also if a package is missing that reads it.
     """
     return _of_snapshot(settings) or _of_archive(settings)
 
@@ -62,13 +62,13 @@ def _of_snapshot(settings: Settings) -> str:
 def _of_archive(settings: Settings) -> str:
     if not settings.archive.url:
         return ""
-    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
     try:
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
         store = Store(settings.archive.url, settings.redis.namespace)
         manifest = store.manifest()
         newest = [store.newest(number) for number in range(int((manifest or {}).get("partitions", 0)))]
-    except (TallyError, ValueError):
+    except (ImportError, TallyError, ValueError):
         return ""
     last = max((file.last[0] for file in newest if file is not None), default=0)
     if not last:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from tallystream.client.connect import without_credentials
 from tallystream.errors import ConfigurationError
 from tallystream_worker.server.data_folder import snapshot_of
 from tallystream_worker.settings.load import DEFAULT_FILES, found_file, load
@@ -136,7 +136,7 @@ class Where:
         _last_file = file, frozenset(settings.rules.metric if settings.states_metrics else ())
         if self.redis is not None:
             settings = replace(settings, redis=replace(settings.redis, url=self.redis))
-        _last_url = re.sub(r"//[^@/]*@", "//", settings.redis.url)
+        _last_url = without_credentials(settings.redis.url)
         return settings
 
     @property
@@ -148,7 +148,11 @@ class Where:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Tenants:
-    """The options that name the server and one configuration file for each namespace."""
+    """The options that name the server and one configuration file for each namespace; `settings` reads the files.
+
+    `redis` is the URL of the server of all namespaces; `None` for that of the environment, or else of each file.
+    `config` has the paths of the files; if it is empty, the default file is read.
+    """
 
     redis: RedisUrl = None
     config: Annotated[

@@ -42,7 +42,7 @@ class LedgerRates(LedgerSummary, frozen=True, kw_only=True):
 
 
 class PlaceRate(Place, frozen=True):
-    """One place of a leaderboard, with the rate of its subject."""
+    """One place of a leaderboard, with the growth of its value per second."""
 
     per_second: float | None
     """Growth of the value per second, from ten readings before to the last; `null` if the older lacks the subject.
@@ -52,7 +52,7 @@ class PlaceRate(Place, frozen=True):
 
 
 class LeaderboardRates(msgspec.Struct, frozen=True):
-    """The JSON output of `top --live`: a leaderboard with rates."""
+    """The JSON output of `top --live`: a leaderboard, and for each place the growth of its value per second."""
 
     metric: str
     """The metric."""

@@ -30,7 +30,9 @@ _APPLY: Final = Script("tallystream_worker.counting", "apply")
 
 @dataclass(frozen=True)
 class Applied:
-    """The batch was applied: its entries are acknowledged, and the ledger has the outcome of each of its events.
+    """A result of `apply`: the batch was counted.
+
+    Its entries are acknowledged, and the ledger has the outcome of each of its events.
 
     Attributes:
         unconfirmed: Why the write is not as durable as configured; empty if it is.
@@ -43,7 +45,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Stale:
-    """The batch is stale: some of its entries are no longer pending; nothing was counted.
+    """A result of `apply`: some entries of the batch are no longer pending, and nothing was counted.
 
     Another worker has applied these entries, or this worker has, in a call whose reply was lost.
 
@@ -56,12 +58,12 @@ class Stale:
 
 @dataclass(frozen=True)
 class Early:
-    """Other entries must be counted before the batch; nothing was counted.
+    """A result of `apply`: other entries must be counted before the batch, and nothing was counted.
 
     A reset is counted after every earlier entry, and every later entry after the reset.
 
     Attributes:
-        earlier: The IDs of these entries, which are pending; at most 1,000, so there may be more.
+        earlier: The IDs of the entries that must be counted before; they are pending. At most 1,000 are listed.
     """
 
     earlier: tuple[str, ...]
@@ -69,7 +71,7 @@ class Early:
 
 @dataclass(frozen=True)
 class Switched:
-    """The generation of the batch must not be counted now; nothing was changed.
+    """A result of `apply`: the generation of the batch must not be counted now, and nothing was changed.
 
     Another generation is live, the partition is closed, or a restore has not finished. For a batch of a restore: this
     restore is not, or no longer, the one that replaces the counters of the partition.
@@ -78,10 +80,10 @@ class Switched:
 
 @dataclass(frozen=True)
 class Outdated:
-    """Newer rules than those of the batch count the partition; nothing was changed.
+    """A result of `apply`: newer rules than those of the batch count the partition, and nothing was changed.
 
     Attributes:
-        revision: The number of these rules.
+        revision: The number of the newer rules.
     """
 
     revision: int
@@ -89,7 +91,9 @@ class Outdated:
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """Some totals or buckets of the batch cannot take their delta, or have another type; nothing was counted.
+    """A result of `apply`: some totals or buckets cannot be changed, and nothing was counted.
+
+    They cannot take their delta, or have another type.
 
     Attributes:
         totals: By metric and subject (`None` for all subjects of the metric), the reason; at most 2,000. If there are
@@ -101,10 +105,10 @@ class TotalsRejected:
 
 @dataclass(frozen=True)
 class GroupMissing:
-    """The stream or its consumer group does not exist; nothing was counted.
+    """A result of `try_apply`: the stream or its consumer group does not exist, and nothing was counted.
 
     Attributes:
-        error: The server's error.
+        error: The server's error, which is not raised.
     """
 
     error: Exception
@@ -112,12 +116,13 @@ class GroupMissing:
 
 @dataclass(frozen=True)
 class Failed:
-    """Encoding the batch or calling the script raised an error, which an entry or the server may have caused.
+    """A result of `try_apply`: encoding the batch or calling the script raised an error.
 
-    After a connection error or a timeout, the batch may have been applied.
+    An entry or the server may have caused it: see `is_entry_error`. After a connection error or a timeout, the batch
+    may have been applied.
 
     Attributes:
-        error: The error.
+        error: The error, which is not raised.
     """
 
     error: Exception

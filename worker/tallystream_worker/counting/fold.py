@@ -177,10 +177,16 @@ class Fold:
 def _without(
     result: FoldResult, payload: Payload, letters: Sequence[DroppedLetter], retractions: Iterable[Retraction]
 ) -> tuple[Payload, list[Single]]:
-    """Return a payload without its dropped and retracted events, and all its single events, these included.
+    """Return a payload without its dropped and retracted events; also return all single events of the whole payload.
 
     Also add the numbers of retracted events, by metric, to the result. If the result has no sample, the returned
     payload becomes its sample.
+
+    Args:
+        result: The result of the fold so far.
+        payload: The events of an entry.
+        letters: The dead letters of this entry that were dropped.
+        retractions: The retractions that apply to this entry.
     """
     whole = payload.by_singles()
     left = without(whole, letters)

@@ -256,7 +256,7 @@ class PayloadFold:
         return Group(group.metric, group.minute, group.ones, group.counts, rest)
 
     def _without_excluded(self, result: FoldResult, entry: Entry, group: Group) -> Group:
-        """Add one dead letter for each reason, with the excluded events; return the group without these events."""
+        """Return the group without its excluded events; add these to the result, as one dead letter for each reason."""
         faulty: dict[str, set[str]] = defaultdict(set)  # by reason
         for subject in {*group.ones, *group.counts, *group.sums}:
             if (reason := result.why_excluded(group.metric, subject)) is not None:

@@ -143,7 +143,7 @@ class FoldResult:
         return {name: events for name, events in moves.items() if events}
 
     def excluding(self, faults: Mapping[FoldFault, str]) -> Mapping[FoldFault, str]:
-        """Return a copy of `excluded` for the next fold of these entries, with `faults` and their reasons added."""
+        """Return a copy of `excluded`, with `faults` and their reasons added, for the next fold of the same entries."""
         return {**self.excluded, **faults}
 
     def why_excluded(self, metric: str, subject: str) -> str | None:

@@ -58,7 +58,9 @@ class Chunk:
 
 
 class SourceMoved(TallyError):
-    """The stored offset of a source is not the expected one, or the topic was closed: the source must be read again.
+    """Raised if the stored offset of a source is not the expected one, or the topic was closed.
+
+    The caller must read the source again.
 
     The offset differs if another run appends the same source, or if the server was rewound.
     """

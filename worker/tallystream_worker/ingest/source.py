@@ -27,7 +27,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class SourceError(TallyError):
-    """A file cannot be opened, cannot be read to its end, or is not of its format; the message names the file."""
+    """Raised if a file cannot be opened or read to its end, or is not of its format; the message names the file."""
 
 
 class Source:

@@ -90,7 +90,10 @@ _LOST: Final = "the streams no longer have the entries at the given position: lo
 
 
 class TooManyReaders(TallyError):
-    """A reader cannot join: the service has its maximum of readers or of counters followed by name, or it is ending."""
+    """Raised if a reader cannot join.
+
+    The service has its maximum of readers, or of counters that readers follow by name, or it is ending.
+    """
 
 
 class Broadcaster:
@@ -177,7 +180,7 @@ class Broadcaster:
             raise
 
     def leave(self, reader: LiveReader) -> None:
-        """Remove a reader; do nothing if it is not there. After the last reader has left, the passes end."""
+        """Remove a reader; do nothing if it has not joined. After the last reader has left, the passes end."""
         self._readers.discard(reader)
         if reader.wanted is not None and reader.wanted in self._channels:
             self._channels[reader.wanted].discard(reader)

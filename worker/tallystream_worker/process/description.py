@@ -39,7 +39,10 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
 
 
 def note_durability(client: redis.Redis, deployment: Deployment, durability: Durability) -> None:
-    """Store, unless it is stored already, what must have the writes of a command before its next step.
+    """Store the durability that the writes of each step of a command must have before the next step.
+
+    It is `memory`, `replica` or `fsync`, and replaces the stored one. If `deployment` has the same one already, nothing
+    is sent to the server.
 
     Raises:
         DeploymentChanged, ConfigurationError, KeyLost, redis.RedisError: see `add`; nothing was changed.

@@ -37,14 +37,14 @@ class FailoverWatch:
         self._before = self._ids()
 
     def ensure_none(self, written: str, remedy: str = AGAIN) -> None:
-        """Raise an error if a node failed over or restarted since the construction.
+        """Raise an error if a node failed over or restarted, or a slot moved to another node, since the construction.
 
         Args:
             written: What was written since then, as the beginning of the error message: `the events are copied`.
             remedy: What to do, as the end of the error message.
 
         Raises:
-            StreamError: a node did.
+            StreamError: this has happened, so a node may lack a part of what was written.
             redis.RedisError: a server does not reply, or rejects the command.
         """
         for name, before, now in zip(self._names, self._before, self._ids(), strict=True):

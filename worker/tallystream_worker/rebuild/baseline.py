@@ -100,9 +100,9 @@ def opened(
 def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
     """Return the base from which an audit of partition `number` can prove the most counters of the span.
 
-    If the span has a beginning, no snapshot is used. Otherwise a preferred snapshot is always the base. One that is not
-    preferred is used only if entries are gone that the archive does not have, and is passed over if it is missing,
-    incomplete, outdated or of other data.
+    If the span has a beginning, no snapshot is used. Otherwise, the snapshot of `sources` is always the base if it is
+    preferred. If it is not preferred, it is used only if entries are gone that the archive does not have. It is then
+    passed over if it is missing, incomplete, outdated or of other data.
 
     Raises:
         ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data; or the span has a

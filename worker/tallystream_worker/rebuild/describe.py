@@ -188,7 +188,7 @@ def _look(client: redis.Redis, namespace: str, number: int) -> _Topic:
 
 
 def _chain(client: redis.Redis, namespace: str) -> list[_Topic]:
-    """Return the topics that were live one after the other, from the first to the live one."""
+    """Return the topics that were live, in order of time: from the first topic to the one that is live now."""
     chain = [_look(client, namespace, FIRST_TOPIC)]
     while (following := chain[-1].following) is not None and all(following != each.number for each in chain):
         topic = _look(client, namespace, following)
@@ -357,7 +357,7 @@ def _all_topics(
 
 
 def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
-    """Return the numbers of the topics after the first one whose hash is stored."""
+    """Return the number of each topic whose hash is stored; the first topic is left out."""
     prefix = Layout(namespace=namespace).keys[0].prefix
     names = client.scan_iter(match=f"{prefix}l[0-9]*:meta", count=1000)
     found = (_LATER.fullmatch(name.removeprefix(prefix.encode())) for name in names)

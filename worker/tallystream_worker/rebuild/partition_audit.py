@@ -468,7 +468,10 @@ class PartitionAudit:
     def _note(
         self, piece: Piece, wanted: Mapping[str, Value], found: Mapping[str, Value], wrong: dict[str, Difference]
     ) -> list[str]:
-        """Add the counters of a piece that differ to `wrong`; return their names."""
+        """Add the counters of a piece whose values differ to `wrong`, by their names, and return these names.
+
+        `wanted` has the values that the entries give, and `found` has the live values, both by counter.
+        """
         shrunk: frozenset[str] = frozenset()
         if piece.kind == "top":
             shrunk = shrunk_in(

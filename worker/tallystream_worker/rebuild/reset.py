@@ -46,7 +46,7 @@ _PRESENT: Final = 0
 
 
 class _SwitchedError(Exception):
-    """Another generation is live in a partition that is not reset yet, or other rules count it."""
+    """Raised if another generation is live in a partition that is not reset yet, or if other rules count it."""
 
 
 @dataclass(frozen=True)

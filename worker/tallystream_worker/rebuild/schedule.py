@@ -45,7 +45,7 @@ _RENEW: Final = 10.0
 
 
 class _Stopped(TallyError):
-    """Ends a running audit because the worker stops."""
+    """Raised in a running audit to end it, because the worker stops."""
 
 
 class Scheduled:
@@ -132,7 +132,7 @@ class Scheduled:
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service, not started, that runs an audit whenever the interval `[audit] every` has passed.
 
-    `[audit] every` must not be empty: the caller checks it.
+    The caller must make sure that `[audit] every` is not empty.
     """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = Scheduled(settings, client, log, stopping)

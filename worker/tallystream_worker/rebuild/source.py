@@ -22,7 +22,7 @@ _PAGE: Final = 500
 
 
 class EntriesTrimmed(StreamError):
-    """Entries were trimmed from a stream before they were read; the message states which.
+    """Raised if entries were trimmed from a stream before they were read; the message states which.
 
     Only `number` is an attribute.
 
@@ -111,7 +111,10 @@ def _beginning(about: Mapping[str, Any]) -> tuple[str, int] | None:
 
 
 def _is_past(held: str, id_: str) -> bool:
-    """Return whether the first entry of a stream is after an ID; `True` if the stream has no entry."""
+    """Return whether the first entry of a stream, with the ID `held`, is after the ID `id_`.
+
+    `held` is empty if the stream has no entry; then the result is `True`.
+    """
     return not held or parse_id(held) > parse_id(id_)
 
 

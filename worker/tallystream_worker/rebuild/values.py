@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some counters that one command reads: fields of a hash, many keys that are plain numbers, or one other key.
+    """Some counters that one command reads: fields of a hash, many keys with plain numbers, or one key of another type.
 
     Attributes:
         name: The key without the generation's prefix; for plain numbers, `total` or `up`, whatever kinds `numbers` has.

@@ -42,12 +42,14 @@ class CatchUpCounter:
         deployment: The deployment whose layout is that of the topic.
         rules: The rules to count by.
 
-    Call the object to count what waits; `waiting` is the number of entries that still wait, and `obstacle` states why.
+    Call the object to count what waits. `waiting` is the number of entries that still wait, or a lower bound;
+    `obstacle()` returns why they wait.
 
     Raises:
         KeyLost, ConsumerGroupMissing: a partition has lost a key or its group; the groups before it are created.
         ArchiveError: the archive belongs to other data, or its manifest cannot be read or written.
         ConfigurationError: the URL of the server or of the archive cannot be used.
+        ImportError: an archive is configured, and the package pyarrow is not installed; the groups are created.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 

@@ -67,7 +67,7 @@ CopyPart = tuple[int, list[Any]]
 
 
 class CopiedElsewhere(StreamError):
-    """Another process copies the same entries, or the topic that is copied to was given up or replaced.
+    """Raised if another process copies the same entries, or the topic that is copied to was given up or replaced.
 
     In the first case, call `look` to read the marks again, and continue from them.
     """
@@ -351,7 +351,7 @@ class StreamCopier:
             yield home, _part(entry, events, fields)
 
     def _home_from(self, source: int) -> Callable[[str, str, bool], int]:
-        """Return a function (metric, subject, whether an id is there) -> number of the new partition of an event.
+        """Return a function (metric, subject, whether the event has an id) -> number of the new partition of an event.
 
         The function is for events of old partition `source`. Events that were in a wrong partition get a wrong one
         again, so that they are dead-lettered again.

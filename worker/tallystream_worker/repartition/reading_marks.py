@@ -24,7 +24,11 @@ _READ: Final = Script("tallystream_worker.repartition", "mark_read")
 
 
 class EntriesGone(StreamError):
-    """An old partition lacks entries that were recorded as read; they may have been copied."""
+    """Raised if an old partition lacks entries that were recorded as read, and may have been copied.
+
+    Its server has gone back to older data. Unless the copies are lost too, the repartition must be given up: producers
+    send the entries again, and they would count twice.
+    """
 
 
 class ReadingMarks:

@@ -214,7 +214,7 @@ class PartitionWorker:
             fold.notice(deployment.revision_of(generation))
 
     def is_normal(self, error: Exception) -> bool:
-        """Return whether a failed pass is a part of a switch: for up to 10 seconds, no generation is live for it.
+        """Return whether a failed pass is a normal part of a switch: no generation is live, for up to 10 seconds.
 
         This is so while a repartition switches, and until the pool of the new topic has replaced this one.
         """

@@ -56,7 +56,7 @@ def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
 
 
 def exchanged(served: Collection[int], others: Sequence[int], beyond: int) -> Mapping[int, int]:
-    """Return, by number of a partition that no worker serves, that of a served one to give up for it.
+    """Return, by number of each partition that no worker serves, the served partition to give up for it.
 
     Only partitions that another worker also serves are given up, those that most others serve first.
 

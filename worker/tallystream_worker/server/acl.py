@@ -101,7 +101,10 @@ def generate(*, fsync: bool = False) -> dict[str, str]:
 
 
 def hashed(passwords: Mapping[str, str]) -> dict[str, str]:
-    """Return the SHA-256 of each password in hexadecimal, by the same keys, as an ACL file needs it."""
+    """Return, by the same keys, the SHA-256 of each password (in UTF-8) as 64 hexadecimal digits.
+
+    The digits are without the `#` that precedes them in an ACL file: `render` and `User.line` add it.
+    """
     return {name: hashlib.sha256(password.encode()).hexdigest() for name, password in passwords.items()}
 
 

@@ -69,7 +69,7 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings of counting."""
+    """The settings of counting. An entry is one element of a stream; a batch is the entries that one call counts."""
 
     name: str = ""
     """Consumer name; empty for the name of the host."""
@@ -116,7 +116,8 @@ class WorkerSettings:
 class RetentionSettings:
     """The bounds of the streams and of the dead letters.
 
-    Bytes are memory of the server for each partition. 0 means no bound.
+    Bytes are memory of the server for each partition. 0 means no bound. `age` and `bytes` remove no entry that is not
+    counted yet, or that a program still needs, such as the archive.
     """
 
     age: str = "7d"
@@ -151,7 +152,10 @@ class RetentionSettings:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The address of the read service, and the access to it; without any token, every request may do everything."""
+    """The address of the HTTP service (`tallystream serve`, also called read service), and the access to it.
+
+    Without any token, every request may do everything.
+    """
 
     host: str = "127.0.0.1"
     """Address to listen on."""

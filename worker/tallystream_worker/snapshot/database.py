@@ -12,6 +12,7 @@ from sqlalchemy import Table, create_engine, delete, event, inspect, select, upd
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, CreateTable, DropTable
 
+from tallystream.client.connect import without_credentials
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.storage.keys import NAMESPACE
 from tallystream_worker.process import failpoints
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class SnapshotError(TallyError):
-    """A snapshot cannot be taken or restored, because of the database or of entries that the server lacks.
+    """Raised if a snapshot cannot be taken or restored, because of the database or of entries that the server lacks.
 
     The database cannot be used, or contains no complete snapshot, or one of other data or another format; or another
     process has written one meanwhile.
@@ -48,8 +49,8 @@ class Database:
     """The database of the snapshots of one namespace. It connects, and creates missing tables, when it is first used.
 
     Args:
-        url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`. It must
-            not be empty: the caller checks it, because an empty one is a database in memory.
+        url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`. The
+            caller must make sure that it is not empty: an empty one is a database in memory.
         namespace: The namespace of the snapshots. If the database at the URL has snapshots of another namespace, a
             separate file (SQLite) or schema (PostgreSQL) next to it is used. An empty database belongs to the default
             namespace.
@@ -91,7 +92,7 @@ class Database:
 
         Before the first use, it is the URL as given, even if the namespace has a separate file or schema.
         """
-        return _without_password(self._place)
+        return without_credentials(self._place)
 
     def close(self) -> None:
         """Close all connections; a later call of another method connects again."""
@@ -394,15 +395,15 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
-
-
 def _lock(connection: Connection, partition: int) -> None:
-    """Make other processes that write a snapshot of a partition wait until the transaction ends (SQLite: all writers).
+    """Make other processes that write a snapshot of the same partition wait until the transaction ends.
 
-    A write comes first: SQLite locks the file at the first write, so a row that was read earlier may have changed.
+    Call this before the transaction reads a row: SQLite locks the file only at the first write, so a row that was read
+    earlier may have changed. With SQLite, all writers wait. With PostgreSQL, no process waits if neither a snapshot of
+    the partition nor facts are stored yet.
+
+    Raises:
+        SQLAlchemyError: the database cannot be used, or stays locked for too long.
     """
     positions = schema.positions
     held = update(positions).where(positions.c.partition == partition).values(taken=positions.c.taken)
@@ -411,7 +412,10 @@ def _lock(connection: Connection, partition: int) -> None:
 
 
 def _lock_facts(connection: Connection) -> None:
-    """Make other processes that store facts wait until the transaction ends (SQLite: all writers)."""
+    """Make other processes that store facts wait until the transaction ends.
+
+    With SQLite, all writers wait. With PostgreSQL, no process waits if no facts are stored yet.
+    """
     digests = schema.digests
     held = update(digests).where(digests.c.partition == OF_NO_PARTITION).values(value=digests.c.value)
     connection.execute(held)

@@ -88,7 +88,7 @@ class TableDigests:
     def remove(self, table: Table, rows: Iterable[Any]) -> None:
         """Note rows that are removed or replaced, as a query for all columns returns them.
 
-        The caller reads them before it removes them. They may be of several partitions.
+        The caller must read the rows before it removes them from the table. They may be of several partitions.
         """
         found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
         place = table.c.keys().index("partition") if "partition" in table.c else None

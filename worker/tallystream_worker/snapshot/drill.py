@@ -224,7 +224,10 @@ def _catch_up(
 
 
 def _stored(taken: Taken, name: str) -> dict[str, str]:
-    """Return the fields of a hash that is among the records of `schema.alerts`; an empty dict if it did not exist."""
+    """Return the fields of a hash that a snapshot has in the table `alerts`; an empty dict if the hash did not exist.
+
+    `taken` has the values of a partition, and `name` is the key of the hash as the table has it.
+    """
     text, _ = taken.alerts.get(name, ("{}", 0))
     return msgspec.json.decode(text, type=dict[str, str])
 

@@ -249,7 +249,7 @@ class Course:
 
     @property
     def places(self) -> dict[int, str]:
-        """By number of rules, the place at which the partition begins to follow them; without the first ones."""
+        """By number of rules, the place at which the partition begins to follow them; the first step is left out."""
         return {number: place for place, number, _ in self._steps[1:]}
 
     @property
@@ -333,9 +333,9 @@ class GenerationRules:
         self._first = (earlier or self._firsts[:1] or [min(self._places, default=live.number)])[-1]
 
     def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
-        """Return the numbers of the rules that may be the first ones, which have no place; the earliest first.
+        """Return the numbers of the rules that may have counted the entries before the first place, the earliest first.
 
-        `stated` is the number that the ledger states, if it does.
+        `stated` is the number that the ledger states for these rules; `None` if it states none.
         """
         if stated in self._rules:
             return [stated]
@@ -513,10 +513,19 @@ def _keeping(rules: Rules, live: Rules) -> Rules:
 
 
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:
-    """Return the places of a partition in its live generation, by number of rules: see `LiveRules.places`.
+    """Return, by number of rules, where the live generation of a partition began to follow them.
 
-    `number` is that of the live rules; 0 adds no place. Return `None` if the partition has lost places, or the key of
-    its live generation, or if a restore has closed it.
+    See `LiveRules.places`. If the live rules do not count the partition yet, and have no place, theirs is the first
+    entry that is not counted. Return `None` if the partition has lost places, or the key of its live generation, or if
+    a restore has closed it.
+
+    Args:
+        client: The server.
+        keys: The keys of the partition, in its live generation.
+        number: The number of the live rules; 0 if they have none: then no place is added for them.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     live: Any = client.get(keys.live)
     if live is None or restoring_number(live):

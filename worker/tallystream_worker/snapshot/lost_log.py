@@ -30,7 +30,7 @@ _READ: Final = 1000
 
 
 class LogLost(SnapshotError):
-    """The server has lost entries of the snapshot, and not all were sent again, so the snapshot is not replaced.
+    """Raised if the server has lost entries of the snapshot, and not all were sent again: the snapshot is not replaced.
 
     Args:
         problem: Which entries of which stream are lost; also an attribute. The message has it, and what to do.
@@ -55,7 +55,14 @@ def next_mark(mark: str) -> str:
 
 
 def last_closing(client: redis.Redis, keys: PartitionKeys) -> int:
-    """Return the number of the last closing of a partition by a restore or a repartition; 0 if none has closed it."""
+    """Return the number of the last closing or reopening that a partition has recorded; 0 if it has recorded none.
+
+    A repartition that failed may have recorded a number without closing the partition. A restore that has not finished
+    may not have recorded its number yet: see `restoring_number`.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused the command.
+    """
     return int(client.execute_command("HGET", keys.sequences, f"!{CLOSING}") or 0)
 
 

@@ -116,7 +116,7 @@ class PartitionRestore:
         )
 
     def close(self) -> None:
-        """Close the partition: no worker or decider counts here, and every worker loads the deployment again.
+        """Close the partition: no worker or decider counts in it, and every worker loads the deployment again.
 
         Producers append as before; if the partition has no keys, it is opened for them.
         The consumer groups that count are removed from the stream; `run` creates that of the first generation again.
@@ -267,10 +267,14 @@ class PartitionRestore:
             self.fence("UNLINK", *page)
 
     def _restore_dead(self, load: TableLoader, position: SnapshotPosition) -> None:
-        """Write the dead letters of the snapshot; add those that were dropped after it to `dropped` in its ledger.
+        """Write the dead letters of the snapshot, but not those that an operator or a worker has dropped after it.
 
-        Those that an operator or a worker dropped stay dropped: their records stay on the server, so no fold counts
-        their events. A retry that was made after the snapshot is undone with the counters.
+        Add the events of the dropped ones to `dropped` in `load.ledger`. Their records stay on the server, so no fold
+        counts their events. A retry that was made after the snapshot is undone, because the counters are replaced.
+
+        Args:
+            load: The tables of the snapshot.
+            position: The moment of the snapshot.
         """
         keys = self._keys
         records = records_of_dropped(self._client, keys)

@@ -49,7 +49,7 @@ _GIVE_UP: Final = Script("tallystream_worker.snapshot", "give_up")
 
 
 class ViewLost(TallyError):
-    """The values of one moment cannot be read.
+    """Raised if the values of one moment cannot be read.
 
     Another snapshot of the partition is being taken, 10,000 or more entries are pending, the server lost data
     meanwhile, a restore or a repartition has closed the partition meanwhile, or this snapshot made no call for 30

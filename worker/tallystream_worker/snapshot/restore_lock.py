@@ -55,7 +55,10 @@ _FENCED: Final = Script("tallystream_worker.snapshot", "fenced")
 
 
 class RestoreOvertaken(StreamError):
-    """Another restore of the same namespace runs, or has taken over from this one, which writes nothing more."""
+    """Raised if another restore of the same namespace runs, or has taken over from this one.
+
+    This restore then writes nothing more.
+    """
 
 
 class RestoreLock:
@@ -191,7 +194,7 @@ class RestoreLock:
 
 
 class Fence:
-    """Runs write commands in one slot, as long as no other restore has taken over there.
+    """Runs write commands in one slot, as long as no other restore has taken over.
 
     Call the object to run one command, or `run` for several. `check` only looks whether another restore has taken over.
 

@@ -129,7 +129,7 @@ class RestoredLog:
 
     @property
     def gone(self) -> int:
-        """Number of entries that are in the snapshot's counters and were not added here, because they are gone.
+        """Number of entries that are in the snapshot's counters and were not passed to `add`, because they are gone.
 
         Read it after the last `add`: each added entry of the snapshot makes it smaller.
         """

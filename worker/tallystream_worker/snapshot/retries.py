@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Retries(NamedTuple):
-    """The retries since a moment.
+    """The dead letters of a partition that were retried since a moment.
 
     Attributes:
         letters: The dead letters that were retried.
@@ -35,16 +35,19 @@ def find_retries(
     *,
     has_resets: bool,
 ) -> Retries:
-    """Return the dead letters that were retried.
+    """Return the dead letters of a partition that were retried, and the metrics for which the result is not known.
 
-    The result of a retry is not known if the rules changed after the last retry, or if subjects were reset. If dead
-    letters were dropped without a record, these may be among those that are returned.
+    Dead letters that were given up (delivered too often) are left out. If dead letters were dropped without a record,
+    these may be among those that are returned. The result of the retries is not known, so that `doubtful` has all their
+    metrics, if the rules changed after the last retry, subjects were reset, or dead letters were dropped without a
+    record.
 
     Args:
-        before: The dead letters without the retries.
+        before: The dead letters that there would be if none had been retried or dropped: those of a copy of the
+            partition in which the events were counted again.
         present: The dead letters of the partition.
-        records: Its records of dropped dead letters.
-        ledger: Its ledger.
+        records: Its records of dropped dead letters: the values of `records_of_dropped`.
+        ledger: Its ledger, the numbers by field.
         followed: The rules of the server; `None` if none are published.
         has_resets: Whether subjects of the partition were reset.
 

@@ -31,7 +31,7 @@ class LiveSnapshot:
         client: The server of the counters; `close` does not close it.
         database: The database of the snapshots; closed by `close`.
         deployment: The deployment that the worker began with.
-        every: The interval to publish, in seconds; the caller calls `run_once` at this interval.
+        every: The interval to publish, in seconds; the caller must call `run_once` at this interval.
     """
 
     def __init__(self, client: redis.Redis, database: Database, deployment: Deployment, every: float) -> None:
@@ -84,7 +84,8 @@ class LiveSnapshot:
 def snapshot_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service that takes a snapshot into `[snapshot] url` every `[snapshot] every`.
 
-    The service is not started, and no connection is made yet. `[snapshot] url` must not be empty: the caller checks it.
+    The service is not started, and no connection is made yet. The caller must make sure that `[snapshot] url` is not
+    empty.
 
     Raises:
         ConfigurationError: the URL of the database or of the server cannot be used.

@@ -93,7 +93,8 @@ def check(scene: Scene) -> None:
 def _is_uncertain(difference: Difference, found: Audited) -> bool:
     """Return whether a counter that differs may be right: it is not known by which rules its events were counted.
 
-    A figure of the ledger without a metric is the sum over all metrics, so one such metric is enough.
+    `found.doubts` has, by stream, the metrics for which the rules are not known. A figure of the ledger without a
+    metric is the sum over all metrics, so one such metric is enough.
     """
     doubtful = found.doubts.get(difference.stream, frozenset())
     if doubtful is None:

@@ -88,10 +88,15 @@ KINDS: Final = {
     "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(
-        "Entries are gone from a stream, and retention did not remove them.", "find the client that runs XDEL or XTRIM"
+        "More entries are gone from a stream than workers have removed.", "find the client that runs XDEL or XTRIM"
     ),
     "log.gap": Kind("An entry is missing between two other entries of the same producer.", _CHAIN),
-    "log.repeated": Kind("An entry of a producer is in the stream twice, so its events count twice.", _CHAIN),
+    "log.repeated": Kind(
+        "An entry of a producer is in the stream twice, so its events count twice, also in a rebuild.",
+        "delete the later entry (redis-cli XDEL), then: tallystream rebuild --accept-loss. If workers have removed "
+        "entries from the stream: tallystream rebuild --archive URL --accept-loss; without an archive that has these "
+        "entries, a rebuild would lose them, so leave the later entry",
+    ),
     "log.differs": Kind("A stream has more or fewer entries or events than the ledger states.", _CHAIN),
     "sequences.missing": Kind(
         "The record of a producer is missing, so an entry that the producer sends again would be appended twice.",

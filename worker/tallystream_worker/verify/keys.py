@@ -85,7 +85,7 @@ def _all(scene: Scene, namespace: str) -> Iterator[bytes]:
 
 
 def _types_of(name: str) -> tuple[str, ...]:
-    """Return the types that a key may have, given without the namespace; `_leftover` must be `None` for it."""
+    """Return the types that a key may have; the caller must pass its name without the namespace, and no leftover."""
     if name == "meta":
         return ("hash",)
     found = _NAME.fullmatch(name)
@@ -99,7 +99,12 @@ def _types_of(name: str) -> tuple[str, ...]:
 
 
 def _is_replaced(name: str) -> bool:
-    """Return whether a rebuild replaces a key; `name` as in `_types_of`."""
+    """Return whether a rebuild replaces a key: a counter, or another key that a generation has for itself.
+
+    `name` is the key without the namespace and the colon after it, such as `{p0.425}:g2:dead`; `False` for a name of
+    another form. The ledger of the first generation is not replaced, because it is also that of the topic; neither are
+    `cut` and `adopted`.
+    """
     found = _NAME.fullmatch(name)
     if found is None:
         return False
@@ -197,8 +202,12 @@ def _is_kept_forever(name: str, rules: Rules) -> bool:
 def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
     """Scan a partition; yield each key of a period that workers remove some day, and the member that registers it.
 
-    The keys are without prefix. The member is the one that the sorted set `periods` must have. Leaderboards, and keys
-    of periods that no rule declares, are left out.
+    The keys are without prefix; a key may come twice. The member is the one that the sorted set `periods` must have.
+    Left out are leaderboards, and keys of a declared metric whose rule lacks their window, uniques or ids. Keys of a
+    metric that is not declared are not left out.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command; raised while the pairs are iterated.
     """
     skipped, periods = len(keys.counters.encode()), RemovedPeriods(scene.rules)
     for key in counter_keys(scene.client, keys):

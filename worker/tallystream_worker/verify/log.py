@@ -183,9 +183,9 @@ class _Partition:
         self._report.find(name, f"{self._keys.stream}: {text}")
 
     def _compare_events(self, old: Link, new: Link) -> None:
-        """Report an archived entry if it differs from the entry of the stream with the same ID.
+        """Report the archived entry `old` if it differs from `new`, the entry of the stream with the same ID.
 
-        Its events may be compared later: see `RowComparison`.
+        The events may be compared later, and a difference is reported then: see `RowComparison`.
         """
         if old != new:
             self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")
@@ -198,7 +198,13 @@ class _Partition:
         self._find_in_archive("archive.differs", f"entry {id_}: {difference}")
 
     def _note_unknown(self, link: Link) -> None:
-        """Report an archived entry that the stream lacks, unless retention may have removed it."""
+        """Report an archived entry that the caller has not found in the stream, as a fault `archive.unknown`.
+
+        Do nothing if retention may have removed the entry, before or during the check.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects the command.
+        """
         if self._held is not None and link.id > self._held and link.id >= (self._first_now() or self._until):
             self._find_in_archive("archive.unknown", f"entry {_text(link.id)}")
 

@@ -38,9 +38,10 @@ def check(scene: Scene) -> None:
 
 
 def _copies(scene: Scene) -> Iterator[tuple[str, int]]:
-    """Yield the name of each copy of this deployment and topic, and the highest number of rules in it.
+    """Yield `the snapshot` and `the archive`, each with the highest number of rules that it has for this deployment.
 
-    The number is 0 if the copy has none. The errors are those of `check`.
+    One that is not configured is left out, and so is a snapshot of another deployment or topic. The number is 0 if it
+    has no rules. The errors are those of `check`.
     """
     deployment, sources = scene.deployment, scene.sources
     if sources.snapshot is not None:

@@ -118,7 +118,7 @@ class ScheduledVerification:
 def verify_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service, not started, that verifies whenever the interval `[verify] every` has passed.
 
-    The setting must not be empty, which stands for no verifications: the caller checks it.
+    The caller must make sure that `[verify] every` is not empty: an empty one stands for no verifications.
 
     Raises:
         ConfigurationError: the URL of the server is invalid.

@@ -52,7 +52,7 @@ def link_of(entry: Entry) -> Link:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An entry that does not follow the one before of the same producer.
+    """A fault in the numbers of a producer: an entry whose number does not follow that of its entry before.
 
     Attributes:
         is_repeat: Whether the entry, or a later one, came before; else entries are missing before it.

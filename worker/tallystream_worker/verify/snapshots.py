@@ -115,7 +115,13 @@ def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
 
 
 def _was_live(scene: Scene, generation: int) -> bool:
-    """Return whether a generation, which is not the live one, has existed in the live topic."""
+    """Return whether a number is that of a generation which the live topic has or has had, live or not.
+
+    This is so for each number from the first to the highest that was given to a generation of the topic.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
     newest = scene.client.hget(scene.deployment.layout.meta, "newest")
     return FIRST <= generation <= max(int(newest or 0), scene.deployment.generation)
 

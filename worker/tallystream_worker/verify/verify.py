@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Stopped(TallyError):
-    """Ends a running verification: the parameter `show` of `verify` raises it, and then `verify` does, too."""
+    """Raised to end a running verification: first by the parameter `show` of `verify`, and then by `verify` too."""
 
 
 def verify(
@@ -104,7 +104,9 @@ def verify(
 
 
 def _refuse_a_failover(scene: Scene, failovers: FailoverWatch) -> None:
-    """If there are findings, and a server failed over or restarted meanwhile, discard them and report a failed check.
+    """Discard all findings, and report a failed check, if a server failed over or restarted, or a slot moved.
+
+    Only what happened after `failovers` was made counts. Without findings, do nothing.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.

@@ -91,10 +91,18 @@ class _Run:
         self._replies: list[Any] = [None] * len(staged)
 
     def run(self, *, transaction: bool) -> list[Any]:
-        """Send each command to its node, and return the replies in the order of the commands; an error is a reply.
+        """Send the commands to the nodes of their keys, and return the replies in the order of the commands.
+
+        An error of a command is its reply. In a transaction, WAIT and WAITAOF are not sent, and their replies are
+        `None`. See `ClusterPipeline.execute` for these two commands without a transaction, and for what is sent again.
+
+        Args:
+            transaction: Whether the commands of each slot are executed in one transaction (MULTI). Commands of two
+                slots are never in one.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: none of the commands got a reply.
+            redis.ConnectionError, redis.TimeoutError: none of the commands got a reply; not raised by a transaction
+                with WAIT or WAITAOF.
             ConfigurationError: a server is not a node of a cluster; commands may have been executed.
             ValueError: the pattern of a SCAN has no hash tag; nothing was sent.
         """

@@ -98,7 +98,11 @@ class Spool(Buffer):
         return self._queues.topic if self.names else None
 
     def covers(self, cycle: int) -> bool:
-        """Return whether `cycle` is the number of a seal with an unconfirmed plan: `move` plans these events again."""
+        """Return whether the plan of a seal is not confirmed yet, so that `move` plans its events again.
+
+        `cycle` is the number that `seal` returned, as in `SealedEntry.cycle`. The caller of `move` must itself send the
+        unconfirmed entries of all other seals, before the planned ones.
+        """
         return any(cycle == each for each, _ in self._in_flight)
 
     @property
@@ -346,7 +350,12 @@ class Spool(Buffer):
     def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
         """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
 
-        The caller changes the state that the record describes only afterwards.
+        The state that the record describes is not changed here: the caller must change it, after this call.
+
+        Args:
+            segments: The files of the spool.
+            kind: The kind of the record, as `records` names it.
+            what: The content of the record.
 
         Raises:
             SpoolError: there is no reserve file that can be deleted, or the second attempt failed.

@@ -43,7 +43,7 @@ class QueueState(msgspec.Struct, array_like=True):
 
 
 class EntryPlan(msgspec.Struct, array_like=True):
-    """Record of a plan: the events between two positions become these entries.
+    """Record of a plan: the events between the positions `start` and `end` become the entries of `entries`.
 
     Attributes:
         start: Position at which the events begin; records of other kinds may be between them.

@@ -116,7 +116,7 @@ class SegmentedLog:
 
     @property
     def is_due(self) -> bool:
-        """Whether `rotate` must be called before the next `write`: no file is open for it, or the file has 4 MiB.
+        """Whether `rotate` must be called before the next `write`: no file is open, or the open one has 4 MiB.
 
         No file is open before the first `rotate`, nor after a part of a record could not be cut off.
         """

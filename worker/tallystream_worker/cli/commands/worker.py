@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 def worker(
     *,
     processes: Annotated[
-        int | None, whole("number of worker processes; one for each core to use", 1, MAX_PROCESSES)
+        int | None,
+        whole("number of worker processes, one for each core to use; default [worker] processes", 1, MAX_PROCESSES),
     ] = None,
-    name: Annotated[str | None, Parameter(help="consumer name; default: the name of the host")] = None,
+    name: Annotated[
+        str | None, Parameter(help="consumer name; default [worker] name, or else the name of the host")
+    ] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     replacing: ReplaceRules = ReplaceRules(),

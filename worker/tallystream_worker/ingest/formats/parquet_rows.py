@@ -79,7 +79,7 @@ def pack_rows(
 ) -> Iterator[int]:
     """Pack the rows from `begin` to before `end`, slice by slice; yield the number of the row after each packed slice.
 
-    The packer seals no chunk: the caller does this after each slice.
+    No chunk is sealed: the caller must do this with the packer after each slice.
 
     Args:
         path: The Parquet file.
