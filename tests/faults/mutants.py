@@ -84,6 +84,7 @@ _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
+_LOST_CHANGES: Final = "tests/integration/snapshot/test_lost_changes.py"
 _KEPT_RULES: Final = "tests/integration/snapshot/test_kept_rules.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
@@ -1132,7 +1133,47 @@ MUTANTS: Final = (
                 "",
             ),
         ),
-        tests=(f"{_KEPT_RULES}::test_without_newer_rules_those_of_the_snapshot_are_used",),
+        tests=(f"{_LOST_CHANGES}::test_a_server_without_a_record_of_its_changes_gets_the_later_rules",),
+    ),
+    Mutant(
+        "restore-leaves-lost-rules-lost",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", "    if not lost:\n", "    if True:\n"),),
+        tests=(
+            f"{_LOST_CHANGES}::test_lost_changes_are_made_again",
+            f"{_LOST_CHANGES}::test_a_change_that_only_the_archive_has_is_made_again",
+        ),
+    ),
+    Mutant(
+        "lost-rules-replace-later-ones",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", "rules = merged(", "rules = self._last_lost or merged("),),
+        tests=(f"{_LOST_CHANGES}::test_what_was_changed_after_the_loss_stays",),
+    ),
+    Mutant(
+        "entries-after-a-loss-follow-the-lost-rules",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "resumed = self._resumed() if is_same else {}",
+                "resumed: dict[int, str] = {}",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_the_same_configuration_after_the_loss_needs_no_new_change",),
+    ),
+    Mutant(
+        "number-of-lost-rules-used-again",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "if numbers and (always or",
+                "if False and (always or",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_what_was_changed_after_the_loss_stays",),
+    ),
+    Mutant(
+        "accepted-loss-of-rules-undone",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", " and parse_id(name)[0] > taken", ""),),
+        tests=(f"{_LOST_CHANGES}::test_a_loss_that_was_accepted_is_not_undone",),
     ),
     Mutant(
         "restore-counts-all-by-the-live-rules",
