@@ -2517,9 +2517,9 @@ MUTANTS: Final = (
         "doubt-about-one-metric-hides-all",
         (
             Edit(
-                "tallystream_worker/verify/counters.py",
-                'return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in doubtful',
-                "return bool(doubtful)",
+                "tallystream_worker/rebuild/partition_audit.py",
+                'return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in self._doubts',
+                "return bool(self._doubts)",
             ),
         ),
         tests=(f"{_VERIFY_CHANGED}::test_what_cannot_be_judged_is_stated_as_not_checked",),
@@ -3440,5 +3440,27 @@ MUTANTS: Final = (
         "unknown-positions-count-as-rewound",
         (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
         tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
+    ),
+    Mutant(
+        "scheduled-audit-by-the-present-rules",
+        (
+            Edit(
+                "tallystream_worker/rebuild/schedule.py",
+                "followed=followed_rules(self._client, deployment.layout),",
+                "followed=None,",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_a_change_of_the_rules_is_no_difference",),
+    ),
+    Mutant(
+        "audit-reports-counters-of-rules-that-change",
+        (
+            Edit(
+                "tallystream_worker/rebuild/audit.py",
+                "        _ensure_unchanged(client, deployment, followed)\n",
+                "        pass\n",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_a_change_of_the_rules_during_an_audit_is_no_difference",),
     ),
 )
