@@ -3463,4 +3463,26 @@ MUTANTS: Final = (
         ),
         tests=(f"{_AUDIT}::test_a_change_of_the_rules_during_an_audit_is_no_difference",),
     ),
+    Mutant(
+        "reset-loses-in-silence",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        self.count(rollback)\n        if is_unsure:\n",
+                "        self.rewound += 1\n        if is_unsure:\n",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_another_life_does_not_get_what_was_confirmed_in_the_last",),
+    ),
+    Mutant(
+        "entry-without-a-reply-gets-a-new-name",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "is_unsure, last = queue.sent > queue.confirmed, queue.confirmed",
+                "is_unsure, last = False, queue.confirmed",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_an_entry_without_a_reply_is_not_in_the_restored_data_twice",),
+    ),
 )
