@@ -3485,4 +3485,39 @@ MUTANTS: Final = (
         ),
         tests=(f"{_APPENDER}::test_an_entry_without_a_reply_is_not_in_the_restored_data_twice",),
     ),
+    Mutant(
+        "worker-counts-anew-on-an-emptied-server",
+        (
+            Edit(
+                "tallystream_worker/runtime/app.py",
+                "        refuse_lost_data(client, settings, creating=publishing)\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_app.py::test_a_worker_does_not_count_anew_while_a_backup_has_the_data",),
+    ),
+    Mutant(
+        "unreadable-backup-taken-for-none",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "found = backup_of(settings, is_strict=True)",
+                "found = backup_of(settings)",
+            ),
+        ),
+        tests=(
+            "tests/integration/runtime/test_app.py::test_a_worker_does_not_count_anew_while_it_cannot_read_the_backup",
+        ),
+    ),
+    Mutant(
+        "worker-ends-instead-of-waiting",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "while reasons and not stop.is_set():",
+                "while False:",
+            ),
+        ),
+        tests=("tests/process/test_worker_health.py::test_a_worker_waits_for_the_data_of_an_emptied_server",),
+    ),
 )
