@@ -13,14 +13,19 @@ from tests.waiting import until
 
 
 @contextlib.contextmanager
-def up(folder):
-    """Run `tallystream up` in a folder, as the README shows, on a free port; end it by Ctrl-C."""
+def up(folder, until_printed="Ctrl-C"):
+    """Run `tallystream up` in a folder, as the README shows, on a free port; end it by Ctrl-C.
+
+    The context begins when it has printed a text.
+    """
     command = [str(Path(sys.executable).parent / "tallystream"), "up", "--port", "0"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
     with (folder / "printed").open("w+", encoding="utf-8") as printed:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed, stderr=printed)
         try:
-            until(lambda: "Ctrl-C" in (folder / "printed").read_text(encoding="utf-8"), timeout=60, what="everything")
+            until(
+                lambda: until_printed in (folder / "printed").read_text(encoding="utf-8"), timeout=60, what="everything"
+            )
             yield (folder / "printed").read_text(encoding="utf-8")
         finally:
             process.send_signal(signal.SIGINT)

@@ -84,6 +84,7 @@ _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
+_LOST_CHANGES: Final = "tests/integration/snapshot/test_lost_changes.py"
 _KEPT_RULES: Final = "tests/integration/snapshot/test_kept_rules.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
@@ -1132,7 +1133,47 @@ MUTANTS: Final = (
                 "",
             ),
         ),
-        tests=(f"{_KEPT_RULES}::test_without_newer_rules_those_of_the_snapshot_are_used",),
+        tests=(f"{_LOST_CHANGES}::test_a_server_without_a_record_of_its_changes_gets_the_later_rules",),
+    ),
+    Mutant(
+        "restore-leaves-lost-rules-lost",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", "    if not lost:\n", "    if True:\n"),),
+        tests=(
+            f"{_LOST_CHANGES}::test_lost_changes_are_made_again",
+            f"{_LOST_CHANGES}::test_a_change_that_only_the_archive_has_is_made_again",
+        ),
+    ),
+    Mutant(
+        "lost-rules-replace-later-ones",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", "rules = merged(", "rules = self._last_lost or merged("),),
+        tests=(f"{_LOST_CHANGES}::test_what_was_changed_after_the_loss_stays",),
+    ),
+    Mutant(
+        "entries-after-a-loss-follow-the-lost-rules",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "resumed = self._resumed() if is_same else {}",
+                "resumed: dict[int, str] = {}",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_the_same_configuration_after_the_loss_needs_no_new_change",),
+    ),
+    Mutant(
+        "number-of-lost-rules-used-again",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "if numbers and (always or",
+                "if False and (always or",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_what_was_changed_after_the_loss_stays",),
+    ),
+    Mutant(
+        "accepted-loss-of-rules-undone",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", " and parse_id(name)[0] > taken", ""),),
+        tests=(f"{_LOST_CHANGES}::test_a_loss_that_was_accepted_is_not_undone",),
     ),
     Mutant(
         "restore-counts-all-by-the-live-rules",
@@ -2476,9 +2517,9 @@ MUTANTS: Final = (
         "doubt-about-one-metric-hides-all",
         (
             Edit(
-                "tallystream_worker/verify/counters.py",
-                'return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in doubtful',
-                "return bool(doubtful)",
+                "tallystream_worker/rebuild/partition_audit.py",
+                'return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in self._doubts',
+                "return bool(self._doubts)",
             ),
         ),
         tests=(f"{_VERIFY_CHANGED}::test_what_cannot_be_judged_is_stated_as_not_checked",),
@@ -3399,5 +3440,84 @@ MUTANTS: Final = (
         "unknown-positions-count-as-rewound",
         (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
         tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
+    ),
+    Mutant(
+        "scheduled-audit-by-the-present-rules",
+        (
+            Edit(
+                "tallystream_worker/rebuild/schedule.py",
+                "followed=followed_rules(self._client, deployment.layout),",
+                "followed=None,",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_a_change_of_the_rules_is_no_difference",),
+    ),
+    Mutant(
+        "audit-reports-counters-of-rules-that-change",
+        (
+            Edit(
+                "tallystream_worker/rebuild/audit.py",
+                "        _ensure_unchanged(client, deployment, followed)\n",
+                "        pass\n",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_a_change_of_the_rules_during_an_audit_is_no_difference",),
+    ),
+    Mutant(
+        "reset-loses-in-silence",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "        self.count(rollback)\n        if is_unsure:\n",
+                "        self.rewound += 1\n        if is_unsure:\n",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_another_life_does_not_get_what_was_confirmed_in_the_last",),
+    ),
+    Mutant(
+        "entry-without-a-reply-gets-a-new-name",
+        (
+            Edit(
+                "tallystream/producing/rollback_watch.py",
+                "is_unsure, last = queue.sent > queue.confirmed, queue.confirmed",
+                "is_unsure, last = False, queue.confirmed",
+            ),
+        ),
+        tests=(f"{_APPENDER}::test_an_entry_without_a_reply_is_not_in_the_restored_data_twice",),
+    ),
+    Mutant(
+        "worker-counts-anew-on-an-emptied-server",
+        (
+            Edit(
+                "tallystream_worker/runtime/app.py",
+                "        refuse_lost_data(client, settings, creating=publishing)\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_app.py::test_a_worker_does_not_count_anew_while_a_backup_has_the_data",),
+    ),
+    Mutant(
+        "unreadable-backup-taken-for-none",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "found = backup_of(settings, is_strict=True)",
+                "found = backup_of(settings)",
+            ),
+        ),
+        tests=(
+            "tests/integration/runtime/test_app.py::test_a_worker_does_not_count_anew_while_it_cannot_read_the_backup",
+        ),
+    ),
+    Mutant(
+        "worker-ends-instead-of-waiting",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "while reasons and not stop.is_set():",
+                "while False:",
+            ),
+        ),
+        tests=("tests/process/test_worker_health.py::test_a_worker_waits_for_the_data_of_an_emptied_server",),
     ),
 )

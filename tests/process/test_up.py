@@ -53,6 +53,30 @@ def test_the_commands_of_the_section_repair_the_data_of_up(tmp_path):
             assert totals.get("article:1", "view").value == 3
 
 
+def test_up_does_not_count_anew_on_an_emptied_server(tmp_path):
+    """If its server was emptied, `up` starts no worker, and prints the command that restores its snapshot."""
+    url = f"unix://{tmp_path}/tally-data/server.sock"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+    with up(tmp_path), connect(url) as client:
+        with Producer(url) as producer:
+            producer.emit("view", "article:1")
+            producer.flush(60, wait="counted")
+        environment["TALLYSTREAM_REDIS_URL"] = url
+        program = Path(sys.executable).with_name("tallystream")
+        subprocess.run([program, "snapshot", "--once"], cwd=tmp_path, env=environment, check=True, timeout=60)
+        client.flushall()
+    with up(tmp_path, until_printed="worker.data_lost") as printed, connect(url) as client:
+        assert client.keys() == []
+        command, variable = re.search(r"run: tallystream (.*?) \(in another terminal, with (\S+)\)", printed).groups()
+        assert variable == f"TALLYSTREAM_REDIS_URL={url}"
+        subprocess.run([program, *shlex.split(command)], cwd=tmp_path, env=environment, check=True, timeout=60)
+        with Producer(url) as producer:
+            producer.emit("view", "article:1")
+            producer.flush(60, wait="counted")
+        with Totals(url) as totals:
+            assert totals.get("article:1", "view").value == 2
+
+
 def _wrong(folder: Path, environment: dict[str, str]) -> str:
     """Return what a verification prints; it must have found a fault."""
     done = subprocess.run(

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tallystream import Producer, Totals
+from tallystream.client.connect import connect
 from tests.harness import Harness
 from tests.waiting import until
 
@@ -78,3 +80,44 @@ def test_a_worker_says_how_it_is(fresh_server, port):
         line for line in lines if line["event"] == "partition.paused" and line.get("stream", "").startswith("tally:{p0")
     ]
     assert 1 <= len(per_partition) <= 3, "one line for each change of state, not one for each attempt"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_waits_for_the_data_of_an_emptied_server(fresh_server, port, tmp_path, processes):
+    """A worker that starts on an emptied server is not ready, names the command, and counts after the restore."""
+    server = fresh_server()
+    (tmp_path / "tallystream.toml").write_text(
+        f'[redis]\nurl = "{server.url}"\n[snapshot]\nurl = "tally.sqlite"\nevery = 0.2\n[metric.view]\n', "utf-8"
+    )
+    command = [PROGRAM, "worker", "--metrics-port", str(port), "--processes", str(processes)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
+    with connect(server.url) as client:
+        for turn in range(2):
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment) as worker:
+                try:
+                    if turn == 1:
+                        _, body = until(
+                            lambda: (found := get(port, "/readyz"))[0] == 503 and "restore" in found[1] and found,
+                            timeout=30,
+                            what="the worker to wait",
+                        )
+                        assert get(port, "/healthz")[0] == 200
+                        assert client.keys() == []
+                        told = json.loads(body)["reasons"][0].rpartition("run: tallystream ")[2]
+                        subprocess.run([PROGRAM, *told.split()], cwd=tmp_path, env=environment, check=True, timeout=60)
+                    until(lambda: get(port, "/readyz")[0] == 200, timeout=30, what="the worker to be ready")
+                    with Producer(server.url) as producer:
+                        producer.emit("view", "a")
+                        producer.flush(30, wait="counted")
+                    if turn == 0:
+                        run = [PROGRAM, "snapshot", "--once"]
+                        subprocess.run(run, cwd=tmp_path, env=environment, check=True, timeout=60)
+                finally:
+                    worker.send_signal(signal.SIGTERM)
+                    _, log = worker.communicate(timeout=30)
+            if turn == 0:
+                client.flushall()
+        with Totals(server.url) as totals:
+            assert totals.get("a", "view").value == 2
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert [each for each in events if each.startswith("worker.data")] == ["worker.data_lost", "worker.data_back"]

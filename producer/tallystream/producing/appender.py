@@ -417,7 +417,7 @@ class Appender:
         """
         confirmed: list[SealedEntry] = []
         for queue, last in zip(self.queues, lasts, strict=True):
-            if last < queue.confirmed:
+            if last < queue.confirmed and last != queue.skip:
                 self._rollbacks.count(queue.roll_back(last))
             for entry in queue.confirm_to(last):
                 self._report(entry, confirmed)

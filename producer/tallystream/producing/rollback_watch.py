@@ -75,7 +75,10 @@ class RollbackWatch:
         self.rewound = 0
         """Number of times that any of the streams had lost confirmed entries."""
         self.lost = 0
-        """Confirmed entries that a stream had lost and that were no longer kept here, so could not be sent again."""
+        """Confirmed entries that a stream had lost, and that are not sent again.
+
+        They were no longer kept here, or the server was emptied and has another epoch.
+        """
         self.unknown = 0
         """Entries given up: the server removed the record of their queue before a reply arrived; not sent again."""
 
@@ -191,9 +194,11 @@ class RollbackWatch:
         """If the stored epoch is another one, continue with the data that the server has now.
 
         Another epoch means that the server was emptied, and counting began again. Entries that the old data confirmed
-        are not sent again: a queue with confirmed entries begins again under a new name, and `rewound` grows by 1. But
-        if the new data has a record of a queue, it confirmed these entries itself, so the queue does not change. Then
-        `epoch` becomes the stored one. If no deployment is stored, nothing changes: the old data may be restored. If
+        are not sent again: for each queue with confirmed entries, `rewound` grows by 1, and `lost` by their number. The
+        queue begins again under a new name. But if entries were sent without a reply, it keeps its name and sequences:
+        the old data may have these entries, and does not get them a second time if it is restored. If the new data has
+        a record of a queue, it confirmed the entries itself, so the queue does not change. Then `epoch` becomes the
+        stored one. If no deployment is stored, nothing changes: the old data may be restored. If
         `epoch` is `None`, nothing changes either.
 
         Raises:
@@ -209,8 +214,8 @@ class RollbackWatch:
     def _adopt(self, epoch: str, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
         """Make `epoch`, which is stored now, the epoch of the entries.
 
-        Begin each queue again under a new name if it has confirmed entries and the gate has no record of it; see
-        `follow` for the errors.
+        Take the confirmed entries of a queue for lost if the gate has no record of it; see `follow`, also for the
+        errors.
         """
         _, records = self._read(layout, queues, range(len(queues)))
         for partition, record in records.items():
@@ -218,11 +223,31 @@ class RollbackWatch:
             # Without a record, the gate lets only the first entry through. So if there are confirmed entries, no
             # waiting entry is in the new data, even if replies are missing.
             if record.last == 0 and queue.confirmed > 0:
-                self._rename(partition, queue, record, queue.confirmed)
+                lost = self._lose(partition, queue, record)
                 self._suspects.discard(partition)
-                self.rewound += 1
-                _log.warning("stream.reset stream=%s: entries confirmed by the old stream are not sent again", stream)
+                _log.warning(
+                    "stream.reset stream=%s lost=%d: the server was emptied, and has other data now; entries that the "
+                    "old stream had confirmed are not sent again", stream, lost,
+                )  # fmt: skip
         self.epoch = epoch
+
+    def _lose(self, partition: int, queue: PartitionQueue, record: GateRecord) -> int:
+        """Take all confirmed entries of a queue for lost, and do not send them again; return their number.
+
+        See `follow`, also for the errors. Those that were taken for lost before are not in the number.
+        """
+        is_unsure, last = queue.sent > queue.confirmed, queue.confirmed
+        if not is_unsure:
+            name = self._new_name(partition, queue, record, last)
+        queue.since = record.newest
+        queue.forget()
+        rollback = queue.roll_back(record.last)
+        self.count(rollback)
+        if is_unsure:
+            queue.sent = last
+        else:
+            queue.rename(name, record.newest)
+        return rollback.lost
 
     def _damaged(self, layout: Layout) -> set[int]:
         return {partition for partition in self._suspects if has_lost_sequences(self._client, layout.keys[partition])}

@@ -20,8 +20,8 @@ class ProducerStats:
             `BufferFull`.
         resent_entries: Entries that were sent again, and that the stream already had; they are in it once.
         rewound_streams: Number of times that a stream had lost confirmed entries, also those of dead processes.
-        lost_entries: Confirmed entries, also those of dead processes, that a stream had lost and that the producer no
-            longer kept to send again.
+        lost_entries: Confirmed entries, also those of dead processes, that a stream had lost, and that are not sent
+            again: the producer no longer kept them, or the server was emptied and a new deployment was created.
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had no record
             of their producer. The server removes a record after 30 days of silence, with a spool a year; or a
             repartition replaced the topic, and its records were lost with the server. The entries may be in the stream,

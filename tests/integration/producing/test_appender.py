@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,9 @@ from tallystream.producing.partition_queue import SealedEntry
 from tallystream.storage.keys import BEGUN, Layout
 from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
 from tests.proxy import Proxy
 from tests.rewind import copy_of, go_back
@@ -230,8 +234,11 @@ def test_a_hole_without_later_entries_is_counted_once(harness, monkeypatch):
     assert [q for _, q in written(harness)] == [1, 2, 6]
 
 
-def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):
-    """After the server was emptied and has another epoch, only entries that were never confirmed are sent to it."""
+def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness, caplog):
+    """After the server was emptied and has another epoch, only entries that were never confirmed are sent to it.
+
+    The others are counted as lost, and a warning states their number.
+    """
     appender = Appender(harness.client, harness.layout, harness.deployment.epoch)
     for partition in (0, 0, 1):
         appender.push(partition, entry())
@@ -246,6 +253,40 @@ def test_another_life_does_not_get_what_was_confirmed_in_the_last(harness):
     for partition in (0, 1):
         (payload,) = [fields[b"b"] for _, fields in harness.client.xrange(harness.layout.keys[partition].stream)]
         assert payload == entry("b").payload
+    assert (appender.rewound, appender.lost) == (2, 3)
+    assert "lost=2" in caplog.text
+
+
+def test_an_entry_without_a_reply_is_not_in_the_restored_data_twice(harness, tmp_path):
+    """A new deployment gets the entries that were sent without a reply; a restore of the old data counts them once."""
+    subject = next(each for each in "abcdefgh" if harness.layout.keys_of(each).stream == harness.layout.keys[0].stream)
+    with Proxy(harness.url) as proxy, closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        appender = Appender(harness.connect(proxy.url), harness.layout, harness.deployment.epoch)
+        appender.push(0, entry(subject))
+        appender.send()
+        for _ in range(2):
+            appender.push(0, entry(subject))
+        proxy.lose_reply_to(_APPEND.sha.encode())
+        with pytest.raises(RedisConnectionError):
+            appender.send()
+        assert proxy.lost.wait(5)
+        harness.drain()
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        harness.client.flushall()
+        Deployment.create_or_load(harness.client, 4)
+
+        def is_sent():
+            appender.send()
+            return appender.oldest_cycle is None
+
+        appender.push(0, entry(subject))
+        until(is_sent, what="the entries to be sent to the new deployment")
+        assert [sequence for _, sequence in written(harness)] == [2, 3, 4]
+        restore(harness.client, database, force=True)
+        appender.push(0, entry(subject))
+        until(is_sent, what="the last entry to be sent to the restored data")
+        harness.drain()
+    assert (harness.totals(), appender.lost) == ({("view", subject): 5}, 1)
 
 
 def test_a_full_stream_takes_nothing_and_is_asked_again(harness):
@@ -371,7 +412,7 @@ def test_entries_of_the_present_data_are_kept_when_the_epoch_changes(harness):
         appender.send()
     assert [sequence for _, sequence in written(harness)] == [1, 2, 3]
     assert [sequence for _, sequence in written(harness, 1)] == [1]
-    assert (appender.epoch, appender.lost) == (epoch, 0)
+    assert (appender.epoch, appender.lost) == (epoch, 1)
 
 
 def test_a_move_finds_lost_sequences_whatever_the_epoch(harness):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from redis.exceptions import NoPermissionError
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
@@ -33,10 +33,11 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.schedule import Scheduled
 from tallystream_worker.rebuild.scope import Span
-from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.settings.settings import AuditSettings, RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.live_rules import followed_rules
 from tallystream_worker.snapshot.snapshotter import HOLDER, Snapshotter
 from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings
@@ -577,3 +578,66 @@ def test_the_leaderboard_of_a_sketch_is_no_difference(server):
         assert report(harness).differences == []
         harness.client.execute_command("BITFIELD", keys.sketch("u"), "INCRBY", "i64", "#7", 1)
         assert [each.counter for each in report(harness).differences] == ["sketch:u"]
+
+
+class Lines:
+    """A log that keeps its errors."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def error(self, event: str, **_: object) -> None:
+        """Keep the name of the event."""
+        self.events.append(event)
+
+
+def change(harness: Harness) -> None:
+    """Change the limit of calls, as a worker does at its start."""
+    rules = Rules({**harness.rules.metric, "call": Metric(limit=9, per="total")})
+    open_deployment(Settings(RedisSettings(harness.url, partitions=2), rules=rules))
+    harness.rules = rules
+
+
+def test_a_change_of_the_rules_is_no_difference(server):
+    """The scheduled audit counts each entry by the rules of its time: it finds a wrong counter, and nothing else."""
+    rules = Rules({"call": Metric(limit=3, per="total"), "view": Metric(ids=None)})
+    with Harness(server.url, rules=rules, partitions=2) as harness:
+        open_deployment(Settings(RedisSettings(harness.url, partitions=2), rules=rules))
+        for _ in range(2):
+            for number in range(40):
+                keys = harness.layout.keys_of(f"s{number % 4}")
+                harness.client.xadd(keys.stream, {"metric": "call", "subject": f"s{number % 4}"})
+            harness.drain()
+            if harness.rules == rules:
+                change(harness)
+        log = Lines()
+        done = scheduled(harness, log).run_once()
+        assert (done["differences"], done["uncertain"], log.events) == (0, 0, [])
+        harness.client.hdel(harness.layout.meta, "audit")
+        harness.client.incrby(harness.layout.keys_of("s1").total("call", "s1"), 1)
+        done = scheduled(harness, log).run_once()
+        assert (done["differences"], done["first"], log.events) == (1, "total:call:s1", ["audit.counters_differ"])
+
+
+def test_a_change_of_the_rules_during_an_audit_is_no_difference(server):
+    """If the rules change while an audit runs, and counters differ, the audit fails instead of reporting them."""
+    rules = Rules({"call": Metric(limit=3, per="total")})
+    with Harness(server.url, rules=rules, partitions=2) as harness:
+        open_deployment(Settings(RedisSettings(harness.url, partitions=2), rules=rules))
+        keys, deployment = harness.layout.keys_of("s1"), Deployment.load(harness.client)
+        for _ in range(5):
+            harness.client.xadd(keys.stream, {"metric": "call", "subject": "s1"})
+        harness.drain()
+        changed = []
+
+        def show(*_: object) -> None:
+            if not changed:
+                changed.append(True)
+                change(harness)
+                for _ in range(10):
+                    harness.client.xadd(keys.stream, {"metric": "call", "subject": "s1"})
+                harness.drain()
+
+        followed = followed_rules(harness.client, deployment.layout)
+        with pytest.raises(StreamError, match="changed meanwhile"):
+            audit(harness.client, deployment, deployment.rules, followed=followed, show=show)

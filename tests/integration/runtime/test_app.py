@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ from structlog.testing import LogCapture
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, NothingDeclared
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
-from tallystream_worker.archive.store import ArchiveError
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import Worker, open_deployment
 from tallystream_worker.settings.settings import (
@@ -27,6 +28,8 @@ from tallystream_worker.settings.settings import (
     SnapshotSettings,
     VerifySettings,
 )
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -153,3 +156,47 @@ def test_a_worker_that_cannot_have_its_services_does_not_start(server, chosen, l
     server.client().flushall()
     with pytest.raises((ArchiveError, ConfigurationError), match=r"other data|another"):
         Worker(chosen, structlog.wrap_logger(None, processors=[lines]))
+
+
+def told(settings: Settings, **options: bool) -> str:
+    """Return why a worker does not start; its error must be that of a server without data."""
+    with pytest.raises(NothingDeclared) as error:
+        open_deployment(settings, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("has_producer", [False, True])
+def test_a_worker_does_not_count_anew_while_a_backup_has_the_data(server, chosen, lines, *, has_producer):
+    """On an emptied server, a worker creates nothing, and names the backup. It starts after a restore, or without one.
+
+    This is also so if a producer has used the emptied server.
+    """
+    client = server.client()
+    with made(chosen, lines) as (_, services), Producer(server.url) as producer:
+        producer.emit("view", "a")
+        producer.flush(10)
+        services["snapshot"].run_once()
+        Archive(client, Store(chosen.archive.url), Deployment.load(client)).run_once(settled=0)
+    client.flushall()
+    if has_producer:
+        with Producer(server.url) as producer:
+            producer.emit("view", "a")
+            producer.flush(10)
+    stored = set(client.keys())
+    assert f"tallystream restore {chosen.snapshot.url} --force" in told(chosen)
+    archive_only = replace(chosen, snapshot=SnapshotSettings())
+    assert "The archive" in told(archive_only)
+    assert "restart the workers" in told(replace(archive_only, archive=ArchiveSettings()), publishing=False)
+    assert set(client.keys()) == stored
+    with closing(Database(chosen.snapshot.url)) as database:
+        restore(client, database, force=True)
+    assert open_deployment(chosen).declared is not None
+    client.flushall()
+    assert open_deployment(replace(archive_only, archive=ArchiveSettings())).is_stored
+
+
+def test_a_worker_does_not_count_anew_while_it_cannot_read_the_backup(server, chosen, tmp_path: Path):
+    """If the snapshot cannot be read, it may have the data of the server: the worker creates nothing."""
+    (tmp_path / "snapshot.sqlite").write_bytes(b"this is no database" * 100)
+    assert "it is not known whether a backup has it" in told(chosen)
+    assert server.client().keys() == []

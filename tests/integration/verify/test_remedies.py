@@ -13,8 +13,12 @@ import pytest
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tallystream.rules.changes import changes_of
+from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.rule_changes import read_changes
+from tallystream_worker.archive.service import Archive
 from tallystream_worker.cli.repartition import to_partitions
-from tallystream_worker.runtime.publication import publish_rules
+from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
@@ -29,10 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["world"]  # the fixture
 
 
-def run(world: World, command: str, snapshot: str) -> None:
-    """Run a command, which must succeed, with the server of a world and a database of snapshots."""
+def run(world: World, command: str, snapshot: str, **variables: str) -> None:
+    """Run a command, which must succeed, with the server of a world, a database of snapshots, and more variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYSTREAM_")}
-    environment |= {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_SNAPSHOT_URL": snapshot}
+    environment |= {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_SNAPSHOT_URL": snapshot} | variables
     program, *rest = command.split()
     done = subprocess.run(
         [Path(sys.executable).with_name(program), *rest],
@@ -165,6 +169,35 @@ def test_a_lost_partition_has_one_repair(world: World, key: str) -> None:
     assert all(report.remedy(each).startswith(f"first mend {first.name}") for each in others)
     assert {each.check for each in report.failed} == {"counters", "snapshot"}
     assert all(each.text.endswith(f": see the fault {first.name}") for each in report.failed)
+
+
+@pytest.mark.parametrize("place", ["the snapshot", "the archive"])
+def test_the_remedy_of_lost_rules_mends_them(world: World, place: str) -> None:
+    """A command makes the changes again that the server has lost; then it has their rules, with a higher number."""
+    changed = Rules({**RULES.metric, "view": Metric(windows=("hour",), ids=None)})
+    publish_again(world.client, Deployment.load(world.client), 0)
+    earlier = {key: world.client.dump(key) for key in (world.layout.meta, world.layout.rule_changes)}
+    settings = Settings(RedisSettings(world.harness.url), rules=changed)
+    publish_rules(world.client, settings, Deployment.load(world.client))
+    lost, archive = Deployment.load(world.client), str(world.folder / "archive")
+    if place == "the archive":
+        Archive(world.client, world.store, lost).run_once(settled=0)
+    else:
+        Snapshotter(world.client, world.database, lost).run_once()
+    for key, value in earlier.items():
+        world.client.restore(key, 0, value, replace=True)
+    report = world.verify()
+    assert "rules.missing" in names(report)
+    commands = re.findall(r"tallystream (?:restore --force|reopen)", report.remedy(report.findings["rules.missing"]))
+    command = commands[place == "the archive"]
+    run(world, command, str(world.folder / "snapshot.sqlite"), TALLYSTREAM_ARCHIVE_URL=archive)
+    found = Deployment.load(world.client)
+    assert found.rules.metric["view"] == changed.metric["view"]
+    assert found.revision >= lost.revision
+    numbers = [change.number for change in changes_of(read_changes(world.client, world.layout))]
+    assert lost.revision in numbers
+    assert numbers[-1] == found.revision
+    assert "rules.missing" not in names(world.verify())
 
 
 def test_entries_that_are_sent_again_are_no_fault(world: World) -> None:

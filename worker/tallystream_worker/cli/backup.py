@@ -96,6 +96,24 @@ def noted_retractions(settings: Settings, url: str | None, database: Database) -
     return [] if store is None else store.retracted()
 
 
+def archived_changes(settings: Settings, url: str | None, database: Database) -> dict[str, dict[str, str]]:
+    """Return, by ID, the changes of the rules in the archive of a snapshot's topic; empty if no archive is named.
+
+    Args:
+        settings: The settings of the command.
+        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
+        database: The snapshot, which has the number of the topic.
+
+    Raises:
+        ArchiveError: the archive cannot be read.
+        SnapshotError: the snapshot cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
+    """
+    store = _archive_of(settings, url, database)
+    return {} if store is None else store.rules()
+
+
 def archived_files(settings: Settings, url: str | None, database: Database) -> dict[str, int]:
     """Return, by identity of each ingested file in the archive, the number of bytes that the identity was made from.
 

@@ -2,10 +2,11 @@
 
 The audit begins with the base that `baseline` chooses: every entry that was ever appended; or a snapshot, and the
 entries after it; or the entries that still exist, which prove the buckets after the last gone entry (see `scope`). The
-scratch counters are in a separate embedded server, and are counted by the same fold and the same rules, outside any
-consumer group. For each chunk of counters, the live values are read together with a checkpoint; the scratch counters
-are counted up to exactly this checkpoint, and then both must be equal. So an audit never pauses counting. Live values
-are read first, into a temporary file. So an audit ends even if entries arrive faster than they can be folded.
+scratch counters are in a separate embedded server, and are counted by the same fold, outside any consumer group: each
+entry by the rules that counted it, or all entries by given rules. For each chunk of counters, the live values are read
+together with a checkpoint; the scratch counters are counted up to exactly this checkpoint, and then both must be equal.
+So an audit never pauses counting. Live values are read first, into a temporary file. So an audit ends even if entries
+arrive faster than they can be folded.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.partition_audit import PartitionAudit
 from tallystream_worker.rebuild.report import Report, sum_reports
 from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.snapshot.live_rules import followed_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +77,8 @@ def audit(
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: a partition has a stream, but its live consumer group is missing.
         StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, entries were trimmed
-            while the stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile.
+            while the stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile; or
+            counters differ, and the rules of a partition changed meanwhile.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         EmbeddedServerError: the scratch server cannot be started.
         redis.RedisError: one of the two servers does not reply, or rejects a command.
@@ -99,4 +102,18 @@ def audit(
             f"{found.scopes[0].stream} and the other streams. Name an archive that has them (--archive URL), or a "
             "snapshot (--snapshot URL)"
         )
+    if followed is not None and (found.differences or found.uncertain):
+        _ensure_unchanged(client, deployment, followed)
     return found
+
+
+def _ensure_unchanged(client: redis.Redis, deployment: Deployment, followed: LiveRules) -> None:
+    """Raise a `StreamError` if the rules of a server, or the places at which its partitions follow them, have changed.
+
+    `followed` are those of the beginning.
+    """
+    if followed.number != deployment.revision or followed_rules(client, deployment.layout) != followed:
+        raise StreamError(
+            f"{deployment.layout.meta}: the rules, the topic or the generation changed meanwhile, so counters that "
+            "differ may be right: run the command again"
+        )

@@ -188,8 +188,9 @@ class PartitionAudit:
         if self._followed is not None and self._last_retry() != retried:
             raise StreamError(f"{self._keys.dead}: dead letters were retried meanwhile: run the command again")
         scope = Scope(self._keys.stream, base.kind, moment, self._provable.since, len(self._unproved))
-        doubts = {self._keys.stream: self._doubts} if self._doubts != frozenset() else {}
-        return Report(self._counters, self._entries, self._expired, list(wrong.values()), self._wrong, [scope], doubts)
+        uncertain = [each for each in wrong.values() if self._is_uncertain(each.counter)]
+        differences = [each for each in wrong.values() if not self._is_uncertain(each.counter)]
+        return Report(self._counters, self._entries, self._expired, differences, uncertain, self._wrong, [scope])
 
     def _follow(self, course: Course) -> None:
         """Fold each entry from now on by the rules that count it in a course."""
@@ -212,6 +213,18 @@ class PartitionAudit:
 
     def _doubt(self, metrics: frozenset[str] | None) -> None:
         self._doubts = None if metrics is None or self._doubts is None else self._doubts | metrics
+
+    def _is_uncertain(self, counter: str) -> bool:
+        """Return whether a counter that differs may be right: it is not known by which rules its events were counted.
+
+        A figure of the ledger without a metric is the sum over all metrics, so one such metric is enough.
+        """
+        if self._doubts is None:
+            return True
+        key, _, field = counter.partition(" -> ")
+        if key == "ledger":
+            return bool(self._doubts) and ("@" not in field or field.partition("@")[2] in self._doubts)
+        return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in self._doubts
 
     def _last_retry(self) -> int | None:
         """Return the time of the last retry of a dead letter by the live ledger; `None` if there was none."""

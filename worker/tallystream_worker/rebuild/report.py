@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from tallystream_worker.rebuild.values import Difference
 
@@ -43,19 +43,19 @@ class Report:
             removed period, or left over from a rule that was changed.
         differences: The counters that differ from the expected value. Each subject that differs on a leaderboard is
             one of them.
-        wrong: How many of `counters` differ.
+        uncertain: The counters that differ and may be right, because it is not known by which rules their events were
+            counted; none of them is in `differences`. Empty if all entries were folded by the same rules.
+        wrong: How many of `counters` differ, the uncertain ones included.
         scopes: For each partition that has a stream, what could be proved.
-        doubts: By stream, the metrics for which it is not known by which rules all their events were counted; `None` if
-            that may be any metric. Empty if all entries were folded by the same rules.
     """
 
     counters: int
     entries: int
     expired: int
     differences: list[Difference] = field(default_factory=list)
+    uncertain: list[Difference] = field(default_factory=list)
     wrong: int = 0
     scopes: list[Scope] = field(default_factory=list)
-    doubts: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
 
     @property
     def unproved(self) -> int:
@@ -63,11 +63,14 @@ class Report:
         return sum(scope.unproved for scope in self.scopes)
 
     def said(self) -> dict[str, object]:
-        """Return the fields of a log line: numbers, and in `first` the names of up to five counters that differ."""
-        first = ", ".join(each.counter for each in self.differences[:5])
+        """Return the fields of a log line: numbers, and in `first` the names of up to five of `differences`."""
         return {
-            "counters": self.counters, "unproved": self.unproved, "differences": len(self.differences), "first": first
-        }  # fmt: skip
+            "counters": self.counters,
+            "unproved": self.unproved,
+            "uncertain": len(self.uncertain),
+            "differences": len(self.differences),
+            "first": ", ".join(each.counter for each in self.differences[:5]),
+        }
 
 
 def sum_reports(reports: Iterable[Report]) -> Report:
@@ -79,8 +82,8 @@ def sum_reports(reports: Iterable[Report]) -> Report:
             found.entries + each.entries,
             found.expired + each.expired,
             found.differences + each.differences,
+            found.uncertain + each.uncertain,
             found.wrong + each.wrong,
             found.scopes + each.scopes,
-            {**found.doubts, **each.doubts},
         )
     return found

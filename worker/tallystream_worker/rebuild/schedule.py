@@ -19,6 +19,7 @@ from tallystream_worker.process.description import note
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import opened
+from tallystream_worker.snapshot.live_rules import followed_rules
 
 if TYPE_CHECKING:
     import redis
@@ -49,7 +50,7 @@ class _Stopped(TallyError):
 
 
 class Scheduled:
-    """Runs an audit when one is due.
+    """Runs an audit when one is due; it counts each entry by the rules that counted it.
 
     Args:
         settings: The configuration.
@@ -124,6 +125,7 @@ class Scheduled:
                 deployment,
                 deployment.rules,
                 sources=sources,
+                followed=followed_rules(self._client, deployment.layout),
                 sample=self._settings.audit.sample,
                 show=show,
             )

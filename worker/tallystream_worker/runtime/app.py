@@ -24,6 +24,7 @@ from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
+from tallystream_worker.runtime.lost_data import refuse_lost_data
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.runtime.partition_follower import PartitionFollower
 from tallystream_worker.runtime.publication import publish_rules, warn_of_lost_rules
@@ -63,13 +64,15 @@ def open_deployment(
         settings: The configuration.
         log: Logger for that warning, and for what was published and kept; `None` to log nothing.
         removing: The stored metrics to remove, if the settings lack them.
-        publishing: Whether to publish the rules of the settings. If not, they are published only if none are stored: a
-            process that another one restarts must not bring back rules that were replaced meanwhile.
+        publishing: Whether to publish the rules of the settings. If not, others must have published rules: a process
+            that another one restarts must not bring back rules that were replaced meanwhile.
 
     Returns:
         The deployment, with the rules that were published before this call; `declared` is `None` if none were.
 
     Raises:
+        NothingDeclared: the server has no rules, and a backup has the data that it had: see `refuse_lost_data`; nothing
+            was changed.
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
             not support the configured durability, or may evict keys and `[redis] eviction` is `refuse`.
         DeploymentChanged: a restore has not finished, or the data was replaced meanwhile.
@@ -78,6 +81,7 @@ def open_deployment(
     """
     client = connect(settings.redis.url)
     try:
+        refuse_lost_data(client, settings, creating=publishing)
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
         deployment.refuse_gathering(settings.rules_over(deployment.declared, removing))
         DurabilityCheck(settings.worker.durability).check(client)
@@ -89,7 +93,7 @@ def open_deployment(
         for keys in deployment.layout.keys:
             with suppress(ConsumerGroupMissing, KeyLost):  # the thread of that partition reports it; the others count
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
-        if publishing or deployment.declared is None:
+        if publishing:
             published = publish_rules(client, settings, deployment, removing)
             if log is not None:
                 _report(published, deployment, settings, log)

@@ -141,6 +141,22 @@ class HealthProbes:
         return _answer("ready", [f"{name}: {why}" for name, each in self._vigils.items() for why in each.problems()])
 
 
+class WaitingProbe:
+    """The health of a worker that waits for its data, with the methods `liveness` and `readiness` of `HealthProbe`."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        """Why the worker waits; the caller sets it."""
+
+    def liveness(self) -> tuple[HTTPStatus, bytes]:
+        """Return status 200 and a JSON body."""
+        return _answer("alive", [])
+
+    def readiness(self) -> tuple[HTTPStatus, bytes]:
+        """Return status 503, and a JSON body with the reasons."""
+        return _answer("ready", self.reasons or ["starting"])
+
+
 def _answer(state: str, reasons: list[str]) -> tuple[HTTPStatus, bytes]:
     if reasons:
         return HTTPStatus.SERVICE_UNAVAILABLE, json.dumps({"status": f"not {state}", "reasons": reasons}).encode()

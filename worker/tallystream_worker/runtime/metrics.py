@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from tallystream_worker.counting.outcome import BatchResult
-    from tallystream_worker.runtime.health import HealthProbe, HealthProbes
+    from tallystream_worker.runtime.health import HealthProbe, HealthProbes, WaitingProbe
 
 
 MAX_PORT: Final = 65_535
@@ -141,7 +141,7 @@ class ByNamespace(Collector):
 
 
 def serve_metrics(
-    registry: CollectorRegistry, host: str, port: int, probe: HealthProbe | HealthProbes | None = None
+    registry: CollectorRegistry, host: str, port: int, probe: HealthProbe | HealthProbes | WaitingProbe | None = None
 ) -> WSGIServer:
     """Serve the Prometheus metrics of a registry over HTTP in a background thread, until the process ends.
 

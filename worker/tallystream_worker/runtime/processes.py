@@ -19,6 +19,7 @@ from tallystream_worker.process.listen_address import LOOPBACK
 from tallystream_worker.process.signals import start_child, stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.health import HealthProbe, HealthProbes
+from tallystream_worker.runtime.lost_data import wait_for_data
 from tallystream_worker.runtime.metrics import ByNamespace, WorkerMetrics, serve_metrics
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def run_one(
 ) -> int:
     """Run a worker for each namespace in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
-    It is 0 even if a worker's running work did not end within `[worker] stop_timeout`.
+    If the server has no data of a namespace, and a backup has it, all workers wait for a restore: see `wait_for_data`.
+    The status is 0 even if a worker's running work did not end within `[worker] stop_timeout`.
 
     Args:
         tenants: The settings of each namespace; its consumer name is that of its own settings.
@@ -63,7 +65,11 @@ def run_one(
     registries: dict[str, CollectorRegistry] = {}
     probes: dict[str, HealthProbe] = {}
     workers: list[Worker] = []
+    health = None if metrics_port is None else (metrics_host, metrics_port)
     with stop_on_signals() as stop, ExitStack() as stack:
+        wait_for_data(tenants, log, stop, health, creating=publishing)
+        if stop.is_set():
+            return 0
         for settings in tenants:
             namespace = settings.redis.namespace
             registry = registries[namespace] = CollectorRegistry()
@@ -108,7 +114,7 @@ def run_many(
     pending entries. Only process 0 archives, takes snapshots, audits and verifies. Process 0 uses `metrics_port`,
     process 1 the port after it, and so on. A process is killed if it does not end within the sum of the namespaces'
     `stop_timeout` and 2 seconds; the status is 0 then too. This process publishes the rules, once, before it starts the
-    others.
+    others. Before, it waits while the server has no data of a namespace, and a backup has it: see `wait_for_data`.
 
     Args:
         tenants: The settings of each namespace; the number of processes is that of the first.
@@ -120,11 +126,15 @@ def run_many(
     Raises:
         TallyError, redis.RedisError: see `open_deployment`. Errors of the processes raise nothing here.
     """
-    for settings in tenants:
-        # A wrong setting fails once here, instead of once in each process. Only this process publishes the rules: a
-        # child that is restarted later must not bring back rules that were replaced meanwhile.
-        open_deployment(settings, log, removing=removing.get(settings.redis.namespace, ()))
+    health = None if metrics_port is None else (metrics_host, metrics_port)
     with stop_on_signals() as stop:
+        wait_for_data(tenants, log, stop, health)
+        if stop.is_set():
+            return 0
+        for settings in tenants:
+            # A wrong setting fails once here, instead of once in each process. Only this process publishes the rules:
+            # a child that is restarted later must not bring back rules that were replaced meanwhile.
+            open_deployment(settings, log, removing=removing.get(settings.redis.namespace, ()))
         pool = [_start(tenants, number, metrics_port, metrics_host) for number in range(tenants[0].worker.processes)]
         while not stop.wait(0.2):
             for number, process in enumerate(pool):

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Final
 from tallystream.errors import KeyLost
 from tallystream.reading.query import raise_on_error
 from tallystream.rules.changes import differences
-from tallystream.rules.metrics import publish
+from tallystream.rules.metrics import publish, read
 from tallystream.storage.deployment_hash import spread_fields
+from tallystream.storage.rule_changes import read_changes, write_changes
 from tallystream.storage.scripts import Script
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process.publisher import publisher
+from tallystream_worker.snapshot.lost_changes import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     import redis
     from structlog.typing import FilteringBoundLogger
@@ -109,6 +112,49 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
     """
     _store(client, deployment, deployment.rules, above)
     return deployment.reload(client)
+
+
+def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
+    """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
+
+    A change in the archive is lost if its number is higher than every number on the server. Without such a change,
+    write nothing. Later changes on the server stay: see `merged`. The lost changes are recorded again, and the rules
+    get a new number.
+
+    Args:
+        client: The server.
+        deployment: The deployment, with published rules.
+        archived: The changes in the archive of the live topic, by ID: see `Store.rules`.
+
+    Raises:
+        ConfigurationError: this release cannot read the rules of a change, or the rules turn `spread` off for a metric
+            whose events are spread.
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        KeyLost: the stored deployment is not complete.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    layout, records = deployment.layout, read_changes(client, deployment.layout)
+    numbers = [int(fields[b"number"]) for _, fields in records]
+    highest = max([int(client.hget(layout.meta, "newest-revision") or 0), deployment.revision, *numbers])
+    lost = sorted(
+        (parse_id(name), fields)
+        for name, fields in archived.items()
+        if fields.get("epoch") == deployment.epoch and int(fields["number"]) > highest
+    )
+    if not lost:
+        return []
+    earlier = [fields[b"rules"] for name, fields in records if parse_id(name.decode()) < lost[0][0]]
+    base = read(earlier[-1]) if earlier else deployment.rules
+    rules = merged(base, read(lost[-1][1]["rules"].encode()), deployment.rules)
+    deployment.refuse_gathering(rules)
+    told = [int(fields["number"]) for _, fields in lost]
+    _store(client, deployment, rules, max(told))  # before the record: until then, the numbers show the loss
+    added = [
+        (b"%d-%d" % place, {field.encode(): text.encode() for field, text in fields.items()}) for place, fields in lost
+    ]
+    every = sorted([*read_changes(client, layout), *added], key=lambda change: parse_id(change[0].decode()))
+    write_changes(client, layout, every)
+    return told
 
 
 def counting_number(client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys]) -> int:

@@ -477,7 +477,7 @@ class RestoredRules:
         They are the moments at which the changes were recorded.
         """
         return {
-            int(fields["number"]): _moment(name)
+            int(fields["number"]): moment_of(name)
             for name, fields in self.changes()
             if self._first < int(fields["number"]) <= newest
         }
@@ -535,12 +535,12 @@ def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, 
         return None
     places = {int(name): place.decode() for name, place in found.items()}
     counting = live.split()[1:]
-    if number and counting != [b"%d" % number] and (place := _uncounted(client, keys)) is not None:
+    if number and counting != [b"%d" % number] and (place := uncounted(client, keys)) is not None:
         places.setdefault(number, place)
     return places
 
 
-def _uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
+def uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
     """Return the place of the first entry that the live generation has not counted: an ID, a space, and the last ID.
 
     The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. Return
@@ -572,6 +572,6 @@ def _is_after(place: str, position: SnapshotPosition) -> bool:
     return is_later or _first(place) > following(parse_id(position.floor))
 
 
-def _moment(name: str) -> str:
+def moment_of(name: str) -> str:
     """Return the place that stands for a lost one: the moment at which a change of the rules was recorded."""
     return "{0}-0 {0}-0".format(name.partition("-")[0])

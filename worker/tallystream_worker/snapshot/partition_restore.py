@@ -115,6 +115,16 @@ class PartitionRestore:
             self._client, self._lock, self._keys.live, f"{FIRST} restoring {self._lock.closing} {self._lock.token}"
         )
 
+    @property
+    def taken(self) -> int:
+        """The millisecond at which the snapshot of the partition was taken; 0 if there is none.
+
+        Raises:
+            SnapshotError: the database cannot be used.
+        """
+        found = self._database.position(self._partition)
+        return 0 if found is None else found[0].taken
+
     def close(self) -> None:
         """Close the partition: no worker or decider counts in it, and every worker loads the deployment again.
 

@@ -46,6 +46,7 @@ from tallystream_worker.snapshot.live_rules import (
     encode_live_rules,
     find_live_rules,
 )
+from tallystream_worker.snapshot.lost_changes import regain
 from tallystream_worker.snapshot.other_topics import (
     RESTORED_TOPIC,
     describe_restored,
@@ -101,6 +102,8 @@ class Restored:
         kept: Whether they are those that were live before.
         of_snapshot: The rules of the snapshot, with the same retractions.
         former: The rules that the server had before; `None` if it had none, or they cannot be read.
+        regained: The numbers of the changes of the rules that the server had lost, and that are live again: see
+            `regain`.
     """
 
     parts: list[RestoredPart]
@@ -110,6 +113,7 @@ class Restored:
     kept: bool
     of_snapshot: Rules
     former: Rules | None
+    regained: list[int]
 
 
 def restore(  # noqa: PLR0913  # every source is handed in, and named
@@ -123,6 +127,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     topics: Sequence[int] = (),
     retracted: Sequence[Retraction] = (),
     files: Mapping[str, int] = MappingProxyType({}),
+    changes: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     followed: LiveRules | None = None,
     durability: Durability = "memory",
     progress: Callable[[RestoredPart], None] = lambda _: None,
@@ -130,8 +135,10 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
-    The rules that were live before stay live if the server knew those of the snapshot: see `kept_rules`. Each entry
-    after the snapshot is counted by the rules that counted it before. Otherwise the rules of the snapshot become live.
+    The rules that were live before stay live. If the server has lost changes of the rules that the snapshot or the
+    archive has, these are made again: see `regain`. Each entry after the snapshot is counted by the rules that counted
+    it before. If the server has no rules of this data that can stay (see `kept_rules`), those of the snapshot become
+    live.
     The live rules also have the retractions that were made after the snapshot: those of the server's rules, if
     these are of the same data and topic; otherwise all that the server, the database, the caller or an interrupted
     restore knows. Until a rebuild, the counters have the events of these.
@@ -158,6 +165,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             number again.
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
+        changes: The changes of the rules that the archive has, by ID: see `Store.rules`.
         followed: The rules to keep as if they had been live on the server before; `None` for those that were.
         durability: What must have the restored counters, if the server does not state what workers wait for.
         waiting: Called with a text about the process of another restore if this one waits for its lock: it waits until
@@ -197,9 +205,14 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         partitions = [PartitionRestore(client, database, layout, n, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
         # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
-        live = followed or find_live_rules(client, layout, root)
+        live, regained = followed, list[int]()
+        if live is None:
+            taken = min(each.taken for each in partitions)
+            live, regained = regain(client, layout, find_live_rules(client, layout, root), facts, changes, taken)
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
-        lacking = _lacking(client, layout, facts, read_rules(facts["rules"].encode()), noted)
+        lacking = _lacking(
+            client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None
+        )
         rules = RestoredRules(facts, layout, live, lacking)
         restored = Deployment(layout, durability=durability_of(root) if DURABILITY.encode() in root else durability)
         with step(client, restored, "the partitions are restored"):
@@ -220,7 +233,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         with step(client, restored, "the restore has ended", "run the command again, with --force"):
             _end(client, layout, facts, rules, kept, partitions, lock, files)
     former = None if live is None else live.rules
-    return Restored(parts, damaged, lacking, rules.live, rules.are_kept, rules.of_snapshot, former)
+    kept_live = rules.are_kept and not regained
+    return Restored(parts, damaged, lacking, rules.live, kept_live, rules.of_snapshot, former, regained)
 
 
 def _begin(
@@ -256,7 +270,7 @@ def _begin(
     topics = [int(facts[NEWEST_TOPIC]), *archived, layout.topic, topic]
     kept: dict[str, Any] = {
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
-        **_numbers(client, layout, root, facts),
+        **_numbers(client, layout, root, facts, live),
     }
     if (durability := root.get(DURABILITY.encode())) is not None:
         kept[DURABILITY] = durability
@@ -387,7 +401,12 @@ def _check_archive(
 
 
 def _lacking(
-    client: redis.Redis, layout: Layout, facts: Mapping[str, str], rules: Rules, retracted: Sequence[Retraction]
+    client: redis.Redis,
+    layout: Layout,
+    facts: Mapping[str, str],
+    rules: Rules,
+    retracted: Sequence[Retraction],
+    regained: LiveRules | None,
 ) -> list[Retraction]:
     """Return the known retractions that the counters of a snapshot do not have, as retractions of its topic.
 
@@ -402,10 +421,14 @@ def _lacking(
         facts: The facts of the snapshot.
         rules: The rules of the snapshot; their retractions are those that the counters have.
         retracted: Retractions from other sources: the caller, and an interrupted restore.
+        regained: The rules with the changes that the server had lost; they stand for the live rules of the server.
+            `None` if it has lost none.
 
     Raises:
         redis.RedisError: the server did not answer, or refused a command.
     """
+    if regained is not None and regained.topic == layout.topic:
+        return missing_retractions(rules.retracted, [regained.rules.retracted], layout, _latest(client, layout))
     sources = [decode_retractions(facts[RETRACTED]), retracted]
     # This release may be unable to read what the server has; or a restore was interrupted, and `retracted` is complete.
     with suppress(ConfigurationError, StreamError):
@@ -527,23 +550,26 @@ def _highest_closing(client: redis.Redis, partitions: Iterable[PartitionKeys]) -
 
 
 def _numbers(
-    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], facts: Mapping[str, str]
+    client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes], facts: Mapping[str, str], live: LiveRules | None
 ) -> dict[str, int]:
     """Return, by the names `NUMBERS`, the highest number of a generation and of rules on the server or in the snapshot.
 
     A missing number counts as 0. On the server, these are the numbers in the root hash and in that of the topic to
-    restore.
+    restore. `live`, the rules of the restore, may have a higher number of rules.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash.
         facts: The facts of the snapshot.
+        live: The rules of the restore, unless they are those of the snapshot.
     """
     found = []
     for name in NUMBERS:
         known = [facts.get(name) or 0, client.hget(layout.meta, name) or 0, root.get(name.encode()) or 0]
         found.append(max(map(int, known)))
+    if live is not None and live.epoch == facts["epoch"]:
+        found[1] = max(found[1], live.newest)
     return dict(zip(NUMBERS, found, strict=True))
 
 

@@ -11,7 +11,6 @@ from tallystream.rules.batch import SKETCH_ROWS, SKETCH_WIDTH
 from tallystream.rules.changes import changes_of, changes_within
 from tallystream.storage.rule_changes import changes_of_topic, read_changes
 from tallystream_worker.rebuild.audit import audit
-from tallystream_worker.rebuild.values import metric_of
 from tallystream_worker.snapshot.live_rules import followed_rules
 from tallystream_worker.verify.findings import SHOWN
 from tallystream_worker.verify.scene import utc
@@ -68,11 +67,8 @@ def check(scene: Scene) -> None:
     except ConfigurationError as error:
         scene.report.limit("counters", f"no counter was compared: {error}")
         return
-    uncertain = [each for each in found.differences if _is_uncertain(each, found)]
-    _state_uncertain(scene, uncertain)
+    _state_uncertain(scene, found.uncertain)
     for each in found.differences:
-        if each in uncertain:
-            continue
         kind = _KINDS.get(each.counter.partition(":")[0].partition(" ")[0], "counters")
         name = "ledger.differs" if kind == "ledger" else f"{kind}.differ"
         scene.report.differing.add((each.stream, each.counter))
@@ -88,21 +84,6 @@ def check(scene: Scene) -> None:
     _limit(scene, found, followed)
     if followed is not None:
         _state_earlier_rules(scene, followed)
-
-
-def _is_uncertain(difference: Difference, found: Audited) -> bool:
-    """Return whether a counter that differs may be right: it is not known by which rules its events were counted.
-
-    `found.doubts` has, by stream, the metrics for which the rules are not known. A figure of the ledger without a
-    metric is the sum over all metrics, so one such metric is enough.
-    """
-    doubtful = found.doubts.get(difference.stream, frozenset())
-    if doubtful is None:
-        return True
-    key, _, field = difference.counter.partition(" -> ")
-    if key == "ledger":
-        return bool(doubtful) and ("@" not in field or field.partition("@")[2] in doubtful)
-    return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in doubtful
 
 
 def _state_uncertain(scene: Scene, uncertain: Sequence[Difference]) -> None:

@@ -70,8 +70,8 @@ KINDS: Final = {
     ),
     "rules.missing": Kind(
         "The snapshot or the archive has a later change of the rules than the server, which has lost it.",
-        "set the field `newest-revision` of the named hash to the named number; then start a worker that has the "
-        "latest configuration (tallystream worker)",
+        "tallystream restore --force, which makes the lost changes again; only if there is no snapshot: tallystream "
+        "reopen, which makes those again that the archive has",
     ),
     "keys.lost": Kind(
         "A key was deleted or evicted; other keys show that it existed.",

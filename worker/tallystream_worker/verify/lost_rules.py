@@ -32,8 +32,7 @@ def check(scene: Scene) -> None:
         if number > highest:
             scene.report.find(
                 "rules.missing",
-                f"{layout.meta}: {place} has the change {number} of the rules: newest-revision must be {number} or "
-                "higher",
+                f"{layout.meta}: {place} has the change {number} of the rules; the last one of the server is {highest}",
             )
 
 

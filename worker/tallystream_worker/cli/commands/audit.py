@@ -16,7 +16,17 @@ from tallystream.rules.changes import changes_of, changes_within
 from tallystream.storage.rule_changes import changes_of_topic, counted_numbers, read_changes
 from tallystream_worker.cli.differences import print_differences
 from tallystream_worker.cli.moments import format_moment, parse_moment
-from tallystream_worker.cli.options import DAY, AsJson, FromArchive, MetricsHost, MetricsPort, Where, number, positive
+from tallystream_worker.cli.options import (
+    DAY,
+    AsJson,
+    FromArchive,
+    MetricsHost,
+    MetricsPort,
+    Where,
+    flag,
+    number,
+    positive,
+)
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
@@ -28,6 +38,7 @@ from tallystream_worker.rebuild.baseline import opened
 from tallystream_worker.rebuild.report import Report
 from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.runtime.metrics import AuditMetrics, serve_metrics
+from tallystream_worker.snapshot.live_rules import followed_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +50,7 @@ _CHANGES: Final = 5
 """The most changes of the rules that are printed."""
 
 
-def audit(
+def audit(  # noqa: PLR0913  # the options of the command
     *,
     archive: FromArchive = None,
     snapshot: Annotated[
@@ -52,6 +63,9 @@ def audit(
     ] = None,
     to: Annotated[str | None, Parameter(help="only buckets that end then or earlier")] = None,
     sample: Annotated[float, positive("share of the counters to compare, such as 0.01", 1)] = 1.0,
+    present_rules: Annotated[
+        bool, flag("count all events by the present rules: the differences are what a rebuild would change")
+    ] = False,
     every: Annotated[float | None, number("seconds; audit again and again, until Ctrl-C", 0.1, 366 * DAY)] = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
@@ -60,15 +74,17 @@ def audit(
 ) -> int:
     """Fold all events again, compare the result with every live counter, and print the differences.
 
-    Counting continues meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or
-    begins with a snapshot, or compares only the buckets that lie wholly within the entries that are left. Without
-    --every, the exit status is 1 if a counter differs. With --every, each audit is logged instead, until SIGTERM or
-    Ctrl-C; --json has no effect then, and the exit status is 0.
+    Each event is counted by the rules that counted it, so a change of the rules makes no difference. Counting continues
+    meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or begins with a
+    snapshot, or compares only the buckets that lie wholly within the entries that are left. Without --every, the exit
+    status is 1 if a counter differs. With --every, each audit is logged instead, until SIGTERM or Ctrl-C; --json has no
+    effect then, and the exit status is 0.
 
     Examples:
         tallystream audit
         tallystream audit --snapshot tally.sqlite
         tallystream audit --from 2026-11-23 --to 2026-11-24
+        tallystream audit --present-rules
     """
     if every is None and metrics_port is not None:
         raise ConfigurationError("give --metrics-port only with --every: a single audit ends before it could be read")
@@ -78,6 +94,7 @@ def audit(
         snapshot,
         Span(parse_moment("--from", from_), parse_moment("--to", to, float("inf"))),
         sample,
+        present_rules=present_rules,
     )
     return _once(wanted, json=json) if every is None else _repeat(wanted, every, metrics_port, metrics_host)
 
@@ -89,6 +106,7 @@ class _Wanted:
     snapshot: str | None
     span: Span
     sample: float
+    present_rules: bool
 
 
 def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_host: str) -> int:
@@ -113,7 +131,7 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
     if json:
         print_json(_summary(report, changes))
     else:
-        if report.differences and changes:
+        if report.differences and changes and wanted.present_rules:
             console.print(_warning(changes), soft_wrap=True)
         print_differences(report.differences)
         console.print(f"{len(report.differences):,} of {report.counters:,} counters differ")
@@ -123,7 +141,7 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 
 
 def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
-    """Return the report of an audit, and the changes of the rules that may explain its differences."""
+    """Return the report of an audit, and the changes of the rules since the counters began."""
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
@@ -138,6 +156,7 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
                 sources=sources,
                 span=wanted.span,
                 sample=wanted.sample,
+                followed=None if wanted.present_rules else followed_rules(client, deployment.layout),
                 show=lambda stream, entries, counters: status.update(
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),
@@ -164,7 +183,10 @@ def _warning(changes: Sequence[RuleChange]) -> str:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    """Yield one line for each part that an audit did not prove: before a snapshot, in gone entries, or expired."""
+    """Yield one line for each part that an audit did not prove.
+
+    These are before a snapshot, in gone entries, expired, or counted by rules that are not known.
+    """
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
         yield (
             f"{len(taken)} partitions were audited from the snapshot of {format_moment(min(taken))} on; the snapshot "
@@ -181,6 +203,13 @@ def _remarks(report: Report) -> Iterator[str]:
         yield (
             f"not compared: {report.expired:,} parts of buckets that are past their retention, were removed, or are "
             "left over from a change of the rules"
+        )
+    if report.uncertain:
+        first = report.uncertain[0]
+        yield (
+            f"not certain: {len(report.uncertain):,} counters differ ({first.counter} is {first.found}, expected "
+            f"{first.expected}), but it is not known by which rules their events were counted. To count all events by "
+            "the present rules, run: tallystream rebuild"
         )
 
 
@@ -202,5 +231,6 @@ def _summary(report: Report, changes: Sequence[RuleChange]) -> dict[str, object]
         ],
         "remedy": _remedy(report) if report.differences else None,
         "scopes": [asdict(scope) for scope in report.scopes],
+        "uncertain": [asdict(each) | {"difference": each.difference} for each in report.uncertain],
         "differences": [asdict(each) | {"difference": each.difference} for each in report.differences],
     }

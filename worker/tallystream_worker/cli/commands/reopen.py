@@ -17,7 +17,7 @@ from tallystream_worker.process.barrier import step
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.rebuild.describe import describe, retracted_events
 from tallystream_worker.rebuild.reopen import reopen as open_again
-from tallystream_worker.runtime.publication import publish_again
+from tallystream_worker.runtime.publication import publish_again, publish_lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,9 @@ def reopen(
     at 0 if it has lost only its key `seq` or `ledger`. Partitions that have their keys do not change. Producers send
     the events again that they still keep.
 
+    If the configured archive has changes of the rules that the server has lost, their rules are live again, with what
+    was changed after the loss.
+
     If `tally:meta` and the record of the rules are lost, the retractions are read from the configured archive. If
     events were retracted, and the archive does not state which ones, the command fails. With --force, it continues
     without the retractions: the counters stay right, but a later rebuild counts the retracted events again.
@@ -64,7 +67,7 @@ def reopen(
             force=force,
             topics=archived_topics(settings, None),
         )
-        unknown = 0
+        unknown, regained = 0, list[int]()
         try:
             deployment = Deployment.find(client, settings.redis.namespace)
             if described and deployment.revision and not client.exists(deployment.layout.rule_changes):
@@ -76,21 +79,33 @@ def reopen(
                 deployment = deployment.reload(client)
             with step(client, deployment, "the keys are mended"):
                 done = open_again(client, deployment, force=force)
+                if deployment.declared is not None:
+                    regained = publish_lost(client, deployment, _changes(settings, deployment.layout.topic))
         except (TallyError, RedisError):
             if described:
-                _show(described, [], unknown, json=json)
+                _show(described, [], unknown, [], json=json)
             raise
-    _show([*described, *done.mended], done.opened, unknown, json=json)
+    _show([*described, *done.mended], done.opened, unknown, regained, json=json)
 
 
-def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, *, json: bool) -> None:
+def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: Sequence[int], *, json: bool) -> None:
     """Print the keys that were mended, and the streams of the partitions that were opened.
 
-    `unknown` is the number of retracted events of which it is not known which ones they are.
+    Args:
+        mended: The keys.
+        opened: The streams.
+        unknown: The number of retracted events of which it is not known which ones they are.
+        regained: The numbers of the changes of the rules that the server had lost, and that are live again.
+        json: Whether to print JSON.
     """
     if json:
-        print_json({"mended": mended, "opened": opened, "unknown_retracted": unknown})
+        print_json({"mended": mended, "opened": opened, "unknown_retracted": unknown, "rules_regained": regained})
         return
+    if regained:
+        console.print(
+            f"The server had lost changes of the rules ({', '.join(map(str, regained))}): they are live again, with "
+            "what was changed after the loss; see tallystream rules --history"
+        )
     if unknown:
         console.print(
             f"{unknown:,} events were retracted, and it is not known which ones: the counters leave them out, but a "
@@ -100,8 +115,23 @@ def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, *, json: b
         console.print(f"mended {', '.join(mended)}")
     if opened:
         console.print(f"opened {', '.join(opened)}: their counters begin again at 0")
-    if not mended and not opened:
+    if not mended and not opened and not regained:
         console.print("nothing was changed: no key is lost that this command can repair")
+
+
+def _changes(settings: Settings, topic: int) -> dict[str, dict[str, str]]:
+    """Return, by ID, the changes of the rules in the configured archive; empty without an archive.
+
+    Raises:
+        ArchiveError: the changes cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
+    """
+    if not settings.archive.url:
+        return {}
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    return Store(settings.archive.url, settings.redis.namespace, topic).rules()
 
 
 def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from tallystream.client.connect import connect
 from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import (
+    archived_changes,
     archived_files,
     archived_topics,
     noted_retractions,
@@ -78,6 +79,7 @@ def restore(
             topics=archived_topics(settings, archive),
             retracted=noted,
             files=files,
+            changes=archived_changes(settings, archive, database),
             durability=settings.worker.durability,
             progress=tell,
             waiting=wait,
@@ -93,6 +95,7 @@ def restore(
                 "seconds": round(seconds, 3),
                 "lacking": to_builtins(result.lacking),
                 "rules_differ": _rules_differ(settings, result),
+                "rules_regained": result.regained,
             }
         )
         return status
@@ -121,7 +124,15 @@ def restore(
             "take them out, run: tallystream rebuild. If the streams lack entries, add the archive (--archive URL)",
             soft_wrap=True,
         )
-    if _rules_differ(settings, result) and result.kept:
+    if result.regained:
+        numbers = ", ".join(map(str, result.regained))
+        console.print(
+            f"The server had lost changes of the rules ({numbers}): they are live again, with what was changed after "
+            "the loss; see tallystream rules --history. Events that were counted after the loss stay counted by the "
+            "rules of that time. To count all events by the present rules, run: tallystream rebuild",
+            soft_wrap=True,
+        )
+    elif _rules_differ(settings, result) and result.kept:
         console.print(
             "The present rules stay live, and differ from those of the snapshot: the events up to the snapshot are "
             "counted by its rules. To count all events by the present rules, run: tallystream rebuild",

@@ -17,6 +17,7 @@ from tallystream_worker.process import logs
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.health import HealthProbe
+from tallystream_worker.runtime.lost_data import wait_for_data
 from tallystream_worker.runtime.metrics import WorkerMetrics
 from tallystream_worker.server.data_folder import SNAPSHOT
 from tallystream_worker.server.embedded import EmbeddedServer
@@ -35,7 +36,8 @@ def up(
 
     Without --redis or TALLYSTREAM_REDIS_URL, an embedded server is started. It keeps its data in the folder --data, to
     which a snapshot of the counters is also written (snapshot.sqlite), unless [snapshot] names a database; [snapshot]
-    every is the time between two snapshots, by default a minute.
+    every is the time between two snapshots, by default a minute. If the server has no data, and the snapshot or the
+    archive has it, nothing is counted before a restore: a log line names the command.
     """
     settings = listening(where.stated(), host, port)
     log = logs.configure()
@@ -47,6 +49,12 @@ def up(
             if not settings.snapshot.url:
                 copy = str(data.resolve() / SNAPSHOT)
                 settings = replace(settings, snapshot=replace(settings.snapshot, url=copy))
+        hint = (
+            "" if where.names_a_server else f" (in another terminal, with TALLYSTREAM_REDIS_URL={settings.redis.url})"
+        )
+        wait_for_data([settings], log, stop, hint=hint)
+        if stop.is_set():
+            return
         registry = CollectorRegistry()
         removing = replacing.removing(settings)
         worker = stack.enter_context(counting(settings, log, [WorkerMetrics(registry)], removing=removing))

@@ -1,0 +1,186 @@
+"""Keeps a worker from counting anew on an emptied server, as long as a backup has the data that the server had.
+
+A worker creates a deployment on an empty server. If the server was emptied, and its snapshot or archive has the data,
+counting from 0 would hide the loss: so the worker waits for a restore.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry
+from redis.exceptions import RedisError
+
+from tallystream.client.connect import connect
+from tallystream.client.error_text import text_of
+from tallystream.deployment import Deployment
+from tallystream.errors import ConfigurationError, NothingDeclared, TallyError
+from tallystream_worker.process.state_log import StateLog
+from tallystream_worker.runtime.health import WaitingProbe
+from tallystream_worker.runtime.metrics import serve_metrics
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    import redis
+    from structlog.typing import FilteringBoundLogger
+
+    from tallystream_worker.settings.settings import Settings
+
+POLL: Final = 1.0
+"""Seconds between two checks whether the data is back."""
+
+
+def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
+    """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
+
+    A backup that cannot be read is passed over; with `is_strict`, the error is raised. An archive is also passed over
+    if the package that reads it is not installed: then this process cannot archive, and fails for this reason.
+
+    Raises:
+        SnapshotError, ArchiveError: only with `is_strict`; see `Database.facts` and `Store.manifest`.
+    """
+    passed = (ImportError, ConfigurationError if is_strict else TallyError, ValueError)
+    return _of_snapshot(settings, passed) or _of_archive(settings, passed)
+
+
+def refuse_lost_data(client: redis.Redis, settings: Settings, *, creating: bool) -> None:
+    """Raise an error if the server has no rules of this namespace, and may have had some.
+
+    This is so if a backup has data of the namespace, or cannot be read. It is also so if not `creating`: another
+    process has published the rules before.
+
+    Raises:
+        NothingDeclared: the server may have lost its data; the text states which backup has it, and what restores it.
+        ConfigurationError, DeploymentChanged, KeyLost, redis.RedisError: see `Deployment.find`.
+    """
+    deployment = Deployment.find(client, settings.redis.namespace)
+    if deployment.declared is not None:
+        return
+    root = deployment.layout.root
+    try:
+        found = backup_of(settings, is_strict=True)
+    except TallyError as error:
+        raise NothingDeclared(
+            f"{root}: the server has no data of this deployment, and it is not known whether a backup has it: {error}"
+        ) from None
+    if found:
+        raise NothingDeclared(
+            f"{root}: the server has no data of this deployment, so this worker waits. To begin with new counters "
+            f"instead, name another snapshot and another archive in the configuration. {found}"
+        )
+    if not creating:
+        raise NothingDeclared(
+            f"{root}: the server has lost the data of this deployment. Restore a snapshot (tallystream restore "
+            "--force); or, to begin with new counters, restart the workers"
+        )
+
+
+def wait_for_data(
+    tenants: Sequence[Settings],
+    log: FilteringBoundLogger,
+    stop: threading.Event,
+    health: tuple[str, int] | None = None,
+    *,
+    creating: bool = True,
+    hint: str = "",
+) -> None:
+    """Wait until no namespace lacks data that a backup has (see `refuse_lost_data`), or until `stop` is set.
+
+    The reason is logged, and the end of the wait too. If nothing has to be waited for, or if another error keeps a
+    worker from its start, return at once.
+
+    Args:
+        tenants: The settings of each namespace.
+        log: The logger.
+        stop: Ends the wait when set.
+        health: Address and port at which `/readyz` answers 503 with the reason meanwhile; `None` for no answer.
+        creating: Whether the worker may create a deployment.
+        hint: Text to add to the reason.
+
+    Raises:
+        ConfigurationError: the port cannot be used.
+    """
+    reasons = _reasons(tenants, creating=creating, is_waiting=False)
+    if not reasons:
+        return
+    state = StateLog(log, "worker.data_lost", "worker.data_back")
+    probe = WaitingProbe()
+    server = None if health is None else serve_metrics(CollectorRegistry(), *health, probe)
+    try:
+        while reasons and not stop.is_set():
+            probe.reasons = [reason + hint for reason in reasons]
+            state.failed("; ".join(probe.reasons))
+            stop.wait(POLL)
+            reasons = _reasons(tenants, creating=creating, is_waiting=True)
+        if not reasons:
+            state.works()
+    finally:
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+
+def _reasons(tenants: Sequence[Settings], *, creating: bool, is_waiting: bool) -> list[str]:
+    """Return why the namespaces lack data. An error of another kind is a reason only if a worker is waiting already."""
+    found = []
+    for settings in tenants:
+        try:
+            with closing(connect(settings.redis.url)) as client:
+                refuse_lost_data(client, settings, creating=creating)
+        except NothingDeclared as error:
+            found.append(str(error))
+        except (TallyError, RedisError) as error:
+            if is_waiting:  # for example while a restore runs
+                found.append(text_of(error))
+    return found
+
+
+def _of_snapshot(settings: Settings, passed: tuple[type[Exception], ...]) -> str:
+    if not settings.snapshot.url:
+        return ""
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
+
+    try:
+        with closing(Database(settings.snapshot.url, settings.redis.namespace, is_there=True)) as database:
+            facts = database.facts()
+            found = [database.position(number) for number in range(int(facts.get("partitions", 0)))]
+            place = database.place
+    except passed:
+        return ""
+    if not found or None in found:
+        return ""
+    taken = min(each[0].taken for each in found if each is not None) / 1000
+    return (
+        f"The snapshot {place} has it up to {_moment(taken)}. To bring it back, run: tallystream restore "
+        f"{place} --force"
+    )
+
+
+def _of_archive(settings: Settings, passed: tuple[type[Exception], ...]) -> str:
+    if not settings.archive.url:
+        return ""
+    try:
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+        store = Store(settings.archive.url, settings.redis.namespace)
+        manifest = store.manifest()
+        newest = [store.newest(number) for number in range(int((manifest or {}).get("partitions", 0)))]
+    except passed:
+        return ""
+    last = max((file.last[0] for file in newest if file is not None), default=0)
+    if not last:
+        return ""
+    url = settings.archive.url
+    return (
+        f"The archive {url} has its events up to {_moment(last / 1000)}, but there is no snapshot to restore. To "
+        "count the events again, name another folder in [archive] url, start a worker, and run: tallystream replay "
+        f"--archive {url} -o events.ndjson, then: tallystream ingest events.ndjson --wait"
+    )
+
+
+def _moment(second: float) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat(" ", "seconds")

@@ -1,0 +1,302 @@
+"""Brings back the changes of the rules that a server has lost, and that the snapshot or the archive has.
+
+If older data is put back on a server, it has older rules: it lacks the later changes and their places, and its workers
+count by the older rules again. A restore then goes on as if nothing had been lost: the lost changes were made, the loss
+took them back, and the restore makes them again. So each entry is counted by the rules that counted it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from tallystream.client.server_time import server_time
+from tallystream.errors import ConfigurationError
+from tallystream.rules.metrics import Rules, publish
+from tallystream.rules.metrics import read as read_rules
+from tallystream.wire.stream_id import StreamID, before, parse_id
+from tallystream.wire.stream_id import after as following
+from tallystream_worker.process.publisher import publisher
+from tallystream_worker.snapshot.live_rules import LiveRules, moment_of, uncounted
+from tallystream_worker.snapshot.rule_records import NUMBERS, PLACES, recorded_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import redis
+
+    from tallystream.storage.keys import Layout, PartitionKeys
+
+Changes = dict[str, dict[str, str]]
+"""Changes of the rules: by ID, the recorded fields; in the order of the IDs."""
+
+_Value = TypeVar("_Value")
+
+
+def regain(
+    client: redis.Redis,
+    layout: Layout,
+    live: LiveRules | None,
+    facts: Mapping[str, str],
+    archived: Mapping[str, Mapping[str, str]],
+    taken: int,
+) -> tuple[LiveRules | None, list[int]]:
+    """Return the rules of a server together with the changes that it has lost, and the numbers of these changes.
+
+    Without a lost change, return `live` and an empty list. A change is lost if the server lacks it, and it is in the
+    snapshot, or it is in the archive and was made after the snapshot. If nothing shows what the server had before, no
+    change is lost. If the server has no rules of this data, what the archive has after the snapshot is lost.
+
+    The rules that are returned are those of the last lost change, with what was changed on the server after the loss
+    (see `merged`). If anything was counted after the loss, they have a new number and are a new change; the entries
+    counted until then keep the rules that counted them.
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        live: The rules of the server; `None` if it has none.
+        facts: The facts of the snapshot.
+        archived: The changes in the archive of the topic, by ID; empty without an archive.
+        taken: The millisecond at which the snapshot was taken.
+
+    Raises:
+        ConfigurationError: this release cannot read the rules of a change that it needs.
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    recorded = _ordered(dict(recorded_changes(facts)))
+    later = {
+        name: dict(fields)
+        for name, fields in archived.items()
+        if fields.get("epoch") == facts["epoch"] and parse_id(name)[0] > taken
+    }
+    is_ours = live is not None and live.epoch == facts["epoch"]
+    known = _ordered(dict(live.changes)) if live is not None and is_ours else recorded
+    shared = [parse_id(name) for name in recorded if name in known]
+    lost = {
+        name: fields
+        for name, fields in _ordered({**later, **recorded}).items()
+        if shared and name not in known and parse_id(name) > max(shared)
+    }
+    if not lost:
+        return live, []
+    server = live if live is not None and is_ours else _of_snapshot(facts, layout, recorded)
+    found = _Loss(client, layout, server, facts, known, lost)
+    return found.live(counts=is_ours), [int(fields["number"]) for fields in lost.values()]
+
+
+def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
+    """Return the rules of the last lost change, with what the server has changed after the loss.
+
+    Where both have changed the same metric, ratio, alert or zone, the change after the loss wins: it is the later one.
+    If the two together are not valid rules, return `present`.
+
+    Args:
+        base: The rules to which the loss took the server back.
+        lost: The rules of the last lost change.
+        present: The rules of the server.
+    """
+    named = [{each.name: each for each in rules.alert} for rules in (base, lost, present)]
+    taken_back = [each for each in base.retracted if each not in lost.retracted or each not in present.retracted]
+    retracted = [each for each in dict.fromkeys((*lost.retracted, *present.retracted)) if each not in taken_back]
+    try:
+        return Rules(
+            _either(base.metric, lost.metric, present.metric),
+            _either(base.ratio, lost.ratio, present.ratio),
+            lost.zone if present.zone == base.zone else present.zone,
+            tuple(_either(*named).values()),
+            tuple(retracted),
+        )
+    except ConfigurationError:
+        return present
+
+
+def _either(base: Mapping[str, _Value], lost: Mapping[str, _Value], present: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Return by name the value in `present` if it differs from that in `base`, else the value in `lost`."""
+    chosen = {
+        name: lost.get(name) if present.get(name) == base.get(name) else present.get(name)
+        for name in dict.fromkeys((*lost, *present))
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+class _Loss:
+    """The changes of the rules before a loss, the lost ones, and those after it.
+
+    Args:
+        client: The server.
+        layout: The layout of the topic to restore.
+        server: The rules of the server.
+        facts: The facts of the snapshot.
+        known: The changes that the server has.
+        lost: The changes that it has lost; not empty.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        layout: Layout,
+        server: LiveRules,
+        facts: Mapping[str, str],
+        known: Changes,
+        lost: Changes,
+    ) -> None:
+        self._client, self._layout, self._server, self._facts = client, layout, server, facts
+        self._known, self._lost = known, lost
+        self._first, self._last = min(map(parse_id, lost)), max(map(parse_id, lost))
+        self._base = [fields for name, fields in known.items() if parse_id(name) < self._first][-1]
+        told = [int(fields["number"]) for fields in (*known.values(), *lost.values())]
+        self._newest = max(server.newest, int(facts.get(NUMBERS[1]) or 0), *told)
+        self._since = {name: fields for name, fields in known.items() if parse_id(name) > self._first}
+        self._renumbered: dict[int, int] = {}
+
+    def live(self, *, counts: bool) -> LiveRules:
+        """Return the rules to restore.
+
+        `counts` is whether the server has counted by the rules before the lost changes again.
+        """
+        server, layout = self._server, self._layout
+        is_same = counts and server.topic == layout.topic
+        resumed = self._resumed() if is_same else {}
+        is_stated = bool(self._since) and next(iter(self._since.values()))["rules"] == self._base["rules"]
+        taken_back = self._next(self._base) if resumed and not is_stated else None
+        self._renumber(always=taken_back is not None)
+        if taken_back is not None:
+            self._since = {_text(following(self._last)): taken_back, **self._since}
+        latest = list((self._since or self._lost).values())[-1]
+        rules = merged(read_rules(self._base["rules"].encode()), self._last_lost, server.rules)
+        again: tuple[str, dict[str, str]] | None = None
+        if self._since and publish(rules).decode() != latest["rules"]:
+            name = _text(max((server_time(self._client), 0), following(max(map(parse_id, self._all())))))
+            latest = self._next({**latest, "rules": publish(rules).decode()})
+            again = name, latest
+        changes = _ordered(self._all() | dict([again] if again else []))
+        return replace(
+            server,
+            generation=self._generation,
+            number=int(latest["number"]),
+            newest=self._newest,
+            published=latest["rules"],
+            spread=sorted({*server.spread, *rules.spread}),
+            changes=list(changes.items()),
+            places={
+                number: self._places(number, keys, resumed.get(number), again, is_same=is_same)
+                for number, keys in enumerate(layout.keys)
+            },
+            unordered={
+                partition: [self._renumbered.get(each, each) for each in numbers]
+                for partition, numbers in server.unordered.items()
+            },
+            firsts={partition: self._renumbered.get(each, each) for partition, each in server.firsts.items()},
+        )
+
+    @property
+    def _last_lost(self) -> Rules:
+        return read_rules(list(self._lost.values())[-1]["rules"].encode())
+
+    @property
+    def _generation(self) -> int:
+        return int(list(self._lost.values())[-1]["generation"])
+
+    def _all(self) -> Changes:
+        return {**self._known, **self._lost, **self._since}
+
+    def _next(self, change: Mapping[str, str]) -> dict[str, str]:
+        """Return a change of this process like `change`, with the next number."""
+        self._newest += 1
+        return {**change, "number": str(self._newest), "by": publisher()}
+
+    def _renumber(self, *, always: bool) -> None:
+        """Give the changes after the loss new numbers if the lost changes have used such numbers, or `always`."""
+        numbers = list(dict.fromkeys(int(fields["number"]) for fields in self._since.values()))
+        if numbers and (always or min(numbers) <= max(int(fields["number"]) for fields in self._lost.values())):
+            self._renumbered = {number: self._newest + place for place, number in enumerate(numbers, 1)}
+            self._newest += len(numbers)
+            self._since = {
+                name: {**fields, "number": str(self._renumbered[int(fields["number"])])}
+                for name, fields in self._since.items()
+            }
+
+    def _resumed(self) -> dict[int, str]:
+        """Return, by partition, the place of the first entry after the loss, if the rules before the loss counted it.
+
+        Other partitions are left out. The server had lost the changes before it got an entry that is later than the
+        first of them.
+        """
+        since, found = {int(fields["number"]) for fields in self._since.values()}, {}
+        for partition, keys in enumerate(self._layout.keys):
+            entries: Any = self._client.xrange(keys.stream, str(self._first[0] + 1), "+", count=1)
+            if not entries:
+                continue
+            first = parse_id(entries[0][0].decode())
+            places = [place for number, place in self._server.places.get(partition, {}).items() if number in since]
+            if all(_first(place) > first for place in places):
+                found[partition] = f"{_text(first)} {_text(before(first))}"
+        return found
+
+    def _places(
+        self,
+        partition: int,
+        keys: PartitionKeys,
+        resumed: str | None,
+        again: tuple[str, dict[str, str]] | None,
+        *,
+        is_same: bool,
+    ) -> dict[int, str]:
+        """Return the places of a partition: see `LiveRules.places`.
+
+        Those of lost changes are in the snapshot; of a later change in the archive, the moment stands for its place.
+        """
+        of_snapshot = msgspec.json.decode(self._facts[PLACES], type=dict[int, dict[int, str]]).get(partition, {})
+        recorded = dict(recorded_changes(self._facts))
+        changes = _ordered(self._all())
+        begun = next(name for name, fields in changes.items() if int(fields["generation"]) == self._generation)
+        found = {}
+        for name, fields in self._lost.items():
+            number = int(fields["number"])
+            if number in of_snapshot:
+                found[number] = of_snapshot[number]
+            elif name not in recorded and name != begun and int(fields["generation"]) == self._generation:
+                found[number] = moment_of(name)
+        present = self._server.places.get(partition) if is_same else None
+        if present is None:
+            found |= {int(fields["number"]): moment_of(name) for name, fields in self._since.items()}
+        else:
+            found |= {self._renumbered.get(number, number): place for number, place in present.items()}
+        if resumed is not None:
+            found[int(next(iter(self._since.values()))["number"])] = resumed
+        if again is not None:
+            place = uncounted(self._client, keys) if is_same else None
+            found[int(again[1]["number"])] = place or moment_of(again[0])
+        return found
+
+
+def _of_snapshot(facts: Mapping[str, str], layout: Layout, recorded: Changes) -> LiveRules:
+    """Return the rules of a server that has what the snapshot has, and nothing more."""
+    latest = list(recorded.values())[-1]
+    return LiveRules(
+        facts["epoch"],
+        layout.topic,
+        int(latest["generation"]),
+        int(facts["revision"]),
+        int(facts.get(NUMBERS[1]) or 0),
+        facts["rules"],
+        facts["spread"].split(),
+        list(recorded.items()),
+        {},
+        {},
+        {},
+    )
+
+
+def _ordered(changes: Changes) -> Changes:
+    return dict(sorted(changes.items(), key=lambda change: parse_id(change[0])))
+
+
+def _first(place: str) -> StreamID:
+    return parse_id(place.partition(" ")[0])
+
+
+def _text(id_: StreamID) -> str:
+    return "{}-{}".format(*id_)
