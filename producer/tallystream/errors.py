@@ -167,9 +167,13 @@ _REMEDIES: Final = {
         "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, the next ingest "
         "creates it: do not ingest a file again that was shorter than 64 KiB and has grown since"
     ),
-    r":adopted$": "No counter depends on it: only the places of earlier changes of the rules are lost",
+    r":adopted$": (
+        "The places of earlier changes of the rules are lost; no counter depends on them. To count all events by the "
+        "live rules, rebuild the counters (tallystream rebuild)"
+    ),
     r":rules$": (
-        "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
+        "To write it again, mend the other lost keys first, then run: tallystream reopen. It takes the earlier changes "
+        "from the archive; without an archive, the record begins with the live rules. No counter depends on it"
     ),
     r"": (
         "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, "

@@ -3400,4 +3400,15 @@ MUTANTS: Final = (
         (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
         tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
     ),
+    Mutant(
+        "record-takes-changes-that-the-server-lost",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rule_record.py",
+                'if of_number.setdefault(number, fields["rules"]) == fields["rules"]:',
+                "if True:",
+            ),
+        ),
+        tests=("tests/integration/rebuild/test_rule_record.py::test_changes_that_the_server_has_lost_are_left_out",),
+    ),
 )

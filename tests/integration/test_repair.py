@@ -290,6 +290,11 @@ def meta_deleted(world: World) -> None:
     world.client.delete("tally:meta")
 
 
+def rule_record_deleted(world: World) -> None:
+    """The record of the changes of the rules is deleted."""
+    assert world.client.delete(Deployment.load(world.client).layout.rule_changes) == 1
+
+
 def evicted(world: World) -> None:
     """The server evicts keys, also ours."""
     client, before = world.client, world.client.dbsize()
@@ -386,6 +391,7 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
     "The hash `tally:meta` was deleted, and there is no snapshot": meta_without_a_snapshot,
     "After a change of the number of partitions, the hash that describes the new streams was deleted, and there is no "
     "snapshot": later_meta_without_a_snapshot,
+    "The record of the changes of the rules, `tally:{tally:meta}:rules`, was deleted": rule_record_deleted,
     "Keys were evicted": evicted,
     "A rule was changed by mistake": rule_changed,
     "A metric was removed by mistake": metric_removed,
