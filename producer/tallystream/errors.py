@@ -183,8 +183,31 @@ _REMEDIES: Final = {
 """By a pattern in a key's name, what to do if the key is lost; the first pattern that matches applies."""
 
 
+COUNT_AGAIN: Final = (
+    "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
+    "tallystream restore --force)"
+)
+"""What counts all entries again."""
+
+GROUP_REMEDY: Final = f"if nothing was counted: tallystream worker, which creates the group; otherwise: {COUNT_AGAIN}"
+"""What mends a missing consumer group of the workers, wherever it is noticed."""
+
+
 class ConsumerGroupMissing(StreamError):
-    """Entries were counted, but the consumer group, which records which of them are acknowledged, is missing."""
+    """Entries were counted, but the consumer group, which records which of them are acknowledged, is missing.
+
+    The message states what mends it.
+
+    Args:
+        stream: Name of the stream.
+        group: Name of the group.
+    """
+
+    def __init__(self, stream: str, group: str) -> None:
+        super().__init__(
+            f"{stream}: consumer group {group!r} is missing, so it is not known which entries are counted. Nothing is "
+            f"counted in this partition. To mend it, {GROUP_REMEDY}. If the stream was deleted too, run the last one"
+        )
 
 
 class DeploymentChanged(StreamError):

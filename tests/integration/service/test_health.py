@@ -58,7 +58,7 @@ def test_every_missing_group_is_named(server: Server) -> None:
         harness.client.delete(without_stream)
         answer = http.get("/readyz")
     assert answer.status_code == 503
-    assert [reason.split()[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
+    assert [reason.split(": ")[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
 
 
 @pytest.mark.parametrize("name", ["ledger", "sequences", "live", "forgotten"])

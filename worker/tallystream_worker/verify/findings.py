@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from tallystream.errors import COUNT_AGAIN, GROUP_REMEDY
+
 SHOWN: Final = 5
 """The number of details that a finding keeps; the others are only counted."""
 
-REBUILD: Final = (
-    "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
-    "tallystream restore --force)"
-)
+REBUILD: Final = COUNT_AGAIN
 """What mends counters. A verification replaces this text in a remedy by the one command that works: see `mends.py`."""
 
 SNAPSHOT: Final = "tallystream snapshot --once --whole"
@@ -109,7 +108,7 @@ KINDS: Final = {
     ),
     "group.missing": Kind(
         "The consumer group of the workers is missing, so it is not known which entries are counted.",
-        "if nothing was counted: tallystream worker, which creates the group; otherwise: " + REBUILD,
+        GROUP_REMEDY,
     ),
     "group.ahead": Kind(
         "The position of the consumer group is after the end of the stream, so new entries are skipped.", REBUILD

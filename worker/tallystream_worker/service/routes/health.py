@@ -9,7 +9,7 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, KeyLost, NodeUnreachable, StreamError
+from tallystream.errors import ConfigurationError, ConsumerGroupMissing, KeyLost, NodeUnreachable, StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.keys import Layout
@@ -112,8 +112,7 @@ def _query_groups(layout: Layout) -> Query[list[str | None]]:
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
             is_missing = isinstance(reply, ResponseError) or all(g["name"] != keys.group.encode() for g in reply)
-            reason = f"{keys.stream} has no consumer group {keys.group!r}: nothing is counted there"
-            missing.append(reason if is_missing else None)
+            missing.append(str(ConsumerGroupMissing(keys.stream, keys.group)) if is_missing else None)
         return missing
 
     return Query([("XINFO GROUPS", keys.stream) for keys in layout.reached], parse)
