@@ -3411,4 +3411,9 @@ MUTANTS: Final = (
         ),
         tests=("tests/integration/rebuild/test_rule_record.py::test_changes_that_the_server_has_lost_are_left_out",),
     ),
+    Mutant(
+        "a-refused-rebuild-stays-unfinished",
+        (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_new:\n", "        if False:\n"),),
+        tests=("tests/integration/rebuild/test_rebuild.py::test_a_refused_rebuild_leaves_nothing",),
+    ),
 )
