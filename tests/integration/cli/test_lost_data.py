@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import closing
 
@@ -14,6 +15,7 @@ from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.integration.cli.test_cli import Shell
+from tests.rewind import copy_of, go_back
 
 COMMANDS = (
     "status", "status --json", "get article:1 view", "top view", "audit", "rebuild", "dead", "rules", "replay",
@@ -87,3 +89,34 @@ def test_an_empty_server_without_a_backup_has_no_deployment(fresh_server, tmp_pa
         assert "no deployment is stored" in shell(*command.split(), status=1).stderr
     with closing(connect(shell.url)) as client:
         assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("backup", ["snapshot", "archive"])
+def test_status_names_the_backup_with_later_entries(counted: Shell, backup: str) -> None:
+    """If older data was put back, `status` fails, and names the backup that has later entries, and the command.
+
+    After later events, the server may have the lost ones again: `status` then names `verify`, if the snapshot shows it.
+    """
+    url = "tally.sqlite" if backup == "snapshot" else "archive"
+    (counted.folder / "tallystream.toml").write_text(f'[{backup}]\nurl = "{url}"\n', encoding="utf-8")
+    with closing(connect(counted.url)) as client:
+        counted(backup, "--once")
+        older = copy_of(client)
+        with counting(Settings(redis=RedisSettings(url=counted.url)), logs.configure(quiet=True)):
+            counted("emit", "view", "article:1", "--wait")
+        counted(backup, "--once")
+        assert "lost" not in counted("status").stderr
+        go_back(client, older)
+        done = counted("status", status=1)
+        assert "ledger: balances" in done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("lost: ")]
+        assert f"the {backup} {url} has entries of tally:" in line
+        assert ("tallystream restore --force" if backup == "snapshot" else "tallystream archive --once") in line
+        assert json.loads(counted("status", "--json", status=1).stdout)["lost"] == [line]
+        with counting(Settings(redis=RedisSettings(url=counted.url)), logs.configure(quiet=True)):
+            counted("emit", "view", "article:1", "--wait")
+        told = counted("status").stderr
+        assert ("tallystream verify" in told) == (backup == "snapshot")
+        if backup == "snapshot":
+            counted("restore", "--force")
+            assert "lost" not in counted("status").stderr

@@ -33,11 +33,13 @@ def test_what_is_wrong_with_the_ledger_is_a_warning(server: Server) -> None:
         harness.drain()
         harness.client.hincrby(harness.layout.keys[0].ledger, "trimmed", 1200)
         harness.client.hincrby(harness.layout.keys[0].ledger, "appended", 1200)
+        harness.client.hset(harness.layout.meta, "archive-lost", 7)
         answer = http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["warnings"] == [
         "1,200 events were trimmed before they were counted",
         "1 dead letters: see tallystream dead",
+        "7 archived entries are lost on the server, and were not sent again: count them from *.parquet.lost",
     ]
 
 
