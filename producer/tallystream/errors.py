@@ -183,6 +183,12 @@ _REMEDIES: Final = {
 """By a pattern in a key's name, what to do if the key is lost; the first pattern that matches applies."""
 
 
+BRING_BACK: Final = (
+    "restore the snapshot (tallystream restore --force); tallystream status names the snapshot or the archive that has "
+    "the data"
+)
+"""What to do about lost data. An error does not name the backup, because it may be sent to clients of HTTP."""
+
 COUNT_AGAIN: Final = (
     "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
     "tallystream restore --force)"

@@ -36,7 +36,7 @@ class Loss:
     """Data that the server has lost, and a backup has.
 
     Attributes:
-        text: What is lost, where it is, and what to do, in one or two sentences.
+        text: The loss, the backup that has the data, and what to do, in a few sentences.
         is_certain: Whether the backup has later entries than a stream. Otherwise the streams have later entries than
             the backup, and producers may have sent the lost ones again.
     """
@@ -47,7 +47,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class _Position:
-    """The position of a backup in one partition: up to where it has the entries, and its mark (`""`: it has none)."""
+    """The position of a backup in one partition: the last ID that it has, and its mark (`""`: it has none)."""
 
     backup: str
     remedy: str
