@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from tallystream.client.error_text import text_of
 from tallystream.client.replies import is_unreachable
-from tallystream.errors import ConfigurationError, DeploymentChanged, KeyLost, NothingDeclared
+from tallystream.errors import BRING_BACK, ConfigurationError, DeploymentChanged, KeyLost, NothingDeclared
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
     DURABILITY,
@@ -297,7 +297,8 @@ class Deployment:
         if self.declared is None:
             self.ensure_stored()
             raise NothingDeclared(
-                "no metrics are declared here yet: start a worker (tallystream worker) once, which publishes the rules"
+                "no metrics are declared here yet: start a worker (tallystream worker), which publishes the rules. If "
+                f"the server has lost its data, {BRING_BACK}"
             )
         return self.declared
 
@@ -331,8 +332,8 @@ class Deployment:
         """Raise `NothingDeclared` if the deployment was not stored in the server when it was read."""
         if not self.is_stored:
             raise NothingDeclared(
-                f"no deployment is stored: {self.layout.root} does not exist. If the server has lost its data, restore "
-                "a snapshot (tallystream restore --force); otherwise start a worker (tallystream worker)"
+                f"no deployment is stored: {self.layout.root} does not exist. If it never did, start a worker "
+                f"(tallystream worker). If the server has lost its data, {BRING_BACK}"
             )
 
     def reload(self, client: redis.Redis, *, in_part: bool = False) -> Self:
@@ -369,8 +370,8 @@ class Deployment:
     def _changed(self, epoch: str) -> DeploymentChanged:
         return DeploymentChanged(
             f"{self.layout.meta} was {'replaced' if epoch else 'deleted'}: this is not the data that this process "
-            "started with. Restore that data (tallystream restore --force), or restart the process to use the data "
-            "that is stored now"
+            "started with. To use the data that is stored now, restart the process. To continue with the earlier data, "
+            f"{BRING_BACK}"
         )
 
     def refuse_gathering(self, rules: Rules) -> None:

@@ -177,9 +177,13 @@ _REMEDIES: Final = {
         "To repair it, restore the latest snapshot (tallystream restore --force). Without a snapshot, the next ingest "
         "creates it: do not ingest a file again that was shorter than 64 KiB and has grown since"
     ),
-    r":adopted$": "No counter depends on it: only the places of earlier changes of the rules are lost",
+    r":adopted$": (
+        "The places of earlier changes of the rules are lost; no counter depends on them. To count all events by the "
+        "live rules, rebuild the counters (tallystream rebuild)"
+    ),
     r":rules$": (
-        "The next change of the rules creates it. The history of earlier changes is lost; no counter depends on it"
+        "To write it again, mend the other lost keys first, then run: tallystream reopen. It takes the earlier changes "
+        "from the archive; without an archive, the record begins with the live rules. No counter depends on it"
     ),
     r"": (
         "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, "
@@ -189,8 +193,37 @@ _REMEDIES: Final = {
 """By a pattern in a key's name, what to do if the key is lost; the first pattern that matches applies."""
 
 
+BRING_BACK: Final = (
+    "restore the snapshot (tallystream restore --force); tallystream status names the snapshot or the archive that has "
+    "the data"
+)
+"""What to do about lost data. An error does not name the backup, because it may be sent to clients of HTTP."""
+
+COUNT_AGAIN: Final = (
+    "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
+    "tallystream restore --force)"
+)
+"""What counts all entries again."""
+
+GROUP_REMEDY: Final = f"if nothing was counted: tallystream worker, which creates the group; otherwise: {COUNT_AGAIN}"
+"""What mends a missing consumer group of the workers, wherever it is noticed."""
+
+
 class ConsumerGroupMissing(StreamError):
-    """Raised if entries were counted, but their consumer group is missing, which records which are acknowledged."""
+    """Raised if entries were counted, but their consumer group is missing, which records which are acknowledged.
+
+    The message states what mends it.
+
+    Args:
+        stream: Name of the stream.
+        group: Name of the group.
+    """
+
+    def __init__(self, stream: str, group: str) -> None:
+        super().__init__(
+            f"{stream}: consumer group {group!r} is missing, so it is not known which entries are counted. Nothing is "
+            f"counted in this partition. To mend it, {GROUP_REMEDY}. If the stream was deleted too, run the last one"
+        )
 
 
 class DeploymentChanged(StreamError):

@@ -3520,4 +3520,20 @@ MUTANTS: Final = (
         ),
         tests=("tests/process/test_worker_health.py::test_a_worker_waits_for_the_data_of_an_emptied_server",),
     ),
+    Mutant(
+        "record-takes-changes-that-the-server-lost",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rule_record.py",
+                'if of_number.setdefault(number, fields["rules"]) == fields["rules"]:',
+                "if True:",
+            ),
+        ),
+        tests=("tests/integration/rebuild/test_rule_record.py::test_changes_that_the_server_has_lost_are_left_out",),
+    ),
+    Mutant(
+        "a-refused-rebuild-stays-unfinished",
+        (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_new:\n", "        if False:\n"),),
+        tests=("tests/integration/rebuild/test_rebuild.py::test_a_refused_rebuild_leaves_nothing",),
+    ),
 )

@@ -290,6 +290,11 @@ def meta_deleted(world: World) -> None:
     world.client.delete("tally:meta")
 
 
+def rule_record_deleted(world: World) -> None:
+    """The record of the changes of the rules is deleted."""
+    assert world.client.delete(Deployment.load(world.client).layout.rule_changes) == 1
+
+
 def evicted(world: World) -> None:
     """The server evicts keys, also ours."""
     client, before = world.client, world.client.dbsize()
@@ -384,6 +389,7 @@ EVENTS: Final[dict[str, Callable[[World], None]]] = {
         meta_and_partition_without_a_snapshot
     ),
     "The hash `tally:meta` was deleted, and there is no snapshot": meta_without_a_snapshot,
+    "The record of the changes of the rules, `tally:{tally:meta}:rules`, was deleted": rule_record_deleted,
     "After a change of the number of partitions, the hash of the new streams (such as `tally:{p0.425}:l2:meta`) was "
     "deleted, and there is no snapshot": later_meta_without_a_snapshot,
     "Keys were evicted": evicted,

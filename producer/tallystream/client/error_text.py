@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from redis.exceptions import RedisError
+
+from tallystream.client.replies import missing_group
+from tallystream.errors import ConsumerGroupMissing
+from tallystream.storage.keys import is_counting_group
+
 
 def text_of(error: Exception) -> str:
-    """Return the text of an error; if it has none, the name of its class. Use it for an expected error."""
+    """Return the text of an error; if it has none, the name of its class. Use it for an expected error.
+
+    If a server replied that a consumer group is missing, return a sentence that names it; if it is a group of the
+    workers, with what mends that.
+    """
+    if isinstance(error, RedisError) and (found := missing_group(error)) is not None:
+        stream, group = found
+        if is_counting_group(group):
+            return str(ConsumerGroupMissing(stream, group))
+        return f"{stream}: consumer group {group!r} is missing"
     return str(error) or type(error).__name__
 
 

@@ -11,6 +11,7 @@ The texts are those of Redis 7.0 and Valkey 9, which are the same unless a comme
 
 from __future__ import annotations
 
+import re
 from typing import Final, TypeGuard
 
 import redis
@@ -42,6 +43,16 @@ _NO_KEY: Final = (
     "no such key",
     # XGROUP DESTROY, XGROUP SETID: "... Note that for CREATE you may want to use the MKSTREAM option ..."
     "The XGROUP subcommand requires the key to exist",
+)
+_NO_GROUP: Final = tuple(
+    map(
+        re.compile,
+        (
+            r"NOGROUP No such key '(?P<stream>.*)' or consumer group '(?P<group>[^']*)'",
+            r"NOGROUP No such consumer group '(?P<group>[^']*)' for key name '(?P<stream>.*)'",
+            r"NOGROUP (?P<stream>.*) has no consumer group (?P<group>\S+)",  # of streams.lua
+        ),
+    )
 )
 _STREAM_DELETED: Final = "UNBLOCKED the stream key"
 _NO_PERMISSION_IN_SCRIPT: Final = (
@@ -88,6 +99,17 @@ def is_group_missing(error: RedisError) -> bool:
     stream is deleted while a read waits for entries, Redis 7.0 replies `UNBLOCKED the stream key no longer exists`.
     """
     return _word(error) == "NOGROUP" or (_is_plain(error) and _text(error).startswith(_STREAM_DELETED))
+
+
+def missing_group(error: RedisError) -> tuple[str, str] | None:
+    """Return the stream and the consumer group that `NOGROUP` names; `None` for any other error, or without the names.
+
+    The stream itself may be missing: see `is_group_missing`.
+    """
+    if _word(error) != "NOGROUP":
+        return None
+    found = next(filter(None, (pattern.match(_text(error)) for pattern in _NO_GROUP)), None)
+    return None if found is None else (found["stream"], found["group"])
 
 
 def is_stream_or_group_missing(error: RedisError) -> bool:

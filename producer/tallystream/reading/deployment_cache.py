@@ -10,7 +10,7 @@ from tallystream.client.error_text import text_of
 from tallystream.client.replies import is_unreachable
 from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
-from tallystream.errors import DeploymentChanged, NodeUnreachable
+from tallystream.errors import BRING_BACK, DeploymentChanged, NodeUnreachable
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.rules.parts import PARTS, lacking
 from tallystream.storage.deployment_hash import live_topic
@@ -93,7 +93,7 @@ def without_meta(latest: Deployment | None, namespace: str, error: RedisError, l
 def _deleted(layout: Layout) -> DeploymentChanged:
     """Return the error for a missing description: without it, the partitions of the counters are not known."""
     return DeploymentChanged(
-        f"{layout.root} was deleted, so the counters cannot be read. Restore a snapshot: tallystream restore --force"
+        f"{layout.root} was deleted, so the counters cannot be read. If the server has lost its data, {BRING_BACK}"
     )
 
 

@@ -8,6 +8,7 @@ the key.
 from __future__ import annotations
 
 import binascii
+import re
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -83,6 +84,11 @@ FIRST: Final = 1
 
 FIRST_TOPIC: Final = 1
 """The topic that every deployment begins with; a repartition makes the next."""
+
+
+def is_counting_group(name: str) -> bool:
+    """Return whether a consumer group is that of a generation: see `PartitionKeys.group`."""
+    return re.fullmatch(rf"{GROUP}(-[0-9]+)?", name) is not None
 
 
 def partition_of(subject: str, partitions: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from contextlib import closing
@@ -11,15 +12,16 @@ import pytest
 from tallystream import Producer
 from tallystream.client.connect import connect
 from tallystream.reading.totals import Totals
-from tallystream_worker.cli.lost_data import backup_of
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.lost_data import backup_of
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
 from tests.integration.cli.test_cli import Shell
+from tests.rewind import copy_of, go_back
 
 COMMANDS = (
     "status", "status --json", "get article:1 view", "top view", "audit", "rebuild", "dead", "rules", "replay",
-    "retract --actor a", "reset view article:1", "snapshot --once", "drill",
+    "retract --actor a", "reset view article:1", "reopen", "snapshot --once", "drill",
 )  # fmt: skip
 
 
@@ -59,7 +61,8 @@ def test_each_command_names_the_snapshot_of_an_emptied_server(counted: Shell, *,
         assert told.endswith("run: tallystream restore tally.sqlite --force\n")
     told = counted("verify", status=2).stderr
     assert "cannot verify" in told
-    counted(*shlex.split(told.rpartition("run: tallystream ")[2]))
+    restored = counted(*shlex.split(told.rpartition("run: tallystream ")[2])).stdout
+    assert ("are lost" in restored) == ("If entries were appended after" in restored)
     with closing(Totals(counted.url)) as totals:
         assert totals.get("article:1", "view").value == 1 + has_producer
 
@@ -86,7 +89,8 @@ def test_an_empty_server_without_a_backup_has_no_deployment(fresh_server, tmp_pa
     """If nothing shows that the server had data, each command prints that no deployment is stored."""
     shell = Shell(fresh_server().url, tmp_path)
     for command in COMMANDS[:-2]:
-        assert "no deployment is stored" in shell(*command.split(), status=1).stderr
+        told = shell(*command.split(), status=1).stderr
+        assert ("nothing is stored" if command == "reopen" else "no deployment is stored") in told
     with closing(connect(shell.url)) as client:
         assert client.dbsize() == 0
 
@@ -95,3 +99,34 @@ def test_a_backup_whose_package_is_missing_is_passed_over(tmp_path, monkeypatch)
     """If no package is installed that reads the archive, it is passed over: the error states that there is no data."""
     monkeypatch.setitem(sys.modules, "tallystream_worker.archive.store", None)  # an import raises `ImportError`
     assert backup_of(Settings(archive=ArchiveSettings(str(tmp_path)))) == ""
+
+
+@pytest.mark.parametrize("backup", ["snapshot", "archive"])
+def test_status_names_the_backup_with_later_entries(counted: Shell, backup: str) -> None:
+    """If older data was put back, `status` fails, and names the backup that has later entries, and the command.
+
+    After later events, the server may have the lost ones again: `status` then names `verify`, if the snapshot shows it.
+    """
+    url = "tally.sqlite" if backup == "snapshot" else "archive"
+    (counted.folder / "tallystream.toml").write_text(f'[{backup}]\nurl = "{url}"\n', encoding="utf-8")
+    with closing(connect(counted.url)) as client:
+        counted(backup, "--once")
+        older = copy_of(client)
+        with counting(Settings(redis=RedisSettings(url=counted.url)), logs.configure(quiet=True)):
+            counted("emit", "view", "article:1", "--wait")
+        counted(backup, "--once")
+        assert "lost" not in counted("status").stderr
+        go_back(client, older)
+        done = counted("status", status=1)
+        assert "ledger: balances" in done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("lost: ")]
+        assert f"the {backup} {url} has entries of tally:" in line
+        assert ("tallystream restore --force" if backup == "snapshot" else "tallystream archive --once") in line
+        assert json.loads(counted("status", "--json", status=1).stdout)["lost"] == [line]
+        with counting(Settings(redis=RedisSettings(url=counted.url)), logs.configure(quiet=True)):
+            counted("emit", "view", "article:1", "--wait")
+        told = counted("status").stderr
+        assert ("tallystream verify" in told) == (backup == "snapshot")
+        if backup == "snapshot":
+            counted("restore", "--force")
+            assert "lost" not in counted("status").stderr

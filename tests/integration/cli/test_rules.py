@@ -15,6 +15,7 @@ from tallystream.deployment import Deployment
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Ratio, Rules
 from tallystream_worker.runtime.app import open_deployment
+from tallystream_worker.runtime.publication import publish_again
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.settings.toml import to_toml
@@ -199,3 +200,14 @@ def test_a_restore_says_that_its_rules_are_not_the_present_ones(server, tmp_path
     assert "tallystream rebuild" in shell("restore", "tally.sqlite", "--force").stdout
     (tmp_path / "tallystream.toml").write_text(to_toml(FEW), encoding="utf-8")
     assert shell.json("restore", "tally.sqlite", "--force")["rules_differ"] is True
+
+
+def test_the_history_states_rules_that_were_stored_again(server, shell):
+    """If older data was put back, and the rules got a new number, the history states that they are the same rules."""
+    with closing(connect(server.url)) as client:
+        deployment = Deployment.load(client)
+        publish_again(client, deployment, deployment.revision + 3)
+    first, nothing, _, again = shell("rules", "--history").stdout.splitlines()
+    assert "rules 1," in first
+    assert nothing.strip() == "no earlier rules are recorded"
+    assert "the same rules as before" in again

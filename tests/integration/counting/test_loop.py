@@ -219,7 +219,7 @@ def test_a_lost_group_has_an_error_of_its_own(harness):
         fetch=lambda _count, _block: entries, on_refused=lambda entry, error: refused.append((entry.id, error))
     )
     harness.client.xgroup_destroy(keys.stream, keys.group)
-    with pytest.raises(ConsumerGroupMissing, match=f"{keys.stream}: NOGROUP"):
+    with pytest.raises(ConsumerGroupMissing, match=f"{keys.stream}: consumer group 'tally' is missing"):
         consumer.run_once()
     assert (harness.totals(), refused) == ({}, [])
 

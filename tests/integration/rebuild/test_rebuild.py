@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, StreamError
+from tallystream.errors import ConfigurationError, StreamError, TallyError
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
 from tallystream.reading.ledger import query_ledger
@@ -38,6 +38,7 @@ from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
 from tests.integration.counting.test_rules_exact import RULES, deliver, feed, happenings, without_zeros
 from tests.oracle_rules import tally
+from tests.rewind import copy_of
 from tests.waiting import until
 
 relaxed = settings(
@@ -264,6 +265,55 @@ def test_what_is_gone_comes_from_the_archive(server, tmp_path, left):
             assert (totals.get("a", "view").value, totals.get("b", "view").value) == (31, 30)
             books = totals.run(query_ledger(totals.deployment.layout))
             assert (books.appended, books.unaccounted) == (61, 0)
+
+
+@pytest.mark.parametrize("archive", ["", "lacks the entries", "does not exist", "is no folder"])
+def test_a_refused_rebuild_leaves_nothing(server, tmp_path, archive):
+    """If entries are gone, and no archive has them, a rebuild leaves no generation that would have to be finished."""
+    with Harness(server.url, rules=RULES, partitions=2) as harness:
+        emit(harness, "a", 30)
+        harness.finish()
+        store = Store(str(tmp_path / "archive"))
+        if archive == "lacks the entries":
+            Archive(harness.client, store, Deployment.load(harness.client)).run_once(settled=0)
+            for file in (tmp_path / "archive").glob("**/*.parquet"):
+                file.unlink()
+        elif archive == "is no folder":
+            (tmp_path / "archive").write_text("x")
+        for keys in harness.layout.keys:
+            harness.client.xtrim(keys.stream, maxlen=2, approximate=False)
+        before = copy_of(harness.client)
+        with pytest.raises(TallyError):
+            rebuilt(harness, archive=archive and store.url)
+        after = copy_of(harness.client)
+        assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} <= {b"tally:meta"} | {
+            keys.stream.encode() for keys in harness.layout.keys
+        }
+        assert [len(harness.client.xinfo_groups(keys.stream)) for keys in harness.layout.keys] == [
+            1 + bool(archive == "lacks the entries")
+        ] * 2
+        deployment = Deployment.load(harness.client)
+        assert (deployment.building, deployment.others) == (None, {})
+        rebuilt(harness, accept_loss=True)
+
+
+def test_a_refusal_keeps_what_an_interrupted_rebuild_has_counted(server, tmp_path):
+    """If a rebuild that was interrupted is continued without the archive that it needs, it can still be continued."""
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        (keys,) = harness.layout.keys
+        emit(harness, "a", 30)
+        harness.finish()
+        store = Store(str(tmp_path))
+        Archive(harness.client, store, Deployment.load(harness.client)).run_once(settled=0)
+        harness.client.xtrim(keys.stream, maxlen=2, approximate=False)
+        generation = propose(harness.client, Deployment.load(harness.client), RULES)
+        deployment = Deployment.load(harness.client)
+        with Rebuild(settings_for(server.url, RULES), deployment, generation, archive=store.url) as run:
+            run.begin()  # and it is killed
+        with pytest.raises(ConfigurationError, match="no longer in the streams"):
+            rebuilt(harness)
+        assert Deployment.load(harness.client).building == generation
+        assert rebuilt(harness, archive=store.url) == generation
 
 
 @pytest.mark.parametrize("first", [10, 0])

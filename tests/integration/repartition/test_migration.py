@@ -429,7 +429,26 @@ def test_a_repartition_does_not_trust_what_a_killed_giving_up_has_left(server, t
         with pytest.raises(ConfigurationError, match=r"1 entries are no longer in the streams"):
             moved(harness, 4)
         assert [harness.client.hget(each.sequences, "!closed") for each in harness.layout.keys] == [b"", b""]
-        assert [harness.client.hget(each.retention_holds, HOLDER) for each in harness.layout.keys] == [b"0-0", b"0-0"]
+        assert [harness.client.hget(each.retention_holds, HOLDER) for each in harness.layout.keys] == [None, None]
+        assert Deployment.load(harness.client).moving is None
+
+
+def test_a_refused_move_leaves_nothing(server):
+    """If a repartition is refused because entries are gone, no key, hold or unfinished topic stays."""
+    with Harness(server.url, rules=PLAIN, partitions=1) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        harness.client.xtrim(harness.layout.keys[0].stream, maxlen=2, approximate=False)
+        before = set(harness.client.keys())
+        with pytest.raises(ConfigurationError, match="no longer in the streams"):
+            moved(harness, 3)
+        assert set(harness.client.keys()) == before
+        assert Deployment.load(harness.client).moving is None
+        assert HOLDER.encode() not in harness.client.hgetall(harness.layout.keys[0].retention_holds)
+        assert harness.client.hget(harness.layout.keys[0].sequences, "!closed") in (None, b"")
+        emit(harness, "a", 1)
+        harness.finish()
+        assert harness.totals() == {("view", "a"): 6}
 
 
 def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):

@@ -11,6 +11,7 @@ from tallystream.errors import KeyLost
 from tallystream.storage.keys import GROUP
 from tests.harness import Harness
 from tests.http_service import http_service
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,11 +34,13 @@ def test_what_is_wrong_with_the_ledger_is_a_warning(server: Server) -> None:
         harness.drain()
         harness.client.hincrby(harness.layout.keys[0].ledger, "trimmed", 1200)
         harness.client.hincrby(harness.layout.keys[0].ledger, "appended", 1200)
+        harness.client.hset(harness.layout.meta, "archive-lost", 7)
         answer = http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["warnings"] == [
         "1,200 events were trimmed before they were counted",
         "1 dead letters: see tallystream dead",
+        "7 archived entries are lost on the server, and were not sent again: count them from *.parquet.lost",
     ]
 
 
@@ -58,7 +61,7 @@ def test_every_missing_group_is_named(server: Server) -> None:
         harness.client.delete(without_stream)
         answer = http.get("/readyz")
     assert answer.status_code == 503
-    assert [reason.split()[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
+    assert [reason.split(": ")[0] for reason in answer.json()["reasons"]] == [without_group, without_stream]
 
 
 @pytest.mark.parametrize("name", ["ledger", "sequences", "live", "forgotten"])
@@ -124,3 +127,25 @@ def test_a_server_that_is_away(fresh_server: Callable[..., EmbeddedServer]) -> N
         server.start()
         assert http.get("/readyz").status_code == 200
         assert http.get("/v1/counters/a/view").status_code == 200
+
+
+@pytest.mark.parametrize("has_producer", [False, True])
+def test_an_emptied_server_names_what_brings_the_data_back(server: Server, has_producer: bool) -> None:
+    """After FLUSHALL, each error of the service names the command that restores, and the one that finds the backup.
+
+    This is so in a service that ran before and in one that starts after it, and if a producer uses the server again.
+    """
+    with Harness(server.url) as harness, http_service(server.url) as http:
+        assert http.get("/v1/counters/a/view").status_code == 200
+        harness.client.flushall()
+        if has_producer:
+            with Producer(server.url) as producer:
+                producer.emit("view", "a")
+                producer.flush()
+        until(lambda: http.get("/v1/counters/a/view").status_code == 503, what="the cached description to expire")
+        with http_service(server.url) as later:
+            answers = [each.get(path) for each in (http, later) for path in ("/readyz", "/v1/counters/a/view")]
+    assert {answer.status_code for answer in answers} == {503}
+    for answer in answers:
+        assert "tallystream restore --force" in answer.text
+        assert "tallystream status" in answer.text or "consumer group" in answer.text

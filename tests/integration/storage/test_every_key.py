@@ -33,6 +33,7 @@ from tallystream_worker.rebuild.drop import drop as drop_generation
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.rebuild.reset import reset
+from tallystream_worker.rebuild.rule_record import record_again
 from tallystream_worker.runtime.publication import publish_again
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
@@ -299,7 +300,21 @@ def test_a_deleted_group_is_refused_by_name(harness):
 
 
 REBUILD = [
-    *("begun", "dead", "forgotten", "labels", "ledger", "limit", "once", "periods", "resets", "seen", "sketch", "top"),
+    *(
+        "adopted",
+        "begun",
+        "dead",
+        "forgotten",
+        "labels",
+        "ledger",
+        "limit",
+        "once",
+        "periods",
+        "resets",
+        "seen",
+        "sketch",
+        "top",
+    ),
     *("total", "unique", "up", "window", "window_top"),
 ]
 """The keys that a rebuild makes again."""
@@ -355,6 +370,17 @@ def test_counting_continues_without_a_snapshot(harness, snapshot, name):
         del expected["view", "t7"]
     assert harness.totals() == expected
     Snapshotter(harness.client, snapshot, Deployment.load(harness.client)).run_once(accept_loss=True)
+    assert found(harness, snapshot) == ""
+
+
+def test_the_record_of_the_rules_is_written_again(harness, snapshot):
+    """Without the record of the changes of the rules, the named command writes it, and everything is as before."""
+    key = delete(harness, "rule_changes")
+    assert "tallystream reopen" in remedy(harness, snapshot, key)
+    assert record_again(harness.client, Deployment.load(harness.client), {})
+    assert use(harness) == []
+    assert harness.totals() == {**totals(8), ("call", "s"): 9}
+    Snapshotter(harness.client, snapshot, Deployment.load(harness.client)).run_once()
     assert found(harness, snapshot) == ""
 
 

@@ -197,6 +197,17 @@ CASES: Final = [
     ("rebuild/reopen", "stream live ledger", "DEL live", "1 g", "mended text"),
     ("rebuild/reopen", "stream live ledger", NEW, "1 g", "empty"),
     ("rebuild/reopen", "stream live ledger", NO_SEQUENCES, "1 g", "damaged text"),
+    ("rebuild/record_rules", "meta changes", "HSET meta layout 4 rules mine revision 3", "3 me []", "recorded"),
+    (
+        *(
+            "rebuild/record_rules",
+            "meta changes",
+            "HSET meta layout 4 rules mine revision 3; XADD changes 1-1 number 3",
+        ),
+        *("3 me []", "present"),
+    ),
+    ("rebuild/record_rules", "meta changes", "HSET meta layout 4 rules mine revision 4", "3 me []", "moved text"),
+    ("rebuild/record_rules", "meta changes", "", "3 me []", "gone"),
     ("rebuild/promote", "meta changes", "HSET meta rules old rules@2 new", "2 me", "promoted"),
     ("rebuild/propose", "meta", "HSET meta layout 4", "new", "building text"),
     ("rebuild/propose", "meta", "", "new", "gone"),

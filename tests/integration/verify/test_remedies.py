@@ -1,4 +1,4 @@
-"""The remedy of each finding about the snapshot mends it: after the commands, a verification does not find it."""
+"""The remedies of findings about the snapshot and the group mend them: afterwards, a verification finds neither."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from redis.exceptions import RedisError
 
 from tallystream import Producer
+from tallystream.client.error_text import text_of
 from tallystream.deployment import Deployment
+from tallystream.errors import GROUP_REMEDY, StreamError
 from tallystream.rules.changes import changes_of
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.cli.repartition import to_partitions
+from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
+from tests.http_service import http_service
 from tests.integration.verify.test_verify import RULES, World, change_table, emit_each, names, rebuilt, world
 from tests.rewind import copy_of, go_back
 from tests.waiting import until
@@ -141,6 +146,50 @@ def test_the_remedy_of_a_snapshot_mends_it(world: World, tmp_path: Path, case: s
 def test_each_remedy_of_a_snapshot_is_tried() -> None:
     """The cases of this file have every finding about the snapshot."""
     assert {name for name in KINDS if name.startswith("snapshot.")} == {name for name, *_ in CASES.values()}
+
+
+def _untrimmed(world: World) -> None:
+    del world
+
+
+def _trimmed(world: World) -> None:
+    removed = world.client.xtrim(world.keys.stream, maxlen=5, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "has_archive", "command"),
+    [
+        (_untrimmed, True, "tallystream rebuild"),
+        (_trimmed, True, "tallystream rebuild --archive"),
+        (_trimmed, False, "tallystream restore --force"),
+    ],
+)
+def test_a_missing_group_has_one_remedy(world: World, prepare: Callable[[World], None], has_archive, command) -> None:
+    """The finding, the log of a worker, an audit, a snapshot and `/readyz` name the same commands.
+
+    The finding names the one that works with this data, and it mends the group.
+    """
+    prepare(world)
+    world.client.xgroup_destroy(world.keys.stream, world.keys.group)
+    report = world.verify(archive=has_archive)
+    assert "group.missing" in names(report)
+    remedy = report.remedy(report.findings["group.missing"])
+    assert remedy.split("otherwise: ")[1].startswith(command)
+    with pytest.raises(StreamError) as paused:
+        world.harness.fetch(0).ensure_group()
+    with pytest.raises(StreamError) as refused:
+        audit(world.client, Deployment.load(world.client), RULES)
+    with pytest.raises(RedisError) as failed:
+        Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+    told = [str(paused.value), str(refused.value), text_of(failed.value)]
+    with http_service(world.harness.url) as http:
+        told += http.get("/readyz").json()["reasons"]
+    assert len(set(told)) == 1
+    assert GROUP_REMEDY in told[0]
+    url = str(world.folder / "snapshot.sqlite")
+    run(world, re.match("[^;,(]*", remedy.split("otherwise: ")[1])[0].strip(), url)
+    assert "group.missing" not in names(world.verify(archive=has_archive))
 
 
 def test_the_finding_that_explains_the_others_comes_first(world: World) -> None:

@@ -189,6 +189,26 @@ def test_nothing_is_found_in_a_deployment_that_is_right(world):
     assert not [each for each in report.limits if each.check in ("log", "keys", "archive")]
 
 
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+def test_a_stream_without_entries_is_not_missing(server, is_rebuilt):
+    """A missing stream is a fault only if the ledgers have entries of it; the finding states how many, at least."""
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        harness.client.hset(harness.layout.meta, "spread@tick", 1)
+        (keys,) = harness.layout.keys
+        harness.client.delete(keys.stream)
+        report = verify(harness.client, "tally", Sources())
+        assert report.findings == {}
+        assert any(f"{keys.stream} does not exist" in each.text for each in report.limits)
+        harness.fetch(0).ensure_group()
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "plain"})
+        harness.drain()
+        if is_rebuilt:
+            rebuilt(harness)
+        harness.client.delete(keys.stream)
+        (detail,) = verify(harness.client, "tally", Sources()).findings["log.missing"].details
+        assert detail == f"{keys.stream}: at least 1 entries were appended"
+
+
 def top_value(world: World) -> bytes:
     """Return a subject on the leaderboard of views."""
     return world.client.zrevrange(world.keys.top("view"), 0, 0)[0]
@@ -607,14 +627,14 @@ def test_a_report_states_what_was_compared_with_the_archive(world):
     assert "archive" not in {each.check for each in world.verify().proofs}
 
 
-def rebuilt(world: World, generation: int | None = None, *, accept_loss: bool = False) -> None:
+def rebuilt(world: World | Harness, generation: int | None = None, *, accept_loss: bool = False) -> None:
     """Rebuild, and switch to the new generation; or switch back to `generation`."""
+    url = world.url if isinstance(world, Harness) else world.harness.url
     deployment = Deployment.load(world.client)
     begun = generation is not None
     number = generation or propose(world.client, deployment, RULES)
     deployment = Deployment.load(world.client)
-    settings = Settings(RedisSettings(world.harness.url), rules=RULES)
-    with Rebuild(settings, deployment, number, accept_loss=accept_loss) as run:
+    with Rebuild(Settings(RedisSettings(url), rules=RULES), deployment, number, accept_loss=accept_loss) as run:
         if not begun:
             run.begin()
         run.catch_up()

@@ -7,7 +7,9 @@ import redis
 from redis._parsers.base import BaseParser
 from redis.exceptions import MaxConnectionsError, RedisError
 
-from tallystream.client.replies import is_refusal
+from tallystream.client.error_text import text_of
+from tallystream.client.replies import is_refusal, missing_group
+from tallystream.errors import GROUP_REMEDY
 from tests.replies import meanings
 
 ON_THE_WIRE = [
@@ -118,3 +120,37 @@ def test_words_within_a_text_mean_nothing():
     """A word of another reply within an error text, such as an argument, does not change the meanings."""
     assert not is_refusal(BaseParser.parse_error("ERR syntax error near 'WRONGTYPE'"))
     assert meanings(BaseParser.parse_error("ERR syntax error near 'NOGROUP no such key'")) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NOGROUP No such key 's:{t}:stream' or consumer group '{}' in XREADGROUP with GROUP option",
+        "NOGROUP No such consumer group '{}' for key name 's:{t}:stream'",
+        "NOGROUP s:{t}:stream has no consumer group {}",
+    ],
+)
+@pytest.mark.parametrize(("group", "counts"), [("tally", True), ("tally-12", True), ("archive", False)])
+def test_a_missing_group_is_named_with_its_remedy(text, group, counts):
+    """The text of an error about a missing group has no word of the server, and states what mends a group of workers.
+
+    This is also so after a script or a pipeline has changed the text.
+    """
+    raw = text.replace("{}", group)
+    for each in (raw, f"{raw} script: 9ae0, on @user_script:1."):
+        error = BaseParser.parse_error(each)
+        assert missing_group(error) == ("s:{t}:stream", group)
+        with redis.Redis().pipeline() as pipeline:
+            pipeline.annotate_exception(error, 2, ("XADD", "unknown command"))
+        told = text_of(error)
+        assert told.startswith(f"s:{{t}}:stream: consumer group {group!r} is missing")
+        assert "NOGROUP" not in told
+        assert (GROUP_REMEDY in told) == counts
+
+
+@pytest.mark.parametrize("text", ["NOGROUP", "ERR no such key", "UNBLOCKED the stream key no longer exists"])
+def test_other_errors_name_no_group(text):
+    """Any other error keeps its text."""
+    error = BaseParser.parse_error(text)
+    assert missing_group(error) is None
+    assert text_of(error) == str(error)

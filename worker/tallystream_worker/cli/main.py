@@ -10,6 +10,7 @@ from typing import Final, NoReturn, cast
 from cyclopts import App
 from redis.exceptions import AuthenticationError, RedisError
 
+from tallystream.client.error_text import text_of
 from tallystream.client.replies import BROKEN, is_certificate_untrusted
 from tallystream.errors import EventError, TallyError
 from tallystream.rules.metrics import UndeclaredMetric
@@ -100,7 +101,7 @@ def _run() -> int:
             return _say(f"{current_url()} refuses the login: {error}. Check the user and the password in the URL", 1)
         return _say(_unreachable(error), 1)
     except RedisError as error:
-        return _say(f"{current_url()} replied with an error: {error}", 1)
+        return _say(f"{current_url()} replied with an error: {text_of(error)}", 1)
     except KeyboardInterrupt:
         return _say("stopped", INTERRUPTED)
     except BrokenPipeError:

@@ -29,12 +29,15 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to standard output, with its first column left-aligned and all others right-aligned."""
+    """Print a table to standard output, with its first column left-aligned and all others right-aligned.
+
+    A cell that is too long continues on the next line: two cells that differ never look equal.
+    """
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

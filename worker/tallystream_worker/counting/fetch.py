@@ -92,13 +92,9 @@ class Fetch:
         """
         group = self._keys.group
         names = [self._keys.stream, self._keys.ledger, self._keys.topic_ledger]
-        answer, *details = _ENSURE_GROUP(self._client, names, [group])
+        answer, *_ = _ENSURE_GROUP(self._client, names, [group])
         if answer == b"missing":
-            raise ConsumerGroupMissing(
-                f"{self._keys.stream}: consumer group {group!r} is missing, but the ledger shows that entries "
-                f"were settled through it ({details[0].decode()}). Nothing is counted in this partition until the "
-                "counters are rebuilt. Run: tallystream rebuild"
-            )
+            raise ConsumerGroupMissing(self._keys.stream, group)
 
     def recover(self, *, as_delivery: bool = False) -> None:
         """Make the next fetches begin with the worker's own pending entries, because the last batch may not be counted.

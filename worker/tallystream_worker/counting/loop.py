@@ -172,7 +172,7 @@ class CountingLoop:
             case Failed(error):
                 return self._count(self._quarantine.bisect(batch.entries, error))
             case GroupMissing(error):
-                raise ConsumerGroupMissing(f"{self.keys.stream}: {error}") from error
+                raise ConsumerGroupMissing(self.keys.stream, self.keys.group) from error
             case Switched():
                 raise GenerationSwitched(f"{self.keys.stream}: generation {self.keys.generation} is not the live one")
 

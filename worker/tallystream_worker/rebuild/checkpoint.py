@@ -67,11 +67,7 @@ def checkpoint(
             raise groups
         group = next((each for each in groups if each["name"] == keys.group.encode()), None)
         if group is None:
-            raise ConsumerGroupMissing(
-                f"{keys.stream}: consumer group {keys.group!r} is missing, so it is not known which entries were "
-                "counted. Rebuild the counters (tallystream rebuild). If the stream was deleted too, restore the "
-                "latest snapshot instead (tallystream restore --force)"
-            )
+            raise ConsumerGroupMissing(keys.stream, keys.group)
         for at, reply in enumerate((info, pending, *replies), -2):
             if isinstance(reply, Exception) and not (0 <= at < counters and is_wrong_type(reply)):
                 raise reply

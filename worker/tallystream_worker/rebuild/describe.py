@@ -11,7 +11,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
-from tallystream.errors import CodecError, ConfigurationError, EventError, StreamError
+from tallystream.errors import CodecError, ConfigurationError, EventError, NothingDeclared, StreamError
 from tallystream.rules.metrics import Rules, publish, read
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.deployment_hash import (
@@ -111,7 +111,8 @@ def describe(
 
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
-        ConfigurationError: no key of a deployment is stored; or the number of partitions or the live generation is not
+        NothingDeclared: no key of a deployment is stored.
+        ConfigurationError: the number of partitions or the live generation is not
             known; or this release cannot read the recorded rules; or a hash is lost, and the partitions show that a
             restore has not finished. At most the hash of the live topic was stored.
         redis.RedisError: the server does not reply, or rejects a command.
@@ -388,7 +389,7 @@ def _fields(  # what `describe` gets
     records = [{name.decode(): value for name, value in fields.items()} for _, fields in changes]
     latest = records[-1] if records else {}
     if not records and not topic.partitions:
-        raise ConfigurationError(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
+        raise NothingDeclared(f"nothing is stored under {namespace}: start a worker, which begins a deployment")
     stated, least = int(latest.get("partitions") or archived.get("partitions") or 0), max(topic.partitions, 1)
     number = stated
     if stated < least:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec.structs import replace
+from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError, KeyLost, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import parse_live, spread_fields
 from tallystream.storage.keys import FIRST, FIRST_TOPIC
@@ -32,6 +34,7 @@ from tallystream_worker.process.barrier import step
 from tallystream_worker.process.description import note
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
+from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.source import archived_entries
 
 if TYPE_CHECKING:
@@ -151,36 +154,45 @@ class Rebuild:
         """Ends `catch_up` early when set; `switch` does not check it."""
         self._counted = [0] * deployment.layout.partitions
         self._partitions = [_Partition(self, settings, number) for number in range(deployment.layout.partitions)]
-        self._gone = 0
+        self._is_new = False
+        """Whether the generation began with this object, and not in an interrupted run."""
 
     def begin(self) -> None:
         """Create the consumer group of the generation in each partition, unless the generation has begun there before.
 
         Trimming then spares the entries that the generation has not counted. A group that was deleted after the
-        generation began is not created again.
+        generation began is not created again. If the call is refused, and the generation had not begun before, the
+        generation is removed.
 
         Raises:
-            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted. The
-                consumer groups stay.
-            KeyLost: a partition has lost a key; the partitions before it have their groups.
+            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted.
+            KeyLost: a partition has lost a key.
             redis.RedisError: the server does not reply, or rejects a command; call again.
         """
-        for partition in self._partitions:
-            partition.begin()
-        failpoints.reach("rebuild-begun")
-        gone = sum(partition.gone for partition in self._partitions)
-        if gone and not self._archive and not self._accept_loss:
-            raise ConfigurationError(
-                f"{gone:,} entries are no longer in the streams, so the new counters would lack them. Name an "
-                "archive that has them (--archive URL), or count without them (--accept-loss)"
-            )
+        has_begun = any(partition.has_begun() for partition in self._partitions)
+        self._is_new = self._deployment.building == self._generation and not has_begun
+        try:
+            for partition in self._partitions:
+                partition.begin()
+            failpoints.reach("rebuild-begun")
+            gone = sum(partition.gone for partition in self._partitions)
+            if gone and not self._archive and not self._accept_loss:
+                raise ConfigurationError(
+                    f"{gone:,} entries are no longer in the streams, so the new counters would lack them. Name an "
+                    "archive that has them (--archive URL), or count without them (--accept-loss)"
+                )
+        except TallyError:
+            self._leave_nothing()
+            raise
 
     def catch_up(self, show: Callable[[RebuildProgress], Any] = lambda _: None) -> None:
         """Count every entry that this generation has not counted: those gone from the streams, then those in them.
 
         Return when all partitions have caught up, or soon after `stopping` is set; a normal return does not tell which.
         The entries that are gone are read from the archive, if there is one. Nothing is counted in a partition in which
-        the generation is live already. If one partition fails, the error is raised after the others have ended.
+        the generation is live already. If one partition fails, the error is raised after the others have ended. If
+        entries are missing at the end, or if the archive cannot be used and nothing is counted yet, a generation that
+        this object has begun is removed.
 
         Args:
             show: Called with the progress every 0.1 seconds, and at the end. If it raises an error before the end,
@@ -206,11 +218,18 @@ class Rebuild:
             except BaseException:
                 self.stopping.set()
                 raise
-        for each in running:
-            each.result()
+        try:
+            for each in running:
+                each.result()
+        except TallyError as error:
+            if self._is_of_archive(error) and not sum(self._counted):
+                self._leave_nothing()
+            raise
         show(RebuildProgress(sum(self._counted), of))
         missing = sum(partition.missing() for partition in self._partitions)
         if missing > 0 and not self._accept_loss:
+            if not self.stopping.is_set():
+                self._leave_nothing()
             raise StreamError(
                 f"{missing:,} entries are neither in the streams nor in the archive: the new counters lack them. "
                 "Name another archive, or count without them (--accept-loss)"
@@ -243,6 +262,24 @@ class Rebuild:
         with step(client, self._deployment, f"generation {self._generation} is live", check):
             _PROMOTE(client, [layout.meta, layout.rule_changes], [self._generation, publisher()])
         failpoints.reach("rebuild-switched")
+
+    def _is_of_archive(self, error: TallyError) -> bool:
+        """Return whether an error states that the archive cannot be read, or that its URL cannot be used."""
+        if not self._archive:
+            return False
+        from tallystream_worker.archive.store import ArchiveError  # noqa: PLC0415  # pyarrow is an extra
+
+        return isinstance(error, (ArchiveError, ConfigurationError))
+
+    def _leave_nothing(self) -> None:
+        """Remove the generation if this object has begun it: a refused rebuild is not an unfinished one.
+
+        If it cannot be removed, the error of the refusal is the one to raise: then `rebuild --drop` removes it.
+        """
+        if self._is_new:
+            client = self._partitions[0].client
+            with suppress(TallyError, RedisError):
+                drop(client, self._deployment.reload(client), self._generation)
 
     def told(self, partition: int, entries: int) -> None:
         """Add `entries` to the number of entries counted in a partition, for the progress."""
@@ -282,6 +319,9 @@ class _Partition:
     def close(self) -> None:
         self._reading.close()
         self.client.close()
+
+    def has_begun(self) -> bool:
+        return bool(self.client.exists(self._keys.begun))
 
     def begin(self) -> None:
         names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger, self._keys.gone]

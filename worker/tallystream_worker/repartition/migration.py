@@ -9,12 +9,15 @@ repeated.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import RedisError
+
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError, KeyLost, StreamError
+from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyError
 from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
@@ -296,8 +299,8 @@ def repartition(
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
     The old topic is kept until `topic.drop` removes it. See `Repartition` for the other arguments. A call after an
-    interruption continues the same repartition. If giving up an earlier one was interrupted, the old topic is reopened
-    first.
+    interruption continues the same repartition. A call that is refused before it copies entries leaves nothing. If
+    giving up an earlier one was interrupted, the old topic is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
@@ -313,10 +316,16 @@ def repartition(
     try:
         topic.reopen_if_settled(client, deployment)
         layout = topic.propose(client, deployment, partitions)
-        run = Repartition(
-            settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
-        )
-        run.begin()
+        try:
+            run = Repartition(
+                settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
+            )
+            run.begin()
+        except TallyError:
+            if deployment.moving is None:  # a refused repartition is not an unfinished one
+                with suppress(TallyError, RedisError):
+                    topic.give_up(client, deployment.reload(client))
+            raise
         with CatchUpCounter(settings, run.new, run.rules) as counting:
             try:
                 run.catch_up(counting)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from tallystream.errors import COUNT_AGAIN, GROUP_REMEDY
+
 SHOWN: Final = 5
 """The number of details that a finding keeps; the others are only counted."""
 
-REBUILD: Final = (
-    "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "
-    "tallystream restore --force)"
-)
+REBUILD: Final = COUNT_AGAIN
 """What mends counters. A verification replaces this text in a remedy by the one command that works: see `mends.py`."""
 
 SNAPSHOT: Final = "tallystream snapshot --once --whole"
@@ -75,15 +74,21 @@ KINDS: Final = {
     ),
     "keys.lost": Kind(
         "A key was deleted or evicted; other keys show that it existed.",
-        "the command that verify prints with this fault, if it prints one",
+        "for `seq`, `live`, `dropped` and the `ledger` of the topic: tallystream restore --force; only if there is no "
+        "snapshot: tallystream reopen (for `seq` and `ledger`: tallystream reopen --force); for `files`: tallystream "
+        "restore --force; without a snapshot, the next tallystream ingest creates it; for `rules`, the record of the "
+        "changes of the rules: tallystream reopen; for `copied`: tallystream rebuild --drop; for `alerts`: nothing, "
+        "because the next notification creates it; for every other key: " + REBUILD,
     ),
     "fields.lost": Kind(
         "A field of a hash was deleted; other keys or fields show that it existed.",
-        "the command or the value that verify prints with this fault",
+        "for a field of `forgotten`: " + REBUILD + "; for `rules@N` and `revision@N`: tallystream rebuild --drop; for "
+        "`layout`, `partitions`, `epoch`, `rules` and `log`: delete the whole hash, then: tallystream restore --force, "
+        "with a snapshot; without one: tallystream reopen; for every other field: set it to the named value",
     ),
     "keys.mistyped": Kind(
         "A key has another type than the one that is needed: another client has replaced it.",
-        REBUILD + "; for a key that a rebuild does not replace, the command that verify prints with this fault",
+        REBUILD + "; for a key that a rebuild does not replace: delete it, then mend it as a lost key (`keys.lost`)",
     ),
     "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
@@ -108,7 +113,7 @@ KINDS: Final = {
     ),
     "group.missing": Kind(
         "The consumer group of the workers is missing, so it is not known which entries are counted.",
-        "if nothing was counted: tallystream worker, which creates the group; otherwise: " + REBUILD,
+        GROUP_REMEDY,
     ),
     "group.ahead": Kind(
         "The position of the consumer group is after the end of the stream, so new entries are skipped.", REBUILD

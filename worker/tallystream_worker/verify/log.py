@@ -42,11 +42,22 @@ def check(scene: Scene) -> None:
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
             _Partition(scene, number, keys).check()
-        elif (appended := int(scene.client.hget(keys.topic_ledger, "appended") or 0)) or scene.client.exists(
-            keys.sequences
-        ):
-            scene.report.find("log.missing", f"{keys.stream}: {appended:,} events were appended")
+        elif entries := _appended(scene, keys):
+            scene.report.find("log.missing", f"{keys.stream}: at least {entries:,} entries were appended")
             scene.report.cause = scene.report.cause or "log.missing"
+        else:
+            scene.report.limit(
+                "log",
+                f"{keys.stream} does not exist, and the ledger has no entry of it: a worker creates it",
+            )
+
+
+def _appended(scene: Scene, keys: PartitionKeys) -> int:
+    """Return how many entries a partition without a stream has had, as far as its ledgers state them."""
+    with scene.client.pipeline(transaction=True) as pipeline:
+        pipeline.execute_command("HGET", keys.topic_ledger, "entries:gated")
+        pipeline.execute_command("HGET", keys.ledger, "entries:settled")
+        return max(int(value or 0) for value in pipeline.execute())
 
 
 class _Partition:

@@ -17,11 +17,13 @@ from tallystream_worker.process.barrier import step
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.rebuild.describe import describe, retracted_events
 from tallystream_worker.rebuild.reopen import reopen as open_again
+from tallystream_worker.rebuild.rule_record import is_record_lost, record_again
 from tallystream_worker.runtime.publication import publish_again, publish_lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tallystream_worker.archive.store import Store
     from tallystream_worker.settings.settings import Settings
 
 
@@ -38,11 +40,12 @@ def reopen(
 
     If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back.
 
-    A lost `tally:meta` is stored again, also after a change of the number of partitions. A lost stream is created
-    again: its counters stay, and events that were not counted yet are lost. A partition that has lost all its keys
-    begins again at 0, for example if a node of a cluster came back empty. With --force, a partition also begins again
-    at 0 if it has lost only its key `seq` or `ledger`. Partitions that have their keys do not change. Producers send
-    the events again that they still keep.
+    A lost `tally:meta` is stored again, also after a change of the number of partitions. A lost record of the rules is
+    written again: with its earlier changes if the configured archive has them, and with the live rules. A lost stream
+    is created again: its counters stay, and events that were not counted yet are lost. A partition that has lost all
+    its keys begins again at 0, for example if a node of a cluster came back empty. With --force, a partition also
+    begins again at 0 if it has lost only its key `seq` or `ledger`. Partitions that have their keys do not change.
+    Producers send the events again that they still keep.
 
     If the configured archive has changes of the rules that the server has lost, their rules are live again, with what
     was changed after the loss.
@@ -67,11 +70,14 @@ def reopen(
             force=force,
             topics=archived_topics(settings, None),
         )
-        unknown, regained = 0, list[int]()
+        unknown, recorded, regained = 0, list[str](), list[int]()
         try:
             deployment = Deployment.find(client, settings.redis.namespace)
-            if described and deployment.revision and not client.exists(deployment.layout.rule_changes):
+            is_lost = is_record_lost(client, deployment)
+            if described and is_lost:
                 deployment = publish_again(client, deployment, deployment.revision)  # records them
+            elif is_lost and record_again(client, deployment, _archived_rules(settings, deployment)):
+                recorded.append(deployment.layout.rule_changes)
             if described and (deployment.declared is None or not deployment.declared.retracted):
                 unknown = retracted_events(client, deployment.layout)
             if described and deployment.is_stored:
@@ -82,10 +88,10 @@ def reopen(
                 if deployment.declared is not None:
                     regained = publish_lost(client, deployment, _changes(settings, deployment.layout.topic))
         except (TallyError, RedisError):
-            if described:
-                _show(described, [], unknown, [], json=json)
+            if described or recorded:
+                _show([*described, *recorded], [], unknown, [], json=json)
             raise
-    _show([*described, *done.mended], done.opened, unknown, regained, json=json)
+    _show([*described, *recorded, *done.mended], done.opened, unknown, regained, json=json)
 
 
 def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: Sequence[int], *, json: bool) -> None:
@@ -139,6 +145,27 @@ def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:
 
     Raises:
         ArchiveError: the manifest cannot be read.
+        ConfigurationError, ImportError: see `_store`.
+    """
+    store = _store(settings, topic)
+    return None if store is None else store.manifest()
+
+
+def _archived_rules(settings: Settings, deployment: Deployment) -> dict[str, dict[str, str]]:
+    """Return the changes of the rules in the configured archive of the live topic; empty without an archive.
+
+    Raises:
+        ArchiveError: the changes cannot be read.
+        ConfigurationError, ImportError: see `_store`.
+    """
+    store = _store(settings, deployment.layout.topic)
+    return {} if store is None else store.rules()
+
+
+def _store(settings: Settings, topic: int) -> Store | None:
+    """Return the configured archive of a topic; `None` if none is configured.
+
+    Raises:
         ConfigurationError: the URL of the archive cannot be used.
         ImportError: an archive is named, and the package pyarrow is not installed.
     """
@@ -146,4 +173,4 @@ def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:
         return None
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
-    return Store(settings.archive.url, settings.redis.namespace, topic).manifest()
+    return Store(settings.archive.url, settings.redis.namespace, topic)

@@ -114,8 +114,8 @@ def restore(
         )
     if not all(part.survived for part in parts):
         console.print(
-            "Entries after the times in the table are lost unless a producer still has them: "
-            "they are in neither the stream nor the archive",
+            "If entries were appended after the times in the table, they are lost unless a producer still has them: "
+            "neither the stream nor the archive has such entries",
             soft_wrap=True,
         )
     if result.lacking:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.rules.changes import RuleChange
+
+_STORED_AGAIN: Final = (
+    "the same rules as before: they were stored again, for example because the server had lost a later change (older "
+    "data was put back, or a replica that lagged was promoted)"
+)
 
 
 def rules(
@@ -43,8 +48,8 @@ def rules(
             changes = changes_of(read_changes(client, deployment.layout))
             if json:
                 print_json({"changes": [_as_json(client, deployment, change) for change in changes]})
-            for change in changes if not json else ():
-                _print(change)
+            for place, change in enumerate(changes if not json else ()):
+                _print(change, is_first=place == 0)
             return
     if json:
         print_json({"number": deployment.revision, "rules": msgspec.to_builtins(deployment.rules)})
@@ -54,11 +59,13 @@ def rules(
         console.print(f"# {len(deployment.rules.retracted)} retractions are stored too; they are no setting")
 
 
-def _print(change: RuleChange) -> None:
+def _print(change: RuleChange, *, is_first: bool) -> None:
+    """Print a change; `is_first` is whether no earlier one is recorded."""
     console.print(
         f"{_time(change)}  rules {change.number}, generation {change.generation}, by {change.by}", soft_wrap=True
     )
-    for difference in change.differences or ["no earlier rules are recorded"]:
+    equal = "no earlier rules are recorded" if is_first else _STORED_AGAIN
+    for difference in change.differences or [equal]:
         console.print(f"    {difference}", soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ from tallystream.reading.clocks import ClockStep, query_clock_step
 from tallystream.reading.ledger import OUTCOMES, LedgerSummary
 from tallystream.reading.totals import Totals
 from tallystream_worker.cli.bounds import reach_notes
+from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.lost_data import ensure_data
 from tallystream_worker.cli.moments import format_moment
@@ -43,6 +44,9 @@ class Status(LedgerSummary, frozen=True, kw_only=True):
     clock_step: ClockStep | None
     """The last step of a server's clock that a worker noticed, if there was one."""
 
+    lost: list[str]
+    """Texts about entries that the server has lost, and a backup has, as the command prints them."""
+
 
 def status(
     *,
@@ -50,12 +54,12 @@ def status(
     every: Every = 1.0,
     json: AsJson = False,
     where: Where = Where(),
-) -> None:
+) -> int:
     """Print partitions, lag, pending and dead entries, and whether the ledger balances.
 
-    Also print hot subjects, steps of the clock, and unfinished rebuilds and repartitions, except with --live. The exit
-    status is 0 even if the ledger does not balance. It is 1 if no deployment is stored on the server, or if the server
-    has lost its data, and a snapshot or an archive has it.
+    Also print hot subjects, steps of the clock, unfinished rebuilds and repartitions, and entries that only a backup
+    has, except with --live. The exit status is 0 even if the ledger does not balance. It is 1 if no deployment is
+    stored on the server, or if the server has lost entries that the configured snapshot or archive has.
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
@@ -63,9 +67,11 @@ def status(
         ensure_data(settings, totals.deployment)
         if live:
             follow(totals.ledger, StatusScreen(), every=every, json=json)
-            return
+            return 0
         hottest, deployment = totals.run(query_hot_subjects(totals.deployment.layout)), totals.deployment
         step = totals.run(query_clock_step(deployment.layout))
+        losses = find_losses(settings, totals)
+    exit_status = int(any(loss.is_certain for loss in losses))
     if json:
         fields = msgspec.structs.asdict(ledger)
         print_json(
@@ -76,9 +82,10 @@ def status(
                 moving=deployment.moving,
                 kept_topic=deployment.kept,
                 clock_step=step,
+                lost=[loss.text for loss in losses],
             )
         )
-        return
+        return exit_status
     print_table(
         "partitions",
         ["stream", "lag", "pending", "oldest pending", "dead entries"],
@@ -113,6 +120,9 @@ def status(
         error_console.print("ledger: balances, every appended event is accounted for", style="green")
     else:
         error_console.print(f"ledger: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
+    for loss in losses:
+        error_console.print(loss.text, style="bold red", soft_wrap=True)
+    return exit_status
 
 
 def _clocks(ledger: LedgerSummary, step: ClockStep | None) -> Iterator[str]:

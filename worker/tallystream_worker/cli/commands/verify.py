@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
+from tallystream.client.error_text import text_of
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import FIRST_TOPIC
@@ -57,7 +58,7 @@ def verify(
             ):
                 report = run(client, settings.redis.namespace, sources, sample=sample, show=status.update)
     except (TallyError, RedisError) as error:
-        problem = explained(error) if isinstance(error, TallyError) else str(error)
+        problem = explained(error) if isinstance(error, TallyError) else text_of(error)
         print(f"tallystream: cannot verify: {problem}", file=sys.stderr)  # noqa: T201  # as cli/main.py prints errors
         return _NOT_CHECKED
     if json:

@@ -9,9 +9,10 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, KeyLost, NodeUnreachable, StreamError
+from tallystream.errors import ConfigurationError, ConsumerGroupMissing, KeyLost, NodeUnreachable, StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query, raise_on_error
+from tallystream.storage.deployment_hash import ARCHIVE_LOST
 from tallystream.storage.keys import Layout
 from tallystream.storage.lost_keys import lost_commands, parse_lost
 from tallystream_worker.service.access import Access
@@ -38,9 +39,10 @@ async def readyz(
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
     Otherwise respond 503. The service stays ready if there are dead letters, if dead letters were dropped, if another
-    program removed entries before they were counted, or if the ledger does not balance. In a cluster, it also stays
-    ready if nodes do not answer, as long as one partition can be read: the service then answers in part. In these
-    cases, the response has `warnings`, but only to a request with a token or a session, if this service needs tokens.
+    program removed entries before they were counted, if the server has lost archived entries, or if the ledger does not
+    balance. In a cluster, it also stays ready if nodes do not answer, as long as one partition can be read: the service
+    then answers in part. In these cases, the response has `warnings`, but only to a request with a token or a session,
+    if this service needs tokens.
     """
     if reasons := await _reasons_against(totals):
         if not access.knows(request):
@@ -55,6 +57,7 @@ async def readyz(
 async def _warnings(totals: Totals) -> list[str]:
     try:
         ledger = await totals.ask(lambda deployment: query_ledger(deployment.layout))
+        lost = await totals.ask(lambda deployment: _query_lost_archived(deployment.layout))
     except (RedisError, ConfigurationError, StreamError):
         return []  # Redis replied a moment ago: the next check reports the error
     found = (
@@ -62,6 +65,7 @@ async def _warnings(totals: Totals) -> list[str]:
         (ledger.events["dropped"], "dead-lettered events were dropped"),
         (ledger.dead, "dead letters: see tallystream dead"),
         (ledger.unaccounted or 0, "events are unaccounted for"),
+        (lost, "archived entries are lost on the server, and were not sent again: count them from *.parquet.lost"),
     )
     away = [f"{each.stream} cannot be read: its node {each.node} does not answer" for each in ledger.unreachable]
     return [*away[:_SHOWN], *(f"{number:,} {what}" for number, what in found if number)]
@@ -83,6 +87,11 @@ async def _reasons_against(totals: Totals) -> list[str]:
         return [str(error)]
     except RedisError as error:
         return [f"Redis does not reply ({type(error).__name__})"]
+
+
+def _query_lost_archived(layout: Layout) -> Query[int]:
+    """Return a query for the number of archived entries that the server has lost: see `ARCHIVE_LOST`."""
+    return Query([("HGET", layout.meta, ARCHIVE_LOST)], lambda replies: int(raise_on_error(replies[0]) or 0))
 
 
 def _query_lost(layout: Layout) -> Query[list[str | None]]:
@@ -112,8 +121,7 @@ def _query_groups(layout: Layout) -> Query[list[str | None]]:
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
             is_missing = isinstance(reply, ResponseError) or all(g["name"] != keys.group.encode() for g in reply)
-            reason = f"{keys.stream} has no consumer group {keys.group!r}: nothing is counted there"
-            missing.append(reason if is_missing else None)
+            missing.append(str(ConsumerGroupMissing(keys.stream, keys.group)) if is_missing else None)
         return missing
 
     return Query([("XINFO GROUPS", keys.stream) for keys in layout.reached], parse)

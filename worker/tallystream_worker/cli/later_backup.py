@@ -1,0 +1,155 @@
+"""Finds out whether a configured backup has entries that the server has lost, by the position of each partition."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError
+
+from tallystream.errors import TallyError
+from tallystream.reading.query import Query
+from tallystream.storage.keys import FIRST_TOPIC, SNAPSHOTS
+from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.cli.moments import format_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tallystream.deployment import Deployment
+    from tallystream.reading.totals import Totals
+    from tallystream_worker.settings.settings import Settings
+
+_OF_SNAPSHOT: Final = (
+    "stop the workers that archive, then: tallystream restore --force; or, to accept the loss: tallystream snapshot "
+    "--once --accept-loss"
+)
+_OF_ARCHIVE: Final = (
+    "tallystream archive --once, which moves these entries to files *.parquet.lost; then see the page on the archive, "
+    '"Count lost entries"'
+)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Data that the server has lost, and a backup has.
+
+    Attributes:
+        text: The loss, the backup that has the data, and what to do, in a few sentences.
+        is_certain: Whether the backup has later entries than a stream. Otherwise the streams have later entries than
+            the backup, and producers may have sent the lost ones again.
+    """
+
+    text: str
+    is_certain: bool
+
+
+@dataclass(frozen=True)
+class _Position:
+    """The position of a backup in one partition: the last ID that it has, and its mark (`""`: it has none)."""
+
+    backup: str
+    remedy: str
+    stream: str
+    sequences: str
+    last: StreamID
+    mark: str = ""
+
+
+def find_losses(settings: Settings, totals: Totals) -> list[Loss]:
+    """Return what the server has lost, by the last position in the snapshot and the last file of the archive.
+
+    Only positions are read, no entries. A backup that cannot be read, or that is of other data or of another topic, is
+    passed over, and so is a partition that cannot be read.
+
+    Args:
+        settings: The configuration, which names the backups.
+        totals: The reader of the server.
+
+    Raises:
+        TallyError, redis.RedisError: the server cannot be read: see `Totals.run`.
+    """
+    found = [*_of_snapshot(settings, totals.deployment), *_of_archive(settings, totals.deployment)]
+    if not found:
+        return []
+    # The server is read after the backups: these may be written meanwhile.
+    commands = [
+        command for each in found for command in (("XINFO STREAM", each.stream), ("HGET", each.sequences, SNAPSHOTS))
+    ]
+
+    def parse(replies: list[Any]) -> list[Loss]:
+        ahead: dict[str, list[tuple[_Position, str]]] = {}
+        unmarked: dict[str, list[_Position]] = {}
+        for position, about, marks in zip(found, replies[::2], replies[1::2], strict=True):
+            if isinstance(about, RedisError) or isinstance(marks, RedisError):
+                continue  # the stream is lost, or its node does not answer: other lines of the command state that
+            last = about["last-generated-id"].decode()
+            if position.last > parse_id(last):
+                ahead.setdefault(position.backup, []).append((position, last))
+            elif position.mark and position.mark not in (marks or b"").decode().split():
+                unmarked.setdefault(position.backup, []).append(position)
+        certain = [_certain(*each[0], len(each)) for each in ahead.values()]
+        return certain + [_possible(each) for backup, each in unmarked.items() if backup not in ahead]
+
+    return totals.run(Query(commands, parse))
+
+
+def _certain(position: _Position, last: str, streams: int) -> Loss:
+    return Loss(
+        f"lost: {position.backup} has entries of {position.stream} up to {format_moment(position.last[0] / 1000)}, but "
+        f"the stream ends at {last} (such streams: {streams:,}). The server has lost the later entries, for example "
+        f"because older data was put back. Unless producers send them again: {position.remedy}",
+        is_certain=True,
+    )
+
+
+def _possible(positions: list[_Position]) -> Loss:
+    first = positions[0]
+    return Loss(
+        f"lost: the server has lost data of {first.stream} that {first.backup} has (such streams: {len(positions):,}), "
+        "for example because older data was put back. Producers may have sent it again: tallystream verify states what "
+        "is missing",
+        is_certain=False,
+    )
+
+
+def _of_snapshot(settings: Settings, deployment: Deployment) -> Iterator[_Position]:
+    if not settings.snapshot.url:
+        return
+    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
+
+    layout = deployment.layout
+    try:
+        with closing(Database(settings.snapshot.url, layout.namespace, is_there=True)) as database:
+            facts = database.facts()
+            if (facts.get("epoch"), facts.get("log", str(FIRST_TOPIC))) != (deployment.epoch, str(layout.topic)):
+                return
+            place = f"the snapshot {database.place}"
+            positions = [database.position(number) for number in range(layout.partitions)]
+    except (TallyError, ValueError):
+        return
+    for keys, found in zip(layout.keys, positions, strict=True):
+        if found is not None:
+            position = found[0]
+            last = parse_id(position.generated)
+            yield _Position(place, _OF_SNAPSHOT, keys.stream, keys.sequences, last, position.mark)
+
+
+def _of_archive(settings: Settings, deployment: Deployment) -> Iterator[_Position]:
+    if not settings.archive.url:
+        return
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    layout = deployment.layout
+    try:
+        store = Store(settings.archive.url, layout.namespace, layout.topic)
+        if (store.manifest() or {}).get("epoch") != deployment.epoch:
+            return
+        newest = [store.newest(number) for number in range(layout.partitions)]
+    except (TallyError, ValueError):
+        return
+    for keys, file in zip(layout.keys, newest, strict=True):
+        if file is not None:
+            place = f"the archive {settings.archive.url}"
+            yield _Position(place, _OF_ARCHIVE, keys.stream, keys.sequences, file.last)

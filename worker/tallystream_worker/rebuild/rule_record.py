@@ -1,0 +1,68 @@
+"""Writes the lost record of the changes of a topic's rules again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tallystream.errors import KeyLost
+from tallystream.storage.scripts import Script
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process.publisher import publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import redis
+
+    from tallystream.deployment import Deployment
+
+_RECORD: Final = Script("tallystream_worker.rebuild", "record_rules")
+_MOST: Final = 100
+"""Changes that are kept, as in `lib/rule_changes.lua`."""
+
+
+def is_record_lost(client: redis.Redis, deployment: Deployment) -> bool:
+    """Return whether rules are published, and no change of the rules is recorded."""
+    return bool(deployment.revision and not client.exists(deployment.layout.rule_changes))
+
+
+def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> bool:
+    """Record the live rules, if no change is recorded, after the earlier changes that an archive has.
+
+    If the archive lacks the change that published the live rules, a change with the present time is recorded for them.
+    It states that they were recorded again. The rules and their number do not change.
+
+    Args:
+        client: The server.
+        deployment: The deployment, with published rules.
+        archived: By ID, the fields of the changes that the archive has; empty without an archive. Changes of another
+            epoch are left out, and so are those that the server has lost: a number is above that of the live rules, or
+            a later change has given it to other rules.
+
+    Returns:
+        Whether this call wrote the record. Otherwise a change is recorded already, or other rules are live now.
+
+    Raises:
+        DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
+        KeyLost: the hash of the live topic is lost.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    layout = deployment.layout
+    rules: bytes = client.execute_command("HGET", layout.meta, "rules") or b""
+    of_number = {deployment.revision: rules.decode()}
+    known: list[tuple[str, list[str]]] = []
+    for name, fields in sorted(archived.items(), key=lambda change: parse_id(change[0]), reverse=True):
+        number = int(fields["number"])
+        if fields.get("epoch") != deployment.epoch or number > deployment.revision:
+            continue
+        if of_number.setdefault(number, fields["rules"]) == fields["rules"]:
+            known.append((name, [part for field in fields.items() for part in field]))
+    by = f"{publisher()}, which recorded them again: the record was lost"
+    arguments = [deployment.revision, by, msgspec.json.encode(known[:_MOST][::-1])]
+    (status, *_) = _RECORD(client, [layout.meta, layout.rule_changes], arguments)
+    if status == b"gone":
+        deployment.reload(client)  # states why
+        raise KeyLost(layout.meta)
+    return bool(status == b"recorded")
