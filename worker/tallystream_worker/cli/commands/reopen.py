@@ -86,7 +86,7 @@ def reopen(
             with step(client, deployment, "the keys are mended"):
                 done = open_again(client, deployment, force=force)
                 if deployment.declared is not None:
-                    regained = publish_lost(client, deployment, _changes(settings, deployment.layout.topic))
+                    regained = publish_lost(client, deployment, _archived_rules(settings, deployment))
         except (TallyError, RedisError):
             if described or recorded:
                 _show([*described, *recorded], [], unknown, [], json=json)
@@ -123,21 +123,6 @@ def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: 
         console.print(f"opened {', '.join(opened)}: their counters begin again at 0")
     if not mended and not opened and not regained:
         console.print("nothing was changed: no key is lost that this command can repair")
-
-
-def _changes(settings: Settings, topic: int) -> dict[str, dict[str, str]]:
-    """Return, by ID, the changes of the rules in the configured archive; empty without an archive.
-
-    Raises:
-        ArchiveError: the changes cannot be read.
-        ConfigurationError: the URL of the archive cannot be used.
-        ImportError: an archive is named, and the package pyarrow is not installed.
-    """
-    if not settings.archive.url:
-        return {}
-    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
-    return Store(settings.archive.url, settings.redis.namespace, topic).rules()
 
 
 def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:
