@@ -3446,7 +3446,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/schedule.py",
-                "followed=followed_rules(self._client, deployment.layout),",
+                "followed=followed_rules(self._client, deployment.layout, sources.changes),",
                 "followed=None,",
             ),
         ),
@@ -3519,5 +3519,16 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/process/test_worker_health.py::test_a_worker_waits_for_the_data_of_an_emptied_server",),
+    ),
+    Mutant(
+        "rules-that-the-server-forgot-are-not-read",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "for name, fields in archived().items()",
+                "for name, fields in ()",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_an_audit_finds_old_rules_in_the_archive",),
     ),
 )

@@ -1,4 +1,4 @@
-"""Keeps a worker from counting anew on an emptied server, as long as a backup has the data that the server had.
+"""Keeps a worker from creating a deployment on an emptied server while a backup has the data that the server had.
 
 A worker creates a deployment on an empty server. If the server was emptied, and its snapshot or archive has the data,
 counting from 0 would hide the loss: so the worker waits for a restore.
