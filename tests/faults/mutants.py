@@ -3446,7 +3446,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/rebuild/schedule.py",
-                "followed=followed_rules(self._client, deployment.layout),",
+                "followed=followed_rules(self._client, deployment.layout, sources.changes),",
                 "followed=None,",
             ),
         ),
@@ -3535,5 +3535,16 @@ MUTANTS: Final = (
         "a-refused-rebuild-stays-unfinished",
         (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_new:\n", "        if False:\n"),),
         tests=("tests/integration/rebuild/test_rebuild.py::test_a_refused_rebuild_leaves_nothing",),
+    ),
+    Mutant(
+        "rules-that-the-server-forgot-are-not-read",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "for name, fields in archived().items()",
+                "for name, fields in ()",
+            ),
+        ),
+        tests=(f"{_AUDIT}::test_an_audit_finds_old_rules_in_the_archive",),
     ),
 )

@@ -19,8 +19,8 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     """Return the recorded changes of the rules of a topic, oldest first; empty if none is recorded.
 
     A repartition copies the changes of the topic before to the new one, so these are returned, too; `changes_of_topic`
-    leaves out those that it knows. Each change that is recorded removes all but the last 100; a repartition with other
-    rules may leave 101 until then.
+    leaves out those that it knows. Each change that is recorded removes all but the last 1,000; a repartition with
+    other rules may leave 1,001 until then. An archive has all changes.
     """
     return cast("list[Record]", client.xrange(layout.rule_changes))
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -617,6 +618,28 @@ def test_a_change_of_the_rules_is_no_difference(server):
         harness.client.incrby(harness.layout.keys_of("s1").total("call", "s1"), 1)
         done = scheduled(harness, log).run_once()
         assert (done["differences"], done["first"], log.events) == (1, "total:call:s1", ["audit.counters_differ"])
+
+
+def test_an_audit_finds_old_rules_in_the_archive(server, tmp_path):
+    """If the server does not record a change any more, an audit reads it from the archive; without one, it doubts."""
+    rules = Rules({"call": Metric(limit=3, per="total")})
+    with Harness(server.url, rules=rules, partitions=2) as harness:
+        chosen = Settings(RedisSettings(harness.url, partitions=2), rules=rules)
+        open_deployment(chosen)
+        keys, store = harness.layout.keys_of("s1"), Store(str(tmp_path / "archive"))
+        for limit in (3, 4, 9):
+            harness.rules = Rules({"call": Metric(limit=limit, per="total")})
+            open_deployment(replace(chosen, rules=harness.rules))
+            for _ in range(5):
+                harness.client.xadd(keys.stream, {"metric": "call", "subject": "s1"})
+            harness.drain()
+        deployment = Deployment.load(harness.client)
+        Archive(harness.client, store, deployment).run_once(settled=0)
+        harness.client.xtrim(harness.layout.rule_changes, maxlen=1, approximate=False)
+        for sources, uncertain in ((Sources(), True), (Sources(store), False)):
+            followed = followed_rules(harness.client, deployment.layout, sources.changes)
+            done = audit(harness.client, deployment, deployment.rules, sources=sources, followed=followed)
+            assert (done.differences, bool(done.uncertain)) == ([], uncertain)
 
 
 def test_a_change_of_the_rules_during_an_audit_is_no_difference(server):

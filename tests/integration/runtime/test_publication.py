@@ -116,11 +116,19 @@ def test_each_change_is_recorded_once(server):
 
 
 def test_the_record_is_bounded(server):
-    """The hundred latest changes are kept."""
+    """The thousand latest changes are kept."""
     client = server.client()
-    for number in range(102):
+    start(server.url, OWN)
+    layout = Deployment.load(client).layout
+    ((_, fields),) = client.xrange(layout.rule_changes)
+    with client.pipeline() as pipeline:
+        for number in range(2, 1000):
+            pipeline.xadd(layout.rule_changes, {**fields, b"number": number})
+        pipeline.hset(layout.meta, mapping={"revision": 999, "newest-revision": 999})
+        pipeline.execute()
+    for number in range(3):
         start(server.url, Rules({"view": Metric(top=number)}))
-    assert [change.number for change in changes(client)] == list(range(3, 103))
+    assert [change.number for change in changes(client)] == list(range(3, 1003))
 
 
 def test_starts_at_the_same_time_keep_the_metrics_of_all(server):

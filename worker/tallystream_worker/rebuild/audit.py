@@ -17,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import replace
+
 from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream_worker.rebuild.baseline import Sources
@@ -112,7 +114,9 @@ def _ensure_unchanged(client: redis.Redis, deployment: Deployment, followed: Liv
 
     `followed` are those of the beginning.
     """
-    if followed.number != deployment.revision or followed_rules(client, deployment.layout) != followed:
+    now = followed_rules(client, deployment.layout)
+    is_same = now is not None and replace(now, changes=followed.changes) == followed
+    if followed.number != deployment.revision or not is_same:
         raise StreamError(
             f"{deployment.layout.meta}: the rules, the topic or the generation changed meanwhile, so counters that "
             "differ may be right: run the command again"

@@ -38,6 +38,14 @@ class Sources:
     snapshot: Database | None = None
     prefers_snapshot: bool = False
 
+    def changes(self) -> dict[str, dict[str, str]]:
+        """Return the changes of the rules in the archive, by ID; empty without an archive.
+
+        Raises:
+            ArchiveError: the archive cannot be read.
+        """
+        return {} if self.archive is None else self.archive.rules()
+
 
 @dataclass(frozen=True)
 class Base:

@@ -125,7 +125,7 @@ class Scheduled:
                 deployment,
                 deployment.rules,
                 sources=sources,
-                followed=followed_rules(self._client, deployment.layout),
+                followed=followed_rules(self._client, deployment.layout, sources.changes),
                 sample=self._settings.audit.sample,
                 show=show,
             )

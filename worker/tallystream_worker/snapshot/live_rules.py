@@ -102,12 +102,40 @@ class LiveRules(msgspec.Struct, frozen=True):
         return found | {self.number: live}
 
 
-def followed_rules(client: redis.Redis, layout: Layout) -> LiveRules | None:
+def followed_rules(
+    client: redis.Redis, layout: Layout, archived: Callable[[], Mapping[str, Mapping[str, str]]] = dict
+) -> LiveRules | None:
     """Return the rules of a server, and where the partitions of its live topic began to follow them.
 
-    See `find_live_rules`, also for the errors.
+    See `find_live_rules`, also for the errors, and `with_earlier` for `archived`.
     """
-    return find_live_rules(client, layout, client.execute_command("HGETALL", layout.root))
+    return with_earlier(find_live_rules(client, layout, client.execute_command("HGETALL", layout.root)), archived)
+
+
+def with_earlier(live: LiveRules | None, archived: Callable[[], Mapping[str, Mapping[str, str]]]) -> LiveRules | None:
+    """Return the rules of a server with the changes that it does not record any more, and that the archive has.
+
+    If the server records the changes of all places, return `live`: the archive is not needed.
+
+    Args:
+        live: The rules of the server; `None` for none.
+        archived: Returns the changes in the archive of the live topic, by ID: see `Store.rules`; none without an
+            archive.
+
+    Any error of `archived` is raised too.
+    """
+    if live is None or not live.changes:
+        return live
+    recorded = {int(fields["number"]) for _, fields in live.changes}
+    if recorded.issuperset({number for places in live.places.values() for number in places} | {*live.firsts.values()}):
+        return live
+    first = parse_id(live.changes[0][0])
+    earlier = sorted(
+        (parse_id(name), name, dict(fields))
+        for name, fields in archived().items()
+        if fields.get("epoch") == live.epoch and parse_id(name) < first
+    )
+    return replace(live, changes=[*((name, fields) for _, name, fields in earlier), *live.changes])
 
 
 def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> LiveRules | None:

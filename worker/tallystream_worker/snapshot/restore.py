@@ -45,6 +45,7 @@ from tallystream_worker.snapshot.live_rules import (
     RestoredRules,
     encode_live_rules,
     find_live_rules,
+    with_earlier,
 )
 from tallystream_worker.snapshot.lost_changes import regain
 from tallystream_worker.snapshot.other_topics import (
@@ -208,7 +209,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         live, regained = followed, list[int]()
         if live is None:
             taken = min(each.taken for each in partitions)
-            live, regained = regain(client, layout, find_live_rules(client, layout, root), facts, changes, taken)
+            found = with_earlier(find_live_rules(client, layout, root), lambda: changes)
+            live, regained = regain(client, layout, found, facts, changes, taken)
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
         lacking = _lacking(
             client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None

@@ -51,7 +51,7 @@ def check(scene: Scene) -> None:
         StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`. These are errors, not limits.
         redis.RedisError: a server does not reply, or rejects a command.
     """
-    followed = followed_rules(scene.client, scene.deployment.layout)
+    followed = followed_rules(scene.client, scene.deployment.layout, scene.sources.changes)
     try:
         found = audit(
             scene.client,

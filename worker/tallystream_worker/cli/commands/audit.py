@@ -156,7 +156,7 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
                 sources=sources,
                 span=wanted.span,
                 sample=wanted.sample,
-                followed=None if wanted.present_rules else followed_rules(client, deployment.layout),
+                followed=(None if wanted.present_rules else followed_rules(client, deployment.layout, sources.changes)),
                 show=lambda stream, entries, counters: status.update(
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),

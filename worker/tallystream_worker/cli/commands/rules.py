@@ -35,11 +35,11 @@ def rules(
 ) -> None:
     """Print the rules that are stored in Redis, as the TOML of a configuration file.
 
-    With --history, print the last 100 changes of the rules: the time by the server's clock, the process that published
-    the rules, and the differences. With --history --json, `places` has two stream IDs for each stream: entries before
-    `first` were counted by the rules before, entries after `last` by the new ones. Of the entries between the two,
-    those that were counted before the change follow the rules before. A stream is missing if no entry was counted by
-    these rules yet, or if they counted all its entries, as after a rebuild.
+    With --history, print the last 1,000 changes of the rules: the time by the server's clock, the process that
+    published the rules, and the differences. With --history --json, `places` has two stream IDs for each stream:
+    entries before `first` were counted by the rules before, entries after `last` by the new ones. Of the entries
+    between the two, those that were counted before the change follow the rules before. A stream is missing if no entry
+    was counted by these rules yet, or if they counted all its entries, as after a rebuild.
     """
     settings = where.settings()
     with closing(connect(settings.redis.url)) as client:

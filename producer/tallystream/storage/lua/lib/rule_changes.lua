@@ -1,5 +1,5 @@
 -- rule_changes: numbers the rules of a topic, and records each change of its live rules.
-local MOST = 100 -- changes that are kept
+local MOST = 1000 -- changes that are kept: workers with different rules that start in turn make many
 
 -- Returns a number for new rules, above that of all rules that the topic has had, and above `least`. The caller stores
 -- it as `newest-revision`.
