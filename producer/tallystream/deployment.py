@@ -370,8 +370,7 @@ class Deployment:
     def _changed(self, epoch: str) -> DeploymentChanged:
         return DeploymentChanged(
             f"{self.layout.meta} was {'replaced' if epoch else 'deleted'}: this is not the data that this process "
-            f"started with. To use the data that is stored now, restart the process. To continue with the earlier data, "
-            f"{BRING_BACK}"
+            f"started with. To use the data that is stored now, restart it. To return to the earlier data, {BRING_BACK}"
         )
 
     def refuse_gathering(self, rules: Rules) -> None:
