@@ -357,6 +357,16 @@ FAULTS: dict[str, tuple[Callable[[World], Any], set[str]]] = {
     "the appended events are changed": (
         lambda w: w.client.hincrby(w.keys.ledger, "appended", 3), {"ledger.unbalanced", "log.differs"},
     ),
+    "the number of plain entries is changed": (
+        lambda w: w.client.hincrby(w.keys.ledger, "entries:plain", 2), {"ledger.differs"},
+    ),
+    "a counter gets a time to live": (
+        lambda w: w.client.expire(key_like(w, "hour:view:*"), 1000), {"keys.expiring"},
+    ),
+    "the description gets a time to live": (lambda w: w.client.expire("tally:meta", 1000), {"keys.expiring"}),
+    "the rules that a partition has followed are changed": (
+        lambda w: w.client.hset(w.keys.forgotten, "!rules:view", "hour=UTC top=50"), {"fields.changed"},
+    ),
     "the dead letters are deleted": (lambda w: w.client.delete(w.keys.dead), {"dead.differ"}),
     "the periods are deleted": (lambda w: w.client.delete(w.keys.periods), {"periods.missing"}),
     "the group is deleted": (lambda w: w.client.xgroup_destroy(w.keys.stream, w.keys.group), {"group.missing"}),

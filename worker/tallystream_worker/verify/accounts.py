@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _TRIES: Final = 5
 _WITH_METRIC: Final = ("counted", "rejected", "duplicate", "late")
-_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired")
+_OF_THE_TOPIC: Final = ("appended", "plain", "entries:retired", "entries:gated")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PartitionAccount:
     Attributes:
         moment: The checkpoint.
         ledger: The ledger of the live generation, by field.
-        topic: `appended`, `plain` and `entries:retired` of the topic's ledger.
+        topic: `appended`, `plain`, `entries:retired` and `entries:gated` of the topic's ledger.
         added: The number of entries that were ever appended.
         gone: How many of them the stream does not have any more.
         entries: The number of entries that wait to be counted: those after the position of the consumer group, and
@@ -81,6 +81,13 @@ class PartitionAccount:
     def skipped(self) -> int:
         """The part of `unsettled` that `removed` does not explain; below 0 if some will get a second outcome."""
         return self.unsettled - max(0, min(self.removed, self.unsettled))
+
+    @property
+    def plain(self) -> int | None:
+        """The number that `entries:plain` must have; `None` if entries wait, or were removed by another client."""
+        if self.entries or self.unsettled or self.removed:
+            return None
+        return self.added - self.topic["entries:gated"]
 
     def unaccounted(self, generation: int) -> int:
         """Return the number of events that are appended, do not wait, and have no outcome; below 0 if too many have."""
@@ -157,6 +164,12 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
             report.find(
                 "ledger.differs", f"{keys.ledger}: {outcome} is {stated:,}, but its metrics add up to {events:,}"
             )
+    stated, plain = account.ledger.get("entries:plain", 0), account.plain
+    if plain is not None and stated != plain:
+        report.find(
+            "ledger.differs",
+            f"{keys.ledger}: entries:plain is {stated:,}, but the stream has had {plain:,} such entries",
+        )
     if account.is_stated and not scene.client.hexists(keys.sequences, STATED):
         report.lose_field(
             keys.sequences, STATED, f"Set it to the last ID of {keys.stream}, a space, and the earliest field t in it"

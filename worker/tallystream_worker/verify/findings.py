@@ -90,6 +90,16 @@ KINDS: Final = {
         "A key has another type than the one that is needed: another client has replaced it.",
         REBUILD + "; for a key that a rebuild does not replace: delete it, then mend it as a lost key (`keys.lost`)",
     ),
+    "keys.expiring": Kind(
+        "A key has a time to live, so the server will remove it: another client has set this time.",
+        "redis-cli PERSIST KEY, for each named key; if the server has removed it already, mend it as a lost key "
+        "(`keys.lost`)",
+    ),
+    "fields.changed": Kind(
+        "The rules by which a partition counted a metric last are stored there, and are none that were published: "
+        "another client has changed the field.",
+        REBUILD,
+    ),
     "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(

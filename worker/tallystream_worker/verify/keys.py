@@ -39,6 +39,9 @@ _TYPES: Final = (
 )
 """By the first part of a key's name in its partition, its type; every other key is a hash."""
 
+_EXPIRING: Final = frozenset("hottest restore auditing verifying confirmed cut alerting".split())  # noqa: SIM905
+"""By the first part of its name in a partition, each kind of key that a process creates with a time to live."""
+
 _OF_A_CUT: Final = {"cut": ("string",), "cut:before": ("list",), "cut:copied": ("set",)}
 _OF_A_DROPPED_TOPIC: Final = frozenset(("seq", "live", "files"))
 _OF_A_TOPIC: Final = frozenset(
@@ -47,9 +50,10 @@ _OF_A_TOPIC: Final = frozenset(
 
 
 def check(scene: Scene) -> None:
-    """Report keys that are not in use, as a limit of the verification, and two kinds of faults.
+    """Report keys that are not in use, as a limit of the verification, and three kinds of faults.
 
-    These are keys of another type than the one that is needed, and keys of periods that nothing will remove: such a key
+    These are keys of another type than the one that is needed, keys that the server will remove because another client
+    has set a time to live, and keys of periods that nothing will remove: such a key
     is not registered in the sorted set `periods` of its partition. If earlier rules kept its period forever, it is
     reported as a limit instead.
     """
@@ -66,13 +70,16 @@ def check(scene: Scene) -> None:
         with scene.client.pipeline(transaction=False) as pipeline:
             for key in page:
                 pipeline.type(key)
-            types = [each.decode() for each in pipeline.execute()]
-        for key, type_ in zip(page, types, strict=True):
-            name = key.decode(errors="replace").removeprefix(f"{namespace}:")
+                pipeline.pttl(key)
+            replies = pipeline.execute()
+        for key, raw, left in zip(page, replies[::2], replies[1::2], strict=True):
+            type_, name = raw.decode(), key.decode(errors="replace").removeprefix(f"{namespace}:")
             if (kind := _leftover(name, topics, generations, deployment.moving)) is not None:
                 names[kind] += 1
             elif type_ not in ("none", *_types_of(name)):
                 scene.report.mistype(key.decode(errors="replace"), type_, is_replaced=_is_replaced(name))
+            elif left >= 0 and not _may_expire(name):
+                scene.report.find("keys.expiring", f"{key.decode(errors='replace')}: in {left / 1000:,.0f} s")
     for kind, count in sorted(names.items()):
         scene.report.limit("keys", f"{count:,} keys of no use: {kind}")
     _check_periods(scene)
@@ -82,6 +89,12 @@ def _all(scene: Scene, namespace: str) -> Iterator[bytes]:
     pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})
     keys: Iterator[bytes] = scene.client.scan_iter(match=f"{pattern}:*", count=1000)
     yield from keys
+
+
+def _may_expire(name: str) -> bool:
+    """Return whether a key may have a time to live; `name` as in `_types_of`."""
+    found = _NAME.fullmatch(name)
+    return found is not None and found[4].partition(":")[0] in _EXPIRING
 
 
 def _types_of(name: str) -> tuple[str, ...]:

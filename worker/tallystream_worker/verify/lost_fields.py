@@ -1,16 +1,21 @@
-"""Names each field of a hash that was deleted, as far as other fields or keys show that it existed."""
+"""Names each field of a hash that was deleted or changed, as far as other fields or keys show that it existed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.deployment import Deployment
-from tallystream.rules.parts import PARTS, SKETCHES
+from tallystream.errors import ConfigurationError
+from tallystream.rules.metrics import read
+from tallystream.rules.parts import PARTS, SKETCHES, parts
 from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import FIRST, LEFT
+from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.rebuild.describe import counted_generations
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
 
@@ -23,14 +28,15 @@ _COPIES: Final = "copies:"
 
 
 def check(scene: Scene) -> None:
-    """Report each field that is missing, although another field or key shows that it existed.
+    """Report each field that is missing, although another field or key shows that it existed; also changed rules.
 
     Fields whose loss shows in figures are left out: the checks of the figures report these.
     """
     _of_generations(scene)
     _of_the_root(scene)
+    published = _published_parts(scene)
     for keys in scene.deployment.layout.keys:
-        _of_rules(scene, keys)
+        _of_rules(scene, keys, published)
         _of_the_ledger(scene, keys)
         _of_sketches(scene, keys)
 
@@ -88,8 +94,8 @@ def _of_the_root(scene: Scene) -> None:
         scene.report.lose_field(root, "newest-log", f"Set it to {deployment.layout.topic} or a higher number")
 
 
-def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
-    """Report missing parts of the rules by which the metrics of a partition were counted.
+def _of_rules(scene: Scene, keys: PartitionKeys, published: Mapping[str, Collection[str]]) -> None:
+    """Report missing parts of the rules by which the metrics of a partition were counted, and changed parts.
 
     The script that counts the first event of a metric writes them. Without them, a change of the rules leaves no mark,
     so reads would not state which buckets lack events. The former forms of ids are written together with a mark.
@@ -98,7 +104,7 @@ def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
     client = scene.client
     with client.pipeline(transaction=True) as pipeline:
         pipeline.hgetall(keys.ledger)
-        pipeline.hkeys(keys.forgotten)
+        pipeline.hgetall(keys.forgotten)
         ledger, fields = pipeline.execute()
     if not fields:
         return  # the whole key may be lost, which the check of lost keys reports
@@ -113,6 +119,30 @@ def _of_rules(scene: Scene, keys: PartitionKeys) -> None:
     wanted |= {_COPIES + name.removeprefix(_FORMER) for name in names if name.startswith(_FORMER)}
     for name in sorted(wanted - names):
         scene.report.lose_field(keys.forgotten, name, LOST_PART)
+    for raw, text in sorted(fields.items()):
+        name = raw.decode(errors="replace")
+        known = published.get(name.removeprefix(PARTS)) if name.startswith(PARTS) else None
+        if known is not None and text.decode(errors="replace") not in known:
+            scene.report.find("fields.changed", f"{keys.forgotten}: {name} is {text.decode(errors='replace')!r}")
+
+
+def _published_parts(scene: Scene) -> dict[str, set[str]]:
+    """Return, by metric that is declared, the parts that its rules have had; empty if some rules are not known.
+
+    They are not known if the first change of the rules is not recorded any more, or if this release cannot read one.
+    """
+    deployment = scene.deployment
+    records = read_changes(scene.client, deployment.layout)
+    if (records or deployment.revision) and (not records or records[0][1][b"number"] != b"1"):
+        return {}
+    try:
+        every = [scene.rules, *deployment.others.values(), *(read(fields[b"rules"]) for _, fields in records)]
+    except ConfigurationError:
+        return {}
+    return {
+        name: {parts(rules.metric[name], rules.zone) for rules in every if name in rules.metric}
+        for name in scene.rules.metric
+    }
 
 
 def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
