@@ -27,6 +27,7 @@ from tests.faults.processes import RULES
 from tests.faults.watch import Watch
 from tests.harness import Harness
 from tests.local_cluster import KINDS, LocalCluster, local_cluster
+from tests.local_sentinels import LocalSentinels, local_sentinels
 from tests.proxy import Proxy
 from tests.waiting import until
 
@@ -44,7 +45,7 @@ SUBJECTS = 24
 SPOOLED = 0.15
 """The share of scenarios whose producers use a spool."""
 NODE_TIMEOUT = 1000
-"""Milliseconds without contact after which a cluster considers one of its nodes failed."""
+"""Milliseconds without contact after which a cluster or a Sentinel considers a node failed."""
 APPLY_SHA = _APPLY.sha.encode()
 
 
@@ -101,6 +102,13 @@ class World:
         )
         self.adopt(cluster.url)
         return cluster
+
+    def serve_sentinels(self) -> LocalSentinels:
+        """Start a primary and a replica, of a randomly chosen kind, and three Sentinels, and adopt them."""
+        kind = self.chance.choice(["valkey", "redis"] if shutil.which("redis-server") else ["valkey"])
+        servers = self._open.enter_context(local_sentinels(kind, self.folder, patience=NODE_TIMEOUT / 1000))
+        self.adopt(servers.url)
+        return servers
 
     def start_server(
         self,
