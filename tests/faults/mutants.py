@@ -3396,6 +3396,28 @@ MUTANTS: Final = (
         tests=("tests/cluster/test_alerts_in_part.py",),
     ),
     Mutant(
+        "one-node-stops-the-follower",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "found = self._deployment.reload(self._client, in_part=True)",
+                "found = self._deployment.reload(self._client)",
+            ),
+        ),
+        tests=("tests/cluster/test_follow_in_part.py",),
+    ),
+    Mutant(
+        "one-node-stops-the-workers-of-all",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_worker.py",
+                "        found = self._deployment.reload(self._applying, in_part=True)\n        if found.layout.topic",
+                "        found = self._deployment.reload(self._applying)\n        if found.layout.topic",
+            ),
+        ),
+        tests=("tests/cluster/test_follow_in_part.py",),
+    ),
+    Mutant(
         "unknown-positions-count-as-rewound",
         (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
         tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
