@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -63,6 +64,7 @@ class World:
         self.chance = chance
         self._fork_server = fork_server
         self._open = contextlib.ExitStack()
+        self._numbers = itertools.count()
         self.server: EmbeddedServer
         self.url: str
         """The URL of the server or cluster that counts."""
@@ -347,8 +349,7 @@ class World:
         self._open.close()
 
     def _fork(self, function: str, name: str, arguments: dict[str, Any], environment: dict[str, str]) -> Child:
-        number = len(self.workers) + len(self.producers) + len(self.others)
-        output = self.folder / f"{function}-{name}-{number}.log"
+        output = self.folder / f"{function}-{name}-{next(self._numbers)}.log"
         return self._fork_server.fork(function, arguments, output, environment)
 
 
