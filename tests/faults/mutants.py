@@ -3418,6 +3418,27 @@ MUTANTS: Final = (
         tests=("tests/cluster/test_follow_in_part.py",),
     ),
     Mutant(
+        "reads-wait-for-a-frozen-node",
+        (Edit("tallystream/client/connect.py", "SILENCE if url.startswith(_CLUSTER) else TIMEOUT", "TIMEOUT"),),
+        tests=("tests/cluster/test_frozen_node.py",),
+    ),
+    Mutant(
+        "step-confirms-nothing",
+        (
+            Edit(
+                "tallystream_worker/process/barrier.py",
+                "    yield\n    confirm(client, deployment, written, remedy, also=also)\n",
+                "    yield\n",
+            ),
+        ),
+        tests=("tests/cluster/test_lagging_replica.py",),
+    ),
+    Mutant(
+        "step-ignores-a-failover",
+        (Edit("tallystream_worker/process/barrier.py", "    failovers.ensure_none(written, remedy)\n", ""),),
+        tests=("tests/cluster/test_failover_watch.py::test_a_step_with_a_failover_fails",),
+    ),
+    Mutant(
         "unknown-positions-count-as-rewound",
         (Edit("tallystream_worker/live/broadcaster.py", "given if keys.stream in away else known", "known"),),
         tests=(f"{_IN_PART}::test_a_reader_resumes_at_a_service_that_has_not_read_the_node",),
