@@ -81,6 +81,7 @@ _REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _LOST_PARTITION: Final = "tests/integration/runtime/test_lost_partition.py"
 _DURABILITY: Final = "tests/integration/client/test_durability.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
+_HOLDS: Final = "tests/integration/repartition/test_holds.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
@@ -3246,6 +3247,49 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_LOST_WRITES}::test_entries_that_the_old_topic_loses_are_not_copied_twice",),
+    ),
+    Mutant(
+        "repartition-copies-without-a-hold",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/mark_read.lua",
+                "if call('HEXISTS', KEYS[3], ARGV[3]) == 0 then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_a_hold_that_a_failover_has_lost_is_noticed",),
+    ),
+    Mutant(
+        "a-paused-repartition-places-holds",
+        (Edit("tallystream_worker/repartition/lua/hold.lua", "if topic ~= ARGV[1] or ", "if "),),
+        tests=(f"{_HOLDS}::test_a_repartition_that_was_given_up_does_not_move_the_hold_of_a_later_one",),
+    ),
+    Mutant(
+        "a-dropped-topic-gets-holds",
+        (Edit("tallystream_worker/repartition/lua/hold.lua", " or call('EXISTS', KEYS[1]) == 0", ""),),
+        tests=(f"{_HOLDS}::test_a_topic_that_was_dropped_gets_no_hold",),
+    ),
+    Mutant(
+        "a-repartition-that-is-given-up-places-holds",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "            topic.remove_holds(self._client, self._old)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_a_repartition_that_was_given_up_places_no_hold",),
+    ),
+    Mutant(
+        "a-continued-repartition-trusts-every-partition",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                '                if self._copying.mark(source) == "0-0":\n',
+                '                if all(self._copying.mark(n) == "0-0" for n in range(self._old.layout.partitions)):\n',
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_entries_that_were_trimmed_while_a_hold_was_lost_are_noticed",),
     ),
     Mutant(
         "repartition-trusts-what-it-has-read",

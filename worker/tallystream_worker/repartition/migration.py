@@ -21,8 +21,8 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
-from tallystream_worker.repartition.copy import HOLDER, StreamCopier
-from tallystream_worker.repartition.reading_marks import ReadingMarks
+from tallystream_worker.repartition.copy import StreamCopier
+from tallystream_worker.repartition.reading_marks import HOLDER, ReadingMarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,22 +124,27 @@ class Repartition:
         """Place a retention hold on each stream of the old topic, so that no entry is trimmed before it is copied.
 
         Raises:
-            ConfigurationError: entries are gone, nothing was copied before, no archive is named, and no loss is
-                accepted. The holds stay.
+            ConfigurationError: entries of a partition of which nothing was copied before are gone, no archive is named,
+                and no loss is accepted. The holds stay.
+            StreamError: the repartition was given up, and the holds are removed again; or see `ensure_current`.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
-        gone = 0
         for keys in self._old.layout.keys:
             # Also if there is a hold: one that an earlier repartition has left protects only entries after its mark.
             self._client.hset(keys.retention_holds, HOLDER, "0-0")
-            if self._client.exists(keys.stream):
-                about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
-                gone += int(about["entries-added"]) - int(about["length"])
-                self._of += int(about["entries-added"])
+        if self._old.reload(self._client).moving is None:  # holds that nothing removes would stop all trimming
+            topic.remove_holds(self._client, self._old)
+        self.ensure_current()
         failpoints.reach("move-begun")
         self._copying.look()
-        begun = any(self._copying.mark(source) != "0-0" for source in range(self._old.layout.partitions))
-        if gone and not begun and not self._has_archive and not self._accepts_loss:
+        gone = 0
+        for source, keys in enumerate(self._old.layout.keys):
+            if self._client.exists(keys.stream):
+                about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
+                if self._copying.mark(source) == "0-0":
+                    gone += int(about["entries-added"]) - int(about["length"])
+                self._of += int(about["entries-added"])
+        if gone and not self._has_archive and not self._accepts_loss:
             raise ConfigurationError(
                 f"{gone:,} entries are no longer in the streams, so the new counters would lack them. "
                 "Name an archive that has them (--archive URL), or repartition without them (--accept-loss)"

@@ -23,7 +23,7 @@ from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.process.description import add
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
-from tallystream_worker.repartition.copy import HOLDER
+from tallystream_worker.repartition.reading_marks import HOLDER
 from tallystream_worker.repartition.stragglers import StragglerCopier
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     except KeyLost as error:
         lost = error  # remove the rest before this is raised
     failpoints.reach("move-reopened")
-    _remove_holds(client, deployment)
+    remove_holds(client, deployment)
     removed = drop_left(client, deployment).get(moving, 0)
     if lost is not None:
         raise lost
@@ -278,7 +278,7 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
         redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     if reopen_if_settled(client, deployment):
-        _remove_holds(client, deployment)
+        remove_holds(client, deployment)
 
 
 def reopen_if_settled(client: redis.Redis, deployment: Deployment) -> bool:
@@ -301,8 +301,13 @@ def _is_closed(client: redis.Redis, keys: PartitionKeys) -> bool:
     return bool(closed) or b" closed" in live
 
 
-def _remove_holds(client: redis.Redis, deployment: Deployment) -> None:
+def remove_holds(client: redis.Redis, deployment: Deployment) -> None:
+    """Remove the retention holds of repartitions from the live topic.
+
+    Their records of what they have read are removed first: then no paused process of them places a hold again.
+    """
     for keys in deployment.layout.keys:
+        client.hdel(keys.sequences, "!copying")
         client.hdel(keys.retention_holds, HOLDER)
 
 
