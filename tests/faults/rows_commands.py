@@ -334,7 +334,7 @@ def _fail_over(world: World, servers: Servers, command: Command) -> Child:
     if lags == "at the start":
         _lag(world, primary, heir)
     child = command.start()
-    world.pause(0, 1.0)
+    world.pause(0, world.chance.choice([0.2, 1.0, 2.0]))
     if lags == "later":
         _lag(world, primary, heir)
     if lags != "not":
