@@ -3351,6 +3351,28 @@ MUTANTS: Final = (
         tests=("tests/integration/client/test_durability.py::test_a_repartition_confirms_nothing_that_no_replica_has",),
     ),
     Mutant(
+        "a-lost-reply-ends-a-switch",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rebuild.py",
+                "                if time.monotonic() > until:\n                    raise\n",
+                "                raise\n",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_a_switch_whose_last_reply_is_lost_is_finished",),
+    ),
+    Mutant(
+        "a-switch-is-finished-without-a-partition",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rebuild.py",
+                "for keys in found.layout.keys if keys.generation != number]",
+                "for keys in found.layout.keys if False]",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_a_switch_that_a_failover_has_undone_in_a_partition_is_not_finished",),
+    ),
+    Mutant(
         "half-switches-stay",
         (Edit("tallystream_worker/cli/generation.py", "if not deployment.is_half_switched:", "if True:"),),
         tests=(f"{_LOST_SWITCHES}::test_retracted_events_that_a_failover_brings_back_are_taken_back_again",),
