@@ -8,8 +8,8 @@
 --         {"other"}   no repartition to this topic reads the partition: it was given up, another one has begun, or the
 --                     partition was removed; nothing was changed
 --
--- Invariant: a repartition that was given up, or a paused process of it, leaves no hold in a live partition, where it
--- would stop the trimming, and changes no hold of a later repartition, whose entries could be trimmed then.
+-- Invariant: a repartition that was given up, or a paused process of it, leaves no hold in a live partition, which
+-- would never be trimmed then, and changes no hold of a later repartition, whose entries could be trimmed then.
 local call = redis.call
 
 local topic = string.match(call('HGET', KEYS[2], '!copying') or '', '^%d+')
