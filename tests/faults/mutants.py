@@ -3249,6 +3249,28 @@ MUTANTS: Final = (
         tests=(f"{_LOST_WRITES}::test_entries_that_the_old_topic_loses_are_not_copied_twice",),
     ),
     Mutant(
+        "repartition-misses-a-failover",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "        self._failovers.ensure_none(written)\n",
+                "",
+            ),
+        ),
+        tests=("tests/cluster/test_lagging_replica.py::test_a_failover_while_a_repartition_waits_is_noticed",),
+    ),
+    Mutant(
+        "repartition-continues-with-other-partitions",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                '    if int(stored[b"partitions"]) != layout.partitions:',
+                "    if False:",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_a_number_that_a_failover_has_lost_is_not_used_for_other_partitions",),
+    ),
+    Mutant(
         "repartition-copies-without-a-hold",
         (
             Edit(

@@ -95,7 +95,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         rules: The rules to count the new topic by.
 
     Raises:
-        ConfigurationError: the topic was begun with other rules; they stay.
+        ConfigurationError: the topic was begun with other rules, or with another number of partitions; they stay.
         KeyLost: a partition of the new topic has lost a key, or its hash a field.
         redis.RedisError: the server does not reply, or rejects a command; call again.
     """
@@ -106,6 +106,12 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     stored = client.execute_command("HGETALL", layout.meta)
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
+    if int(stored[b"partitions"]) != layout.partitions:  # an earlier repartition used the number
+        before = stored[b"partitions"].decode()
+        raise ConfigurationError(
+            f"topic {layout.topic} has keys of a repartition to {before} partitions, of which the server has no record "
+            "any more: a failover has lost it. Run tallystream rebuild --drop, then repartition again"
+        )
     open_partitions(client, layout, found.revision)
     if publish(found.rules) != publish(rules):
         raise ConfigurationError(
