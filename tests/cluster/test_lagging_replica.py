@@ -98,12 +98,17 @@ def test_a_failover_while_a_repartition_waits_is_noticed(cluster, server, monkey
         Harness(server.url, rules=PLAIN) as harness,
         Producer(server.url, durability="replica") as producer,
         ThreadPoolExecutor(1) as threads,
+        contextlib.ExitStack() as contexts,
     ):
         note_durability(harness.client, harness.deployment, "replica")
         emit(producer)
+        deployment = Deployment.load(harness.client)
+        run = Repartition(settings, harness.client, deployment, topic.propose(harness.client, deployment, 8))
+        run.begin()
+        counting = contexts.enter_context(CatchUpCounter(settings, run.new, PLAIN))
         monkeypatch.setattr(DurabilityCheck, "confirm", confirm)
         with lagging(cluster, home(cluster, 0)):
-            first = threads.submit(repartition, settings, Deployment.load(harness.client), 8)
+            first = threads.submit(run.catch_up, counting)
             assert is_waiting.wait(30)
         with pytest.raises(StreamError, match=r"failed over or restarted.*run the command again"):
             first.result(60)
