@@ -3395,6 +3395,17 @@ MUTANTS: Final = (
         tests=(f"{_LOST_SWITCHES}::test_a_switch_that_a_failover_has_undone_in_a_partition_is_not_finished",),
     ),
     Mutant(
+        "workers-begin-a-generation",
+        (
+            Edit(
+                "tallystream_worker/counting/lua/ensure_group.lua",
+                "if string.find(KEYS[2], 'g%d+:ledger$') and",
+                "if false and",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_a_worker_creates_no_group_of_a_generation_that_a_failover_has_taken_back",),
+    ),
+    Mutant(
         "half-switches-stay",
         (Edit("tallystream_worker/cli/generation.py", "if not deployment.is_half_switched:", "if True:"),),
         tests=(f"{_LOST_SWITCHES}::test_retracted_events_that_a_failover_brings_back_are_taken_back_again",),

@@ -6,11 +6,12 @@ import pytest
 import redis
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, StreamError, Unconfirmed
+from tallystream.errors import ConfigurationError, KeyLost, StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.retraction import Retraction
 from tallystream_worker.cli.generation import build, finish_switch
+from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.process import barrier
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.rebuild import rebuild
@@ -69,6 +70,24 @@ def test_retracted_events_that_a_failover_brings_back_are_taken_back_again(serve
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
         assert drop(harness.client, deployment, 1) > 0
         assert finish_switch(settings, deployment, "") is deployment
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+
+
+def test_a_worker_creates_no_group_of_a_generation_that_a_failover_has_taken_back(server):
+    """It has read from the old primary that the generation is live; with a group, no rebuild could begin any more."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        counted(harness, producer)
+        slot = Slot(harness.client, 1)
+        deployment, number = proposed(harness)
+        settings = settings_for(server.url, PLAIN)
+        with Rebuild(settings, deployment, number) as run:
+            run.begin()
+        slot.go_back()
+        keys = harness.layout.of(number).keys[1]
+        with pytest.raises(KeyLost, match=keys.begun):
+            Fetch(harness.client, keys, "w").ensure_group()
+        assert not harness.client.exists(keys.ledger)
+        build(settings, deployment, number, "")
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
 
 
