@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import socket
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
 
 from tallystream.client.cluster.slots import SLOTS, slot_of
 from tallystream.client.connect import connect
-from tallystream_worker.server.embedded import EmbeddedServer
+from tests.local_node import ServerNode
 from tests.servers import Server, missing
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from redis import Redis
 
 KINDS = ("cluster-valkey", "cluster-redis")
 PRIMARIES = 3
@@ -31,7 +28,7 @@ NODE_TIMEOUT = 1500
 """Milliseconds without contact after which the other nodes consider a node failed."""
 
 
-class LocalNode:
+class LocalNode(ServerNode):
     """One node of the cluster, a server process.
 
     With certificates, nodes use TLS between themselves, and clients can use TLS on `tls_port`.
@@ -50,41 +47,13 @@ class LocalNode:
             extra += ["--tls-port", str(free_port()), "--tls-cluster", "yes", "--tls-replication", "yes"]
             extra += ["--tls-cert-file", f"{certificates}/server.crt", "--tls-key-file", f"{certificates}/server.key"]
             extra += ["--tls-ca-cert-file", f"{certificates}/ca.crt"]
-        self.server = EmbeddedServer(data, port=0, extra=extra, binary=binary)
-        self.server.start()
-        self.port = int(self.server.url.rpartition(":")[2])
+        super().__init__(data, binary, extra)
         self.tls_port = None if certificates is None else int(extra[extra.index("--tls-port") + 1])
-        self.client = Redis(
-            port=self.port, protocol=3, legacy_responses=False, retry=Retry(NoBackoff(), 0), socket_timeout=5
-        )
 
     @property
     def id(self) -> str:
         """The node's ID in the cluster."""
         return self.ask("CLUSTER", "MYID").decode()
-
-    def ask(self, *command: object) -> object:
-        """Send a command to the node and return the reply without any conversion."""
-        return self.client.execute_command(*command)
-
-    def is_primary(self) -> bool:
-        """Return whether the node reports the role primary; `False` if it does not reply."""
-        with contextlib.suppress(RedisError):
-            return self.client.info("replication")["role"] == "master"
-        return False
-
-    def freeze(self) -> None:
-        """Suspend the node's process with SIGSTOP."""
-        os.kill(self.server.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Resume the node's process with SIGCONT."""
-        os.kill(self.server.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """Close the client and kill the node's process."""
-        self.client.close()
-        self.server.kill()
 
 
 class LocalCluster:
@@ -132,6 +101,10 @@ class LocalCluster:
         for each in self.nodes:
             each.ask("CLUSTER", "FORGET", name)
         node.ask("CLUSTER", "RESET", "SOFT")
+        self.wait_until_whole()
+
+    def rejoin(self, node: LocalNode) -> None:  # noqa: ARG002  # the argument of `LocalSentinels.rejoin`
+        """Wait until a former primary that runs again is a replica; the nodes see to that themselves."""
         self.wait_until_whole()
 
     def wait_until_whole(self) -> None:

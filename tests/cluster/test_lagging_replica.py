@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
 from tallystream.errors import StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
@@ -78,6 +81,40 @@ def test_a_repartition_with_a_failover_in_its_middle_counts_nothing_twice(cluste
         topic.give_up(harness.client, Deployment.load(harness.client))
         repartition(settings, Deployment.load(harness.client), 8)
         assert totals(harness) == dict.fromkeys(SUBJECTS, 3)
+
+
+def test_a_failover_while_a_repartition_waits_is_noticed(cluster, server, monkeypatch):
+    """It copies nothing on the strength of records that the node has lost; the same command continues, without loss."""
+    monkeypatch.setattr(barrier, "PATIENCE", 60)
+    is_waiting, unpatched = threading.Event(), DurabilityCheck.confirm
+
+    def confirm(*arguments: Any) -> str:
+        if reason := unpatched(*arguments):
+            is_waiting.set()
+        return reason
+
+    settings = settings_for(server.url, PLAIN, 0)
+    with (
+        Harness(server.url, rules=PLAIN) as harness,
+        Producer(server.url, durability="replica") as producer,
+        ThreadPoolExecutor(1) as threads,
+        contextlib.ExitStack() as contexts,
+    ):
+        note_durability(harness.client, harness.deployment, "replica")
+        emit(producer)
+        deployment = Deployment.load(harness.client)
+        run = Repartition(settings, harness.client, deployment, topic.propose(harness.client, deployment, 8))
+        run.begin()
+        counting = contexts.enter_context(CatchUpCounter(settings, run.new, PLAIN))
+        monkeypatch.setattr(DurabilityCheck, "confirm", confirm)
+        with lagging(cluster, home(cluster, 0)):
+            first = threads.submit(run.catch_up, counting)
+            assert is_waiting.wait(30)
+        with pytest.raises(StreamError, match=r"failed over or restarted.*run the command again"):
+            first.result(60)
+        emit(producer)
+        repartition(settings, Deployment.load(harness.client), 8)
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 2)
 
 
 @pytest.mark.parametrize("command", ["repartition", "retract", "ingest"])

@@ -81,6 +81,7 @@ _REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _LOST_PARTITION: Final = "tests/integration/runtime/test_lost_partition.py"
 _DURABILITY: Final = "tests/integration/client/test_durability.py"
 _BOARDS: Final = "tests/integration/reading/test_leaderboards.py"
+_HOLDS: Final = "tests/integration/repartition/test_holds.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
@@ -3289,6 +3290,71 @@ MUTANTS: Final = (
         tests=(f"{_LOST_WRITES}::test_entries_that_the_old_topic_loses_are_not_copied_twice",),
     ),
     Mutant(
+        "repartition-misses-a-failover",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "        self._failovers.ensure_none(written)\n",
+                "",
+            ),
+        ),
+        tests=("tests/cluster/test_lagging_replica.py::test_a_failover_while_a_repartition_waits_is_noticed",),
+    ),
+    Mutant(
+        "repartition-continues-with-other-partitions",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                '    if int(stored[b"partitions"]) != layout.partitions:',
+                "    if False:",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_a_number_that_a_failover_has_lost_is_not_used_for_other_partitions",),
+    ),
+    Mutant(
+        "repartition-copies-without-a-hold",
+        (
+            Edit(
+                "tallystream_worker/repartition/lua/mark_read.lua",
+                "if call('HEXISTS', KEYS[3], ARGV[3]) == 0 then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_a_hold_that_a_failover_has_lost_is_noticed",),
+    ),
+    Mutant(
+        "a-paused-repartition-places-holds",
+        (Edit("tallystream_worker/repartition/lua/hold.lua", "if topic ~= ARGV[1] or ", "if "),),
+        tests=(f"{_HOLDS}::test_a_repartition_that_was_given_up_does_not_move_the_hold_of_a_later_one",),
+    ),
+    Mutant(
+        "a-dropped-topic-gets-holds",
+        (Edit("tallystream_worker/repartition/lua/hold.lua", " or call('EXISTS', KEYS[1]) == 0", ""),),
+        tests=(f"{_HOLDS}::test_a_topic_that_was_dropped_gets_no_hold",),
+    ),
+    Mutant(
+        "a-repartition-that-is-given-up-places-holds",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "            topic.remove_holds(self._client, self._old)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_a_repartition_that_was_given_up_places_no_hold",),
+    ),
+    Mutant(
+        "a-continued-repartition-trusts-every-partition",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                '                if self._copying.mark(source) == "0-0":\n',
+                '                if all(self._copying.mark(n) == "0-0" for n in range(self._old.layout.partitions)):\n',
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_entries_that_were_trimmed_while_a_hold_was_lost_are_noticed",),
+    ),
+    Mutant(
         "repartition-trusts-what-it-has-read",
         (
             Edit(
@@ -3346,6 +3412,39 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/client/test_durability.py::test_a_repartition_confirms_nothing_that_no_replica_has",),
+    ),
+    Mutant(
+        "a-lost-reply-ends-a-switch",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rebuild.py",
+                "                if time.monotonic() > until:\n                    raise\n",
+                "                raise\n",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_a_switch_whose_last_reply_is_lost_is_finished",),
+    ),
+    Mutant(
+        "a-switch-is-finished-without-a-partition",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rebuild.py",
+                "for keys in found.layout.keys if keys.generation != number]",
+                "for keys in found.layout.keys if False]",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_a_switch_that_a_failover_has_undone_in_a_partition_is_not_finished",),
+    ),
+    Mutant(
+        "workers-begin-a-generation",
+        (
+            Edit(
+                "tallystream_worker/counting/lua/ensure_group.lua",
+                "if string.find(KEYS[2], 'g%d+:ledger$') and",
+                "if false and",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_a_worker_creates_no_group_of_a_generation_that_a_failover_has_taken_back",),
     ),
     Mutant(
         "half-switches-stay",
@@ -3435,6 +3534,49 @@ MUTANTS: Final = (
         "one-node-stops-the-alerts-of-all",
         (Edit("tallystream_worker/process/in_reach.py", "problem = text_of(error)", "raise"),),
         tests=("tests/cluster/test_alerts_in_part.py",),
+    ),
+    Mutant(
+        "one-node-stops-the-follower",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_follower.py",
+                "found = self._deployment.reload(self._client, in_part=True)",
+                "found = self._deployment.reload(self._client)",
+            ),
+        ),
+        tests=("tests/cluster/test_follow_in_part.py",),
+    ),
+    Mutant(
+        "one-node-stops-the-workers-of-all",
+        (
+            Edit(
+                "tallystream_worker/runtime/partition_worker.py",
+                "        found = self._deployment.reload(self._applying, in_part=True)\n        if found.layout.topic",
+                "        found = self._deployment.reload(self._applying)\n        if found.layout.topic",
+            ),
+        ),
+        tests=("tests/cluster/test_follow_in_part.py",),
+    ),
+    Mutant(
+        "reads-wait-for-a-frozen-node",
+        (Edit("tallystream/client/connect.py", "SILENCE if url.startswith(_CLUSTER) else TIMEOUT", "TIMEOUT"),),
+        tests=("tests/cluster/test_frozen_node.py",),
+    ),
+    Mutant(
+        "step-confirms-nothing",
+        (
+            Edit(
+                "tallystream_worker/process/barrier.py",
+                "    yield\n    confirm(client, deployment, written, remedy, also=also)\n",
+                "    yield\n",
+            ),
+        ),
+        tests=("tests/cluster/test_lagging_replica.py",),
+    ),
+    Mutant(
+        "step-ignores-a-failover",
+        (Edit("tallystream_worker/process/barrier.py", "    failovers.ensure_none(written, remedy)\n", ""),),
+        tests=("tests/cluster/test_failover_watch.py::test_a_step_with_a_failover_fails",),
     ),
     Mutant(
         "unknown-positions-count-as-rewound",

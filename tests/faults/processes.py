@@ -23,6 +23,7 @@ from tallystream.errors import FlushTimeout, TallyError, Unconfirmed
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.wire import codec
 from tallystream_worker.cli.commands.dead import dead
+from tallystream_worker.cli.commands.ingest import ingest
 from tallystream_worker.cli.commands.rebuild import rebuild
 from tallystream_worker.cli.commands.reset import reset
 from tallystream_worker.cli.commands.restore import restore
@@ -108,12 +109,11 @@ def worker(
 
 
 def changed(changes: Mapping[str, Mapping[str, Any]]) -> Rules:
-    """Return `RULES` with other rules of some metrics: by metric, the fields of `Metric` to replace."""
-    metrics = {
-        name: msgspec.convert(msgspec.to_builtins(rule) | dict(changes.get(name, {})), Metric)
-        for name, rule in RULES.metric.items()
-    }
-    return Rules(metrics)
+    """Return `RULES` with other rules of some metrics, also new ones: by metric, the fields of `Metric` to replace."""
+    metrics = {name: msgspec.to_builtins(rule) for name, rule in RULES.metric.items()}
+    for name, fields_ in changes.items():
+        metrics[name] = metrics.get(name, {}) | dict(fields_)
+    return Rules({name: msgspec.convert(rule, Metric) for name, rule in metrics.items()})
 
 
 def _break_metrics(share: float) -> None:
@@ -167,8 +167,12 @@ def count_again(url: str, archive: str = "") -> int:
     return 0
 
 
-def operate(url: str, command: str) -> int:
-    """Run a command of an operator: `rebuild`, `repartition`, `retract`, `reset` or `drop`."""
+def operate(url: str, command: str, path: str = "") -> int:
+    """Run a command of an operator, and return its exit status.
+
+    `command` is `rebuild`, `repartition`, `retract`, `reset`, `undo`, `ingest` (of the file `path`), `restore` (of the
+    snapshot `path`), `retry` (of all dead letters), or `drop`.
+    """
     _begin()
     with tempfile.NamedTemporaryFile(suffix=".toml") as empty:  # see `count_again`
         where = Where(redis=url, config=Path(empty.name))
@@ -181,6 +185,14 @@ def operate(url: str, command: str) -> int:
                 retract(metric="seat", actor="bot", where=where)
             case "reset":
                 reset("t0", "seat", where=where)
+            case "undo":
+                rebuild(undo=True, where=where)
+            case "ingest":
+                return ingest(Path(path), processes=1, where=where)
+            case "restore":
+                return restore(path, force=True, where=where)
+            case "retry":
+                return dead("retry", all=True, where=where)
             case _:
                 rebuild(drop=True, where=where)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from tests.faults.processes import RULES
 from tests.faults.watch import Watch
 from tests.harness import Harness
 from tests.local_cluster import KINDS, LocalCluster, local_cluster
+from tests.local_sentinels import LocalSentinels, local_sentinels
 from tests.proxy import Proxy
 from tests.waiting import until
 
@@ -44,7 +46,7 @@ SUBJECTS = 24
 SPOOLED = 0.15
 """The share of scenarios whose producers use a spool."""
 NODE_TIMEOUT = 1000
-"""Milliseconds without contact after which a cluster considers one of its nodes failed."""
+"""Milliseconds without contact after which a cluster or a Sentinel considers a node failed."""
 APPLY_SHA = _APPLY.sha.encode()
 
 
@@ -62,6 +64,7 @@ class World:
         self.chance = chance
         self._fork_server = fork_server
         self._open = contextlib.ExitStack()
+        self._numbers = itertools.count()
         self.server: EmbeddedServer
         self.url: str
         """The URL of the server or cluster that counts."""
@@ -101,6 +104,13 @@ class World:
         )
         self.adopt(cluster.url)
         return cluster
+
+    def serve_sentinels(self) -> LocalSentinels:
+        """Start a primary and a replica, of a randomly chosen kind, and three Sentinels, and adopt them."""
+        kind = self.chance.choice(["valkey", "redis"] if shutil.which("redis-server") else ["valkey"])
+        servers = self._open.enter_context(local_sentinels(kind, self.folder, patience=NODE_TIMEOUT / 1000))
+        self.adopt(servers.url)
+        return servers
 
     def start_server(
         self,
@@ -339,8 +349,7 @@ class World:
         self._open.close()
 
     def _fork(self, function: str, name: str, arguments: dict[str, Any], environment: dict[str, str]) -> Child:
-        number = len(self.workers) + len(self.producers) + len(self.others)
-        output = self.folder / f"{function}-{name}-{number}.log"
+        output = self.folder / f"{function}-{name}-{next(self._numbers)}.log"
         return self._fork_server.fork(function, arguments, output, environment)
 
 

@@ -85,7 +85,7 @@ ELSEWHERE: Final = {
     37: "the model cannot know which confirmed writes the server loses",
     39: "moves change rules when no event waits; the fault suite changes them while events arrive",
     40: "it needs processes that emit, decide and count at the same time",
-    41: "it needs a cluster",
+    41: "it needs a server with a replica",
 }
 """The rows of the fault table that no move plays, and why; the fault suite plays them."""
 

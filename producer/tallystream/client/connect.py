@@ -22,7 +22,7 @@ from tallystream.client.bounded_pool import Bounded, BoundedPool
 from tallystream.client.cluster.client import ClusterClient
 from tallystream.client.cluster.router import Router
 from tallystream.client.connections import CountedSentinelConnection, connection_class
-from tallystream.client.silence_watch import failover_aware
+from tallystream.client.silence_watch import SILENCE, failover_aware
 from tallystream.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -113,6 +113,18 @@ def without_credentials(url: str) -> str:
     address, _, options = (at.removeprefix("@") + after).partition("?")
     kept = "&".join(each for each in options.split("&") if each.partition("=")[0] not in ("username", "password"))
     return scheme + separator + address + (kept and f"?{kept}")
+
+
+def connect_reader(url: str) -> redis.Redis:
+    """Return a client for reads, as `connect` does; in a cluster, a node counts as dead after 1.5 seconds of silence.
+
+    Reads are answered without such a node, so a frozen one delays them for a short time only. Do not write with this
+    client: a slow node may still execute a command after the client has given it up.
+
+    Raises:
+        ConfigurationError: the URL is invalid.
+    """
+    return connect(url, timeout=SILENCE if url.startswith(_CLUSTER) else TIMEOUT)
 
 
 def _with_absolute_path(url: str) -> str:

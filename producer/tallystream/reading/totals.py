@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from tallystream.client.cluster.client import ClusterClient
-from tallystream.client.connect import DEFAULT_URL, connect
+from tallystream.client.connect import DEFAULT_URL, connect_reader
 from tallystream.client.replies import is_unreachable
 from tallystream.reading import questions
 from tallystream.reading.deployment_cache import DeploymentCache, query_deployment, without_meta
@@ -84,7 +84,7 @@ class Totals:
         durability: Literal["memory", "replica"] = "memory",
     ) -> None:
         self._on_replica = awaits_replica(durability)
-        self._client = connect(url)
+        self._client = connect_reader(url)
         self._partitions = partitions
         self._namespace = namespace
         self._remembered = DeploymentCache()

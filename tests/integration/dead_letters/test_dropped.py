@@ -24,7 +24,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.drop import drop as drop_generation
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.replay import Left, ReplaySelection, replay
-from tallystream_worker.repartition.migration import HOLDER
+from tallystream_worker.repartition.reading_marks import HOLDER
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, Unconfirmed
+from tallystream.errors import ConfigurationError, KeyLost, StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.retraction import Retraction
 from tallystream_worker.cli.generation import build, finish_switch
+from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.process import barrier
 from tallystream_worker.process.description import note_durability
+from tallystream_worker.rebuild import rebuild
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild
 from tallystream_worker.rebuild.reset import reset
@@ -68,6 +71,72 @@ def test_retracted_events_that_a_failover_brings_back_are_taken_back_again(serve
         assert drop(harness.client, deployment, 1) > 0
         assert finish_switch(settings, deployment, "") is deployment
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+
+
+def test_a_worker_creates_no_group_of_a_generation_that_a_failover_has_taken_back(server):
+    """It has read from the old primary that the generation is live; with a group, no rebuild could begin any more."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        counted(harness, producer)
+        slot = Slot(harness.client, 1)
+        deployment, number = proposed(harness)
+        settings = settings_for(server.url, PLAIN)
+        with Rebuild(settings, deployment, number) as run:
+            run.begin()
+        slot.go_back()
+        keys = harness.layout.of(number).keys[1]
+        with pytest.raises(KeyLost, match=keys.begun):
+            Fetch(harness.client, keys, "w").ensure_group()
+        assert not harness.client.exists(keys.ledger)
+        build(settings, deployment, number, "")
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+
+
+@pytest.fixture
+def built(server):
+    """Provide a harness, and a rebuild that has caught up in generation 2."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        counted(harness, producer)
+        deployment, number = proposed(harness)
+        with Rebuild(settings_for(server.url, PLAIN), deployment, number) as run:
+            run.begin()
+            run.catch_up()
+            yield harness, run
+
+
+def test_a_switch_whose_last_reply_is_lost_is_finished(built, monkeypatch):
+    """The command does not end in doubt: an operator would run `rebuild --undo` again, and so go back once more."""
+    harness, run = built
+    promote, calls = rebuild._PROMOTE, []
+
+    def promote_once(*arguments):
+        promote(*arguments)
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise redis.ConnectionError("the connection broke")
+
+    monkeypatch.setattr(rebuild, "_PROMOTE", promote_once)
+    run.switch()
+    assert len(calls) == 2
+    assert Deployment.load(harness.client).generation == 2
+    assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+
+
+def test_a_switch_that_a_failover_has_undone_in_a_partition_is_not_finished(built, monkeypatch):
+    """Readers do not follow a generation that a partition does not count."""
+    harness, run = built
+    slot, promote = Slot(harness.client, 1), rebuild._PROMOTE
+
+    def fail_over(*_):
+        slot.go_back()
+        raise redis.ConnectionError("the connection broke")
+
+    monkeypatch.setattr(rebuild, "_PROMOTE", fail_over)
+    with pytest.raises(StreamError, match=r"a failover has undone the switch .* run the command again"):
+        run.switch()
+    assert Deployment.load(harness.client).generation == 1
+    monkeypatch.setattr(rebuild, "_PROMOTE", promote)
+    run.switch()
+    assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import StreamError, Unconfirmed
+from tallystream.errors import ConfigurationError, StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.process import barrier
@@ -80,6 +80,27 @@ def test_entries_that_the_old_topic_loses_are_not_copied_twice(server):
         topic.give_up(harness.client, Deployment.load(harness.client))
         repartition(configured, Deployment.load(harness.client), 3)
         assert totals(harness) == dict.fromkeys(SUBJECTS, 3)
+
+
+def test_a_number_that_a_failover_has_lost_is_not_used_for_other_partitions(server):
+    """If the root has lost that a topic is filled, a repartition to another number of partitions uses none of its keys.
+
+    Its copies are in the partitions of the first number.
+    """
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        emit(producer)
+        run = begun(harness, 3)
+        with CatchUpCounter(settings_for(harness.url, PLAIN, 0), run.new, PLAIN) as counting:
+            run.catch_up(counting)
+        harness.client.hdel(harness.layout.root, "moving", "moving-partitions", "newest-log")
+        configured = settings_for(harness.url, PLAIN, 0)
+        with pytest.raises(
+            ConfigurationError, match=r"^topic 2 has keys of a repartition to 3 partitions.*rebuild --drop"
+        ):
+            repartition(configured, Deployment.load(harness.client), 5)
+        topic.give_up(harness.client, Deployment.load(harness.client))
+        repartition(configured, Deployment.load(harness.client), 5)
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
 
 
 def test_entries_that_the_old_topic_loses_in_a_pass_are_noticed_in_it(server, monkeypatch):

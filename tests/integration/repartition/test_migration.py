@@ -53,8 +53,9 @@ from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
-from tallystream_worker.repartition.copy import HOLDER, CopiedElsewhere, StreamCopier
+from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 from tallystream_worker.repartition.migration import Repartition, repartition
+from tallystream_worker.repartition.reading_marks import HOLDER
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings
 from tallystream_worker.snapshot.database import Database

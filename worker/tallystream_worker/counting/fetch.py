@@ -84,7 +84,7 @@ class Fetch:
 
         Raises:
             KeyLost: the partition has lost a key without which entries would be appended or counted twice, or its
-                stream was deleted after entries had been appended.
+                stream was deleted after entries had been appended, or the generation, a later one, has not begun here.
             ConsumerGroupMissing: entries were counted, but the group, which remembers which ones, is gone. A new group
                 would count entries twice (from the beginning of the stream) or never (from its end), so an operator
                 has to decide.

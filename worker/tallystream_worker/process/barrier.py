@@ -82,7 +82,7 @@ def step(
 
     Raises:
         Unconfirmed: see `confirm`.
-        StreamError: a node failed over or restarted in the context, or a slot moved to another node.
+        FailedOver: a node failed over or restarted in the context, or a slot moved to another node.
         redis.RedisError: a server does not reply, or rejects a command.
     """
     failovers = FailoverWatch(client, deployment.layout, *(() if also is None else (also,)))

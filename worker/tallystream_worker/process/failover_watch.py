@@ -17,6 +17,10 @@ AGAIN: Final = "run the command again"
 """What to do after most steps that a server may have lost."""
 
 
+class FailedOver(StreamError):
+    """A node failed over or restarted while something was written: it may lack a part of that."""
+
+
 class FailoverWatch:
     """Watches the nodes of some topics from its construction on.
 
@@ -44,12 +48,12 @@ class FailoverWatch:
             remedy: What to do, as the end of the error message.
 
         Raises:
-            StreamError: this has happened, so a node may lack a part of what was written.
+            FailedOver: this has happened, so a node may lack a part of what was written.
             redis.RedisError: a server does not reply, or rejects the command.
         """
         for name, before, now in zip(self._names, self._before, self._ids(), strict=True):
             if before != now:
-                raise StreamError(
+                raise FailedOver(
                     f"{written}, but meanwhile the server {node_of(self._client, name)} failed over or restarted, or a "
                     f"slot moved to it. It may lack a part of that: {remedy}"
                 )

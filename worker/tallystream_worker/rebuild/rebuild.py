@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
+from tallystream.client.replies import BROKEN
 from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import parse_live, spread_fields
@@ -32,6 +33,7 @@ from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import step
 from tallystream_worker.process.description import note
+from tallystream_worker.process.failover_watch import FailedOver
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.drop import drop
@@ -62,6 +64,12 @@ to count, so deliveries alone must not dead-letter an entry."""
 CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that is still pending in the generation's group is claimed. Workers leave such entries
 when a generation stops being live; `rebuild --undo` counts them."""
+
+PROMOTE_TIMEOUT: Final = 30.0
+"""Seconds for which the last step of a switch is tried again while nodes fail: longer than most failovers take."""
+
+_AGAIN: Final = 0.2
+"""Seconds between two attempts of this step."""
 
 SWITCH_TIMEOUT: Final = 60.0
 """Seconds after which the switch of one partition fails, if the new generation still lacks entries that the live one
@@ -248,20 +256,48 @@ class Rebuild:
                 the partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
             redis.RedisError: the server does not reply, or rejects a command, as it does if the generation was removed.
 
+        If `tally:meta` cannot be changed because a node fails, this is tried again for 30 seconds.
+
         Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched, even if readers
         do not follow yet: call it again. `tally:meta` has the generation only if all partitions have it.
         """
-        rules, client = self._deployment.rules_of(self._generation), self._partitions[0].client
+        client = self._partitions[0].client
         with step(client, self._deployment, f"the partitions count in generation {self._generation}"):
             for partition in self._partitions:
                 partition.switch()
                 failpoints.reach("rebuild-switching")
-        note(client, self._deployment, spread_fields(rules.spread))
-        layout = self._deployment.layout
-        check = "when it does, check with tallystream verify that all partitions are in this generation"
-        with step(client, self._deployment, f"generation {self._generation} is live", check):
-            _PROMOTE(client, [layout.meta, layout.rule_changes], [self._generation, publisher()])
+        until = time.monotonic() + PROMOTE_TIMEOUT
+        while True:
+            try:
+                self._promote(client)
+                break
+            except (*BROKEN, FailedOver):
+                # It is not known what the server has. To end here would be wrong: if an operator runs `rebuild --undo`
+                # again after it has succeeded, it goes back to the other generation.
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_AGAIN)
         failpoints.reach("rebuild-switched")
+
+    def _promote(self, client: redis.Redis) -> None:
+        """Make the generation live in `tally:meta`, if all partitions are in it; a repeated call changes nothing more.
+
+        Raises:
+            StreamError: a partition is in another generation, and `tally:meta` is unchanged; or see `step`.
+            Unconfirmed, redis.RedisError: see `step`.
+        """
+        number, layout = self._generation, self._deployment.layout
+        found = self._deployment.reload(client)
+        if gone_back := [keys.stream for keys in found.layout.keys if keys.generation != number]:
+            again = "tallystream rebuild" if found.generation == number else "the command again"
+            raise StreamError(
+                f"{gone_back[0]}: a failover has undone the switch to generation {number} in this partition: run "
+                f"{again}, which switches it again"
+            )
+        note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
+        check = "check with tallystream verify that all partitions are in this generation"
+        with step(client, self._deployment, f"generation {number} is live", check):
+            _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
 
     def _is_of_archive(self, error: TallyError) -> bool:
         """Return whether an error states that the archive cannot be read, or that its URL cannot be used."""

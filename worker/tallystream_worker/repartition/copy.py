@@ -33,7 +33,7 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.rebuild.source import archived_entries, stream_entries
-from tallystream_worker.repartition.reading_marks import EntriesGone
+from tallystream_worker.repartition.reading_marks import HOLDER, EntriesGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -47,12 +47,8 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
     from tallystream_worker.repartition.reading_marks import ReadingMarks
 
-HOLDER: Final = "move"
-"""The name of the retention hold on entries that are not copied yet.
-
-A retention hold is a field of a hash of the partition, with a stream ID; no entry from this ID on is trimmed."""
-
 _COPY: Final = Script("tallystream_worker.repartition", "copy")
+_HOLD: Final = Script("tallystream_worker.repartition", "hold")
 
 _PAGE_ENTRIES: Final = 200
 _PAGE_BYTES: Final = 2**20
@@ -210,14 +206,14 @@ class StreamCopier:
     def hold(self) -> None:
         """Set the retention hold of each old partition to its mark, so that only copied entries are trimmed.
 
-        Call `look` first, else this raises a `ValueError`. The hold is created if it is missing. First wait until the
-        copies are confirmed: entries that are trimmed could not be copied again.
+        Call `look` first, else this raises a `ValueError`. First wait until the copies are confirmed: entries that are
+        trimmed could not be copied again. If the repartition was given up meanwhile, or another one has begun, no
+        hold changes.
         """
         self._confirm("entries are copied")
-        with self._client.pipeline(transaction=False) as pipeline:
-            for source, keys in enumerate(self._old.keys):
-                pipeline.hset(keys.retention_holds, HOLDER, self.mark(source))
-            pipeline.execute()
+        for source, keys in enumerate(self._old.keys):
+            names = [keys.stream, keys.sequences, keys.retention_holds]
+            _HOLD(self._client, names, [self._new.topic, HOLDER, self.mark(source)])
 
     def _from(self, source: int) -> Iterator[tuple[int, Entry]]:
         """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -22,10 +21,11 @@ from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, step
+from tallystream_worker.process.failover_watch import FailoverWatch
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
-from tallystream_worker.repartition.copy import HOLDER, StreamCopier
-from tallystream_worker.repartition.reading_marks import ReadingMarks
+from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
+from tallystream_worker.repartition.reading_marks import HOLDER, ReadingMarks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +85,7 @@ class Repartition:
     Raises:
         ConfigurationError: the repartition was begun with other rules, or no rules are published.
         KeyLost: a partition of the new topic, or its hash, has lost a key or a field.
+        Unconfirmed, FailedOver: the new topic is not confirmed in time, or a node failed over.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 
@@ -102,14 +103,17 @@ class Repartition:
     ) -> None:
         self._settings, self._client = settings, client
         self._old = deployment
+        # A barrier alone shows no failover: the new primary confirms what it has. So each step of the repartition also
+        # checks that no node has failed over since the begin, before what was written is relied on.
+        self._failovers = FailoverWatch(client, deployment.layout, layout)
         self.new = topic.begin(client, deployment, layout, rules or deployment.rules)
         """The deployment of the new topic."""
+        self._confirm("the new topic is begun")
         self.rules = self.new.rules
         """The rules that the new topic is counted by."""
         self._accepts_loss = accept_loss
         self._has_archive = bool(archive)
         self._show = show
-        self._confirm = partial(confirm, client, deployment, also=layout)
         self._copying = StreamCopier(
             client,
             deployment.layout,
@@ -127,22 +131,27 @@ class Repartition:
         """Place a retention hold on each stream of the old topic, so that no entry is trimmed before it is copied.
 
         Raises:
-            ConfigurationError: entries are gone, nothing was copied before, no archive is named, and no loss is
-                accepted. The holds stay.
+            ConfigurationError: entries of a partition of which nothing was copied before are gone, no archive is named,
+                and no loss is accepted. The holds stay.
+            StreamError: the repartition was given up, and the holds are removed again; or see `ensure_current`.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
-        gone = 0
         for keys in self._old.layout.keys:
             # Also if there is a hold: one that an earlier repartition has left protects only entries after its mark.
             self._client.hset(keys.retention_holds, HOLDER, "0-0")
-            if self._client.exists(keys.stream):
-                about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
-                gone += int(about["entries-added"]) - int(about["length"])
-                self._of += int(about["entries-added"])
+        if self._old.reload(self._client).moving is None:  # holds that nothing removes would stop all trimming
+            topic.remove_holds(self._client, self._old)
+        self.ensure_current()
         failpoints.reach("move-begun")
         self._copying.look()
-        begun = any(self._copying.mark(source) != "0-0" for source in range(self._old.layout.partitions))
-        if gone and not begun and not self._has_archive and not self._accepts_loss:
+        gone = 0
+        for source, keys in enumerate(self._old.layout.keys):
+            if self._client.exists(keys.stream):
+                about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
+                if self._copying.mark(source) == "0-0":
+                    gone += int(about["entries-added"]) - int(about["length"])
+                self._of += int(about["entries-added"])
+        if gone and not self._has_archive and not self._accepts_loss:
             raise ConfigurationError(
                 f"{gone:,} entries are no longer in the streams, so the new counters would lack them. "
                 "Name an archive that has them (--archive URL), or repartition without them (--accept-loss)"
@@ -205,7 +214,7 @@ class Repartition:
             topic.reopen(self._client, self._old, closing)
             raise self._given_up()
         failpoints.reach("move-pointed")
-        self._confirm("the new topic is live")
+        confirm(self._client, self._old, "the new topic is live", also=self.new.layout)
         self._told("moved")
 
     def _drain(self, counting: CatchUpCounter) -> None:
@@ -237,6 +246,15 @@ class Repartition:
 
         self._copying(show)
 
+    def _confirm(self, written: str) -> None:
+        """Wait until all that was written is confirmed, and make sure that no node has lost it.
+
+        Raises:
+            Unconfirmed, FailedOver, redis.RedisError: see `confirm` and `FailoverWatch.ensure_none`.
+        """
+        confirm(self._client, self._old, written, also=self.new.layout)
+        self._failovers.ensure_none(written)
+
     def ensure_current(self) -> None:
         """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began.
 
@@ -244,11 +262,13 @@ class Repartition:
         given up.
 
         Raises:
+            FailedOver: a node failed over since the begin, and may have lost a part of what was copied or recorded.
             StreamError: one of these, or (`DeploymentChanged`) the data was deleted or replaced, or (`KeyLost`) the
                 hash of the live topic is lost.
             ConfigurationError: this release cannot read the stored data.
             redis.RedisError: the server does not reply, or rejects a command.
         """
+        self._failovers.ensure_none("entries are copied")
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()
@@ -315,13 +335,14 @@ def repartition(
     client = connect(settings.redis.url)
     try:
         topic.reopen_if_settled(client, deployment)
-        layout = topic.propose(client, deployment, partitions)
+        with step(client, deployment, "the new topic has a number"):  # no key of the topic is written before
+            layout = topic.propose(client, deployment, partitions)
         try:
             run = Repartition(
                 settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
             run.begin()
-        except TallyError:
+        except ConfigurationError:
             if deployment.moving is None:  # a refused repartition is not an unfinished one
                 with suppress(TallyError, RedisError):
                     topic.give_up(client, deployment.reload(client))
@@ -330,7 +351,7 @@ def repartition(
             try:
                 run.catch_up(counting)
                 run.switch(counting)
-            except KeyLost:
+            except (KeyLost, CopiedElsewhere):
                 run.ensure_current()  # the keys of a topic that was given up are removed
                 raise
     finally:

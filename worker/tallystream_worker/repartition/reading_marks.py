@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from tallystream.storage.keys import Layout
 
+HOLDER: Final = "move"
+"""The name of the retention hold on entries that are not copied yet.
+
+A retention hold is a field of a hash of the partition, with a stream ID; no entry from this ID on is trimmed."""
+
 _READ: Final = Script("tallystream_worker.repartition", "mark_read")
 
 
@@ -55,6 +60,7 @@ class ReadingMarks:
         Raises:
             EntriesGone: a partition has no record, or one before `copied`. The partitions before it have new records.
             KeyLost: a partition has lost its sequences.
+            StreamError: a partition lacks its retention hold: a failover has lost it, or the repartition was given up.
             Unconfirmed: the records, and so the entries before them, are not confirmed.
         """
         ends = [self._record(partition, each) for partition, each in enumerate(copied)]
@@ -71,9 +77,16 @@ class ReadingMarks:
 
     def _record(self, partition: int, copied: str) -> str:
         keys = self._old.keys[partition]
-        answer, *details = _READ(self._client, [keys.stream, keys.sequences], [self._topic, copied])
+        names = [keys.stream, keys.sequences, keys.retention_holds]
+        answer, *details = _READ(self._client, names, [self._topic, copied, HOLDER])
         if answer == b"gone":
             raise _gone(keys.stream)
+        if answer == b"unheld":
+            raise StreamError(
+                f"{keys.stream}: the retention hold of this repartition is gone, and entries may have been trimmed "
+                "before they were copied: a failover has lost the hold, or the repartition was given up. Run the "
+                "command again"
+            )
         end: bytes = details[0]
         return end.decode()
 

@@ -23,7 +23,7 @@ from tallystream_worker.process.barrier import confirm, step
 from tallystream_worker.process.description import add
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
-from tallystream_worker.repartition.copy import HOLDER
+from tallystream_worker.repartition.reading_marks import HOLDER
 from tallystream_worker.repartition.stragglers import StragglerCopier
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         rules: The rules to count the new topic by.
 
     Raises:
-        ConfigurationError: the topic was begun with other rules; they stay.
+        ConfigurationError: the topic was begun with other rules, or with another number of partitions; they stay.
         KeyLost: a partition of the new topic has lost a key, or its hash a field.
         redis.RedisError: the server does not reply, or rejects a command; call again.
     """
@@ -106,6 +106,12 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
         client.hset(layout.meta, items=[part for field in fields.items() for part in field])
     stored = client.execute_command("HGETALL", layout.meta)
     found = replace(Deployment.parse(stored, namespace=layout.namespace), layout=layout)
+    if int(stored[b"partitions"]) != layout.partitions:  # an earlier repartition used the number
+        before = stored[b"partitions"].decode()
+        raise ConfigurationError(
+            f"topic {layout.topic} has keys of a repartition to {before} partitions, of which the server has no record "
+            "any more: a failover has lost it. Run tallystream rebuild --drop, then repartition again"
+        )
     open_partitions(client, layout, found.revision)
     if publish(found.rules) != publish(rules):
         raise ConfigurationError(
@@ -257,7 +263,7 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
     except KeyLost as error:
         lost = error  # remove the rest before this is raised
     failpoints.reach("move-reopened")
-    _remove_holds(client, deployment)
+    remove_holds(client, deployment)
     removed = drop_left(client, deployment).get(moving, 0)
     if lost is not None:
         raise lost
@@ -278,7 +284,7 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
         redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     if reopen_if_settled(client, deployment):
-        _remove_holds(client, deployment)
+        remove_holds(client, deployment)
 
 
 def reopen_if_settled(client: redis.Redis, deployment: Deployment) -> bool:
@@ -301,8 +307,13 @@ def _is_closed(client: redis.Redis, keys: PartitionKeys) -> bool:
     return bool(closed) or b" closed" in live
 
 
-def _remove_holds(client: redis.Redis, deployment: Deployment) -> None:
+def remove_holds(client: redis.Redis, deployment: Deployment) -> None:
+    """Remove the retention holds of repartitions from the live topic.
+
+    Their records of what they have read are removed first: then no paused process of them places a hold again.
+    """
     for keys in deployment.layout.keys:
+        client.hdel(keys.sequences, "!copying")
         client.hdel(keys.retention_holds, HOLDER)
 
 

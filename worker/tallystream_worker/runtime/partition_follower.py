@@ -115,6 +115,8 @@ class PartitionFollower:
 
         Every 15 seconds, also let the pool serve partitions that no worker serves: see `WorkerPool.share`.
 
+        If nodes of a cluster do not answer, follow what the other nodes state. The node of the description must answer.
+
         If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
         change nothing else. Otherwise clear it.
 
@@ -126,9 +128,9 @@ class PartitionFollower:
         An exception from the start of a new pool is raised, too. After any error, the present pool counts on.
         """
         # Read the numbers before the deployment: rules are stored before a partition is counted by them.
-        counting = counting_number(self._client, self._found, self._some_partitions())
+        counting = counting_number(self._client, self._found, self._some_partitions(), in_part=True)
         try:
-            found = self._deployment.reload(self._client)
+            found = self._deployment.reload(self._client, in_part=True)
             found = self._without_reuse(found, counting)
         except DeploymentChanged:
             self.pool.foreign.set()  # the partition workers report it

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.backoff import Backoff
+from tallystream.client.cluster.client import node_of
 from tallystream.client.durability import DurabilityCheck
 from tallystream.client.error_text import named_text
 from tallystream.client.replies import is_group_missing
-from tallystream.errors import ConsumerGroupMissing, DeploymentChanged, GenerationSwitched, KeyLost, StreamError
+from tallystream.errors import (
+    ConsumerGroupMissing,
+    DeploymentChanged,
+    GenerationSwitched,
+    KeyLost,
+    NodeUnreachable,
+    StreamError,
+)
 from tallystream.storage.sentinels import begun_of, refuse_lost
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -191,8 +199,7 @@ class PartitionWorker:
                 self._check_at = time.monotonic() + _CHECK
             loop.run_once(BLOCK)
         except KeyLost:
-            found = self._deployment.reload(self._applying)  # an emptied server has lost every key
-            self._ensure_topic(found)  # so has a topic that was removed after a repartition
+            found = self._reload()  # an emptied server, or a topic that was removed, has lost every key
             if found.layout.keys[self._partition] == loop.keys:
                 raise
             self._open()  # the generation was removed after a rebuild
@@ -264,14 +271,12 @@ class PartitionWorker:
             ConfigurationError: no rules are published, or the stored data is of another release.
             redis.RedisError: the server does not reply, or rejects a command.
         """
-        found = self._deployment.reload(self._applying)
-        self._ensure_topic(found)
+        found = self._reload()
         try:
             return self._begin(found)
         except (KeyLost, DeploymentChanged):  # as if the topic or generation was removed meanwhile
-            now = self._deployment.reload(self._applying)
-            self._ensure_topic(now)
-            if now.layout == found.layout:
+            now = self._reload()
+            if now.layout.keys[self._partition] == found.layout.keys[self._partition]:
                 raise
             raise GenerationSwitched(f"another generation of topic {now.layout.topic} is live than before") from None
 
@@ -291,10 +296,21 @@ class PartitionWorker:
         loop.fetch.recover()
         return loop
 
-    def _ensure_topic(self, found: Deployment) -> None:
-        """Raise `GenerationSwitched` if another topic is live in a deployment that was read just now."""
+    def _reload(self) -> Deployment:
+        """Return the deployment as it is stored now; other partitions may be on nodes that do not answer.
+
+        Raises:
+            GenerationSwitched: another topic is live than the one of this worker.
+            NodeUnreachable: the node of this partition does not answer.
+            DeploymentChanged, KeyLost, ConfigurationError, redis.RedisError: see `Deployment.reload`.
+        """
+        found = self._deployment.reload(self._applying, in_part=True)
         if found.layout.topic != self._deployment.layout.topic:
             raise GenerationSwitched(f"topic {found.layout.topic} is live, not {self._deployment.layout.topic}")
+        if problem := found.unreachable.get(self._partition):
+            stream = found.layout.keys[self._partition].stream
+            raise NodeUnreachable({stream: node_of(self._applying, stream)}, problem)
+        return found
 
     def _counting(self, found: Deployment, keys: PartitionKeys) -> CountingLoop:
         """Return a new counting loop for a generation of this partition, with the rules of that generation.
@@ -337,7 +353,7 @@ class PartitionWorker:
         node of the cluster was counted by them. If the generation is live, publish the stored rules again with a number
         above `revision`, and log a warning.
         """
-        found = self._deployment.reload(self._applying)
+        found = self._deployment.reload(self._applying, in_part=True)
         if found.revision_of(generation) < revision and generation == found.generation:
             found = publish_again(self._applying, found, revision)
             warn_of_lost_rules(self._log, found, revision)

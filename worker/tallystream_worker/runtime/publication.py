@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tallystream.client.replies import is_unreachable
 from tallystream.errors import KeyLost
 from tallystream.reading.query import raise_on_error
 from tallystream.rules.changes import differences
@@ -111,7 +112,7 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
         redis.RedisError: the server does not reply, or rejects a command.
     """
     _store(client, deployment, deployment.rules, above)
-    return deployment.reload(client)
+    return deployment.reload(client, in_part=True)
 
 
 def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
@@ -157,11 +158,13 @@ def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[
     return told
 
 
-def counting_number(client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys]) -> int:
+def counting_number(
+    client: redis.Redis, deployment: Deployment, partitions: Iterable[PartitionKeys], *, in_part: bool = False
+) -> int:
     """Return the revision of the rules by which `partitions` count the generation of `deployment`.
 
     If the partitions have different revisions, return the highest; if none has one, return 0. A partition whose live
-    generation is another one is left out.
+    generation is another one is left out; with `in_part`, so is one whose node of a cluster does not answer.
 
     Raises:
         redis.RedisError: a server does not reply, or rejects a command.
@@ -169,8 +172,9 @@ def counting_number(client: redis.Redis, deployment: Deployment, partitions: Ite
     with client.pipeline(transaction=False) as pipeline:
         for keys in partitions:
             pipeline.get(keys.live)
-        # In a cluster, the error of one node is an element.
-        found: list[bytes | None] = [raise_on_error(reply) for reply in pipeline.execute()]
+        replies = pipeline.execute(raise_on_error=False)
+    reached = [reply for reply in replies if not (in_part and is_unreachable(reply))]
+    found: list[bytes | None] = [raise_on_error(reply) for reply in reached]
     numbers = (value.split() for value in found if value is not None)
     of_generation = str(deployment.generation).encode()
     return max(

@@ -7,10 +7,11 @@
 -- Returns {"ready"}           the group exists; it may have existed before
 --         {"missing", field}  the group is gone, and this field of the ledger shows that it has counted entries
 --         {"damaged", key}    the partition has lost this key, see lib/sentinels.lua; or the stream was deleted: the
---                             ledgers have more entries than it ever had
+--                             ledgers have more entries than it ever had; or a later generation has not begun here
 --
 -- Invariant: a group is created only if no entry of the stream was counted in the generation: a new group would count
--- entries twice (from the beginning of the stream) or never (from its end).
+-- entries twice (from the beginning of the stream) or never (from its end). Only begin.lua begins a later generation: a
+-- worker that has read of it before a failover must not create a part of it on a server that lacks it.
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
@@ -34,6 +35,10 @@ for _, field in ipairs(call('HKEYS', KEYS[2])) do
   if not OF_THE_TOPIC[field] then
     return { 'missing', field }
   end
+end
+local begun = string.gsub(KEYS[2], 'ledger$', 'begun')
+if string.find(KEYS[2], 'g%d+:ledger$') and call('EXISTS', begun) == 0 then
+  return { 'damaged', begun }
 end
 call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 return { 'ready' }
