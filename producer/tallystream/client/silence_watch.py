@@ -44,7 +44,9 @@ class _FailoverAware:
             redis.ConnectionError: the connection broke, or the node was replaced while it did not reply.
             redis.TimeoutError: no byte arrived within the socket timeout, which does not include the time that asking
                 the other nodes takes.
-            ConfigurationError: `is_replaced` raised it, because a node that it asked is of no cluster.
+
+        If the other nodes cannot be asked, the `is_replaced` of a `Router` returns `False`, and the wait goes on. Any
+        error of another `is_replaced` is raised.
         """
         connection: Any = self
         left = connection.socket_timeout

@@ -55,7 +55,8 @@ def wait_until_counted(
             the message states that.
         ConfigurationError: this release cannot read the stored deployment.
         KeyLost: the deployment was deleted, although its partitions were counted, or the hash of the live topic is
-            lost. The lost key of a partition alone does not raise this error.
+            lost. With another durability than that of memory, also if a partition that has counted its entries has lost
+            a key; otherwise, the lost key of a partition alone does not raise this error.
         DeploymentChanged: a restore has not finished.
         redis.RedisError: the server cannot be read.
     """

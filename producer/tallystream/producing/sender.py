@@ -341,9 +341,6 @@ class Sender:
         Args:
             send_queue: An adopted queue, never the one of this process. The caller must have checked that it is
                 delivered (`_is_delivered`), and have removed it from the adopted ones.
-
-        Raises:
-            OSError: a file of the spool cannot be read; the files stay, and the queue is watched.
         """
         buffer = send_queue.buffer
         kept = sum(len(entry.payload) for queue in send_queue.appender.queues for entry in queue.kept)
@@ -453,9 +450,6 @@ class Sender:
 
         Call `Buffer.close` and `join` before. All files of a spool are removed if all its events were delivered;
         otherwise all stay, for a later process.
-
-        Raises:
-            OSError: a file of a spool cannot be read; the files of this spool and of those after it stay open.
         """
         if self._thread is None or not self._thread.is_alive():
             for buffer in (self._buffer, *(send_queue.buffer for send_queue in self._adopted)):
@@ -488,10 +482,7 @@ class Sender:
 def _is_delivered(send_queue: SendQueue) -> bool:
     """Return whether the events of a dead process are confirmed, and no entry of it has to be sent again.
 
-    Return `False` for a buffer that is no spool.
-
-    Raises:
-        OSError: a file of the spool cannot be read.
+    Return `False` for a buffer that is no spool. No file is read.
     """
     return isinstance(send_queue.buffer, Spool) and send_queue.buffer.is_delivered and not send_queue.appender.is_behind
 

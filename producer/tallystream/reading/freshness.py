@@ -128,7 +128,8 @@ class ReadBarrier:
     """A read barrier: lets a reader wait until everything up to a stream ID is counted in the partitions that it reads.
 
     It does not sleep itself: while a query that `guard` returned has the answer `None`, the reader sleeps for `pause()`
-    seconds, and sends the query again. `ends` makes the same check for positions that the reader has.
+    seconds, and sends the query again. `ends` makes the same check for positions that the reader has. If the timeout
+    has passed and the wait is not over, `ends` raises `FlushTimeout`, and so does the `parse` of the guarded query.
 
     Args:
         after: The stream ID to wait for; `None` means that there is nothing to wait for.

@@ -166,13 +166,21 @@ def query_rolling(
     now: float,
     removed: Mapping[str, int] = NOTHING,
 ) -> Query[RollingSum]:
-    """Return a query for the sum over a duration that ends at second `now` (since 1970), from few buckets.
+    """Return a query for a subject's sum over a duration that ends at second `now`, from few buckets.
 
-    If fine buckets at the begin of the range have expired, coarser ones replace them, and the sum begins earlier; if
-    these have expired, too, it begins later, and `complete` is false. The last bucket may end after `now`.
+    The sum is that of the whole buckets that cover the duration. So it may begin earlier than the duration, and end
+    later: `start` and `end` of the answer state its bounds. If fine buckets at the beginning have expired, coarser ones
+    replace them, and it begins even earlier; if these have expired, too, it begins later, and `complete` is false.
 
-    `removed` is `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed or lack
-    events are added up like others: the sum is too small, and `complete` is true.
+    Args:
+        layout: The partitions.
+        rules: The declared metrics.
+        subject: The subject.
+        metric: The metric.
+        over: The duration: a number and a unit, `s`, `m`, `h` or `d`, such as `90m` or `7d`.
+        now: The current time, in seconds since 1970.
+        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed or lack
+            events are added up like others: the sum is too small, and `complete` is true.
 
     Raises:
         EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is

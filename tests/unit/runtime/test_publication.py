@@ -26,8 +26,9 @@ class Cluster:
     def get(self, _key: str) -> None:
         """Queue a read."""
 
-    def execute(self) -> list[Any]:
-        """Return the replies."""
+    def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        """Return the replies, errors included."""
+        assert not raise_on_error
         return self._replies
 
     def __enter__(self) -> Self:

@@ -177,7 +177,10 @@ def _archive_of(settings: Settings, url: str | None, database: Database) -> Stor
 
 
 def _archive_url(settings: Settings, url: str | None) -> str:
-    """Return the URL of the archive from the command line, or, if that is `None`, that of the settings."""
+    """Return `url`, the archive of the command line, or `[archive] url` if it is `None`; `""` means no archive.
+
+    An empty `url` is returned too: the archive of the settings is then not used.
+    """
     return settings.archive.url if url is None else url
 
 

@@ -83,7 +83,12 @@ class LeaderboardRates(msgspec.Struct, frozen=True):
 
 
 class StatusScreen:
-    """The content of `status --live`: rates, lag, partitions and ledger, with the last 600 readings as sparklines."""
+    """The content of `status --live`: rates, lag, partitions and ledger, with the last readings as sparklines.
+
+    It is made without arguments, and used as a `live_view.Screen`: `update` stores each reading, `draw` and `plain`
+    return the last one. A sparkline has at most the last 60 readings: 40 fewer than the drawing has columns, but at
+    least 10. Rates are in events per second.
+    """
 
     def __init__(self) -> None:
         self._ledger_summary: LedgerSummary | None = None
@@ -169,7 +174,12 @@ class StatusScreen:
 
 
 class TopScreen:
-    """The content of `top --live`: a leaderboard with a bar and a rate for each place."""
+    """The content of `top --live`: a leaderboard with a bar and a rate for each place.
+
+    It is made without arguments, and used as a `live_view.Screen`: `update` stores each reading, `draw` and `plain`
+    return the last one. The rate is the growth of the value per second, since ten readings before or since the first
+    one. There are no bars if the drawing has 60 columns or fewer.
+    """
 
     def __init__(self) -> None:
         self._board: Leaderboard | None = None

@@ -174,10 +174,24 @@ class _Run:
         return True
 
     def _call(self, part: _Part, at: int | str) -> Any:
-        """Call the script until nothing waits to be counted; return its reply: `reset`, `ready`, `passed` or `none`.
+        """Call the script until nothing waits to be counted; return its reply, a list with the status as bytes first.
 
-        With an empty `at`, only hold appends back, and reset nothing. For any other reply, raise `_SwitchedError` or
-        `StreamError`; see `_reset`.
+        Each call that finds a stream holds appends back for up to a second.
+
+        Args:
+            part: The partition, and the metrics to reset.
+            at: The millisecond (since 1970) of the ID of the reset's entry, 0 for the present; `""` to reset nothing,
+                and only hold appends back.
+
+        Returns:
+            `[b"reset", total, ...]`: the reset was counted; the totals before, in the order of the metrics of the part.
+            `[b"ready", millisecond]`, only with `""`: the IDs of all entries are before this time. `[b"passed"]`: an
+            entry has an ID of the millisecond `at` or later, and nothing was reset. `[b"none"]`: there is no stream.
+
+        Raises:
+            _SwitchedError: another generation is live, or other rules count the partition.
+            StreamError: see `reset`; nothing was reset in this partition.
+            redis.RedisError: the server does not reply, or rejects a command; the partition is reset or not.
         """
         keys = part.keys
         names = [keys.stream, keys.live, keys.ledger, keys.topic_ledger, keys.sequences]

@@ -350,7 +350,8 @@ class StreamCopier:
         """Return a function (metric, subject, whether the event has an id) -> number of the new partition of an event.
 
         The function is for events of old partition `source`. Events that were in a wrong partition get a wrong one
-        again, so that they are dead-lettered again.
+        again, so that they are dead-lettered again. But if the new topic has one partition, none is wrong: these events
+        get it too, and are counted there.
         """
         before, after = self._old.partitions, self._new.partitions
 

@@ -220,7 +220,8 @@ class Repartition:
     def _drain(self, counting: CatchUpCounter) -> None:
         """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it.
 
-        Call `show` with the stage `switching` first, and `ensure_current` at the end. The errors are those of `switch`.
+        Call `show` with the stage `switching` first. Whether the repartition is still current is not checked: the
+        caller must call `ensure_current` afterwards. The errors are those of `switch`.
         """
         failpoints.reach("move-closed")
         self._told("switching")

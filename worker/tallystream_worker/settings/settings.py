@@ -199,7 +199,11 @@ class ServeSettings:
 
 @dataclass(frozen=True)
 class ArchiveSettings:
-    """The archive of all entries as Parquet files."""
+    """The archive of all entries as Parquet files: its place, and how often new entries are written.
+
+    `url` is a folder or a URL such as `s3://BUCKET/PATH`; if it is empty, there is no archive. A worker writes the new
+    entries every `every` seconds, which may be 0.1 to 86,400.
+    """
 
     url: str = ""
     """Folder or URL of the archive; empty for no archive."""

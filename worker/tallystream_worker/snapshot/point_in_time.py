@@ -69,12 +69,14 @@ class SnapshotPosition:
         delivered: The ID of the last entry that was delivered to a worker.
         generated: The ID of the last entry that was appended.
         pending: The IDs of the pending entries, in order.
-        mark: The mark of the snapshot in the partition: see `mark.lua`; `""` if the view is no snapshot.
+        mark: The mark of the snapshot in the partition, a text that `next_mark` has returned (see `mark.lua`); `""`
+            before the mark is put, or if the view is no snapshot.
         unsent: The ID of an entry after which every entry up to `generated` is of a producer, which sends it again if
-            the server loses it.
-        uncounted: The producers and sequences of the entries up to `generated` that are not applied: see
-            `uncounted.py`; `""` for none.
-        dead: The state of the dead stream: see `open.lua`.
+            the server loses it; `0-0` if all entries are.
+        uncounted: The producers and sequences of the entries up to `generated` that are not applied, as
+            `encode_uncounted` returns them: JSON with a list of ranges `[first, last]` by producer; `""` for none.
+        dead: The state of the dead stream: the number of entries that were ever added, its length, its first ID and its
+            last generated ID, separated by spaces (see `open.lua`).
     """
 
     taken: int

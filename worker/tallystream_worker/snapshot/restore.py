@@ -446,7 +446,13 @@ def _lacking(
 def _of_a_kept_topic(client: redis.Redis, layout: Layout, facts: Mapping[str, str]) -> Iterator[Sequence[Retraction]]:
     """Yield the retractions of the rules that the server has stored for the topic of `layout`, which is no longer live.
 
-    They are one sequence; there is none if the server has no such rules, or if they are of other data (another epoch).
+    They are one sequence; there is none if the server has no such rules, or if they are of other data than the
+    snapshot (another epoch).
+
+    Args:
+        client: The server to restore to.
+        layout: The layout of the topic to restore.
+        facts: The facts of the snapshot, of which `epoch` is used.
 
     Raises:
         ConfigurationError: this release cannot read the rules.

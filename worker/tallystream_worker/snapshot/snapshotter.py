@@ -388,7 +388,13 @@ class Snapshotter:
             after = entries[-1].id if entries else position.generated
 
     def _touch_reset(self, touched: ChangedKeys, keys: PartitionKeys) -> None:
-        """Add the counters of the subjects in `touched.resets`, by the labels that the server has for their metrics."""
+        """Add the counters of the subjects in `touched.resets` to `touched.items`, by the labels of their metrics.
+
+        The labels, those of buckets and periods, are read from the server. See `ChangedKeys.reset`.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused the command.
+        """
         for metric, subject in touched.resets:
             found: Any = self._client.smembers(keys.labels(metric))
             touched.reset(metric, subject, (each.decode() for each in found))

@@ -34,7 +34,15 @@ def check(scene: Scene) -> None:
 
 
 def _state(scene: Scene, keys: PartitionKeys) -> tuple[Any, Any]:
-    """Return values that change whenever a dead letter is added or removed, and the ledger's `dead` and `dropped`."""
+    """Return the state of a partition's dead letters, and `dead` and `dropped` of its ledger, all of one moment.
+
+    Returns:
+        The newest ID in the dead stream (`b""` for none) with the number of dead letters: if this pair is equal in two
+        calls, the dead letters are the same. And a list of the two fields, as bytes; a missing one is `None`.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
     with scene.client.pipeline(transaction=True) as pipeline:
         pipeline.xrevrange(keys.dead, count=1)
         pipeline.xlen(keys.dead)

@@ -166,9 +166,11 @@ class _Partition:
         return self._archived is not None and self._archived.is_unreadable(id_)
 
     def _pass_lost(self, id_: StreamID) -> None:
-        """Interrupt the walk for each range of entries that only the counters have and that begins before the ID.
+        """Interrupt the walk, and report a limit, for each lost range in `_lost` that begins before an ID.
 
-        Report these ranges as limits.
+        Call it before the entry with this ID is added to the walk. The entries of a lost range exist only as counters.
+        The ranges are removed from `_lost`, so each is reported once. After an interruption, the next entry of each
+        producer may have any number: see `SequenceWalk.interrupt`.
         """
         while self._lost and self._lost[0][0] < id_:
             after, until = self._lost.pop(0)
@@ -333,7 +335,12 @@ class _Partition:
         )
 
     def _prove_archive(self) -> None:
-        """Report how many entries of the stream are equal to archived ones, and how many are not archived yet."""
+        """Add to the report how many entries are equal in stream and archive, and how many are not archived yet.
+
+        Call it after `_walk_all`, which reports each entry that differs. Do nothing if no archive is configured. The
+        first number is added as proved, or as not proved if any fault of this partition's archive was reported; it is
+        left out if it is 0. The second one is added as a limit, unless it is 0.
+        """
         if self._archived is None:
             return
         in_archive = self._archive_faults + self._archived.faults

@@ -213,9 +213,6 @@ class Router:
         """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more.
 
         If the map was read within the last 50 milliseconds, use it. Return `False` if the slot map cannot be read.
-
-        Raises:
-            ConfigurationError: a server that was asked is not a node of a cluster.
         """
         self.topology.suspect(address)
         try:

@@ -295,10 +295,6 @@ class Spool(Buffer):
         """Close the files, after the last write; remove them, if possible, if all events are confirmed.
 
         Set `is_released`. Without files, or if they are closed already, do nothing more.
-
-        Raises:
-            OSError: a file cannot be read, so it is not known if all events are confirmed; the files stay open,
-                although `is_released` is set.
         """
         with self._lock:
             self.is_released = True

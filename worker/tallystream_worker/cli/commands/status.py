@@ -58,8 +58,13 @@ def status(
     """Print partitions, lag, pending and dead entries, and whether the ledger balances.
 
     Also print hot subjects, steps of the clock, unfinished rebuilds and repartitions, and entries that only a backup
-    has, except with --live. The exit status is 0 even if the ledger does not balance. It is 1 if no deployment is
-    stored on the server, or if the server has lost entries that the configured snapshot or archive has.
+    has; none of these with --live, which reads again every `every` seconds (0.1 to 86,400): see `live_view.follow`.
+    With --json, print a line of JSON; with --live too, one for each reading.
+
+    The exit status is 0 even if the ledger does not balance. It is 1 if no deployment is stored on the server, or if no
+    rules are and a configured backup has data of before. Without --live, it is also 1 if the configured snapshot or
+    archive has later entries than a stream. Any other loss that a backup shows is only printed, because producers may
+    have sent the entries again.
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
