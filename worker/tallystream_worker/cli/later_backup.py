@@ -32,8 +32,8 @@ _OF_ARCHIVE: Final = (
 
 
 @dataclass(frozen=True)
-class LaterBackup:
-    """A backup that has data that the server has lost.
+class BackedUpLoss:
+    """Data that the server has lost, and a backup has.
 
     Attributes:
         text: The loss, the backup that has the data, and what to do, in a few sentences.
@@ -57,7 +57,7 @@ class _Position:
     mark: str = ""
 
 
-def find_losses(settings: Settings, totals: Totals) -> list[LaterBackup]:
+def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
     """Return what the server has lost, by the last position in the snapshot and the last file of the archive.
 
     Only positions are read, no entries. A backup that cannot be read, or that is of other data or of another topic, is
@@ -78,7 +78,7 @@ def find_losses(settings: Settings, totals: Totals) -> list[LaterBackup]:
         command for each in found for command in (("XINFO STREAM", each.stream), ("HGET", each.sequences, SNAPSHOTS))
     ]
 
-    def parse(replies: list[Any]) -> list[LaterBackup]:
+    def parse(replies: list[Any]) -> list[BackedUpLoss]:
         ahead: dict[str, list[tuple[_Position, str]]] = {}
         unmarked: dict[str, list[_Position]] = {}
         for position, about, marks in zip(found, replies[::2], replies[1::2], strict=True):
@@ -95,8 +95,8 @@ def find_losses(settings: Settings, totals: Totals) -> list[LaterBackup]:
     return totals.run(Query(commands, parse))
 
 
-def _certain(position: _Position, last: str, streams: int) -> LaterBackup:
-    return LaterBackup(
+def _certain(position: _Position, last: str, streams: int) -> BackedUpLoss:
+    return BackedUpLoss(
         f"lost: {position.backup} has entries of {position.stream} up to {format_moment(position.last[0] / 1000)}, but "
         f"the stream ends at {last} (such streams: {streams:,}). The server has lost the later entries, for example "
         f"because older data was put back. Unless producers send them again: {position.remedy}",
@@ -104,9 +104,9 @@ def _certain(position: _Position, last: str, streams: int) -> LaterBackup:
     )
 
 
-def _possible(positions: list[_Position]) -> LaterBackup:
+def _possible(positions: list[_Position]) -> BackedUpLoss:
     first = positions[0]
-    return LaterBackup(
+    return BackedUpLoss(
         f"lost: the server has lost data of {first.stream} that {first.backup} has (such streams: {len(positions):,}), "
         "for example because older data was put back. Producers may have sent it again: tallystream verify states what "
         "is missing",
