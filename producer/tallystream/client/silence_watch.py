@@ -45,7 +45,7 @@ class _FailoverAware:
             redis.TimeoutError: no byte arrived within the socket timeout, which does not include the time that asking
                 the other nodes takes.
 
-        If the other nodes cannot be asked, the `is_replaced` of a `Router` returns `False`, and the wait goes on. Any
+        If the other nodes cannot be asked, the `is_replaced` of a `Router` returns `False`, and the wait continues. Any
         error of another `is_replaced` is raised.
         """
         connection: Any = self
