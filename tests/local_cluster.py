@@ -119,9 +119,7 @@ class LocalCluster:
     def replace_lost(self, lost: Sequence[LocalNode], heir: LocalNode) -> None:
         """Remove nodes that are gone for good, and give their slots, which are empty then, to a primary."""
         port = lost[0].port
-        slots = [
-            (begin, end) for begin, end, (_, owner, *_), *_ in heir.ask("CLUSTER", "SLOTS") if owner == port
-        ]
+        slots = [(begin, end) for begin, end, (_, owner, *_), *_ in heir.ask("CLUSTER", "SLOTS") if owner == port]
         names = [row.split() for row in bytes(heir.ask("CLUSTER", "NODES")).decode().splitlines()]
         ids = [row[0] for row in names for node in lost if row[1].partition("@")[0].endswith(f":{node.port}")]
         for node in lost:
@@ -203,7 +201,6 @@ class LocalCluster:
         self.move_keys(slot, source, target)
         self.close_move(slot, source, target)
 
-
     def move_at_once(self, slot: int, source: LocalNode, target: LocalNode) -> None:
         """Move a slot with all its keys at one moment (CLUSTER MIGRATESLOTS), and wait until all nodes know it."""
         source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
@@ -283,7 +280,10 @@ def _follow(replica: LocalNode, primary: LocalNode) -> bool:
 def _texts(reply: object) -> dict[str, str]:
     """Return a reply of names and values, whose values are texts or numbers, as texts."""
     pairs = dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-    return {bytes(name).decode(): value.decode() if isinstance(value, bytes) else str(value) for name, value in pairs.items()}
+    return {
+        bytes(name).decode(): value.decode() if isinstance(value, bytes) else str(value)
+        for name, value in pairs.items()
+    }
 
 
 def slots_of(keys: Sequence[str]) -> list[int]:

@@ -76,7 +76,7 @@ def nodes_change(world: World) -> None:
         scene.repair(name, status)
         status = None
     scene.complete(name, status, child)
-    world.harness.layout = Deployment.load(world.harness.client).layout
+    world.until(scene.follows, "the description of the deployment")
     world.heal()
     world.flow(50)
     scene.end()
@@ -191,7 +191,7 @@ class _Scene:
                 return True
             if status == 0:
                 return False
-        self._world.expect(False, f"verify cannot verify: {child.said()[-3000:]}")
+        self._world.expect(status != 2, f"verify cannot verify: {child.said()[-3000:]}")
         return False
 
     def complete(self, name: str, status: int | None, child: Child) -> None:
@@ -214,7 +214,15 @@ class _Scene:
         self.run("drop")
 
     def _is_repartitioned(self) -> bool:
-        return Deployment.load(self._world.harness.client).layout.partitions == 6  # noqa: PLR2004  # as `steer` states
+        self._world.until(self.follows, "the description of the deployment")
+        return self._world.harness.layout.partitions == 6  # as `steer` states
+
+    def follows(self) -> bool:
+        """Let the harness use the live counters; return `False` if a node does not answer."""
+        with contextlib.suppress(RedisError):  # the first command after the loss of a node
+            self._world.harness.layout = Deployment.load(self._world.harness.client).layout
+            return all(self._world.harness.client.exists(keys.stream) for keys in self._world.harness.layout.keys)
+        return False
 
     def end(self) -> None:
         """End what the row has started, and let the run check its figures at the end."""
