@@ -50,9 +50,9 @@ class Mover:
     def undo(self):
         """Move the keys back, and end the move."""
         slot = slot_of(self.stream)
+        self.source.ask("CLUSTER", "SETSLOT", slot, "STABLE")  # so that it accepts the keys
         self.cluster.move_keys(slot, self.target, self.source)
-        for node in (self.source, self.target):
-            node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
+        self.target.ask("CLUSTER", "SETSLOT", slot, "STABLE")
 
     def move(self):
         """Move the slot."""
