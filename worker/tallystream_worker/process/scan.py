@@ -1,4 +1,4 @@
-"""Finds all keys of a partition, and all fields of a hash, page by page, and notices if another node would go on.
+"""Finds all keys of a partition, and all fields of a hash, page by page, and notices if another node continues.
 
 A cursor of SCAN and HSCAN has a meaning only for the server process that returned it. If another one continues, for
 example because the slot has moved to another node, keys can be missing. redis-py's `scan_iter` does not notice it.
