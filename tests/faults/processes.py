@@ -210,8 +210,8 @@ def steer(url: str, command: str, config: str, options: dict[str, Any]) -> int:
     where = Where(redis=url, config=Path(config))
     calls: dict[str, Callable[[], int | None]] = {
         "rebuild": lambda: rebuild(where=where, **options),
-        "repartition": lambda: rebuild(partitions=6, where=where),
-        "retract": lambda: retract(metric="seat", actor="bot", where=where),
+        "repartition": lambda: rebuild(partitions=6, where=where, **options),
+        "retract": lambda: retract(metric="seat", actor="bot", where=where, **options),
         "reset": lambda: reset("t0", "seat", where=where),
         "restore": lambda: restore(where=where, **{"force": True, **options}),
         "snapshot": lambda: snapshot(once=True, whole=True, where=where),
