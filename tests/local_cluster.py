@@ -55,6 +55,19 @@ class LocalNode(ServerNode):
         """The node's ID in the cluster."""
         return self.ask("CLUSTER", "MYID").decode()
 
+    @property
+    def moves_at_once(self) -> bool:
+        """Whether the server has the command CLUSTER MIGRATESLOTS."""
+        return any(b"MIGRATESLOTS" in bytes(line) for line in self.ask("CLUSTER", "HELP"))
+
+    def lose_data(self) -> None:
+        """Remove all data of the node, which must not run; it stays the same node of the cluster."""
+        for path in self.server.data.iterdir():
+            if path.name == "appendonlydir":
+                shutil.rmtree(path)
+            elif path.suffix == ".rdb":
+                path.unlink()
+
 
 class LocalCluster:
     """A cluster of local nodes.
@@ -101,6 +114,22 @@ class LocalCluster:
         for each in self.nodes:
             each.ask("CLUSTER", "FORGET", name)
         node.ask("CLUSTER", "RESET", "SOFT")
+        self.wait_until_whole()
+
+    def replace_lost(self, lost: Sequence[LocalNode], heir: LocalNode) -> None:
+        """Remove nodes that are gone for good, and give their slots, which are empty then, to a primary."""
+        port = lost[0].port
+        slots = [(begin, end) for begin, end, (_, owner, *_), *_ in heir.ask("CLUSTER", "SLOTS") if owner == port]
+        names = [row.split() for row in bytes(heir.ask("CLUSTER", "NODES")).decode().splitlines()]
+        ids = [row[0] for row in names for node in lost if row[1].partition("@")[0].endswith(f":{node.port}")]
+        for node in lost:
+            self.nodes.remove(node)
+        for node in self.nodes:
+            for name in ids:
+                node.ask("CLUSTER", "FORGET", name)
+        for begin, end in slots:
+            heir.ask("CLUSTER", "ADDSLOTSRANGE", begin, end)
+        heir.ask("CLUSTER", "BUMPEPOCH")
         self.wait_until_whole()
 
     def rejoin(self, node: LocalNode) -> None:  # noqa: ARG002  # the argument of `LocalSentinels.rejoin`
@@ -172,6 +201,19 @@ class LocalCluster:
         self.move_keys(slot, source, target)
         self.close_move(slot, source, target)
 
+    def move_at_once(self, slot: int, source: LocalNode, target: LocalNode) -> None:
+        """Move a slot with all its keys at one moment (CLUSTER MIGRATESLOTS), and wait until all nodes know it."""
+        source.ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
+
+        def has_ended() -> bool:
+            moves = [_texts(each) for each in source.ask("CLUSTER", "GETSLOTMIGRATIONS")]
+            own = [each for each in moves if each["slot_ranges"] == f"{slot}-{slot}" and each["operation"] == "EXPORT"]
+            assert own[0]["state"] not in ("failed", "cancelled"), own[0]
+            return own[0]["state"] == "success"
+
+        until(has_ended, 30, 0.01, "the move of the slot")
+        self.wait_until_whole()
+
 
 class ClusterServer(Server):
     """A cluster with the interface of `Server`, for tests written for a single server."""
@@ -233,6 +275,15 @@ def _follow(replica: LocalNode, primary: LocalNode) -> bool:
     except RedisError:  # the gossip about the primary has not arrived yet
         return False
     return True
+
+
+def _texts(reply: object) -> dict[str, str]:
+    """Return a reply of names and values, whose values are texts or numbers, as texts."""
+    pairs = dict(reply) if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return {
+        bytes(name).decode(): value.decode() if isinstance(value, bytes) else str(value)
+        for name, value in pairs.items()
+    }
 
 
 def slots_of(keys: Sequence[str]) -> list[int]:

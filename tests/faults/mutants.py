@@ -136,6 +136,7 @@ _DROPPED: Final = "tests/integration/dead_letters/test_dropped.py"
 _VOTE_ORDER: Final = "tests/integration/counting/test_vote_order.py"
 _EVENT_IDS: Final = "tallystream/storage/lua/rules/event_ids.lua"
 _FORGET: Final = "tallystream/storage/lua/rules/forget_periods.lua"
+_MOVED: Final = "tests/cluster/test_moved_snapshot.py"
 _KEPT: Final = "tests/integration/counting/test_kept_periods.py"
 
 MUTANTS: Final = (
@@ -574,6 +575,20 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_SNAPSHOT}::test_an_archive_that_cannot_be_read_costs_no_counter",),
+    ),
+    Mutant(
+        "scan-continued-by-another-node",
+        (Edit("tallystream_worker/process/scan.py", "if server != (first := first or server):", "if False:"),),
+        tests=(f"{_MOVED}::test_a_moved_partition_is_read_again",),
+    ),
+    Mutant(
+        "scan-of-half-a-slot",
+        (
+            Edit(
+                "tallystream/client/cluster/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"
+            ),
+        ),
+        tests=(f"{_MOVED}::test_keys_on_two_nodes_are_not_left_out",),
     ),
     Mutant(
         "snapshot-beside-its-file",

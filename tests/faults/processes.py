@@ -28,6 +28,8 @@ from tallystream_worker.cli.commands.rebuild import rebuild
 from tallystream_worker.cli.commands.reset import reset
 from tallystream_worker.cli.commands.restore import restore
 from tallystream_worker.cli.commands.retract import retract
+from tallystream_worker.cli.commands.snapshot import snapshot
+from tallystream_worker.cli.commands.verify import verify
 from tallystream_worker.cli.options import Where
 from tallystream_worker.process import failpoints, logs
 from tallystream_worker.process.services import running
@@ -47,7 +49,7 @@ from tests.faults.journal import Journal
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tallystream.client.durability import Durability
     from tallystream_worker.counting.outcome import BatchResult
@@ -196,6 +198,31 @@ def operate(url: str, command: str, path: str = "") -> int:
             case _:
                 rebuild(drop=True, where=where)
     return 0
+
+
+def steer(url: str, command: str, config: str, options: dict[str, Any]) -> int:
+    """Run a command of an operator who has a configuration, and return its exit status.
+
+    `command` is `rebuild`, `repartition`, `retract`, `reset`, `restore`, `snapshot`, `verify` or `drop`; `options` are
+    further ones. If the command fails, print the message, as the command line does.
+    """
+    _begin()
+    where = Where(redis=url, config=Path(config))
+    calls: dict[str, Callable[[], int | None]] = {
+        "rebuild": lambda: rebuild(where=where, **options),
+        "repartition": lambda: rebuild(partitions=6, where=where, **options),
+        "retract": lambda: retract(metric="seat", actor="bot", where=where, **options),
+        "reset": lambda: reset("t0", "seat", where=where),
+        "restore": lambda: restore(where=where, **{"force": True, **options}),
+        "snapshot": lambda: snapshot(once=True, whole=True, where=where),
+        "verify": lambda: verify(where=where),
+        "drop": lambda: rebuild(drop=True, where=where),
+    }
+    try:
+        return calls[command]() or 0
+    except (TallyError, RedisError) as error:
+        print(f"tallystream: {type(error).__name__}: {error}", flush=True)  # noqa: T201  # as cli/main.py prints errors
+        return 1
 
 
 def decider(url: str, journal: str, seed: int, subjects: int, pause: float, durability: Durability = "memory") -> int:

@@ -34,24 +34,24 @@ def slots_move(world: World) -> None:
             case "failover":
                 _fail_over(world, cluster)
             case "kill":
-                move = _Move(world, cluster)
+                move = Move(world, cluster)
                 move.some()
                 world.kill(worker)
                 worker = world.worker("a")
                 move.finish()
             case "open":
-                move = _Move(world, cluster)
+                move = Move(world, cluster)
                 move.some()
                 world.pause(0.2, 3.0)  # may be longer than clients wait
                 move.finish()
             case "back":
-                move = _Move(world, cluster)
+                move = Move(world, cluster)
                 move.some()
                 move.finish()
                 move.back()
                 move.finish()
             case _:
-                _Move(world, cluster).finish()
+                Move(world, cluster).finish()
         world.flow(20)
     world.heal()
     world.flow(50)
@@ -65,13 +65,16 @@ def _with_every_key(world: World) -> None:
     world.until(lambda: len(world.harness.dead()) == len(world.harness.layout.keys), "all poison in dead letters")
 
 
-class _Move:
-    """A move of a random partition's slot from the node that serves it to another primary, begun by the constructor."""
+class Move:
+    """A move of the slot of a key, or of a random partition, from its node to another primary.
 
-    def __init__(self, world: World, cluster: LocalCluster) -> None:
-        keys = world.chance.choice(world.harness.layout.keys)
+    The constructor begins it.
+    """
+
+    def __init__(self, world: World, cluster: LocalCluster, key: str = "") -> None:
+        key = key or world.chance.choice(world.harness.layout.keys).stream
         self._world, self._cluster = world, cluster
-        self._slot, self._source = slot_of(keys.stream), cluster.owner(keys.stream)
+        self._slot, self._source = slot_of(key), cluster.owner(key)
         others = [node for node in cluster.nodes if node.is_primary() and node is not self._source]
         self._target = world.chance.choice(others)
         if world.chance.random() < 0.5:

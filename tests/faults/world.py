@@ -339,6 +339,10 @@ class World:
         partitions = self.harness.layout.partitions
         return self._open.enter_context(Harness(url, rules=RULES, partitions=partitions))
 
+    def on_exit(self, end: Callable[[], None]) -> None:
+        """Call `end` when the world ends, before its servers do."""
+        self._open.callback(end)
+
     def __enter__(self) -> Self:
         return self
 

@@ -86,6 +86,7 @@ ELSEWHERE: Final = {
     39: "moves change rules when no event waits; the fault suite changes them while events arrive",
     40: "it needs processes that emit, decide and count at the same time",
     41: "it needs a server with a replica",
+    42: "it needs a cluster",
 }
 """The rows of the fault table that no move plays, and why; the fault suite plays them."""
 

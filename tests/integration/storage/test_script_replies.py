@@ -320,6 +320,8 @@ CASES: Final = [
     ("process/unless_lost", "stream seq", "", "HSET seq field value", "done number"),
     ("process/unless_lost", "stream seq", NEW, "HSET seq field value", "damaged text"),
     ("process/add", "meta", "HSET meta epoch e", "e field 2", "added number"),
+    ("process/scan", "stream", "", "SCAN 0 MATCH stream*", "scanned text text []"),
+    ("process/scan", "seq", "", "HSCAN 0", "scanned text text [text text]"),
     ("process/add", "meta", "", "e field 2", "gone"),
     ("snapshot/give_up", "cut", "SET cut token", "token", "given_up"),
     ("snapshot/give_up", "cut", "SET cut another", "token", "lost"),

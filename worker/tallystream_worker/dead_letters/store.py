@@ -12,6 +12,7 @@ from tallystream.storage.scripts import Script
 from tallystream.wire.codec import decode
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.dropped import dropped_letters, record_of
+from tallystream_worker.process.scan import pages_of_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -164,7 +165,11 @@ def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, st
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
     """
-    return {field.decode(): record.decode() for field, record in client.hscan_iter(keys.dropped, count=1000)}
+    return {
+        field.decode(): record.decode()
+        for page in pages_of_fields(client, keys.dropped)
+        for field, record in page.items()
+    }
 
 
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:

@@ -8,6 +8,7 @@ the next round, so the entries of one interval are kept for longer.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.dead_letters.store import RETRIED, records_of_dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.description import note
+from tallystream_worker.process.scan import ScanBroken, pages_of_fields
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
@@ -53,6 +55,9 @@ _ALL: Final = "0-0"
 """The stream ID in the retention hold before the first snapshot: nothing is trimmed."""
 
 _READ: Final = 64
+
+_ATTEMPTS: Final = 3
+"""The most times that a partition is read because its node changes."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ class Snapshotter:
             LogLost: the server has lost entries that the last snapshot of a partition contains, and they were not all
                 sent again; that snapshot is unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
+            ScanBroken: see `take`; nothing was written for that partition.
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
@@ -254,6 +260,9 @@ class Snapshotter:
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
         """Read a partition at one moment, and return its values; the database is not changed, and no mark is put.
 
+        If the partition moves to another node while its keys are listed, or its node fails over or restarts, read it
+        again, at most three times.
+
         Args:
             partition: The number of the partition.
             before: The position of the snapshot in the database, to read only what changed since; `None` to read
@@ -267,10 +276,19 @@ class Snapshotter:
 
         Raises:
             ViewLost: the values of one moment could not be read.
+            ScanBroken: the node changed in each attempt.
             KeyLost: the partition has lost a key.
             SnapshotError: `before` is given, and the database cannot be read.
-            redis.RedisError: the server did not answer, or refused a command.
+            redis.RedisError: the server did not answer, or refused a command; TRYAGAIN if the slot of the partition was
+                on two nodes for more than 2 seconds.
         """
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(ScanBroken):
+                return self._take(partition, before)
+        return self._take(partition, before)
+
+    def _take(self, partition: int, before: SnapshotPosition | None) -> Taken:
+        """Read a partition once; see `take`."""
         keys = self._deployment.layout.keys[partition]
         known = self._database.ledger(partition).get(RETRIED) if before is not None else None
         touched = ChangedKeys(self._rules)
@@ -293,7 +311,7 @@ class Snapshotter:
             # A retry of a dead letter changes counters, and no entry shows which ones.
             cut.give_up()
             cut.remove_copies(counters + name for name in copy)
-            return self.take(partition, None)
+            return self._take(partition, None)
         # If stream IDs are ahead of the server's clock, they do not tell when the first uncounted entry was appended.
         first = floor if (floor := parse_id(cut.position.floor)[0]) <= cut.position.taken else 0
         try:
@@ -439,8 +457,12 @@ class Snapshotter:
         return {name: value.decode() for name, value in zip(HORIZONS, found, strict=True) if value is not None}
 
     def _producers(self, keys: PartitionKeys) -> dict[str, str]:
-        found = self._client.hscan_iter(keys.sequences, count=1000)
-        return {name.decode(): value.decode() for name, value in found if not name.startswith(b"!")}
+        return {
+            name.decode(): value.decode()
+            for page in pages_of_fields(self._client, keys.sequences)
+            for name, value in page.items()
+            if not name.startswith(b"!")
+        }
 
 
 def _retried(cut: PointInTimeView) -> int | None:

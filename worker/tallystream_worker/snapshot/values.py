@@ -7,6 +7,7 @@ from collections import defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream_worker.process.scan import pages_of_fields, pages_of_keys
 from tallystream_worker.snapshot.names import HASHES, bucket_of, key_of, parse, removal_of
 
 if TYPE_CHECKING:
@@ -67,12 +68,11 @@ class ValueReader:
         Leaderboards and sketches are left to `copies`. Bloom filters are read.
 
         Raises:
+            ScanBroken: the partition moved to another node, or its node failed over or restarted: begin again.
             ViewLost: the view is no longer open.
             redis.RedisError: the server did not answer, or refused a command.
         """
-        client, cursor = self._client, 0
-        while True:
-            cursor, keys = client.scan(cursor, match=f"{_escaped(self._prefix)}*", count=2000)
+        for keys in pages_of_keys(self._client, self._cut.key, self._prefix):
             wanted: dict[Group, set[str]] = defaultdict(set)
             for key in keys:
                 found = parse(key.decode().removeprefix(self._prefix), self._rules)
@@ -84,8 +84,6 @@ class ValueReader:
                 elif group[0] in HASHES:
                     self._hash(group)
             self.some(wanted)
-            if cursor == 0:
-                return
 
     def copies(self, names: Iterable[str]) -> None:
         """Read the copies that the view made of leaderboards and sketches into `values`.
@@ -121,13 +119,9 @@ class ValueReader:
                     values[item] = cut.strings.get((prefix + item).encode(), values[item])
 
     def _hash(self, group: Group) -> None:
-        key, cursor = self._prefix + key_of(group), 0
-        while True:
-            cursor, fields = self._client.hscan(key, cursor, count=2000)
+        for fields in pages_of_fields(self._client, self._prefix + key_of(group)):
             self.values[group].update({name.decode(): value for name, value in fields.items()})
             self._cut.take()
-            if cursor == 0:
-                break
         self._note_expiry(bucket_of(group))
 
     def _reads(self, touched: Mapping[Group, Iterable[str]]) -> Iterator[tuple[Group, list[str], tuple[Any, ...]]]:
@@ -177,7 +171,3 @@ class ValueReader:
             ).encode()
         value: bytes | None = client.get(key)
         return value
-
-
-def _escaped(prefix: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix)
