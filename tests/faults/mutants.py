@@ -1748,7 +1748,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "children-publish-rules",
-        (Edit("tallystream_worker/runtime/app.py", "if publishing or deployment.declared is None:", "if True:"),),
+        (Edit("tallystream_worker/runtime/app.py", "        if publishing:\n", "        if True:\n"),),
         tests=("tests/integration/runtime/test_publication.py::test_a_restarted_process_brings_nothing_back",),
     ),
     Mutant(

@@ -38,9 +38,10 @@ def test_a_file_states_what_it_is_for(file):
     """The header of a script states its keys, its replies and its invariant; that of a module begins with its name."""
     text = file.read_text()
     if file in SCRIPTS:
-        positions = [
-            text.index(part) for part in (f"#!lua\n-- {file.stem}: ", "KEYS[1]", "-- Returns {", "-- Invariant: ")
-        ]
+        shebang, _, text = text.partition("\n")
+        assert shebang in ("#!lua", "#!lua flags=no-writes")
+        assert text.startswith(f"-- {file.stem}: ")
+        positions = [text.index(part) for part in ("KEYS[1]", "-- Returns {", "-- Invariant: ")]
         assert positions == sorted(positions)
     else:
         assert text.startswith(f"-- {file.stem}: ")
