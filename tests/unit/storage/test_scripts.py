@@ -11,7 +11,7 @@ from tallystream.storage.scripts import Script
 from tests.paths import ROOT
 
 FILES: Final = [*ROOT.glob("producer/**/*.lua"), *ROOT.glob("worker/**/*.lua")]
-SCRIPTS: Final = [file for file in FILES if file.read_text().startswith("#!lua\n")]
+SCRIPTS: Final = [file for file in FILES if file.read_text().startswith("#!lua")]
 
 
 def script_of(file) -> Script:
@@ -24,7 +24,7 @@ def script_of(file) -> Script:
 def test_a_module_is_in_a_script_once(file):
     """A script has each module that it requires once, whatever files require it, and begins with `#!lua`."""
     text = script_of(file).text.decode()
-    assert text.startswith("#!lua\n")
+    assert text.startswith("#!lua")
     for module in FILES:
         if module not in SCRIPTS:
             assert text.count(module.read_text().rpartition("return ")[0]) <= 1
