@@ -79,15 +79,20 @@ class Unconfirmed(TallyError):
 
 
 class NodeUnreachable(TallyError, redis.ConnectionError):
-    """Raised if a read can read none of the keys that it needs: the nodes of the cluster with these keys do not answer.
+    """Raised if nodes of a cluster do not answer, so that a read can read none of the keys that it needs.
 
-    Other keys may still be readable. It is also a `redis.ConnectionError`, so callers that repeat a call after such an
-    error also repeat it after this one.
+    Other keys may still be readable. Work that is done in each partition, such as the delivery of notifications, raises
+    it if any node does not answer, after the work in all partitions on other nodes. It is also a
+    `redis.ConnectionError`, so callers that repeat a call after such an error also repeat it after this one.
 
     Args:
         nodes: By the name of a key that cannot be read, such as the stream of a partition, the address of its node as
             `host:port`; `None` if no node serves the key.
         problem: The error of one of the nodes.
+
+    Attributes:
+        keys: The names of the keys, in the order of the argument `nodes`.
+        nodes: The different addresses in the argument `nodes`, sorted; empty if no node serves the keys.
     """
 
     def __init__(self, nodes: Mapping[str, str | None], problem: str) -> None:

@@ -241,8 +241,10 @@ class Buffer:
     def seal(self) -> tuple[int, list[tuple[int, EntryBuilder]]]:
         """Take out the packs to send now: all if `linger` has passed, a caller waits or the buffer closes, else full.
 
-        If only full packs are taken out, set `wake`, so that the thread calls this again for the others. `linger`
-        begins when all packs were last taken out. Call `open` before the first call.
+        Return at once, also if there is nothing to take out. `linger`, in seconds, begins when all packs were last
+        taken out by this method. If only full packs are taken out, set `wake`: then the thread, which itself lingers
+        after a wake-up, calls this again for the others. Only the sending thread calls this, after `open`. A `Buffer`
+        raises no error here; a `Spool` does.
 
         Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
         with many events is still one sum in each entry.

@@ -70,19 +70,21 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
 
 
 def without_meta(latest: Deployment | None, namespace: str, error: RedisError, locate: Locate) -> Query[Deployment]:
-    """Return a query that reads the deployment again, as far as possible, if the node of its description is down.
+    """Return a query that reads the deployment again, as far as possible, while the node of its description is down.
 
-    The answer is a copy of `latest`: while its description cannot be read, no command can change it. Its partitions on
-    other nodes are read as in `query_partitions`.
+    Call it after the attempt to read the description has failed because its node does not answer; the kind of `error`
+    is not checked here. The answer is a copy of `latest`: while its description cannot be read, no command can change
+    it. Its partitions on other nodes are read as in `query_partitions`.
 
     Args:
         latest: The deployment that was read last; `None` if none was.
         namespace: The namespace.
-        error: The error of the attempt to read the description.
+        error: The error of the attempt to read the description; it is used only for the text of `NodeUnreachable`.
         locate: Finds the node of the description.
 
     Raises:
-        NodeUnreachable: `latest` is `None`, so that it is not known which partitions there are.
+        NodeUnreachable: `latest` is `None`, so that it is not known which partitions there are; raised by this call,
+            before there is a query.
     """
     if latest is None:
         root = Layout(namespace=namespace).root
@@ -130,10 +132,17 @@ def _query_removed(deployment: Deployment) -> Query[Deployment]:
 
 
 def _reached(replies: list[Any]) -> tuple[dict[int, Any], dict[int, str]]:
-    """Return, by number of each partition, its reply, or the error because of which it is unreachable.
+    """Split the replies of all partitions into those that arrived and the errors of unreachable partitions.
+
+    Args:
+        replies: One reply for each partition, in the order of their numbers; errors are among them.
+
+    Returns:
+        By number of the partition, the replies; and, by number, the texts of the errors which show that the node of the
+        partition cannot execute commands (see `is_unreachable`). Each partition is in one of the two.
 
     Raises:
-        redis.RedisError: a reply is another error.
+        redis.RedisError: a reply is an error of another kind, such as a wrong password.
     """
     unreachable = {number: text_of(reply) for number, reply in enumerate(replies) if is_unreachable(reply)}
     return {n: raise_on_error(reply) for n, reply in enumerate(replies) if n not in unreachable}, unreachable

@@ -33,8 +33,8 @@ class FoundSubject(msgspec.Struct, frozen=True):
 
     Attributes:
         subject: The subject.
-        metric: The metric in which its total is largest, among those on whose leaderboards it was found.
-        value: That total, or the metric's `floor` if the total is below it; an estimate if the total is in a sketch.
+        metric: Of the metrics on whose leaderboards it was found, the one in which `value` is largest.
+        value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch.
     """
 
     subject: str

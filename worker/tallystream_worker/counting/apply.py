@@ -147,15 +147,17 @@ def apply(
         client: Runs the script.
         keys: The keys of the partition, in the generation to count into.
         batch: The folded entries.
-        durability: What must have the write, after the server's reply, before it counts as confirmed.
+        durability: What must have the write, after the server's reply, before it counts as confirmed. If it does not
+            have the write within a second, this is no error: `Applied.unconfirmed` has the reason.
         live_only: Change nothing if the generation is not the live one, or if newer rules count the partition. If
             false, neither is checked.
         restoring: If a restore counts the batch, the value that `PartitionKeys.live` has during this restore: change
             nothing if it has another one. Empty for no restore. Ignored with `live_only`.
 
     Returns:
-        `Applied` if the batch was applied. Any other result states why it was not; then nothing was counted or
-        acknowledged. With `live_only`, the rules of an applied batch count the partition from now on if they are newer.
+        `Applied` if the batch was applied. Otherwise `Stale`, `Early`, `Switched`, `Outdated` or `TotalsRejected`,
+        which state why it was not: nothing was counted or acknowledged. With `live_only`, the rules of an applied batch
+        count the partition from now on if they are newer.
 
     Raises:
         redis.ResponseError: `NOGROUP` if the stream or the group is gone, or any other reply with which the server
@@ -163,7 +165,7 @@ def apply(
         redis.ConnectionError, redis.TimeoutError: the batch may or may not have been applied; applying it again is
             safe, because it returns `Stale` if it has been applied.
         KeyLost: the partition has lost a key; nothing was counted.
-        StreamError: the script returned an unknown reply.
+        StreamError: the script returned an unknown reply; it is not known whether the batch was applied.
 
     Any error of `batch.encode` is raised too; nothing was changed then.
     """

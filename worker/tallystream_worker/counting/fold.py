@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 
 class Fold:
-    """Folds entries of one partition into batches: call the object with entries.
+    """A callable object that folds entries of one partition into batches, one batch with each call.
+
+    A call with a list of entries returns the batch and its dead letters as a `FoldResult`, and the entries that are not
+    in it: call the object again with these. An entry that cannot be decoded, and events that cannot be counted, become
+    dead letters of the batch; no error is raised for them.
 
     Args:
         layout: The keys of the generation that is counted, and the number of partitions.

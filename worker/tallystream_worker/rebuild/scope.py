@@ -135,7 +135,14 @@ class Provable:
 
 
 def _id_start(ids: str, minute: int) -> int:
-    """Return the second from which an event may be the original of a copy in the period of ids of a minute."""
+    """Return the second from which an event may be the original of a copy in the period of ids of a minute.
+
+    The period is that of `id_period`; the result is `id_length` before its begin, in seconds since 1970.
+
+    Args:
+        ids: A value of `Metric.ids`: `minute`, `hour`, `day` or `month`.
+        minute: Whole minutes since 1970.
+    """
     return id_period(ids, minute).start - id_length(ids)
 
 

@@ -217,7 +217,11 @@ class ArchiveSettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """The database that the counters are copied to."""
+    """The database that the counters are copied to: its place, and how often changed counters are copied.
+
+    `url` is a SQLite file or a URL such as `postgresql://USER:PASSWORD@HOST/NAME`; if it is empty, a worker takes no
+    snapshots. Otherwise it takes one every `every` seconds, which may be 0.1 to 86,400.
+    """
 
     url: str = ""
     """SQLite file or database URL; empty for no snapshots."""

@@ -84,10 +84,19 @@ class DeadLetterReader:
 
 
 class _State:
-    """The state of a dead stream, parsed from the text that `open.lua` returns.
+    """The state of a dead stream at one moment.
 
-    It has the number of dead letters that were ever added, the number that it has, and the IDs of the first one (`0-0`
-    if there is none) and of the last one that was ever added.
+    Args:
+        text: The state as `open.lua` returns it: the attributes in the order below, separated by spaces.
+
+    Attributes:
+        added: The number of dead letters that were ever added.
+        length: The number of dead letters that the stream has.
+        first: The ID of the first of these; `0-0` if there is none.
+        last: The ID of the last dead letter that was ever added; `0-0` if none was.
+
+    Raises:
+        ValueError: the text has another form.
     """
 
     def __init__(self, text: str) -> None:

@@ -248,6 +248,10 @@ def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | 
     They must not if they are of other data, or older than those of the snapshot because the server has lost data. They
     cannot if they turn `spread` off for a metric whose events are in every partition of the snapshot's topic.
 
+    Args:
+        live: The live rules; `None` if the server has none: then the result is `None` too.
+        facts: The facts of the snapshot, as `Database.facts` returns them; not empty.
+
     Raises:
         ConfigurationError: this release cannot read the live rules.
     """

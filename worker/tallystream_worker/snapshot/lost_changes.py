@@ -152,9 +152,17 @@ class _Loss:
         self._renumbered: dict[int, int] = {}
 
     def live(self, *, counts: bool) -> LiveRules:
-        """Return the rules to restore.
+        """Return the rules to restore: those of the last lost change, with what the server has changed after the loss.
 
-        `counts` is whether the server has counted by the rules before the lost changes again.
+        Call it once: it numbers changes again, and keeps these numbers in the object. Nothing is written to the server.
+
+        Args:
+            counts: Whether the server has rules of the snapshot's data, so that it may have counted by them after the
+                loss; false if `server` was made from the snapshot.
+
+        Raises:
+            ConfigurationError: this release cannot read the rules of a change that it needs.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         server, layout = self._server, self._layout
         is_same = counts and server.topic == layout.topic

@@ -110,7 +110,11 @@ class PartitionRestore:
 
     @cached_property
     def fence(self) -> Fence:
-        """Runs the writes to the partition after `close`; use it only after the lock has the number of the closing."""
+        """The fence that runs the writes to the partition from `close` on; made at the first use, and then kept.
+
+        Use it, and call `close`, only after `RestoreLock.note_begun`: the value that it compares contains the number of
+        the closing, which is empty before. A fence that was made too early keeps the wrong value.
+        """
         return Fence(
             self._client, self._lock, self._keys.live, f"{FIRST} restoring {self._lock.closing} {self._lock.token}"
         )
@@ -262,11 +266,18 @@ class PartitionRestore:
     def _wipe(self) -> None:
         """Remove every key of the partition in its topic, except those that other processes need.
 
+        Call it only between `close` and `open`: otherwise `fence` refuses to remove keys. After an error, some keys
+        may be removed already; a second call removes the rest.
+
         Kept are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
         identities of ingested files, and the sentinels: the sequences, the ledger of the topic and the key of the live
         generation. Producers may append meanwhile: without the sequences, they would append entries a second time.
         Without the marks, workers would copy entries a second time. The keys of later topics are kept too, although
         their names begin with the prefix of the first topic.
+
+        Raises:
+            RestoreOvertaken: another restore has taken over, or the partition is not closed by this one.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         keys = self._keys
         sentinels = (keys.sequences, keys.topic_ledger, keys.live)

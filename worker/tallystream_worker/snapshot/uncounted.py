@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def origin(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
-    """Return the producer of an entry and its sequence; `None` if no producer sent it, or a repartition copied it."""
+    """Return the producer of an entry and its sequence; `None` if the entry has none, or a repartition copied it.
+
+    Of an ingested file, return the source (`file:...`) and the offset at which the events of the entry end. A plain or
+    a decided entry has no producer.
+    """
     producer, sequence = fields.get(b"p"), fields.get(b"q", b"")
     if producer is None or producer == COPIED or not sequence.isdigit():
         return None

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 class ClusterClient(redis.Redis):
     """A client that sends each command to the node that serves its slot; safe across threads.
 
-    Methods of `redis.Redis` that keep one connection, such as `pubsub` and `monitor`, do not work.
+    The slot is that of the first key: all keys of a command must be in one slot, or the node refuses the command.
+    `execute_command` states the node of a command without a key, and the errors. A pipeline may have commands for
+    several nodes; `pipeline` states what a transaction is then.
+
+    Do not use what needs one connection for several commands: `pubsub`, `monitor`, `transaction`, and `watch` of a
+    pipeline. They would connect to `localhost`, not to the cluster.
 
     Args:
         router: Finds the node of each slot.

@@ -54,9 +54,9 @@ def recover(segments: SegmentedLog, namespace: str) -> Recovered:
     """Read the records of a dead process back; end `segments` after the last whole record, without changing files.
 
     Raises:
-        SpoolError: the records are of another namespace; or a record is damaged, and more than 64 KiB follow it (up to
-            64 KiB are taken for a record that the process did not write completely); or a whole record cannot be
-            decoded, or is about queues whose names are missing.
+        SpoolError: the records are of another namespace; or a record is damaged, and there are more than 64 KiB from
+            its first byte to the end (up to 64 KiB are taken for a record that the process did not write completely,
+            and left out); or a whole record cannot be decoded, or is about queues whose names are missing.
         OSError: a file cannot be read.
     """
     queues = SpoolQueues()

@@ -105,9 +105,11 @@ async def live_socket(
     docs/live.md lists the messages. After 15 seconds without one, `{"event":"heartbeat"}` is sent. A client that reads
     nothing for 15 seconds is dropped.
 
-    A socket with an invalid parameter or an undeclared metric is closed with code 1008 and the reason. It is closed
-    with 1013, and without the reason, if there are too many readers, or counters that readers follow by name, or the
-    counters cannot be read; and with 1001 when the service stops.
+    A socket with an undeclared metric, or a value that a parameter may not have, is accepted and then closed with code
+    1008 and at most 120 bytes of the reason. It is closed with 1013 and the text `try again later` if there are too
+    many readers, or counters that readers follow by name, or the counters cannot be read; and with 1001 when the
+    service stops. If a value has the wrong type (`every=fast`), the router refuses the socket before it is accepted,
+    and this function is not called.
 
     Args:
         socket: The connection, which is not accepted yet.
