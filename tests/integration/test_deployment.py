@@ -113,7 +113,7 @@ def test_nothing_is_declared_yet(client, stored):
         stored.ensure_declared,
         lambda: Deployment.load(client),
     ):
-        with pytest.raises(ConfigurationError, match=r"start a worker .* once, which publishes the rules"):
+        with pytest.raises(ConfigurationError, match=r"start a worker .*, which publishes the rules"):
             needs_rules()
 
 
@@ -143,7 +143,7 @@ def test_data_that_is_gone_or_another_is_not_gone_on_with(client, stored):
     Deployment.create_or_load(client, 2)
     for check in (stored.reload, stored.ensure_same):
         with pytest.raises(
-            DeploymentChanged, match=r"tally:meta was replaced: .* \(tallystream restore --force\), or restart"
+            DeploymentChanged, match=r"tally:meta was replaced: .* restart the process.*\(tallystream restore --force\)"
         ):
             check(client)
 

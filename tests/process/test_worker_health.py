@@ -109,13 +109,12 @@ def test_a_worker_waits_for_the_data_of_an_emptied_server(fresh_server, port, tm
                     with Producer(server.url) as producer:
                         producer.emit("view", "a")
                         producer.flush(30, wait="counted")
-                    if turn == 0:
-                        run = [PROGRAM, "snapshot", "--once"]
-                        subprocess.run(run, cwd=tmp_path, env=environment, check=True, timeout=60)
                 finally:
                     worker.send_signal(signal.SIGTERM)
                     _, log = worker.communicate(timeout=30)
             if turn == 0:
+                run = [PROGRAM, "snapshot", "--once"]
+                subprocess.run(run, cwd=tmp_path, env=environment, check=True, timeout=60)
                 client.flushall()
         with Totals(server.url) as totals:
             assert totals.get("a", "view").value == 2

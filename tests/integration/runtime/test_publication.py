@@ -12,7 +12,7 @@ from structlog.testing import LogCapture
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, NothingDeclared
 from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.changes import RuleChange, changes_of
@@ -239,10 +239,11 @@ def test_a_lost_number_is_not_used_again(server):
 
 
 def test_a_restarted_process_brings_nothing_back(server):
-    """A start that does not publish leaves the stored rules alone, and publishes its own only if none are stored."""
+    """A start that does not publish leaves the stored rules alone; without stored rules, it fails."""
     client = server.client()
-    start(server.url, OWN, publishing=False)
-    assert stored(client) == OWN
+    with pytest.raises(NothingDeclared, match="the server has lost the data"):
+        start(server.url, OWN, publishing=False)
+    assert client.keys() == []
     start(server.url, BOTH)
     start(server.url, OWN, publishing=False)
     assert stored(client) == BOTH
