@@ -19,19 +19,10 @@ FOLDERS: Final = tuple(
     for name in (
         "cluster/exact",
         "cluster/test_alerts_in_part.py",
+        "cluster/test_frozen_node.py",
+        "cluster/test_moved_snapshot.py",
         "cluster/test_reads_in_part.py",
-        "integration/archive",
-        "integration/counting",
-        "integration/reading",
-        "integration/rebuild",
-        "integration/repartition",
-        "integration/snapshot",
-        "integration/storage/test_every_field.py",
-        "integration/storage/test_every_key.py",
-        "integration/storage/test_lost_keys.py",
-        "integration/storage/test_script_replies.py",
-        "integration/test_repair.py",
-        "integration/verify",
+        "integration",
     )
 )
 """The folders and files whose tests take long."""
