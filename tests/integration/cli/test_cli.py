@@ -245,6 +245,18 @@ def test_no_server(alone, command):
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["archive --once", "verify", "audit", "rebuild", "replay"])
+def test_an_archive_without_its_package(shell, monkeypatch, command):
+    """If an archive is configured, and the package that reads it is not installed, a command names the package."""
+    hidden = shell.folder / "hidden"
+    hidden.mkdir()
+    (hidden / "pyarrow.py").write_text("raise ModuleNotFoundError('no pyarrow', name='pyarrow')\n", encoding="utf-8")
+    (shell.folder / "tallystream.toml").write_text('[archive]\nurl = "archive"\n', encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(hidden))
+    told = shell(*command.split(), status=1).stderr
+    assert "pip install 'tallystream-worker[archive]'" in told
+
+
 def test_parquet_is_not_read_from_standard_input(alone):
     """`ingest --format parquet -` is an error that tells the user to name a file; nothing is appended."""
     (alone.folder / "access.log").write_text(log_line("/a"))

@@ -115,12 +115,21 @@ def _command() -> int | None:
     """Run the command that the arguments name, and return its exit status.
 
     `KeyboardInterrupt` is raised only while the command itself runs, not while its module is imported.
+
+    Raises:
+        ConfigurationError: the command needs the package pyarrow, which is not installed.
+
+    Any error of the command is raised too.
     """
     exit_on_interrupt()
     command, bound, _ = app.parse_args(exit_on_error=True, print_error=True)
     raise_on_interrupt()
     try:
         return cast("int | None", command(*bound.args, **bound.kwargs))
+    except ModuleNotFoundError as error:  # pyarrow is an extra
+        if error.name != "pyarrow":
+            raise
+        raise ConfigurationError("the archive needs pyarrow: pip install 'tallystream-worker[archive]'") from None
     finally:
         exit_on_interrupt()
 

@@ -37,13 +37,9 @@ def archive(
     with --once.
     """
     # Imported here because pyarrow is an extra: the other commands must work without it.
-    try:
-        from tallystream_worker.archive.service import Archive, archive_service  # noqa: PLC0415
-        from tallystream_worker.archive.store import Store  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        raise ConfigurationError("the archive needs pyarrow: pip install 'tallystream-worker[archive]'") from None
+    from tallystream_worker.archive.service import Archive, archive_service  # noqa: PLC0415
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415
+
     settings = where.settings()
     chosen = replace(settings.archive, url=url or settings.archive.url, every=every or settings.archive.every)
     if not chosen.url:
