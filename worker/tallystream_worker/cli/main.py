@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from tallystream.client.error_text import text_of
 from tallystream.client.replies import BROKEN, is_certificate_untrusted
-from tallystream.errors import EventError, TallyError
+from tallystream.errors import ConfigurationError, EventError, TallyError
 from tallystream.rules.metrics import UndeclaredMetric
 from tallystream_worker.cli.lost_data import explained
 from tallystream_worker.cli.options import current_url, how_to_declare
