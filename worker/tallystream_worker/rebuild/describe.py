@@ -81,9 +81,9 @@ def describe(
     force: bool = False,
     topics: Sequence[int] = (),
 ) -> list[str]:
-    """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
+    """Store the root hash of a deployment and the hash of its live topic again, each if it is lost.
 
-    Do nothing, and return an empty list, if the root hash is stored and notes that a restore has not finished.
+    Return the names of the hashes that this call has stored. Do nothing, and return an empty list, if the root hash is stored and notes that a restore has not finished.
 
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that

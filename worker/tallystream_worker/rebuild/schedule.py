@@ -76,6 +76,7 @@ class Scheduled:
         Raises:
             ConfigurationError: no counter can be proved, the URL of the archive or of the snapshot cannot be used, or
                 this release cannot read the stored data.
+            ImportError: an archive is configured, and the package pyarrow is not installed.
             TallyError, redis.RedisError, OSError: another error of the audit (see `audit`); or the deployment could not
                 be read, or the result could not be recorded.
 
@@ -134,7 +135,10 @@ class Scheduled:
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service, not started, that runs an audit whenever the interval `[audit] every` has passed.
 
-    The caller must make sure that `[audit] every` is not empty.
+    The caller must make sure that `[audit] every` is not empty: an empty one stands for no audits.
+
+    Raises:
+        ConfigurationError: the URL of the server is invalid.
     """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = Scheduled(settings, client, log, stopping)
