@@ -105,7 +105,7 @@ class Archive:
 
         Raises:
             KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`; or the number of lost entries has
-                changed, and the hash of a later topic is lost.
+                changed, and a hash that describes the deployment is lost or lacks a field.
             StreamError, ArchiveError, CodecError, redis.RedisError: see `PartitionArchiver`; call again to continue.
             DeploymentChanged, ConfigurationError: the number of lost entries has changed, and could not be stored on
                 the server, because the deployment was replaced or cannot be read.
