@@ -104,8 +104,8 @@ class Broadcaster:
 
     Args:
         store: The server and the namespace of the counters.
-        known: Another reader of the event loop, with which the broadcaster shares the deployment; `None` for
-            none.
+        known: A `Totals` of the same event loop and namespace, with which the broadcaster shares what it reads about
+            the deployment; `None` for none.
     """
 
     def __init__(self, store: RedisSettings, known: Totals | None = None) -> None:
