@@ -38,8 +38,8 @@ def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
     """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
 
     A backup that cannot be read is passed over; with `is_strict`, the error is raised. In any case, these are passed
-    over: a backup whose URL cannot be used, a SQLite file that does not exist, a snapshot that lacks a partition, and an
-    archive if the package that reads it is not installed. Such a process cannot archive, and fails for this reason.
+    over: a backup whose URL cannot be used, a SQLite file that does not exist, a snapshot that lacks a partition, and
+    an archive if the package that reads it is not installed. Such a process cannot archive, and fails for this reason.
 
     Raises:
         SnapshotError, ArchiveError: only with `is_strict`; see `Database.facts` and `Store.manifest`.
