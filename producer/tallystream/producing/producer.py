@@ -259,9 +259,9 @@ class Producer:
                 known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
-            OSError: a file of the spool cannot be read.
-            DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
-                deleted.
+            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            KeyLost: only with `wait="counted"`: the deployment was deleted; or, with another `durability` than
+                `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -294,7 +294,7 @@ class Producer:
                 could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good; its events stay in the spool or are lost.
-            OSError: a file of the spool cannot be read; the events stay in the spool.
+            OSError: a file of the spool could not be closed.
         """
         if not self._buffer.refuse_more():
             return
