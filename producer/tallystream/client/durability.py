@@ -135,7 +135,7 @@ class DurabilityCheck:
     def confirm(self, client: redis.Redis, names: Iterable[str]) -> str:
         """Wait until all writes that the servers of some keys have executed before this call have the durability.
 
-        Wait at most a second. If that fails, and there are several keys, ask the server of each key again, for at most 0.1
+        Wait at most a second. If that fails, and there are several keys, ask the server of each key again, at most 0.1
         seconds each, until one does not confirm. For `memory`, do nothing.
 
         A replica, and the append-only file, get the writes of a server in their order. So a write after them is

@@ -93,7 +93,7 @@ class RollbackWatch:
         return max(self._checked_at, self.confirmed_at) + _INTERVAL if now - self.confirmed_at < _WATCH else None
 
     def suspect(self, partition: int) -> None:
-        """Note that the gate's record of a partition may differ from its queue: the next `roll_back` reads it and acts."""
+        """Note that the gate's record of a partition may differ from its queue: the next `roll_back` reads it."""
         self._suspects.add(partition)
 
     def check_soon(self) -> None:
