@@ -145,7 +145,8 @@ class Snapshotter:
                 sent again; that snapshot is unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
             ScanBroken: see `take`; nothing was written for that partition.
-            KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it.
+            KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
+                hash that describes the deployment is lost or lacks a field.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
             ConfigurationError: this release cannot read the description that the server has now.
@@ -260,8 +261,8 @@ class Snapshotter:
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
         """Read a partition at one moment, and return its values; the database is not changed, and no mark is put.
 
-        If the partition moves to another node while its keys are listed, or its node fails over or restarts, read it
-        again, at most three times.
+        A view of the partition is open on the server meanwhile: see `open_view`. If the partition moves to another node
+        while its keys are listed, or its node fails over or restarts, it is read again: at most three times in all.
 
         Args:
             partition: The number of the partition.
