@@ -327,11 +327,11 @@ def repartition(
 ) -> Layout:
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
-    The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the other
-    arguments. A call after an interruption continues the same repartition. If the call is refused because of the rules
-    or because entries are gone, nothing of a new repartition is left. After any other error, it is unfinished: call
-    again, or give it up with `topic.give_up`. If giving up an earlier one was interrupted, the old topic is reopened
-    first.
+    The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the
+    other arguments. A call after an interruption continues the same repartition. If the call is refused because of the
+    rules or because entries are gone, nothing of a new repartition is left. After any other error, it may be
+    unfinished: call again, or give it up with `topic.give_up`. If giving up an earlier one was interrupted, the old
+    topic is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin, the URL of an archive cannot be used, or this release cannot
