@@ -98,12 +98,12 @@ class Restored:
         damaged: The tables of no partition, such as `facts`, in which another program has changed, removed or added
             rows after the snapshot was taken. They are used unchanged.
         lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
-        rules: The rules that are live now: those that were live before, or those of the snapshot, with all known
-            retractions.
-        kept: Whether they are those that were live before.
+        rules: The rules that are live now: those that were live before (with the `regained` changes), or those of the
+            snapshot. See `restore` for the retractions in them.
+        kept: Whether they are those that were live before; false if changes were regained.
         of_snapshot: The rules of the snapshot, with the same retractions.
         former: The rules that the server had before; `None` if it had none, or they cannot be read. If changes were
-            `regained`, the rules that `regain` has made from both. With the argument `followed`, the rules in it.
+            `regained`, the rules that `regain` has returned. With the argument `followed`, the rules in it.
         regained: The numbers of the changes of the rules that the server had lost, and that are live again: see
             `regain`.
     """

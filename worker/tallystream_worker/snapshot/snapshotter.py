@@ -128,6 +128,9 @@ class Snapshotter:
     def run_once(self, *, whole: bool = False, accept_loss: bool = False) -> Round:
         """Take a snapshot of every partition, one after the other, and move their retention holds.
 
+        Also store the mark of the snapshot in each partition, the facts of the deployment in the database, and, for
+        monitoring, the earliest moment in the hash `meta`.
+
         If a partition no longer has the mark of its last snapshot (see `lost_log`), and no entry of that snapshot is
         lost or all were sent again, every counter of the partition is read. A snapshot of an earlier release or of
         another topic is replaced in one transaction; that of another topic without a check for lost entries, and so is

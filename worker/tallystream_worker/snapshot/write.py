@@ -216,6 +216,6 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
 
 
 def partition_tables() -> tuple[Table, ...]:
-    """Return the tables that have rows for each partition, except the positions."""
+    """Return the tables that have rows for each partition, except `positions` and `digests`."""
     others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts, schema.dead)
     return (*schema.COUNTERS.values(), *others)
