@@ -108,7 +108,7 @@ class DurabilityCheck:
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
         """Run a script, and wait at most a second for the durability of its writes.
 
-        With `memory`, do not wait: the reply is enough. If the server does not have the script, load it and run it.
+        With `memory`, do not wait: the reply is enough. If the server lacks the script, load it and run it again.
 
         Returns:
             The reply of the script, and the reason why its writes are not confirmed; the reason is empty if they are,

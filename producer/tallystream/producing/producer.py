@@ -202,7 +202,7 @@ class Producer:
     ) -> Decision:
         """Count one event now and return the decision, usually in one round trip: for limits and votes.
 
-        A rejection is no error: see `Decision.accepted`. A call waits for the server, not for the buffer. The first call,
+        A rejection is no error: see `Decision.accepted`. Calls wait for the server, not for the buffer. The first call,
         and one every 10 seconds, may also read the deployment. The event is appended to the stream like an emitted one,
         also if it is rejected, and a replay counts it in the same way. The decision does not include events that were
         emitted before and are not counted yet. `stats` and `flush` do not include decided events. See
