@@ -265,7 +265,7 @@ class Snapshotter:
         """Read a partition at one moment, and return its values; the database is not changed, and no mark is put.
 
         A view of the partition is open on the server meanwhile: see `open_view`. If the partition moves to another node
-        while its keys are listed, or its node fails over or restarts, it is read again: at most three times in all.
+        while its keys are listed, or its node fails over or restarts, it is read again, up to three times in all.
 
         Args:
             partition: The number of the partition.
