@@ -64,8 +64,8 @@ class MissingCounter(msgspec.Struct, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         streams: The streams of the partitions that were not read.
-        at_least: Of a spread metric, the sum over the other partitions: without negative amounts, the total is at least
-            that. `null` if none of its partitions was read.
+        at_least: Of a spread metric, the sum over the other partitions, but at least the metric's `floor`: without
+            negative amounts, the total is at least that. `null` if none of its partitions was read.
     """
 
     subject: str

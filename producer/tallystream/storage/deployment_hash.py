@@ -119,9 +119,10 @@ def lost_field(fields: Mapping[bytes, bytes]) -> str | None:
 
 
 def lost_field_of_root(root: Mapping[bytes, bytes]) -> str | None:
-    """Return the name of a field that the root has lost, and without which the live topic is not known; else `None`.
+    """Return the name of a field that the root has lost: `log`, `layout` or `epoch`; `None` if it has all of them.
 
-    `log` is written together with the partitions of the topic before. Without it, the first topic would seem live.
+    `log` is written together with the partitions of the topic before, so it is lost only if these are there. Without
+    it, the first topic would seem live.
     """
     if b"log" not in root and _beginning_with(root, b"partitions@"):
         return "log"
