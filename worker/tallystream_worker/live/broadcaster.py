@@ -344,8 +344,9 @@ class Broadcaster:
         If too many counters of a subscription changed, reset its readers, and return only its counters that are
         followed by name and may have changed. If there are too many entries, changes or comparisons, do so for all
         subscriptions, but reset only the readers of those with patterns. If a stream no longer has its entry at
-        `before`, reset all readers, and return all these too. For a second after a pass with too many entries, read
-        none, and return these only; else `positions` become the position of the next messages.
+        `before`, reset all readers, and return all these too. For a second after a pass with too many entries, changes
+        or comparisons, read no entries, and return these only; else `positions` become the position of the next
+        messages.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
