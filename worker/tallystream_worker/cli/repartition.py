@@ -124,8 +124,8 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
         redis.RedisError: the server does not reply, or rejects a command.
 
     If an error is raised, the topics that nothing uses may have been dropped or not, and the topic from before the last
-    repartition was not (after an `Unconfirmed` or a `redis.RedisError`, all or a part of it may be): read the deployment
-    again, and call again.
+    repartition was not (after an `Unconfirmed` or a `redis.RedisError`, all or a part of it may be): read the
+    deployment again, and call again.
     """
     topic.settle(client, deployment)
     removed = topic.drop_left(client, deployment)

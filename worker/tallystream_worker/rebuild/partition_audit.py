@@ -228,7 +228,7 @@ class PartitionAudit:
         return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in self._doubts
 
     def _last_retry(self) -> int | None:
-        """Return the time of the last retry of a dead letter by the live ledger; `None` if there was none."""
+        """Return the time of the last retry of a dead letter, in microseconds since 1970; `None` if there was none."""
         found: Any = self._client.hget(self._keys.ledger, RETRIED)
         return None if found is None else int(found)
 

@@ -58,7 +58,8 @@ class ReadingMarks:
             copied: By partition, the ID up to which any of its entries were copied.
 
         Raises:
-            EntriesGone: a partition has no record, or one before `copied`. The partitions before it have new records.
+            EntriesGone: entries of a partition were copied, and it has no record, or one before the last of them. The
+                partitions before it have new records.
             KeyLost: a partition has lost its sequences.
             StreamError: a partition lacks its retention hold: a failover has lost it, or the repartition was given up.
             redis.RedisError: the server does not reply, or rejects a command; some partitions may have new records.
