@@ -106,6 +106,9 @@ class Broadcaster:
         store: The server and the namespace of the counters.
         known: A `Totals` of the same event loop and namespace, with which the broadcaster shares what it reads about
             the deployment; `None` for none.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
     """
 
     def __init__(self, store: RedisSettings, known: Totals | None = None) -> None:
