@@ -75,7 +75,8 @@ class Deployment:
             changed rules (see `tallystream.rules.parts`).
         unreachable: By number of each partition that could not be read, because its node does not answer, the error.
             Its generation in `layout` is then `generation`, and `removed` lacks its periods.
-        durability: What must have the writes of a command before its next step: what the workers wait for.
+        durability: What must have the writes of a command before its next step; the workers wait for the same. It is
+            the memory of the server (`memory`), a `replica`, or the disk of the server (`fsync`).
     """
 
     layout: Layout

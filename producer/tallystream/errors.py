@@ -9,6 +9,7 @@ TallyError
 |- Unconfirmed           a write, such as a decision, was executed, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
 |- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
+|  '- NothingDeclared    no deployment is stored, or no worker has published its rules yet
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 
 class TallyError(Exception):
-    """Base class of the errors of tallystream; errors of the Redis client (`redis.RedisError`) do not have it."""
+    """Base class of the errors of tallystream. Errors of the Redis client (`redis.RedisError`) do not have it.
+
+    `NodeUnreachable` has both base classes.
+    """
 
 
 class EventError(TallyError, ValueError):
