@@ -71,7 +71,7 @@ class Scheduled:
         """Run an audit if one is due and no other worker runs one; return the fields of its log line, else `None`.
 
         Also return `None` if no rules are published, or if `stopping` ended the audit. Record the time and the result
-        of a finished audit in `tally:meta`, and log an error if counters differ.
+        of a finished audit in the hash `meta` of the live topic (see `FIELD`), and log an error if counters differ.
 
         Raises:
             ConfigurationError: no counter can be proved, the URL of the archive or of the snapshot cannot be used, or
