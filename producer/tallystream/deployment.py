@@ -227,6 +227,7 @@ class Deployment:
                 stored layout version or rules.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
+            ValueError: a field that must be a whole number is not one.
         """
         root = fields if root is None else root
         live = live_topic(root, namespace)

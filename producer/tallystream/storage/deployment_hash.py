@@ -74,6 +74,9 @@ def parse_live(value: bytes) -> tuple[int, bool]:
     """Return the generation in a value of `PartitionKeys.live`, and whether the partition is open.
 
     It is not open if the value has a word: `closed`, or `restoring`.
+
+    Raises:
+        ValueError: the value does not begin with a whole number.
     """
     generation, *words = value.split()
     return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`
@@ -104,6 +107,9 @@ def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
     Args:
         root: The fields of the root hash; without a field `log`, the first topic is live.
         namespace: The first part of every key.
+
+    Raises:
+        ValueError: the field `log` is not a whole number.
     """
     return Layout(namespace=namespace, topic=int(root.get(b"log", FIRST_TOPIC)))
 
