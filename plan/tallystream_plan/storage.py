@@ -24,9 +24,9 @@ _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
     """Return the bytes of the counters of all partitions, by metric and rule, such as `view: hours`.
 
-    The names are for people. The bytes are without headroom, for a year of events at the rate of the peak. A rule that
-    needs no memory is left out. A leaderboard is in the memory of its total, window or sketch. Exact ids and Bloom
-    filters are not included, nor are unique actors if the load has no actors.
+    The names are for people. The bytes are those after a year of events at the rate of the peak, without headroom. A
+    rule that needs no memory is left out. A leaderboard is in the memory of its total, window or sketch. Exact ids and
+    Bloom filters are not included, nor are unique actors if the load has no actors.
     """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():

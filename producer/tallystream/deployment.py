@@ -49,7 +49,7 @@ class Deployment:
 
     `load` and `find` read it, and `create_or_load` also stores a new deployment if none is stored.
     A producer or a reader may start before the first worker. If the rules are not stored yet, `declared` is `None`; if
-    nothing is stored yet, `epoch` is empty, too, and `layout` has 4 partitions.
+    nothing is stored yet, `epoch` is empty, too, and `layout` has 4 partitions, or as many as a reader expects.
 
     Attributes:
         layout: The keys of the live topic and its live generation; never missing.
@@ -75,7 +75,8 @@ class Deployment:
             changed rules (see `tallystream.rules.parts`).
         unreachable: By number of each partition that could not be read, because its node does not answer, the error.
             Its generation in `layout` is then `generation`, and `removed` lacks its periods.
-        durability: What must have the writes of a command before its next step: what the workers wait for.
+        durability: What must have the writes of a command before its next step; the workers wait for the same. It is
+            the memory of the server (`memory`), a `replica`, or the disk of the server (`fsync`).
     """
 
     layout: Layout
@@ -122,7 +123,7 @@ class Deployment:
         Raises:
             KeyLost: no deployment is stored, but the partitions that a new one would have show that one was (entries
                 were counted, a partition is closed, a later generation is live, or a key is lost); or the hash of the
-                live topic is lost.
+                live topic is lost, or a field without which the deployment cannot be read.
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` (if it is `None`:
                 `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
@@ -148,7 +149,7 @@ class Deployment:
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
                 version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
             redis.RedisError: the server does not answer, or refuses a command.
         """
@@ -164,13 +165,14 @@ class Deployment:
             client: The server.
             namespace: First part of every key.
             in_part: Whether to let the deployment have `unreachable` partitions if nodes of a cluster do not answer.
+                Partitions are read only if there was a rebuild in the live topic; otherwise none is `unreachable`.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
-            redis.RedisError: the server, or with `in_part` the node of the description, does not answer, or refuses a
-                command.
+            redis.RedisError: the server does not answer (with `in_part`: the node of the description does not), or it
+                refuses a command.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
@@ -223,8 +225,9 @@ class Deployment:
         Raises:
             ConfigurationError: the stored number of partitions is not `partitions`, or this release cannot read the
                 stored layout version or rules.
-            KeyLost: the hash of the live topic is lost, or a field that every such hash has.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
+            ValueError: a field that must be a whole number is not one.
         """
         root = fields if root is None else root
         live = live_topic(root, namespace)
@@ -272,7 +275,10 @@ class Deployment:
         )
 
     def lacking(self, unreachable: Mapping[int, str]) -> Self:
-        """Return a copy with more unreachable partitions; the object itself if there are no more."""
+        """Return a copy with further `unreachable` partitions; the object itself if it has all of them already.
+
+        `unreachable` is, as in the attribute, the error by number of the partition.
+        """
         if unreachable.keys() <= self.unreachable.keys():
             return self
         return replace(self, unreachable={**self.unreachable, **unreachable})
@@ -346,7 +352,7 @@ class Deployment:
             DeploymentChanged: the data was deleted or replaced (the stored epoch is missing or differs), a restore has
                 not finished, or this deployment was not stored and one is stored now.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             redis.RedisError: the server does not answer, or refuses a command.
         """
         found = self.find(client, self.layout.namespace, in_part=in_part)
@@ -360,7 +366,8 @@ class Deployment:
         It does not check whether this topic is still the live one.
 
         Raises:
-            DeploymentChanged: the data was deleted or replaced, this topic was removed, or `is_stored` is false.
+            DeploymentChanged: the data was deleted or replaced, this topic was removed, or `is_stored` is false. For
+                the first topic, also if a restore has not finished: the message then states that the hash was deleted.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         epoch: bytes | None = client.execute_command("HGET", self.layout.meta, "epoch")
@@ -397,7 +404,8 @@ class Deployment:
     def is_half_switched(self) -> bool:
         """Whether a partition counts in another generation than `generation`, and none is being built.
 
-        A failover of its node has undone the switch there, or a switch to a kept generation was interrupted.
+        A failover of its node has undone the switch there, or a switch to a kept generation is under way or was
+        interrupted.
         """
         return self.building is None and any(keys.generation != self.generation for keys in self.layout.keys)
 

@@ -9,6 +9,7 @@ TallyError
 |- Unconfirmed           a write, such as a decision, was executed, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
 |- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
+|  '- NothingDeclared    no deployment is stored, or no worker has published its rules yet
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 
 class TallyError(Exception):
-    """Base class of the errors of tallystream; errors of the Redis client (`redis.RedisError`) do not have it."""
+    """Base class of the errors of tallystream. Errors of the Redis client (`redis.RedisError`) do not have it.
+
+    `NodeUnreachable` has both base classes.
+    """
 
 
 class EventError(TallyError, ValueError):
@@ -58,7 +62,7 @@ class FlushTimeout(TallyError, TimeoutError):
 
     After `flush`, they are still sent and counted, unless the producer was closed meanwhile. After `close`, unsent
     events stay in the spool, or are lost without a spool. A read raises this error if the entries up to its `after`
-    were not counted in time.
+    were not counted in time, or if no replica had the counting in time and the reader has the durability `replica`.
     """
 
 
@@ -70,7 +74,7 @@ class StreamFull(TallyError):
 
 
 class Unconfirmed(TallyError):
-    """Raised if a write was executed, but its durability was not confirmed in time.
+    """Raised if a write was executed, but its durability was not confirmed in time, or cannot be confirmed.
 
     A failover or a crash could undo the write.
 
@@ -87,12 +91,12 @@ class NodeUnreachable(TallyError, redis.ConnectionError):
 
     Args:
         nodes: By the name of a key that cannot be read, such as the stream of a partition, the address of its node as
-            `host:port`; `None` if no node serves the key.
+            `host:port`; `None` if it is not known which node serves the key.
         problem: The error of one of the nodes.
 
     Attributes:
         keys: The names of the keys, in the order of the argument `nodes`.
-        nodes: The different addresses in the argument `nodes`, sorted; empty if no node serves the keys.
+        nodes: The different addresses in the argument `nodes`, sorted; empty if none is known.
     """
 
     def __init__(self, nodes: Mapping[str, str | None], problem: str) -> None:
@@ -140,7 +144,7 @@ class StreamError(TallyError):
 
 
 class KeyLost(StreamError):
-    """Raised if a key was deleted or evicted, or another client replaced it.
+    """Raised if a key was deleted or evicted, or another client replaced it or deleted a field that it must have.
 
     Nothing that needs the key is appended, counted or read. The message states what repairs it.
 

@@ -75,11 +75,11 @@ def follow(
     The first update of each connection comes at once, also if nothing has changed; it may have no totals. A later
     update may have a total that did not change, of a subject that is named without `*`.
 
-    After a failed or lost connection, or an answer that the service is busy, connect again after a pause of up to 5
-    seconds, and continue after the last update. A connection is lost if no byte arrives for 40 seconds. An unknown host
-    and an invalid certificate are failed connections, too: without `patience`, they are retried without end. The first
-    step of the iterator checks the URL and connects, so the errors are raised by it or by a later step, not by the
-    call.
+    After a failed or lost connection, the end of the response, or an answer that the service is busy, connect again
+    after a pause of up to 5 seconds, and continue after the last update; after a reset without an `id`, continue from
+    the present. A connection is lost if no byte arrives for 40 seconds. An unknown host and an invalid certificate are
+    failed connections, too: without `patience`, they are retried without end. The first step of the iterator checks the
+    URL and connects, so the errors are raised by it or by a later step, not by the call.
 
     Args:
         url: URL of the read service, such as `http://127.0.0.1:8080`.

@@ -52,6 +52,7 @@ class Producer:
     Raises:
         ConfigurationError: the URL or another setting is invalid, or the folder of the spool cannot be written.
             `partitions` is compared with the deployment only later, by the other methods.
+        OSError: the folder of the spool cannot be listed.
     """
 
     def __init__(
@@ -95,13 +96,16 @@ class Producer:
         `tallystream.Event` for the arguments.
 
         Raises:
-            EventError: the event is invalid; it was not added. If its metric is not declared, the rules are read again:
-                a metric that was declared a moment ago is accepted by a later call.
+            EventError: the event is invalid, or the rules do not allow its metric, amount or actor; it was not added.
+                If its metric is not declared, the rules are read again: a metric that was declared a moment ago is
+                accepted by a later call. An event over a limit is no error.
             BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
             SpoolError: the spool cannot be written; the event was not added.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
-                refuses it for good (password, permission, `durability`): it sends no events any more.
-            TallyError: the producer is closed.
+                refuses it for good (password, permission, `durability`): it sends no events any more. The event was not
+                added.
+            TallyError: the producer is closed, also if it was closed while the call waited for room; the event was not
+                added.
         """
         began = time.monotonic()
         while True:
@@ -141,14 +145,15 @@ class Producer:
         `tallystream.Event` for the arguments.
 
         Raises:
-            EventError: the event is invalid; it was not counted.
+            EventError: the event is invalid; its metric is undeclared, spread or in a sketch; the rules do not allow
+                its amount, actor or time; or the total would exceed 2^53 - 1. It was not counted.
             ConfigurationError: no worker has published the rules yet, or this producer cannot work with the deployment
-                that is stored in Redis.
+                that is stored in Redis; the event was not counted.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
             StreamError: a key of the event's metric has another type; the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
-                within 1 second; deciding it again may count it twice.
+                within 1 second, or cannot confirm it; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed.
@@ -163,9 +168,10 @@ class Producer:
     async def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
-        An event whose `emit` has not returned yet may be left out. Dropped events, and those of dead processes in the
-        spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended. If the call is
-        cancelled, the events are still sent.
+        An event that a rule rejects, or that becomes a dead letter, is in no total: it is waited for until it has this
+        outcome. An event whose `emit` has not returned yet may be left out. Dropped events, and those of dead processes
+        in the spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended, and
+        `wait="counted"` does not wait for them either. If the call is cancelled, the events are still sent.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.
@@ -178,8 +184,9 @@ class Producer:
                 refuses the producer's thread: then the events are kept, and the next call tries again.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
-            DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
-                deleted.
+            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            KeyLost: only with `wait="counted"`: the deployment was deleted; or, with another `durability` than
+                `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
@@ -202,6 +209,7 @@ class Producer:
                 could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good; its events stay in the spool or are lost.
+            OSError: a file of the spool could not be closed.
         """
         self._closed = True
 

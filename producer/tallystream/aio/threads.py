@@ -11,13 +11,18 @@ if TYPE_CHECKING:
 
 
 async def in_thread(call: Callable[[], None]) -> None:
-    """Run a blocking call in a new daemon thread, wait until it returns, and raise the exception that it raises.
+    """Run a blocking call in a new daemon thread, and suspend the caller until it returns.
 
     A daemon thread does not keep the program from ending: the call is cut off then. If the caller is cancelled, the
     call still runs to its end, and its exception is ignored.
 
     The event loop's executor is not used: it has few threads, and the event loop waits for all of them when it ends,
     so a flush that was cancelled during an outage would keep the program from ending.
+
+    Raises:
+        RuntimeError: the system refuses the thread; the call did not run.
+
+    Any error of `call` is raised too.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()

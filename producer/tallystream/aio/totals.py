@@ -78,9 +78,11 @@ class Totals:
         self._closed = False
 
     def share(self, other: Totals) -> None:
-        """Share what either object reads about the deployment; both must be of one event loop and namespace.
+        """Use the cached deployment of `other` in place of that of this object, from now on for both objects.
 
-        While the node of the description does not answer, either can then read if one of them has read before.
+        Both must be of one event loop, server and namespace. What this object has read about the deployment before is
+        forgotten. Afterwards, what either of them reads serves both: while the node of the description does not answer,
+        either can read if `other` had read the description before, or one of them has since.
         """
         self._remembered = other._remembered  # of the same class
 
@@ -90,11 +92,11 @@ class Totals:
         If none is stored, `is_stored` of the result is false.
 
         Raises:
-            ConfigurationError: this release cannot read the stored layout version or rules; or, until a deployment with
-                rules has been read, `partitions` is not 1 to 1,024 or not the stored number. Later, a repartition may
-                change it.
+            ConfigurationError: this release cannot read the stored layout version or rules; the URL is that of a single
+                server and the server is a node of a cluster, or the reverse; or, until a deployment with rules has been
+                read, `partitions` is not 1 to 1,024 or not the stored number. Later, a repartition may change it.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             TallyError: this object is closed, and the deployment must be read.
             redis.RedisError: the server cannot be read.
         """
@@ -119,7 +121,7 @@ class Totals:
         return remembered.put(found)
 
     async def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
-        """Return the total of a subject's metric, in `value`: at least the declared floor, 0 without events.
+        """Return the total of a subject's metric, in `value`: at least the declared floor; 0 without events and floor.
 
         A metric that the published rules do not declare is an `EventError`. See `tallystream.Totals.get`.
         """
@@ -274,9 +276,11 @@ class Totals:
     ) -> Answer:
         """Run a query, again and again until its answer includes all entries up to `after`, and return that answer.
 
-        The wait also ends when no entry of the partitions that are read is uncounted. If another generation or topic
-        has become live, read the deployment again, and run the query for the new one. If a partition is closed and no
-        other topic is live yet, the answer is that of the closed partition.
+        It is read in part if nodes of a cluster do not answer: then the answer names the partitions that it lacks. The
+        wait also ends when no entry of the partitions that are read is uncounted. With the durability `replica`, wait
+        further until a replica has the counting. If another generation or topic has become live, read the deployment
+        again, and run the query for the new one. If a partition is closed and no other topic is live yet, the answer is
+        that of the closed partition.
 
         Args:
             question: Takes the present deployment, and returns the query; called again for each attempt.
@@ -287,7 +291,8 @@ class Totals:
         Raises:
             EventError: `after` is not a stream ID, or an argument of the query is invalid.
             ConfigurationError: the question needs published rules, and there are none.
-            FlushTimeout: the entries up to `after` were not counted within `timeout`.
+            FlushTimeout: the entries up to `after` were not counted within `timeout`, or with the durability `replica`
+                no replica had the counting within it.
             KeyLost: a partition that is read has lost a key.
             NodeUnreachable: every partition that the question needs is on a node that does not answer.
 

@@ -26,11 +26,13 @@ class Bounded:
         super().__init__(*arguments, **settings)
 
     def get_connection(self, *arguments: Any, **options: Any) -> Any:
-        """Return a connection, as the pool does; wait while all are in use.
+        """Return a connection, as the pool does; if `most` are in use, wait for one, at most `patience` seconds.
+
+        The caller must pass the connection to `release` when it needs it no more.
 
         Raises:
             MaxConnectionsError: none became free in time; the command was not sent.
-            redis.ConnectionError, redis.TimeoutError: the connection cannot be made.
+            redis.RedisError, ConfigurationError: the connection cannot be made, or the server is of the wrong kind.
         """
         if not self._free.acquire(timeout=self._patience):
             raise MaxConnectionsError(f"no connection to the server became free within {self._patience:g} s")
@@ -44,7 +46,7 @@ class Bounded:
         return connection
 
     def release(self, connection: Any) -> None:
-        """Return a connection to the pool."""
+        """Give a connection back to the pool, so that a thread that waits for one gets it."""
         try:
             super().release(connection)  # type: ignore[misc]  # of the pool
         finally:

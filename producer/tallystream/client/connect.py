@@ -140,7 +140,11 @@ def _with_absolute_path(url: str) -> str:
 
 
 def _from_url(url: str, settings: dict[str, Any], bound: dict[str, Any]) -> redis.Redis:
-    """Return a client of one server; `bound` has the settings of `Bounded`, or is empty."""
+    """Return a client of one server; `bound` has the settings of `Bounded`, or is empty.
+
+    Raises:
+        ValueError: the URL is invalid.
+    """
     pool = BoundedPool if bound else redis.ConnectionPool
     client = redis.Redis(connection_pool=pool.from_url(url, **settings, **bound))
     client.auto_close_connection_pool = True

@@ -52,7 +52,7 @@ class _Counted:
         return super().pack_commands(commands)  # type: ignore[misc]
 
     def send_packed_command(self, *args: Any, **options: Any) -> None:
-        """Send packed commands; the arguments are those of the redis-py connection."""
+        """Send packed commands, and connect first if not connected; arguments and errors are those of redis-py."""
         packed, self._packed = self._packed, 1
         if not self.is_connected:  # type: ignore[attr-defined]
             self.connect_check_health(check_health=False)

@@ -106,9 +106,9 @@ class DurabilityCheck:
         return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
 
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
-        """Run a script, wait at most a second for the durability of its writes, and return its reply.
+        """Run a script, and wait at most a second for the durability of its writes.
 
-        With `memory`, do not wait: the reply is enough.
+        With `memory`, do not wait: the reply is enough. If the server lacks the script, load it and run it again.
 
         Returns:
             The reply of the script, and the reason why its writes are not confirmed; the reason is empty if they are,
@@ -133,18 +133,23 @@ class DurabilityCheck:
         return reply, "" if self.is_enough(waited) else NOT_IN_TIME
 
     def confirm(self, client: redis.Redis, names: Iterable[str]) -> str:
-        """Wait at most a second until all that the servers of some keys have accepted before has the durability.
+        """Wait until all writes that the servers of some keys have executed before this call have the durability.
+
+        Wait at most a second. If that fails, and there are several keys, ask the server of each key again, at most 0.1
+        seconds each, until one does not confirm. For `memory`, do nothing.
 
         A replica, and the append-only file, get the writes of a server in their order. So a write after them is
         confirmed only together with all of them, whichever connection they came from. That write sets the given keys,
-        which expire after a minute. For `memory`, do nothing.
+        which expire after a minute.
 
         Args:
             client: The server or the cluster.
             names: Keys with `Layout.confirmed`, at least one on each node.
 
         Returns:
-            The reason why this is not confirmed; empty if it is. In a cluster, the reason names a node.
+            The reason why the writes are not confirmed, with the address of a server that has not confirmed them;
+            empty if they are confirmed, and for `memory`. Most errors of a server or a connection are a reason and are
+            not raised.
 
         Raises:
             redis.ResponseError: the user lacks the permission for a command.

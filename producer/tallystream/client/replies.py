@@ -74,9 +74,11 @@ _ANNOTATED, _ANNOTATION_ENDS = "Command # ", " of pipeline caused error: "
 
 
 def is_unreachable(error: object) -> TypeGuard[RedisError]:
-    """Return whether an error shows that the node of a key cannot execute commands: it is down, or no node serves it.
+    """Return whether an error means that the node of a key executes no commands now.
 
-    A wrong password and too many connections of this client are no such errors: the node is there.
+    Its connection failed or did not reply in time, it replies that it is loading its data or has too many clients, or
+    no node serves the key (CLUSTERDOWN, MASTERDOWN). A wrong or missing password, and too many connections of this
+    client, are no such errors. Return `False` for an object that is no error.
     """
     return isinstance(error, (*BROKEN, ClusterDownError)) and not isinstance(
         error, (AuthenticationError, MaxConnectionsError)
@@ -177,10 +179,10 @@ def is_wrong_type(error: object) -> TypeGuard[ResponseError]:
 def is_about_server(error: RedisError) -> bool:
     """Return whether an error comes from the server's state, the connection or the user's permissions.
 
-    Such an error usually does not depend on the arguments of the command, so only a later attempt helps. These are all
-    errors that are not a plain `ResponseError` (a broken connection, OOM, READONLY, NOSCRIPT, MOVED, CROSSSLOT, ...),
-    and NOGROUP, BUSY, MISCONF, NOREPLICAS, UNBLOCKED and a missing permission. Any other error may depend on the
-    arguments.
+    Such an error usually does not depend on the arguments of the command: other arguments do not help, but a later
+    attempt may. Return `True` for all errors that are not a plain `ResponseError` (a broken connection, a wrong
+    password, OOM, READONLY, NOSCRIPT, MOVED, CROSSSLOT, ...), and for NOGROUP, BUSY, MISCONF, NOREPLICAS, UNBLOCKED and
+    a missing permission. Any other error may depend on the arguments.
     """
     return not _is_plain(error) or _word(error) in _OF_THE_SERVER or is_permission_missing(error)
 

@@ -66,13 +66,11 @@ class CountRequests:
 
 
 def _route(scope: Scope, mounted_at: str) -> str | None:
-    """Return the path pattern of the route that the router stored in the scope; `None` if it stored none.
+    """Return the path pattern of the route that the router stored in the scope; `None` if no route matched.
 
-    The pattern of a route in a mounted application begins with the path of the mount. If a mount matched, but no route
-    in it, the router stored the mount itself, which is then taken for a route.
-
-    A mounted application without routes is itself a route: its pattern is the path of the mount. For any other mount,
-    the router stores the mount in the scope if no route below it matched.
+    The pattern of a route in a mounted application begins with the path of the mount. A mounted application without
+    routes is itself a route: its pattern is the path of the mount. If a mount with routes matched, but no route in it,
+    the router stored the mount in the scope: then return `None`.
 
     Args:
         scope: The scope, after the application has run.

@@ -59,8 +59,8 @@ class RequestCounter:
     def __call__(self, method: str, route: str | None, status: int) -> None:
         """Count one request in `metric`, and from status 500 on also in `failed`; log a `TallyError` of the producer.
 
-        It calls `Producer.emit`, which adds to the buffer. A full buffer is not logged, nor is the same error of a
-        metric again. With `when_full="drop"`, a full buffer is no error.
+        It calls `Producer.emit`, which adds to the buffer. The same error of a metric is not logged again. If the
+        producer has `when_full="drop"`, a full buffer is no error, and is not logged.
 
         Args:
             method: The HTTP method.

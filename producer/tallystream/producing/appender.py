@@ -89,7 +89,10 @@ class Appender:
         self.backlogged = 0
         """Number of attempts at which a stream refused entries because the stream had reached its limit."""
         self.unconfirmed = 0
-        """Number of `send` calls that sent entries whose durability was not confirmed: too slow, or an error reply."""
+        """Number of calls of `send` or `lasts` after which the durability of entries was not confirmed.
+
+        The reason is that it took too long, or an error reply.
+        """
         self._lost_keys: dict[int, str] = {}  # by partition, the key that the server has lost
         self.is_closed = False
         """Whether the gate refused an entry because another topic becomes live: call `lasts`, `settle`, then `move`."""
@@ -121,7 +124,10 @@ class Appender:
 
     @property
     def lost(self) -> int:
-        """Confirmed entries that a stream had lost, and that could not be sent again: no queue kept them any more."""
+        """Confirmed entries that a stream had lost, and that are not sent again.
+
+        No queue kept them any more, or the server was emptied and has another epoch.
+        """
         return self._rollbacks.lost
 
     @property
@@ -375,7 +381,8 @@ class Appender:
 
         Raises:
             KeyLost: a partition has lost its sequences, although entries may have been sent to it.
-            Unconfirmed: the durability of what the two topics have was not confirmed in time; call it again.
+            Unconfirmed: the durability of what the two topics have was not confirmed in time, or because of an error;
+                `unconfirmed` has grown by 1. Call this again.
             RedisError: the server does not answer, or refuses a command; the sequences are not known.
         """
         is_known = self.layout.topic in deployment.earlier

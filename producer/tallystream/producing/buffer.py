@@ -163,7 +163,6 @@ class Buffer:
         Raises:
             FlushTimeout: the deadline has passed, or `close` was called before the events were confirmed.
             ConfigurationError: the sending thread has failed, and some of the events will not be sent any more.
-            OSError: the buffer is a `Spool`, and one of its files cannot be read.
         """
         with self._changed:
             target = self._target()

@@ -202,7 +202,7 @@ class Producer:
     ) -> Decision:
         """Count one event now and return the decision, usually in one round trip: for limits and votes.
 
-        A rejection is no error: see `Decision.accepted`. It waits for the server, not for the buffer. The first call,
+        A rejection is no error: see `Decision.accepted`. Calls wait for the server, not for the buffer. The first call,
         and one every 10 seconds, may also read the deployment. The event is appended to the stream like an emitted one,
         also if it is rejected, and a replay counts it in the same way. The decision does not include events that were
         emitted before and are not counted yet. `stats` and `flush` do not include decided events. See
@@ -259,9 +259,9 @@ class Producer:
                 known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
-            OSError: a file of the spool cannot be read.
-            DeploymentChanged, KeyLost: only with `wait="counted"`: a restore has not finished, or the deployment was
-                deleted.
+            DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            KeyLost: only with `wait="counted"`: the deployment was deleted; or, with another `durability` than
+                `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -294,7 +294,7 @@ class Producer:
                 could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good; its events stay in the spool or are lost.
-            OSError: a file of the spool cannot be read; the events stay in the spool.
+            OSError: a file of the spool could not be closed.
         """
         if not self._buffer.refuse_more():
             return

@@ -93,7 +93,7 @@ class RollbackWatch:
         return max(self._checked_at, self.confirmed_at) + _INTERVAL if now - self.confirmed_at < _WATCH else None
 
     def suspect(self, partition: int) -> None:
-        """Record that the gate's record of a partition does not match its queue: the next send reads it, and acts."""
+        """Note that the gate's record of a partition may differ from its queue: the next `roll_back` reads it."""
         self._suspects.add(partition)
 
     def check_soon(self) -> None:
@@ -147,8 +147,8 @@ class RollbackWatch:
 
         A queue whose record matches it does not change. If the record was removed, so that the next entry cannot follow
         under the same name, the queue begins again under a new name. If another epoch is stored, first do the same as
-        `follow`. If a partition has lost its sequences, or no deployment is stored, its queue does not change. The
-        attribute `damaged` is set to these partitions. No partition is suspected afterwards.
+        `follow`. If a partition has lost its sequences, or no deployment is stored (and `epoch` is not `None`), its
+        queue does not change. The attribute `damaged` is set to these partitions. No partition is suspected afterwards.
 
         Returns:
             The unconfirmed entries that are not sent again, because a removed record may have covered them; also those
@@ -292,8 +292,9 @@ class RollbackWatch:
     def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
         """Continue, under a new name, a queue whose record was removed; give up the entries sent without a reply.
 
-        These were sent without a reply, and are added to `unknown`. `unknown` also counts those that a dead process may
-        have sent and that do not wait here, so are not returned. If nothing was ever sent, the name stays.
+        `unknown` grows by the number of entries that were sent without a reply. It includes entries that a dead process
+        may have sent and that do not wait here: `roll_back` does not return these. If nothing was ever sent, the name
+        stays, and `since` becomes the record's `newest`.
         """
         last = queue.last_of(record)
         if last == 0:

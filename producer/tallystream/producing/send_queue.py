@@ -78,7 +78,7 @@ class SendQueue:
             An entry that is sent again after a rollback is confirmed again.
 
         Raises:
-            SpoolError: the spool cannot be written; nothing was sent.
+            SpoolError: the spool cannot be written, or events in it are damaged; nothing was sent.
             OSError: the files of the spool cannot be read; nothing was sent.
             DeploymentChanged: entries that were confirmed are missing, and a restore has not finished; nothing was
                 sent.

@@ -119,15 +119,18 @@ class Sender:
 
     @property
     def lost(self) -> int:
-        """Confirmed entries, also of dead processes, that a stream had lost, and that no queue kept any more."""
+        """Confirmed entries, also of dead processes, that a stream had lost, and that are not sent again.
+
+        No queue kept them any more, or the server was emptied and has another epoch.
+        """
         return self._lost_entries + sum(send_queue.appender.lost for send_queue in self._outboxes())
 
     @property
     def problem(self) -> str | None:
         """The text of the latest error that delays events, of all partitions or of one; `None` if there is none.
 
-        It becomes `None` again when a queue makes progress without an error. A failure that ends the thread does not
-        change it: then the calls of the buffer raise the error (`Buffer.fail`).
+        It becomes `None` again after a step of any queue without an error, if entries were confirmed or none is due. A
+        failure that ends the thread does not change it: then the calls of the buffer raise the error (`Buffer.fail`).
         """
         return self._problem
 

@@ -46,7 +46,8 @@ class EventValidator:
     """Checks events against the stored rules, and returns their routes; safe across threads.
 
     `refresh` reads the rules from the server; the other methods do not wait for the server. `subject`, `metric` and
-    `admit` check the parts of an event. The caller first looks up `known` and `metrics`, and calls them only if needed.
+    `admit` check the parts of an event. The caller calls `subject` if `known` does not have the subject, `metric` if
+    `metrics` does not have the metric, and `admit` if the value in `metrics` or the result of `metric` is true.
 
     Args:
         client: Client of the server that the events go to.

@@ -81,10 +81,10 @@ class Alerts(msgspec.Struct, frozen=True):
 
     Attributes:
         alerts: The declared alerts, in the order of the rules.
-        firing: At most `n` alerts that fire, after the first `offset`, the latest first; one for each pair of alert and
-            subject.
-        more: Whether further alerts fire that come after those in `firing`. If `n` was 0, it may be true although none
-            fires: see `WatchedAlert.firing`.
+        firing: The alerts that fire, the latest first; one for each pair of alert and subject. They are at most as many
+            as the query asked for (`n`), after those that it skips (`offset`).
+        more: Whether further alerts fire that come after those in `firing`. If the query asked for none (`n` 0), it may
+            be true although none fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
             notifications of former alerts still wait.
         unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer. Their

@@ -64,8 +64,8 @@ class MissingCounter(msgspec.Struct, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         streams: The streams of the partitions that were not read.
-        at_least: Of a spread metric, the sum over the other partitions: without negative amounts, the total is at least
-            that. `null` if none of its partitions was read.
+        at_least: Of a spread metric, the sum over the other partitions, but at least the metric's `floor`: without
+            negative amounts, the total is at least that. `null` if none of its partitions was read.
     """
 
     subject: str
@@ -125,8 +125,8 @@ class Reading(msgspec.Struct, frozen=True):
             normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
         errors: By counter, by how much its value may be too high; only for estimates. For a spread metric, it is the
-            sum over the sketches of all partitions. In at most 2 % of cases the value is higher; after negative amounts
-            (`max_subjects` allows them), it may be too low. See `sketches`.
+            sum over the sketches of all partitions. In at most 2 % of cases, the value is too high by more than that;
+            after negative amounts (`max_subjects` allows them), it may be too low. See `sketches`.
         missing: The counters that are not in `values`, because one of their partitions is not reachable.
         unreachable: The partitions that were not read.
     """

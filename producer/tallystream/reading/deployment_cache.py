@@ -41,7 +41,8 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
     Raises:
         ConfigurationError: `partitions` is not 1 to 1,024. Raised by the query's `parse`: the stored number of
             partitions is not `partitions`, or this release cannot read the stored layout version or rules.
-        KeyLost: the hash of the live topic is lost; raised by the query's `parse`.
+        KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read; raised by
+            the query's `parse`.
         DeploymentChanged: the description of a deployment was deleted, or a restore has not finished; raised by the
             query's `parse`.
     """

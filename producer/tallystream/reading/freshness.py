@@ -95,7 +95,7 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
 
 
 class Freshness(TypedDict):
-    """The fields of a `Figure`, as keyword arguments."""
+    """The fields of a `Figure` without `unreachable`, as keyword arguments."""
 
     as_of: str
     lag: int | None
@@ -103,10 +103,11 @@ class Freshness(TypedDict):
 
 
 def freshness(positions: Sequence[CountingPosition], error: float | None = 0) -> Freshness:
-    """Return the fields of a figure that was read from partitions with these positions, and has this error.
+    """Return `as_of`, `lag` and `error` of a figure that was read from partitions with these positions.
 
     `as_of` is the smallest one of the partitions, `0-0` for no partition; `lag` is the sum of their lags, in entries,
-    `None` if one of them is not known. `error` `None` means that the error is not known.
+    `None` if one of them is not known, 0 for no partition. `error` is the argument; `None` means that the error is not
+    known.
     """
     return {"as_of": as_of(positions), "lag": lag_of(positions), "error": error}
 

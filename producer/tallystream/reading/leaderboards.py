@@ -87,7 +87,7 @@ class _Ranked:
 
     Attributes:
         places: The subjects and their values, at least the metric's `floor`, largest first.
-        positions: The counting position of each partition, in order.
+        positions: The counting position of each partition that was read, in order.
         error: As in `Leaderboard`; `None` if it is not known.
     """
 

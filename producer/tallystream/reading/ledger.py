@@ -72,10 +72,10 @@ class PartitionSummary(msgspec.Struct, frozen=True):
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
-    """The outcomes of all events, and the counting positions of all partitions.
+    """The outcomes of all events, and the counting positions of all partitions; see `unreachable` for what is missing.
 
     Attributes:
-        partitions: The partitions.
+        partitions: The partitions that were read.
         lag: The number of entries not counted yet in all partitions; `null` if it is not known.
         pending: The number of entries in all partitions that were delivered to a worker and not acknowledged.
         dead: The number of dead letters in all partitions, in entries; the number of their events is in `ledger`.
@@ -143,12 +143,13 @@ class PartitionLedger:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledgers of all partitions. The figures are events unless their description names another unit.
+    """The ledgers of all partitions that were read. The figures are events unless their description names another unit.
 
-    The properties and `by_metric` are sums over the partitions; `summary` returns the main ones as a struct.
+    The properties, `by_metric` and `by_metric_and_rule` are sums over these partitions; `summary` returns the main ones
+    as a struct.
 
     Attributes:
-        partitions: The ledger of each partition.
+        partitions: The ledger of each partition that was read, by ascending number.
         unreachable: The partitions that were not read, because their nodes of the cluster do not answer.
     """
 
@@ -277,7 +278,7 @@ class Ledger:
 
 
 def query_ledger(layout: Layout) -> Query[Ledger]:
-    """Return a query for the ledgers of all partitions.
+    """Return a query for the ledgers of all partitions, without the unreachable ones of the layout.
 
     The figures of each partition are from one moment (MULTI); otherwise an event could be read twice or not at all.
     On a single server, the figures of all partitions are from the same moment.

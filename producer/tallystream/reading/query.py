@@ -21,7 +21,7 @@ Command = tuple[Any, ...]
 class Query(msgspec.Struct, Generic[Answer], frozen=True):
     """Commands for one pipeline, and the function that turns their replies into an answer.
 
-    The caller sends the commands and calls `parse`, such as `Totals.run`; `then` makes a query with another answer.
+    A caller, such as `Totals.run`, sends the commands and calls `parse`; `then` makes a query with another answer.
 
     Attributes:
         commands: The commands.

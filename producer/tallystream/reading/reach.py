@@ -30,7 +30,7 @@ class UnreachablePartition(msgspec.Struct, frozen=True):
 
     Attributes:
         stream: The name of the stream of the partition.
-        node: The address of its node in the cluster, as `host:port`; `null` if no node serves the partition.
+        node: The address of its node in the cluster, as `host:port`; `null` if no node is known to serve the partition.
     """
 
     stream: str

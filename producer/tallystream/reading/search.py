@@ -67,11 +67,10 @@ def query_subjects(
 ) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
-    Each subject comes once, with the metric of its largest total; largest first, equal totals by name. Totals of 0 are
-    left out. The first 1,000
-    places of each leaderboard in each partition are searched; without a metric with `top`, nothing is found. `prefix`
-    is brought into Unicode normal form C; upper and lower case differ. `removed` is that of the deployment: see
-    `tallystream.deployment.Deployment`.
+    Each subject comes once, with the largest of its totals that were found, and the metric of this total; largest
+    first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each partition
+    are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form C; upper
+    and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,

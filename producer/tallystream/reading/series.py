@@ -201,14 +201,15 @@ def current_bucket(
 ) -> Covered:
     """Return the bounds of the window's bucket at second `now`, and the bucket itself unless it is in `removed`.
 
-    If it is, `buckets` of the result is empty. It is not checked that the metric is declared, or has the window.
+    It is in `removed` if it begins before the time there. Then `buckets` of the result is empty. It is not checked that
+    the metric is declared, or has the window.
 
     Args:
         rules: The declared metrics.
         metric: The metric.
         window: The window.
         now: The current time, in seconds since 1970.
-        kind: The first part of its key: the window, or `unique`.
+        kind: The kind of the bucket in `removed`: the window, or `unique` for a bucket of unique actors.
         removed: That of the deployment, see `tallystream.deployment.Deployment`; also the marks of changed rules.
     """
     current = bucket(window, int(now) // MINUTE, rules.zone)

@@ -49,10 +49,11 @@ def bound(sketched: int) -> int:
 
 
 def error_of(estimated: int, sketched: int, *, was_reset: bool) -> int:
-    """Return by how much an estimate may be too high: `bound`, or all of the estimate if the bound does not hold.
+    """Return by how much an estimate may be too high, at least 0: the `bound` of the sketch.
 
-    It does not hold for a subject that was reset. Nor does it if the estimate is larger than the sum of all amounts:
-    then some amounts are negative, or the ledger has lost the sum.
+    If the bound does not hold, return all of the estimate (its absolute value), if that is larger than the bound. It
+    does not hold for a subject that was reset. Nor does it if the estimate is larger than the sum of all amounts: then
+    some amounts are negative, or the ledger has lost the sum.
 
     Args:
         estimated: The estimate.

@@ -47,7 +47,7 @@ class Totals:
 
     Every answer is a frozen struct. Except those of `ledger`, `alerts` and `search`, it states its quality: it is
     complete up to the stream ID `as_of`, `lag` entries are not counted yet (`None`: not known), and a value is wrong by
-    at most `error` (see `Figure` for estimates). HTTP and the command line encode the same structs.
+    at most `error` (`None`: not known; see `Figure` for estimates). HTTP and the command line encode the same structs.
 
     Every read except `ledger`, `alerts` and `search` takes two settings. With `after`, a stream ID such as
     `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, or no entry is
@@ -60,8 +60,10 @@ class Totals:
     partitions than `partitions` or another layout version than this release, or rules that it cannot read, or if the
     URL is that of a single server and the server is a node of a cluster, or the reverse; `DeploymentChanged`, if the
     data was deleted, or a restore has not finished; `KeyLost`, if a partition that is read has lost a key, so that
-    figures may be too small, or the hash of the live topic is lost; `FlushTimeout`, if `after` was not counted within
-    `timeout`; and `redis.RedisError`, if the server cannot be read.
+    figures may be too small, or the hash of the live topic is lost, or a field without which the deployment cannot be
+    read; `FlushTimeout`, if `after` was not counted within `timeout`, or with the durability `replica` no replica had
+    the counting within it; and `redis.RedisError`, if the server cannot be read (`NodeUnreachable`, if a cluster does
+    not answer for any partition that is needed).
 
     Args:
         url: The URL of Redis or Valkey; see `connect`.
@@ -96,10 +98,11 @@ class Totals:
         If none is stored, `is_stored` of the result is false.
 
         Raises:
-            ConfigurationError: this release cannot read the stored layout version or rules; or, until a deployment with
-                rules has been read, `partitions` is not 1 to 1,024 or not the stored number.
+            ConfigurationError: this release cannot read the stored layout version or rules; the URL is that of a single
+                server and the server is a node of a cluster, or the reverse; or, until a deployment with rules has been
+                read, `partitions` is not 1 to 1,024 or not the stored number.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             redis.RedisError: the server cannot be read.
         """
         return self._remembered.get() or self._reload()
@@ -306,9 +309,10 @@ class Totals:
     def search(self, prefix: str, n: int = 10) -> FoundSubjects:
         """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first.
 
-        Each subject comes once, with the metric of its largest total. In each partition, the first 1,000 places of each
-        leaderboard are searched. Upper and lower case differ. An empty prefix, or an `n` out of range, is an
-        `EventError`. See `Totals` for the errors of every read.
+        Each subject comes once, with the largest of its totals that were found, and the metric of this total. In each
+        partition, the first 1,000 places of each leaderboard are searched. Upper and lower case differ. A prefix that
+        is empty or with which no subject can begin, or an `n` out of range, is an `EventError`. See `Totals` for the
+        errors of every read.
         """
         return self.ask(questions.search(prefix, n))
 
@@ -361,11 +365,14 @@ class Totals:
 
     @property
     def is_cluster(self) -> bool:
-        """Whether the server is a cluster, so that a part of the partitions may be unreachable."""
+        """Whether the URL is that of a cluster, so that a part of the partitions may be unreachable."""
         return isinstance(self._client, ClusterClient)
 
     def locate(self, key: str) -> str | None:
-        """Return the address of the node of a cluster that serves a key; `None` if it is not known; send nothing."""
+        """Return the address, as `host:port`, of the node of a cluster that serves a key; send nothing.
+
+        Return `None` if it is not known, or the URL is that of a single server.
+        """
         return self._client.node_of(key) if isinstance(self._client, ClusterClient) else None
 
     def ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:

@@ -138,8 +138,8 @@ class Batch:
             that counts once.
         received: Millisecond at which the server received the first of the events; used only if there are alerts. The
             caller sets it (`add` does not); 0 until then, or for a decision.
-        closes: By key of a bucket and of its leaderboard, the millisecond at which it closes; 0 means never. Filled by
-            `encode`.
+        closes: By key of a window bucket and of its leaderboard, the millisecond at which it closes; 0 means never.
+            Filled by `encode`.
     """
 
     def __init__(self, keys: PartitionKeys, zone: str, alerts: Mapping[str, Sequence[Alert]] | None = None) -> None:

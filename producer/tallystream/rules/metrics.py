@@ -335,7 +335,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return found
 
     def warnings(self) -> Iterator[str]:
-        """Yield a text for each alert that cannot always be evaluated, because its range is not kept that long."""
+        """Yield a text for each alert that is silent because no bucket of its metric is kept as long as its range."""
         for alert in self.alert:
             length = seconds(alert.span or "1s")
             rule = self.metric[alert.metric]

@@ -74,6 +74,9 @@ def parse_live(value: bytes) -> tuple[int, bool]:
     """Return the generation in a value of `PartitionKeys.live`, and whether the partition is open.
 
     It is not open if the value has a word: `closed`, or `restoring`.
+
+    Raises:
+        ValueError: the value does not begin with a whole number.
     """
     generation, *words = value.split()
     return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`
@@ -104,6 +107,9 @@ def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
     Args:
         root: The fields of the root hash; without a field `log`, the first topic is live.
         namespace: The first part of every key.
+
+    Raises:
+        ValueError: the field `log` is not a whole number.
     """
     return Layout(namespace=namespace, topic=int(root.get(b"log", FIRST_TOPIC)))
 
@@ -119,9 +125,10 @@ def lost_field(fields: Mapping[bytes, bytes]) -> str | None:
 
 
 def lost_field_of_root(root: Mapping[bytes, bytes]) -> str | None:
-    """Return the name of a field that the root has lost, and without which the live topic is not known; else `None`.
+    """Return the name of a field that the root has lost: `log`, `layout` or `epoch`; `None` if it has all of them.
 
-    `log` is written together with the partitions of the topic before. Without it, the first topic would seem live.
+    `log` is written together with the partitions of the topic before, so it is lost only if these are there. Without
+    it, the first topic would seem live.
     """
     if b"log" not in root and _beginning_with(root, b"partitions@"):
         return "log"

@@ -47,7 +47,7 @@ HORIZONS: Final = [REAPED, REAPED_SPOOL]
 """The fields of the sequences that show whether a missing record may have been removed."""
 
 CLOSED: Final = "!closed"
-"""Field of the sequences: the topic to append to instead, `""` if the stream is open; see `lib/appending.lua`."""
+"""Field of the sequences: the topic to append to instead, `""` or none if the stream is open: see `appending.lua`."""
 
 STATED: Final = "!stated"
 """Field of the sequences: the ID of the last entry that states an earlier time than that of its ID, and the earliest
@@ -166,16 +166,15 @@ class PartitionKeys:
         is that in an earlier topic.
 
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
-        entries that the stream may have, and `!closed` is the topic to append to instead, `""` if the stream is open; a
-        stream of a later topic is closed without it. `!closing` is the number of the last closing or reopening.
-        `!copying` is `<topic> <stream ID>`: up to where a repartition to this topic has read the stream. `!hold`
-        is the millisecond until which a reset holds appends back. `!stated` has the ID of the last entry that
-        states an earlier time than that of its ID, and the earliest time that such an entry states (see
-        `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and `!dead`
-        is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and `!reaped:spool` are how far records
-        of silent producers were removed; `!active`, `!marks:drawn` and `!marks:spool` measure the silence (see
-        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`), and `!restored` is
-        about the last restore of the partition (see `RESTORED`).
+        entries that the stream may have, and `!closed` is the topic to append to instead; if it is `""` or missing, the
+        stream is open. `!closing` is the number of the last closing or reopening. `!copying` is `<topic> <stream ID>`:
+        up to where a repartition to this topic has read the stream. `!hold` is the millisecond until which a reset
+        holds appends back. `!stated` has the ID of the last entry that states an earlier time than that of its ID, and
+        the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at the last
+        trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
+        `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn`
+        and `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
+        `mark.lua`), and `!restored` is about the last restore of the partition (see `RESTORED`).
         """
         return self.prefix + "seq"
 
@@ -197,10 +196,11 @@ class PartitionKeys:
         """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
         If no rules were published when the partition was opened, the second number is missing until an entry is
-        counted by published rules. ` closed` follows if a repartition closed the partition. While a restore replaces
-        the counters, ` restoring` follows, the number of its closing, and the token of the restore, which no other one
-        has. Every partition of a stored deployment has this key (see `sentinels.lua`); without it, no generation is
-        live. The key stays when its topic is dropped, so that nothing is counted in the topic again.
+        counted by published rules. ` closed` follows if a repartition, or a restore of another topic, closed the
+        partition. While a restore replaces the counters, ` restoring` follows, the number of its closing, and the token
+        of the restore, which no other one has. Every partition of a stored deployment has this key (see
+        `sentinels.lua`); without it, no generation is live. The key stays when its topic is dropped, so that nothing is
+        counted in the topic again.
         """
         return self.prefix + "live"
 
@@ -290,7 +290,10 @@ class PartitionKeys:
 
     @cached_property
     def archive(self) -> str:
-        """Hash: the range of entries that is being archived, IDs `first` to `last`; one for all generations."""
+        """Hash: the range of entries that is being archived, IDs `first` to `last`, and their number, `entries`.
+
+        One for all generations.
+        """
         return self.prefix + "archive"
 
     @cached_property

@@ -53,7 +53,7 @@ def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
 
     Args:
         keys: The keys of the partition in the live generation.
-        replies: The replies to `lost_commands`, in order.
+        replies: The replies to `lost_commands`, in order; none may be an error.
     """
     (begun, closed), gated, live, has_ledger, counted, has_forgotten, has_begun = replies
     if begun is None:

@@ -21,6 +21,9 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     A repartition copies the changes of the topic before to the new one, so these are returned, too; `changes_of_topic`
     leaves out those that it knows. Each change that is recorded removes all but the last 1,000; a repartition with
     other rules may leave 1,001 until then. An archive has all changes.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
     """
     return cast("list[Record]", client.xrange(layout.rule_changes))
 
@@ -40,6 +43,9 @@ def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[i
 
     The set is empty if the rules never changed. `revision`, the number of the present rules, is in it also if a
     partition will follow these rules only from its next event.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     with client.pipeline(transaction=False) as pipeline:
         for keys in layout.keys:
@@ -58,6 +64,10 @@ def write_changes(client: redis.Redis, layout: Layout, records: Sequence[Record]
 
     `records` must be in the order of their IDs. Without records, the topic has no recorded change afterwards. The rules
     themselves do not change.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command. If it rejects one because the IDs are not in
+            order, the earlier changes are lost nevertheless.
     """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.delete(layout.rule_changes)

@@ -92,7 +92,7 @@ class Script:
 
     @staticmethod
     def checked(reply: Any) -> Any:
-        """Return the reply of a script; raise `KeyLost` if its status is `damaged`.
+        """Return the reply of a script; raise `KeyLost` if its status is `damaged`. The reply must not be an error.
 
         Raises:
             KeyLost: the partition has lost the key that the reply names; the script has changed nothing.

@@ -32,8 +32,8 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> N
         revision: The number of the rules that the topic is counted by; 0 if they are not published yet.
 
     Raises:
-        KeyLost: a partition has lost a key; the partitions before it are open.
-        redis.RedisError: the server does not reply, or rejects the command.
+        KeyLost: a partition has lost a sentinel (see `lost_key`); the partitions before it are open.
+        redis.RedisError: the server does not reply, or rejects a command; some partitions may be open.
     """
     for keys in layout.keys:
         open_partition(client, keys, live_mark(FIRST, revision))
@@ -45,7 +45,7 @@ def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
     `live` is the value for the key of the live generation: see `live_mark`. When to call it: see `open_partitions`.
 
     Raises:
-        KeyLost: the partition has lost a key.
+        KeyLost: the partition has lost a sentinel (see `lost_key`), but not all its keys.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     _OPEN(client, [keys.sequences], [live])

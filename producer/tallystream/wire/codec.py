@@ -260,8 +260,9 @@ def decode(fields: Mapping[bytes, bytes], received: int) -> Payload:
 def decode_columns(fields: Mapping[bytes, bytes], received: int) -> Payload:
     """Return the payload of one entry, packed or plain; events that are in columns stay in `visits`.
 
-    An entry with a field `v` is packed. Of it only types, ranges, the lengths of columns, and the number of events are
-    checked, not the text of metrics and subjects.
+    An entry with a field `v` is packed. Of it types, ranges, the lengths of columns, and the number of events are
+    checked, and that it has either events or resets; the text of metrics, subjects, actors and ids is not. A plain
+    entry is checked as an `Event`.
 
     Args:
         fields: The fields of the entry, as Redis returns them.

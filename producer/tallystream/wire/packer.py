@@ -94,7 +94,8 @@ class EntryBuilder:
     def columns(self, metric: str, minute: int) -> Columns:
         """Return the columns in `visits` of a metric and a whole minute since 1970; add empty ones if there are none.
 
-        The caller may append to the columns, and must then also add to `events` and `size`.
+        The caller may append to the columns, unless the metric is in `ordered`, and must then also add to `events` and
+        `size`.
         """
         key = (metric, minute)
         found = self.visits.get(key)

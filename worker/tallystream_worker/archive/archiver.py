@@ -55,7 +55,9 @@ _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
 
 
 def archived_until(client: redis.Redis, stream: str) -> str | None:
-    """Return the ID up to which the entries of a stream are archived; `None` if nothing archives it.
+    """Return the ID up to which the entries of a stream are archived; `0-0` if none is yet.
+
+    `None` if the stream, or its consumer group `archive`, does not exist: then nothing archives it.
 
     Raises:
         redis.RedisError: the server did not answer, or refused the command for another reason than a missing stream.
@@ -150,9 +152,13 @@ class PartitionArchiver:
     def run_once(self, *, until: str = "+", settled: float = SETTLED) -> int | None:
         """Write the next entries to one file, and move the group; return the number of events in the file.
 
-        The entries are of one UTC day and at most about 500,000 rows; call again until the result is `None`: there are
-        no more such entries, or another archiver has taken them meanwhile. 0 is not the end: a file can have 0 events,
-        for example if all its entries are resets.
+        The entries are of one UTC day, and the file takes no further entry when it has 500,000 rows; call again until
+        the result is `None`: there are no more such entries, or another archiver has taken them meanwhile. 0 is not the
+        end: a file can have 0 events, for example if all its entries are resets.
+
+        If an archiver was interrupted after it had claimed entries, these are written first, also those after `until`
+        or younger than `settled`. If files are ahead of the group, it is moved before a file is written, as by
+        `ensure_group`: archived entries that the server has lost are set aside, and `on_loss` is called.
 
         Args:
             until: The ID of the last entry to write, from `latest`; `+` for no limit. With a limit, repeated calls end
@@ -257,8 +263,9 @@ class PartitionArchiver:
         """If files are ahead of the group's position, continue after those entries in them that the stream has.
 
         Files are ahead if the server lost the position, and perhaps entries. The entries that it has are not written
-        again. The others are set aside: their producers send them again, with other IDs. (After a crash of an archiver,
-        a file is ahead too, but the server still has its claim; then `run_once` moves the group.)
+        again. The others are set aside, and `on_loss` is called: their producers, if they have any, send them again,
+        with other IDs. (After a crash of an archiver, a file is ahead too, but the server still has its claim; then
+        `run_once` moves the group.)
 
         Call it after each claim and before its file is written: then no file is written as long as files are ahead.
 
@@ -300,9 +307,10 @@ class PartitionArchiver:
         return first.decode(), last.decode()
 
     def _is_young(self, settled: float) -> Callable[[Entry, str], bool]:
-        """Return a function that returns whether an entry is younger than `settled` seconds.
+        """Return a function that returns whether an entry is younger than `settled` seconds at the time of this call.
 
-        Its second argument is the ID of the last entry that was read in the same command.
+        Its second argument is the ID of the last entry that was read in the same command. The age is by the server's
+        clock. If the time of an entry is ahead of that clock, its age is the time since this object first read it.
         """
         now, read = server_time(self._client), time.monotonic()
 
@@ -323,9 +331,15 @@ class PartitionArchiver:
         count: int | None,
         is_young: Callable[[Entry, str], bool] = lambda _entry, _last: False,
     ) -> _Range:
-        """Read entries of one UTC day after a position: `count`, or (`None`) until one is young or a file is full.
+        """Read and return the entries after the ID `position`, as far as they go into one file.
 
-        `is_young` is called with an entry, and with the ID of the last entry that was read in the same command.
+        It ends before an entry of another UTC day or a young one, at `until`, or if the file is full.
+
+        Args:
+            position: The ID after which to read.
+            until: The ID of the last entry to read; `+` for no limit.
+            count: The number of entries up to `until`, if it is known: then the size of the file is no limit.
+            is_young: Called with an entry, and with the ID of the last entry that was read in the same command.
         """
         found = _Range(Rows(), "", position)
         while count is None or found.rows.entries < count:

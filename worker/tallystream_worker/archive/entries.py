@@ -27,8 +27,8 @@ def entries(store: Store, partition: int, after: str = "0-0", before: str | None
         before: The ID before which to end; `None` reads to the last archived entry.
 
     Raises:
-        ArchiveError: a file cannot be read, or is missing between two others, or between `after` and the first one
-            (not checked if `after` is `0-0`).
+        ArchiveError: the archive cannot be listed, a file cannot be read, or a file is missing between two others; or,
+            unless `after` is `0-0`, a file is missing after `after`, or the archive begins later.
         CodecError: a file has a damaged row `raw`.
         ValueError: `after` or `before` is not a stream ID.
 

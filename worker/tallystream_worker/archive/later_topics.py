@@ -15,7 +15,7 @@ _COLUMNS: Final = ["events", "producer", "raw"]
 
 
 def later_events(url: str, namespace: str, topic: int) -> dict[int, int]:
-    """Return, by number of each topic after `topic`, its archived events that were not copied from the topic before.
+    """Return, by number of each topic after `topic`, how many archived events it has that no repartition copied there.
 
     Topics without such events, or without a manifest, are left out: a repartition to them may not have finished. The
     files of a partition are read from the last to the first, up to one that has only copies and is before one that has

@@ -36,7 +36,8 @@ class LostEntries:
 
     Attributes:
         stream: The name of the stream.
-        after: The ID of the last archived entry that the stream still has, or has trimmed.
+        after: The ID of the last archived entry before the first lost one; if there is none after the position of the
+            group `archive`, this position.
         until: The ID of the last lost entry.
         entries: Number of lost entries.
         events: Number of events in them.
@@ -56,7 +57,8 @@ def find_lost(
 ) -> tuple[str, LostEntries | None, dict[str, int]]:
     """Compare the archived entries after the group's position with the stream; change nothing.
 
-    The stream has an archived entry if its entry with this ID is of the same producer and sequence.
+    The stream has an archived entry if its entry with this ID is of the same producer and sequence, or if neither of
+    the two entries has a producer and a sequence. All archived entries after the first lost one are lost, too.
 
     Args:
         client: The server of the stream.
@@ -112,7 +114,7 @@ def set_aside(store: Store, partition: int, files: Sequence[File], after: str, m
         partition: The number of the partition.
         files: The files of the partition that may have such entries, in order.
         after: The ID of the last entry that stays.
-        missing: By path of a file, how many of its entries after that ID were not sent again.
+        missing: By path of each of these files, how many of its entries after that ID were not sent again.
 
     Raises:
         ArchiveError: a file cannot be read, written or removed.
@@ -132,7 +134,7 @@ def set_aside(store: Store, partition: int, files: Sequence[File], after: str, m
 
 
 def _is_up_to(table: pa.Table, last: StreamID) -> Any:
-    """Return for each row of a table whether its entry has an ID up to `last`."""
+    """Return, as an Arrow array of booleans, for each row of a table whether its entry has an ID up to `last`."""
     milliseconds = pc.cast(table.column("received"), "int64")
     is_before = pc.less(milliseconds, last[0])
     is_same = pc.and_(pc.equal(milliseconds, last[0]), pc.less_equal(table.column("received_n"), last[1]))

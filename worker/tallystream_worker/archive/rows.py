@@ -233,7 +233,10 @@ class _Runs:
 def _restore(
     payload: Payload, table: pa.Table, runs: dict[str, _Runs], values: dict[str, list[Any]], start: int, end: int
 ) -> None:
-    """Add the events of the rows from `start` to before `end`, of one kind, metric and time, to a payload."""
+    """Add the events or resets of the rows from `start` to before `end` to a payload.
+
+    The rows must be of one kind, metric and time, and not of the kind `raw`.
+    """
     kind, metric, at = runs["kind"][start], runs["metric"][start], runs["at"][start]
     subjects, amounts, events = (values[name][start:end] for name in ("subject", "amount", "events"))
     if kind in ("unit", "sum") and len(set(subjects)) < len(subjects):
@@ -277,7 +280,7 @@ def _origin(entry: Entry) -> tuple[str | None, int | None, str | None]:
     The order is: producer, sequence, generation.
 
     Raises:
-        CodecError: the values have another form than the scripts of this release write.
+        CodecError: a value is not UTF-8, or the sequence is not a whole number below 2^63.
     """
     producer, sequence, decided = (entry.fields.get(name) for name in (b"p", b"q", b"d"))
     try:

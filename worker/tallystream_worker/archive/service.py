@@ -94,18 +94,18 @@ class Archive:
     def run_once(self, *, settled: float = SETTLED) -> int:
         """Write all entries that are not archived yet to files; return the number of events in them.
 
-        Entries younger than `settled` are left for a later call, and so are those that arrive while their partition is
-        archived. So a call ends under any load, and writes few files. Also add new changes of the rules to the archive,
-        and the identities of files whose entries are archived. Store on the server how many entries in the files
-        `*.parquet.lost` were not sent again. The first call, and the next one after an archiver failed, creates missing
-        consumer groups: see `PartitionArchiver.ensure_group`.
+        Entries younger than `settled` are left for a later call, and so are those that arrive after the call has read
+        the last ID of each partition, before it writes the first file. So a call ends under any load, and writes few
+        files. Also add new changes of the rules, and new identities of ingested files, from the server to the archive.
+        Store on the server how many entries in the files `*.parquet.lost` were not sent again. The first call, and the
+        next one after an archiver failed, creates missing consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
 
         Raises:
             KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`; or the number of lost entries has
-                changed, and the hash of a later topic is lost.
+                changed, and a hash that describes the deployment is lost or lacks a field.
             StreamError, ArchiveError, CodecError, redis.RedisError: see `PartitionArchiver`; call again to continue.
             DeploymentChanged, ConfigurationError: the number of lost entries has changed, and could not be stored on
                 the server, because the deployment was replaced or cannot be read.

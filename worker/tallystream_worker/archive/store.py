@@ -116,7 +116,8 @@ class Store:
             repartition copied are in both topics.
 
     Raises:
-        ConfigurationError: the URL cannot be used; nothing is read or written to find out.
+        ConfigurationError: the URL cannot be used, or a package that it needs is not installed. No file is read or
+            written to find out, but for `s3://` without a region, the region of the bucket is asked for.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_TOPIC) -> None:
@@ -141,6 +142,9 @@ class Store:
 
         A namespace has a subfolder unless the manifest at the URL names this namespace, or there is no manifest and it
         is the default namespace. The manifest is read only at the first use.
+
+        Raises:
+            ArchiveError: the manifest cannot be read.
         """
         found = self._read(f"{self._place}/{_MANIFEST}")
         owner = NAMESPACE if found is None else _decoded(f"{self._place}/{_MANIFEST}", found).get("namespace")
@@ -198,7 +202,9 @@ class Store:
         return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)
 
     def note(self, retracted: Sequence[Retraction]) -> None:
-        """Replace the retractions in the manifest by those that are live now; do nothing if there is no manifest.
+        """Replace the retractions in the manifest by `retracted`, those that are live now.
+
+        Do nothing if there is no manifest, or if it has the same ones already.
 
         Raises:
             ArchiveError: the manifest cannot be read or written.
@@ -247,7 +253,8 @@ class Store:
         """Add identities of ingested files to those that the archive has, which stay. Write nothing if it has all.
 
         Args:
-            sizes: By identity, the number of bytes that it was made from: see `Layout.files`.
+            sizes: By identity, the number of bytes that it was made from (see `Layout.files`); it replaces the stored
+                number of this identity.
 
         Raises:
             ArchiveError: the identities cannot be read or written.

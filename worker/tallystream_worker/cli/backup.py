@@ -140,7 +140,7 @@ def open_archive(
     """Return a function that reads the archived entries of the topic of a snapshot; `None` if no archive is named.
 
     The function takes a partition and two stream IDs, and returns the entries after the first ID and before the second;
-    `None` as the second ID is no bound. An `ArchiveError` is raised only while entries are read.
+    `None` as the second ID is no bound. An `ArchiveError` or a `CodecError` is raised only while entries are read.
 
     Args:
         settings: The settings of the command.

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def finish_switch(settings: Settings, deployment: Deployment, archive: str) -> Deployment:
     """If some partitions are not in the live generation, catch up there and switch them.
 
-    A switch was interrupted, or a failover has undone it in these partitions.
+    A switch was interrupted, or a failover has undone it in these partitions. A line on standard error states this. No
+    loss of entries is accepted.
 
     Returns:
-        The deployment, read again if it was changed.
+        The deployment, read again if partitions were switched; else `deployment` itself.
 
     Raises:
-        TallyError: see `build`; partitions that have switched stay switched.
+        TallyError, ImportError, redis.RedisError: see `build`; partitions that have switched stay switched.
     """
     if not deployment.is_half_switched:
         return deployment
@@ -69,9 +70,12 @@ def build(
         ConfigurationError: entries are gone, no archive is named, and no loss is accepted; or the URL of the server or
             of the archive cannot be used.
         StreamError: entries are missing, or another rebuild counts the generation; no switch was made. Or a third
-            generation is live, this one did not catch up with the live one, or a partition has lost a key (`KeyLost`);
-            some partitions may have switched.
-        ArchiveError: the archive cannot be read; no switch was made.
+            generation is live, this one did not catch up with the live one, a node failed over meanwhile, a partition
+            has lost a key (`KeyLost`), or the data was replaced (`DeploymentChanged`); some partitions may have
+            switched.
+        Unconfirmed: the switch was not confirmed in time; some or all partitions have switched.
+        ArchiveError, CodecError: the archive cannot be read, or a row of it is damaged; no switch was made.
+        ImportError: an archive is named, and the package pyarrow is not installed; no switch was made.
         SnapshotError, ArchiveError: a retraction could not be noted in the backup: before the switch, which was not
             made, or after it, and the generation is live.
 

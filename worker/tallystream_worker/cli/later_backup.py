@@ -69,6 +69,7 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
 
     Raises:
         TallyError, redis.RedisError: the server cannot be read: see `Totals.run`.
+        ImportError: an archive is configured, and the package pyarrow is not installed.
     """
     found = [*_of_snapshot(settings, totals.deployment), *_of_archive(settings, totals.deployment)]
     if not found:

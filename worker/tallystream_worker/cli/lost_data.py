@@ -23,7 +23,11 @@ def explained(error: TallyError) -> str:
 
 
 def ensure_data(settings: Settings, deployment: Deployment) -> None:
-    """Raise `NothingDeclared` if no deployment is stored, or if it has no rules, and a backup has data of before."""
+    """Raise `NothingDeclared` if no deployment is stored, or if it has no rules although a backup has data of before.
+
+    A deployment without rules is no error if no backup has data of the namespace: no worker may have published the
+    rules yet. A backup that cannot be read counts as none.
+    """
     deployment.ensure_stored()
     if deployment.declared is None and backup_of(settings):
         deployment.ensure_declared()

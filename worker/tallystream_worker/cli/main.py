@@ -83,8 +83,9 @@ def main() -> NoReturn:
     """Run the command line of this process and exit; the status is 0 only if the command succeeded.
 
     Ctrl-C ends the process at any moment without a traceback. The status is 1 for an error, 2 for a wrong argument or
-    event, and 130 after Ctrl-C; the error is printed in a line. Some commands return other meanings of 1 and 2. If the
-    reader of the output has exited (`| head`), the status is 141, and nothing is printed.
+    event, and 130 after Ctrl-C. An error of tallystream or of the Redis client is printed in a line; any other one,
+    such as an `ImportError`, ends the process with a traceback and the status 1. In some commands, 1 and 2 have other
+    meanings. If the reader of the output has exited (`| head`), the status is 141, and nothing is printed.
     """
     sys.exit(_run())
 

@@ -114,6 +114,7 @@ class Where:
 
         Raises:
             ConfigurationError: the file or a variable is not valid.
+            ValueError: see `load`.
         """
         global _last_settings  # noqa: PLW0603  # so that an error can name the snapshot
         settings = self.stated()
@@ -129,6 +130,7 @@ class Where:
 
         Raises:
             ConfigurationError: the file or a variable is not valid.
+            ValueError: see `load`.
         """
         global _last_url, _last_file  # noqa: PLW0603  # so that an error can name the server and the file
         file = self.config or found_file()
@@ -168,6 +170,7 @@ class Tenants:
 
         Raises:
             ConfigurationError: a file or a variable is not valid, or two files have the same namespace.
+            ValueError: see `load`.
         """
         found = [Where(self.redis, config).stated() for config in self.config or (None,)]
         names = [settings.redis.namespace for settings in found]

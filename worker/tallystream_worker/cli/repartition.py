@@ -64,8 +64,11 @@ def to_partitions(
         ConfigurationError: the repartition cannot begin, or the configuration contradicts the stored rules.
         StreamError: the repartition could not be finished; see `repartition` for the reasons.
         Unconfirmed: a step was not confirmed in time; call again to continue.
-        ArchiveError, redis.RedisError: the archive or the server failed; call again to continue. The old topic may stay
-            closed until then, so that nothing is appended.
+        ArchiveError, CodecError, redis.RedisError: the archive or the server failed; call again to continue. The old
+            topic may stay closed until then, so that nothing is appended.
+        ImportError: an archive is named or configured, and the package pyarrow is not installed.
+
+    Any other error of `CountingLoop.run_once` is raised too.
     """
     before, layout = deployment.layout.partitions, deployment.layout
     rules = unspread_rules(deployment, settings.rules_over(deployment.declared))
@@ -111,7 +114,9 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
 
     Raises:
         StreamError: the topic of the unfinished repartition is not being filled any more: it is the live one now, or
-            another process has given it up.
+            another process has given it up. Or the topic from before the last repartition could not be removed: see
+            `tallystream_worker.repartition.topic.drop`.
+        Unconfirmed: a removal, or what must be copied before it, was not confirmed in time.
         KeyLost: the hash of the live topic is lost, or a partition has lost a key and may be closed: see
             `tallystream_worker.repartition.topic.give_up`.
         DeploymentChanged: the data was deleted or replaced meanwhile, or a restore has not finished.
@@ -119,7 +124,8 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
         redis.RedisError: the server does not reply, or rejects a command.
 
     If an error is raised, the topics that nothing uses may have been dropped or not, and the topic from before the last
-    repartition was not (after a `redis.RedisError`, a part of it may be): read the deployment again, and call again.
+    repartition was not (after an `Unconfirmed` or a `redis.RedisError`, all or a part of it may be): read the
+    deployment again, and call again.
     """
     topic.settle(client, deployment)
     removed = topic.drop_left(client, deployment)

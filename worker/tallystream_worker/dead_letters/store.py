@@ -151,7 +151,7 @@ def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedL
     Those that `shorten` dropped are only included if they were given up.
 
     Raises:
-        redis.RedisError: the server does not reply, or rejects the command.
+        ScanBroken, redis.RedisError: see `records_of_dropped`.
         ValueError: a stored record is damaged.
     """
     return dropped_letters(records_of_dropped(client, keys).values())
@@ -163,6 +163,7 @@ def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, st
     A field is the live consumer group at that time, a space, and the ID that the dead letter had in the dead stream.
 
     Raises:
+        ScanBroken: another server would continue the scan of the records, so some may be missing. Call it again.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     return {

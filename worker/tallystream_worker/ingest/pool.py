@@ -37,7 +37,7 @@ _TURNS: Final = 5
 
 
 class IngestFailed(TallyError):
-    """Raised if a process of an ingest failed or died, or the server has lost the events of a file 6 times.
+    """Raised if a process of an ingest failed or died, or the server has lost events 6 times after it had stored them.
 
     Events that are appended are kept, and the next run continues after them.
     """

@@ -27,8 +27,9 @@ class IngestProgress:
         known: The number of events that were appended before, and skipped; added at the end of each segment.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
-        examples: The first 10 bad lines: `file`, `line` and `reason`, and `begin` until `number_from_file` is called.
-            `line` is `None` if it is not known. Lines that were noted together have one example.
+        examples: The first 10 bad lines, as dicts of `file`, `line` and `reason`. Until `number_from_file` is called, a
+            line that is counted from an offset other than 0 also has this offset, as `begin`. `line` is `None` if it is
+            not known. Lines that were noted together have one example.
         last_ids: By topic and partition, the stream ID of the last entry that this run appended.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
         segments: The segments that were read to their end; `add` leaves them out.
@@ -76,10 +77,10 @@ class IngestProgress:
                 example["line"] = None if lines is None else lines + example["line"]
 
     def add(self, other: IngestProgress) -> None:
-        """Add the figures of another job to these.
+        """Add the figures of another job to those of this object.
 
-        For each partition of a topic, keep the larger of the two last stream IDs. `waiting_for` and `segments` stay
-        unchanged.
+        Of the examples of both, the first 10 are kept. For each partition of a topic, the larger of the two last stream
+        IDs is kept. `waiting_for` and `segments` stay unchanged.
         """
         self.events += other.events
         self.known += other.known

@@ -33,7 +33,8 @@ class SourceError(TallyError):
 class Source:
     """An open file, plain or gzip: iterate over it for its lines that are not blank (`Line`). See `open_source`.
 
-    `bytes_read` and `total` give the progress. A source is a context manager that closes the file.
+    `bytes_read` and `total` give the progress. A source is a context manager that closes the file. The constructor
+    reads the first two bytes, to find out whether the file is gzip; an `OSError` of this read is raised.
 
     Args:
         raw: The file, opened for reading; `close` closes it.

@@ -104,8 +104,11 @@ class Broadcaster:
 
     Args:
         store: The server and the namespace of the counters.
-        known: Another reader of the event loop, with which the broadcaster shares the deployment; `None` for
-            none.
+        known: A `Totals` of the same event loop and namespace, with which the broadcaster shares what it reads about
+            the deployment; `None` for none.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
     """
 
     def __init__(self, store: RedisSettings, known: Totals | None = None) -> None:
@@ -344,8 +347,9 @@ class Broadcaster:
         If too many counters of a subscription changed, reset its readers, and return only its counters that are
         followed by name and may have changed. If there are too many entries, changes or comparisons, do so for all
         subscriptions, but reset only the readers of those with patterns. If a stream no longer has its entry at
-        `before`, reset all readers, and return all these too. For a second after a pass with too many entries, read
-        none, and return these only; else `positions` become the position of the next messages.
+        `before`, reset all readers, and return all these too. For a second after a pass with too many entries, changes
+        or comparisons, read no entries, and return these only; else `positions` become the position of the next
+        messages.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}

@@ -46,7 +46,7 @@ _PAGE: Final = 64
 async def changed_between(
     totals: Totals, layout: Layout, start: Cursor, end: Cursor, budget: int, metrics: frozenset[str]
 ) -> Found | None:
-    """Read the entries after `start` and up to `end`, and return their subjects by metric.
+    """Read the entries after `start` and up to `end`; return their subjects by metric, and whether entries may be lost.
 
     Entries that cannot be decoded are skipped, because they change no counter.
 
@@ -60,8 +60,8 @@ async def changed_between(
         metrics: The metrics to return.
 
     Returns:
-        What changed; `None` if the entries exceed the budget, or change more than `MAX_CHANGES` (10,000) subjects of a
-        metric.
+        What changed; `None` if the budget is used up before all entries are read, or if they change more than
+        `MAX_CHANGES` (10,000) subjects of a metric.
 
     Raises:
         RedisError: the streams cannot be read.

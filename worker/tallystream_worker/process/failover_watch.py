@@ -18,7 +18,7 @@ AGAIN: Final = "run the command again"
 
 
 class FailedOver(StreamError):
-    """A node failed over or restarted while something was written: it may lack a part of that."""
+    """Raised if a node failed over or restarted, or a slot moved, during a write: the node may lack a part of that."""
 
 
 class FailoverWatch:

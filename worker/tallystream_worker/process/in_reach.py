@@ -27,7 +27,8 @@ def for_each_in_reach(client: redis.Redis, layout: Layout, job: Callable[[int, P
 
     Args:
         client: The connection to the partitions.
-        layout: The partitions. Those in `unreachable` are not tried.
+        layout: The partitions. Those in `unreachable`, and the others on the same nodes, are not tried, and count as
+            partitions of nodes that did not answer.
         job: Called with the number and the keys of each partition.
 
     Raises:

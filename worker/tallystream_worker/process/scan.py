@@ -23,7 +23,7 @@ _SCAN: Final = Script("tallystream_worker.process", "scan")
 
 
 class ScanBroken(StreamError):
-    """Between two pages, the node failed over or restarted, or the slot moved to another node."""
+    """Raised if, between two pages, the node failed over or restarted, or the slot moved to another node."""
 
 
 def pages_of_keys(client: redis.Redis, key: str, prefix: str) -> Iterator[list[bytes]]:

@@ -74,14 +74,16 @@ def audit(
             running ones have ended. To end the audit soon, raise it in every later call too.
 
     Raises:
-        ConfigurationError: so many entries are gone that no counter can be compared, or the preferred snapshot is
-            unusable.
+        ConfigurationError: so many entries are gone that no counter can be compared; the preferred snapshot is
+            unusable; this release cannot read the rules of the server or of the snapshot; or the span has a beginning,
+            and no rules are published.
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: a partition has a stream, but its live consumer group is missing.
         StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, entries were trimmed
             while the stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile; or
             counters differ, and the rules of a partition changed meanwhile.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
+        CodecError: a file of the archive has a damaged row.
         EmbeddedServerError: the scratch server cannot be started.
         redis.RedisError: one of the two servers does not reply, or rejects a command.
         OSError: a temporary file or folder cannot be written.

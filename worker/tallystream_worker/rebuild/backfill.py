@@ -93,9 +93,10 @@ class Backfill:
         return self._run(batch, mark, reached, folded)
 
     def retry(self, letter: DeadLetter, fold: FoldEntries, mark: str) -> FoldResult:
-        """Count the events of a dead letter, without moving the mark; add new ones of events that still fail.
+        """Count the events of a dead letter, without moving the mark; return the fold of these events.
 
-        The dead letter is removed if it is in the dead stream. Return its fold.
+        Then remove the dead letter from the dead stream, if it is there. Events that still cannot be counted become new
+        dead letters.
 
         Args:
             letter: The dead letter.
@@ -104,7 +105,7 @@ class Backfill:
 
         Raises:
             KeyLost, StreamError: see `__call__`; nothing was counted.
-            redis.RedisError: the events may be counted or not.
+            redis.RedisError: the events may be counted or not, and the dead letter may still be there.
         """
         excluded: Mapping[FoldFault, str] = {}
         while True:

@@ -47,13 +47,13 @@ def checkpoint(
 ) -> tuple[Checkpoint, list[Any]]:
     """Run read commands and get the checkpoint of a partition in one transaction; return it, and their replies.
 
-    While 20,000 or more entries are pending, run the transaction again, up to 50 times, 0.1 seconds apart. If the key
-    of one of the first `counters` commands has another type, the error is its reply.
+    While 20,000 or more entries are pending, run the transaction again, 50 times in all, 0.1 seconds apart. If the key
+    of one of the first `counters` commands has another type, the error is the reply of that command.
 
     Raises:
         ConsumerGroupMissing: the consumer group of `keys` is missing, so the applied entries are unknown.
         StreamError: 20,000 or more entries stayed pending.
-        redis.RedisError: the server cannot be read, or replied with an error to one of the commands.
+        redis.RedisError: the stream does not exist, the server cannot be read, or a command failed for another reason.
     """
     for _ in range(_TRIES):
         with client.pipeline(transaction=True) as pipeline:
@@ -108,8 +108,8 @@ class AppliedEntries:
 
         Raises:
             EntriesTrimmed: entries were trimmed while the stream was read.
-        KeyLost, StreamError: the stream was deleted or replaced while it was read.
-        redis.RedisError: the server does not reply, or rejects a command.
+            KeyLost, StreamError: the stream was deleted or replaced while it was read.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)

@@ -81,15 +81,16 @@ def describe(
     force: bool = False,
     topics: Sequence[int] = (),
 ) -> list[str]:
-    """Store the root hash of a deployment and the hash of its live topic again, if lost; return the names of these.
+    """Store the root hash of a deployment and the hash of its live topic again, each if it is lost.
 
-    Do nothing, and return an empty list, if the root hash is stored and notes that a restore has not finished.
+    Return the names of the hashes that this call has stored. Do nothing, and return an empty list, if the root hash is
+    stored and notes that a restore has not finished.
 
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
     If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
     starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. The number is also
-    `partitions` if more partitions have keys than the record or the archive states. If one of the two
-    hashes is left, it has the epoch. The live generation is the one that the partitions count.
+    `partitions` if more partitions have keys than the record or the archive states. If one of the two hashes is left,
+    it has the epoch. The live generation is the one that the partitions count.
 
     Retractions are part of the recorded rules. Without a record, those that the archive notes are stored, with the
     metrics of `rules`. If the archive notes none either, the ledgers show whether events were retracted.
@@ -112,9 +113,9 @@ def describe(
     Raises:
         StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
         NothingDeclared: no key of a deployment is stored.
-        ConfigurationError: the number of partitions or the live generation is not
-            known; or this release cannot read the recorded rules; or a hash is lost, and the partitions show that a
-            restore has not finished. At most the hash of the live topic was stored.
+        ConfigurationError: the number of partitions or the live generation is not known; or this release cannot read
+            the recorded rules; or a hash is lost, and the partitions show that a restore has not finished. At most the
+            hash of the live topic was stored.
         redis.RedisError: the server does not reply, or rejects a command.
 
     An error of `manifest` is raised too.

@@ -37,8 +37,10 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
 
     Raises:
-        ConfigurationError: the generation is live in a partition, or for readers; nothing was removed.
-        StreamError: a node failed over meanwhile; nothing was removed. Or (`DeploymentChanged`) the data was replaced.
+        ConfigurationError: the generation is live in a partition, or for readers, or this release cannot read the
+            stored data; nothing was removed.
+        StreamError: a node failed over meanwhile, the data was deleted or replaced (`DeploymentChanged`), or the
+            description of the deployment is lost (`KeyLost`); nothing was removed.
         Unconfirmed: the switch to the live generation was not confirmed in time, and nothing was removed; or the
             removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.

@@ -152,12 +152,13 @@ class PartitionAudit:
 
         Raises:
             KeyLost: the partition has lost its stream or a sentinel (see `lost_key`).
-            ConfigurationError: the preferred snapshot is unusable, or the span has a beginning, and no rules are
-                published.
+            ConfigurationError: the preferred snapshot is unusable; this release cannot read the rules of the server or
+                of the snapshot; or the span has a beginning, and no rules are published.
             ConsumerGroupMissing: the partition has a stream, but its live consumer group is missing.
-            StreamError: 20,000 or more entries stayed pending, the stream was replaced, or (`EntriesTrimmed`) entries
-                were trimmed while the stream was read.
+            StreamError: 20,000 or more entries stayed pending, the stream was replaced, entries were trimmed while the
+                stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile.
             ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
+            CodecError: a file of the archive has a damaged row.
             redis.RedisError: one of the two servers does not reply, or rejects a command.
             OSError: the temporary file with live values cannot be written.
 
@@ -227,7 +228,7 @@ class PartitionAudit:
         return (field.partition(" ")[0] if key == "resets" else metric_of(key)) in self._doubts
 
     def _last_retry(self) -> int | None:
-        """Return the time of the last retry of a dead letter by the live ledger; `None` if there was none."""
+        """Return the time of the last retry of a dead letter, in microseconds since 1970; `None` if there was none."""
         found: Any = self._client.hget(self._keys.ledger, RETRIED)
         return None if found is None else int(found)
 
@@ -292,7 +293,8 @@ class PartitionAudit:
         Without such entries, return `after`, or `0-0` if `after` is empty.
 
         Raises:
-            ArchiveError: the archive cannot be read, or a file of it is missing.
+            ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
+            StreamError: the stream was deleted, replaced or trimmed while its first entry was read.
             redis.RedisError: one of the two servers does not reply, or rejects a command.
         """
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
@@ -378,9 +380,10 @@ class PartitionAudit:
             self._show(self._keys.stream, self._entries, self._counters)
 
     def _set_last_id(self, reached: str) -> None:
-        """Give the scratch server the last ID that the stream had when the rules changed, before an entry at `reached`.
+        """Set the last ID of the scratch stream to the one that the live stream had when the rules changed last.
 
-        From this ID, the script that counts by other rules than before derives since when these count (`parts.lua`).
+        Only changes up to the ID `reached` matter; without one, do nothing. The scratch stream is created if it does
+        not exist. From this last ID, the script that counts by new rules derives since when they count (`parts.lua`).
         """
         lasts = [last for first, last in self._course.ranges if first <= parse_id(reached)]
         if not lasts:

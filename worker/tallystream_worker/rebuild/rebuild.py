@@ -198,9 +198,9 @@ class Rebuild:
 
         Return when all partitions have caught up, or soon after `stopping` is set; a normal return does not tell which.
         The entries that are gone are read from the archive, if there is one. Nothing is counted in a partition in which
-        the generation is live already. If one partition fails, the error is raised after the others have ended. If
-        entries are missing at the end, or if the archive cannot be used and nothing is counted yet, a generation that
-        this object has begun is removed.
+        the generation is live already. If one partition fails, the error is raised after the others have ended. A
+        generation that this object has begun is removed if entries are missing at the end (not if `stopping` was set),
+        or if the archive cannot be used and nothing is counted yet.
 
         Args:
             show: Called with the progress every 0.1 seconds, and at the end. If it raises an error before the end,
@@ -210,8 +210,9 @@ class Rebuild:
             StreamError: entries that are gone from the streams are not counted at the end (the archive lacks them, or
                 `stopping` was set), and no loss is accepted; another rebuild counts archived entries of the same
                 generation; or (`KeyLost`) a partition has lost a key.
-            ArchiveError: the archive cannot be read, or a file of it is missing.
+            ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
             ConfigurationError: the URL of the archive cannot be used.
+            ImportError: archived entries are needed, and the package pyarrow is not installed.
             redis.RedisError: the server does not reply, or rejects a command.
 
         Entries that were counted before the error stay counted. Any error of `CountingLoop.run_once` is raised too.

@@ -57,8 +57,8 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
     Args:
         client: The server.
         deployment: The stored deployment, as `Deployment.find` returns it.
-        force: Also open the partitions that have lost other keys: what is left of their counters and entries is
-            removed.
+        force: Also open each partition that has lost a key without which its other keys cannot be used: what is left of
+            its counters and entries is removed.
 
     Raises:
         StreamError: a partition has lost a key without which its other keys cannot be used, and `force` is not set;

@@ -55,8 +55,8 @@ class Left:
 
     Attributes:
         unreadable: Entries that cannot be decoded.
-        resets: Resets of selected metrics and subjects, at any time; they are not events.
         dropped: Events, selected or not, of dead letters that were dropped for good.
+        resets: Resets of selected metrics and subjects, at any time; they are not events.
     """
 
     unreadable: int = 0
@@ -83,8 +83,9 @@ def replay(
         archive: URL of the archive to read first, `""` for none.
 
     Raises:
-        ArchiveError: the archive cannot be read, or a file of it is missing.
+        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
         EntriesTrimmed: entries were trimmed before they were read, and the archive lacks them.
         KeyLost, StreamError: a stream was deleted or replaced before all its entries were read.
         redis.RedisError: the server does not reply, or rejects a command.

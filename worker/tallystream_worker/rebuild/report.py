@@ -37,7 +37,8 @@ class Report:
 
     Attributes:
         counters: Number of counters that should exist and were compared, with the fields of the ledgers; a leaderboard
-            is one. Live counters that should not exist are compared too, but are only in `differences`.
+            is one. Live counters that should not exist, and the places of resets, are compared too, but are only in
+            `differences` and `uncertain`.
         entries: Number of entries that were folded.
         expired: Number of pieces (see `Piece`) that were not compared, because they are past their retention, of a
             removed period, or left over from a rule that was changed.

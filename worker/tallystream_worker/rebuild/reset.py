@@ -77,10 +77,10 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
     Raises:
         EventError: a metric is counted in a sketch, from which nothing can be taken back. Nothing was changed.
         StreamError: a metric is spread and a repartition runs (nothing was changed); or the workers did not count
-            everything within 10 seconds, nothing was counted yet, a counter is not a whole number, or a repartition has
-            closed the streams, or (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted
-            or replaced. If a metric is spread, some partitions may be reset then. Or a node failed over meanwhile, and
-            the subject is reset or not.
+            everything within 10 seconds, nothing was counted yet, a counter is not a whole number or in a key of
+            another type, a repartition has closed the streams, (`KeyLost`) a partition has lost a key, or
+            (`DeploymentChanged`) the data was deleted or replaced. If a metric is spread, some partitions may be reset
+            in these cases. Or a node failed over meanwhile, and the subject is reset or not.
         ConfigurationError: no rules are published (nothing was changed), or this release cannot read the rules that
             were published meanwhile.
         Unconfirmed: the subject is reset, and this was not confirmed in time.

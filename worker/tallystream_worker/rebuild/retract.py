@@ -68,8 +68,9 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
     cannot be decoded.
 
     Raises:
-        ArchiveError: the archive cannot be read, or a file of it is missing.
+        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
         ConfigurationError: the URL of the archive cannot be used, or no rules are published.
+        ImportError: an archive is named, and the package pyarrow is not installed.
         EntriesTrimmed: entries were trimmed from a stream before they were read, and the archive lacks them.
         KeyLost, StreamError: a stream was deleted or replaced before all its entries were read.
         redis.RedisError: the server does not reply, or rejects a command.

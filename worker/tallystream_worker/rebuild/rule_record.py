@@ -31,8 +31,9 @@ def is_record_lost(client: redis.Redis, deployment: Deployment) -> bool:
 def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> bool:
     """Record the live rules, if no change is recorded, after the earlier changes that an archive has.
 
-    If the archive lacks the change that published the live rules, a change with the present time is recorded for them.
-    It states that they were recorded again. The rules and their number do not change.
+    Of the earlier changes, only the last 100 are recorded. If the archive lacks the change that published the live
+    rules, a change with the present time is recorded for them. It states that they were recorded again. The rules and
+    their number do not change.
 
     Args:
         client: The server.

@@ -71,11 +71,12 @@ class Scheduled:
         """Run an audit if one is due and no other worker runs one; return the fields of its log line, else `None`.
 
         Also return `None` if no rules are published, or if `stopping` ended the audit. Record the time and the result
-        of a finished audit in `tally:meta`, and log an error if counters differ.
+        of a finished audit in the hash `meta` of the live topic (see `FIELD`), and log an error if counters differ.
 
         Raises:
             ConfigurationError: no counter can be proved, the URL of the archive or of the snapshot cannot be used, or
                 this release cannot read the stored data.
+            ImportError: an archive is configured, and the package pyarrow is not installed.
             TallyError, redis.RedisError, OSError: another error of the audit (see `audit`); or the deployment could not
                 be read, or the result could not be recorded.
 
@@ -134,7 +135,10 @@ class Scheduled:
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
     """Return the service, not started, that runs an audit whenever the interval `[audit] every` has passed.
 
-    The caller must make sure that `[audit] every` is not empty.
+    The caller must make sure that `[audit] every` is not empty: an empty one stands for no audits.
+
+    Raises:
+        ConfigurationError: the URL of the server is invalid.
     """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = Scheduled(settings, client, log, stopping)

@@ -127,7 +127,9 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
 
     Raises:
         ArchiveError: the archive cannot be read, or a file of it is missing between two others or after `after`.
+        CodecError: a file has a damaged row.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: the package pyarrow is not installed.
     """
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
     from tallystream_worker.archive.store import Store  # noqa: PLC0415
@@ -144,10 +146,11 @@ def entries(
     archived entries. Entries that are trimmed from the stream meanwhile are read from the archive.
 
     Raises:
-        ArchiveError: the archive cannot be read, or a file of it is missing.
+        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
         EntriesTrimmed: entries were trimmed from the stream before they were read, and the archive lacks them.
         KeyLost, StreamError: the stream was deleted or replaced before all its entries were read.
         ConfigurationError: the URL of the archive cannot be used.
+        ImportError: an archive is named, and the package pyarrow is not installed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     after = ""

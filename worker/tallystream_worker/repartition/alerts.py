@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
     """Copy the states of all alerts (firing and watched subjects) of a closed topic into a new topic.
 
-    Of each alert, states in buckets that ended over a day ago are left out, except in the latest of these buckets. A
-    second call writes the same states again: make it only before the new topic is live.
+    Undelivered notifications are not copied. Of each alert, states in buckets that ended over a day ago are left out,
+    except in the latest of these buckets. A second call writes the same states again: make it only before the new topic
+    is live.
 
     Args:
         client: The server of both topics.

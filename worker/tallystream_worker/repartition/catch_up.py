@@ -74,7 +74,7 @@ class CatchUpCounter:
             StreamError, redis.RedisError: see `CountingLoop.run_once`; other partitions may still be counted
                 afterwards, until the context ends. Or archiving or trimming failed (see `Archive.run_once` and `trim`);
                 then the entries are counted.
-            ArchiveError, ConfigurationError: see `Archive.run_once`; the entries are counted.
+            ArchiveError, CodecError, ConfigurationError: see `Archive.run_once`; the entries are counted.
 
         Any other error of `CountingLoop.run_once` is raised too.
         """

@@ -154,8 +154,9 @@ class StreamCopier:
                 were read, an old stream was replaced, (`EntriesGone`) an old partition lacks entries that were copied,
                 or (`KeyLost`) an old stream was deleted or a new partition has lost a key. Earlier pages are copied.
             Unconfirmed: the entries to copy, or the copies, were not confirmed in time; the holds stay.
-            ArchiveError: the archive cannot be read, or a file of it is missing.
+            ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
             ConfigurationError: the URL of the archive cannot be used.
+            ImportError: archived entries are needed, and the package pyarrow is not installed.
             redis.RedisError: the last page may be copied or not; call `look`, then copy again. Also raised if an
                 archive is given and an old stream does not exist.
         """
@@ -209,6 +210,11 @@ class StreamCopier:
         Call `look` first, else this raises a `ValueError`. First wait until the copies are confirmed: entries that are
         trimmed could not be copied again. If the repartition was given up meanwhile, or another one has begun, no
         hold changes.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects a command; some holds may have changed.
+
+        Any error of `confirm`, such as `Unconfirmed`, is raised too; then no hold changes.
         """
         self._confirm("entries are copied")
         for source, keys in enumerate(self._old.keys):
@@ -219,7 +225,8 @@ class StreamCopier:
         """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first.
 
         Raises:
-            StreamError, ArchiveError, ConfigurationError, redis.RedisError: see `_archived` and `stream_entries`.
+            StreamError, redis.RedisError: see `_archived` and `stream_entries`.
+            ArchiveError, CodecError, ConfigurationError, ImportError: see `_archived`.
         """
         mark, keys = self.mark(source), self._old.keys[source]
         if self._archive and source not in self._archived_wholly:
@@ -240,8 +247,8 @@ class StreamCopier:
         Raises:
             StreamError: entries are neither in the stream nor in the archive, and no loss is accepted; raised at the
                 end.
-            ArchiveError: the archive cannot be read, or a file of it is missing.
-            ConfigurationError: the URL of the archive cannot be used.
+            ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
+            ConfigurationError, ImportError: see `archived_entries`.
             redis.RedisError: there is no stream, or the server does not reply.
         """
         stream = self._old.keys[source].stream

@@ -83,7 +83,8 @@ class Repartition:
             `switching`, and once with `moved`.
 
     Raises:
-        ConfigurationError: the repartition was begun with other rules, or no rules are published.
+        ConfigurationError: the repartition was begun with other rules, keys of an earlier one with another number of
+            partitions are left in the new topic, or no rules are published.
         KeyLost: a partition of the new topic, or its hash, has lost a key or a field.
         Unconfirmed, FailedOver: the new topic is not confirmed in time, or a node failed over.
         redis.RedisError: the server does not reply, or rejects a command.
@@ -132,7 +133,7 @@ class Repartition:
 
         Raises:
             ConfigurationError: entries of a partition of which nothing was copied before are gone, no archive is named,
-                and no loss is accepted. The holds stay.
+                and no loss is accepted; or this release cannot read the stored data. The holds stay.
             StreamError: the repartition was given up, and the holds are removed again; or see `ensure_current`.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
@@ -165,8 +166,10 @@ class Repartition:
 
         Raises:
             StreamError: entries wait, and none was counted for 20 seconds; or see `StreamCopier` and `CatchUpCounter`.
-            ArchiveError, ConfigurationError, redis.RedisError: see `StreamCopier` and `CatchUpCounter`. In all cases,
-                the repartition can be continued.
+            Unconfirmed, ArchiveError, CodecError, ConfigurationError, ImportError, redis.RedisError: see `StreamCopier`
+                and `CatchUpCounter`.
+
+        Any other error of `CountingLoop.run_once` is raised too. In all cases, the repartition can be continued.
         """
         while True:
             before = self._copying.entries
@@ -192,10 +195,13 @@ class Repartition:
             StreamError: the repartition was given up, another run continued it, the rules changed since it began, a
                 node failed over meanwhile, entries are missing, copies wait and none was counted for 20 seconds,
                 (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
-            ArchiveError: an archive cannot be read or written; the old topic is live.
+            ArchiveError, CodecError: an archive cannot be read or written, or a row of it is damaged; the old topic is
+                live.
             ConfigurationError: this release cannot read the stored data, or the URL of an archive cannot be used; the
                 old topic is live.
             redis.RedisError: the server did not answer, or rejected a command; the new topic may be live or not.
+
+        Any other error of `CountingLoop.run_once` is raised too; then the old topic is live.
         """
         self.ensure_current()
         closing = topic.next_closing(self._client, self._old)
@@ -291,7 +297,9 @@ def _count_all(counting: CatchUpCounter) -> None:
 
     Raises:
         StreamError: copies wait, and none was counted for 20 seconds; or see `CatchUpCounter`.
-        ArchiveError, ConfigurationError, redis.RedisError: see `CatchUpCounter`.
+        ArchiveError, CodecError, ConfigurationError, redis.RedisError: see `CatchUpCounter`.
+
+    Any other error of `CountingLoop.run_once` is raised too.
     """
     until = time.monotonic() + _PATIENCE
     while waiting := counting.waiting:
@@ -319,19 +327,26 @@ def repartition(
 ) -> Layout:
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
-    The old topic is kept until `topic.drop` removes it. See `Repartition` for the other arguments. A call after an
-    interruption continues the same repartition. A call that is refused before it copies entries leaves nothing. If
-    giving up an earlier one was interrupted, the old topic is reopened first.
+    The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the
+    other arguments. A call after an interruption continues the same repartition. If the call is refused because of the
+    rules or because entries are gone, nothing of a new repartition is left. After any other error, it may be
+    unfinished: call again, or give it up with `topic.give_up`. If giving up an earlier one was interrupted, the old
+    topic is reopened first.
 
     Raises:
-        ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
+        ConfigurationError: the repartition cannot begin, the URL of an archive cannot be used, or this release cannot
+            read the stored data; the message states the remedy.
         StreamError: the repartition was given up, the rules changed, entries are missing, copies wait and none was
             counted for 20 seconds, another process copies the same entries, a node failed over meanwhile, a key is lost
             (`KeyLost`), or the data was replaced (`DeploymentChanged`). After `KeyLost`, a partition of the old topic
             may stay closed.
         Unconfirmed: a step was not confirmed in time; call again to continue.
-        ArchiveError: an archive cannot be read or written; call again to continue.
+        ArchiveError, CodecError: an archive cannot be read or written, or a row of it is damaged; call again to
+            continue.
+        ImportError: an archive is named or configured, and the package pyarrow is not installed.
         redis.RedisError: the server did not answer, and the old topic may stay closed; call again to continue.
+
+    Any other error of `CountingLoop.run_once` is raised too.
     """
     client = connect(settings.redis.url)
     try:

@@ -58,17 +58,28 @@ class ReadingMarks:
             copied: By partition, the ID up to which any of its entries were copied.
 
         Raises:
-            EntriesGone: a partition has no record, or one before `copied`. The partitions before it have new records.
+            EntriesGone: entries of a partition were copied, and it has no record, or one before the last of them. The
+                partitions before it have new records.
             KeyLost: a partition has lost its sequences.
             StreamError: a partition lacks its retention hold: a failover has lost it, or the repartition was given up.
-            Unconfirmed: the records, and so the entries before them, are not confirmed.
+            redis.RedisError: the server does not reply, or rejects a command; some partitions may have new records.
+
+        Any error of `confirm`, such as `Unconfirmed`, is raised too: then the records are written, but a failover may
+        take them back, with entries before them.
         """
         ends = [self._record(partition, each) for partition, each in enumerate(copied)]
         self._confirm("the entries to copy are read")
         return ends
 
     def ensure(self, ends: Sequence[str]) -> None:
-        """Raise `EntriesGone` if an old partition lacks the record that `advance` wrote; `ends` is what it returned."""
+        """Raise `EntriesGone` if an old partition has no record of this repartition, or one before the ID in `ends`.
+
+        `ends` is what `advance` returned.
+
+        Raises:
+            EntriesGone: see above; nothing was changed.
+            redis.RedisError: the server does not reply, or rejects a command.
+        """
         for keys, end in zip(self._old.keys, ends, strict=True):
             record: bytes = self._client.execute_command("HGET", keys.sequences, "!copying") or b""
             topic, _, id_ = record.decode().partition(" ")

@@ -49,11 +49,11 @@ class StragglerCopier:
     def __call__(self, deployment: Deployment) -> int:
         """Copy the entries of the old topic that are not copied yet; return how many were copied.
 
-        Then the retention holds of the old topic move, so that copied entries may be trimmed there. Every worker may do
-        this at the same time: each entry is copied once. The marks are read from the server each time, because a
-        failover may have taken copies back together with their marks. Return 0 if no old topic is kept, if another
-        worker copies the same entries, or if the live topic was replaced; in the last two cases, this call may have
-        copied some before.
+        If entries were copied, the retention holds of the old topic then move, so that these may be trimmed there.
+        Every worker may do this at the same time: each entry is copied once. The marks are read from the server each
+        time, because a failover may have taken copies back together with their marks. Return 0 if no old topic is kept,
+        if another worker copies the same entries, or if the live topic was replaced; in the last two cases, this call
+        may have copied some before.
 
         Args:
             deployment: The live deployment, read a moment ago.
@@ -61,6 +61,7 @@ class StragglerCopier:
         Raises:
             StreamError: entries were trimmed while the old streams were read (`EntriesTrimmed`), an old stream was
                 replaced, or (`KeyLost`) an old stream was deleted or a partition of the live topic has lost a key.
+            ConfigurationError: this release cannot read the rules of the old topic.
             redis.RedisError: the last page may be copied or not; call again.
         """
         try:
@@ -69,11 +70,13 @@ class StragglerCopier:
             return 0  # another worker was first
 
     def copy_all(self, deployment: Deployment) -> int:
-        """Copy as a call does, but try again if a worker copies the same entries; return how many were copied.
+        """Copy as a call does, but try again if a worker copies the same entries.
+
+        Return how many entries the last attempt has copied; earlier attempts may have copied others.
 
         Raises:
-            CopiedElsewhere: workers copied the same entries for 10 seconds.
-            StreamError, redis.RedisError: see `__call__`.
+            CopiedElsewhere: for 10 seconds, workers copied the same entries, or another topic was live.
+            StreamError, ConfigurationError, redis.RedisError: see `__call__`.
         """
         until = time.monotonic() + _PATIENCE
         while True:

@@ -308,9 +308,13 @@ def _is_closed(client: redis.Redis, keys: PartitionKeys) -> bool:
 
 
 def remove_holds(client: redis.Redis, deployment: Deployment) -> None:
-    """Remove the retention holds of repartitions from the live topic.
+    """Remove the retention holds of repartitions from the topic of a deployment, in every partition.
 
-    Their records of what they have read are removed first: then no paused process of them places a hold again.
+    Their records of what they have read are removed too, each before the hold: so no paused process of a repartition
+    places a hold again.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     for keys in deployment.layout.keys:
         client.hdel(keys.sequences, "!copying")
@@ -328,9 +332,10 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
     is refused, and reads the deployment again.
 
     Raises:
-        KeyLost: a partition of the live topic has lost a key; nothing was removed.
-        StreamError: a node failed over meanwhile, or workers copied the same entries for 10 seconds; nothing was
-            removed.
+        StreamError: a node failed over meanwhile, workers copied the same entries for 10 seconds, old streams were
+            trimmed or replaced meanwhile, or (`KeyLost`) an old stream was deleted or a partition of the live topic has
+            lost a key; nothing was removed.
+        ConfigurationError: this release cannot read the rules of the earlier topic; nothing was removed.
         Unconfirmed: the copies were not confirmed in time, and nothing was removed; or the removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """

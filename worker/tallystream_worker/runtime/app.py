@@ -197,6 +197,7 @@ class Worker:
             archive or of the snapshot database cannot be used.
         DeploymentChanged, KeyLost: see `open_deployment`.
         ArchiveError: the archive belongs to another deployment, or its manifest cannot be read or written.
+        ImportError: `settings.archive.url` is set, and the package pyarrow is not installed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
 
@@ -271,7 +272,7 @@ class Worker:
 
     @property
     def health(self) -> list[PartitionHealth]:
-        """The state of the thread of each partition of the topic that is counted now."""
+        """The state of the thread of each partition that this process serves, of the topic that is counted now."""
         return self.follower.pool.health
 
     @property
@@ -303,7 +304,7 @@ def counting(
         publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
-        TallyError, redis.RedisError: see `Worker`.
+        TallyError, ImportError, redis.RedisError: see `Worker`.
     """
     worker = Worker(settings, log, subscribers, consumer=consumer, removing=removing, publishing=publishing)
     try:

@@ -37,8 +37,9 @@ POLL: Final = 1.0
 def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
     """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
 
-    A backup that cannot be read is passed over; with `is_strict`, the error is raised. An archive is also passed over
-    if the package that reads it is not installed: then this process cannot archive, and fails for this reason.
+    A backup that cannot be read is passed over; with `is_strict`, the error is raised. In any case, these are passed
+    over: a backup whose URL cannot be used, a SQLite file that does not exist, a snapshot that lacks a partition, and
+    an archive if the package that reads it is not installed. Such a process cannot archive, and fails for this reason.
 
     Raises:
         SnapshotError, ArchiveError: only with `is_strict`; see `Database.facts` and `Store.manifest`.
@@ -90,8 +91,9 @@ def wait_for_data(
 ) -> None:
     """Wait until no namespace lacks data that a backup has (see `refuse_lost_data`), or until `stop` is set.
 
-    The reason is logged, and the end of the wait too. If nothing has to be waited for, or if another error keeps a
-    worker from its start, return at once.
+    The reason is logged, and the end of the wait too. If nothing has to be waited for, return at once; so too if there
+    are only other errors that keep a worker from its start. But during a wait, any error prolongs the wait, because a
+    restore may be running.
 
     Args:
         tenants: The settings of each namespace.

@@ -143,9 +143,10 @@ class ByNamespace(Collector):
 def serve_metrics(
     registry: CollectorRegistry, host: str, port: int, probe: HealthProbe | HealthProbes | WaitingProbe | None = None
 ) -> WSGIServer:
-    """Serve the Prometheus metrics of a registry over HTTP in a background thread, until the process ends.
+    """Serve the Prometheus metrics of a registry over HTTP in a background thread.
 
-    Every path except those of `probe` has the metrics. Logs a warning if the address is not loopback.
+    It ends with the process, or when the caller calls `shutdown` of the result. Every path except those of `probe` has
+    the metrics. Logs a warning if the address is not loopback.
 
     Args:
         registry: The registry.

@@ -46,7 +46,11 @@ class PartitionFollower:
         settings: The configuration.
         deployment: The deployment at the start.
         log: Logger for the changes of topic, and for failures.
-        pool: Makes a pool for a deployment, without starting it.
+        pool: Makes a pool for a deployment, without starting it; the constructor and `run_once` call it.
+
+    Raises:
+        ConfigurationError: the URL of the server cannot be used.
+        Exception: any error of `pool`.
     """
 
     def __init__(
@@ -125,7 +129,8 @@ class PartitionFollower:
             ConfigurationError: the stored data is of another release.
             KeyLost: the stored deployment is not complete.
 
-        An exception from the start of a new pool is raised, too. After any error, the present pool counts on.
+        An exception from the construction or the start of a new pool is raised, too. After any error, the present pool
+        counts on.
         """
         # Read the numbers before the deployment: rules are stored before a partition is counted by them.
         counting = counting_number(self._client, self._found, self._some_partitions(), in_part=True)

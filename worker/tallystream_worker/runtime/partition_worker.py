@@ -223,7 +223,8 @@ class PartitionWorker:
     def is_normal(self, error: Exception) -> bool:
         """Return whether a failed pass is a normal part of a switch: no generation is live, for up to 10 seconds.
 
-        This is so while a repartition switches, and until the pool of the new topic has replaced this one.
+        This is so while a repartition switches, and until the pool of the new topic has replaced this one. The first
+        call with a `GenerationSwitched` after a successful pass begins the 10 seconds.
         """
         if not isinstance(error, GenerationSwitched):
             return False

@@ -59,7 +59,7 @@ def run_one(
 
     Raises:
         ConfigurationError: the settings disagree with the stored data, or the port cannot be used.
-        DeploymentChanged, KeyLost, ArchiveError, redis.RedisError: see `Worker`.
+        DeploymentChanged, KeyLost, ArchiveError, ImportError, redis.RedisError: see `Worker`.
     """
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}

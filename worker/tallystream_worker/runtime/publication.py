@@ -118,9 +118,9 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
     """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
 
-    A change in the archive is lost if its number is higher than every number on the server. Without such a change,
-    write nothing. Later changes on the server stay: see `merged`. The lost changes are recorded again, and the rules
-    get a new number.
+    A change in the archive is lost if its number is higher than every number on the server, and it has the epoch of the
+    deployment. Without such a change, write nothing. Later changes on the server stay: see `merged`. The lost changes
+    are recorded again, and the rules get a new number.
 
     Args:
         client: The server.

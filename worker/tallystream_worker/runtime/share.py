@@ -38,7 +38,7 @@ def query_others(layout: Layout, consumer: str) -> Query[list[int]]:
 
 
 def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
-    """Return the numbers of at most `most` partitions to serve.
+    """Return the numbers of at most `most` partitions to serve: those that the fewest other workers serve.
 
     Of partitions that equally many other workers serve, processes with different names choose different ones: names
     that end with a number (`worker-0`, `worker-1`) choose one after the other.
@@ -56,14 +56,15 @@ def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
 
 
 def exchanged(served: Collection[int], others: Sequence[int], beyond: int) -> Mapping[int, int]:
-    """Return, by number of each partition that no worker serves, the served partition to give up for it.
+    """Return which partitions that no worker serves to begin to serve: by number, the served partition to give up.
 
-    Only partitions that another worker also serves are given up, those that most others serve first.
+    It is -1 if none has to be given up. Only partitions that another worker also serves are given up, those that most
+    others serve first. Unserved partitions for which none can be given up are left out.
 
     Args:
         served: The partitions that this process serves.
         others: By number of the partition, how many other workers serve it.
-        beyond: How many partitions more this process can serve; then -1 is given up.
+        beyond: How many partitions this process can serve without giving one up.
     """
     unserved = [number for number, count in enumerate(others) if not count and number not in served]
     shared = [number for number in served if others[number]]

@@ -57,6 +57,7 @@ class WorkerPool:
         evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
 
     Raises:
+        ConfigurationError: the URL of the server cannot be used.
         redis.RedisError: this process cannot serve all partitions, and the server does not state which of them others
             serve; or no node of a cluster returned the slot map.
     """

@@ -108,7 +108,11 @@ class DataFolder:
         return path
 
     def write_address(self, path: Path) -> None:
-        """Store the path of the server's socket, so that the next start finds a server that still runs."""
+        """Store the path of the server's socket, so that the next start finds a server that still runs.
+
+        Raises:
+            OSError: the file with the path cannot be written.
+        """
         (self.path / _ADDRESS).write_text(str(path))
 
     def remove_socket(self, path: Path) -> None:

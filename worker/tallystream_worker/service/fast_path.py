@@ -61,7 +61,7 @@ async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Tot
 
 
 async def send_json(send: Send, body: bytes, headers: Headers, more: dict[str, str]) -> None:
-    """Send a JSON body as response 200, with the headers of both arguments in addition to its type and length.
+    """Send a JSON body as response 200, with `headers` and `more` as headers in addition to its type and length.
 
     The response does not pass the router, which would add the security and CORS headers: the caller must give them.
     """

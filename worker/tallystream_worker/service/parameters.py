@@ -35,7 +35,9 @@ def subject_in_path(encoded: str) -> str:
 
 
 async def published(totals: Totals, *metrics: str) -> Rules:
-    """Return the declared rules, at most a second old, after checking that each of `metrics` is declared.
+    """Return the declared rules, after checking that each of `metrics` is declared.
+
+    They are at most a second old, but older while the cluster node that has them does not answer.
 
     Raises:
         ConfigurationError: no rules are declared yet, or the stored data is of another release.

@@ -76,8 +76,10 @@ class ServerStats:
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
     """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
 
-    So are those on nodes of a cluster that do not answer. The query raises `RedisError` for any other error of the
-    command that reads the last snapshot, audit and verification, also if the user may not read them.
+    So are those on nodes of a cluster that do not answer. But if the user may not read the consumers of a stream, or it
+    has no consumer group, its number in `serving` is 0. If the node of the deployment's hash does not answer, the
+    figures from `snapshot` on are `None`, and `archive_lost` is 0; the query raises any other error of the command that
+    reads these, also if the user may not read them.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:

@@ -108,7 +108,7 @@ def tokens_of(serve: ServeSettings) -> Tokens:
     An empty setting gives its role no token; an empty file is an error.
 
     Raises:
-        ConfigurationError: a file cannot be read or is empty, or a token is too short, too long or not ASCII.
+        ConfigurationError: a file cannot be read or is empty, or a token is too short, too long or not printable ASCII.
     """
     stated = {Role.READ: serve.read_token, Role.WRITE: serve.write_token, Role.ADMIN: serve.admin_token}
     return Tokens({role: _read(f"serve.{role.word}_token", text) for role, text in stated.items()})

@@ -43,6 +43,9 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
     Returns:
         By key without the partition's prefix: the state as JSON, and the millisecond since 1970 at which it expires (0
         for never). Keys that do not exist are left out; without alerts in the rules, it is empty.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     names = list(_states(keys, rules, since // 1000, now // 1000))
     found: dict[str, tuple[str, int]] = {}

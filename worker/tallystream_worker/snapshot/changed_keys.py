@@ -106,6 +106,8 @@ class ChangedKeys:
     def replaced(self, metric: str, subject: str, labels: str) -> None:
         """Add the buckets that a vote or an event with an id was counted in, because a later one may take it back.
 
+        Buckets of windows that the metric no longer has are left out.
+
         Args:
             metric: The metric; an undeclared one is ignored.
             subject: The subject.

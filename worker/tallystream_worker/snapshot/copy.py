@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 def copy(connection: Connection, table: Table, schema: str | None, rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows into a table of PostgreSQL, replacing rows that have the same primary keys.
 
+    A temporary table is made for this, and removed again. The caller commits.
+
     Args:
         connection: A connection in a transaction; its driver is psycopg.
         table: The table to write.
         schema: The schema of the table; `None` for the first of the search path.
         rows: The rows, each as a value by column name, for all columns; no two rows have the same primary keys.
+
+    Raises:
+        psycopg.Error: the database does not answer, or refuses a statement. It is no SQLAlchemyError.
     """
     names = [column.name for column in table.c]
     keys = [column.name for column in table.primary_key]

@@ -58,7 +58,8 @@ class Database:
             use; otherwise it is created. PostgreSQL is not checked.
 
     Raises:
-        ConfigurationError: the URL cannot be used; no connection is made to find out.
+        ConfigurationError: the URL cannot be used, or the driver of the database is not installed; no connection is
+            made to find out.
 
     Every method that reads or writes raises `SnapshotError` if the database cannot be used; until one has succeeded,
     each may raise the `ConfigurationError` of `is_there`. `close` the database at the end.
@@ -134,7 +135,8 @@ class Database:
         """Write everything that is committed into the file itself, so that a copy of this file alone is whole.
 
         With SQLite, commits are in a second file (`-wal`) until then. If another connection still reads after 5
-        seconds, return without an error, although the second file is still needed. Do nothing with PostgreSQL.
+        seconds, return without an error, although the second file is still needed. Do nothing with PostgreSQL. Do not
+        call it in a context of `at_once`, because SQLite refuses it in a transaction.
         """
         if self._engine.dialect.name == "sqlite":
             with self._transaction() as connection:
@@ -219,7 +221,7 @@ class Database:
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
         """Write a partition's snapshot in one transaction, or in that of `at_once`; return the number of its values.
 
-        Values that do not exist any more, and whose rows are removed, are included.
+        These are the values of counters in `taken`, also those that do not exist any more, whose rows are removed.
 
         Args:
             partition: The number of the partition.
@@ -229,8 +231,8 @@ class Database:
 
         Raises:
             SnapshotError: the snapshot could not be written, or the stored one is not that of `before`, because another
-                process has written one meanwhile. In a context of `at_once`, a database that fails raises SQLAlchemy's
-                error instead.
+                process has written one meanwhile (the moments `taken` of the two are compared). In a context of
+                `at_once`, a database that fails raises SQLAlchemy's error instead.
         """
         with self._transaction() as connection:
             _lock(connection, partition)
@@ -292,9 +294,10 @@ class Database:
                     yield table, list(rows)
 
     def damaged(self, partition: int | None = None) -> list[str]:
-        """Return the tables in which another program has changed, removed or added rows of a partition, sorted.
+        """Return the names of the tables in which another program has changed rows of a partition, sorted.
 
-        All rows are read, at one moment, although snapshots may be written meanwhile.
+        Rows that it has removed or added count too. All rows are read, at one moment, although snapshots may be written
+        meanwhile. Do not call it in a context of `at_once`.
 
         Args:
             partition: The number of the partition; `None` for the facts, which are of no partition.
@@ -317,7 +320,10 @@ class Database:
 
     @contextmanager
     def _moment(self) -> Iterator[Connection]:
-        """Return a context with a connection whose reads are all of one moment; it writes nothing."""
+        """Return a context with a connection whose reads are all of one moment; it writes nothing.
+
+        It cannot be in a context of `at_once`, because it begins a transaction.
+        """
         with self._transaction() as connection:
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")  # the driver begins no transaction for a SELECT

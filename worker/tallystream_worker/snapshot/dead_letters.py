@@ -123,9 +123,9 @@ def restore_dead_letters(
 ) -> int:
     """Write the dead letters of a snapshot to the dead stream, which must not exist.
 
-    Dead letters of the snapshot that were dropped after it are left out; return the number of events in these. The dead
-    stream gets the state that it had at the snapshot's moment, so the next snapshot finds out what has changed since.
-    If it never had a dead letter, write nothing, and return 0.
+    Dead letters of the snapshot that were dropped after it are left out; return the number of events in those that are
+    left out. The dead stream gets the state that it had at the snapshot's moment, so the next snapshot finds out what
+    has changed since. If it never had a dead letter, write nothing, and return 0.
 
     Args:
         fence: Runs the writes to the partition.
@@ -136,6 +136,7 @@ def restore_dead_letters(
 
     Raises:
         RestoreOvertaken: another restore has taken over.
+        ValueError: a record, or the `source` of a dead letter, is damaged; nothing was written.
         redis.RedisError: the server did not answer, or refused a command.
     """
     found = {id_: decode_letter(stored[id_]) for id_ in sorted(stored, key=parse_id)}

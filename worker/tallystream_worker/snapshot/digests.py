@@ -145,7 +145,9 @@ def parse_digest(text: str) -> Digest:
 
 
 def differing_digests(stored: Mapping[str, str], found: Mapping[str, Digest]) -> list[str]:
-    """Return the tables whose digest is not the stored one, sorted; a table without a stored digest has no rows.
+    """Return the names of the tables whose digest is not the stored one, sorted.
+
+    A table that is missing in one of the arguments counts as one without rows there.
 
     Args:
         stored: The stored digests, by table.

@@ -67,7 +67,10 @@ class DrillDifference:
     restored: str | None
 
     def is_of(self, metrics: Collection[str]) -> bool:
-        """Return whether the value is of one of these metrics; `_ANY` stands for any metric."""
+        """Return whether the value is of one of these metrics; `_ANY` stands for any metric.
+
+        Each word of the key is compared, so a value of a subject or an actor with such a name counts too.
+        """
         return _ANY in metrics or any(word in metrics for part in self.key for word in part.split(":"))
 
 
@@ -81,7 +84,8 @@ class Verdict:
         differing: Number of values that differ, also of those that exist only live or only after the restore.
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
-        damaged: See `Restored`.
+        damaged: The tables of no partition, such as `facts`, in which another program has changed, removed or added
+            rows after the snapshot was taken. Those of each partition are in `parts`.
         uncertain: Number of further values that differ and may be right: it is not known by which rules some events of
             their metrics were counted, or what a retry of dead letters has counted.
         unclear: The first hundred of these.
@@ -118,10 +122,13 @@ def drill(
         SnapshotError: there is no complete snapshot, it is of other data or has another format, the database cannot be
             used, or entries after the snapshot may have been trimmed and there is no archive.
         ViewLost: the live values of one moment could not be read.
+        ScanBroken: a live node failed over or restarted while its keys were listed, three times.
         KeyLost: a live partition has lost a key.
+        StreamError: entries after the snapshot could not be counted on the temporary server.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; no worker has
             published the rules yet; or this release cannot read those of the snapshot.
-        EmbeddedServerError: the temporary server cannot be started.
+        EmbeddedServerError, OSError: the temporary server cannot be started, or its folder cannot be made.
+        ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         redis.RedisError: a server did not answer, or refused a command.
 
     Any error of `archived` is raised too. The temporary server is removed, also after an error.
@@ -175,7 +182,10 @@ def drill(
 
 
 def _doubts(database: Database, deployment: Deployment, partition: int, followed: LiveRules | None) -> frozenset[str]:
-    """Return the metrics of which it is not known by which rules all their events after the snapshot were counted."""
+    """Return the metrics of which it is not known by which rules all their events after the snapshot were counted.
+
+    `_ANY` alone if these may be any metrics. Empty if `followed` is `None`, or the partition has no snapshot.
+    """
     found = database.position(partition)
     if followed is None or found is None:
         return frozenset()

@@ -89,7 +89,8 @@ class LiveRules(msgspec.Struct, frozen=True):
     def recorded(self) -> dict[int, Rules]:
         """Return the rules that are recorded, by number, with the retractions and the retention of the live ones.
 
-        Rules that this release cannot read are left out. The number of the live rules has these.
+        Rules keep their own retention if one of their alerts needs older buckets than the live ones keep. Rules that
+        this release cannot read are left out. At the number of the live rules are the live rules, recorded or not.
 
         Raises:
             ConfigurationError: this release cannot read the live rules.
@@ -105,7 +106,7 @@ class LiveRules(msgspec.Struct, frozen=True):
 def followed_rules(
     client: redis.Redis, layout: Layout, archived: Callable[[], Mapping[str, Mapping[str, str]]] = dict
 ) -> LiveRules | None:
-    """Return the rules of a server, and where the partitions of its live topic began to follow them.
+    """Return the rules of a server, and where the partitions of its live topic began to follow them; `None` for none.
 
     See `find_live_rules`, also for the errors, and `with_earlier` for `archived`.
     """
@@ -115,7 +116,8 @@ def followed_rules(
 def with_earlier(live: LiveRules | None, archived: Callable[[], Mapping[str, Mapping[str, str]]]) -> LiveRules | None:
     """Return the rules of a server with the changes that it does not record any more, and that the archive has.
 
-    If the server records the changes of all places, return `live`: the archive is not needed.
+    These are the changes of the same data before the first one that the server records. If the server records the
+    changes of all places, or no change at all, return `live`, and do not call `archived`.
 
     Args:
         live: The rules of the server; `None` for none.
@@ -142,8 +144,9 @@ def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, by
     """Return the rules of a server before a restore; of an interrupted restore, those that it has noted.
 
     If the hash that describes the topic to restore is lost, or lacks a field, they are those of the last recorded
-    change. Return `None` if there are none, or if this release cannot read them. It is not checked whether the rules
-    are of the data of the snapshot (see `kept_rules`), nor whether this release can read those that were noted.
+    change. Return `None` if there are none, if this release cannot read them, or if another topic is live and its hash
+    is lost. It is not checked whether the rules are of the data of the snapshot (see `kept_rules`), nor whether this
+    release can read those that were noted.
 
     Args:
         client: The server to restore to.
@@ -238,7 +241,7 @@ def _of_ledgers(client: redis.Redis, layout: Layout) -> tuple[dict[int, list[int
 
 
 def encode_live_rules(live: LiveRules) -> bytes:
-    """Return the value of the field `LIVE_RULES`."""
+    """Return rules as JSON: the value of the field `LIVE_RULES`."""
     return msgspec.json.encode(live)
 
 
@@ -305,9 +308,10 @@ class Course:
         )
 
     def doubtful(self, unordered: Collection[int]) -> frozenset[str]:
-        """Return the metrics of which some events may have been counted by the rules before: those that changed.
+        """Return the metrics of which some events may have been counted by the rules before.
 
-        `unordered` has the numbers of the rules whose place does not show which entries they count.
+        These are the metrics that the rules with a number in `unordered` have changed, compared with the rules before
+        them. `unordered` has the numbers of the rules whose place does not show which entries they count.
         """
         pairs = zip(self._steps, self._steps[1:], strict=False)
         return frozenset().union(
@@ -317,8 +321,8 @@ class Course:
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
         """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
 
-        One call of the fold counts only entries with the earliest rules of those given; it returns the result, and the
-        other entries, for the next call.
+        One call of the fold counts only some of its entries: those whose rules come before the rules of all others. It
+        returns the result and the entries that are left, for the next call.
         """
         folds = [make(rules) for _, _, rules in self._steps]
 
@@ -348,6 +352,9 @@ class GenerationRules:
         live: The live rules.
         partition: The number of the partition.
         first: The ID of the first entry of the partition; `""` if it is not known.
+
+    Raises:
+        ConfigurationError: this release cannot read the live rules.
     """
 
     def __init__(self, live: LiveRules, partition: int, first: str) -> None:
@@ -367,7 +374,8 @@ class GenerationRules:
     def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
         """Return the numbers of the rules that may have counted the entries before the first place, the earliest first.
 
-        `stated` is the number that the ledger states for these rules; `None` if it states none.
+        `stated` is the number that the ledger states for these rules; `None` if it states none. Call it only if there
+        is a place.
         """
         if stated in self._rules:
             return [stated]
@@ -605,5 +613,8 @@ def _is_after(place: str, position: SnapshotPosition) -> bool:
 
 
 def moment_of(name: str) -> str:
-    """Return the place that stands for a lost one: the moment at which a change of the rules was recorded."""
+    """Return the place that stands for a lost one: the moment at which a change of the rules was recorded.
+
+    `name` is the ID of the change. Both IDs of the place are the first one of its millisecond.
+    """
     return "{0}-0 {0}-0".format(name.partition("-")[0])

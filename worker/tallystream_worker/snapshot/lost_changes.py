@@ -45,9 +45,10 @@ def regain(
 ) -> tuple[LiveRules | None, list[int]]:
     """Return the rules of a server together with the changes that it has lost, and the numbers of these changes.
 
-    Without a lost change, return `live` and an empty list. A change is lost if the server lacks it, and it is in the
-    snapshot, or it is in the archive and was made after the snapshot. If nothing shows what the server had before, no
-    change is lost. If the server has no rules of this data, what the archive has after the snapshot is lost.
+    Without a lost change, return `live` and an empty list. A change is lost if the server lacks it, it is later than
+    every change that the server and the snapshot both have, and it is in the snapshot, or it is in the archive and was
+    made after the snapshot. If they have no change in common, no change is lost. If the server has no rules of this
+    data, what the archive has after the snapshot is lost.
 
     The rules that are returned are those of the last lost change, with what was changed on the server after the loss
     (see `merged`). If anything was counted after the loss, they have a new number and are a new change; the entries
@@ -89,7 +90,8 @@ def regain(
 def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
     """Return the rules of the last lost change, with what the server has changed after the loss.
 
-    Where both have changed the same metric, ratio, alert or zone, the change after the loss wins: it is the later one.
+    If both have changed the same metric, ratio, alert or zone, the change after the loss wins: it is the later one.
+    Retractions of both are kept, but for those that one of them has undone.
     If the two together are not valid rules, return `present`.
 
     Args:
@@ -113,7 +115,10 @@ def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
 
 
 def _either(base: Mapping[str, _Value], lost: Mapping[str, _Value], present: Mapping[str, _Value]) -> dict[str, _Value]:
-    """Return by name the value in `present` if it differs from that in `base`, else the value in `lost`."""
+    """Return by name the value in `present` if it differs from that in `base`, else the value in `lost`.
+
+    A name that is missing in the chosen mapping is left out.
+    """
     chosen = {
         name: lost.get(name) if present.get(name) == base.get(name) else present.get(name)
         for name in dict.fromkeys((*lost, *present))
@@ -211,7 +216,7 @@ class _Loss:
         return {**self._known, **self._lost, **self._since}
 
     def _next(self, change: Mapping[str, str]) -> dict[str, str]:
-        """Return a change of this process like `change`, with the next number."""
+        """Return a change of this process like `change`, with the next number, which becomes the newest one."""
         self._newest += 1
         return {**change, "number": str(self._newest), "by": publisher()}
 

@@ -127,9 +127,10 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
 
 
 def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
-    """Return whether a bucket is of a period whose removal is recorded; `False` if its keys are kept forever.
+    """Return whether a bucket is of a period whose removal is recorded.
 
-    Some keys of such a bucket may still exist, but no read uses them.
+    Some keys of a removed bucket may still exist, but no read uses them. The result is `False` if the keys of the
+    bucket are kept forever, or if its label names no period.
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.

@@ -45,7 +45,7 @@ def refuse_loss(
 
     Args:
         client: The server to restore to.
-        database: The database of the snapshot.
+        database: The database of the snapshot, which must be complete.
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash; empty if there is none.
         archived: Called with the number of a topic; returns, by number of each later topic, its archived events that
@@ -83,9 +83,12 @@ def refuse_loss(
 
 
 def present_topic(client: redis.Redis, namespace: str, root: Mapping[bytes, bytes]) -> tuple[int, int | None]:
-    """Return the number of the live topic and its partitions; of an interrupted restore, those of the restored topic.
+    """Return the number of the live topic, and its number of partitions; `None` for the latter if it is not stored.
 
-    The number of partitions is `None` if it is not stored.
+    If the root hash states that a restore runs or was interrupted, they are those of the topic that it restores.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused the command.
     """
     if RESTORING.encode() in root:
         topic, partitions, _ = _restored(root)

@@ -201,7 +201,9 @@ class PartitionRestore:
             SnapshotError: the database contains no snapshot of the partition, or cannot be used.
             RestoreOvertaken: another restore has taken over, and nothing that it writes was changed.
             StreamError: another client has removed or changed keys of the partition (`KeyLost`, `ConsumerGroupMissing`,
-                `GenerationSwitched`), or entries could not be counted.
+                `GenerationSwitched`), its node failed over or restarted while a hash was read (`ScanBroken`), or
+                entries could not be counted.
+            ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
             redis.RedisError: the server did not answer, or refused a command.
 
         Any error of `archived`, and of an entry that cannot be counted, is raised too. After an error, the partition
@@ -416,7 +418,7 @@ class PartitionRestore:
         Raises:
             RestoreOvertaken: a later restore has closed the partition.
 
-        Any other error of `CountingLoop.run_once` is raised too.
+        Any other error of `CountingLoop.run_once`, and of `dropped`, is raised too.
         """
         keys, left_out = self._keys, dropped(self._client, self._keys)
         # Claim entries at once: a worker may read them, but it cannot apply them while the partition is closed.

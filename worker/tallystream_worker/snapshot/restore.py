@@ -98,11 +98,12 @@ class Restored:
         damaged: The tables of no partition, such as `facts`, in which another program has changed, removed or added
             rows after the snapshot was taken. They are used unchanged.
         lacking: The retractions that were made after the snapshot: until a rebuild, the counters have their events.
-        rules: The rules that are live now: those that were live before, or those of the snapshot, with all known
-            retractions.
-        kept: Whether they are those that were live before.
+        rules: The rules that are live now: those that were live before (with the `regained` changes), or those of the
+            snapshot. See `restore` for the retractions in them.
+        kept: Whether they are those that were live before; false if changes were regained.
         of_snapshot: The rules of the snapshot, with the same retractions.
-        former: The rules that the server had before; `None` if it had none, or they cannot be read.
+        former: The rules that the server had before; `None` if it had none, or they cannot be read. If changes were
+            `regained`, the rules that `regain` has returned. With the argument `followed`, the rules in it.
         regained: The numbers of the changes of the rules that the server had lost, and that are live again: see
             `regain`.
     """
@@ -182,6 +183,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
         StreamError: a node failed over, or a slot moved to another one, while counters were restored.
+        ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; or this release
             cannot read the rules of the snapshot, or those that an interrupted restore has noted.
@@ -521,11 +523,12 @@ def _others(
 
 
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
-    """Return by topic that nothing uses after the restore its number of partitions; `rebuild --drop` removes it.
+    """Return, by number of each topic that nothing uses after the restore, its number of partitions.
 
-    These are the topic that a repartition fills, and those that an earlier restore has left. If another topic than that
-    of `layout` is live on the server (after an interrupted restore: was restored by it), also this one, and the topic
-    before it that the server keeps. The topic of `layout`, and topics of unknown size, are left out.
+    `rebuild --drop` removes these topics. They are the topic that a repartition fills, and those that an earlier
+    restore has left. If another topic than that of `layout` is live on the server (after an interrupted restore: was
+    restored by it), also the live one, and the topic before it that the server keeps. The topic of `layout`, and topics
+    of unknown size, are left out.
     """
     found = {
         int(topic): int(count)

@@ -101,7 +101,7 @@ def restore_rule_records(
 
     Args:
         records: Runs the writes to the record of changes.
-        partitions: Run the writes to each partition.
+        partitions: The fences that run the writes to the partitions, by partition number.
         layout: The keys, of the first generation.
         facts: The facts of the snapshot.
         changes: The changes to write: the ID and the fields of each, oldest first.

@@ -128,6 +128,9 @@ class Snapshotter:
     def run_once(self, *, whole: bool = False, accept_loss: bool = False) -> Round:
         """Take a snapshot of every partition, one after the other, and move their retention holds.
 
+        Also store the mark of the snapshot in each partition, the facts of the deployment in the database, and, for
+        monitoring, the earliest moment in the hash `meta`.
+
         If a partition no longer has the mark of its last snapshot (see `lost_log`), and no entry of that snapshot is
         lost or all were sent again, every counter of the partition is read. A snapshot of an earlier release or of
         another topic is replaced in one transaction; that of another topic without a check for lost entries, and so is
@@ -145,7 +148,8 @@ class Snapshotter:
                 sent again; that snapshot is unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
             ScanBroken: see `take`; nothing was written for that partition.
-            KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it.
+            KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
+                hash that describes the deployment is lost or lacks a field.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
             ConfigurationError: this release cannot read the description that the server has now.
@@ -260,8 +264,8 @@ class Snapshotter:
     def take(self, partition: int, before: SnapshotPosition | None) -> Taken:
         """Read a partition at one moment, and return its values; the database is not changed, and no mark is put.
 
-        If the partition moves to another node while its keys are listed, or its node fails over or restarts, read it
-        again, at most three times.
+        A view of the partition is open on the server meanwhile: see `open_view`. If the partition moves to another node
+        while its keys are listed, or its node fails over or restarts, it is read again, up to three times in all.
 
         Args:
             partition: The number of the partition.

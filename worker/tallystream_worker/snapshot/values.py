@@ -91,6 +91,9 @@ class ValueReader:
         Args:
             names: The keys that `open_view` copied, without the generation's prefix. The value of a key that did not
                 exist is `None`.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused a command.
         """
         for name in names:
             self.values[("structures",)][name] = self._structure(self._cut.copy_of(self._prefix + name))
@@ -99,6 +102,9 @@ class ValueReader:
         """Put the old value in the place of each value that was written after the view was opened.
 
         Call it after the view's `close`, and before its `remove_copies`. Counters that were not read are not added.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused a command.
         """
         cut = self._cut
         for group, values in self.values.items():

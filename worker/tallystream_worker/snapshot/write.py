@@ -200,6 +200,9 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
         table: The table to write.
         rows: The rows, each as a value by column name, for all columns; no two rows have the same primary keys.
         schema_name: The PostgreSQL schema of the table, `None` for the default one.
+
+    Raises:
+        SQLAlchemyError: the database cannot be used; with 200 or more rows and PostgreSQL, `psycopg.Error` instead.
     """
     if len(rows) >= _MANY and connection.dialect.name == "postgresql":
         copy(connection, table, schema_name, rows)
@@ -213,6 +216,6 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
 
 
 def partition_tables() -> tuple[Table, ...]:
-    """Return the tables that have rows for each partition, except the positions."""
+    """Return the tables that have rows for each partition, except `positions` and `digests`."""
     others = (schema.structures, schema.buckets, schema.ledger, schema.producers, schema.alerts, schema.dead)
     return (*schema.COUNTERS.values(), *others)

@@ -84,7 +84,10 @@ class PartitionAccount:
 
     @property
     def plain(self) -> int | None:
-        """The number that `entries:plain` must have; `None` if entries wait, or were removed by another client."""
+        """The number that `entries:plain` must have; `None` if it is not known.
+
+        It is known only if `entries`, `unsettled` and `removed` are 0.
+        """
         if self.entries or self.unsettled or self.removed:
             return None
         return self.added - self.topic["entries:gated"]
@@ -118,8 +121,9 @@ class PartitionAccount:
 def check(scene: Scene) -> None:
     """Report entries that were skipped or will get a second outcome, and ledgers whose events do not balance.
 
-    Also report a missing consumer group, and pending entries that are gone from the stream. Events without an outcome
-    are not reported if entries are gone for another reason than retention: the check of the log reports these.
+    Also report a missing consumer group, a lost ledger, a lost mark of entries that state an earlier time, and pending
+    entries that are gone from the stream. What balances is added as proved. Events without an outcome are not reported
+    if entries are gone for another reason than retention: the check of the log reports these.
 
     Raises:
         StreamError: a field of a ledger is not a whole number, 20,000 or more entries stayed pending, or the stream was

@@ -52,10 +52,9 @@ _OF_A_TOPIC: Final = frozenset(
 def check(scene: Scene) -> None:
     """Report keys that are not in use, as a limit of the verification, and three kinds of faults.
 
-    These are keys of another type than the one that is needed, keys that the server will remove because another client
-    has set a time to live, and keys of periods that nothing will remove: such a key
-    is not registered in the sorted set `periods` of its partition. If earlier rules kept its period forever, it is
-    reported as a limit instead.
+    The faults are keys of another type than the one that is needed, keys that the server will remove because another
+    client has set a time to live, and keys of periods that nothing will remove: such a key is not registered in the
+    sorted set `periods` of its partition. If earlier rules kept its period forever, it is reported as a limit instead.
     """
     deployment = scene.deployment
     namespace, names = deployment.layout.namespace, Counter[str]()

@@ -31,6 +31,10 @@ def check(scene: Scene) -> None:
     """Report each field that is missing, although another field or key shows that it existed; also changed rules.
 
     Fields whose loss shows in figures are left out: the checks of the figures report these.
+
+    Raises:
+        KeyLost, DeploymentChanged, ConfigurationError: the deployment cannot be read again: see `Deployment.find`.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     _of_generations(scene)
     _of_the_root(scene)

@@ -34,13 +34,15 @@ _PAUSE: Final = 0.5
 def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
 
-    Also report ends of removed periods and marks of changed rules that the snapshot has and the server lacks.
-    Also report a snapshot that is ahead of the stream, or whose later entries are gone while there is no archive, and
-    one in which another program has changed rows. A snapshot with one of these faults is not restored, unless it is
-    only too old or changed, or the server lacks such ends or marks. Report a limit if there is no snapshot database;
-    also if a snapshot that is young enough is of a generation or an earlier topic that was live before, because the
-    next snapshot replaces it (it is not restored either); also if restored values differ, and live counters were found
-    to be wrong, which may be the reason.
+    The snapshot is restored to a temporary server. Also report ends of removed periods and marks of changed rules that
+    the snapshot has and the server lacks; a snapshot that is ahead of the stream; one whose later entries are gone
+    while there is no archive; and one in which another program has changed rows. A snapshot with one of these faults is
+    not restored, unless it is only too old or changed, or the server lacks such ends or marks.
+
+    Report a limit if there is no snapshot database. Report one too if a snapshot that is young enough is of a
+    generation or an earlier topic that was live before: the next snapshot replaces it, and it is not restored. Report
+    one too if restored values differ, and live counters were found to be wrong, which may be the reason. Values that
+    differ and may be right, because it is not known which rules counted their events, are reported as not checked.
 
     Raises:
         SnapshotError: the snapshot has another format or layout, or the database cannot be used.

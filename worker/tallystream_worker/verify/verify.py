@@ -40,7 +40,8 @@ def verify(
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
     Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
-    `failed`, and the other checks run; only a connection that fails or does not reply in time ends all. If the data is
+    `failed`, and the other checks run; only a connection that fails or does not reply in time, or a temporary file that
+    cannot be written, ends all. If the data is
     replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and states a check
     that could not be made; its proofs stay. The same is true if there are findings and a server failed over or
     restarted meanwhile: what was read before and after it may be of different data. If a restore has not finished, or
@@ -61,7 +62,8 @@ def verify(
         KeyLost: the description of the deployment was lost, or lost a field, during the verification.
         Stopped: `show` raised it.
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
-        redis.RedisError: the server rejects a command that reads the description of the deployment.
+        redis.RedisError: the server rejects INFO, or a command that reads the description of the deployment.
+        OSError: a temporary file or folder of a check cannot be written.
     """
     report = Verification(time.time())
     try:

@@ -59,8 +59,9 @@ class ClusterClient(redis.Redis):
         an MGET may be read one after another. A SCAN is executed on the node of the hash tag in its pattern.
 
         Raises:
-            redis.ResponseError: the error reply of the node; for a command with a key, MOVED, ASK, TRYAGAIN and
-                CLUSTERDOWN only after 2 seconds of attempts.
+            redis.ResponseError: the error reply of the node; or `ClusterDownError`: no node is known to serve the slot;
+                for a command with a key, this and MOVED, ASK, TRYAGAIN and CLUSTERDOWN only after 2 seconds of
+                attempts.
             redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed, and is not sent
                 again, even if it only reads.
             ConfigurationError: the server is not a node of a cluster.
@@ -103,7 +104,7 @@ class ClusterClient(redis.Redis):
             yield from node.client.scan_iter(*args, **options)
 
     def count_primaries(self) -> int:
-        """Return the number of primaries.
+        """Return the number of primaries that serve slots, by the latest slot map; read the map first if it is stale.
 
         Raises:
             redis.RedisError: no node returned the slot map.
@@ -123,7 +124,7 @@ class ClusterClient(redis.Redis):
             return None
 
     def close(self) -> None:
-        """Close the connections to all nodes."""
+        """Close the connections to all nodes; a later command connects again."""
         for node in self._router.topology.nodes:
             node.client.close()
 

@@ -43,8 +43,9 @@ class ClusterPipeline(Pipeline):
 
         In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`. Otherwise each node gets them
         after its other commands, and the reply is the least of the nodes' replies, or the error of a node. A node that
-        answers no command is left out of it: its other commands have errors as replies. If the pipeline has no other
-        command, WAIT and WAITAOF are not sent, and the reply is 0.
+        answers no command does not count for this reply: its other commands have errors as replies. If no node answers,
+        the reply is the first of these errors. If the pipeline has no other command, WAIT and WAITAOF are not sent, and
+        the reply is 0.
 
         A command that was not executed (MOVED, ASK, ...) is sent again if that cannot change the order of writes. If
         the pipeline has WAIT or WAITAOF, and is no transaction, no command is sent again: the caller gets the errors.

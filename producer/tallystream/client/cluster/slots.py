@@ -141,7 +141,8 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]
     """Split a pipeline by slot.
 
     A command without a key goes with the next command that has one, or else with the last that has one: `TIME` is the
-    time of the node whose replies follow. If no command has a key, there is one part with the slot `None`.
+    time of the node whose replies follow. If no command has a key, there is one part with the slot `None`. `WAIT` and
+    `WAITAOF` are in no part; without any other command, there is no part.
 
     Returns:
         The parts, and the places of `WAIT` and `WAITAOF`, which each node gets after its other commands.

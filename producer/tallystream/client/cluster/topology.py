@@ -168,10 +168,12 @@ class Topology:
         self._looked_at, self._failure = time.monotonic(), error
 
     def ensure_map(self) -> None:
-        """Do nothing if a slot map was ever read.
+        """Raise the error of the latest attempt to read the slot map, if no slot map was ever read.
+
+        Do nothing if one was read, or if no attempt was recorded (`looked_in_vain`).
 
         Raises:
-            redis.RedisError: none was, with the reason why the latest attempt failed.
+            redis.RedisError: the error that was passed to `looked_in_vain`.
         """
         if not self._members and self._failure is not None:
             raise self._failure.with_traceback(None)

@@ -344,7 +344,7 @@ class Spool(Buffer):
         segments.rotate(records.STATE, records.encode(state))
 
     def _write(self, segments: SegmentedLog, kind: int, what: msgspec.Struct) -> None:
-        """Write a record that the delivery of the spooled events needs; on a full disk, delete the reserve file, retry.
+        """Write a record that the delivery needs; if that fails, delete the reserve file, and try once more.
 
         The state that the record describes is not changed here: the caller must change it, after this call.
 

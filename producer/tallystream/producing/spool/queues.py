@@ -23,9 +23,9 @@ class SpoolQueues:
     """Holds the name and the last sequence of each partition's queue, and the plans whose entries must be packed again.
 
     A plan (`EntryPlan`) states which spooled events become which entries. Plans to pack again (to seal) are those of a
-    dead process, and those that must be made again for another topic. `begin` makes the queues; `give_out`, `rename`
-    and `switch` change them as a plan, a rename or a switch record states; `restore` sets them from a state. This class
-    makes no plans and packs nothing. Not safe across threads: the spool locks.
+    dead process, and those that must be made again for another topic. `restore` sets the queues from a state, such as
+    one of `new_state`; `give_out`, `rename` and `switch` change them as a plan, a rename or a switch record states.
+    This class makes no plans and packs nothing. Not safe across threads: the spool locks.
     """
 
     def __init__(self) -> None:

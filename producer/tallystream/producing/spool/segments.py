@@ -39,7 +39,8 @@ class SegmentedLog:
     """The records of one process in a spool, in the order of writing; the position of a record is its offset in bytes.
 
     Make one with `create` or `claim`. Before `write`, call `rotate` if `is_due`. The offset counts from the first
-    record that was ever written, also if its file is removed. Not safe across threads: the caller locks.
+    record that was ever written, also if its file is removed. Not safe across threads: the caller locks. On Windows,
+    `create` and `claim` raise an `ImportError`.
 
     Args:
         folder: Folder of the files.
@@ -258,7 +259,7 @@ class SegmentedLog:
             os.close(descriptor)
 
     def _sync(self) -> None:
-        """With `in_sync`, force the names of the files to disk."""
+        """With `in_sync`, force the names of the files to disk; raise `SpoolError` if that fails."""
         try:
             if self._in_sync:
                 _sync_folder(self.folder)
@@ -301,8 +302,11 @@ def _remove(folder: Path, files: Iterable[Path]) -> None:
 def _hold(lock: int, *, wait: bool = False) -> None:
     """Lock an open file, given by its descriptor, until it is closed or its process ends.
 
-    If another process has the lock, or the file cannot be locked, raise an `OSError`. With `wait`, wait for the lock of
-    another process without limit.
+    With `wait`, wait without limit while another process has the lock.
+
+    Raises:
+        OSError: another process has the lock, and `wait` is false; or the file cannot be locked.
+        ImportError: the system is Windows.
     """
     import fcntl  # noqa: PLC0415  # Windows has no fcntl, and no spool
 

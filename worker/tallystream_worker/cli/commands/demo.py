@@ -112,7 +112,7 @@ class Demo:
         events: Number of events to emit.
         seed: Seed of the load.
         stop: Ends the demo when it is set.
-        serve_on: After the result, keep serving with a small load until `stop` is set.
+        serve_on: After the result, if it is right, keep serving with a small load until `stop` is set.
         port_is_given: The user chose the port; otherwise any free port is used if the default one is taken.
     """
 

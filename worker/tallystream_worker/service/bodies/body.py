@@ -48,7 +48,8 @@ async def receive(request: Request[Any, Any, Any], most: int, kinds: tuple[str, 
 
     Raises:
         ProblemDetailsException: 415 for another media type or encoding, 413 for a too large body, 408 for a body that
-            takes longer than 10 seconds, 400 for damaged gzip data.
+            takes longer than 10 seconds, 400 if a gzip body is not exactly one gzip stream.
+        InternalServerException: the client disconnects before the end of the body.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:

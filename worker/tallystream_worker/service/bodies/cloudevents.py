@@ -59,7 +59,7 @@ def read(text: bytes | msgspec.Raw) -> Event:
 
     Raises:
         EventError: the text is not a CloudEvent, or its event is not valid; `field` of the error has the attribute of
-            the CloudEvent, or the field of the event.
+            the CloudEvent, the field of the event or a repeated key, or else `body`.
     """
     given = decode_strictly(text, _decode)
     if given.specversion != SPECIFICATION:

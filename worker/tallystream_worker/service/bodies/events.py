@@ -83,8 +83,9 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
 
     Raises:
         EventError: the text is not lines, and begins with `[` or must be a JSON list by `kind`, but is not a valid
-            list. A body that is one invalid event raises nothing: its fault is returned.
-        ProblemDetailsException: 400 if the body has no event, or more than `MAX_EVENTS`.
+            list. A body that is one invalid event raises nothing: its fault is returned. So it is with an empty body,
+            unless `kind` is one of lines or lists.
+        ProblemDetailsException: 400 if lines or a list have no event, or more than `MAX_EVENTS`.
     """
     many = kind in (NDJSON, CLOUD_EVENTS) or text.lstrip()[:1] == b"["
     items: Iterable[Event | msgspec.Raw] | None = None

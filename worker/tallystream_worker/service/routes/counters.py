@@ -59,6 +59,7 @@ class Counters(Controller):
     ) -> CounterTotal | Series | RollingSum:
         """Return the total. With `window`, return the last buckets instead; with `over`, the sum over a range.
 
+        The sum is that of whole buckets, from `start` to `end` of the response: they cover the range if they are kept.
         The buckets come oldest first, and the last one is the present one. A bucket is `null` if it has expired, or
         if a change of the rules may have left events out of it. Respond 404 if the metric is not declared, and 400 if
         it does not have the window, if `last` or `over` is out of range, or if both `window` and `over` are given.

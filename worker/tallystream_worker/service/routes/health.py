@@ -112,7 +112,7 @@ def _query_groups(layout: Layout) -> Query[list[str | None]]:
     """Return a query whose answer has, for each partition, a message if the group of its live generation is missing.
 
     The message is `None` if the group exists. If there is no stream, or Redis replies with an error, the group counts
-    as missing.
+    as missing. If Redis does not reply, the query raises the `RedisError`.
     """
 
     def parse(replies: list[Any]) -> list[str | None]:

@@ -96,8 +96,10 @@ class LedgerCollector:
     def collect(self) -> Iterable[Metric]:
         """Yield the Prometheus metric families of the ledger, statistics and alerts that are not `None`.
 
-        The first is always `tallystream_redis_up`: 1 if there are statistics, else 0. Without a declared alert, there
-        are no families of alerts. Nothing is read from Redis.
+        The first is always `tallystream_redis_up`: 1 if there are statistics, else 0. If the ledger has unreachable
+        partitions, the families of events (with the amounts and subjects) and `tallystream_alerts_firing` are left out,
+        because their sums lack these partitions. Without a declared alert, there are no families of alerts. Nothing is
+        read from Redis.
         """
         yield _gauge("redis_up", "1 if this scrape could read from Redis, else 0.", 0 if self._vitals is None else 1)
         whole = self._ledger is None or not self._ledger.unreachable

@@ -100,6 +100,7 @@ class RuleReads(Controller):
     ) -> Uniques:
         """Return an estimate of the number of different actors of a subject in a range, or in the present bucket.
 
+        Of a range, whole buckets are read, from `start` to `end` of the response: they cover it if they are kept.
         Respond 404 if the metric is not declared, and 400 if it has no `unique` or the range is not valid.
         """
         name = subject_in_path(subject)
