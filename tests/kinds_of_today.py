@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 FOLDERS: Final = tuple(
     Path(__file__).parent / name
     for name in (
-        "cluster/exact",
-        "cluster/test_alerts_in_part.py",
-        "cluster/test_frozen_node.py",
-        "cluster/test_moved_snapshot.py",
-        "cluster/test_reads_in_part.py",
+        "cluster",
         "integration",
     )
 )

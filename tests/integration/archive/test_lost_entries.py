@@ -206,6 +206,31 @@ def test_a_restore_sets_aside_what_the_restored_stream_lacks(harness, folder):
     database.close()
 
 
+def test_a_restore_of_an_emptied_server_sets_aside_what_is_sent_again(harness, folder):
+    """A restored stream begins after its snapshot. Archived entries after that, sent again, are in the archive once."""
+    lost: list[LostEntries] = []
+    database = Database(str(folder.parent / "snapshot.sqlite"))
+    keys = harness.layout.keys[0]
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "a")
+        archive(harness, folder, lost)
+        harness.drain()
+        Snapshotter(harness.client, database, Deployment.load(harness.client)).run_once()
+        emit(harness, producer, "again")
+        archive(harness, folder, lost)
+        harness.client.flushall()
+        restore(harness.client, database, force=True)
+        producer.emit("view", "new")
+        rewound(producer)
+    archive(harness, folder, lost)
+    stream = [meaning(Entry(id_.decode(), fields)) for id_, fields in harness.client.xrange(keys.stream)]
+    archived = [meaning(entry) for entry in entries(Store(str(folder)), 0)]
+    assert len(archived) == 6 + len(stream)  # those of the snapshot are in the archive alone
+    assert archived[-len(stream) :] == stream
+    assert [(each.entries, each.sent_again) for each in lost] == [(6, 5)]
+    database.close()
+
+
 def test_a_kill_while_entries_are_set_aside(harness, folder):
     """After a kill before the group is moved, the next archiver completes the work."""
     with Producer(harness.url) as producer:

@@ -189,10 +189,12 @@ def test_rules_that_a_failover_lost_do_not_stop_counting(harness):
 def test_a_worker_mends_rules_that_a_failover_lost(harness):
     """A worker counts on after the server lost the latest rules, and reports it."""
     lines = LogCapture()
-    newer_number = Deployment.load(harness.client).revision + 1
-    harness.client.set(harness.layout.keys[0].live, f"1 {newer_number}")
     log = structlog.wrap_logger(None, processors=[lines], wrapper_class=structlog.make_filtering_bound_logger(0))
     with counting(settings_for(harness.url, OLD), log):
+        emit(harness)
+        until(lambda: harness.waiting() == 0, what="the first entry to be counted")
+        newer_number = Deployment.load(harness.client).revision + 1
+        harness.client.set(harness.layout.keys[0].live, f"1 {newer_number}")
         emit(harness)
         until(lambda: harness.waiting() == 0, what="the entry to be counted")
     assert [line["number"] for line in lines.entries if line["event"] == "rules.lost"] == [newer_number]
