@@ -2194,8 +2194,10 @@ MUTANTS: Final = (
             ),
         ),
         tests=(
-            "tests/integration/archive/test_lost_entries.py"
-            "::test_a_restore_of_an_emptied_server_sets_aside_what_is_sent_again",
+            (
+                "tests/integration/archive/test_lost_entries.py"
+                "::test_a_restore_of_an_emptied_server_sets_aside_what_is_sent_again"
+            ),
         ),
     ),
     Mutant(
