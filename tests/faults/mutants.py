@@ -1176,6 +1176,33 @@ MUTANTS: Final = (
         tests=(f"{_LOST_CHANGES}::test_the_same_configuration_after_the_loss_needs_no_new_change",),
     ),
     Mutant(
+        "noted-retraction-lost-with-regained-rules",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", "if not is_ours and (added", "if False and (added"),),
+        tests=(f"{_LOST_CHANGES}::test_a_noted_retraction_stays_with_a_change_that_is_made_again",),
+    ),
+    Mutant(
+        "places-of-a-partition-that-lost-nothing-moved",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "if self._lost_numbers & self._server.places.get(partition, {}).keys():",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_a_partition_that_has_lost_nothing_keeps_its_places",),
+    ),
+    Mutant(
+        "rules-before-a-loss-that-come-next",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "if number != before or _first(place) < last}",
+                "if number != before or True}",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_a_partition_that_has_lost_nothing_keeps_its_places",),
+    ),
+    Mutant(
         "number-of-lost-rules-used-again",
         (
             Edit(

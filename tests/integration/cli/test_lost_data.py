@@ -11,12 +11,18 @@ import pytest
 
 from tallystream import Producer
 from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
 from tallystream.reading.totals import Totals
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.lost_data import backup_of
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
+from tests.harness import Harness
 from tests.integration.cli.test_cli import Shell
+from tests.integration.repartition.test_migration import moved
 from tests.rewind import copy_of, go_back
 
 COMMANDS = (
@@ -99,6 +105,28 @@ def test_a_backup_whose_package_is_missing_is_passed_over(tmp_path, monkeypatch)
     """If no package is installed that reads the archive, it is passed over: the error states that there is no data."""
     monkeypatch.setitem(sys.modules, "tallystream_worker.archive.store", None)  # an import raises `ImportError`
     assert backup_of(Settings(archive=ArchiveSettings(str(tmp_path)))) == ""
+
+
+def test_an_archive_without_its_package_gives_no_losses(counted: Shell, monkeypatch) -> None:
+    """If no package is installed that reads the archive, `status` passes it over."""
+    monkeypatch.setitem(sys.modules, "tallystream_worker.archive.store", None)  # an import raises `ImportError`
+    settings = Settings(RedisSettings(counted.url), archive=ArchiveSettings(str(counted.folder)))
+    with closing(Totals(counted.url)) as totals:
+        assert find_losses(settings, totals) == []
+
+
+def test_an_archive_of_a_later_topic_has_the_data(server, tmp_path) -> None:
+    """If the archive was configured after a repartition, a worker still finds the data in it."""
+    settings = Settings(RedisSettings(server.url), archive=ArchiveSettings(str(tmp_path)))
+    with Harness(server.url, partitions=1) as harness, Producer(server.url) as producer:
+        producer.emit("view", "article:1")
+        producer.flush(10)
+        harness.drain()
+        moved(harness, 2)
+        deployment = Deployment.load(harness.client)
+        store = Store(str(tmp_path), log=deployment.layout.topic)
+        Archive(harness.client, store, deployment).run_once(settled=0)
+        assert "has its events up to 20" in backup_of(settings)
 
 
 @pytest.mark.parametrize("backup", ["snapshot", "archive"])

@@ -17,10 +17,11 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
-from tallystream_worker.rebuild.rule_record import is_record_lost, record_again
+from tallystream_worker.rebuild.rule_record import MOST, is_record_lost, record_again
 from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.integration.cli.test_cli import Shell
+from tests.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,23 @@ def test_changes_that_the_server_has_lost_are_left_out(client):
     known["99999999999999-1"] = {**second, "number": "7"}
     assert record_again(client, lose(client), known)
     assert recorded(client) == before
+
+
+def test_changes_with_higher_numbers_than_the_live_one_stay(client):
+    """After `rebuild --undo`, the number of the live rules is lower than others; all changes are recorded again."""
+    layout = Deployment.load(client).layout
+    _, (_, second), _ = read_changes(client, layout)
+    client.hset(layout.meta, mapping={"rules": second[b"rules"], "revision": 2})
+    client.xadd(layout.rule_changes, second)
+    known, before = archived(client), recorded(client)
+    assert record_again(client, lose(client), known)
+    assert recorded(client) == before
+
+
+def test_as_many_changes_are_recorded_as_the_scripts_keep():
+    """The greatest number of recorded changes is the one in `lib/rule_changes.lua`."""
+    text = (ROOT / "producer/tallystream/storage/lua/lib/rule_changes.lua").read_text(encoding="utf-8")
+    assert re.findall(r"local MOST = (\d+)", text) == [str(MOST)]
 
 
 def test_a_recorded_change_stays(client):

@@ -6,20 +6,24 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tallystream.deployment import Deployment
 from tallystream.rules.changes import changes_of
 from tallystream.rules.metrics import Metric, Ratio, Rules
+from tallystream.rules.retraction import Retraction
 from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.rebuild.retract import ends
 from tallystream_worker.runtime.publication import publish_again
 from tallystream_worker.snapshot.lost_changes import merged
 from tallystream_worker.snapshot.partition_restore import PartitionRestore
+from tallystream_worker.snapshot.retractions import note_retractions
 from tallystream_worker.verify.verify import verify
-from tests.integration.snapshot.test_kept_rules import NEW, OLD, World, world
+from tests.integration.snapshot.test_kept_rules import NEW, OLD, SUBJECTS, World, world
 from tests.rewind import copy_of, go_back
 
 __all__ = ["world"]  # the fixture
@@ -51,6 +55,18 @@ def numbers(world: World) -> list[int]:
 def archive(world: World, store: Store) -> None:
     """Archive all entries and changes of the rules."""
     Archive(world.client, store, Deployment.load(world.client)).run_once(settled=0)
+
+
+def interrupt(world: World, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Begin a restore, which is interrupted before it opens a partition."""
+
+    def fail(*_: Any) -> None:
+        raise OSError("interrupted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionRestore, "open", fail)
+        with pytest.raises(OSError, match="interrupted"):
+            world.restore(**options)
 
 
 def assert_right(world: World, store: Store | None = None) -> None:
@@ -164,6 +180,69 @@ def test_a_change_that_only_the_archive_has_is_made_again(world, tmp_path, *, is
     assert_right(world, store)
 
 
+@pytest.mark.parametrize("place", ["snapshot", "archive"])
+@pytest.mark.parametrize("is_interrupted", [True, False])
+def test_a_noted_retraction_stays_with_a_change_that_is_made_again(
+    world, tmp_path, monkeypatch, place, *, is_interrupted
+):
+    """If a server was emptied, the archive's later change of the rules is live again, and so is a noted retraction.
+
+    Its events stay out, also if the archive lacks the change that made the retraction live.
+    """
+    store = Store(str(tmp_path / "archive"))
+    views(world, 1)
+    world.snapshot()
+    world.publish(NEW)
+    world.emit("clap")
+    for subject in "ab":
+        keys = world.harness.layout.keys_of(subject)
+        world.client.xadd(keys.stream, {"metric": "clap", "subject": subject, "actor": "bot"})
+    world.harness.drain()
+    archive(world, store)
+    known, deployment = store.rules(), Deployment.load(world.client)
+    retraction = Retraction(ends(world.client, deployment), actor="bot")
+    if place == "snapshot":
+        note_retractions(world.database, [retraction])
+    else:
+        store.note([retraction])
+    world.client.flushall()
+    options = {"archived": partial(entries, store), "changes": known, "retracted": store.retracted()}
+    if is_interrupted:
+        interrupt(world, monkeypatch, **options)
+    done = world.restore(**options)
+    totals, _, rules, number, changes = world.state()
+    assert rules.retracted == done.rules.retracted == (retraction,)
+    assert (rules.metric, totals["clap", "a"], totals["clap", "c"]) == (NEW.metric, 1, 1)
+    assert (numbers(world), number, changes_of(changes)[-1].rules) == ([1, 2, 3], 3, rules)
+    assert_right(world, store)
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_partition_that_has_lost_nothing_keeps_its_places(world, *, is_followed):
+    """If only the description has lost a change, the events that were counted by the change stay counted."""
+    views(world, 1)
+    layout = world.harness.layout
+    earlier = {key: world.client.dump(key) for key in (layout.meta, layout.rule_changes)}
+    world.publish(NEW)
+    world.snapshot()
+    world.emit("clap")
+    for key, value in earlier.items():
+        world.client.restore(key, 0, value, replace=True)
+    if is_followed:
+        follow(world, 2)
+        world.harness.rules = OLD
+        world.emit("clap")  # no rules declare it now
+    assert world.restore().regained == [2]
+    totals, _, rules, _, _ = world.state()
+    assert (totals["clap", "a"], rules) == (1, NEW)
+    assert len(world.harness.dead()) == (len(SUBJECTS) if is_followed else 0)
+    assert_right(world)
+    world.harness.rules = NEW
+    world.emit("clap")
+    assert world.state()[0]["clap", "a"] == 2
+    assert_right(world)
+
+
 @pytest.mark.parametrize("is_followed", [True, False])
 def test_a_loss_that_was_accepted_is_not_undone(world, tmp_path, *, is_followed):
     """After a snapshot of the older data has replaced the earlier one, a restore keeps the older rules."""
@@ -216,13 +295,7 @@ def test_a_repeated_restore_makes_the_change_once(world, monkeypatch):
     world.harness.rules = OLD
     views(world, 1)
 
-    def fail(*_: Any) -> None:
-        raise OSError("interrupted")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PartitionRestore, "open", fail)
-        with pytest.raises(OSError, match="interrupted"):
-            world.restore()
+    interrupt(world, monkeypatch)
     world.restore()
     assert (world.state()[2:4], numbers(world)) == ((NEW, 4), [1, 2, 3, 4])
     assert_right(world)
@@ -235,6 +308,10 @@ def test_two_branches_of_rules_become_one():
     assert merged(base, lost, base) == lost
     assert merged(base, base, lost) == lost
     assert merged(base, lost, rules_of(3, vote=Metric(), old=Metric())) == rules_of(3, clap=Metric(), vote=Metric())
+    one, other = Retraction({"s": "1-1"}, actor="one"), Retraction({"s": "2-1"}, actor="other")
+    both = merged(base, replace(base, retracted=(one,)), replace(base, retracted=(one, other)))
+    assert both == replace(base, retracted=(one, other))
+    assert merged(both, replace(both, retracted=(other,)), both) == replace(base, retracted=(other,))
     with_ratio = Rules({"view": Metric(), "clap": Metric()}, ratio={"r": Ratio(of=("clap",), by=("view",))})
     without = Rules({"view": Metric(), "clap": Metric()})
     assert merged(without, with_ratio, rules_of(2)) == rules_of(2)  # together, the ratio would lack its metric

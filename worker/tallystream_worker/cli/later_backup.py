@@ -60,8 +60,8 @@ class _Position:
 def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
     """Return what the server has lost, by the last position in the snapshot and the last file of the archive.
 
-    Only positions are read, no entries. A backup that cannot be read, or that is of other data or of another topic, is
-    passed over, and so is a partition that cannot be read.
+    Only positions are read, no entries. A backup that cannot be read (also because its package is not installed),
+    or that is of other data or of another topic, is passed over, and so is a partition that cannot be read.
 
     Args:
         settings: The configuration, which names the backups.
@@ -140,15 +140,15 @@ def _of_snapshot(settings: Settings, deployment: Deployment) -> Iterator[_Positi
 def _of_archive(settings: Settings, deployment: Deployment) -> Iterator[_Position]:
     if not settings.archive.url:
         return
-    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
     layout = deployment.layout
     try:
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
         store = Store(settings.archive.url, layout.namespace, layout.topic)
         if (store.manifest() or {}).get("epoch") != deployment.epoch:
             return
         newest = [store.newest(number) for number in range(layout.partitions)]
-    except (TallyError, ValueError):
+    except (ImportError, TallyError, ValueError):
         return
     for keys, file in zip(layout.keys, newest, strict=True):
         if file is not None:

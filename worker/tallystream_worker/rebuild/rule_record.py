@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
 
 _RECORD: Final = Script("tallystream_worker.rebuild", "record_rules")
-_MOST: Final = 100
+MOST: Final = 1000
 """Changes that are kept, as in `lib/rule_changes.lua`."""
 
 
@@ -39,8 +39,8 @@ def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[
         client: The server.
         deployment: The deployment, with published rules.
         archived: By ID, the fields of the changes that the archive has; empty without an archive. Changes of another
-            epoch are left out, and so are those that the server has lost: a number is above that of the live rules, or
-            a later change has given it to other rules.
+            epoch are left out, and so are those that the server has lost: a number is above every number that the
+            topic has had, or a later change has given it to other rules.
 
     Returns:
         Whether this call wrote the record. Otherwise a change is recorded already, or other rules are live now.
@@ -52,16 +52,17 @@ def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[
     """
     layout = deployment.layout
     rules: bytes = client.execute_command("HGET", layout.meta, "rules") or b""
+    newest = max(deployment.revision, int(client.hget(layout.meta, "newest-revision") or 0))
     of_number = {deployment.revision: rules.decode()}
     known: list[tuple[str, list[str]]] = []
     for name, fields in sorted(archived.items(), key=lambda change: parse_id(change[0]), reverse=True):
         number = int(fields["number"])
-        if fields.get("epoch") != deployment.epoch or number > deployment.revision:
+        if fields.get("epoch") != deployment.epoch or number > newest:  # after an undo, `revision` is lower
             continue
         if of_number.setdefault(number, fields["rules"]) == fields["rules"]:
             known.append((name, [part for field in fields.items() for part in field]))
     by = f"{publisher()}, which recorded them again: the record was lost"
-    arguments = [deployment.revision, by, msgspec.json.encode(known[:_MOST][::-1])]
+    arguments = [deployment.revision, by, msgspec.json.encode(known[:MOST][::-1])]
     (status, *_) = _RECORD(client, [layout.meta, layout.rule_changes], arguments)
     if status == b"gone":
         deployment.reload(client)  # states why

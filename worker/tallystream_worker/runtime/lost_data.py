@@ -168,9 +168,13 @@ def _of_archive(settings: Settings, passed: tuple[type[Exception], ...]) -> str:
     try:
         from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
-        store = Store(settings.archive.url, settings.redis.namespace)
-        manifest = store.manifest()
-        newest = [store.newest(number) for number in range(int((manifest or {}).get("partitions", 0)))]
+        first = Store(settings.archive.url, settings.redis.namespace)
+        later = [Store(settings.archive.url, settings.redis.namespace, topic) for topic in first.later_topics()]
+        newest = [
+            store.newest(number)
+            for store in (first, *later)
+            for number in range(int((store.manifest() or {}).get("partitions", 0)))
+        ]
     except passed:
         return ""
     last = max((file.last[0] for file in newest if file is not None), default=0)

@@ -23,10 +23,11 @@ from tallystream_worker.snapshot.live_rules import LiveRules, moment_of, uncount
 from tallystream_worker.snapshot.rule_records import NUMBERS, PLACES, recorded_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
 
+    from tallystream.rules.retraction import Retraction
     from tallystream.storage.keys import Layout, PartitionKeys
 
 Changes = dict[str, dict[str, str]]
@@ -42,6 +43,7 @@ def regain(
     facts: Mapping[str, str],
     archived: Mapping[str, Mapping[str, str]],
     taken: int,
+    noted: Callable[[Sequence[Retraction]], Sequence[Retraction]],
 ) -> tuple[LiveRules | None, list[int]]:
     """Return the rules of a server together with the changes that it has lost, and the numbers of these changes.
 
@@ -61,10 +63,14 @@ def regain(
         facts: The facts of the snapshot.
         archived: The changes in the archive of the topic, by ID; empty without an archive.
         taken: The millisecond at which the snapshot was taken.
+        noted: Called with retractions; returns those that were noted elsewhere and are not among them. It is called
+            only if the server has no rules of this data.
 
     Raises:
         ConfigurationError: this release cannot read the rules of a change that it needs.
         redis.RedisError: the server did not answer, or refused a command.
+
+    Any error of `noted` is raised too.
     """
     recorded = _ordered(dict(recorded_changes(facts)))
     later = {
@@ -83,8 +89,27 @@ def regain(
     if not lost:
         return live, []
     server = live if live is not None and is_ours else _of_snapshot(facts, layout, recorded)
-    found = _Loss(client, layout, server, facts, known, lost)
-    return found.live(counts=is_ours), [int(fields["number"]) for fields in lost.values()]
+    found = _Loss(client, layout, server, facts, known, lost).live(counts=is_ours)
+    if not is_ours and (added := noted(found.rules.retracted)):
+        found = _retracting(client, found, added)
+    return found, [int(fields["number"]) for fields in lost.values()]
+
+
+def _retracting(client: redis.Redis, live: LiveRules, added: Sequence[Retraction]) -> LiveRules:
+    """Return the rules of a server with more retractions, as a new change with the next number."""
+    rules = live.rules
+    last, fields = live.changes[-1]
+    name = _text(max((server_time(client), 0), following(parse_id(last))))
+    number, published = live.newest + 1, publish(replace(rules, retracted=(*rules.retracted, *added))).decode()
+    change = {**fields, "number": str(number), "by": publisher(), "rules": published}
+    return replace(
+        live,
+        number=number,
+        newest=number,
+        published=published,
+        changes=[*live.changes, (name, change)],
+        places={partition: {**places, number: moment_of(name)} for partition, places in live.places.items()},
+    )
 
 
 def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
@@ -101,7 +126,8 @@ def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
     """
     named = [{each.name: each for each in rules.alert} for rules in (base, lost, present)]
     taken_back = [each for each in base.retracted if each not in lost.retracted or each not in present.retracted]
-    retracted = [each for each in dict.fromkeys((*lost.retracted, *present.retracted)) if each not in taken_back]
+    added = [each for each in present.retracted if each not in lost.retracted]
+    retracted = [each for each in (*lost.retracted, *added) if each not in taken_back]
     try:
         return Rules(
             _either(base.metric, lost.metric, present.metric),
@@ -155,6 +181,9 @@ class _Loss:
         self._newest = max(server.newest, int(facts.get(NUMBERS[1]) or 0), *told)
         self._since = {name: fields for name, fields in known.items() if parse_id(name) > self._first}
         self._renumbered: dict[int, int] = {}
+        since = {int(fields["number"]) for fields in self._since.values()}
+        # A partition that has a place of such a number has followed a lost change.
+        self._lost_numbers = {int(fields["number"]) for fields in lost.values()} - since
 
     def live(self, *, counts: bool) -> LiveRules:
         """Return the rules to restore: those of the last lost change, with what the server has changed after the loss.
@@ -234,11 +263,14 @@ class _Loss:
     def _resumed(self) -> dict[int, str]:
         """Return, by partition, the place of the first entry after the loss, if the rules before the loss counted it.
 
-        Other partitions are left out. The server had lost the changes before it got an entry that is later than the
-        first of them.
+        Other partitions are left out. If a partition has followed a lost change, its node has lost nothing, and its
+        places show which rules counted each entry: only other nodes of a cluster have lost data. Any other partition
+        had lost the changes before it got an entry that is later than the first of them.
         """
         since, found = {int(fields["number"]) for fields in self._since.values()}, {}
         for partition, keys in enumerate(self._layout.keys):
+            if self._lost_numbers & self._server.places.get(partition, {}).keys():
+                continue
             entries: Any = self._client.xrange(keys.stream, str(self._first[0] + 1), "+", count=1)
             if not entries:
                 continue
@@ -272,7 +304,7 @@ class _Loss:
                 found[number] = of_snapshot[number]
             elif name not in recorded and name != begun and int(fields["generation"]) == self._generation:
                 found[number] = moment_of(name)
-        present = self._server.places.get(partition) if is_same else None
+        present = self._followed(partition) if is_same else None
         if present is None:
             found |= {int(fields["number"]): moment_of(name) for name, fields in self._since.items()}
         else:
@@ -283,6 +315,19 @@ class _Loss:
             place = uncounted(self._client, keys) if is_same else None
             found[int(again[1]["number"])] = place or moment_of(again[0])
         return found
+
+    def _followed(self, partition: int) -> dict[int, str] | None:
+        """Return the places of a partition on the server; `None` if they are lost.
+
+        If the partition has followed a lost change, it has not followed the rules before the loss again: these have no
+        later place than the change, although the server takes them for the next ones of the partition.
+        """
+        places = self._server.places.get(partition)
+        if places is None or not (followed := self._lost_numbers & places.keys()):
+            return places
+        last = max(_first(places[number]) for number in followed)
+        before = int(self._base["number"])
+        return {number: place for number, place in places.items() if number != before or _first(place) < last}
 
 
 def _of_snapshot(facts: Mapping[str, str], layout: Layout, recorded: Changes) -> LiveRules:

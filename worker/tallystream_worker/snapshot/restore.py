@@ -209,11 +209,16 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         _check_archive(partitions, archived if force else None)
         # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
         live, regained = followed, list[int]()
+        noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
+
+        def noted_without(present: Sequence[Retraction]) -> Sequence[Retraction]:
+            sources = [decode_retractions(facts[RETRACTED]), noted]
+            return missing_retractions(present, sources, layout, _latest(client, layout))
+
         if live is None:
             taken = min(each.taken for each in partitions)
             found = with_earlier(find_live_rules(client, layout, root), lambda: changes)
-            live, regained = regain(client, layout, found, facts, changes, taken)
-        noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
+            live, regained = regain(client, layout, found, facts, changes, taken, noted_without)
         lacking = _lacking(
             client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None
         )
@@ -425,8 +430,8 @@ def _lacking(
         facts: The facts of the snapshot.
         rules: The rules of the snapshot; their retractions are those that the counters have.
         retracted: Retractions from other sources: the caller, and an interrupted restore.
-        regained: The rules with the changes that the server had lost; they stand for the live rules of the server.
-            `None` if it has lost none.
+        regained: The rules with the changes that the server had lost; they stand for the live rules of the server. If
+            it had no rules of this data, they have all known retractions. `None` if it has lost no change.
 
     Raises:
         redis.RedisError: the server did not answer, or refused a command.
