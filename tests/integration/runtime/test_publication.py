@@ -12,7 +12,7 @@ from structlog.testing import LogCapture
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, NothingDeclared
 from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.changes import RuleChange, changes_of
@@ -286,10 +286,12 @@ def test_a_number_that_was_given_again_is_not_recorded_twice(server):
 
 
 def test_a_restarted_process_brings_nothing_back(server):
-    """A start that does not publish leaves the stored rules alone, and publishes its own only if none are stored."""
+    """A start that does not publish leaves the stored rules alone; if none are stored, it stores none."""
     client = server.client()
-    start(server.url, OWN, publishing=False)
-    assert stored(client) == OWN
+    with pytest.raises(NothingDeclared, match="restart the workers"):
+        start(server.url, OWN, publishing=False)
+    assert client.dbsize() == 0
+    start(server.url, OWN)
     start(server.url, BOTH)
     start(server.url, OWN, publishing=False)
     assert stored(client) == BOTH
