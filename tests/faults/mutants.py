@@ -85,6 +85,7 @@ _HOLDS: Final = "tests/integration/repartition/test_holds.py"
 _LOST_LOG: Final = "tests/integration/snapshot/test_lost_log.py"
 _OTHER_TOPICS: Final = "tests/integration/snapshot/test_other_topics.py"
 _RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
+_PUBLICATION: Final = "tests/integration/runtime/test_publication.py"
 _LOST_CHANGES: Final = "tests/integration/snapshot/test_lost_changes.py"
 _KEPT_RULES: Final = "tests/integration/snapshot/test_kept_rules.py"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
@@ -1201,6 +1202,28 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_LOST_CHANGES}::test_a_partition_that_has_lost_nothing_keeps_its_places",),
+    ),
+    Mutant(
+        "lost-rules-published-without-a-look-at-others",
+        (
+            Edit(
+                "tallystream_worker/runtime/publication.py",
+                'if _run(_REGAIN, client, deployment, arguments) != b"moved":',
+                'if _run(_REGAIN, client, deployment, arguments) != b"":',
+            ),
+        ),
+        tests=(f"{_PUBLICATION}::test_lost_rules_are_brought_back_although_others_are_published",),
+    ),
+    Mutant(
+        "lost-rules-known-by-their-number-alone",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "return number > highest or (bool(shared) and parse_id(name) > max(shared))",
+                "return number > highest",
+            ),
+        ),
+        tests=(f"{_PUBLICATION}::test_lost_rules_are_brought_back_although_others_are_published",),
     ),
     Mutant(
         "number-of-lost-rules-used-again",

@@ -15,6 +15,8 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import Layout
 from tallystream.storage.rule_changes import read_changes, write_changes
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.cli.commands.reopen import reopen as command
 from tallystream_worker.ingest.offsets import OffsetGate
 from tallystream_worker.rebuild.describe import describe, retracted_events
@@ -318,8 +320,8 @@ def test_a_hash_that_was_lost_during_a_switch_is_not_guessed(harness):
     assert not harness.client.exists(harness.layout.root)
 
 
-def test_retractions_that_are_not_known_are_not_forgotten_in_silence(harness):
-    """Without a record of the rules, the archive has the retractions; if it has none, `force` is needed."""
+def retracted(harness: Harness) -> Retraction:
+    """Count an event, retract it by a rebuild, and drop the earlier counters; return the retraction."""
     fields = {"metric": "view", "subject": "a", "actor": "u"}
     last = harness.client.xadd(harness.layout.keys[3].stream, fields).decode()
     harness.drain()
@@ -331,6 +333,12 @@ def test_retractions_that_are_not_known_are_not_forgotten_in_silence(harness):
         run.catch_up()
         run.switch()
     drop(harness.client, Deployment.load(harness.client), 1)
+    return retraction
+
+
+def test_retractions_that_are_not_known_are_not_forgotten_in_silence(harness):
+    """Without a record of the rules, the archive has the retractions; if it has none, `force` is needed."""
+    retraction = retracted(harness)
     layout = Deployment.load(harness.client).layout
     harness.client.delete(layout.root, layout.rule_changes)
     for manifest in (None, {"epoch": "archived", "partitions": 8}):
@@ -341,11 +349,40 @@ def test_retractions_that_are_not_known_are_not_forgotten_in_silence(harness):
     assert describe(harness.client, "tally", 8, lambda _: noted, rules=RULES) == [layout.root]
     found = Deployment.find(harness.client)
     assert found.declared == msgspec.structs.replace(RULES, retracted=(retraction,))
-    assert found.revision > deployment.revision
+    assert found.revision > 1
     harness.client.delete(layout.root)
     assert describe(harness.client, "tally", 8, force=True) == [layout.root]
     found = Deployment.find(harness.client)
     assert (found.declared, retracted_events(harness.client, found.layout)) == (None, 1)
+
+
+@pytest.mark.parametrize("has_archive", [True, False])
+def test_retractions_that_come_back_with_lost_rules_are_known(harness, capsys, monkeypatch, tmp_path, *, has_archive):
+    """If the archive has the change of the rules with the retractions, the command states no unknown retractions."""
+    monkeypatch.setenv("TALLYSTREAM_REDIS_URL", harness.url)
+    if has_archive:
+        monkeypatch.setenv("TALLYSTREAM_ARCHIVE_URL", str(tmp_path))
+    retraction = retracted(harness)
+    layout = Deployment.load(harness.client).layout
+    Archive(harness.client, Store(str(tmp_path)), Deployment.load(harness.client)).run_once(settled=0)
+    *_, (last, _) = read_changes(harness.client, layout)
+    harness.client.xdel(layout.rule_changes, last)
+    harness.client.delete(layout.root)
+    command(force=True)
+    printed = capsys.readouterr().out
+    assert ("live again" in printed, "not known which ones" in printed) == (has_archive, not has_archive)
+    assert Deployment.load(harness.client).rules.retracted == ((retraction,) if has_archive else ())
+
+
+def test_an_archive_that_cannot_be_read_does_not_hide_what_was_mended(harness, capsys, monkeypatch, tmp_path):
+    """If the changes of the rules in the archive cannot be read, the command prints which keys it has mended."""
+    monkeypatch.setenv("TALLYSTREAM_REDIS_URL", harness.url)
+    monkeypatch.setenv("TALLYSTREAM_ARCHIVE_URL", str(tmp_path))
+    (tmp_path / "_rules.json").write_text("{", encoding="utf-8")
+    harness.client.delete(harness.layout.keys[3].live)
+    with pytest.raises(ArchiveError):
+        command()
+    assert f"mended {harness.layout.keys[3].live}" in capsys.readouterr().out
 
 
 def test_the_number_of_an_archived_topic_is_not_used_again(harness):

@@ -17,9 +17,11 @@ from tallystream.producing.producer import Producer
 from tallystream.rules.alerts import Alert
 from tallystream.rules.changes import RuleChange, changes_of
 from tallystream.rules.metrics import Metric, Ratio, Rules
+from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting, open_deployment
 from tallystream_worker.runtime.partition_follower import PartitionFollower
+from tallystream_worker.runtime.publication import publish_again, publish_lost
 from tallystream_worker.runtime.supervisor import WorkerPool
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import RedisSettings, Settings
@@ -238,12 +240,58 @@ def test_a_lost_number_is_not_used_again(server):
     assert Deployment.load(client).revision == 3
 
 
-def test_a_restarted_process_brings_nothing_back(server):
-    """A start that does not publish leaves the stored rules alone; without stored rules, it fails."""
+def copied(client) -> dict[str, dict[str, str]]:
+    """Return the recorded changes as an archive has them."""
+    return {
+        name.decode(): {field.decode(): text.decode() for field, text in fields.items()}
+        for name, fields in read_changes(client, Deployment.load(client).layout)
+    }
+
+
+def test_lost_rules_are_brought_back_although_others_are_published(server):
+    """If another process publishes rules meanwhile, these and the lost ones are live, and each change is recorded.
+
+    This is so although a worker has given the rules before the loss a higher number than that of the lost change.
+    """
     client = server.client()
-    with pytest.raises(NothingDeclared, match="the server has lost the data"):
+    start(server.url, OWN)
+    older = copy_of(client)
+    start(server.url, BOTH)
+    archived = copied(client)
+    go_back(client, older)
+    publish_again(client, Deployment.load(client), 2)
+    before = Deployment.load(client)
+    start(server.url, Rules({"share": Metric()}))
+    assert publish_lost(client, before, archived) == [2]
+    assert stored(client).metric == BOTH.metric | {"share": Metric()}
+    found = changes(client)
+    assert [(each.number, each.at) for each in found] == sorted((each.number, each.at) for each in found)
+    assert [each.number for each in found] == [1, 2, 3, 4, 5]
+    assert found[1].rules == BOTH
+    assert publish_lost(client, Deployment.load(client), archived) == []
+
+
+def test_a_number_that_was_given_again_is_not_recorded_twice(server):
+    """If the server has given the number of a lost change to other rules, the change is not brought back."""
+    client = server.client()
+    start(server.url, OWN)
+    older = copy_of(client)
+    start(server.url, BOTH)
+    archived = copied(client)
+    go_back(client, older)
+    start(server.url, Rules({"share": Metric()}))
+    before = changes(client)
+    assert publish_lost(client, Deployment.load(client), archived) == []
+    assert changes(client) == before
+
+
+def test_a_restarted_process_brings_nothing_back(server):
+    """A start that does not publish leaves the stored rules alone; if none are stored, it stores none."""
+    client = server.client()
+    with pytest.raises(NothingDeclared, match="restart the workers"):
         start(server.url, OWN, publishing=False)
-    assert client.keys() == []
+    assert client.dbsize() == 0
+    start(server.url, OWN)
     start(server.url, BOTH)
     start(server.url, OWN, publishing=False)
     assert stored(client) == BOTH

@@ -298,6 +298,12 @@ CASES: Final = [
     ),
     ("runtime/publish", "meta changes", "HSET meta layout 4 rules mine revision 3", "3 mine me 3", "published text"),
     ("runtime/publish", "meta changes", "HSET meta layout 4 rules mine revision 3", "2 others me 0", "moved text"),
+    (
+        *("runtime/regain_rules", "meta changes", "HSET meta layout 4 rules mine revision 3"),
+        *('3 others me 3 [["1-1",["number","2"]]] spread@view', "regained text"),
+    ),
+    ("runtime/regain_rules", "meta changes", "HSET meta layout 4 rules x revision 3", "2 others me 2 []", "moved text"),
+    ("runtime/regain_rules", "meta changes", "", "2 others me 2 []", "gone"),
     ("snapshot/open", "stream cut ledger topic dead", f"{GROUP}; {NO_SEQUENCES}", "g token 9000 3000", "damaged text"),
     (
         *("snapshot/open", "stream cut ledger topic dead", f"{GROUP}; HSET ledger counted 1", "g token 9000 3000"),

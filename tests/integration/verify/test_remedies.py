@@ -221,8 +221,12 @@ def test_a_lost_partition_has_one_repair(world: World, key: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["the snapshot", "the archive"])
-def test_the_remedy_of_lost_rules_mends_them(world: World, place: str) -> None:
-    """A command makes the changes again that the server has lost; then it has their rules, with a higher number."""
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_the_remedy_of_lost_rules_mends_them(world: World, place: str, *, is_followed: bool) -> None:
+    """A command makes the changes again that the server has lost; then it has their rules, with a higher number.
+
+    This is so whether or not a worker has given the older rules a higher number.
+    """
     changed = Rules({**RULES.metric, "view": Metric(windows=("hour",), ids=None)})
     publish_again(world.client, Deployment.load(world.client), 0)
     earlier = {key: world.client.dump(key) for key in (world.layout.meta, world.layout.rule_changes)}
@@ -235,6 +239,8 @@ def test_the_remedy_of_lost_rules_mends_them(world: World, place: str) -> None:
         Snapshotter(world.client, world.database, lost).run_once()
     for key, value in earlier.items():
         world.client.restore(key, 0, value, replace=True)
+    if is_followed:
+        publish_again(world.client, Deployment.load(world.client), lost.revision)
     report = world.verify()
     assert "rules.missing" in names(report)
     commands = re.findall(r"tallystream (?:restore --force|reopen)", report.remedy(report.findings["rules.missing"]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from tallystream.client.replies import is_unreachable
 from tallystream.errors import KeyLost
@@ -11,14 +13,15 @@ from tallystream.reading.query import raise_on_error
 from tallystream.rules.changes import differences
 from tallystream.rules.metrics import publish, read
 from tallystream.storage.deployment_hash import spread_fields
-from tallystream.storage.rule_changes import read_changes, write_changes
+from tallystream.storage.rule_changes import read_changes
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process.publisher import publisher
-from tallystream_worker.snapshot.lost_changes import merged
+from tallystream_worker.snapshot.lost_changes import lacked, merged
+from tallystream_worker.snapshot.rule_records import recorded_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import redis
     from structlog.typing import FilteringBoundLogger
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 _PUBLISH: Final = Script("tallystream_worker.runtime", "publish")
+_REGAIN: Final = Script("tallystream_worker.runtime", "regain_rules")
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,10 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
     """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
 
-    A change in the archive is lost if its number is higher than every number on the server, and it has the epoch of the
-    deployment. Without such a change, write nothing. Later changes on the server stay: see `merged`. The lost changes
-    are recorded again, and the rules get a new number.
+    `lacked` states which changes are lost. Without one, write nothing. Later changes on the server stay: see `merged`.
+    The lost changes are recorded again, in the call that stores the rules. If the stored rules differ, or if their
+    number is not above those of the lost changes, the rules get a new number. If another process publishes rules at the
+    same time, the rules are made again from those.
 
     Args:
         client: The server.
@@ -134,28 +139,23 @@ def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[
         KeyLost: the stored deployment is not complete.
         redis.RedisError: the server does not reply, or rejects a command.
     """
-    layout, records = deployment.layout, read_changes(client, deployment.layout)
-    numbers = [int(fields[b"number"]) for _, fields in records]
-    highest = max([int(client.hget(layout.meta, "newest-revision") or 0), deployment.revision, *numbers])
-    lost = sorted(
-        (parse_id(name), fields)
-        for name, fields in archived.items()
-        if fields.get("epoch") == deployment.epoch and int(fields["number"]) > highest
-    )
-    if not lost:
-        return []
-    earlier = [fields[b"rules"] for name, fields in records if parse_id(name.decode()) < lost[0][0]]
-    base = read(earlier[-1]) if earlier else deployment.rules
-    rules = merged(base, read(lost[-1][1]["rules"].encode()), deployment.rules)
-    deployment.refuse_gathering(rules)
-    told = [int(fields["number"]) for _, fields in lost]
-    _store(client, deployment, rules, max(told))  # before the record: until then, the numbers show the loss
-    added = [
-        (b"%d-%d" % place, {field.encode(): text.encode() for field, text in fields.items()}) for place, fields in lost
-    ]
-    every = sorted([*read_changes(client, layout), *added], key=lambda change: parse_id(change[0].decode()))
-    write_changes(client, layout, every)
-    return told
+    while True:
+        recorded, highest = recorded_numbers(client, deployment)
+        lost = lacked(archived, deployment.epoch, recorded, highest)
+        if not lost:
+            return []
+        first, last = parse_id(next(iter(lost))), list(lost.values())[-1]
+        records = read_changes(client, deployment.layout)
+        earlier = [fields[b"rules"] for name, fields in records if parse_id(name.decode()) < first]
+        base = read(earlier[-1]) if earlier else deployment.rules
+        rules = merged(base, read(last["rules"].encode()), deployment.rules)
+        deployment.refuse_gathering(rules)
+        told = [int(fields["number"]) for fields in lost.values()]
+        again = [(name, [part for field in fields.items() for part in field]) for name, fields in lost.items()]
+        arguments = [publish(rules), publisher(), max(told), msgspec.json.encode(again), *spread_fields(rules.spread)]
+        if _run(_REGAIN, client, deployment, arguments) != b"moved":
+            return told
+        deployment = deployment.reload(client)
 
 
 def counting_number(
@@ -194,9 +194,13 @@ def warn_of_lost_rules(log: FilteringBoundLogger, deployment: Deployment, number
 
 
 def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int = 0) -> bytes:
+    return _run(_PUBLISH, client, deployment, [publish(rules), publisher(), above, *spread_fields(rules.spread)])
+
+
+def _run(script: Script, client: redis.Redis, deployment: Deployment, arguments: Sequence[Any]) -> bytes:
+    """Run a script that stores rules unless others were stored since `deployment` was read; return its status."""
     layout = deployment.layout
-    arguments = [deployment.revision, publish(rules), publisher(), above, *spread_fields(rules.spread)]
-    status: bytes = _PUBLISH(client, [layout.meta, layout.rule_changes], arguments)[0]
+    status: bytes = script(client, [layout.meta, layout.rule_changes], [deployment.revision, *arguments])[0]
     if status == b"gone":
         deployment.reload(client)  # states why
         raise KeyLost(layout.meta)

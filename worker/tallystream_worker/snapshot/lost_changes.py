@@ -112,6 +112,35 @@ def _retracting(client: redis.Redis, live: LiveRules, added: Sequence[Retraction
     )
 
 
+def lacked(
+    copies: Mapping[str, Mapping[str, str]], epoch: str, recorded: Mapping[str, int], highest: int
+) -> dict[str, dict[str, str]]:
+    """Return the changes of the rules in a backup that a server has lost, in the order of their IDs.
+
+    A change is lost if the server has recorded neither its ID nor its number, and if it is later than what the server
+    has: its number is above every number of the server, or its ID is after that of the last change which both have. So
+    a loss is also found if the server has given the rules before it a higher number. If the server has given the number
+    of a lost change to other rules, the change is left out: only a restore gives these another number.
+
+    Args:
+        copies: The changes in the backup, by ID; those of another epoch are left out.
+        epoch: The epoch of the server.
+        recorded: By ID, the number of each change that the server has recorded.
+        highest: The highest number of rules on the server.
+    """
+    numbers, shared = set(recorded.values()), [parse_id(name) for name in copies if name in recorded]
+
+    def is_later(name: str, number: int) -> bool:
+        return number > highest or (bool(shared) and parse_id(name) > max(shared))
+
+    return {
+        name: dict(fields)
+        for name, fields in sorted(copies.items(), key=lambda change: parse_id(change[0]))
+        if fields.get("epoch") == epoch and name not in recorded
+        if int(fields["number"]) not in numbers and is_later(name, int(fields["number"]))
+    }
+
+
 def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
     """Return the rules of the last lost change, with what the server has changed after the loss.
 

@@ -81,6 +81,18 @@ def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
     return max(topic, newest if moving is None else min(newest, moving - 1))
 
 
+def recorded_numbers(client: redis.Redis, deployment: Deployment) -> tuple[dict[str, int], int]:
+    """Return by ID the number of each recorded change of the rules, and the highest number of rules on the server.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    layout = deployment.layout
+    recorded = {name.decode(): int(fields[b"number"]) for name, fields in read_changes(client, layout)}
+    newest = int(client.hget(layout.meta, NUMBERS[1]) or 0)
+    return recorded, max([newest, deployment.revision, *recorded.values()])
+
+
 def recorded_changes(facts: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
     """Return the changes of the rules in a snapshot, oldest first: the ID and the fields of each."""
     return msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])

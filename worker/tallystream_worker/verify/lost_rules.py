@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tallystream.storage.keys import FIRST_TOPIC
+from tallystream_worker.snapshot.lost_changes import lacked
+from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes, recorded_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tallystream_worker.verify.scene import Scene
 
@@ -15,40 +19,48 @@ if TYPE_CHECKING:
 def check(scene: Scene) -> None:
     """Report the snapshot and the archive if they have a later change of the rules than the server.
 
-    A change is known by its number. Those of another epoch or topic are left out. Without a snapshot and an archive,
-    nothing is checked.
+    `lacked` states which changes the server has lost. A snapshot also has the highest number that its changes had; if
+    it is above every number of the server, a change is lost too. Changes of another epoch or topic are left out.
+    Without a snapshot and an archive, nothing is checked.
 
     Raises:
         SnapshotError, ArchiveError: the snapshot or the archive cannot be read.
         ConfigurationError: the SQLite file of the snapshot does not exist.
         redis.RedisError: the server does not reply, or rejects a command.
     """
-    deployment, layout = scene.deployment, scene.deployment.layout
-    highest = max(
-        [int(scene.client.hget(layout.meta, "newest-revision") or 0), deployment.revision]
-        + [int(fields[b"number"]) for _, fields in scene.client.xrange(layout.rule_changes)]
-    )
-    for place, number in _copies(scene):
-        if number > highest:
+    copies = list(_copies(scene))  # before the server, which may change its rules meanwhile
+    deployment = scene.deployment
+    recorded, highest = recorded_numbers(scene.client, deployment)
+    for place, changes, number in copies:
+        lost = [int(fields["number"]) for fields in lacked(changes, deployment.epoch, recorded, highest).values()]
+        if number > highest or lost:
+            named = number if number > highest else lost[-1]
             scene.report.find(
                 "rules.missing",
-                f"{layout.meta}: {place} has the change {number} of the rules; the last one of the server is {highest}",
+                f"{deployment.layout.meta}: {place} has the change {named} of the rules, which the server has lost; "
+                f"the last one of the server is {highest}",
             )
 
 
-def _copies(scene: Scene) -> Iterator[tuple[str, int]]:
-    """Yield `the snapshot` and `the archive`, each with the highest number of rules that it has for this deployment.
+def _changes(facts: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+    """Return the changes of the rules in a snapshot; none if they are damaged, which another check reports."""
+    try:
+        return dict(recorded_changes(facts))
+    except (KeyError, msgspec.MsgspecError):
+        return {}
 
-    One that is not configured is left out, and so is a snapshot of another deployment or topic. The number is 0 if it
-    has no rules. The errors are those of `check`.
+
+def _copies(scene: Scene) -> Iterator[tuple[str, Mapping[str, Mapping[str, str]], int]]:
+    """Yield `the snapshot` and `the archive`, each with its changes of the rules by ID, and a highest number.
+
+    One that is not configured is left out, and so is a snapshot of another deployment or topic. The number is that
+    which the snapshot states, and 0 for the archive. The errors are those of `check`.
     """
     deployment, sources = scene.deployment, scene.sources
     if sources.snapshot is not None:
         facts = sources.snapshot.facts()
         of = (facts.get("epoch"), facts.get("namespace"), facts.get("log", str(FIRST_TOPIC)))
         if of == (deployment.epoch, deployment.layout.namespace, str(deployment.layout.topic)):
-            yield "the snapshot", int(facts.get("newest-revision", 0))
+            yield "the snapshot", _changes(facts), int(facts.get(NUMBERS[1], 0))
     if sources.archive is not None:
-        changes = sources.archive.rules().values()
-        numbers = [int(each["number"]) for each in changes if each.get("epoch") == deployment.epoch]
-        yield "the archive", max(numbers, default=0)
+        yield "the archive", sources.archive.rules(), 0

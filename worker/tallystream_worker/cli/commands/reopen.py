@@ -70,14 +70,14 @@ def reopen(
             force=force,
             topics=archived_topics(settings, None),
         )
-        unknown, recorded, regained = 0, list[str](), list[int]()
+        unknown, mended, opened, regained = 0, [*described], list[str](), list[int]()
         try:
             deployment = Deployment.find(client, settings.redis.namespace)
             is_lost = is_record_lost(client, deployment)
             if described and is_lost:
                 deployment = publish_again(client, deployment, deployment.revision)  # records them
             elif is_lost and record_again(client, deployment, _archived_rules(settings, deployment)):
-                recorded.append(deployment.layout.rule_changes)
+                mended.append(deployment.layout.rule_changes)
             if described and (deployment.declared is None or not deployment.declared.retracted):
                 unknown = retracted_events(client, deployment.layout)
             if described and deployment.is_stored:
@@ -85,13 +85,16 @@ def reopen(
                 deployment = deployment.reload(client)
             with step(client, deployment, "the keys are mended"):
                 done = open_again(client, deployment, force=force)
+                mended, opened = [*mended, *done.mended], [*done.opened]
                 if deployment.declared is not None:
                     regained = publish_lost(client, deployment, _archived_rules(settings, deployment))
+                if regained and deployment.reload(client).rules.retracted:
+                    unknown = 0  # they are known again
         except (TallyError, RedisError):
-            if described or recorded:
-                _show([*described, *recorded], [], unknown, [], json=json)
+            if mended or opened:
+                _show(mended, opened, unknown, regained, json=json)
             raise
-    _show([*described, *recorded, *done.mended], done.opened, unknown, regained, json=json)
+    _show(mended, opened, unknown, regained, json=json)
 
 
 def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: Sequence[int], *, json: bool) -> None:
