@@ -3432,9 +3432,9 @@ MUTANTS: Final = (
         "a-lost-reply-ends-a-switch",
         (
             Edit(
-                "tallystream_worker/rebuild/rebuild.py",
-                "                if time.monotonic() > until:\n                    raise\n",
-                "                raise\n",
+                "tallystream_worker/process/barrier.py",
+                "            if time.monotonic() > until:\n                raise\n",
+                "            raise\n",
             ),
         ),
         tests=(f"{_LOST_SWITCHES}::test_a_switch_whose_last_reply_is_lost_is_finished",),

@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream.client.replies import BROKEN
 from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import parse_live, spread_fields
@@ -31,9 +30,8 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.barrier import step
+from tallystream_worker.process.barrier import last_step, step
 from tallystream_worker.process.description import note
-from tallystream_worker.process.failover_watch import FailedOver
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.drop import drop
@@ -64,12 +62,6 @@ to count, so deliveries alone must not dead-letter an entry."""
 CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that is still pending in the generation's group is claimed. Workers leave such entries
 when a generation stops being live; `rebuild --undo` counts them."""
-
-PROMOTE_TIMEOUT: Final = 30.0
-"""Seconds for which the last step of a switch is tried again while nodes fail: longer than most failovers take."""
-
-_AGAIN: Final = 0.2
-"""Seconds between two attempts of this step."""
 
 SWITCH_TIMEOUT: Final = 60.0
 """Seconds after which the switch of one partition fails, if the new generation still lacks entries that the live one
@@ -266,17 +258,9 @@ class Rebuild:
             for partition in self._partitions:
                 partition.switch()
                 failpoints.reach("rebuild-switching")
-        until = time.monotonic() + PROMOTE_TIMEOUT
-        while True:
-            try:
-                self._promote(client)
-                break
-            except (*BROKEN, FailedOver):
-                # It is not known what the server has. To end here would be wrong: if an operator runs `rebuild --undo`
-                # again after it has succeeded, it goes back to the other generation.
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_AGAIN)
+        # To end in doubt would be wrong: if an operator runs `rebuild --undo` again after it has succeeded, it goes
+        # back to the other generation.
+        last_step(partial(self._promote, client))
         failpoints.reach("rebuild-switched")
 
     def _promote(self, client: redis.Redis) -> None:
@@ -287,16 +271,17 @@ class Rebuild:
             Unconfirmed, redis.RedisError: see `step`.
         """
         number, layout = self._generation, self._deployment.layout
-        found = self._deployment.reload(client)
-        if gone_back := [keys.stream for keys in found.layout.keys if keys.generation != number]:
-            again = "tallystream rebuild" if found.generation == number else "the command again"
-            raise StreamError(
-                f"{gone_back[0]}: a failover has undone the switch to generation {number} in this partition: run "
-                f"{again}, which switches it again"
-            )
-        note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
         check = "check with tallystream verify that all partitions are in this generation"
         with step(client, self._deployment, f"generation {number} is live", check):
+            # In the step, which notices a failover after this check.
+            found = self._deployment.reload(client)
+            if gone_back := [keys.stream for keys in found.layout.keys if keys.generation != number]:
+                again = "tallystream rebuild" if found.generation == number else "the command again"
+                raise StreamError(
+                    f"{gone_back[0]}: a failover has undone the switch to generation {number} in this partition: run "
+                    f"{again}, which switches it again"
+                )
+            note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
             _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
 
     def _is_of_archive(self, error: TallyError) -> bool:
