@@ -10,7 +10,8 @@ from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.storage.keys import CLOSED
 from tallystream_worker.process import barrier
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.repartition import topic

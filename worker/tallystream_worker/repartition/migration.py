@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -20,7 +21,7 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyEr
 from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.barrier import confirm, step
+from tallystream_worker.process.barrier import confirm, last_step, step
 from tallystream_worker.process.failover_watch import FailoverWatch
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
@@ -181,8 +182,10 @@ class Repartition:
         """Close the old topic, copy and count the rest of its entries, and make the new topic live.
 
         This waits until every copy is counted. If closing, copying or counting fails, the old topic is opened again,
-        unless another run has closed it. If the server does not answer, the old topic may stay closed until the next
-        run; if a partition of it has lost a key, this partition may stay closed until it is repaired.
+        unless another run has closed it. If a node does not answer, its partitions of the old topic may stay closed
+        until the next run; if a partition has lost a key, this partition may stay closed until it is repaired.
+
+        If a node fails while the new topic becomes live, this is tried again for 30 seconds.
 
         Args:
             counting: Counts the new topic.
@@ -205,17 +208,41 @@ class Repartition:
                 topic.close(self._client, self._old, self.new.layout, closing)
                 self._drain(counting)
             self.ensure_current()
-        except BaseException:
+        except BaseException as cause:
             # The old topic is still live, and producers kept what it refused; or another run has closed it.
-            topic.reopen(self._client, self._old, closing)
+            try:
+                topic.reopen(self._client, self._old, closing)
+            except (TallyError, RedisError) as error:
+                raise error from cause
             raise
         # If this run is interrupted from here on, the next run finds out which topic is live.
-        if not topic.activate(self._client, self._old, self.new.layout, closing):
-            topic.reopen(self._client, self._old, closing)
-            raise self._given_up()
-        failpoints.reach("move-pointed")
-        confirm(self._client, self._old, "the new topic is live", also=self.new.layout)
+        last_step(partial(self._activate, closing))
         self._told("moved")
+
+    def _activate(self, closing: int) -> None:
+        """Make the new topic live, if the old one is still closed by `closing`; a repeated call changes nothing more.
+
+        If the new topic cannot become live, open the old one again.
+
+        Raises:
+            StreamError: the repartition was given up, another run continued it, the rules changed, or a failover has
+                opened a partition of the old topic, which is live.
+            FailedOver, Unconfirmed: the new topic is live, but a node may lose that, or has lost it.
+            redis.RedisError: a server does not reply, or rejects a command; the new topic may be live or not.
+        """
+        with step(self._client, self._old, "the new topic is live", also=self.new.layout):
+            now = self._old.reload(self._client)
+            if now.layout.topic != self.new.layout.topic:
+                try:
+                    self._ensure_same_rules(now)
+                    topic.ensure_closed(self._client, self._old, closing)
+                except StreamError:
+                    topic.reopen(self._client, self._old, closing)
+                    raise
+            if not topic.activate(self._client, self._old, self.new.layout, closing):
+                topic.reopen(self._client, self._old, closing)
+                raise self._given_up()
+            failpoints.reach("move-pointed")
 
     def _drain(self, counting: CatchUpCounter) -> None:
         """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it.
@@ -273,6 +300,9 @@ class Repartition:
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()
+        self._ensure_same_rules(now)
+
+    def _ensure_same_rules(self, now: Deployment) -> None:
         if publish(now.rules) != publish(self._old.rules):
             raise StreamError(
                 "cannot finish the repartition, because the rules have changed since it began: give it up with "
