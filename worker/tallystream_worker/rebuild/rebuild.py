@@ -34,6 +34,7 @@ from tallystream_worker.process.barrier import last_step, step
 from tallystream_worker.process.description import note
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
+from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.source import archived_entries
 
@@ -71,13 +72,16 @@ has counted."""
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     """Return the number of the generation to build by `rules`; reserve a new one unless one is being built already.
 
-    Retractions in `rules` are replaced by those of the deployment.
+    Retractions in `rules` are replaced by those of the deployment. The number is confirmed, so no failover makes the
+    server use it again.
 
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
-            still kept, `rules` no longer spread a metric whose events are spread, or no rules are published.
+            still kept, partitions count a generation of which the server has no record, `rules` no longer spread a
+            metric whose events are spread, or no rules are published.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        Unconfirmed, FailedOver: the number was not confirmed in time, or a node failed over meanwhile. Call again.
         redis.RedisError: the server does not reply, or rejects a command; a number may be reserved. Call again.
     """
     if deployment.moving is not None:
@@ -87,7 +91,9 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
         )
     rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
     deployment.refuse_gathering(rules)
-    answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
+    _refuse_unrecorded(client, deployment)
+    with step(client, deployment, "the new generation has a number"):  # no key of the generation is written before
+        answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
     if answer == b"gone":
         deployment.reload(client)  # states why
         raise KeyLost(deployment.layout.meta)
@@ -103,6 +109,24 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
             "or remove it with tallystream rebuild --drop"
         )
     return int(number)
+
+
+def _refuse_unrecorded(client: redis.Redis, deployment: Deployment) -> None:
+    """Raise a `ConfigurationError` if partitions count a generation whose number the server would reserve again.
+
+    A failover has lost that it was reserved. The new generation would take the counters of the lost one for its own,
+    which were counted by other rules. The other errors are those of `Deployment.reload`.
+    """
+    counted = counted_generations(client, deployment.layout)
+    now = deployment.reload(client)  # after the groups: a group exists only while the record exists
+    if now.layout.meta != deployment.layout.meta:
+        return  # another topic is live now
+    newest = int(client.hget(now.layout.meta, "newest") or FIRST)
+    if unrecorded := {each for each in counted if each > max(newest, now.generation)}:
+        raise ConfigurationError(
+            f"the partitions count in generation {min(unrecorded)}, of which the server has no record any more: a "
+            "failover has lost it. Run tallystream rebuild --drop, then run the command again"
+        )
 
 
 @dataclass(frozen=True)
