@@ -140,7 +140,10 @@ class Repartition:
         for keys in self._old.layout.keys:
             # Also if there is a hold: one that an earlier repartition has left protects only entries after its mark.
             self._client.hset(keys.retention_holds, HOLDER, "0-0")
-        if self._old.reload(self._client).moving is None:  # holds that nothing removes would stop all trimming
+        now = self._old.reload(self._client)
+        # Holds that nothing removes would stop all trimming. If another run has made the new topic live, the holds
+        # stay, because workers still copy from the old one.
+        if now.moving is None and now.layout.topic == self._old.layout.topic:
             topic.remove_holds(self._client, self._old)
         self.ensure_current()
         failpoints.reach("move-begun")
