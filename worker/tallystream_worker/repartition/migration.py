@@ -312,6 +312,11 @@ class Repartition:
                 "tallystream rebuild --drop, then repartition again"
             )
 
+    @property
+    def has_copied(self) -> bool:
+        """Whether this run has copied entries."""
+        return bool(self._copying.entries)
+
     def _given_up(self) -> StreamError:
         return StreamError(f"the repartition to {self.new.layout.partitions} partitions was given up meanwhile")
 
@@ -353,8 +358,9 @@ def repartition(
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
     The old topic is kept until `topic.drop` removes it. See `Repartition` for the other arguments. A call after an
-    interruption continues the same repartition. A call that is refused before it copies entries leaves nothing. If
-    giving up an earlier one was interrupted, the old topic is reopened first.
+    interruption continues the same repartition. A call that is refused before it copies entries, because the
+    configuration or an archive cannot be used, leaves nothing. If giving up an earlier one was interrupted, the old
+    topic is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin; its message tells the reason and the remedy.
@@ -371,23 +377,36 @@ def repartition(
         topic.reopen_if_settled(client, deployment)
         with step(client, deployment, "the new topic has a number"):  # no key of the topic is written before
             layout = topic.propose(client, deployment, partitions)
+        run: Repartition | None = None
         try:
             run = Repartition(
                 settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
             run.begin()
-        except ConfigurationError:
-            if deployment.moving is None:  # a refused repartition is not an unfinished one
-                with suppress(TallyError, RedisError):
-                    topic.give_up(client, deployment.reload(client))
-            raise
-        with CatchUpCounter(settings, run.new, run.rules) as counting:
-            try:
+            with CatchUpCounter(settings, run.new, run.rules) as counting:
                 run.catch_up(counting)
                 run.switch(counting)
-            except (KeyLost, CopiedElsewhere):
+        except (KeyLost, CopiedElsewhere):
+            if run is not None:
                 run.ensure_current()  # the keys of a topic that was given up are removed
-                raise
+            raise
+        except (TallyError, ImportError) as error:
+            has_copied = run is not None and run.has_copied
+            if deployment.moving is None and not has_copied and _is_refusal(error):
+                with suppress(TallyError, RedisError):  # a refused repartition is not an unfinished one
+                    topic.give_up(client, deployment.reload(client))
+            raise
     finally:
         client.close()
     return layout
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether an error states that the configuration, or an archive, cannot be used."""
+    if isinstance(error, (ConfigurationError, ImportError)):
+        return True
+    try:
+        from tallystream_worker.archive.store import ArchiveError  # noqa: PLC0415  # pyarrow is an extra
+    except ImportError:
+        return False
+    return isinstance(error, ArchiveError)
