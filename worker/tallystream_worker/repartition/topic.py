@@ -23,7 +23,7 @@ from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, step
-from tallystream_worker.process.description import add
+from tallystream_worker.process.description import add, forget
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.reading_marks import HOLDER
@@ -372,7 +372,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
         StragglerCopier(client).copy_all(deployment)
     removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     confirm(client, deployment, f"topic {layout.topic} is removed", also=layout)
-    client.hdel(layout.root, "kept")
+    forget(client, layout.root, "kept", layout.topic)
     confirm(client, deployment, f"topic {layout.topic} is removed")
     return removed
 
