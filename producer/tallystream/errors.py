@@ -231,7 +231,8 @@ class ConsumerGroupMissing(StreamError):
     def __init__(self, stream: str, group: str) -> None:
         super().__init__(
             f"{stream}: consumer group {group!r} is missing, so it is not known which entries are counted. Nothing is "
-            f"counted in this partition. To mend it, {GROUP_REMEDY}. If the stream was deleted too, run the last one"
+            f"counted in this partition. To mend it, {GROUP_REMEDY}. If the stream was deleted too: tallystream "
+            "restore --force. If a rebuild ends with this error, first run tallystream rebuild --drop"
         )
 
 

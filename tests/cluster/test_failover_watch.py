@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from tallystream.deployment import Deployment
 from tallystream.errors import StreamError
+from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import Layout
 from tallystream_worker.process.barrier import step
 from tallystream_worker.process.failover_watch import FailoverWatch
+from tallystream_worker.runtime import app
+from tallystream_worker.runtime.app import open_deployment
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.waiting import until
 
 
@@ -53,6 +61,24 @@ def test_a_step_with_a_failover_fails(cluster, server):
 
     with pytest.raises(StreamError, match=r"^a key is written, but .* failed over"):
         write()
+
+
+def test_rules_that_are_published_in_a_failover_are_logged(cluster, server, monkeypatch):
+    """The new primary confirms what it has, which may lack the rules: so the worker logs that they may be lost."""
+    publish, lines = app.publish_rules, LogCapture()
+    log = structlog.wrap_logger(None, processors=[lines])
+    settings = Settings(RedisSettings(server.url), rules=Rules({"view": Metric()}))
+    open_deployment(settings, log)
+
+    def publish_and_fail_over(*arguments):
+        published = publish(*arguments)
+        fail_over(cluster, cluster.owner("tally:meta"))
+        return published
+
+    monkeypatch.setattr(app, "publish_rules", publish_and_fail_over)
+    open_deployment(replace(settings, rules=Rules({"view": Metric(), "like": Metric()})), log)
+    (line,) = [line for line in lines.entries if line["event"] == "rules.unconfirmed"]
+    assert "the rules are published, but meanwhile the server 127.0.0.1:" in line["problem"]
 
 
 def fail_over(cluster, victim):

@@ -75,5 +75,7 @@ def test_reads_do_not_wait_for_a_frozen_node(kind, which, tmp_path: Path):
         assert {key: status for key, (status, _) in answers.items()} == {
             (path, turn): status for turn in range(4) for path, status in wanted.items()
         }
+        warnings = http.get("/readyz", timeout=30).json()["warnings"]
+        assert any("its node" in each for each in warnings)
         slow = {key: round(seconds, 1) for key, (_, seconds) in answers.items() if seconds > BOUND}
         assert not slow

@@ -117,6 +117,30 @@ def test_a_failover_while_a_repartition_waits_is_noticed(cluster, server, monkey
         assert totals(harness) == dict.fromkeys(SUBJECTS, 2)
 
 
+def test_a_new_topic_that_a_failover_takes_back_becomes_live_again(cluster, server, monkeypatch):
+    """The command repeats its last step, so it never states that a topic is live that is not."""
+    activate, calls = topic.activate, []
+    meta = cluster.owner("tally:meta")
+
+    def activate_once(*arguments: Any) -> bool:
+        calls.append(arguments)
+        if len(calls) > 1:
+            return activate(*arguments)
+        meta.client.wait(1, 10_000)
+        with lagging(cluster, meta):
+            return activate(*arguments)
+
+    settings = settings_for(server.url, PLAIN, 0)
+    with Harness(server.url, rules=PLAIN) as harness, Producer(server.url) as producer:
+        emit(producer)
+        monkeypatch.setattr(topic, "activate", activate_once)
+        repartition(settings, Deployment.load(harness.client), 8)
+        assert Deployment.load(harness.client).layout.partitions == 8
+        assert len(calls) == 2
+        emit(producer)
+        assert totals(harness) == dict.fromkeys(SUBJECTS, 2)
+
+
 @pytest.mark.parametrize("command", ["repartition", "retract", "ingest"])
 def test_no_command_states_that_it_is_done_before_a_replica_has_it(cluster, server, monkeypatch, tmp_path, command):
     """With the durability `replica`, the command fails while a replica lags; after the failover, it is repeated."""

@@ -120,6 +120,7 @@ _REPLIES: Final = "tests/integration/storage/test_script_replies.py"
 _CLOCK: Final = "tests/integration/counting/test_server_clock.py"
 _ZONES: Final = "tests/unit/rules/test_zones.py"
 _LOST_WRITES: Final = "tests/integration/repartition/test_lost_writes.py"
+_LAGGING: Final = "tests/cluster/test_lagging_replica.py"
 _LOST_SWITCHES: Final = "tests/integration/rebuild/test_lost_switches.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
@@ -3490,9 +3491,9 @@ MUTANTS: Final = (
         "a-lost-reply-ends-a-switch",
         (
             Edit(
-                "tallystream_worker/rebuild/rebuild.py",
-                "                if time.monotonic() > until:\n                    raise\n",
-                "                raise\n",
+                "tallystream_worker/process/barrier.py",
+                "            if time.monotonic() > until:\n                raise\n",
+                "            raise\n",
             ),
         ),
         tests=(f"{_LOST_SWITCHES}::test_a_switch_whose_last_reply_is_lost_is_finished",),
@@ -3761,5 +3762,73 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_AUDIT}::test_an_audit_finds_old_rules_in_the_archive",),
+    ),
+    Mutant(
+        "a-node-that-is-down-keeps-a-topic-closed",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                "        except RedisError as error:\n            failed.append(error)\n",
+                "        except RedisError as error:\n            raise\n",
+            ),
+        ),
+        tests=("tests/cluster/test_reopen_in_part.py",),
+    ),
+    Mutant(
+        "a-topic-that-is-not-live-stated-as-live",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "        last_step(partial(self._activate, closing))\n",
+                "        topic.activate(self._client, self._old, self.new.layout, closing)\n",
+            ),
+        ),
+        tests=(f"{_LAGGING}::test_a_new_topic_that_a_failover_takes_back_becomes_live_again",),
+    ),
+    Mutant(
+        "a-topic-becomes-live-while-the-old-one-is-open",
+        (
+            Edit(
+                "tallystream_worker/repartition/topic.py",
+                "        if not closed or number != str(closing).encode():\n",
+                "        if False:\n",
+            ),
+        ),
+        tests=(f"{_LOST_WRITES}::test_no_topic_becomes_live_while_the_old_one_is_open",),
+    ),
+    Mutant(
+        "a-lost-generation-is-continued",
+        (Edit("tallystream_worker/rebuild/rebuild.py", "    _refuse_unrecorded(client, deployment)\n", ""),),
+        tests=(f"{_LOST_SWITCHES}::test_a_generation_that_a_failover_has_lost_is_not_continued_by_other_rules",),
+    ),
+    Mutant(
+        "the-last-step-ends-without-a-primary",
+        (
+            Edit(
+                "tallystream_worker/process/barrier.py",
+                "(*BROKEN, *NOT_EXECUTED, ReadOnlyError, FailedOver)",
+                "(*BROKEN, FailedOver)",
+            ),
+        ),
+        tests=(f"{_LOST_SWITCHES}::test_the_last_step_is_repeated_after_each_error_of_a_failover",),
+    ),
+    Mutant(
+        "an-overtaken-run-removes-the-hold-of-the-kept-topic",
+        (
+            Edit(
+                "tallystream_worker/repartition/migration.py",
+                "if now.moving is None and now.layout.topic == self._old.layout.topic:",
+                "if now.moving is None:",
+            ),
+        ),
+        tests=(f"{_HOLDS}::test_a_run_that_another_one_has_overtaken_keeps_the_hold_of_the_kept_topic",),
+    ),
+    Mutant(
+        "a-paused-removal-forgets-what-is-later",
+        (Edit("tallystream_worker/process/lua/forget.lua", "if found and found ~= ARGV[2] then", "if false then"),),
+        tests=(
+            f"{_LOST_SWITCHES}::test_a_removal_that_was_paused_does_not_end_a_later_rebuild",
+            f"{_LOST_WRITES}::test_a_removal_that_was_paused_does_not_forget_a_later_topic",
+        ),
     ),
 )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Servers = LocalCluster | LocalSentinels
 
 SEATS: Final = [f"t{number}" for number in range(12)]
+PARTITIONS: Final = 6
+"""The number of partitions that the repartition makes."""
 ATTEMPTS: Final = 10
 """The most times that a command is run until it succeeds."""
 PATIENCE: Final = 120.0
@@ -105,6 +107,14 @@ class Repartition(Command):
 
     name = "repartition"
     again = False
+
+    def has_worked(self, child: Child) -> bool:
+        """See `Command`; after a successful run, the new partitions are live."""
+        has_worked = super().has_worked(child)
+        if has_worked:
+            found = Deployment.load(self.world.harness.client).layout.partitions
+            self.world.expect(found == PARTITIONS, f"{found} partitions are live, must be {PARTITIONS}")
+        return has_worked
 
 
 class Retract(Command):

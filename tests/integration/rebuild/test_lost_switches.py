@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import redis
+from redis.exceptions import ClusterDownError, ReadOnlyError, TryAgainError
 
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost, StreamError, Unconfirmed
@@ -14,9 +17,10 @@ from tallystream_worker.cli.generation import build, finish_switch
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.process import barrier
 from tallystream_worker.process.description import note_durability
+from tallystream_worker.process.failover_watch import FailoverWatch
 from tallystream_worker.rebuild import rebuild
 from tallystream_worker.rebuild.drop import drop
-from tallystream_worker.rebuild.rebuild import Rebuild
+from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.reset import reset
 from tallystream_worker.rebuild.retract import ends, propose_without
 from tests.harness import Harness
@@ -139,6 +143,95 @@ def test_a_switch_that_a_failover_has_undone_in_a_partition_is_not_finished(buil
     assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
 
 
+@pytest.mark.parametrize("error", [ClusterDownError, TryAgainError, ReadOnlyError])
+def test_the_last_step_is_repeated_after_each_error_of_a_failover(built, monkeypatch, error):
+    """A cluster without a primary for a slot, and a demoted server, refuse commands until the failover has ended."""
+    harness, run = built
+    promote, calls = rebuild._PROMOTE, []
+
+    def promote_later(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error("not now")
+        promote(*arguments)
+
+    monkeypatch.setattr(rebuild, "_PROMOTE", promote_later)
+    run.switch()
+    assert Deployment.load(harness.client).generation == 2
+
+
+def test_the_last_step_is_not_repeated_after_a_wrong_password(built, monkeypatch):
+    """The command ends at once."""
+    _, run = built
+    calls = []
+
+    def refuse(*arguments):
+        calls.append(arguments)
+        raise redis.AuthenticationError("invalid username-password pair")
+
+    monkeypatch.setattr(rebuild, "_PROMOTE", refuse)
+    with pytest.raises(redis.AuthenticationError):
+        run.switch()
+    assert len(calls) == 1
+
+
+def test_a_partition_that_goes_back_just_before_the_last_step_is_noticed(built, monkeypatch):
+    """The partitions are checked after the watch for failovers has begun, so none can go back unnoticed between."""
+    harness, run = built
+    slot, steps = Slot(harness.client, 1), []
+
+    class GoingBack(FailoverWatch):
+        def __init__(self, *arguments):
+            steps.append(self)
+            if len(steps) == 2:
+                slot.go_back()
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(barrier, "FailoverWatch", GoingBack)
+    with pytest.raises(StreamError, match="a failover has undone the switch"):
+        run.switch()
+    assert Deployment.load(harness.client).generation == 1
+
+
+def test_a_generation_that_a_failover_has_lost_is_not_continued_by_other_rules(built):
+    """If the server has lost that a generation is built, no other one gets its number, and so its counters.
+
+    After `--drop`, a rebuild counts by its own rules.
+    """
+    harness, _ = built
+    meta = harness.layout.meta
+    harness.client.hdel(meta, "building", "newest", "generation", "newest-revision", "rules@2", "revision@2")
+    deployment = Deployment.load(harness.client)
+    assert deployment.building is None
+    for _ in range(2):
+        with pytest.raises(
+            ConfigurationError, match=r"^the partitions count in generation 2, of which .* rebuild --drop"
+        ):
+            propose(harness.client, deployment, PLAIN)
+    assert Deployment.load(harness.client).building is None
+    drop(harness.client, deployment, 2)
+    settings = settings_for(harness.url, PLAIN)
+    number = propose(harness.client, deployment, PLAIN)
+    build(settings, Deployment.load(harness.client), number, "")
+    assert totals(harness) == dict.fromkeys(SUBJECTS, 2)
+
+
+def test_a_removal_that_was_paused_does_not_end_a_later_rebuild(built, monkeypatch):
+    """It forgets only that its own generation is built."""
+    harness, _ = built
+    module, steps = sys.modules["tallystream_worker.rebuild.drop"], []
+
+    def confirm(*_):
+        steps.append(_)
+        if len(steps) == 1:  # another process removes the generation meanwhile, and begins the next one
+            drop(harness.client, Deployment.load(harness.client), 2)
+            assert propose(harness.client, Deployment.load(harness.client), PLAIN) == 3
+
+    monkeypatch.setattr(module, "confirm", confirm)
+    drop(harness.client, Deployment.load(harness.client), 2)
+    assert Deployment.load(harness.client).building == 3
+
+
 @pytest.fixture
 def primary(fresh_server):
     """A server that a replica can follow."""
@@ -152,10 +245,15 @@ def test_nothing_is_taken_back_before_a_replica_has_it(fresh_server, primary, mo
     with Harness(primary.url, rules=PLAIN) as harness, Producer(primary.url) as producer:
         counted(harness, producer)
         note_durability(harness.client, harness.deployment, "replica")
+        with frozen(replica), monkeypatch.context() as patched:
+            patched.setattr(barrier, "PATIENCE", 0.1)
+            with pytest.raises(Unconfirmed, match="the new generation has a number"):
+                proposed(harness)
+        drop(harness.client, Deployment.load(harness.client), 2)
         deployment, number = proposed(harness)
         with frozen(replica), monkeypatch.context() as patched:
             patched.setattr(barrier, "PATIENCE", 0.1)
-            with pytest.raises(Unconfirmed, match=r"count in generation 2, but .* run the command again"):
+            with pytest.raises(Unconfirmed, match=r"count in generation 3, but .* run the command again"):
                 build(settings, deployment, number, "")
             assert Deployment.load(harness.client).generation == 1
         deployment, number = proposed(harness)

@@ -76,6 +76,17 @@ def test_a_repartition_that_was_given_up_does_not_move_the_hold_of_a_later_one(h
     assert holds(harness) == after
 
 
+def test_a_run_that_another_one_has_overtaken_keeps_the_hold_of_the_kept_topic(harness):
+    """Workers still copy from the kept topic, and nothing is trimmed there that they have not copied."""
+    old = harness.layout
+    run = begun(harness, 3)
+    repartition(settings_for(harness.url, PLAIN, 0), Deployment.load(harness.client), 3)
+    with pytest.raises(StreamError, match="given up meanwhile"):
+        run.begin()
+    assert None not in holds(harness, old)
+    assert all(harness.client.hexists(keys.sequences, "!copying") for keys in old.keys)
+
+
 def test_a_topic_that_was_dropped_gets_no_hold(harness):
     """A worker that copied stragglers while the old topic was dropped creates none of its keys again."""
     old = harness.layout

@@ -10,7 +10,8 @@ from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.storage.keys import CLOSED
 from tallystream_worker.process import barrier
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.repartition import topic
@@ -146,6 +147,48 @@ def test_what_the_last_copy_pass_finds_missing_is_copied_before_the_switch(serve
             slot.go_back()
             run.switch(counting)
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
+
+
+@pytest.mark.parametrize("why", ["partition", "rules"])
+def test_no_topic_becomes_live_while_the_old_one_is_open(server, monkeypatch, why):
+    """If a failover opens a partition of the closed topic, or its rules change, all of it is opened again."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        emit(producer)
+        reload, ensure = Repartition.ensure_current, topic.ensure_closed
+        opened = Slot(harness.client, 0)
+        checked = []
+
+        def change(run):
+            """Change the data after the last check of the switch."""
+            reload(run)
+            checked.append(run)
+            if len(checked) == 2 and why == "rules":
+                harness.client.hset(harness.layout.meta, "rules", publish(Rules({"view": Metric(ids="day")})))
+
+        def fail_over(*arguments):
+            if why == "partition":
+                opened.go_back()
+            ensure(*arguments)
+
+        with caught_up(harness) as (run, counting, _):
+            monkeypatch.setattr(Repartition, "ensure_current", change)
+            monkeypatch.setattr(topic, "ensure_closed", fail_over)
+            with pytest.raises(StreamError, match="is open again" if why == "partition" else "rules have changed"):
+                run.switch(counting)
+        assert Deployment.load(harness.client).layout == harness.layout
+        closed = [harness.client.hget(keys.sequences, CLOSED) for keys in harness.layout.keys]
+        assert not any(closed)
+
+
+def test_a_removal_that_was_paused_does_not_forget_a_later_topic(server, monkeypatch):
+    """It forgets only that its own topic is kept."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        emit(producer)
+        repartition(settings_for(harness.url, PLAIN, 0), Deployment.load(harness.client), 3)
+        # Other processes remove the topic while this one is paused, and repartition again.
+        monkeypatch.setattr(topic, "confirm", lambda *_, **__: harness.client.hset(harness.layout.root, "kept", 2))
+        topic.drop(harness.client, Deployment.load(harness.client))
+        assert harness.client.hget(harness.layout.root, "kept") == b"2"
 
 
 def test_nothing_is_switched_or_dropped_before_a_replica_has_it(fresh_server, monkeypatch):

@@ -26,7 +26,7 @@ from structlog.testing import LogCapture
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, GenerationSwitched, KeyLost, StreamError
+from tallystream.errors import ConfigurationError, GenerationSwitched, KeyLost, StreamError, TallyError
 from tallystream.producing.buffer import BufferSettings
 from tallystream.producing.decider import Decider
 from tallystream.producing.producer import Producer
@@ -450,6 +450,26 @@ def test_a_refused_move_leaves_nothing(server):
         emit(harness, "a", 1)
         harness.finish()
         assert harness.totals() == {("view", "a"): 6}
+
+
+@pytest.mark.parametrize("option", ["--archive", "[archive] url"])
+def test_a_move_whose_archive_cannot_be_used_leaves_nothing(server, tmp_path, option):
+    """If an archive cannot be read or written before anything is copied, no key, hold or unfinished topic stays."""
+    path = tmp_path / "a-file"
+    path.write_text("no folder")
+    with Harness(server.url, rules=PLAIN, partitions=1) as harness:
+        emit(harness, "a", 5)
+        harness.finish()
+        harness.client.xtrim(harness.layout.keys[0].stream, maxlen=2, approximate=False)
+        before = set(harness.client.keys())
+        configured, archive = settings_for(harness.url, PLAIN, 0), str(path)
+        if option != "--archive":
+            configured, archive = replace(configured, archive=ArchiveSettings(url=str(path))), ""
+        with pytest.raises(TallyError):
+            repartition(configured, Deployment.load(harness.client), 3, archive=archive, accept_loss=not archive)
+        assert set(harness.client.keys()) == before
+        assert Deployment.load(harness.client).moving is None
+        assert HOLDER.encode() not in harness.client.hgetall(harness.layout.keys[0].retention_holds)
 
 
 def test_a_move_is_given_up_although_a_partition_has_lost_its_keys(server):

@@ -326,6 +326,8 @@ CASES: Final = [
     ("process/unless_lost", "stream seq", "", "HSET seq field value", "done number"),
     ("process/unless_lost", "stream seq", NEW, "HSET seq field value", "damaged text"),
     ("process/add", "meta", "HSET meta epoch e", "e field 2", "added number"),
+    ("process/forget", "meta", "HSET meta field 2", "field 2", "forgotten"),
+    ("process/forget", "meta", "HSET meta field 3", "field 2", "other"),
     ("process/scan", "stream", "", "SCAN 0 MATCH stream*", "scanned text text []"),
     ("process/scan", "seq", "", "HSCAN 0", "scanned text text [text text]"),
     ("process/add", "meta", "", "e field 2", "gone"),

@@ -104,6 +104,17 @@ def world(server, tmp_path) -> Iterator[ChangingWorld]:
         found.database.close()
 
 
+def test_parts_of_rules_that_the_server_has_lost_are_not_called_changed(world):
+    """After a failover of the node of the description, no other client is blamed for what a partition counted by."""
+    meta, record = world.layout.meta, world.layout.rule_changes
+    before = {name: world.client.dump(name) for name in (meta, record)}
+    world.change("view", Metric(windows=("hour", "day"), top=30, ids=None))
+    world.count()
+    for name, value in before.items():
+        world.client.restore(name, 0, value, replace=True)
+    assert "fields.changed" not in world.found(archive=False, snapshot=False)
+
+
 @pytest.mark.parametrize("adopted", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_rules_is_no_fault(world, change, adopted):

@@ -1,4 +1,7 @@
-"""Makes a command wait, between two of its steps, until what it wrote is on a replica or on the disk."""
+"""Makes a command wait, between two of its steps, until what it wrote is on a replica or on the disk.
+
+The last step of a command is also repeated while a node fails over.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from redis.exceptions import AuthenticationError, ReadOnlyError
+
 from tallystream.client.durability import DurabilityCheck
+from tallystream.client.replies import BROKEN, NOT_EXECUTED
 from tallystream.errors import Unconfirmed
-from tallystream_worker.process.failover_watch import AGAIN, FailoverWatch
+from tallystream_worker.process.failover_watch import AGAIN, FailedOver, FailoverWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import redis
 
@@ -23,6 +29,12 @@ PATIENCE: Final = 10.0
 
 _PAUSE: Final = 0.1
 """Seconds between two attempts to have a step confirmed, if the first was answered at once."""
+
+LAST_STEP_TIMEOUT: Final = 30.0
+"""Seconds for which the last step of a command is tried again while nodes fail: longer than most failovers take."""
+
+_AGAIN: Final = 0.2
+"""Seconds between two attempts of this step."""
 
 
 def confirm(
@@ -89,3 +101,28 @@ def step(
     yield
     confirm(client, deployment, written, remedy, also=also)
     failovers.ensure_none(written, remedy)
+
+
+def last_step(attempt: Callable[[], None]) -> None:
+    """Call `attempt`, which makes the result of a command live in a `step`; call it again for 30 s while nodes fail.
+
+    It is called again after the errors that a node gives while it fails over. After such an error, it is not known
+    whether the result is live, and a command that ends then states something wrong, or has to be run again. A repeated
+    call must change nothing more.
+
+    Raises:
+        FailedOver, redis.RedisError: nodes still failed after 30 seconds; or, at once, the password is refused, or
+            another error of `attempt`.
+    """
+    until = time.monotonic() + LAST_STEP_TIMEOUT
+    while True:
+        try:
+            attempt()
+        except AuthenticationError:  # is a ConnectionError, but does not pass
+            raise
+        except (*BROKEN, *NOT_EXECUTED, ReadOnlyError, FailedOver):
+            if time.monotonic() > until:
+                raise
+        else:
+            return
+        time.sleep(_AGAIN)

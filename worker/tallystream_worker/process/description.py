@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NOTE: Final = Script("tallystream_worker.process", "note")
 _ADD: Final = Script("tallystream_worker.process", "add")
+_FORGET: Final = Script("tallystream_worker.process", "forget")
 
 
 def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any]) -> None:
@@ -69,6 +70,17 @@ def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: i
     if answer == b"gone":
         _refuse(client, deployment, key)
     return int(found[0])
+
+
+def forget(client: redis.Redis, key: str, field: str, value: int) -> None:
+    """Remove a field of a hash of the description; do nothing if it has another value than `value`.
+
+    Another process has written it then, while this one was paused.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects the command.
+    """
+    _FORGET(client, [key], [field, value])
 
 
 def _refuse(client: redis.Redis, deployment: Deployment, key: str) -> None:

@@ -10,6 +10,7 @@ from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST
 from tallystream_worker.process.barrier import confirm, step
+from tallystream_worker.process.description import forget
 from tallystream_worker.process.partition_names import unlink_all
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
             removed += client.unlink(keys.ledger)
     confirm(client, deployment, f"the counters of generation {generation} are removed")
     client.hdel(deployment.layout.meta, f"rules@{generation}", f"revision@{generation}")
-    if deployment.building == generation:
-        client.hdel(deployment.layout.meta, "building")
+    forget(client, deployment.layout.meta, "building", generation)
     confirm(client, deployment, f"generation {generation} is removed")
     return removed
 

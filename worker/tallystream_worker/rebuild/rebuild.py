@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
-from tallystream.client.replies import BROKEN
 from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyError
 from tallystream.rules.metrics import publish
 from tallystream.storage.deployment_hash import parse_live, spread_fields
@@ -31,11 +30,11 @@ from tallystream_worker.counting.loop import CountingLoop
 from tallystream_worker.counting.refreshing_fold import RefreshingFold
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.barrier import step
+from tallystream_worker.process.barrier import last_step, step
 from tallystream_worker.process.description import note
-from tallystream_worker.process.failover_watch import FailedOver
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
+from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.source import archived_entries
 
@@ -65,12 +64,6 @@ CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that is still pending in the generation's group is claimed. Workers leave such entries
 when a generation stops being live; `rebuild --undo` counts them."""
 
-PROMOTE_TIMEOUT: Final = 30.0
-"""Seconds for which the last step of a switch is tried again while nodes fail: longer than most failovers take."""
-
-_AGAIN: Final = 0.2
-"""Seconds between two attempts of this step."""
-
 SWITCH_TIMEOUT: Final = 60.0
 """Seconds after which the switch of one partition fails, if the new generation still lacks entries that the live one
 has counted."""
@@ -79,13 +72,16 @@ has counted."""
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     """Return the number of the generation to build by `rules`; reserve a new one unless one is being built already.
 
-    Retractions in `rules` are replaced by those of the deployment.
+    Retractions in `rules` are replaced by those of the deployment. The number is confirmed, so no failover makes the
+    server use it again.
 
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
-            still kept, `rules` no longer spread a metric whose events are spread, or no rules are published.
+            still kept, partitions count a generation of which the server has no record, `rules` no longer spread a
+            metric whose events are spread, or no rules are published.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        Unconfirmed, FailedOver: the number was not confirmed in time, or a node failed over meanwhile. Call again.
         redis.RedisError: the server does not reply, or rejects a command; a number may be reserved. Call again.
     """
     if deployment.moving is not None:
@@ -95,7 +91,9 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
         )
     rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
     deployment.refuse_gathering(rules)
-    answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
+    _refuse_unrecorded(client, deployment)
+    with step(client, deployment, "the new generation has a number"):  # no key of the generation is written before
+        answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
     if answer == b"gone":
         deployment.reload(client)  # states why
         raise KeyLost(deployment.layout.meta)
@@ -111,6 +109,24 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
             "or remove it with tallystream rebuild --drop"
         )
     return int(number)
+
+
+def _refuse_unrecorded(client: redis.Redis, deployment: Deployment) -> None:
+    """Raise a `ConfigurationError` if partitions count a generation whose number the server would reserve again.
+
+    A failover has lost that it was reserved. The new generation would take the counters of the lost one for its own,
+    which were counted by other rules. The other errors are those of `Deployment.reload`.
+    """
+    counted = counted_generations(client, deployment.layout)
+    now = deployment.reload(client)  # after the groups: a group exists only while the record exists
+    if now.layout.meta != deployment.layout.meta:
+        return  # another topic is live now
+    newest = int(client.hget(now.layout.meta, "newest") or FIRST)
+    if unrecorded := {each for each in counted if each > max(newest, now.generation)}:
+        raise ConfigurationError(
+            f"the partitions count in generation {min(unrecorded)}, of which the server has no record any more: a "
+            "failover has lost it. Run tallystream rebuild --drop, then run the command again"
+        )
 
 
 @dataclass(frozen=True)
@@ -267,17 +283,9 @@ class Rebuild:
             for partition in self._partitions:
                 partition.switch()
                 failpoints.reach("rebuild-switching")
-        until = time.monotonic() + PROMOTE_TIMEOUT
-        while True:
-            try:
-                self._promote(client)
-                break
-            except (*BROKEN, FailedOver):
-                # It is not known what the server has. To end here would be wrong: if an operator runs `rebuild --undo`
-                # again after it has succeeded, it goes back to the other generation.
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_AGAIN)
+        # To end in doubt would be wrong: if an operator runs `rebuild --undo` again after it has succeeded, it goes
+        # back to the other generation.
+        last_step(partial(self._promote, client))
         failpoints.reach("rebuild-switched")
 
     def _promote(self, client: redis.Redis) -> None:
@@ -288,16 +296,17 @@ class Rebuild:
             Unconfirmed, redis.RedisError: see `step`.
         """
         number, layout = self._generation, self._deployment.layout
-        found = self._deployment.reload(client)
-        if gone_back := [keys.stream for keys in found.layout.keys if keys.generation != number]:
-            again = "tallystream rebuild" if found.generation == number else "the command again"
-            raise StreamError(
-                f"{gone_back[0]}: a failover has undone the switch to generation {number} in this partition: run "
-                f"{again}, which switches it again"
-            )
-        note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
         check = "check with tallystream verify that all partitions are in this generation"
         with step(client, self._deployment, f"generation {number} is live", check):
+            # In the step, which notices a failover after this check.
+            found = self._deployment.reload(client)
+            if gone_back := [keys.stream for keys in found.layout.keys if keys.generation != number]:
+                again = "tallystream rebuild" if found.generation == number else "the command again"
+                raise StreamError(
+                    f"{gone_back[0]}: a failover has undone the switch to generation {number} in this partition: run "
+                    f"{again}, which switches it again"
+                )
+            note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
             _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
 
     def _is_of_archive(self, error: TallyError) -> bool:

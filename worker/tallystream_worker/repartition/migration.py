@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -20,7 +21,7 @@ from tallystream.errors import ConfigurationError, KeyLost, StreamError, TallyEr
 from tallystream.rules.metrics import publish
 from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
-from tallystream_worker.process.barrier import confirm, step
+from tallystream_worker.process.barrier import confirm, last_step, step
 from tallystream_worker.process.failover_watch import FailoverWatch
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
@@ -140,7 +141,10 @@ class Repartition:
         for keys in self._old.layout.keys:
             # Also if there is a hold: one that an earlier repartition has left protects only entries after its mark.
             self._client.hset(keys.retention_holds, HOLDER, "0-0")
-        if self._old.reload(self._client).moving is None:  # holds that nothing removes would stop all trimming
+        now = self._old.reload(self._client)
+        # Holds that nothing removes would stop all trimming. If another run has made the new topic live, the holds
+        # stay, because workers still copy from the old one.
+        if now.moving is None and now.layout.topic == self._old.layout.topic:
             topic.remove_holds(self._client, self._old)
         self.ensure_current()
         failpoints.reach("move-begun")
@@ -184,8 +188,10 @@ class Repartition:
         """Close the old topic, copy and count the rest of its entries, and make the new topic live.
 
         This waits until every copy is counted. If closing, copying or counting fails, the old topic is opened again,
-        unless another run has closed it. If the server does not answer, the old topic may stay closed until the next
-        run; if a partition of it has lost a key, this partition may stay closed until it is repaired.
+        unless another run has closed it. If a node does not answer, its partitions of the old topic may stay closed
+        until the next run; if a partition has lost a key, this partition may stay closed until it is repaired.
+
+        If a node fails while the new topic becomes live, this is tried again for 30 seconds.
 
         Args:
             counting: Counts the new topic.
@@ -211,17 +217,41 @@ class Repartition:
                 topic.close(self._client, self._old, self.new.layout, closing)
                 self._drain(counting)
             self.ensure_current()
-        except BaseException:
+        except BaseException as cause:
             # The old topic is still live, and producers kept what it refused; or another run has closed it.
-            topic.reopen(self._client, self._old, closing)
+            try:
+                topic.reopen(self._client, self._old, closing)
+            except (TallyError, RedisError) as error:
+                raise error from cause
             raise
         # If this run is interrupted from here on, the next run finds out which topic is live.
-        if not topic.activate(self._client, self._old, self.new.layout, closing):
-            topic.reopen(self._client, self._old, closing)
-            raise self._given_up()
-        failpoints.reach("move-pointed")
-        confirm(self._client, self._old, "the new topic is live", also=self.new.layout)
+        last_step(partial(self._activate, closing))
         self._told("moved")
+
+    def _activate(self, closing: int) -> None:
+        """Make the new topic live, if the old one is still closed by `closing`; a repeated call changes nothing more.
+
+        If the new topic cannot become live, open the old one again.
+
+        Raises:
+            StreamError: the repartition was given up, another run continued it, the rules changed, or a failover has
+                opened a partition of the old topic, which is live.
+            FailedOver, Unconfirmed: the new topic is live, but a node may lose that, or has lost it.
+            redis.RedisError: a server does not reply, or rejects a command; the new topic may be live or not.
+        """
+        with step(self._client, self._old, "the new topic is live", also=self.new.layout):
+            now = self._old.reload(self._client)
+            if now.layout.topic != self.new.layout.topic:
+                try:
+                    self._ensure_same_rules(now)
+                    topic.ensure_closed(self._client, self._old, closing)
+                except StreamError:
+                    topic.reopen(self._client, self._old, closing)
+                    raise
+            if not topic.activate(self._client, self._old, self.new.layout, closing):
+                topic.reopen(self._client, self._old, closing)
+                raise self._given_up()
+            failpoints.reach("move-pointed")
 
     def _drain(self, counting: CatchUpCounter) -> None:
         """Copy all that is left in the closed topic, also ingest offsets and alert states, and count it.
@@ -279,11 +309,19 @@ class Repartition:
         now = self._old.reload(self._client)
         if now.moving != self.new.layout.topic:
             raise self._given_up()
+        self._ensure_same_rules(now)
+
+    def _ensure_same_rules(self, now: Deployment) -> None:
         if publish(now.rules) != publish(self._old.rules):
             raise StreamError(
                 "cannot finish the repartition, because the rules have changed since it began: give it up with "
                 "tallystream rebuild --drop, then repartition again"
             )
+
+    @property
+    def has_copied(self) -> bool:
+        """Whether this run has copied entries."""
+        return bool(self._copying.entries)
 
     def _given_up(self) -> StreamError:
         return StreamError(f"the repartition to {self.new.layout.partitions} partitions was given up meanwhile")
@@ -328,9 +366,9 @@ def repartition(
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
     The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the
-    other arguments. A call after an interruption continues the same repartition. If the call is refused because of the
-    rules or because entries are gone, nothing of a new repartition is left. After any other error, it may be
-    unfinished: call again, or give it up with `topic.give_up`. If giving up an earlier one was interrupted, the old
+    other arguments. A call after an interruption continues the same repartition. A call that is refused before it
+    copies entries, because the configuration or an archive cannot be used, leaves nothing. After any other error, the
+    repartition may be unfinished: call again, or give it up with `topic.give_up`. If giving up was interrupted, the old
     topic is reopened first.
 
     Raises:
@@ -353,23 +391,36 @@ def repartition(
         topic.reopen_if_settled(client, deployment)
         with step(client, deployment, "the new topic has a number"):  # no key of the topic is written before
             layout = topic.propose(client, deployment, partitions)
+        run: Repartition | None = None
         try:
             run = Repartition(
                 settings, client, deployment, layout, rules=rules, archive=archive, accept_loss=accept_loss, show=show
             )
             run.begin()
-        except ConfigurationError:
-            if deployment.moving is None:  # a refused repartition is not an unfinished one
-                with suppress(TallyError, RedisError):
-                    topic.give_up(client, deployment.reload(client))
-            raise
-        with CatchUpCounter(settings, run.new, run.rules) as counting:
-            try:
+            with CatchUpCounter(settings, run.new, run.rules) as counting:
                 run.catch_up(counting)
                 run.switch(counting)
-            except (KeyLost, CopiedElsewhere):
+        except (KeyLost, CopiedElsewhere):
+            if run is not None:
                 run.ensure_current()  # the keys of a topic that was given up are removed
-                raise
+            raise
+        except (TallyError, ImportError) as error:
+            has_copied = run is not None and run.has_copied
+            if deployment.moving is None and not has_copied and _is_refusal(error):
+                with suppress(TallyError, RedisError):  # a refused repartition is not an unfinished one
+                    topic.give_up(client, deployment.reload(client))
+            raise
     finally:
         client.close()
     return layout
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether an error states that the configuration, or an archive, cannot be used."""
+    if isinstance(error, (ConfigurationError, ImportError)):
+        return True
+    try:
+        from tallystream_worker.archive.store import ArchiveError  # noqa: PLC0415  # pyarrow is an extra
+    except ImportError:
+        return False
+    return isinstance(error, ArchiveError)

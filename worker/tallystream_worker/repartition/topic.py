@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace as changed
+from redis.exceptions import RedisError
 
+from tallystream.client.cluster.client import node_of
+from tallystream.client.replies import is_unreachable
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, KeyLost, StreamError
@@ -20,7 +23,7 @@ from tallystream.storage.sentinels import open_partitions
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, step
-from tallystream_worker.process.description import add
+from tallystream_worker.process.description import add, forget
 from tallystream_worker.process.partition_names import partition_names, unlink_all
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.repartition.reading_marks import HOLDER
@@ -189,24 +192,52 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     it. Nothing changes in a partition that a later closing than `closing` has changed; it may stay closed.
 
     Raises:
-        KeyLost: a partition has lost a key, and was not reopened; raised after all partitions were tried.
-        redis.RedisError: the server does not reply, or rejects a command; the later partitions were not tried.
+        KeyLost: a partition has lost a key, and was not reopened.
+        redis.RedisError: a server did not reply, or rejected a command; its partitions may stay closed.
+
+    The first of these errors is raised after the partitions of all nodes were tried.
     """
-    lost: list[KeyLost] = []
+    failed: list[KeyLost | RedisError] = []
+    away: set[str] = set()
     for keys in deployment.layout.keys:
+        if (node := node_of(client, keys.sequences)) in away:
+            continue  # each attempt may take seconds
         try:
             _REOPEN(client, [keys.sequences, keys.live], [closing])
         except KeyLost as error:
-            lost.append(error)
-    if lost:
-        raise lost[0]
+            failed.append(error)
+        except RedisError as error:
+            failed.append(error)
+            if is_unreachable(error):
+                away.add(node)
+    if failed:
+        raise failed[0]
+
+
+def ensure_closed(client: redis.Redis, deployment: Deployment, closing: int) -> None:
+    """Raise a `StreamError` unless every partition of the deployment's topic is closed by the closing `closing`.
+
+    Raises:
+        StreamError: a failover has opened a partition, or another process has closed or opened it.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        for keys in deployment.layout.keys:
+            pipeline.hmget(keys.sequences, CLOSED, f"!{CLOSING}")
+        found: list[list[bytes | None]] = pipeline.execute()
+    for keys, (closed, number) in zip(deployment.layout.keys, found, strict=True):
+        if not closed or number != str(closing).encode():
+            raise StreamError(
+                f"{keys.stream} is open again: a failover has opened it, or another process. The old streams stay "
+                "live. Run the command again"
+            )
 
 
 def activate(client: redis.Redis, deployment: Deployment, layout: Layout, closing: int) -> bool:
     """Make the topic of `layout` the live one, and keep the topic of `deployment` as an earlier topic.
 
     Whether the earlier topic is closed, copied and counted is not checked: first call `close` with the same `closing`,
-    then copy and count the rest.
+    copy and count the rest, then call `ensure_closed`.
 
     Returns:
         `True` if the topic of `layout` is live now, also if it was live before; `False` if nothing was changed, because
@@ -277,8 +308,8 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
     nothing if a repartition is unfinished, or if another topic than that of `deployment` is live.
 
     Raises:
-        KeyLost: a closed partition has lost a key, and was not reopened; raised after all partitions were tried, and
-            before a hold is removed. Or the hash of the live topic is lost.
+        KeyLost: a closed partition has lost a key, and was not reopened; raised after the partitions of all nodes were
+            tried, and before a hold is removed. Or the hash of the live topic is lost.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         ConfigurationError: this release cannot read the stored data.
         redis.RedisError: the server does not reply, or rejects a command; call again.
@@ -346,7 +377,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
         StragglerCopier(client).copy_all(deployment)
     removed = _remove(client, layout, kept=_KEPT) + client.unlink(layout.rule_changes)
     confirm(client, deployment, f"topic {layout.topic} is removed", also=layout)
-    client.hdel(layout.root, "kept")
+    forget(client, layout.root, "kept", layout.topic)
     confirm(client, deployment, f"topic {layout.topic} is removed")
     return removed
 

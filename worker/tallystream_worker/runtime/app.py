@@ -7,9 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as changed
+from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
 from tallystream.client.durability import DurabilityCheck
+from tallystream.client.error_text import text_of
 from tallystream.deployment import Deployment
 from tallystream.errors import ConsumerGroupMissing, KeyLost
 from tallystream_worker.alerts.service import alert_services
@@ -22,6 +24,7 @@ from tallystream_worker.maintenance.reaper import reaper_service
 from tallystream_worker.maintenance.rules import rules_service
 from tallystream_worker.maintenance.trim import trim_service
 from tallystream_worker.process.description import note_durability
+from tallystream_worker.process.failover_watch import FailedOver, FailoverWatch
 from tallystream_worker.process.services import quiet_all, start_all, stop_all
 from tallystream_worker.repartition.stragglers import straggler_service
 from tallystream_worker.runtime.lost_data import refuse_lost_data
@@ -94,11 +97,12 @@ def open_deployment(
             with suppress(ConsumerGroupMissing, KeyLost):  # the thread of that partition reports it; the others count
                 Fetch(client, keys, settings.worker.consumer).ensure_group()
         if publishing:
+            failovers = FailoverWatch(client, deployment.layout)
             published = publish_rules(client, settings, deployment, removing)
             if log is not None:
                 _report(published, deployment, settings, log)
                 if published.has_changed:
-                    _report_unconfirmed(client, deployment, settings, log)
+                    _report_unconfirmed(client, deployment, failovers, settings, log)
     finally:
         client.close()
     return deployment
@@ -136,13 +140,24 @@ def _report(published: Published, deployment: Deployment, settings: Settings, lo
 
 
 def _report_unconfirmed(
-    client: redis.Redis, deployment: Deployment, settings: Settings, log: FilteringBoundLogger
+    client: redis.Redis,
+    deployment: Deployment,
+    failovers: FailoverWatch,
+    settings: Settings,
+    log: FilteringBoundLogger,
 ) -> None:
-    """Log a warning if the publication of the rules is not confirmed within a second; the worker starts nevertheless.
+    """Log a warning if the publication of the rules is not confirmed within a second, or a node failed over meanwhile.
 
+    After a failover, the new primary confirms what it has, which may lack the rules. The worker starts nevertheless.
     If a failover takes the rules back, the partitions that have counted by them show it: see `counting_number`.
     """
-    if reason := DurabilityCheck(settings.worker.durability).confirm(client, deployment.layout.confirmed):
+    reason = DurabilityCheck(settings.worker.durability).confirm(client, deployment.layout.confirmed)
+    if not reason:
+        try:
+            failovers.ensure_none("the rules are published", "restart this worker")
+        except (FailedOver, RedisError) as error:
+            reason = text_of(error)
+    if reason:
         log.warning(
             "rules.unconfirmed",
             problem=f"the published rules may be lost in a failover: {reason}",

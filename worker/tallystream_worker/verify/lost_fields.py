@@ -10,7 +10,7 @@ from tallystream.rules.metrics import read
 from tallystream.rules.parts import PARTS, SKETCHES, parts
 from tallystream.storage.deployment_hash import parse_live
 from tallystream.storage.keys import FIRST, LEFT
-from tallystream.storage.rule_changes import read_changes
+from tallystream.storage.rule_changes import counted_numbers, read_changes
 from tallystream_worker.rebuild.describe import counted_generations
 
 if TYPE_CHECKING:
@@ -133,11 +133,15 @@ def _of_rules(scene: Scene, keys: PartitionKeys, published: Mapping[str, Collect
 def _published_parts(scene: Scene) -> dict[str, set[str]]:
     """Return, by metric that is declared, the parts that its rules have had; empty if some rules are not known.
 
-    They are not known if the first change of the rules is not recorded any more, or if this release cannot read one.
+    They are not known if the first change of the rules is not recorded any more, if a partition has followed rules that
+    are not recorded (the server has lost their change), or if this release cannot read one.
     """
     deployment = scene.deployment
     records = read_changes(scene.client, deployment.layout)
     if (records or deployment.revision) and (not records or records[0][1][b"number"] != b"1"):
+        return {}
+    recorded = {int(fields[b"number"]) for _, fields in records}
+    if not counted_numbers(scene.client, deployment.layout, deployment.revision) <= recorded:
         return {}
     try:
         every = [scene.rules, *deployment.others.values(), *(read(fields[b"rules"]) for _, fields in records)]
