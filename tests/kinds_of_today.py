@@ -23,8 +23,10 @@ FOLDERS: Final = tuple(
 )
 """The folders and files whose tests take long."""
 
-RARE: Final = Path(__file__).parent / "integration/storage/test_every_field.py"
-"""A file whose tests take longest: each is due on one of four days."""
+RARE: Final = tuple(
+    Path(__file__).parent / name for name in ("integration/storage/test_every_field.py", "integration/test_repair.py")
+)
+"""The files whose tests take longest: each test is due on one of four days."""
 
 KINDS: Final = ("valkey", "redis", "cluster-valkey", "cluster-redis")
 
@@ -53,6 +55,6 @@ def is_due(item: pytest.Item, day: int) -> bool:
         return True
     alone = item.nodeid.replace(f"[{kind}", "[").replace(f"-{kind}", "-")
     drawn = zlib.crc32(alone.encode())
-    if item.path == RARE and (drawn // 2 + day // 2) % 2:
+    if item.path in RARE and (drawn // 2 + day // 2) % 2:
         return False
     return (drawn + KINDS.index(kind) + day) % 2 == 0
