@@ -10,7 +10,7 @@ import pytest
 from tallystream.deployment import Deployment
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
-from tallystream_worker.cli.backup import archived_files, open_archive
+from tallystream_worker.cli.backup import archive_of, open_archive
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.ingested_files import ingested_files
@@ -83,7 +83,8 @@ def test_a_file_is_known_that_was_ingested_after_the_snapshot(harness, tmp_path,
         else:
             harness.client.delete(harness.layout.files)
         settings = Settings(RedisSettings(harness.url))
-        source, files = open_archive(settings, archive, database), archived_files(settings, archive, database)
+        store = archive_of(settings, archive, database)
+        source, files = open_archive(store), {} if store is None else store.files_ingested()
         restore(harness.client, database, source, force=not is_emptied, files=files)
     path.write_text(line("a") + line("c"))
     assert ingest(harness, path).events == 1

@@ -78,91 +78,13 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
         Store(archive, deployment.layout.namespace, deployment.layout.topic).note(retracted)
 
 
-def noted_retractions(settings: Settings, url: str | None, database: Database) -> list[Retraction]:
-    """Return the retractions in the archive of a snapshot's topic; empty if no archive is named, or if it has none.
+def archive_of(settings: Settings, url: str | None, database: Database) -> Store | None:
+    """Return the archive of the topic of a snapshot; `None` if no archive is named. Its files are not read.
 
     Args:
         settings: The settings of the command.
         url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
         database: The snapshot, which has the number of the topic.
-
-    Raises:
-        ArchiveError: the archive cannot be read.
-        SnapshotError: the snapshot cannot be read.
-        ConfigurationError: the URL of the archive cannot be used.
-        ImportError: an archive is named, and the package pyarrow is not installed.
-    """
-    store = _archive_of(settings, url, database)
-    return [] if store is None else store.retracted()
-
-
-def archived_changes(settings: Settings, url: str | None, database: Database) -> dict[str, dict[str, str]]:
-    """Return, by ID, the changes of the rules in the archive of a snapshot's topic; empty if no archive is named.
-
-    Args:
-        settings: The settings of the command.
-        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
-        database: The snapshot, which has the number of the topic.
-
-    Raises:
-        ArchiveError: the archive cannot be read.
-        SnapshotError: the snapshot cannot be read.
-        ConfigurationError: the URL of the archive cannot be used.
-        ImportError: an archive is named, and the package pyarrow is not installed.
-    """
-    store = _archive_of(settings, url, database)
-    return {} if store is None else store.rules()
-
-
-def archived_files(settings: Settings, url: str | None, database: Database) -> dict[str, int]:
-    """Return, by identity of each ingested file in the archive, the number of bytes that the identity was made from.
-
-    The archive is that of the topic of a snapshot. The result is empty if no archive is named, or if it has none.
-
-    Args:
-        settings: The settings of the command.
-        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
-        database: The snapshot, which has the number of the topic.
-
-    Raises:
-        ArchiveError: the archive cannot be read.
-        SnapshotError: the snapshot cannot be read.
-        ConfigurationError: the URL of the archive cannot be used.
-        ImportError: an archive is named, and the package pyarrow is not installed.
-    """
-    store = _archive_of(settings, url, database)
-    return {} if store is None else store.files_ingested()
-
-
-def open_archive(
-    settings: Settings, url: str | None, database: Database
-) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
-    """Return a function that reads the archived entries of the topic of a snapshot; `None` if no archive is named.
-
-    The function takes a partition and two stream IDs, and returns the entries after the first ID and before the second;
-    `None` as the second ID is no bound. An `ArchiveError` or a `CodecError` is raised only while entries are read.
-
-    Args:
-        settings: The settings of the command.
-        url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
-        database: The snapshot, which has the number of the topic.
-
-    Raises:
-        SnapshotError: the snapshot cannot be read.
-        ConfigurationError: the URL of the archive cannot be used.
-        ImportError: an archive is named, and the package pyarrow is not installed.
-    """
-    if (store := _archive_of(settings, url, database)) is None:
-        return None
-    from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
-
-    return lambda partition, after, before: entries(store, partition, after, before)
-
-
-def _archive_of(settings: Settings, url: str | None, database: Database) -> Store | None:
-    """Return the archive of the topic of a snapshot; `None` if no archive is named.
-
-    The archive is the one at `url`; if `url` is `None`, at `[archive] url`. Its files are not read.
 
     Raises:
         SnapshotError: the snapshot cannot be read.
@@ -174,6 +96,19 @@ def _archive_of(settings: Settings, url: str | None, database: Database) -> Stor
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
 
     return Store(chosen, settings.redis.namespace, int(database.facts().get("log", FIRST_TOPIC)))
+
+
+def open_archive(store: Store | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
+    """Return a function that reads the entries of an archive; `None` for `None`.
+
+    The function takes a partition and two stream IDs, and returns the entries after the first ID and before the second;
+    `None` as the second ID is no bound. An `ArchiveError` or a `CodecError` is raised only while entries are read.
+    """
+    if store is None:
+        return None
+    from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
+
+    return lambda partition, after, before: entries(store, partition, after, before)
 
 
 def _archive_url(settings: Settings, url: str | None) -> str:

@@ -69,7 +69,6 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
 
     Raises:
         TallyError, redis.RedisError: the server cannot be read: see `Totals.run`.
-        ImportError: an archive is configured, and the package pyarrow is not installed.
     """
     found = [*_of_snapshot(settings, totals.deployment), *_of_archive(settings, totals.deployment)]
     if not found:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
-from tallystream_worker.cli.backup import open_archive, open_snapshot
+from tallystream_worker.cli.backup import archive_of, open_archive, open_snapshot
 from tallystream_worker.cli.lost_data import ensure_data
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where
 from tallystream_worker.cli.output import console, print_json, print_table
@@ -36,7 +36,7 @@ def drill(
     ):
         ensure_data(settings, Deployment.find(client, settings.redis.namespace))
         deployment = Deployment.create_or_load(client, settings.redis.expected, settings.redis.namespace)
-        result = try_out(client, database, deployment, open_archive(settings, archive, database))
+        result = try_out(client, database, deployment, open_archive(archive_of(settings, archive, database)))
     seconds, differing = time.monotonic() - began, result.differing + result.uncertain
     damaged = sorted({*result.damaged, *(table for part in result.parts for table in part.damaged)})
     if json:

@@ -13,10 +13,8 @@ from msgspec.structs import replace
 from tallystream.client.connect import connect
 from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import (
-    archived_changes,
-    archived_files,
+    archive_of,
     archived_topics,
-    noted_retractions,
     open_archive,
     open_later_topics,
     open_snapshot,
@@ -66,20 +64,18 @@ def restore(
         closing(connect(settings.redis.url)) as client,
         open_snapshot(settings, url, is_there=True) as database,
     ):
-        source = open_archive(settings, archive, database)
-        noted = noted_retractions(settings, archive, database)
-        files = archived_files(settings, archive, database)
+        store = archive_of(settings, archive, database)
         result = bring_back(
             client,
             database,
-            source,
+            open_archive(store),
             force=force,
             accept_loss=accept_loss,
             later=open_later_topics(settings, archive),
             topics=archived_topics(settings, archive),
-            retracted=noted,
-            files=files,
-            changes=archived_changes(settings, archive, database),
+            retracted=[] if store is None else store.retracted(),
+            files={} if store is None else store.files_ingested(),
+            changes={} if store is None else store.rules(),
             durability=settings.worker.durability,
             progress=tell,
             waiting=wait,
