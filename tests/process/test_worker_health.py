@@ -123,5 +123,5 @@ def test_a_worker_waits_for_the_data_of_an_emptied_server(fresh_server, port, tm
     assert back["event"] == "worker.data_back"
     assert [line["event"] for line in waits] == ["worker.data_lost"] * len(waits)
     assert "restore" in waits[0]["problem"]
-    # A check during the restore may meet it half done, which is another problem: it gets a line of its own.
+    # A check during the restore may meet it half done, which is another problem, so it is logged too.
     assert len({line["problem"] for line in waits}) == len(waits)
