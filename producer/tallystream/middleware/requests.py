@@ -59,8 +59,8 @@ class RequestCounter:
     def __call__(self, method: str, route: str | None, status: int) -> None:
         """Count one request in `metric`, and from status 500 on also in `failed`; log a `TallyError` of the producer.
 
-        It calls `Producer.emit`, which adds to the buffer. The same error of a metric is not logged again. If the
-        producer has `when_full="drop"`, a full buffer is no error, and is not logged.
+        It calls `Producer.emit`, which adds to the buffer. An error is not logged again until another one comes for
+        the same metric. If the producer has `when_full="drop"`, a full buffer is no error, and is not logged.
 
         Args:
             method: The HTTP method.

@@ -290,11 +290,20 @@ class RollbackWatch:
         )  # fmt: skip
 
     def _begin_again(self, partition: int, queue: PartitionQueue, record: GateRecord, stream: str) -> None:
-        """Continue, under a new name, a queue whose record was removed; give up the entries sent without a reply.
+        """Begin a queue again whose record the server has removed; give up the entries that were sent without a reply.
 
-        `unknown` grows by the number of entries that were sent without a reply. It includes entries that a dead process
-        may have sent and that do not wait here: `roll_back` does not return these. If nothing was ever sent, the name
-        stays, and `since` becomes the record's `newest`.
+        The queue gets a new name, under which the later entries get the sequences 1, 2, ... `unknown` grows by the
+        number of entries given up. Those of them that wait here are returned by `roll_back`; those that only a dead
+        process has sent are not. If nothing was ever sent under the name, the name stays. In both cases `since` of the
+        queue becomes `newest` of `record`.
+
+        Args:
+            partition: The number of the partition.
+            queue: The queue, whose record the server has removed.
+            record: What the server replied for the name of the queue: no sequence, and an ID `newest` of the stream.
+            stream: The name of the stream, for the log.
+
+        An error of `on_rename` is raised; then nothing has changed.
         """
         last = queue.last_of(record)
         if last == 0:
@@ -327,10 +336,16 @@ class RollbackWatch:
         self.is_unsure = False
 
     def _rename(self, partition: int, queue: PartitionQueue, record: GateRecord, last: int) -> list[SealedEntry]:
-        """Begin a queue again, renamed, after the sequence `last`; remove and return the waiting entries up to it.
+        """Call `on_rename`, then give a queue a new name; remove and return its waiting entries up to `last`.
 
-        They are not sent again, and the kept entries are dropped. If `on_rename` raises an error, the queue has not
-        changed.
+        These are not sent again. The waiting entries after them stay, and get the sequences 1, 2, ... All confirmed
+        entries that are kept for a rollback are dropped. If `on_rename` raises an error, the queue has not changed.
+
+        Args:
+            partition: The number of the partition.
+            queue: The queue.
+            record: What the server replied for the present name; its `newest` becomes `since` of the queue.
+            last: The last sequence that the stream may have; at least the last confirmed one.
         """
         name = self._new_name(partition, queue, record, last)
         given_up = queue.confirm_to(last)

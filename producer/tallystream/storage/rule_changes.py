@@ -19,7 +19,7 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     """Return the recorded changes of the rules of a topic, oldest first; empty if none is recorded.
 
     A repartition copies the changes of the topic before to the new one, so these are returned, too; `changes_of_topic`
-    leaves out those that it knows. Each change that is recorded removes all but the last 1,000; a repartition with
+    leaves them out. Each change that is recorded removes all but the last 1,000; a repartition with
     other rules may leave 1,001 until then. An archive has all changes.
 
     Raises:
@@ -28,14 +28,14 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     return cast("list[Record]", client.xrange(layout.rule_changes))
 
 
-def changes_of_topic(records: Sequence[Record], layout: Layout) -> Sequence[Record]:
-    """Return the changes that were recorded in a topic, and the last one that a repartition has copied to it.
+def changes_of_topic(records: Sequence[Record]) -> Sequence[Record]:
+    """Return the changes of a topic from the rules on that it began with, without those before in `records`.
 
-    Copied changes are known by their number of partitions; after a repartition to the same number, all are returned.
+    A repartition has copied the others. Only the records of the topic state a number of partitions; if none of
+    `records` does, the result is empty.
     """
-    partitions = str(layout.partitions).encode()
-    copied = [at for at, (_, fields) in enumerate(records) if fields.get(b"partitions", partitions) != partitions]
-    return records[copied[-1] :] if copied else records
+    own = (at for at, (_, fields) in enumerate(records) if b"partitions" in fields)
+    return records[next(own, len(records)) :]
 
 
 def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[int]:

@@ -38,6 +38,7 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.alerts import Alert
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.deployment_hash import spread_fields
+from tallystream.storage.rule_changes import changes_of_topic, read_changes
 from tallystream.wire.event import Event
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
@@ -57,7 +58,7 @@ from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
 from tallystream_worker.repartition.migration import Repartition, repartition
 from tallystream_worker.repartition.reading_marks import HOLDER
 from tallystream_worker.runtime.app import counting, open_deployment
-from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings
+from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.drill import drill
 from tallystream_worker.snapshot.restore import restore
@@ -134,6 +135,19 @@ def test_a_second_move_equals_the_first(server, drawn, seed):
         expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows"):
             assert found[name] == without_zeros(getattr(expected, name)), name
+
+
+def test_the_copied_changes_are_none_of_the_new_topic(server):
+    """A topic that a repartition has filled begins with the rules of its copies; earlier changes are not its own."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness:
+        for limit in (5, 6, 7):
+            harness.rules = Rules(PLAIN.metric | {"call": Metric(limit=limit, per="total")})
+            open_deployment(Settings(RedisSettings(harness.url, partitions=2), rules=harness.rules))
+        assert len(changes_of_topic(read_changes(harness.client, harness.layout))) == 3
+        moved(harness, 3)
+        copied = read_changes(harness.client, harness.layout)
+        assert len(copied) == 3
+        assert changes_of_topic(copied) == copied[-1:]
 
 
 def test_a_copied_entry_is_as_late_as_the_original(server):

@@ -6,7 +6,6 @@ import pytest
 
 from tallystream.rules.changes import RuleChange, changes_within
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.storage.keys import Layout
 from tallystream.storage.rule_changes import changes_of_topic
 
 TWO = Rules({"view": Metric(limit=2, per="day")})
@@ -55,8 +54,8 @@ def test_the_changes_within_a_generation(case):
 
 
 def test_changes_of_an_earlier_topic_are_not_those_of_a_topic():
-    """Of the changes that a repartition has copied, only the last one is kept: the rules that the topic began with."""
-    four, eight = ({b"partitions": number} for number in (b"4", b"8"))
-    copied, own = [(b"1-0", four), (b"2-0", four)], [(b"3-0", {}), (b"4-0", eight)]
-    assert changes_of_topic([*copied, *own], Layout(8)) == [copied[-1], *own]
-    assert changes_of_topic(copied, Layout(4)) == copied
+    """Of the changes that a repartition has copied, none but the rules with which the topic began is left."""
+    copied, own = [(b"1-0", {}), (b"2-0", {})], [(b"3-0", {b"partitions": b"8"}), (b"4-0", {b"partitions": b"8"})]
+    assert changes_of_topic([*copied, *own]) == own
+    assert changes_of_topic(own) == own
+    assert changes_of_topic(copied) == []

@@ -247,7 +247,8 @@ class Notifier:
 
         Do nothing during the receiver's back-off. If a delivery fails, begin a back-off and return; but if the
         notification is older than a day, abandon it and try the next one. Notifications without a webhook count as
-        delivered. Delivered and abandoned notifications are removed from the outbox.
+        delivered. Delivered and abandoned notifications are removed from the outbox. If its node does not answer, a
+        later pass removes them; if the process ends before, they are posted again.
 
         Raises:
             redis.RedisError: the server rejects the removal of the last notification; it will be posted again.

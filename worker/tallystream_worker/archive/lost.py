@@ -68,9 +68,10 @@ def find_lost(
         position: The position of the group `archive`.
 
     Returns:
-        The ID of the last archived entry before the first one that the stream does not have (`position` if there is
-        none); a summary of all archived entries after this ID, `None` if there are none; and by path of a file, how
-        many of its entries among these were not sent again.
+        Three values. The ID of the last archived entry before the first lost one, or of the last of all if none is
+        lost; `position` if no archived entry after it is there. A summary of the lost entries; `None` if none is lost.
+        By path of each file, how many of its lost entries were not sent again: an entry was sent again if the server's
+        record of its producer has its sequence or a later one.
 
     Raises:
         ArchiveError: a file cannot be read.

@@ -267,9 +267,12 @@ def _drop(
 ) -> tuple[int, int, int] | None:
     """Drop dead letters, each with its record (`""` for no record); do nothing if the partition is closed.
 
+    If another generation exists, or the entries are copied to another topic, those with a record are left; those
+    without one are dropped nevertheless. A dead letter that does not exist any more is in none of the numbers.
+
     Returns:
-        The number of dead letters that were dropped, the number of their events, and the number of those that were left
-        because another generation or topic exists; `None` if the partition is closed.
+        The number of dead letters that were dropped, the number of their events, and the number of those that were
+        left; `None` if the partition is closed.
 
     Raises:
         KeyLost: the partition has lost a key; nothing was dropped.

@@ -236,7 +236,7 @@ class Broadcaster:
         If one has before, return at once. An error of the pass is not raised.
         """
         if self._task is None or self._task.done():
-            self._at = None
+            self._at = self._problem = None
             self._backoff.reset()
             self._task = asyncio.create_task(self._follow())
             await self._passed.wait()

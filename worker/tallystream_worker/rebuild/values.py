@@ -263,7 +263,8 @@ def replies_of(pipeline: Pipeline) -> list[Any]:
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
     """Return the metrics that have a field `unlisted` in any of these ledgers.
 
-    They have one after a value of a subject fell, or after a change of their rule left the leaderboard incomplete.
+    They have one after a value fell below the smallest one of a full leaderboard, or after a reset or a change of
+    their rule left the leaderboard incomplete.
     """
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
     return frozenset(metric for mark, _, metric in marks if mark.partition(":")[0] == "unlisted")

@@ -89,8 +89,8 @@ class LiveRules(msgspec.Struct, frozen=True):
     def recorded(self) -> dict[int, Rules]:
         """Return the rules that are recorded, by number, with the retractions and the retention of the live ones.
 
-        Rules keep their own retention if one of their alerts needs older buckets than the live ones keep. Rules that
-        this release cannot read are left out. At the number of the live rules are the live rules, recorded or not.
+        Rules that this release cannot read are left out. At the number of the live rules are the live rules, recorded
+        or not.
 
         Raises:
             ConfigurationError: this release cannot read the live rules.
@@ -228,7 +228,13 @@ def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, d
 
 
 def _of_ledgers(client: redis.Redis, layout: Layout) -> tuple[dict[int, list[int]], dict[int, int]]:
-    """Return `LiveRules.unordered` and `LiveRules.firsts` of the generations of a layout."""
+    """Read the ledgers of the generations of a layout; return `LiveRules.unordered` and `LiveRules.firsts`.
+
+    Both are by partition. A partition whose ledger has no such field is missing.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
+    """
     unordered, firsts = {}, {}
     for partition, keys in enumerate(layout.keys):
         ledger: dict[bytes, bytes] = client.execute_command("HGETALL", keys.ledger)
@@ -294,7 +300,11 @@ class Course:
 
     @property
     def ranges(self) -> list[tuple[StreamID, StreamID]]:
-        """The two IDs of each place, in order."""
+        """The two IDs of each place at which the partition begins to follow other rules, by ascending first ID.
+
+        The first ID is that of the first entry that the rules count, or an earlier one. The second is that of the last
+        entry of the stream at that moment: see the class. The rules before the first place have no pair.
+        """
         return list(zip(self._firsts, self._lasts, strict=True))
 
     @cached_property
@@ -414,12 +424,14 @@ def _changed(before: Rules, after: Rules) -> frozenset[str]:
 
 
 class RestoredRules:
-    """The rules of a restore: those of the snapshot, and the newer ones of the server, which stay live.
+    """The rules of a restore: those of the snapshot, and those of the server if they stay live.
+
+    If the rules `live` cannot stay (see `kept_rules`), those of the snapshot are live after the restore.
 
     Args:
         facts: The facts of the snapshot.
         layout: The layout of the topic to restore.
-        live: The rules that were live before the restore; `None` if there were none.
+        live: The rules that were live before the restore, also if they are of other data; `None` if there were none.
         lacking: The retractions that the counters of the snapshot lack.
 
     Raises:
@@ -539,17 +551,15 @@ class RestoredRules:
 
 
 def _keeping(rules: Rules, live: Rules) -> Rules:
-    """Return `rules` with the retention of the live rules; if an alert needs older buckets, return `rules` unchanged.
+    """Return `rules` with the retention of the live rules; a metric that the live rules lack keeps its own.
 
-    A metric that the live rules lack keeps its own retention.
+    Alerts do not change this: an alert over a range that is longer than the retention stays silent.
     """
     metric = {
         name: replace(rule, retention=live.metric[name].retention) if name in live.metric else rule
         for name, rule in rules.metric.items()
     }
-    with suppress(ConfigurationError):
-        return replace(rules, metric=metric)
-    return rules
+    return replace(rules, metric=metric)
 
 
 def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, str] | None:

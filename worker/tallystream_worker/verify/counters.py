@@ -102,7 +102,7 @@ def _state_uncertain(scene: Scene, uncertain: Sequence[Difference]) -> None:
 def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
     """Add to the limits, for each partition, up to where its entries were counted by earlier rules, and the changes."""
     layout = scene.deployment.layout
-    recorded = changes_of(changes_of_topic(read_changes(scene.client, layout), layout))
+    recorded = changes_of(changes_of_topic(read_changes(scene.client, layout)))
     for number, keys in scene.streams():
         places = followed.places.get(number, {})
         if changes := changes_within(recorded, places.keys()):

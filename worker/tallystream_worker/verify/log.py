@@ -198,7 +198,9 @@ class _Partition:
     def _compare_events(self, old: Link, new: Link) -> None:
         """Report the archived entry `old` if it differs from `new`, the entry of the stream with the same ID.
 
-        The events may be compared later, and a difference is reported then: see `RowComparison`.
+        It is also reported, without a comparison of its events, if it has no `content`: it is in a file whose name
+        states only earlier entries. The events may be compared later, and a difference is reported then: see
+        `RowComparison`.
         """
         if old != new:
             self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")

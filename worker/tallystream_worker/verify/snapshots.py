@@ -140,10 +140,18 @@ def _check_rows(scene: Scene, database: Database) -> int:
 
 
 def _is_within(scene: Scene, number: int, database: Database, position: SnapshotPosition, generation: int) -> bool:
-    """Return whether a partition of the snapshot can be restored on trial; if not, report why.
+    """Return whether a partition of the snapshot can be restored on trial; if not, report the first reason.
 
-    The server can have lost entries of the snapshot and got later ones since: then the IDs do not show it, but the mark
-    of the snapshot is gone (see `snapshot/lost_log.py`).
+    It can if the generation of the snapshot is live, the snapshot ends at or before the end of the stream, the server
+    has the mark of the snapshot, and the stream has all entries after the snapshot, or there is an archive. The mark
+    shows whether a server has lost entries and got later ones since: the IDs do not (see `snapshot/lost_log.py`).
+
+    Args:
+        scene: The verification, whose report gets the reason.
+        number: The number of the partition.
+        database: The database of the snapshot.
+        position: The position of the partition in the snapshot.
+        generation: The generation that the snapshot is of.
     """
     from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, put_mark  # noqa: PLC0415  # as above
     from tallystream_worker.snapshot.snapshotter import HOLDER  # noqa: PLC0415  # as above

@@ -161,7 +161,7 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),
             )
-        recorded = changes_of(changes_of_topic(read_changes(client, deployment.layout), deployment.layout))
+        recorded = changes_of(changes_of_topic(read_changes(client, deployment.layout)))
         changes = changes_within(recorded, counted_numbers(client, deployment.layout, deployment.revision))
     return report, changes
 
