@@ -514,6 +514,14 @@ def test_a_wrong_total_on_a_leaderboard_is_one_finding(world, do, sample):
     assert total.removeprefix(world.keys.counters) in found.details[0]
 
 
+def test_a_wrong_counter_of_the_snapshot_is_found_by_the_entries(world):
+    """A snapshot that is named is no proof of its counters, as long as every entry is there."""
+    world.client.incr(world.keys.total("view", top_value(world).decode()))
+    world.copy()
+    report = verify(world.client, "tally", Sources(world.store, world.database, prefers_snapshot=True))
+    assert "counters.differ" in names(report)
+
+
 def test_a_deleted_bucket_on_a_leaderboard_is_one_kind_of_finding(world):
     """A bucket that was deleted is found by the names of its counters, and its leaderboard is not."""
     world.client.delete(key_like(world, "hour:view:*"))

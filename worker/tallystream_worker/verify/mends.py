@@ -6,7 +6,6 @@ takes the counters of the snapshot, and counts the entries after it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
@@ -38,9 +37,8 @@ def note(scene: Scene) -> None:
     Raises:
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
     """
-    sources = replace(scene.sources, prefers_snapshot=False)
     try:
-        bases = [choose(scene.client, scene.deployment, number, sources, Span()) for number, _ in scene.streams()]
+        bases = [choose(scene.client, scene.deployment, number, scene.sources, Span()) for number, _ in scene.streams()]
     except BROKEN:
         raise
     except (TallyError, RedisError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
@@ -51,7 +52,8 @@ def verify(
     Args:
         client: Client of the server.
         namespace: The first part of every key.
-        sources: The archive and the snapshot; each may be missing.
+        sources: The archive and the snapshot; each may be missing. The snapshot takes the place of entries only if they
+            are gone from the stream and the archive, also if it is preferred.
         sample: The share of the counters to compare with the entries, more than 0 and at most 1.
         show: Called now and then with the current step, from several threads. If it raises `Stopped`, so does this
             function, but only after running audits of partitions have ended: raise it in every later call too.
@@ -86,7 +88,7 @@ def verify(
             return report
         found.ensure_stored()
     found.ensure_declared()
-    scene = Scene(client, found, sources, report, sample, show)
+    scene = Scene(client, found, replace(sources, prefers_snapshot=False), report, sample, show)
     failovers = FailoverWatch(client, found.layout)
     for check in CHECKS:
         show(check.name)
