@@ -19,13 +19,15 @@ _HEAD = """# Configuration
 
 This page is for operators. It lists every setting, its default, and the environment variable that overrides it.
 
-The configuration is one file: `tallystream.toml` or `config/tallystream.toml` in the working folder, or the file that
-`--config` names. An environment variable overrides the file, and the command line overrides both.
-`tallystream check FILE` checks a file. It also prints what each metric stores in Redis, such as a total and a sum for
-each hour, and how many bytes that takes for each subject.
+The configuration is one file. It is the file that the option `--config` names. Without this option, it is
+`tallystream.toml` in the working folder, or, if this file does not exist, `config/tallystream.toml`. An environment
+variable overrides the file, and an option of a command overrides both.
 
-`python -m docs._generate.configuration` writes this page from the settings and from the comments of
-`config/tallystream.toml`, which contains every setting with its default.
+`tallystream check FILE` checks a file. It also prints what each metric stores in Redis, such as a total and a sum for
+each hour. For each metric, it prints how many bytes a *subject* takes: the thing that events are counted for.
+
+`config/tallystream.toml` contains every setting with its default. `python -m docs._generate.configuration` writes this
+page from these comments and from the settings in the code.
 """
 
 
@@ -44,18 +46,19 @@ def page(source: str) -> str:
         parts[-1] += "\n"
     rows = "\n".join(f"| `{name}` | {_cell(about)} |" for name, about in _rules(source))
     parts.append(
-        "## `[metric.NAME]`\n\nOne section declares one metric. A producer reads the rules after its first event. From "
-        "then on, `emit` refuses an event of a metric that is not declared. If such an event reaches a stream before "
-        "that, or by `XADD`, a worker makes it a dead letter: the event is not counted, and is kept with the reason. "
-        "[Rules](rules.md) explains each rule, and how many bytes it stores. [Another page](changing-rules.md) "
-        "explains what happens if you change a rule on a live system.\n\n"
+        "## `[metric.NAME]`\n\nOne section declares one metric: a kind of event, such as `view`. A *rule* is a feature "
+        "of a metric. A producer reads the rules after its first event. From then on, `emit` refuses an event of a "
+        "metric that is not declared. If such an event reaches a stream all the same, for example by `XADD`, a worker "
+        "makes it a dead letter: the event is not counted, and is kept with the reason. [Rules](rules.md) explains "
+        "each rule, and how many bytes it stores. [Changing rules](changing-rules.md) explains what happens if you "
+        "change a rule while events are counted.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
-        "## `[ratio.NAME]`\n\nA ratio that is shown with the totals of every subject. `of` and `by` are lists of "
-        "metrics. The ratio is the sum of the subject's totals in `of`, divided by the sum of its totals in `by`. It "
-        "is 0 if the divisor is 0.\n\n## `[[alert]]`\n\nOne section declares one alert. [Alerts](alerts.md) lists its "
-        "settings.\n\n## `zone`\n\n"
+        "## `[ratio.NAME]`\n\nOne section declares one ratio, which reads return with the totals of a subject. `of` "
+        "and `by` are lists of metrics. The ratio is the sum of the subject's totals in `of`, divided by the sum of "
+        "its totals in `by`. If the divisor is 0, the ratio is 0.\n\n## `[[alert]]`\n\nOne section declares one alert. "
+        "[Alerts](alerts.md) lists its settings.\n\n## `zone`\n\n"
         "The time zone in which days and months begin. The default is `UTC`. Use a name of the IANA database, such as "
         '`"Europe/Vienna"`. `"localtime"` is refused, because it may be another zone on each host. Write this setting '
         "before the first section.\n"

@@ -69,7 +69,7 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings of counting. An entry is one element of a stream; a batch is the entries that one call counts."""
+    """The settings of counting. An entry is one element of a stream. A batch is the entries that one call counts."""
 
     name: str = ""
     """Consumer name; empty for the name of the host."""
@@ -154,7 +154,7 @@ class RetentionSettings:
 class ServeSettings:
     """The address of the HTTP service (`tallystream serve`, also called read service), and the access to it.
 
-    Without any token, every request may do everything.
+    If no token is set, every request may do everything.
     """
 
     host: str = "127.0.0.1"
