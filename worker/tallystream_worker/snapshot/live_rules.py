@@ -59,7 +59,7 @@ class LiveRules(msgspec.Struct, frozen=True):
         changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
         places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
             `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
-            had not counted. A partition is missing if its places are lost. After `regain`, the place of rules may be
+            had not counted. A partition is missing if its places are not known. After `regain`, the place of rules may be
             the moment at which they were published: see `moment_of`.
         unordered: By partition, the numbers of the rules whose place does not show which entries they count: see
             `PartitionKeys.adopted`.
@@ -464,7 +464,7 @@ class RestoredRules:
     def number(self, newest: int) -> int:
         """Return the number of the live rules; `newest` is the highest number that the server or the snapshot knows.
 
-        If the rules were not live with a number before, or have changed, it is the next one.
+        It is the number that the rules had before, if they can keep it; else the one after `newest`.
         """
         if self._kept is not None:
             is_same = publish(self.live).decode() == self._kept.published and self._kept.topic == self._topic
@@ -590,10 +590,10 @@ def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, 
 
 
 def uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the place of the first entry that the live generation has not counted: an ID, a space, and the last ID.
+    """Return the place of the first entry that the generation of `keys` has not counted: two IDs with a space between.
 
-    The generation is that of `keys`. The first ID is that of the first pending entry or, if none is pending, the one
-    after the last delivered ID. Return `None` without the stream or its consumer group.
+    The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. The
+    second is the last ID of the stream. Return `None` without the stream or its consumer group.
     """
     with suppress(ResponseError):  # no stream
         about: Any = client.xinfo_stream(keys.stream)
