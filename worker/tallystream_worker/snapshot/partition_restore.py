@@ -183,9 +183,9 @@ class PartitionRestore:
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
 
         The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
-        the stream or are appended meanwhile; copies that producers have sent again are left out. If the stream has lost
-        nothing, and the server's memory can hold it twice, the new one also has the earlier entries. Of the consumer
-        groups, the new stream has only that of the first generation.
+        the stream or are appended meanwhile. Entries that producers sent again, and whose events are already there, are
+        left out. If the stream has lost nothing, and the server's memory can hold it twice, the new one also has the
+        earlier entries. Of the consumer groups, the new stream has only that of the first generation.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the

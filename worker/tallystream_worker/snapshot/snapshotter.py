@@ -232,8 +232,6 @@ class Snapshotter:
     def _known(self, partition: int, keys: PartitionKeys, before: SnapshotPosition) -> str:
         """Return the mark of the last snapshot, or `""` if the server has lost it, so that every counter must be read.
 
-        Even if the server has all entries of the snapshot, it may have lost that they were counted.
-
         Raises:
             LogLost: the server has also lost entries of the snapshot, and they were not all sent again.
             SnapshotError: the database cannot be used.
