@@ -59,8 +59,8 @@ class LiveRules(msgspec.Struct, frozen=True):
         changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
         places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
             `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
-            had not counted. A partition is missing if its places are not known. After `regain`, the place of rules may be
-            the moment at which they were published: see `moment_of`.
+            had not counted. A partition is missing if its places are not known. After `regain`, a place may be only
+            the moment at which the rules were published: see `moment_of`.
         unordered: By partition, the numbers of the rules whose place does not show which entries they count: see
             `PartitionKeys.adopted`.
         firsts: By partition, the number of the first rules that counted it, if its ledger states it.

@@ -292,7 +292,7 @@ class _Loss:
         """Return, by partition, the place of its first entry that is later than the first lost change.
 
         Left out are partitions without such an entry, partitions that have followed a lost change (their node has lost
-        nothing), and partitions that had followed a change after the loss before this entry.
+        nothing), and partitions with a place of a change after the loss that is not after this entry.
         """
         since, found = {int(fields["number"]) for fields in self._since.values()}, {}
         for partition, keys in enumerate(self._layout.keys):

@@ -156,8 +156,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             restore, unless `force` is set.
         database: The database of the snapshot.
         archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
-            ID and before the second, or (`None`) to the end. `None` for no archive. With `force`, it is called twice
-            for each partition: also before anything is changed.
+            ID and before the second, or (`None`) to the end. `None` for no archive. It is called once for each
+            partition, and with `force` twice: also before anything is changed.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
@@ -169,7 +169,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         changes: The changes of the rules that the archive has, by ID: see `Store.rules`.
         followed: The rules to keep as if they had been live on the server before; `None` for those that were.
-        durability: What must have the restored counters before the restore goes on, if the root hash states nothing.
+        durability: What must have the restored counters before the restore ends, if the root hash states nothing.
         waiting: Called with a text about the process of another restore if this one waits for its lock: it waits until
             that lock expires, about 10 seconds at most, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
