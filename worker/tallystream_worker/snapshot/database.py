@@ -63,7 +63,7 @@ class Database:
 
     Every method that reads or writes raises `SnapshotError` if the database cannot be used; until one has succeeded,
     each may raise the `ConfigurationError` of `is_there`. If PostgreSQL fails while 200 or more rows are written to a
-    table, `psycopg.Error` is raised instead. `close` the database at the end.
+    table, `psycopg.Error` is raised instead. See `at_once` for errors in its context. `close` the database at the end.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, *, is_there: bool = False) -> None:
@@ -163,7 +163,7 @@ class Database:
                 connection.execute(delete(table))
 
     def renew(self) -> None:
-        """Replace each table of a snapshot of this release by an empty one, whatever columns it has now.
+        """Replace each table that this release uses by an empty one, whatever columns the present one has.
 
         This is one transaction, or part of that of `at_once`. A table that only an earlier release has made stays.
         """

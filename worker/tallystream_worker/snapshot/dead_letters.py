@@ -123,7 +123,7 @@ def decode_letter(value: bytes) -> dict[bytes, bytes]:
 def restore_dead_letters(
     fence: Fence, keys: PartitionKeys, stored: Mapping[str, bytes], state: str, records: Iterable[str]
 ) -> int:
-    """Write the dead letters of a snapshot to the dead stream, which must not exist, except those with a record.
+    """Write the dead letters of a snapshot, except those with a record, to the dead stream, which must not exist.
 
     Return the number of events in those that are left out. The dead stream gets the last ID, and the number of dead
     letters that were ever added, of the snapshot's moment. If it never had a dead letter, write nothing, and return 0.

@@ -109,7 +109,7 @@ class SnapshotPosition:
         return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
 
     def is_reached(self, client: redis.Redis, keys: PartitionKeys) -> bool:
-        """Return whether trimming has surely left every entry in a stream that was not applied at this moment.
+        """Return whether a stream surely still has every entry that was not applied at this moment: none was trimmed.
 
         The result may be `False` although no such entry was trimmed, because the server does not record which entries
         were trimmed. Only trimming is found: if the server has lost the stream and has a new one, or another client has

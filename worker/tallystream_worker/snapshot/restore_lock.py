@@ -65,8 +65,8 @@ class RestoreLock:
     """The lock of the restores of one namespace: a context manager that takes, renews, and at the end releases it.
 
     On entry, it waits for the lock of a killed restore to expire. Inside, call `note`, then `run` for the script that
-    begins the restore, then `note_begun`; `renew` checks that no other restore has taken over. An object can be entered
-    once.
+    begins the restore, then `note_begun`; `renew` checks that no other restore has taken over. If the server does not
+    answer at the end, the lock stays until it expires. An object can be entered once.
 
     Args:
         client: The server to restore to; another thread uses it too, to renew the lock.

@@ -73,7 +73,7 @@ class RestoredLog:
         self.missing = self._ledger.get("appended", 0) - sum(
             value for name, value in self._ledger.items() if _is_outcome(name)
         )
-        """Number of events that were appended and not counted at the snapshot's moment, less those in added entries."""
+        """Number of events appended and without an outcome at the snapshot's moment, less those in added entries."""
 
     def add(self, entry: Entry) -> Entry | None:
         """Add an entry, in order of IDs; return the entry to append to the restored stream, or `None` to leave it out.
@@ -140,7 +140,7 @@ class RestoredLog:
 
         It is the ledger of the snapshot; the events that scripts have appended since are added to `appended`, and
         missing events to `trimmed`. Of the snapshot's fields `entries:...`, only `FIRST_RULES` and those that begin
-        with `UNORDERED` stay: `entries:gated`, `entries:retired`, `entries:settled` and `entries:plain` are those of
+        with `UNORDERED` stay; `entries:gated`, `entries:retired`, `entries:settled` and `entries:plain` are those of
         the restored stream. If the snapshot lacks `plain`, it is added.
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
