@@ -204,8 +204,8 @@ class PartitionRestore:
             ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
             redis.RedisError: the server did not answer, or refused a command.
 
-        Any error of `archived`, and of an entry that cannot be counted, is raised too. After an error, the partition
-        stays closed, and its counters are incomplete until a repeated run.
+        Any error of `archived` is raised too. An entry that cannot be counted becomes a dead letter, or its error is
+        raised. After an error, the partition stays closed, and its counters are incomplete until a repeated run.
         """
         while True:
             self._wipe()
