@@ -66,7 +66,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total. A sketch estimates the totals of the
-            others. These have no buckets and no unique actors, and no alert checks their amounts.
+            others. These have no buckets and no unique actors; an alert on a total or a `window` does not check them,
+            and the sums over a range that an alert compares are 0.
         accept_late: How long after its own time the server may receive an event that is not late. `None` means 7 days
             if `remembers`, or for an event whose id counts once (`keeps_ids`), and else `forever`.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger

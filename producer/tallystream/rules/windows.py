@@ -293,9 +293,9 @@ def cover(
     """Return few buckets that cover the seconds from `start` to `end`, in order and without gaps, each with its window.
 
     The cover begins with a kept bucket that contains `start`; if every such bucket has expired, it begins later, with
-    a bucket that is kept. It ends with a bucket that contains the last second. The finest of these buckets are taken
-    from which the others can be reached. Between the two, a coarser bucket replaces finer ones if it lies within the
-    range. The list is empty if no kept buckets reach the end, or if `windows` is empty.
+    a bucket that is kept. It ends with a bucket that contains the last second. Fine buckets are preferred for the first
+    and the last one; between the two, a coarser bucket replaces finer ones if it lies within the range. The list is
+    empty if no kept buckets reach the end, or if `windows` is empty.
 
     Args:
         start: The first second of the range.
