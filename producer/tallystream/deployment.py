@@ -75,8 +75,8 @@ class Deployment:
             changed rules (see `tallystream.rules.parts`).
         unreachable: By number of each partition that could not be read, because its node does not answer, the error.
             Its generation in `layout` is then `generation`, and `removed` lacks its periods.
-        durability: Where the writes of a command must be before its next step, and those of a worker before it goes on:
-            in the memory of the server (`memory`), on a `replica`, or on the disk of the server (`fsync`).
+        durability: The place that the writes of a command must have reached before its next step: the memory of the
+            server (`memory`), a `replica`, or the disk of the server (`fsync`). The workers wait for the same.
     """
 
     layout: Layout

@@ -147,8 +147,8 @@ class PartitionQueue:
     def is_forgotten(self, record: GateRecord) -> bool:
         """Return whether the server may have removed this queue's record, rather than lost its confirmed entries.
 
-        This is so if there is no record, and `since` is before the horizon: only older records may have been removed.
-        The entries themselves stay in the stream.
+        This is so if there is no record, and `since` is before the horizon: only records of entries before the horizon
+        may have been removed. The entries themselves stay in the stream.
         """
         return record.last == 0 and parse_id(self.since) < record.horizon
 

@@ -112,7 +112,7 @@ class Spool(Buffer):
 
     @property
     def sequences_before_plans(self) -> list[int]:
-        """By partition, the sequence before that of the first entry that `seal` has still to pack again by an old plan.
+        """By partition, the sequence before that of the first entry that `seal` must pack by a plan of a dead process.
 
         A partition without such an entry has its value of `planned_sequences`. Entries in flight, and the entries that
         are sent before the planned ones after a `move`, have this sequence or a lower one.

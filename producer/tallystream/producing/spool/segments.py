@@ -72,8 +72,8 @@ class SegmentedLog:
         to disk.
 
         Raises:
-            SpoolError: the folder cannot be written; the message states the reason. What was created in it is removed,
-                if possible.
+            SpoolError: the folder cannot be written; the message states the reason. The new files are removed, if
+                possible.
         """
         folder = spool / uuid.uuid4().hex[:16]
         lock = None
