@@ -28,8 +28,8 @@ SNAPSHOT_AT: Final = "snapshot"
 """Field for monitoring: the second (since 1970) of the latest snapshot."""
 
 SNAPSHOT_EVERY: Final = "snapshot-every"
-"""Field for monitoring: seconds between two snapshots. A worker that takes snapshots periodically writes it, and removes
-it when it stops."""
+"""Field for monitoring: seconds between two snapshots. A worker that takes snapshots periodically writes it, and
+removes it when it stops."""
 
 VERIFIED: Final = "verified"
 """Field for monitoring: three numbers about the last verification by a worker: when it ended (seconds since 1970), how

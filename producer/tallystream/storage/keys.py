@@ -71,7 +71,7 @@ DUE: Final = "!due"
 """Field of `PartitionKeys.forgotten`: when periods were due to be removed, and until when these were kept."""
 
 UNTIL: Final = "!until"
-"""Field of `PartitionKeys.forgotten`: the millisecond up to which periods were removed."""
+"""Field of `PartitionKeys.forgotten`: the millisecond until which the period that was removed last was kept."""
 
 UNORDERED: Final = "entries:unordered:"
 """Prefix of fields of the ledger: the number of rules follows, see `PartitionKeys.adopted`."""
