@@ -30,8 +30,8 @@ def looks(
             counted from 1; 0 for the total.
         subjects: All subjects of the metric in the batch.
         buckets: By position of the window, counted from 1, the buckets of the batch.
-        received: A millisecond. A bucket that had ended by then is not checked. 0 for a decision: then the script
-            leaves out the buckets that have ended, by the server's clock.
+        received: A millisecond. A bucket that had ended at that time is not checked. 0 for a decision: then the
+            script leaves out the buckets that have ended, by the server's clock.
 
     Returns:
         One map for each alert that has a matching subject, and is on the total or has a bucket to check.

@@ -136,8 +136,8 @@ class Batch:
         limited: By bucket set and subject, the number of events of metrics with a limit, without those that have an id
             that counts once.
         received: A millisecond before which the server received none of the events; used only if there are alerts: a
-            bucket that had ended by then is not checked. The caller sets it (`add` does not); 0 until then, or for a
-            decision.
+            bucket that had ended at that time is not checked. The caller sets it (`add` does not); 0 before, and for
+            a decision.
         closes: By key of a window bucket and of its leaderboard, the millisecond at which it closes; 0 means never.
             Filled by `encode`.
     """

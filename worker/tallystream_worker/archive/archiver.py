@@ -105,8 +105,8 @@ class PartitionArchiver:
         """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
         If there are no files, or no entry was ever removed from the stream, the group begins before its first entry. A
-        stream that never had entries is created. After a restore, the group begins at the latest at the ID up to which
-        the snapshot had counted every entry, unless the stream was trimmed since. Archived entries that the server has
+        stream that never had entries is created. After a restore, the group begins no later than the ID up to which the
+        snapshot had counted every entry, unless the stream was trimmed since. Archived entries that the server has
         lost are set aside: see `_continue_after`.
 
         Raises:
