@@ -87,8 +87,7 @@ class Alerts(msgspec.Struct, frozen=True):
             be true although none fires: see `WatchedAlert.firing`.
         undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
             notifications of former alerts still wait.
-        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer. Their
-            alerts are not evaluated.
+        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer.
     """
 
     alerts: list[WatchedAlert]
@@ -110,9 +109,9 @@ class FiringAlerts:
         counts: By name of each declared alert, the number of subjects for which it fires; if the query did not ask for
             `fired`, it may be too high (see `query_alerts`).
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
-        waiting: By name of a partition's event stream, the number of its notifications that are not delivered yet;
-            empty if no alert is declared.
-        silent: The names of the alerts that cannot be evaluated, because part of their range has expired, or the range
+        waiting: By name of the event stream of each partition that was read, the number of its notifications that are
+            not delivered yet; empty if no alert is declared.
+        silent: The names of the alerts that cannot be evaluated, because part of their range is not kept, or the range
             has too many buckets.
     """
 
@@ -170,7 +169,7 @@ def query_alerts(
 ) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires, and of notifications that wait.
 
-    If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
+    It leaves out the unreachable partitions of the layout. If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
     `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `fired` is empty, and `counts` also include subjects
     whose alert ended with the bucket that is current at `now`: there are none unless the server's clock was set back
     into an ended bucket. `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the
@@ -203,7 +202,7 @@ def query_alerts(
 
 
 def _is_silent(rules: Rules, alert: Alert, now: float, removed: Mapping[str, int]) -> bool:
-    """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets.
+    """Return whether the range of an alert cannot be read: part of it is not kept, or it has too many buckets.
 
     `False` for an alert without a range (`over` or `rate`). `now`, in seconds since 1970, is the end of the range;
     `removed` is that of the deployment: see `tallystream.deployment.Deployment`.

@@ -163,7 +163,7 @@ class Topology:
         return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self, error: RedisError) -> None:
-        """Record that no node returned a slot map: the present map stays in use, and is not read for 50 milliseconds.
+        """Record the time and the error of a read of the slot map that no node answered; the present map stays in use.
 
         Args:
             error: The error of the last node that was asked.
