@@ -55,7 +55,7 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
 
 
 def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> list[RuleChange]:
-    """Return the recorded changes that a generation has followed: events before them were counted by other rules.
+    """Return the recorded changes within a generation: events before them were counted by other rules.
 
     The `differences` of each are those from the rules that were followed before it, without those of descriptions,
     floors, ratios and alerts. Left out are: changes without any other difference, changes whose number is not in

@@ -295,7 +295,7 @@ class PartitionKeys:
 
     @cached_property
     def outbox(self) -> str:
-        """Stream: the notifications; each is removed after its delivery. One for all generations."""
+        """Stream: the notifications; each is removed after it was delivered or abandoned. One for all generations."""
         return self.prefix + "alerts"
 
     def alerting(self, alert: str, label: str) -> str:

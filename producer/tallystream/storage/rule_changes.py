@@ -19,7 +19,7 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     """Return the recorded changes of the rules of a topic, oldest first; empty if none is recorded.
 
     A repartition copies the changes of the topic before to the new one, so these are returned, too; `changes_of_topic`
-    leaves them out. When a worker records a change, all but the last 1,000 are removed.
+    leaves them out. Only about the last 1,000 changes are kept.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

@@ -165,7 +165,7 @@ class Notifier:
 
         Returns:
             How many notifications were delivered or abandoned; those without a webhook are included. They are removed
-            from the outbox, at once or when its node answers again.
+            from the outbox, or, if its node does not answer, by a later call.
 
         Raises:
             NodeUnreachable: the node of a partition does not answer; raised after everything else is done.
