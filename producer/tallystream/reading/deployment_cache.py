@@ -43,8 +43,8 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
             partitions is not `partitions`, or this release cannot read the stored layout version or rules.
         KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read; raised by
             the query's `parse`.
-        DeploymentChanged: the description of a deployment was deleted, although the first partition still has a stream
-            or a ledger; or a restore has not finished. Raised by the query's `parse`.
+        DeploymentChanged: there is no description of a deployment, although the first partition of the first topic has
+            a stream, or figures in its ledger; or a restore has not finished. Raised by the query's `parse`.
     """
     unstored = Deployment(Layout(DEFAULT_PARTITIONS if partitions is None else partitions, namespace))
     first = unstored.layout.keys[0]  # these keys have the same names for every number of partitions

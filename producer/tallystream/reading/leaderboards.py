@@ -385,9 +385,9 @@ def bound_field(metric: str, window: str | None = None) -> str:
     """Return the field of the ledger that has a bound of the values of subjects that a leaderboard does not list.
 
     Such a value is at most the larger one of this bound and of the last value of the leaderboard, if it is full. The
-    bound is 2^53 - 1 if none is known; the field is missing if no value of a full leaderboard has fallen. With
-    `window`, it is for the leaderboards of all buckets of this window; with `None`, for that of all time. Subjects in a
-    sketch have no bound in the leaderboards of buckets.
+    bound is 2^53 - 1 if none is known. Without the field, no value of a full leaderboard has fallen. With `window`, it
+    is for the leaderboards of all buckets of this window; with `None`, for that of all time. For a bucket, it does not
+    apply to subjects in a sketch.
     """
     return f"unlisted@{metric}" if window is None else f"unlisted:{window}@{metric}"
 

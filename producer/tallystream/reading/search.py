@@ -34,7 +34,8 @@ class FoundSubject(msgspec.Struct, frozen=True):
     Attributes:
         subject: The subject.
         metric: Of the metrics on whose leaderboards it was found, the one in which `value` is largest.
-        value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch.
+        value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch. It
+            may be too small if the metric is spread: see `query_subjects`.
     """
 
     subject: str
@@ -68,9 +69,11 @@ def query_subjects(
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
     Each subject comes once, with the largest of its totals that were found, and the metric of this total; largest
-    first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each partition
-    are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form C; upper
-    and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each reachable
+    partition are searched; without a metric with `top`, nothing is found. The totals of spread metrics are read for
+    the first 1,000 counters that were found; those of further ones, and of counters in unreachable partitions, are
+    the sums of the places that were found. `prefix` is brought into Unicode normal form C; upper and lower case differ.
+    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,
