@@ -169,11 +169,15 @@ def query_alerts(
 ) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires, and of notifications that wait.
 
-    It leaves out the unreachable partitions of the layout. If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
+    It leaves out the unreachable partitions of the layout. If no alert is declared, it has no commands.
+
+    If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
     `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `fired` is empty, and `counts` also include subjects
     whose alert ended with the bucket that is current at `now`: there are none unless the server's clock was set back
-    into an ended bucket. `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the
-    deployment: see `tallystream.deployment.Deployment`. If no alert is declared, the query has no commands.
+    into an ended bucket.
+
+    `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the deployment: see
+    `tallystream.deployment.Deployment`.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []

@@ -2,8 +2,8 @@
 
 If a metric is spread, each partition has a part of a subject's total, and its leaderboard has the largest parts. The
 sum of a subject has an upper bound: its value in each leaderboard that lists it, plus the largest value that it may
-have in each other (see `Board.unseen`). So the exact sums are read in descending order of these bounds, a page at a time, until the next bound
-is below the n-th of the sums that were read.
+have in each other (see `Board.unseen`). So the exact sums are read in descending order of these bounds, a page at a
+time, until the next bound is below the n-th of the sums that were read.
 
 Fagin, Lotem and Naor, "Optimal aggregation algorithms for middleware" (2003).
 """

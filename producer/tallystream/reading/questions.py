@@ -187,7 +187,9 @@ def search(prefix: str, n: int) -> Question[FoundSubjects]:
     """Return the `Question` (deployment -> query) for at most `n` subjects of all-time leaderboards, by prefix.
 
     Their names begin with `prefix`. Each subject comes once, with the largest of its totals that were found, and the
-    metric of this total; largest first. The call of the `Question` raises `EventError` if `prefix` is empty or no subject can begin with it, or `n` is not 1 to
-    50; and `ConfigurationError` if no rules are published.
+    metric of this total; largest first.
+
+    The call of the `Question` raises `EventError` if `prefix` is empty or no subject can begin with it, or `n` is not 1
+    to 50; and `ConfigurationError` if no rules are published.
     """
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n, deployment.removed)

@@ -59,7 +59,7 @@ class Unreached(msgspec.Struct, frozen=True):
 
 
 def unreached_among(commands: Sequence[Command], replies: Iterable[Any]) -> Unreached | None:
-    """Return the partitions with a command that their node did not answer or could not execute; `None` if there are none.
+    """Return the partitions with a command that their node did not answer or could not execute; `None` for none.
 
     A node cannot execute a command while it loads its data, for example: see `is_unreachable`.
     """

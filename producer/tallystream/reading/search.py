@@ -70,10 +70,11 @@ def query_subjects(
 
     Each subject comes once, with the largest of its totals that were found, and the metric of this total; largest
     first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each reachable
-    partition are searched; without a metric with `top`, nothing is found. The totals of spread metrics are read for
-    the first 1,000 counters that were found; those of further ones, and of counters in unreachable partitions, are
-    the sums of the places that were found. `prefix` is brought into Unicode normal form C; upper and lower case differ.
-    `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    partition are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form
+    C; upper and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+
+    A total that is in several partitions, or partly in a sketch, is read whole if it is one of the 1,000 largest that
+    were found and all its partitions are reachable; otherwise, it is the sum of the places that were found.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,
