@@ -55,7 +55,7 @@ class _Counted:
         """Send packed commands; connect first if not connected. The arguments are those of the redis-py connection.
 
         Raises:
-            redis.RedisError: the connection failed; the server may have received some of the commands.
+            redis.RedisError: the connection failed or was refused; the server may have received some of the commands.
             ConfigurationError: it had to connect, and the server is a node of a cluster, but the URL names none.
         """
         packed, self._packed = self._packed, 1

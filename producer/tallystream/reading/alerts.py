@@ -85,8 +85,8 @@ class Alerts(msgspec.Struct, frozen=True):
             as the query asked for (`n`), after those that it skips (`offset`).
         more: Whether further alerts fire that come after those in `firing`. If the query asked for none (`n` 0), it may
             be true although none fires: see `WatchedAlert.firing`.
-        undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
-            notifications of former alerts still wait.
+        undelivered: The number of notifications that wait to be delivered, or to be removed after that; 0 if no alert
+            is declared, also if notifications of former alerts still wait.
         unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer.
     """
 
@@ -109,8 +109,8 @@ class FiringAlerts:
         counts: By name of each declared alert, the number of subjects for which it fires; if the query did not ask for
             `fired`, it may be too high (see `query_alerts`).
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
-        waiting: By name of the event stream of each partition that was read, the number of its notifications that are
-            not delivered yet; empty if no alert is declared.
+        waiting: By name of the event stream of each partition that was read, the number of its notifications that wait
+            to be delivered, or to be removed after that; empty if no alert is declared.
         silent: The names of the alerts that cannot be evaluated, because part of their range is not kept, or the range
             has too many buckets.
     """

@@ -29,7 +29,7 @@ class ClockStep:
 
 
 def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
-    """Return a query for the last step of a server's clock that a worker published in the hash of this topic.
+    """Return a query for the last step of a server's clock that a worker published in the hash of the layout's topic.
 
     Its answer is `None` if none was published there, or if the node of a cluster that has the hash does not answer.
     """

@@ -58,7 +58,7 @@ class CounterValue(msgspec.Struct, frozen=True):
 
 
 class MissingCounter(msgspec.Struct, frozen=True):
-    """A counter whose total is not known, because a partition that has it is not reachable.
+    """A counter whose total is not known, because a partition that may have a part of it is not reachable.
 
     Attributes:
         subject: The subject, in its normal form.

@@ -7,9 +7,11 @@ field of an outcome is there for all metrics together, and again for each metric
 Five fields count entries, so that the worker can find out how many were removed from the stream before they were
 counted: `entries:gated`, appended by a script, which also added their events to `appended`; `entries:settled`, with an
 outcome; `entries:plain`, with an outcome, but not appended by a script; `entries:retired`, removed by retention; and
-`entries:removed`, removed by other means. The field `entries:retried` is no number of entries: it is the time of the
-last retry of a dead letter, in microseconds since 1970. Nor are `entries:first` and `entries:unordered:<number>`, which
-are about the rules that counted the entries: see `tallystream.storage.keys`.
+`entries:removed`, removed by other means. Other fields begin with `entries:` but count no entries of the stream:
+`entries:retried` is the time of the last retry of a dead letter, in microseconds since 1970; `entries:dropped` is the
+number of dead letters that were dropped for good; `entries:copied` shows that a repartition has copied entries to the
+partition; `entries:first` and `entries:unordered:<number>` are about the rules that counted the entries (see
+`tallystream.storage.keys`).
 
 The scripts add to `appended` in the ledger of the topic, which is also the ledger of the first generation; `plain` is
 the part of it that the worker of the first generation added, for plain entries. A later generation has a separate
@@ -194,12 +196,15 @@ class Ledger:
 
     @property
     def pending(self) -> int:
-        """The number of entries in these partitions that were delivered to a worker and not acknowledged."""
+        """The number of entries, in the partitions that were read, that a worker got and has not acknowledged."""
         return sum(partition.position.pending for partition in self.partitions)
 
     @property
     def dead(self) -> int:
-        """The number of dead letters in these partitions, in entries; `events["dead"]` is that of their events."""
+        """The number of dead letters, in entries, in the partitions that were read.
+
+        `events["dead"]` is the number of their events.
+        """
         return sum(partition.dead for partition in self.partitions)
 
     @property
@@ -243,7 +248,7 @@ class Ledger:
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """By metric, the sum of the totals of all its subjects, as the ledgers of these partitions have it.
+        """By metric, the sum of the totals of all its subjects, by the ledgers of the partitions that were read.
 
         A missing metric has the sum 0, by `[...]`.
         """
@@ -284,8 +289,8 @@ def query_ledger(layout: Layout) -> Query[Ledger]:
     """Return a query for the ledgers of all partitions, without the unreachable ones of the layout.
 
     The figures of each partition are from one moment (MULTI); otherwise an event could be read twice or not at all. On
-    a single server, those of all partitions are from the same moment. See `Query.without_transaction` for the
-    exception.
+    a single server, those of all partitions are from the same moment. The exception is a server whose memory is full:
+    it rejects MULTI.
     """
     commands: list[tuple[Any, ...]] = []
     for keys in layout.reached:

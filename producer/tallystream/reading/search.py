@@ -35,7 +35,7 @@ class FoundSubject(msgspec.Struct, frozen=True):
         subject: The subject.
         metric: Of the metrics on whose leaderboards it was found, the one in which `value` is largest.
         value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch. It
-            may be too small if the metric is spread: see `query_subjects`.
+            may be too small if it is in several partitions, or partly in a sketch: see `query_subjects`.
     """
 
     subject: str
