@@ -97,7 +97,7 @@ class Alerts(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Alerts:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return replace(self, unreachable=unreachable)
 
 
@@ -121,7 +121,7 @@ class FiringAlerts:
     silent: frozenset[str] = frozenset()
 
     def lacking(self, _unreachable: list[UnreachablePartition]) -> FiringAlerts:
-        """Return this object; the argument is ignored, because `waiting` shows which partitions were read."""
+        """Return this object; the argument, the partitions that were not read, is ignored."""
         return self
 
 

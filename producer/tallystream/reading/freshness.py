@@ -34,7 +34,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         as_of: The stream ID up to which every entry of the partitions that were read is in the figures; `0-0` if
             nothing is counted in one of them, or no partition was read.
-        lag: The number of entries of these partitions that are not in the figures yet; `null` if it is not known.
+        lag: The number of entries of the partitions that were read that are not in the figures yet; `null` if it is not
+            known.
         error: By how much a figure may be wrong; 0 if all are exact; `null` if it is not known: because a rule of the
             metric was changed (`tallystream rebuild` counts all events by the new one), or partitions are
             `unreachable`; see also `Leaderboard`. Of `Uniques`, it is the standard error, as a share. Of an estimate
@@ -53,7 +54,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`; its `lag` and `error` are `None`."""
         return replace(self, lag=None, error=None, unreachable=unreachable)
 
 
@@ -92,7 +93,7 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
     missing: list[Gap] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
-        """Return a copy that states that these partitions were not read, and that it is not complete."""
+        """Return a copy with the given partitions as `unreachable`, without `lag` and `error`, and not `complete`."""
         return replace(super().lacking(unreachable), complete=False)
 
 

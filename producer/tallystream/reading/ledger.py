@@ -97,7 +97,7 @@ class LedgerSummary(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`; its `lag` and `unaccounted` are `None`."""
         return replace(self, lag=None, unaccounted=None, unreachable=unreachable)
 
 
@@ -160,7 +160,7 @@ class Ledger:
     unreachable: Sequence[UnreachablePartition] = ()
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Ledger:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return Ledger(self.partitions, unreachable)
 
     @cached_property

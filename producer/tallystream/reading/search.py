@@ -59,7 +59,7 @@ class FoundSubjects(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> FoundSubjects:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return replace(self, unreachable=unreachable)
 
 

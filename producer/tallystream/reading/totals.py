@@ -378,7 +378,7 @@ class Totals:
     def locate(self, key: str) -> str | None:
         """Return the address, as `host:port`, of the node of a cluster that serves a key; send nothing.
 
-        Return `None` if it is not known, or the URL is that of a single server.
+        Return `None` if it is not known, or if the URL is not that of a cluster.
         """
         return self._client.node_of(key) if isinstance(self._client, ClusterClient) else None
 
