@@ -160,8 +160,8 @@ class Totals:
 
         Args:
             subject: The subject.
-            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them. One
-                that is not declared is an `EventError`.
+            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them. A
+                metric that is not declared is an `EventError`.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
 
