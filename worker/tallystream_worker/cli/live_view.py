@@ -41,10 +41,10 @@ class Screen(Protocol[Found_contra]):
         """Store a reading that was made at `at`, in seconds since 1970."""
 
     def draw(self, width: int) -> RenderableType:
-        """Return the last reading as a drawing that is `width` columns wide."""
+        """Return the last reading as a drawing for `width` columns; only called after a reading."""
 
     def plain(self) -> Any:
-        """Return the last reading as a value that can be printed as JSON."""
+        """Return the last reading as a value that can be printed as JSON; only called after a reading."""
 
 
 @dataclass

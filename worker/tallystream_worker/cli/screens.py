@@ -98,7 +98,7 @@ class StatusScreen:
         """Store the ledger read at `at` (seconds since 1970), and calculate the rates since the reading before.
 
         A rate is at least 0, also if a figure became smaller. If `at` is not later than that of the reading before, the
-        rates stay unchanged. An unknown lag of all partitions is kept, and drawn, as 0.
+        rates stay unchanged. In the line of the lag, `draw` shows an unknown lag as 0.
         """
         self._ledger_summary = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]
@@ -208,7 +208,7 @@ class TopScreen:
         )
 
     def draw(self, width: int) -> RenderableType:
-        """Return the last leaderboard and its rates as a drawing for `width` columns; empty before the first reading."""
+        """Return the last leaderboard and its rates as a drawing for `width` columns; empty if there is no reading."""
         board = self._board
         if board is None:
             return Text("")

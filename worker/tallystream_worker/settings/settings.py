@@ -154,7 +154,7 @@ class RetentionSettings:
 class ServeSettings:
     """The address of the HTTP service (`tallystream serve`, also called read service), and the access to it.
 
-    Without any token, every request may do everything.
+    Without any token, no request needs one.
     """
 
     host: str = "127.0.0.1"
