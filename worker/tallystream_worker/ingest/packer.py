@@ -238,9 +238,9 @@ class EventPacker:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield each partition that has at least 2,000 packed events or about 64 KiB, and its chunk, which ends at `end`.
+        """Yield each partition that has at least 2,000 packed events or about 64 KiB, and its chunk.
 
-        `end` is an offset in the file: bytes of (decompressed) text, or rows. The chunk is no longer in this object:
+        The chunk ends at `end`, an offset in the file: bytes of (decompressed) text, or rows. The chunk is no longer in this object:
         the partition's next chunk begins, without events, at `end`.
         """
         for partition in range(self._partitions):
