@@ -83,10 +83,11 @@ class Events(Controller):
         be appended; no later one is.
 
         If an event is invalid, respond 400: none is appended, so the corrected body can be sent again. Only if the
-        rules have changed in the last seconds, the 400 may have `taken`: so many of the first valid events are, or will
-        be, appended. Senders that cannot correct events use `partial`: the valid events are appended, and the response
-        lists the first 20 of the others; if all are invalid, or the rules have changed, it is 400. After a 408, 413 or
-        415 (the body is too slow, too large or of another type) none is appended.
+        rules have changed since an earlier request appended events, the 400 may have `taken`: so many of the first
+        valid events are, or will be, appended. Senders that cannot correct events use `partial`: the valid events are
+        appended, and the response lists the first 20 of the others. It is 400 if all are invalid, and may be 400 if the
+        rules have changed. After a 408, 413 or 415 (the body is too slow, too large or of another type) none is
+        appended.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         rules = await published(totals)
