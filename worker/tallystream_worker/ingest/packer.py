@@ -240,8 +240,8 @@ class EventPacker:
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
         """Yield each partition that has at least 2,000 packed events or about 64 KiB, and its chunk.
 
-        The chunk ends at `end`, an offset in the file: bytes of (decompressed) text, or rows. The chunk is no longer in this object:
-        the partition's next chunk begins, without events, at `end`.
+        The chunk ends at `end`, an offset in the file: bytes of (decompressed) text, or rows. It is no longer in this
+        object: the partition's next chunk begins, without events, at `end`.
         """
         for partition in range(self._partitions):
             if self._is_full(partition):

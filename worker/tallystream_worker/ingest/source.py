@@ -92,7 +92,7 @@ class Source:
 
     @property
     def bytes_read(self) -> int:
-        """How many bytes on disk were read; of a file that is not compressed, only those within the bounds of `seek`."""
+        """How many bytes on disk were read; of a file that is not compressed, only those in the bounds of `seek`."""
         if self.compressed:
             return self._counted.count
         return max(0, min(self._counted.count, self._end or self._counted.count) - self.begin)
