@@ -77,7 +77,7 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
     """Return the valid events of a body, and one fault for each invalid event.
 
     A body of lines has one event on each line; blank lines are skipped. Any other body is a list of events if `kind` is
-    that of a list or the body begins with `[`, else one event. So an empty body of that kind is one invalid event.
+    that of a list or the body begins with `[`, else one event. An empty body that should be one event is a fault.
 
     Args:
         kind: Media type of the body, one of `KINDS`.
@@ -85,7 +85,7 @@ def read_events(kind: str, text: bytes, rules: Rules) -> Read:
         rules: The declared rules, which each event must fit.
 
     Raises:
-        EventError: the body should be a list, but is not valid JSON.
+        EventError: the body should be a list of events, but is not a JSON list.
         ProblemDetailsException: 400 if lines or a list have no event, or more than `MAX_EVENTS`.
     """
     many = kind in (NDJSON, CLOUD_EVENTS) or text.lstrip()[:1] == b"["
