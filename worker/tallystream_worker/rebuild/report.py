@@ -42,8 +42,8 @@ class Report:
         entries: Number of entries that were folded.
         expired: Number of pieces (see `Piece`) that were not compared, because they are past their retention, of a
             removed period, or left over from a rule that was changed.
-        differences: The counters that differ from the expected value. Each subject that differs on a leaderboard is
-            one of them.
+        differences: The counters that differ from the expected value, without the uncertain ones. Each subject that
+            differs on a leaderboard is one of them.
         uncertain: The counters that differ and may be right, because it is not known by which rules their events were
             counted; none of them is in `differences`. Empty if all entries were folded by the same rules.
         wrong: How many of `counters` differ, the uncertain ones included.
@@ -64,7 +64,11 @@ class Report:
         return sum(scope.unproved for scope in self.scopes)
 
     def said(self) -> dict[str, object]:
-        """Return the fields of a log line: numbers, and in `first` the names of up to five of `differences`."""
+        """Return the fields of a log line.
+
+        `counters`, `unproved`, `uncertain` and `differences` are numbers; `first` has the names of up to five of the
+        differences, separated by commas.
+        """
         return {
             "counters": self.counters,
             "unproved": self.unproved,
