@@ -38,7 +38,7 @@ class CountedFigure(msgspec.Struct, frozen=True):
 
 
 class CountersMessage(msgspec.Struct, frozen=True):
-    """The data of the message `counters`: changed totals.
+    """The data of the message `counters`: present totals, most of which have changed.
 
     Attributes:
         counters: The totals.
@@ -76,8 +76,8 @@ class StaleMessage(msgspec.Struct, frozen=True):
 class UnreachableMessage(msgspec.Struct, frozen=True):
     """The data of the message `unreachable`: the partitions that cannot be read; the others are sent as usual.
 
-    It is sent when these partitions change, and to a new reader if there are any. It lists all of them: after a message
-    with an empty list, all partitions are read again.
+    It is sent when the list changes, and to a new reader if the list is not empty. After a message with an empty list,
+    all partitions are read again.
 
     Attributes:
         unreachable: The partitions.
@@ -121,7 +121,7 @@ class Message:
 
 @dataclass(frozen=True)
 class MessageBatch:
-    """The totals of one message to all readers with the same `Subscription`, and their position after this message.
+    """The totals of one message to one or several readers, and their position after this message.
 
     Attributes:
         values: By counter, the total, and the largest amount by which it may be too high.
