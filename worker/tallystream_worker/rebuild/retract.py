@@ -102,7 +102,7 @@ def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | N
     """Return the retraction that the generation being built adds, if it equals `retraction` except for `until`.
 
     Return `None` if no generation is being built, if its rules have no retraction, or if the last one in them is
-    another one or is one of the live rules.
+    another one, or one that the live rules have too.
     """
     rules = deployment.others.get(deployment.building) if deployment.building is not None else None
     if rules is None or not rules.retracted:

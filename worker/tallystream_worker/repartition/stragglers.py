@@ -60,7 +60,8 @@ class StragglerCopier:
 
         Raises:
             StreamError: entries were trimmed while the old streams were read (`EntriesTrimmed`), an old stream was
-                replaced, or (`KeyLost`) an old stream was deleted or a partition of the live topic has lost a key.
+                replaced, a node failed over while the dropped dead letters were read (`ScanBroken`), or (`KeyLost`) an
+                old stream was deleted or a partition of the live topic has lost a key.
             ConfigurationError: this release cannot read the rules of the old topic.
             redis.RedisError: the last page may be copied or not; call again.
         """
@@ -70,7 +71,7 @@ class StragglerCopier:
             return 0  # another worker was first
 
     def copy_all(self, deployment: Deployment) -> int:
-        """Copy as a call does, but try again if a worker copies the same entries.
+        """Copy as a call does, but try again for up to 10 seconds if another process copies the same entries.
 
         Return how many entries the last attempt has copied; earlier attempts may have copied others.
 
@@ -101,7 +102,10 @@ class StragglerCopier:
         return self._copying()
 
     def _retracted(self, old: Layout) -> Sequence[Retraction]:
-        """Return the retractions of the old topic: what is copied again must be marked with them again."""
+        """Return the retractions of the old topic: what is copied again must be marked with them again.
+
+        Empty if the rules in its hash are lost. Raise a `ConfigurationError` if this release cannot read them.
+        """
         rules: bytes | None = self._client.execute_command("HGET", old.meta, "rules")
         return read(rules).retracted if rules is not None else ()
 
