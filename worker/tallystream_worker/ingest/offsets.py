@@ -75,7 +75,7 @@ class OffsetGate:
         client: A client that never sends a command twice.
         layout: The keys of the streams.
         source: The name of the source, with the prefix `SOURCE`. Its offsets are stored with the sequences of
-            producers, and are never removed.
+            producers, but are not removed when it is silent.
     """
 
     def __init__(self, client: redis.Redis, layout: Layout, source: str) -> None:

@@ -24,7 +24,7 @@ class IngestProgress:
 
     Attributes:
         events: The number of events that this run appended.
-        known: The number of events that were appended before, and skipped; added at the end of each segment.
+        known: The number of events that were appended before, and skipped; added when a segment is read to its end.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
         examples: At most 10 bad lines, as dicts of `file`, `line` and `reason`. Until `number_from_file` is called, a

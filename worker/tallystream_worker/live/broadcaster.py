@@ -132,13 +132,14 @@ class Broadcaster:
         self._figures = Figures(self._totals)
 
     async def join(self, reader: LiveReader, since: str | None = None) -> None:
-        """Add a reader, and give it its first totals; later passes give it what changes, as far as it follows it.
+        """Add a reader, and give it its first totals; the next passes give it what changes.
 
         The first totals are those of the counters that the reader follows by name. With `since` they are those of all
         followed counters that changed after that position; if these cannot be found, the reader gets a reset and the
-        totals of the counters that it follows by name. If no pass has succeeded yet, a reader of counters gets a reset
-        and, if the pass that this waits for fails, a message `stale`; the totals come with the first pass that
-        succeeds. The overview and the leaderboards come at once, as they were last read, if they were.
+        totals of the counters that it follows by name. Waits for the first pass if none has ended yet. If that pass
+        fails, a reader of counters gets a reset, and its totals with the first pass that succeeds. While passes fail,
+        the reader also gets a message `stale`. If it follows the overview or leaderboards, it gets them as they were
+        last read; what was never read comes with a later pass.
 
         Call `leave` when the reader's connection has ended. After an error, the reader is not there.
 
@@ -254,8 +255,8 @@ class Broadcaster:
     async def _attempt(self) -> float:
         """Make one pass; return the seconds to wait before the next one.
 
-        An error of the pass is not raised: the first one after a success is logged, and the readers get a message
-        `stale`; of the errors that follow it, only those with another text are logged.
+        An error of the pass is not raised: it is logged, unless it repeats the error before (see `StateLog`). At the
+        first of several errors in a row, the readers get a message `stale`.
         """
         try:
             await self._pass(await self._totals.deployment())

@@ -30,9 +30,9 @@ class Found(NamedTuple):
 
     Attributes:
         subjects: By metric, the subjects with events or resets in the entries between the positions.
-        is_unbroken: Whether each stream that was read still had the entry at its first position (a stream that was read
-            from its beginning counts as one that had it). If not, the server lost this entry, or it was trimmed, and
-            counters that are not in `subjects` may have changed too.
+        is_unbroken: Whether each stream that was read still had the entry at its first position, or just after it (a
+            stream that was read from `(0, 0)` on counts as one that had it). If not, the server lost this entry, or it
+            was trimmed, and counters that are not in `subjects` may have changed too.
     """
 
     subjects: Changes

@@ -28,7 +28,7 @@ class CountedFigure(msgspec.Struct, frozen=True):
         metric: The metric of the counter.
         subject: The subject of the counter.
         value: The total.
-        error: The largest amount by which the total may be too high; 0 if it is exact.
+        error: By how much the total may be too high if it is an estimate (rarely by more); 0 if it is exact.
     """
 
     metric: str
@@ -124,7 +124,7 @@ class MessageBatch:
     """The totals of one message to one or several readers, and their position after this message.
 
     Attributes:
-        values: By counter, the total, and the largest amount by which it may be too high.
+        values: By counter (subject, metric), the total, and its error as in `CountedFigure`.
         id: The position of a reader after these totals, as `cursor_text` encodes it.
         as_of: The stream ID up to which every entry is in the values.
         lag: The number of entries that are not counted yet; `None` if it is not known.

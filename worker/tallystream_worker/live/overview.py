@@ -106,11 +106,11 @@ class TopFigures(msgspec.Struct, frozen=True):
 
     Attributes:
         window: A window such as `day`, a range such as `7d`, or `all` for the totals.
-        metrics: By metric, the first 10 places of the leaderboard in `window`; a metric without a leaderboard or the
-            window is left out.
+        metrics: By metric, the first places (at most 10) of the leaderboard in `window`; a metric without a leaderboard
+            or the window is left out.
         incomplete: By metric, the second (since 1970) at which its leaderboard begins, if a part of the range that was
-            asked for has expired, or may lack events because a rule was changed. `null` if the leaderboard of all time
-            may lack subjects or have wrong values, because a rule was changed. Other metrics are left out.
+            asked for is not in it, for example because it has expired. `null` if the leaderboard of all time may lack
+            subjects or have wrong values, because a rule was changed. Other metrics are left out.
         unreachable: The partitions that are not in the leaderboards, because their nodes of the cluster do not answer.
     """
 
@@ -228,7 +228,7 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
 
 
 async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
-    """Read and return 10 places of the leaderboard of each metric in one window; leave out metrics that have none.
+    """Read and return the leaderboard of each metric in one window, at most 10 places; leave out metrics without one.
 
     Args:
         totals: Reads the leaderboards.

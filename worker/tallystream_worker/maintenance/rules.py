@@ -39,9 +39,9 @@ class RulesAdopter:
     def run_once(self) -> None:
         """Record in each partition that its metrics are counted by the published rules of its live generation.
 
-        A partition in which this is recorded already, and a metric that the partition has never counted, stay as they
-        are: see `adopt`. The rules may be newer than those that this worker counts by. Do nothing if the data was
-        deleted or replaced, if a restore has not finished, or if no rules are published.
+        A metric that the partition has never counted, or counts by these rules already, is left alone: see `adopt`. The
+        rules may be newer than those that this worker counts by. Do nothing if the data was deleted or replaced, if a
+        restore has not finished, or if no rules are published.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
