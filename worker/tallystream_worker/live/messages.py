@@ -38,7 +38,7 @@ class CountedFigure(msgspec.Struct, frozen=True):
 
 
 class CountersMessage(msgspec.Struct, frozen=True):
-    """The data of the message `counters`: present totals, most of which have changed.
+    """The data of the message `counters`: present totals, some of which may not have changed.
 
     Attributes:
         counters: The totals.

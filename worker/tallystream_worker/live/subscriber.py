@@ -19,8 +19,7 @@ MAX_HELD: Final = 2000
 class LiveReader:
     """A reader of live updates: the broadcaster adds messages, and the reader's connection takes them and sends them.
 
-    The broadcaster calls `first`, `counters`, `reset`, `tell` and `end`. The connection calls `next` in a loop, and
-    runs `watch` in another task.
+    The connection calls `next` in a loop, and runs `watch` in another task. The broadcaster calls the other methods.
 
     Args:
         wanted: The counters that the reader follows; `None` if it follows no counters.
