@@ -65,8 +65,8 @@ class _Part:
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
     """Set the totals and the sums in buckets of a subject to 0; return the totals before, by metric.
 
-    Limits, stored ids and unique actors do not change, nor does a part of a total that is in a sketch, because the
-    metric had `exact = false` or `max_subjects` before. Events that were appended before the call, and those that are
+    Limits, stored ids and unique actors do not change, nor does a part of a total that is in a sketch (of a metric that
+    has `max_subjects`, or had it or `exact = false` before). Events that were appended before the call, and those that are
     counted while it waits, are taken away; later events count. Producers keep their events for a moment, until the
     workers have counted everything in the partition.
 

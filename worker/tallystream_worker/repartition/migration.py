@@ -233,7 +233,7 @@ class Repartition:
         """Make the new topic live, if the old one is still closed by `closing`; a repeated call changes nothing more.
 
         If the rules have changed, a partition of the old topic is open, or the repartition was given up, open the old
-        topic again. After any other error it stays closed, if it is live.
+        topic again. After any other error, it is not opened here.
 
         Raises:
             StreamError: the repartition was given up, another run continued it, the rules changed, or a failover has

@@ -29,7 +29,7 @@ _READ: Final = Script("tallystream_worker.repartition", "mark_read")
 
 
 class EntriesGone(StreamError):
-    """Raised if an old partition may lack entries that were copied: the record that they were read is lost.
+    """Raised if an old partition may lack entries that were copied: it does not have the record that they were read.
 
     Its server has gone back to older data. Unless the copies are lost too, the repartition must be given up: producers
     send the entries again, and they would count twice.
