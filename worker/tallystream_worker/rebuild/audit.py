@@ -55,7 +55,8 @@ def audit(
     """Fold every partition again in a scratch server, compare its live counters with the result, and return the report.
 
     Events may be appended and counted meanwhile. Nothing on the live server is changed. If an entry is trimmed before
-    the audit reads it, its counters may differ. What cannot be proved, because entries are gone, is not compared.
+    the audit reads it, its counters may differ. Counters that cannot be proved, because entries are gone, are not
+    compared.
 
     Args:
         client: Client of the server of the live counters.
@@ -66,8 +67,8 @@ def audit(
         sample: The approximate share of the counters' keys that is compared, from 0 to 1, chosen by a hash of their
             names; a key is compared whole. A smaller share does not reduce the entries that are folded.
         followed: The rules of the server, and where its partitions began to follow them: then each entry is counted by
-            the rules that counted it, as far as they are known, and dead letters that were retried are counted. `None`
-            to count all entries by `rules`.
+            the rules that counted it (if these are known), and dead letters that were retried are counted. `None` to
+            count all entries by `rules`.
         show: Called after each page of entries and each chunk of counters, from several threads, with the name of a
             stream, and the numbers of entries folded and of counters compared for it so far. An error that it raises
             ends the audit of that partition only; `audit` raises it after the partitions with lower numbers and the

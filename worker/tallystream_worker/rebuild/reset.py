@@ -66,9 +66,10 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
     """Set the totals and the sums in buckets of a subject to 0; return the totals before, by metric.
 
     Limits, stored ids and unique actors do not change, nor does a part of a total that is in a sketch (of a metric that
-    has `max_subjects`, or had it or `exact = false` before). Events that were appended before the call, and those that are
-    counted while it waits, are taken away; later events count. Producers keep their events for a moment, until the
-    workers have counted everything in the partition.
+    has `max_subjects`, or had it or `exact = false` before).
+
+    Events that were appended before the call, and those that are counted while it waits, are taken away; later events
+    count. Producers keep their events for a moment, until the workers have counted everything in the partition.
 
     Args:
         client: Client of the server.

@@ -37,7 +37,7 @@ class EntriesGone(StreamError):
 
 
 class ReadingMarks:
-    """The records of one repartition in the old partitions: up to where it reads each of them.
+    """The records of one repartition in the old partitions: the ID up to which it reads each of them.
 
     Args:
         client: The server.
