@@ -356,9 +356,10 @@ class PartitionAudit:
         return found[0] if found[0].is_reached(self._client, self._keys) else None
 
     def _learn(self) -> None:
-        """Note entries that were dead-lettered after too many deliveries since the last call, and dropped dead letters.
+        """Note entries that were dead-lettered after too many deliveries since the last call.
 
-        The fold gives up the former, and leaves out the latter, because it cannot find them out.
+        Also read the records of dropped dead letters again, if their number has changed. The fold gives up the former,
+        and leaves out the events of the latter, because it cannot find them out.
         """
         for letter in letters(self._client, self._deployment.layout, self._number, self._last_letter):
             self._last_letter = f"({letter.id}"

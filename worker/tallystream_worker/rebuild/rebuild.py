@@ -224,8 +224,9 @@ class Rebuild:
         although an archive is named, before it has counted an entry.
 
         Args:
-            show: Called with the progress every 0.1 seconds, and when no partition has failed at the end. If it raises
-                an error before the end, `stopping` is set, and the error is raised when all partitions have stopped.
+            show: Called with the progress every 0.1 seconds, and once at the end, unless a partition has failed. If it
+                raises an error before the end, `stopping` is set, and the error is raised when all partitions have
+                stopped.
 
         Raises:
             StreamError: entries that are gone from the streams are not counted at the end (the archive lacks them, or

@@ -52,7 +52,7 @@ class Left:
 
     Attributes:
         unreadable: The number of entries that cannot be decoded, without those that were dropped as a whole.
-        dropped: The number of events, selected or not, of dead letters that were dropped for good.
+        dropped: The number of events, selected or not, of dead letters that were dropped with a record.
         resets: The number of resets of selected metrics and subjects, at any time; they are not events.
     """
 
@@ -69,8 +69,9 @@ def replay(
     The events come partition by partition, not in order of time. Events that were packed by minute are selected by the
     first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
     event has their sum, and the others have 0. `at` is in seconds since 1970. Rejected, duplicate and retracted events
-    are yielded too, and those of dead letters that were not dropped, if they can be decoded. Entries that are neither
-    in the streams nor in the archive when their partition is begun are missing, without an error.
+    are yielded too, and those of dead letters, if they can be decoded and the dead letter was not dropped with a record
+    (see `dead_letters.store.dropped`). Entries that are neither in the streams nor in the archive when their partition
+    is begun are missing, without an error.
 
     Args:
         client: Client of the server of the streams.

@@ -64,8 +64,8 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
 
     The archived entries (if `archive`, a URL, is not empty) and the streams are read, up to `retraction.until`, which
     must have each stream of the live topic: see `ends`. Entries that are in neither when their partition is begun are
-    left out, without an error. Events of earlier retractions and of dropped dead letters are left out, and so are
-    entries that cannot be decoded.
+    left out, without an error. Events of earlier retractions and of dead letters that were dropped with a record (see
+    `dead_letters.store.dropped`) are left out, and so are entries that cannot be decoded.
 
     Raises:
         ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.

@@ -117,10 +117,11 @@ class StreamCopier:
         """The number of entries of the old topic that this object has copied."""
 
     def look(self) -> None:
-        """Read the marks, up to which entries are copied, and the dropped dead letters, whose events are not copied.
+        """Read the marks, up to which entries are copied, and the records of dropped dead letters.
 
-        Call it again after a `CopiedElsewhere`. The dropped dead letters are read only here, so place the retention
-        hold `HOLDER` on each old stream first: while it is there, no dead letter is dropped with a record.
+        The events of dead letters with a record are not copied. Call it again after a `CopiedElsewhere`. The records
+        are read only here, so place the retention hold `HOLDER` on each old stream first: while it is there, no dead
+        letter is dropped with a record.
 
         Raises:
             ScanBroken: a node failed over while the dropped dead letters were read; call again.
@@ -145,8 +146,8 @@ class StreamCopier:
 
         With `reading`, entries that are appended during the call are left out.
 
-        Entries of the old topic are counted, also those whose events were all dropped. The marks are read first if
-        `look` was not called; the holds stay if there was nothing to copy.
+        The result counts entries of the old topic, also those of which no event had to be copied. The marks are read
+        first if `look` was not called; the holds stay if there was nothing to copy.
 
         Args:
             show: Called after each full page (200 entries, or 1 MiB of them).
@@ -332,7 +333,8 @@ class StreamCopier:
 
         Each part is marked with the retractions that remove events of it. An entry that cannot be decoded is a single
         part: it is marked with all retractions that apply to it (a plain entry with none), and is dead-lettered in the
-        new topic again. Events of dropped dead letters are left out, and with them an entry that was dropped whole.
+        new topic again. Events of dead letters that were dropped with a record are left out, and with them an entry
+        that was dropped whole.
         """
         gated = was_sequenced(entry.fields)
         retractions = applying(self._retracted, self._old.keys[source].stream, entry.id, entry.fields)

@@ -174,7 +174,7 @@ class Repartition:
             Unconfirmed, ArchiveError, CodecError, ConfigurationError, ImportError, redis.RedisError: see `StreamCopier`
                 and `CatchUpCounter`.
 
-        Any other error of `CountingLoop.run_once` is raised too. In all cases, the repartition can be continued.
+        Any other error of `CountingLoop.run_once` is raised too. Entries that were copied stay copied.
         """
         while True:
             before = self._copying.entries

@@ -234,7 +234,7 @@ class PartitionWorker:
         return time.monotonic() - self._switching < _LONGEST_SWITCH
 
     def recover(self, error: Exception) -> float | None:
-        """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
+        """Make the next pass begin with the pending entries of this consumer, in the generation that is live then.
 
         If the error may be caused by an entry, these entries count one more delivery. If another generation is live
         (`GenerationSwitched`), the entries stay pending in the old one. Also set `lost_key`: to the key of a `KeyLost`,
@@ -262,8 +262,8 @@ class PartitionWorker:
         """Return the loop for the generation that is live now, which begins with this consumer's pending entries.
 
         Creates the consumer group if it is missing and nothing was counted. Fails if the deployment is not the one that
-        this worker began with: after FLUSHALL, or on a wrong or restored server, a new group at the beginning of the
-        stream would silently count onto nothing, or count twice.
+        this worker began with, as after FLUSHALL: a new group at the beginning of the stream would silently count onto
+        nothing, or count twice.
 
         Raises:
             GenerationSwitched: another topic is live, which another pool counts; or the live generation changed during

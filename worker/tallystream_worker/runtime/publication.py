@@ -125,7 +125,8 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
     """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
 
-    `lacked` states which changes are lost. Without one, write nothing. Later changes on the server stay: see `merged`.
+    `lacked` states which changes are lost. Without one, write nothing, and return an empty list. The rules are those of
+    the last lost change, together with later changes on the server, which have precedence: see `merged`.
     The lost changes are recorded again, in the call that stores the rules. If the stored rules differ, or if their
     number is not above those of the lost changes, the rules get a new number. If another process publishes rules at the
     same time, the rules are made again from those.
