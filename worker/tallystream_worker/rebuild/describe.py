@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _INIT: Final = Script("tallystream.storage", "init_deployment")
 _COUNTS: Final = re.compile(rf"{GROUP}(?:-([0-9]+))?")
 _CLOSING: Final = f"!{CLOSING}"
-"""The field of the sequences with the number of the last closing of the partition."""
+"""The field of the sequences with the number of the last closing or reopening of the partition."""
 _LATER: Final = re.compile(rb"l([0-9]+):meta")
 
 _PAGE: Final = 1000

@@ -51,9 +51,9 @@ class StragglerCopier:
 
         If entries were copied, the retention holds of the old topic then move, so that these may be trimmed there.
         Every worker may do this at the same time: each entry is copied once. The marks are read from the server each
-        time, because a failover may have taken copies back together with their marks. Return 0 if no old topic is kept,
-        if another worker copies the same entries, or if the live topic was replaced; in the last two cases, this call
-        may have copied some before.
+        time, because a failover may have taken copies back together with their marks. Return 0 if no old topic is kept.
+        Also return 0 if another worker copies the same entries, a failover takes copies back meanwhile, or the live
+        topic was replaced; in these cases, this call may have copied some entries before.
 
         Args:
             deployment: The live deployment, read a moment ago.
@@ -71,7 +71,7 @@ class StragglerCopier:
             return 0  # another worker was first
 
     def copy_all(self, deployment: Deployment) -> int:
-        """Copy as a call does, but try again for up to 10 seconds if another process copies the same entries.
+        """Copy as `__call__` does; in cases in which that may copy only a part and return 0, try again for 10 seconds.
 
         Return how many entries the last attempt has copied; earlier attempts may have copied others.
 
