@@ -154,11 +154,7 @@ class RetentionSettings:
 class ServeSettings:
     """The address of the HTTP service (`tallystream serve`, also called read service), and the access to it.
 
-<<<<<<< HEAD
-    If no token is set, every request may do everything.
-=======
-    Without any token, no request needs one.
->>>>>>> dstr
+    If no token is set, no request needs one.
     """
 
     host: str = "127.0.0.1"
