@@ -19,9 +19,9 @@ from tallystream_worker.cli.backup import (
     open_later_topics,
     open_snapshot,
 )
-from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings

@@ -14,11 +14,11 @@ from tallystream_worker.cli.bounds import reach_notes
 from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.lost_data import ensure_data
-from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
 from tallystream_worker.maintenance.hot_subjects import HotSubject, advice, query_hot_subjects
+from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.cli.lost_data import explained
-from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, positive
 from tallystream_worker.cli.output import console, error_console, print_json
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.rebuild.baseline import opened
 from tallystream_worker.verify.verify import verify as run
 
