@@ -37,6 +37,7 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import step
 from tallystream_worker.process.publisher import publisher
+from tallystream_worker.snapshot.damage import explaining_damage
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
 from tallystream_worker.snapshot.live_rules import (
@@ -176,14 +177,15 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             all partitions are restored.
 
     Raises:
-        SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
+        SnapshotError: there is no complete snapshot, it has another format, the database cannot be used, or another
+            program has changed its rows so that they cannot be used.
         StreamError: the server is not empty, and `force` is not set; or events of another topic would be left out, and
             `accept_loss` is not set. Nothing was changed then. Also if another client changes keys of the deployment
             while the entries are counted (`KeyLost`, `ConsumerGroupMissing`, `GenerationSwitched`).
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
         StreamError: a node failed over, or a slot moved to another one, while counters were restored.
-        ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
+        CodecError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; or this release
             cannot read the rules of the snapshot, or those that an interrupted restore has noted.
@@ -194,8 +196,9 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     the restore unfinished: repeat it.
     """
     facts, damaged = _facts(database), database.damaged()
-    layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
-    with RestoreLock(client, layout, waiting) as lock:
+    with explaining_damage(database):
+        layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
+    with explaining_damage(database, layout.partitions), RestoreLock(client, layout, waiting) as lock:
         root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
         lock.note(root)
         if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
@@ -222,7 +225,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         lacking = _lacking(
             client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None
         )
-        rules = RestoredRules(facts, layout, live, lacking)
+        rules, former = RestoredRules(facts, layout, live, lacking), _rules_of(live)
         restored = Deployment(layout, durability=durability_of(root) if DURABILITY.encode() in root else durability)
         with step(client, restored, "the partitions are restored"):
             kept = _begin(client, layout, root, facts, rules.live, live, lock, topics)
@@ -241,9 +244,15 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             lock.renew()
         with step(client, restored, "the restore has ended", "run the command again, with --force"):
             _end(client, layout, facts, rules, kept, partitions, lock, files)
-    former = None if live is None else live.rules
     kept_live = rules.are_kept and not regained
     return Restored(parts, damaged, lacking, rules.live, kept_live, rules.of_snapshot, former, regained)
+
+
+def _rules_of(live: LiveRules | None) -> Rules | None:
+    """Return the rules of a server; `None` for `None`, and if this release cannot read them."""
+    with suppress(ConfigurationError):
+        return None if live is None else live.rules
+    return None
 
 
 def _begin(

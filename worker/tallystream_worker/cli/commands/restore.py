@@ -11,6 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
+from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import (
     archive_of,
@@ -151,8 +152,19 @@ def restore(
 
 
 def _rules_differ(settings: Settings, result: Restored) -> bool:
-    """Return whether the configuration, or else the server before the restore, has other rules than the snapshot."""
-    present = settings.rules_over(result.rules) if settings.states_rules else result.former or result.rules
+    """Return whether other rules than those of the snapshot are live, or will be as soon as a worker starts.
+
+    If the rules before the restore stay live, these are compared. Otherwise, those of the configuration are, or else
+    those that the server had before. A configuration that contradicts the live rules differs too.
+    """
+    present = result.former or result.rules
+    if result.kept:
+        present = result.rules
+    elif settings.states_rules:
+        try:
+            present = settings.rules_over(result.rules)
+        except ConfigurationError:  # a worker states the reason when it starts
+            return True
     return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
 
 
