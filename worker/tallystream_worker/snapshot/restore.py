@@ -105,8 +105,9 @@ class Restored:
         of_snapshot: The rules of the snapshot, with the same retractions.
         former: The rules that the server had before; `None` if it had none, or they cannot be read. If changes were
             `regained`, the rules that `regain` has returned. With the argument `followed`, the rules in it.
-        regained: The numbers of the changes of the rules that the server had lost, and that are live again: see
+        regained: The numbers of the changes of the rules that the server had lost, and that are recorded again: see
             `regain`.
+        is_regained_live: Whether the rules of the last of these are live again; `False` if none were lost.
     """
 
     parts: list[RestoredPart]
@@ -117,6 +118,7 @@ class Restored:
     of_snapshot: Rules
     former: Rules | None
     regained: list[int]
+    is_regained_live: bool
 
 
 def restore(  # noqa: PLR0913  # every source is handed in, and named
@@ -211,7 +213,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         partitions = [PartitionRestore(client, database, layout, n, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
         # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
-        live, regained = followed, list[int]()
+        live, regained, is_live = followed, list[int](), False
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
 
         def noted_without(present: Sequence[Retraction]) -> Sequence[Retraction]:
@@ -221,7 +223,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         if live is None:
             taken = min(each.taken for each in partitions)
             found = with_earlier(find_live_rules(client, layout, root), lambda: changes)
-            live, regained = regain(client, layout, found, facts, changes, taken, noted_without)
+            live, regained, is_live = regain(client, layout, found, facts, changes, taken, noted_without)
         lacking = _lacking(
             client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None
         )
@@ -245,7 +247,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         with step(client, restored, "the restore has ended", "run the command again, with --force"):
             _end(client, layout, facts, rules, kept, partitions, lock, files)
     kept_live = rules.are_kept and not regained
-    return Restored(parts, damaged, lacking, rules.live, kept_live, rules.of_snapshot, former, regained)
+    is_live = is_live and rules.are_kept
+    return Restored(parts, damaged, lacking, rules.live, kept_live, rules.of_snapshot, former, regained, is_live)
 
 
 def _rules_of(live: LiveRules | None) -> Rules | None:

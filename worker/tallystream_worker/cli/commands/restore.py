@@ -22,6 +22,7 @@ from tallystream_worker.cli.backup import (
 )
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.cli.regained import regained_text
 from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def restore(
                 "lacking": to_builtins(result.lacking),
                 "rules_differ": _rules_differ(settings, result),
                 "rules_regained": result.regained,
+                "regained_live": result.is_regained_live,
             }
         )
         return status
@@ -122,11 +124,10 @@ def restore(
             soft_wrap=True,
         )
     if result.regained:
-        numbers = ", ".join(map(str, result.regained))
         console.print(
-            f"The server had lost changes of the rules ({numbers}): they are live again, with what was changed after "
-            "the loss; see tallystream rules --history. Events that were counted after the loss stay counted by the "
-            "rules of that time. To count all events by the present rules, run: tallystream rebuild",
+            f"{regained_text(result.regained, is_live=result.is_regained_live)}. Events that were counted after the "
+            "loss stay counted by the rules of that time. To count all events by the present rules, run: tallystream "
+            "rebuild",
             soft_wrap=True,
         )
     elif _rules_differ(settings, result) and result.kept:
