@@ -23,6 +23,7 @@ from tallystream_worker.cli.backup import (
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.regained import regained_text
+from tallystream_worker.cli.unfinished import stating_unfinished_restore
 from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def restore(
     with (
         closing(connect(settings.redis.url)) as client,
         open_snapshot(settings, url, is_there=True) as database,
+        stating_unfinished_restore(client, settings.redis.namespace),
     ):
         store = archive_of(settings, archive, database)
         result = bring_back(

@@ -18,6 +18,7 @@ from tallystream_worker.cli.obstacles import query_obstacles
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
+from tallystream_worker.cli.unfinished import unfinished
 from tallystream_worker.maintenance.hot_subjects import HotSubject, advice, query_hot_subjects
 from tallystream_worker.process.moments import format_moment
 
@@ -154,16 +155,8 @@ def _clocks(ledger: LedgerSummary, step: ClockStep | None) -> Iterator[str]:
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:
-    """Yield one line for an unfinished rebuild, an unfinished repartition, and a topic that a repartition has kept."""
-    if deployment.building is not None:
-        number = deployment.building
-        yield f"rebuild: generation {number} is being built: tallystream rebuild continues it, --drop gives it up"
-    if deployment.moving is not None:
-        number = deployment.moving
-        yield (
-            f"repartition: topic {number} is being filled: run the same tallystream rebuild command to continue, "
-            "or --drop to give it up"
-        )
+    """Yield one line for each of `unfinished`, and one for a topic that a repartition has kept."""
+    yield from unfinished(deployment)
     if deployment.kept is not None:
         yield f"repartition: the previous topic {deployment.kept} is kept: tallystream rebuild --drop removes it"
 
