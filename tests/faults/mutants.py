@@ -3726,6 +3726,75 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "worker-counts-anew-while-the-url-of-a-backup-is-wrong",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "= () if is_strict else (ImportError, TallyError)",
+                "= (ConfigurationError,) if is_strict else (ImportError, TallyError)",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_app.py::test_a_worker_creates_nothing_while_a_url_cannot_be_used",),
+    ),
+    Mutant(
+        "worker-counts-anew-without-the-package-of-its-archive",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "= () if is_strict else (ImportError, TallyError)",
+                "= (ImportError,) if is_strict else (ImportError, TallyError)",
+            ),
+        ),
+        tests=(
+            "tests/integration/runtime/test_app.py::test_a_worker_creates_nothing_without_the_package_of_its_archive",
+        ),
+    ),
+    Mutant(
+        "copy-ends-with-an-error-of-the-driver",
+        (
+            Edit(
+                "tallystream_worker/snapshot/copy.py",
+                "raise DBAPIError(None, None, error) from error",
+                "raise",
+            ),
+        ),
+        tests=(f"{_SNAPSHOT}::test_a_value_that_postgresql_refuses_is_an_error_of_the_snapshot",),
+    ),
+    Mutant(
+        "restore-that-has-ended-is-an-error",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restore.py",
+                "    with suppress(ConfigurationError):\n        return None if live",
+                "    with suppress(SnapshotError):\n        return None if live",
+            ),
+        ),
+        tests=(
+            "tests/integration/snapshot/test_kept_rules.py::test_rules_of_other_data_that_are_unknown_end_no_restore",
+        ),
+    ),
+    Mutant(
+        "restore-of-changed-rows-has-no-reason",
+        (Edit("tallystream_worker/snapshot/damage.py", "        if not changed:\n", "        if True:\n"),),
+        tests=(f"{_SNAPSHOT}::test_a_snapshot_whose_changed_rows_cannot_be_read_is_refused",),
+    ),
+    Mutant(
+        "lost-rules-that-are-not-live-count-as-live",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_changes.py",
+                "self.is_live = rules is not None or not self._since",
+                "self.is_live = True",
+            ),
+        ),
+        tests=(f"{_LOST_CHANGES}::test_a_restore_states_that_a_lost_change_is_not_live",),
+    ),
+    Mutant(
+        "scratch-server-that-ends-ends-a-verification",
+        (Edit("tallystream_worker/server/scratch.py", "            server.ensure_running()\n", ""),),
+        tests=("tests/integration/verify/test_verify.py::test_a_scratch_server_that_ends_ends_no_other_check",),
+    ),
+    Mutant(
         "worker-ends-instead-of-waiting",
         (
             Edit(

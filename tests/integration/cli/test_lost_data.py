@@ -13,10 +13,13 @@ from tallystream import Producer
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.reading.totals import Totals
+from tallystream.rules.retraction import Retraction
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.process import logs
+from tallystream_worker.rebuild.retract import ends, propose_without
+from tallystream_worker.repartition import topic
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.lost_data import backup_of
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
@@ -158,3 +161,76 @@ def test_status_names_the_backup_with_later_entries(counted: Shell, backup: str)
         if backup == "snapshot":
             counted("restore", "--force")
             assert "lost" not in counted("status").stderr
+
+
+def test_status_names_a_missing_group_and_a_missing_stream(counted: Shell) -> None:
+    """If the consumer group or the stream of a partition is missing, `status` names it, and what mends it."""
+    with closing(connect(counted.url)) as client:
+        assert counted.json("status")["obstacles"] == []
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        client.xgroup_destroy(keys.stream, keys.group)
+        told = counted("status")
+        (text,) = counted.json("status")["obstacles"]
+        assert text.startswith(f"{keys.stream}: consumer group '{keys.group}' is missing")
+        assert "tallystream rebuild" in text
+        assert text in told.stderr
+        assert "unknown entries" not in told.stdout + told.stderr
+        client.delete(keys.stream)
+        (text,) = counted.json("status")["obstacles"]
+        assert text.startswith(f"{keys.stream} was deleted or evicted")
+        assert text in counted("status").stderr
+
+
+def test_a_refused_rebuild_states_how_to_continue_it_or_give_it_up(counted: Shell) -> None:
+    """If an error leaves a rebuild, a retraction or a repartition unfinished, both commands are printed with it."""
+    archive = ("--archive", "nothing://x")
+    told = counted("rebuild", *archive, status=1).stderr
+    again = "run the same tallystream {} command to continue, or give it up with: tallystream rebuild --drop\n"
+    assert f"rebuild: generation 2 is being built: {again.format('rebuild')}" in told
+    assert "archive.url" in told
+    assert again.format("rebuild") in counted("status").stdout
+    counted("rebuild", "--drop")
+    with closing(connect(counted.url)) as client:
+        deployment = Deployment.load(client)
+        propose_without(client, deployment, Retraction(ends(client, deployment), subject="article:1"))  # interrupted
+        assert f"rebuild: generation 3 is being built: {again.format('retract')}" in counted("status").stdout
+        counted("retract", "--subject", "article:1")
+        assert "is being built" not in counted("status").stdout
+        counted("rebuild", "--drop")
+        topic.propose(client, Deployment.load(client), 2)  # an interrupted repartition
+    (counted.folder / "tallystream.toml").write_text('[archive]\nurl = "nothing://x"\n', encoding="utf-8")
+    told = counted("rebuild", "--partitions", "4").stderr  # the present number
+    assert f"repartition: topic 2 is being filled: {again.format('rebuild')}" in told
+    told = counted("rebuild", "--partitions", "2", status=1).stderr
+    assert f"repartition: topic 2 is being filled: {again.format('rebuild')}" in told
+    counted("rebuild", "--drop")
+    told = counted("rebuild", "--partitions", "2", status=1).stderr
+    assert "is being filled" not in told  # it is given up
+
+
+def test_a_damaged_record_of_a_dead_letter_is_named(counted: Shell) -> None:
+    """If the record of a dropped dead letter is damaged, a rebuild names it, and leaves nothing unfinished."""
+    with closing(connect(counted.url)) as client:
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        client.hset(keys.dropped, "g 1-1", "AAAA")
+        told = counted("rebuild", status=1).stderr
+        assert "the record 'AAAA' of a dropped dead letter is damaged" in told
+        client.hset(keys.dropped, "g 1-1", b"\xff")
+        assert "is damaged" in counted("rebuild", status=1).stderr
+        client.delete(keys.dropped)
+        counted("rebuild")
+
+
+def test_an_unfinished_restore_is_stated(counted: Shell) -> None:
+    """If an error ends a restore after the counters were replaced, the command states that it is not finished."""
+    with closing(connect(counted.url)) as client:
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        letter = {"source": "1-1", "reason": "a", "events": 1, "attempts": 1, "metric": "view"}
+        client.xadd(keys.dead, letter)
+        counted("snapshot", "tally.sqlite", "--once", "--whole")
+        client.hset(keys.dropped, "g 1-1", "AAAA")
+        told = counted("restore", "tally.sqlite", "--force", status=1).stderr
+        assert "is damaged" in told
+        assert "the restore is not finished" in told
+        client.delete(keys.dropped)
+        assert "not finished" not in counted("restore", "tally.sqlite", "--force").stderr

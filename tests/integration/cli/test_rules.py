@@ -202,6 +202,19 @@ def test_a_restore_says_that_its_rules_are_not_the_present_ones(server, tmp_path
     assert shell.json("restore", "tally.sqlite", "--force")["rules_differ"] is True
 
 
+def test_a_configuration_that_contradicts_the_rules_ends_no_restore(server, tmp_path):
+    """A restore that has ended is no error, although the configuration contradicts a metric that it lacks."""
+    shell = Shell(server.url, tmp_path)
+    with Harness(server.url, rules=Rules({"call": Metric(windows=("day",), limit=5, per="hour")})) as harness:
+        publish(server.url, harness.rules)
+        shell("snapshot", "tally.sqlite", "--once")
+        harness.client.flushall()
+    rules = to_toml(Rules({"view": Metric()}, zone="Asia/Kolkata"))
+    (tmp_path / "tallystream.toml").write_text(rules, encoding="utf-8")
+    assert "differ from the present ones" in shell("restore", "tally.sqlite").stdout
+    assert shell.json("status")["unaccounted"] == 0
+
+
 def test_the_history_states_rules_that_were_stored_again(server, shell):
     """If older data was put back, and the rules got a new number, the history states that they are the same rules."""
     with closing(connect(server.url)) as client:

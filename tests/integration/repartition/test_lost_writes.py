@@ -8,7 +8,7 @@ import pytest
 
 from tallystream.client.durability import DurabilityCheck
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, StreamError, Unconfirmed
+from tallystream.errors import ConfigurationError, ConsumerGroupMissing, StreamError, Unconfirmed
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import CLOSED
@@ -58,6 +58,20 @@ def totals(harness):
     harness.layout = Deployment.load(harness.client).layout
     harness.finish()
     return {subject: value for (_, subject), value in harness.totals().items()}
+
+
+def test_a_group_that_the_new_topic_loses_is_named(server):
+    """If a consumer group of the new topic is deleted meanwhile, the error of the repartition names it."""
+    with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
+        emit(producer)
+        harness.drain()
+        with caught_up(harness) as (run, counting, _):
+            keys = run.new.layout.keys[0]
+            harness.client.xgroup_destroy(keys.stream, keys.group)
+            with pytest.raises(ConsumerGroupMissing, match=f"{keys.group}' is missing"):
+                run.switch(counting)
+        topic.give_up(harness.client, Deployment.load(harness.client))
+        assert len(totals(harness)) == len(SUBJECTS)
 
 
 def test_entries_that_the_old_topic_loses_are_not_copied_twice(server):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.repartition.migration import repartition
 from tallystream_worker.runtime.app import Worker, open_deployment
+from tallystream_worker.runtime.lost_data import wait_for_data
 from tallystream_worker.settings.settings import (
     ArchiveSettings,
     AuditSettings,
@@ -199,4 +202,26 @@ def test_a_worker_does_not_count_anew_while_it_cannot_read_the_backup(server, ch
     """If the snapshot cannot be read, it may have the data of the server: the worker creates nothing."""
     (tmp_path / "snapshot.sqlite").write_bytes(b"this is no database" * 100)
     assert "it is not known whether a backup has it" in told(chosen)
+    assert server.client().keys() == []
+
+
+@pytest.mark.parametrize("section", ["snapshot", "archive"])
+def test_a_worker_creates_nothing_while_a_url_cannot_be_used(server, chosen, section):
+    """If the URL of a backup cannot be used, the server's data may be there: the worker ends with the error.
+
+    It does not wait, because no restore corrects the configuration.
+    """
+    wrong = replace(chosen, **{section: replace(getattr(chosen, section), url="nothing://x")})
+    with pytest.raises(ConfigurationError, match=rf"^{section}\.url") as error:
+        open_deployment(wrong)
+    assert not isinstance(error.value, NothingDeclared)
+    assert server.client().keys() == []
+    wait_for_data([wrong], structlog.get_logger(), threading.Event())
+
+
+def test_a_worker_creates_nothing_without_the_package_of_its_archive(server, chosen, monkeypatch):
+    """If the package that reads the archive is not installed, the archive may have the server's data."""
+    monkeypatch.setitem(sys.modules, "tallystream_worker.archive.store", None)  # an import raises `ImportError`
+    with pytest.raises(ImportError):
+        open_deployment(chosen)
     assert server.client().keys() == []

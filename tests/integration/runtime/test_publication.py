@@ -262,13 +262,27 @@ def test_lost_rules_are_brought_back_although_others_are_published(server):
     publish_again(client, Deployment.load(client), 2)
     before = Deployment.load(client)
     start(server.url, Rules({"share": Metric()}))
-    assert publish_lost(client, before, archived) == [2]
+    assert publish_lost(client, before, archived) == ([2], True)
     assert stored(client).metric == BOTH.metric | {"share": Metric()}
     found = changes(client)
     assert [(each.number, each.at) for each in found] == sorted((each.number, each.at) for each in found)
     assert [each.number for each in found] == [1, 2, 3, 4, 5]
     assert found[1].rules == BOTH
-    assert publish_lost(client, Deployment.load(client), archived) == []
+    assert publish_lost(client, Deployment.load(client), archived) == ([], False)
+
+
+def test_lost_rules_that_contradict_later_ones_are_not_live(server):
+    """If the lost rules and those of the server contradict each other, those of the server stay, and this is stated."""
+    client = server.client()
+    start(server.url, Rules(BOTH.metric))
+    older = copy_of(client)
+    start(server.url, Rules(BOTH.metric, {"liked": BOTH.ratio["liked"]}))
+    archived = copied(client)
+    go_back(client, older)
+    publish_again(client, Deployment.load(client), 2)
+    start(server.url, OWN, removing=["like"])
+    assert publish_lost(client, Deployment.load(client), archived) == ([2], False)
+    assert stored(client) == OWN
 
 
 def test_a_number_that_was_given_again_is_not_recorded_twice(server):
@@ -281,7 +295,7 @@ def test_a_number_that_was_given_again_is_not_recorded_twice(server):
     go_back(client, older)
     start(server.url, Rules({"share": Metric()}))
     before = changes(client)
-    assert publish_lost(client, Deployment.load(client), archived) == []
+    assert publish_lost(client, Deployment.load(client), archived) == ([], False)
     assert changes(client) == before
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from tallystream import Producer
@@ -122,6 +123,31 @@ def world(server, tmp_path) -> Iterator[World]:
         closing(Database(str(tmp_path / "snapshot.sqlite"))) as database,
     ):
         yield World(harness, database)
+
+
+def test_rules_of_other_data_that_are_unknown_end_no_restore(world, monkeypatch):
+    """If this release cannot read the rules that an interrupted restore has noted, and that are of other data, it ends.
+
+    It then states that the rules before it are not known.
+    """
+    world.emit("view")
+    world.snapshot()
+    before = world.state()
+    with monkeypatch.context() as patch:
+        patch.setattr(PartitionRestore, "open", interrupted)
+        with pytest.raises(OSError, match="interrupted"):
+            world.restore()
+    root = world.harness.layout.root
+    noted = msgspec.json.decode(world.client.hget(root, LIVE_RULES))
+    world.client.hset(root, LIVE_RULES, msgspec.json.encode(noted | {"epoch": "other", "published": "{"}))
+    done = world.restore()
+    assert (done.former, done.rules) == (None, OLD)
+    assert world.state()[:3] == before[:3]
+
+
+def interrupted(*_: Any) -> None:
+    """End a restore, as an interruption does."""
+    raise OSError("interrupted")
 
 
 def test_a_metric_that_was_declared_after_the_snapshot_stays(world):

@@ -16,6 +16,7 @@ from tallystream.storage.rule_changes import read_changes
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.regained import regained_text
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.retract import ends
 from tallystream_worker.runtime.publication import publish_again
@@ -94,6 +95,7 @@ def test_lost_changes_are_made_again(world, *, is_followed):
     views(world, 1)  # rejected: the limit is 2 again, and 4 are counted
     done = world.restore()
     assert (done.regained, done.kept, done.rules) == ([2], False, NEW)
+    assert done.is_regained_live
     totals, _, rules, number, changes = world.state()
     assert (totals["view", "a"], totals["clap", "a"], rules) == (4, 1, NEW)
     assert (number, numbers(world)) == (4, [1, 2, 3, 4])
@@ -314,4 +316,23 @@ def test_two_branches_of_rules_become_one():
     assert merged(both, replace(both, retracted=(other,)), both) == replace(base, retracted=(other,))
     with_ratio = Rules({"view": Metric(), "clap": Metric()}, ratio={"r": Ratio(of=("clap",), by=("view",))})
     without = Rules({"view": Metric(), "clap": Metric()})
-    assert merged(without, with_ratio, rules_of(2)) == rules_of(2)  # together, the ratio would lack its metric
+    assert merged(without, with_ratio, rules_of(2)) is None  # together, the ratio would lack its metric
+
+
+def test_a_restore_states_that_a_lost_change_is_not_live(world):
+    """If the lost change and a later one contradict each other, the later rules stay live, and the result states it."""
+    world.publish(NEW)
+    views(world, 1)
+    older = copy_of(world.client)
+    world.publish(Rules(NEW.metric, ratio={"r": Ratio(of=("clap",), by=("view",))}))
+    world.snapshot()
+    go_back(world.client, older)
+    world.harness.rules = NEW
+    world.publish(OLD)
+    views(world, 1)
+    done = world.restore()
+    assert (done.regained, done.is_regained_live, done.rules) == ([3], False, OLD)
+    assert world.state()[2] == OLD
+    told = regained_text(done.regained, is_live=done.is_regained_live)
+    assert "(3): they are recorded again, but not live" in told
+    assert_right(world)

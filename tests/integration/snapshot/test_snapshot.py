@@ -1270,6 +1270,39 @@ def test_a_restore_states_changed_rows(harness, database):
     assert [part.damaged for part in restore(harness.client, database).parts] == [[], ["ledger", "producers"]]
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_value_that_postgresql_refuses_is_an_error_of_the_snapshot(postgresql, monkeypatch, rows):
+    """PostgreSQL stores no NUL: the error names the database, also if the rows are copied; nothing is written."""
+    monkeypatch.setattr("tallystream_worker.snapshot.write._MANY", 3)
+    with closing(Database(emptied(postgresql))) as database:
+        with pytest.raises(SnapshotError, match=r"cannot be used: .*NUL"):
+            database.state({f"name {number}": "\0" for number in range(rows)})
+        assert database.facts() == {}
+        database.state({f"name {number}": "1" for number in range(rows)})
+        assert len(database.facts()) == rows
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE facts SET value = 'x' WHERE name = 'partitions'",
+        "UPDATE facts SET value = 'x' WHERE name = 'revision'",
+        "DELETE FROM facts WHERE name = 'retracted'",
+        "UPDATE facts SET value = '{' WHERE name = 'retracted'",
+        "UPDATE positions SET generated = 'x'",
+    ],
+)
+def test_a_snapshot_whose_changed_rows_cannot_be_read_is_refused(harness, database, change):
+    """If another program has changed a row so that it cannot be read, the error of the restore names the table."""
+    emit_some(harness, 1)
+    take(harness, database)
+    with database._engine.begin() as connection:
+        connection.execute(text(change))
+    table = change.removeprefix("DELETE FROM ").removeprefix("UPDATE ").partition(" ")[0]
+    with pytest.raises(SnapshotError, match=f"another program has changed.* in the tables {table}, "):
+        restore(harness.client, database, force=True)
+
+
 @pytest.mark.parametrize(
     ("change", "found", "of_partitions"),
     [

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy import create_engine, text
 
 from tallystream import Producer
@@ -34,6 +35,7 @@ from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.runtime.publication import publish_again, publish_rules
+from tallystream_worker.server.data_folder import client_of
 from tallystream_worker.service.server_stats import query_server_stats
 from tallystream_worker.settings.settings import (
     ArchiveSettings,
@@ -714,6 +716,60 @@ def test_a_check_that_cannot_be_made_is_not_a_proof(world):
     assert (names(report), report.status) == (set(), 2)
 
 
+def test_a_scratch_server_that_cannot_be_started_ends_no_other_check(world, monkeypatch):
+    """Without a folder for temporary files, the checks that need one are named with the reason, and others are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(world.folder / "missing"))
+    report = world.verify()
+    assert {each.check for each in report.failed} == {"counters", "snapshot"}
+    assert all("cannot be started" in each.text and "TMPDIR" in each.text for each in report.failed)
+    assert "log" in {each.check for each in report.proofs}
+    assert (names(report), report.status) == (set(), 2)
+
+
+def test_a_temporary_file_that_cannot_be_written_ends_no_other_check(world, monkeypatch):
+    """If the live values cannot be written to a file, only the check that needs the file is not made."""
+    monkeypatch.setattr("tallystream_worker.rebuild.partition_audit._IN_MEMORY", 1)
+
+    def show(step: str) -> None:
+        if "counted again" in step:
+            monkeypatch.setattr(tempfile, "tempdir", str(world.folder / "missing"))
+        elif "snapshot" in step:
+            monkeypatch.setattr(tempfile, "tempdir", None)
+
+    report = verify(world.client, "tally", Sources(world.store, world.database), show=show)
+    assert [each.check for each in report.failed] == ["counters"]
+    assert "missing" in report.failed[0].text
+    assert report.status == 2
+
+
+def test_a_scratch_server_that_ends_ends_no_other_check(world, tmp_path, monkeypatch):
+    """If the temporary server ends, the check is named with the end of its log, and others are made."""
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    def show(step: str) -> None:
+        if "counted again" in step:
+            for path in folder.glob("*/server.sock"):
+                with suppress(RedisError), closing(client_of(path, 5.0)) as client:
+                    client.shutdown(nosave=True)
+
+    report = verify(world.client, "tally", Sources(world.store, world.database), show=show)
+    (failed,) = report.failed
+    assert (failed.check, report.status) == ("counters", 2)
+    assert "the embedded server has ended with status" in failed.text
+    assert "snapshot" in {each.check for each in report.proofs}
+
+
+def test_a_damaged_record_ends_no_other_check(world):
+    """If the record of a dropped dead letter is damaged, the check that reads it is named, and others are made."""
+    world.client.hset(world.keys.dropped, "g 1-1", "AAAA")
+    report = world.verify()
+    (failed,) = report.failed
+    assert (failed.check, "is damaged" in failed.text) == ("counters", True)
+    assert "log" in {each.check for each in report.proofs}
+
+
 def test_entries_in_hand_are_no_fault(world):
     """If some entries are pending, and others are not delivered yet, a verification finds nothing."""
     world.emit(10)
@@ -825,6 +881,8 @@ def test_the_command_prints_a_page(world):
     assert "tallystream restore" in said.stdout
     world.client.flushall()
     said = command()
+    assert (said.returncode, "cannot verify" in said.stderr) == (2, True), said
+    said = command("--config", "missing.toml")
     assert (said.returncode, "cannot verify" in said.stderr) == (2, True), said
 
 

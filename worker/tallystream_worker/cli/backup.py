@@ -99,8 +99,10 @@ def archive_of(settings: Settings, url: str | None, database: Database) -> Store
     if not (chosen := _archive_url(settings, url)):
         return None
     from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+    from tallystream_worker.snapshot.damage import explaining_damage  # noqa: PLC0415  # SQLAlchemy is slow to import
 
-    return Store(chosen, settings.redis.namespace, int(database.facts().get("log", FIRST_TOPIC)))
+    with explaining_damage(database):
+        return Store(chosen, settings.redis.namespace, int(database.facts().get("log", FIRST_TOPIC)))
 
 
 def open_archive(store: Store | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:

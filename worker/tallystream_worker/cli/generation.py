@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import TallyError
 from tallystream_worker.cli.backup import note_retractions
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.cli.progress import entries_bar
+from tallystream_worker.cli.unfinished import stating_unfinished
 from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress
 
 if TYPE_CHECKING:
@@ -82,7 +84,10 @@ def build(
     Any error of `review` and of `CountingLoop.run_once`, such as a `redis.RedisError`, is raised too; in the second
     case, some partitions may have switched.
     """
-    with Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run:
+    with (
+        stating_unfinished(settings, deployment),
+        Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run,
+    ):
         if not begun:
             run.begin()
         with entries_bar() as bar:
@@ -98,4 +103,10 @@ def build(
             retracted = deployment.rules_of(generation).retracted
             note_retractions(settings, deployment, archive, retracted)
             run.switch()
-            note_retractions(settings, deployment, archive, retracted)
+            try:
+                note_retractions(settings, deployment, archive, retracted)
+            except TallyError:
+                error_console.print(
+                    f"generation {generation} is live, but its retractions may be missing in a backup:", soft_wrap=True
+                )
+                raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,9 +9,10 @@ from redis.exceptions import RedisError
 
 from tallystream.errors import TallyError
 from tallystream.reading.query import Query
-from tallystream.storage.keys import FIRST_TOPIC, SNAPSHOTS
+from tallystream.storage.keys import SNAPSHOTS
 from tallystream.wire.stream_id import StreamID, parse_id
-from tallystream_worker.cli.moments import format_moment
+from tallystream_worker.process.moments import format_moment
+from tallystream_worker.runtime.backups import read_archive, read_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,41 +125,29 @@ def _possible(positions: list[_Position]) -> BackedUpLoss:
 
 
 def _of_snapshot(settings: Settings, deployment: Deployment) -> Iterator[_Position]:
-    if not settings.snapshot.url:
-        return
-    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
-
     layout = deployment.layout
     try:
-        with closing(Database(settings.snapshot.url, layout.namespace, is_there=True)) as database:
-            facts = database.facts()
-            if (facts.get("epoch"), facts.get("log", str(FIRST_TOPIC))) != (deployment.epoch, str(layout.topic)):
-                return
-            place = f"the snapshot {database.place}"
-            positions = [database.position(number) for number in range(layout.partitions)]
-    except (TallyError, ValueError):
+        found = read_snapshot(settings)
+        if found is None or (found.epoch, found.topic) != (deployment.epoch, layout.topic):
+            return
+        ends = [(each, parse_id(each.generated)) if each is not None else None for each in found.last]
+    except (TallyError, ValueError):  # another program may have changed a position
         return
-    for keys, found in zip(layout.keys, positions, strict=True):
-        if found is not None:
-            position = found[0]
-            last = parse_id(position.generated)
+    for keys, end in zip(layout.keys, ends, strict=False):
+        if end is not None:
+            position, last = end
+            place = f"the snapshot {found.place}"
             yield _Position(place, _OF_SNAPSHOT, keys.stream, keys.sequences, last, position.mark)
 
 
 def _of_archive(settings: Settings, deployment: Deployment) -> Iterator[_Position]:
-    if not settings.archive.url:
-        return
     layout = deployment.layout
     try:
-        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
-        store = Store(settings.archive.url, layout.namespace, layout.topic)
-        if (store.manifest() or {}).get("epoch") != deployment.epoch:
-            return
-        newest = [store.newest(number) for number in range(layout.partitions)]
-    except (ImportError, TallyError, ValueError):
+        found = read_archive(settings, layout.topic)
+    except (ImportError, TallyError):
         return
-    for keys, file in zip(layout.keys, newest, strict=True):
+    if found is None or found.epoch != deployment.epoch:
+        return
+    for keys, file in zip(layout.keys, found.last, strict=False):
         if file is not None:
-            place = f"the archive {settings.archive.url}"
-            yield _Position(place, _OF_ARCHIVE, keys.stream, keys.sequences, file.last)
+            yield _Position(f"the archive {found.place}", _OF_ARCHIVE, keys.stream, keys.sequences, file.last)

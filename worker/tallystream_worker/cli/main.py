@@ -83,10 +83,10 @@ def main() -> NoReturn:
     """Run the command line of this process and exit; the status is 0 only if the command succeeded.
 
     The status is 1 for an error, and 2 for a wrong argument or event; in some commands, 1 and 2 have other meanings. An
-    error of tallystream or of the Redis client is printed in a line; any other one ends the process with a traceback
-    and the status 1. Ctrl-C causes no traceback: a command that runs until it, such as `worker`, then ends with its own
-    status, which may be 0; any other one with 130. If the reader of the output has exited (`| head`), the status is
-    141, and nothing is printed.
+    error of tallystream, of the Redis client or of the operating system is printed in a line; any other one, such as an
+    `ImportError`, ends the process with a traceback and the status 1. Ctrl-C causes no traceback: a command that runs
+    until it, such as `worker`, then ends with its own status, which may be 0; any other one with 130. If the reader of
+    the output has exited (`| head`), the status is 141, and nothing is printed.
     """
     sys.exit(_run())
 
@@ -99,8 +99,6 @@ def _run() -> int:
     except TallyError as error:
         return _say(explained(error), 1)
     except BROKEN as error:
-        if isinstance(error, AuthenticationError):
-            return _say(f"{current_url()} refuses the login: {error}. Check the user and the password in the URL", 1)
         return _say(_unreachable(error), 1)
     except RedisError as error:
         return _say(f"{current_url()} replied with an error: {text_of(error)}", 1)
@@ -110,6 +108,8 @@ def _run() -> int:
         # The reader of our output has exited (`| head`), which is not an error. Keep Python from reporting it at exit.
         sys.stderr.close()
         return 141
+    except OSError as error:
+        return _say(f"{error}. Remove the cause, such as a full disk, and run the command again", 1)
     return int(status or 0)
 
 
@@ -144,6 +144,8 @@ def _refusal(error: EventError) -> str:
 
 
 def _unreachable(error: RedisError) -> str:
+    if isinstance(error, AuthenticationError):
+        return f"{current_url()} refuses the login: {error}. Check the user and the password in the URL"
     if is_certificate_untrusted(error):
         return (
             f"the certificate of {current_url()} is not trusted: {error}. Add ?ssl_ca_certs=FILE to the URL, with the "

@@ -1,4 +1,4 @@
-"""Parses and formats the moments that the command line takes and prints."""
+"""Parses the moments that the command line takes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,3 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def format_moment(second: float) -> str:
-    """Return a moment in seconds since 1970 as text in UTC, rounded down to seconds: `2026-11-01 12:00:00+00:00`."""
-    return datetime.fromtimestamp(second, UTC).isoformat(" ", "seconds")

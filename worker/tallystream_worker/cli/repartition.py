@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as changed
 
 from tallystream.client.connect import connect
-from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.cli.progress import entries_bar
+from tallystream_worker.cli.unfinished import stating_unfinished, unfinished
 from tallystream_worker.process.barrier import confirm
 from tallystream_worker.repartition import topic
 from tallystream_worker.repartition.migration import RepartitionProgress, repartition
@@ -74,7 +75,7 @@ def to_partitions(
     before, layout = deployment.layout.partitions, deployment.layout
     rules = unspread_rules(deployment, settings.rules_over(deployment.declared))
     if is_needed := partitions != before or rules is not None:
-        with entries_bar() as bar:
+        with stating_unfinished(settings, deployment), entries_bar() as bar:
             task = bar.add_task("copying", total=None, entries=0)
 
             def show(at: RepartitionProgress) -> None:
@@ -91,6 +92,8 @@ def to_partitions(
         return
     if not is_needed:
         console.print(f"there are already {partitions} partitions")
+        for line in unfinished(deployment):
+            error_console.print(line, soft_wrap=True)
         return
     console.print(
         f"{partitions} partitions are live (topic {layout.topic}); producers, workers and readers switch to them. "

@@ -138,8 +138,10 @@ class StatusScreen:
     def _balance(self, ledger: LedgerSummary) -> Text:
         if ledger.unreachable:
             return Text("\n".join(reach_notes(ledger.unreachable)), style="bold red")
+        if ledger.lag is None:
+            return Text("ledger open: it is not known how many entries are not counted yet", style="yellow")
         if ledger.unaccounted is None:
-            return Text(f"ledger open: {_count(ledger.lag)} entries are not counted yet", style="yellow")
+            return Text(f"ledger open: {ledger.lag:,} entries are not counted yet", style="yellow")
         if ledger.unaccounted:
             return Text(f"{ledger.unaccounted:,} events are UNACCOUNTED for", style="bold white on red")
         return Text("ledger balances: every appended event is accounted for", style="green")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tallystream.wire.codec import Single
 
 _DIGEST_BYTES: Final = 8
+_SHOWN: Final = 64
+"""The most characters of a damaged record in an error."""
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -70,10 +73,18 @@ def dropped_letters(records: Iterable[str]) -> dict[str, list[DroppedLetter]]:
     """Decode records that `record_of` made; return the dropped dead letters by the stream ID of their original entry.
 
     Raises:
-        ValueError: a record has another form.
+        CodecError: a record has another form.
     """
     found: dict[str, list[DroppedLetter]] = {}
-    for letter in (_decode(b64decode(record)) for record in records):
+    for record in records:
+        try:
+            letter = _decode(b64decode(record))
+        except (ValueError, msgspec.DecodeError) as error:
+            raise CodecError(
+                f"the record {record[:_SHOWN]!r} of a dropped dead letter is damaged ({error}): another client has "
+                "changed it. Delete the field with this value from the hash of these records, a key that ends with "
+                ":dropped; a later rebuild then counts the events of this dead letter"
+            ) from None
         found.setdefault(letter.source, []).append(letter)
     return found
 

@@ -127,7 +127,7 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
         StreamError: a repartition has closed the partition, or a restore replaces its counters; nothing was dropped.
         KeyLost: the partition has lost a key; nothing was dropped.
         redis.RedisError: the dead letters may or may not have been dropped; dropping them again is safe.
-        ValueError: the `source` of a dead letter that was not given up is not a stream ID; nothing was dropped.
+        CodecError: the `source` of a dead letter that was not given up is not a stream ID; nothing was dropped.
     """
     done = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
     if done is None:
@@ -152,7 +152,7 @@ def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedL
 
     Raises:
         ScanBroken, redis.RedisError: see `records_of_dropped`.
-        ValueError: a stored record is damaged.
+        CodecError: a stored record is damaged.
     """
     return dropped_letters(records_of_dropped(client, keys).values())
 
@@ -168,7 +168,7 @@ def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, st
         redis.RedisError: the server does not reply, or rejects the command.
     """
     return {
-        field.decode(): record.decode()
+        field.decode(errors="replace"): record.decode(errors="replace")
         for page in pages_of_fields(client, keys.dropped)
         for field, record in page.items()
     }
@@ -207,7 +207,7 @@ def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict
     dead letter without a record is left out.
 
     Raises:
-        ValueError: a record, or the `source` of a dead letter, is damaged.
+        CodecError: a record, or the `source` of a dead letter, is damaged.
     """
     left = Counter(_events_in(record) for record in records)
     found = {}
@@ -231,7 +231,7 @@ def taken_from(before: Iterable[DeadLetter], present: Iterable[DeadLetter], reco
         records: The records of those that were dropped: see `records_of_dropped`.
 
     Raises:
-        ValueError: a record, or the `source` of a dead letter, is damaged.
+        CodecError: a record, or the `source` of a dead letter, is damaged.
     """
     left = Counter(_events_in(_record(letter)) for letter in present)
     found = []
@@ -296,7 +296,13 @@ def _events_in(record: str) -> tuple[str, int, bytes]:
 
 
 def _record(letter: DeadLetter) -> str:
-    return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
+    try:
+        return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
+    except ValueError:
+        raise CodecError(
+            f"the source {letter.source!r} of the dead letter {letter.id} is not a stream ID: another client has "
+            "changed it. Delete this entry from its stream of dead letters (redis-cli XDEL), then run the command again"
+        ) from None
 
 
 def _page(client: redis.Redis, keys: PartitionKeys, first: str, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
-from tallystream.client.connect import connect
 from tallystream.errors import ConfigurationError, StreamError
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.partition_audit import PartitionAudit
 from tallystream_worker.rebuild.report import Report, sum_reports
 from tallystream_worker.rebuild.scope import Span
-from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.server.scratch import scratch_server
 from tallystream_worker.snapshot.live_rules import followed_rules
 
 if TYPE_CHECKING:
@@ -86,16 +83,12 @@ def audit(
             the live topic, generation or rules changed meanwhile.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         CodecError: a file of the archive has a damaged row.
-        EmbeddedServerError: the scratch server cannot be started.
+        EmbeddedServerError: the scratch server cannot be started, or has ended.
         redis.RedisError: one of the two servers does not reply, or rejects a command.
-        OSError: a temporary file or folder cannot be written.
+        OSError: a temporary file cannot be written.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(TemporaryDirectory(prefix="tally-audit-", ignore_cleanup_errors=True))
-        extra = ["--appendonly", "no", "--save", ""]
-        server = stack.enter_context(EmbeddedServer(Path(folder), extra=extra, is_scratch=True))
-        scratch = connect(server.url)
-        stack.callback(scratch.close)
+        scratch = stack.enter_context(scratch_server("tally-audit-", "--appendonly", "no", "--save", ""))
         partitions = [
             PartitionAudit(client, scratch, deployment, rules, number, sources, span, sample, followed, show)
             for number in range(deployment.layout.partitions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +186,7 @@ def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, datab
             f"{database.place} contains a snapshot from before the last repartition: take another snapshot "
             "(tallystream snapshot --once)"
         )
-    moment = dt.datetime.fromtimestamp(position.taken / 1000, dt.UTC).isoformat(" ", "seconds")
+    moment = format_moment(position.taken / 1000)
     if generation != keys.generation:
         raise ConfigurationError(
             f"{database.place} contains generation {generation} of {keys.stream} as of {moment}, but generation "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tallystream.client.connect import connect
 from tallystream.client.error_text import named_text
+from tallystream.errors import ConsumerGroupMissing
 from tallystream_worker.counting.fetch import COPIES, Fetch
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.loop import CountingLoop
@@ -88,12 +89,15 @@ class CatchUpCounter:
         """The number of entries that are not counted yet, read from the server, or a lower bound; 0 only if none.
 
         Raises:
-            ValueError: a consumer group of the topic is missing.
+            ConsumerGroupMissing: a consumer group of the topic is missing.
             redis.RedisError: a stream is missing, or the server does not reply.
         """
         waiting = 0
         for keys in self._deployment.layout.keys:
-            (group,) = (each for each in self._client.xinfo_groups(keys.stream) if each["name"] == keys.group.encode())
+            groups = self._client.xinfo_groups(keys.stream)
+            group = next((each for each in groups if each["name"] == keys.group.encode()), None)
+            if group is None:
+                raise ConsumerGroupMissing(keys.stream, keys.group)
             about: dict[str, Any] = self._client.xinfo_stream(keys.stream)
             behind = group["last-delivered-id"] != about["last-generated-id"]
             waiting += int(group["pending"]) + (int(group["lag"]) if group["lag"] is not None else int(behind))

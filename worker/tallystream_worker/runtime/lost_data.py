@@ -7,7 +7,6 @@ counting from 0 would hide the loss: so the worker waits for a restore.
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -17,7 +16,9 @@ from tallystream.client.connect import connect
 from tallystream.client.error_text import text_of
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, NothingDeclared, TallyError
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.process.state_log import StateLog
+from tallystream_worker.runtime.backups import archived_topics, read_archive, read_snapshot
 from tallystream_worker.runtime.health import WaitingProbe
 from tallystream_worker.runtime.metrics import serve_metrics
 
@@ -38,15 +39,22 @@ def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
     """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
 
     The snapshot is looked at first; if it has the data, the archive is not mentioned. A backup that cannot be read is
-    passed over; with `is_strict`, the error is raised. In any case, these are passed over: a backup whose URL cannot be
-    used, a SQLite file that does not exist, a snapshot that lacks a partition, and an archive if the package that reads
-    it is not installed.
+    passed over; with `is_strict`, the error is raised. In any case, a SQLite file that does not exist, and a snapshot
+    that lacks a partition, are passed over.
 
     Raises:
-        SnapshotError, ArchiveError: only with `is_strict`; see `Database.facts` and `Store.manifest`.
+        ConfigurationError, SnapshotError, ArchiveError, ImportError: only with `is_strict`; see `read_snapshot` and
+            `read_archive`.
     """
-    passed = (ImportError, ConfigurationError if is_strict else TallyError, ValueError)
-    return _of_snapshot(settings, passed) or _of_archive(settings, passed)
+    passed: tuple[type[Exception], ...] = () if is_strict else (ImportError, TallyError)
+    for read in (_of_snapshot, _of_archive):
+        try:
+            found = read(settings)
+        except passed:
+            continue
+        if found:
+            return found
+    return ""
 
 
 def refuse_lost_data(client: redis.Redis, settings: Settings, *, creating: bool) -> None:
@@ -58,7 +66,9 @@ def refuse_lost_data(client: redis.Redis, settings: Settings, *, creating: bool)
     Raises:
         NothingDeclared: the server may have lost its data; the text states which backup has it, if that is known, and
             what to do.
-        ConfigurationError, DeploymentChanged, KeyLost, redis.RedisError: see `Deployment.find`.
+        ConfigurationError: the server has no rules, and the URL of a backup cannot be used; or see `Deployment.find`.
+        ImportError: the server has no rules, an archive is configured, and the package pyarrow is not installed.
+        DeploymentChanged, KeyLost, redis.RedisError: see `Deployment.find`.
     """
     deployment = Deployment.find(client, settings.redis.namespace)
     if deployment.declared is not None:
@@ -66,6 +76,8 @@ def refuse_lost_data(client: redis.Redis, settings: Settings, *, creating: bool)
     root = deployment.layout.root
     try:
         found = backup_of(settings, is_strict=True)
+    except ConfigurationError:
+        raise  # no wait corrects the configuration
     except TallyError as error:
         raise NothingDeclared(
             f"{root}: the server has no data of this deployment, and it is not known whether a backup has it: {error}"
@@ -143,52 +155,25 @@ def _reasons(tenants: Sequence[Settings], *, creating: bool, is_waiting: bool) -
     return found
 
 
-def _of_snapshot(settings: Settings, passed: tuple[type[Exception], ...]) -> str:
-    if not settings.snapshot.url:
+def _of_snapshot(settings: Settings) -> str:
+    found = read_snapshot(settings)
+    if found is None or not found.last or None in found.last:
         return ""
-    from tallystream_worker.snapshot.database import Database  # noqa: PLC0415  # SQLAlchemy takes its time
-
-    try:
-        with closing(Database(settings.snapshot.url, settings.redis.namespace, is_there=True)) as database:
-            facts = database.facts()
-            found = [database.position(number) for number in range(int(facts.get("partitions", 0)))]
-            place = database.place
-    except passed:
-        return ""
-    if not found or None in found:
-        return ""
-    taken = min(each[0].taken for each in found if each is not None) / 1000
+    taken = min(each.taken for each in found.last if each is not None) / 1000
     return (
-        f"The snapshot {place} has it up to {_moment(taken)}. To bring it back, run: tallystream restore "
-        f"{place} --force"
+        f"The snapshot {found.place} has it up to {format_moment(taken)}. To bring it back, run: tallystream restore "
+        f"{found.place} --force"
     )
 
 
-def _of_archive(settings: Settings, passed: tuple[type[Exception], ...]) -> str:
-    if not settings.archive.url:
+def _of_archive(settings: Settings) -> str:
+    topics = [read_archive(settings, topic) for topic in archived_topics(settings)]
+    files = [file for each in topics if each is not None for file in each.last if file is not None]
+    if not files:
         return ""
-    try:
-        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
-
-        first = Store(settings.archive.url, settings.redis.namespace)
-        later = [Store(settings.archive.url, settings.redis.namespace, topic) for topic in first.later_topics()]
-        newest = [
-            store.newest(number)
-            for store in (first, *later)
-            for number in range(int((store.manifest() or {}).get("partitions", 0)))
-        ]
-    except passed:
-        return ""
-    last = max((file.last[0] for file in newest if file is not None), default=0)
-    if not last:
-        return ""
-    url = settings.archive.url
+    url, last = settings.archive.url, max(file.last[0] for file in files)
     return (
-        f"The archive {url} has its events up to {_moment(last / 1000)}, but there is no snapshot to restore. To "
+        f"The archive {url} has its events up to {format_moment(last / 1000)}, but there is no snapshot to restore. To "
         "count the events again, name another folder in [archive] url, start a worker, and run: tallystream replay "
         f"--archive {url} -o events.ndjson, then: tallystream ingest events.ndjson --wait"
     )
-
-
-def _moment(second: float) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat(" ", "seconds")

@@ -122,11 +122,14 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
     return deployment.reload(client, in_part=True)
 
 
-def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
+def publish_lost(
+    client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]
+) -> tuple[list[int], bool]:
     """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
 
-    `lacked` states which changes are lost. Without one, write nothing, and return an empty list. The rules are those of
-    the last lost change, together with later changes on the server, which have precedence: see `merged`.
+    Also return whether the rules of the last one are live again. `lacked` states which changes are lost. Without one,
+    write nothing, and return an empty list and `False`. The rules are those of the last lost change, together with later
+    changes on the server, which have precedence: see `merged`.
     The lost changes are recorded again, in the call that stores the rules. If the stored rules differ, or if their
     number is not above those of the lost changes, the rules get a new number. If another process publishes rules at the
     same time, the rules are made again from those.
@@ -147,18 +150,19 @@ def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[
         recorded, highest = recorded_numbers(client, deployment)
         lost = lacked(archived, deployment.epoch, recorded, highest)
         if not lost:
-            return []
+            return [], False
         first, last = parse_id(next(iter(lost))), list(lost.values())[-1]
         records = read_changes(client, deployment.layout)
         earlier = [fields[b"rules"] for name, fields in records if parse_id(name.decode()) < first]
         base = read(earlier[-1]) if earlier else deployment.rules
-        rules = merged(base, read(last["rules"].encode()), deployment.rules)
+        both = merged(base, read(last["rules"].encode()), deployment.rules)
+        rules = deployment.rules if both is None else both
         deployment.refuse_gathering(rules)
         told = [int(fields["number"]) for fields in lost.values()]
         again = [(name, [part for field in fields.items() for part in field]) for name, fields in lost.items()]
         arguments = [publish(rules), publisher(), max(told), msgspec.json.encode(again), *spread_fields(rules.spread)]
         if _run(_REGAIN, client, deployment, arguments) != b"moved":
-            return told
+            return told, both is not None
         deployment = deployment.reload(client)
 
 

@@ -31,6 +31,9 @@ STOP_TIMEOUT: Final = 10.0
 LOG_TAIL: Final = 10
 """Lines of the server's log file that an error message quotes."""
 
+_END_TIMEOUT: Final = 1.0
+"""Seconds in which a process ends after its connections have failed, if it ends at all."""
+
 _POLL: Final = 0.005
 
 
@@ -140,6 +143,22 @@ class EmbeddedServer:
             self._await_answer(self._process, self._socket, log_start)
             undo.pop_all()
         return self
+
+    def ensure_running(self) -> None:
+        """Raise an `EmbeddedServerError` that quotes the log file if the started server has ended by itself.
+
+        Call it after a connection to the server has failed: it waits up to 1 second for the end.
+        """
+        if self._process is None:
+            return
+        try:
+            status = self._process.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return
+        raise EmbeddedServerError(
+            f"the embedded server has ended with status {status}. If the system has killed it because memory is short, "
+            f"free memory; then run the command again. The end of its log:\n{self._tail(0)}"
+        )
 
     def stop(self) -> None:
         """Stop the server if it runs: it flushes its data to disk and exits; after 10 s it is killed.
@@ -257,7 +276,8 @@ class EmbeddedServer:
 
     def _tail(self, start: int) -> str:
         lines = self._said(start).splitlines()
-        return "\n".join(f"    {line}" for line in lines[-LOG_TAIL:]) + f"\n(from {self.log})"
+        place = "" if self._is_scratch else f"\n(from {self.log})"  # a scratch folder is removed
+        return "\n".join(f"    {line}" for line in lines[-LOG_TAIL:]) + place
 
     def _forget_socket(self) -> None:
         if self._socket is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,7 +25,7 @@ def copy(connection: Connection, table: Table, schema: str | None, rows: Sequenc
         rows: The rows, each as a value by column name, for all columns; no two rows have the same primary keys.
 
     Raises:
-        psycopg.Error: the database does not answer, or refuses a statement. It is no SQLAlchemyError.
+        SQLAlchemyError: the database does not answer, or refuses a statement or a value.
     """
     names = [column.name for column in table.c]
     keys = [column.name for column in table.primary_key]
@@ -31,18 +33,22 @@ def copy(connection: Connection, table: Table, schema: str | None, rows: Sequenc
     target = f'"{table.name}"' if schema is None else f'"{schema}"."{table.name}"'
     incoming, columns = f'"incoming {table.name}"', _listed(names)
     driver: Any = connection.connection  # psycopg's, which has COPY
-    with driver.cursor() as cursor:
-        cursor.execute(f"CREATE TEMPORARY TABLE {incoming} (LIKE {target}) ON COMMIT DROP")
-        with cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copying:
-            values = itemgetter(*names)
-            for row in rows:
-                copying.write_row(values(row))
-        # In the order of the index, so that the index is written front to back.
-        cursor.execute(
-            f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {incoming} ORDER BY {_listed(keys)} "  # noqa: S608  # names of ours
-            f"ON CONFLICT ({_listed(keys)}) DO UPDATE SET {changed}"
-        )
-        cursor.execute(f"DROP TABLE {incoming}")
+    psycopg: Any = connection.dialect.loaded_dbapi
+    try:
+        with driver.cursor() as cursor:
+            cursor.execute(f"CREATE TEMPORARY TABLE {incoming} (LIKE {target}) ON COMMIT DROP")
+            with cursor.copy(f"COPY {incoming} ({columns}) FROM STDIN") as copying:
+                values = itemgetter(*names)
+                for row in rows:
+                    copying.write_row(values(row))
+            # In the order of the index, so that the index is written front to back.
+            cursor.execute(
+                f"INSERT INTO {target} ({columns}) SELECT {columns} FROM {incoming} ORDER BY {_listed(keys)} "  # noqa: S608  # names of ours
+                f"ON CONFLICT ({_listed(keys)}) DO UPDATE SET {changed}"
+            )
+            cursor.execute(f"DROP TABLE {incoming}")
+    except psycopg.Error as error:  # SQLAlchemy wraps only the errors of its own statements
+        raise DBAPIError(None, None, error) from error
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ class Database:
             url = f"sqlite:///{url}"
         try:
             self._engine = create_engine(url)
-        except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError) as error:  # ValueError: the port
+        except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:  # ValueError: the port
             raise ConfigurationError(
                 f"snapshot.url cannot be used: {error}. Write a file, or postgresql://USER:PASSWORD@HOST/NAME "
                 "(that needs: pip install 'tallystream-worker[postgresql]')"
@@ -344,7 +344,10 @@ class Database:
         try:
             with self._preparing:
                 if not self._is_ready:
-                    self._prepare()
+                    try:
+                        self._prepare()
+                    except OSError as error:
+                        raise SnapshotError(f"{self.place} cannot be used: {error.strerror}") from error
                     self._is_ready = True
             with self._engine.begin() as connection:
                 yield connection
@@ -358,6 +361,7 @@ class Database:
         Raises:
             ConfigurationError: `is_there` is true, and the SQLite file does not exist.
             SQLAlchemyError: the database cannot be used.
+            OSError: the folder of the SQLite file cannot be read.
         """
         is_sqlite = self._engine.dialect.name == "sqlite"
         self.owner = self._owner()

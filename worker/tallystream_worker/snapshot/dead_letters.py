@@ -138,7 +138,7 @@ def restore_dead_letters(
 
     Raises:
         RestoreOvertaken: another restore has taken over.
-        ValueError: a record, or the `source` of a dead letter, is damaged; nothing was written.
+        CodecError: a record, or the `source` of a dead letter, is damaged; nothing was written.
         redis.RedisError: the server did not answer, or refused a command.
     """
     found = {id_: decode_letter(stored[id_]) for id_ in sorted(stored, key=parse_id)}

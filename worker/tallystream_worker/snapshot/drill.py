@@ -6,15 +6,12 @@ entries that were applied after it up to this moment, so both must be equal, alt
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import StreamError
 from tallystream.wire.stream_id import parse_id
@@ -22,7 +19,7 @@ from tallystream_worker.counting.adopt import adopt_as
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.dead_letters.retry import retry
 from tallystream_worker.dead_letters.store import RETRIED, letter_of, letters
-from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.server.scratch import scratch_server
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.dead_letters import decode_letter
 from tallystream_worker.snapshot.live_rules import RestoredRules, followed_rules
@@ -127,8 +124,8 @@ def drill(
         StreamError: entries after the snapshot could not be counted on the temporary server.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; no worker has
             published the rules yet; or this release cannot read those of the snapshot.
-        EmbeddedServerError, OSError: the temporary server cannot be started, or its folder cannot be made.
-        ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
+        EmbeddedServerError: the temporary server cannot be started, or has ended.
+        CodecError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         redis.RedisError: a server did not answer, or refused a command.
 
     Any error of `archived` is raised too. The temporary server is removed, also after an error.
@@ -146,29 +143,22 @@ def drill(
             if moment.position.includes(entry, moment.generation):
                 yield entry
 
-    with (
-        tempfile.TemporaryDirectory(prefix="tally-drill-") as folder,
-        EmbeddedServer(Path(folder), is_scratch=True) as server,
-    ):
-        other = connect(server.url)
-        try:
-            followed = followed_rules(client, deployment.layout)
-            result = restore(other, database, source, followed=followed)
-            copy = Deployment.create_or_load(other, namespace=deployment.layout.namespace)
-            doubts = [
-                _catch_up(other, copy, partition, moment, database.ledger(partition).get(RETRIED), followed)
-                | _doubts(database, deployment, partition, followed)
-                for partition, moment in enumerate(moments)
-            ]
-            restored = Snapshotter(other, database, copy)
-            found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
-            differences: list[DrillDifference] = []
-            unclear: list[DrillDifference] = []
-            for mine, theirs, doubtful in zip(moments, found, doubts, strict=True):
-                for difference in _compare(other, mine, theirs):
-                    (unclear if difference.is_of(doubtful) else differences).append(difference)
-        finally:
-            other.close()
+    with scratch_server("tally-drill-") as other:
+        followed = followed_rules(client, deployment.layout)
+        result = restore(other, database, source, followed=followed)
+        copy = Deployment.create_or_load(other, namespace=deployment.layout.namespace)
+        doubts = [
+            _catch_up(other, copy, partition, moment, database.ledger(partition).get(RETRIED), followed)
+            | _doubts(database, deployment, partition, followed)
+            for partition, moment in enumerate(moments)
+        ]
+        restored = Snapshotter(other, database, copy)
+        found = [restored.take(partition, None) for partition in range(deployment.layout.partitions)]
+        differences: list[DrillDifference] = []
+        unclear: list[DrillDifference] = []
+        for mine, theirs, doubtful in zip(moments, found, doubts, strict=True):
+            for difference in _compare(other, mine, theirs):
+                (unclear if difference.is_of(doubtful) else differences).append(difference)
     compared = sum(len(values) for moment in moments for values in moment.values.values())
     return Verdict(
         compared,

@@ -44,13 +44,15 @@ def regain(
     archived: Mapping[str, Mapping[str, str]],
     taken: int,
     noted: Callable[[Sequence[Retraction]], Sequence[Retraction]],
-) -> tuple[LiveRules | None, list[int]]:
+) -> tuple[LiveRules | None, list[int], bool]:
     """Return the rules of a server together with the changes that it has lost, and the numbers of these changes.
 
-    Without a lost change, return `live` and an empty list. A change is lost if the server lacks it, it is later than
-    every change that the server and the snapshot both have, and it is in the snapshot, or it is in the archive and was
-    made after the snapshot. If they have no change in common, no change is lost. A server without rules of this data
-    counts as one that has the changes of the snapshot.
+    Also return whether the rules of the last lost change are live again: see `merged`. Without a lost change, return
+    `live`, an empty list and `False`.
+
+    A change is lost if the server lacks it, it is later than every change that the server and the snapshot both have,
+    and it is in the snapshot, or it is in the archive and was made after the snapshot. If they have no change in
+    common, no change is lost. A server without rules of this data counts as one that has the changes of the snapshot.
 
     The rules that are returned are those of the last lost change, with what was changed on the server after the loss
     (see `merged`). They may have a new number, as a new change: then the entries counted until now keep the rules that
@@ -87,12 +89,13 @@ def regain(
         if shared and name not in known and parse_id(name) > max(shared)
     }
     if not lost:
-        return live, []
+        return live, [], False
     server = live if live is not None and is_ours else _of_snapshot(facts, layout, recorded)
-    found = _Loss(client, layout, server, facts, known, lost).live(counts=is_ours)
+    loss = _Loss(client, layout, server, facts, known, lost)
+    found = loss.live(counts=is_ours)
     if not is_ours and (added := noted(found.rules.retracted)):
         found = _retracting(client, found, added)
-    return found, [int(fields["number"]) for fields in lost.values()]
+    return found, [int(fields["number"]) for fields in lost.values()], loss.is_live
 
 
 def _retracting(client: redis.Redis, live: LiveRules, added: Sequence[Retraction]) -> LiveRules:
@@ -140,12 +143,13 @@ def lacked(
     }
 
 
-def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
+def merged(base: Rules, lost: Rules, present: Rules) -> Rules | None:
     """Return the rules of the last lost change, with what the server has changed after the loss.
+
+    Return `None` if the two together are not valid rules: then those of the server stay live.
 
     If both have changed the same metric, ratio, alert or zone, the change after the loss wins: it is the later one.
     Retractions of both are kept, but for those that one of them has undone.
-    If the two together are not valid rules, return `present`.
 
     Args:
         base: The rules to which the loss took the server back.
@@ -165,7 +169,7 @@ def merged(base: Rules, lost: Rules, present: Rules) -> Rules:
             tuple(retracted),
         )
     except ConfigurationError:
-        return present
+        return None
 
 
 def _either(base: Mapping[str, _Value], lost: Mapping[str, _Value], present: Mapping[str, _Value]) -> dict[str, _Value]:
@@ -212,6 +216,8 @@ class _Loss:
         since = {int(fields["number"]) for fields in self._since.values()}
         # A partition that has a place of such a number has followed a lost change.
         self._lost_numbers = {int(fields["number"]) for fields in lost.values()} - since
+        self.is_live = False
+        """Whether the rules that `live` has returned have those of the last lost change in them."""
 
     def live(self, *, counts: bool) -> LiveRules:
         """Return the rules to restore: those of the last lost change, with what the server has changed after the loss.
@@ -236,6 +242,9 @@ class _Loss:
             self._since = {_text(following(self._last)): taken_back, **self._since}
         latest = list((self._since or self._lost).values())[-1]
         rules = merged(read_rules(self._base["rules"].encode()), self._last_lost, server.rules)
+        self.is_live = rules is not None or not self._since
+        if rules is None:
+            rules = server.rules
         again: tuple[str, dict[str, str]] | None = None
         if self._since and publish(rules).decode() != latest["rules"]:
             name = _text(max((server_time(self._client), 0), following(max(map(parse_id, self._all())))))

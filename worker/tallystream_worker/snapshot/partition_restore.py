@@ -201,7 +201,7 @@ class PartitionRestore:
             StreamError: another client has removed or changed keys of the partition (`KeyLost`, `ConsumerGroupMissing`,
                 `GenerationSwitched`), its node failed over or restarted while a hash was read (`ScanBroken`), or
                 entries could not be counted.
-            ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
+            CodecError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
             redis.RedisError: the server did not answer, or refused a command.
 
         Any error of `archived` is raised too. An entry that cannot be counted becomes a dead letter, or its error is

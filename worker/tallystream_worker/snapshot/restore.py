@@ -37,6 +37,7 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import step
 from tallystream_worker.process.publisher import publisher
+from tallystream_worker.snapshot.damage import explaining_damage
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.ingested_files import restore_ingested_files
 from tallystream_worker.snapshot.live_rules import (
@@ -104,8 +105,9 @@ class Restored:
         of_snapshot: The rules of the snapshot, with the same retractions.
         former: The rules that the server had before; `None` if it had none, or they cannot be read. If changes were
             `regained`, the rules that `regain` has returned. With the argument `followed`, the rules in it.
-        regained: The numbers of the changes of the rules that the server had lost, and that are live again: see
+        regained: The numbers of the changes of the rules that the server had lost, and that are recorded again: see
             `regain`.
+        is_regained_live: Whether the rules of the last of these are live again; `False` if none were lost.
     """
 
     parts: list[RestoredPart]
@@ -116,6 +118,7 @@ class Restored:
     of_snapshot: Rules
     former: Rules | None
     regained: list[int]
+    is_regained_live: bool
 
 
 def restore(  # noqa: PLR0913  # every source is handed in, and named
@@ -176,14 +179,15 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             all partitions are restored.
 
     Raises:
-        SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
+        SnapshotError: there is no complete snapshot, it has another format, the database cannot be used, or another
+            program has changed its rows so that they cannot be used.
         StreamError: the server is not empty, and `force` is not set; or events of another topic would be left out, and
             `accept_loss` is not set. Nothing was changed then. Also if another client changes keys of the deployment
             while the entries are counted (`KeyLost`, `ConsumerGroupMissing`, `GenerationSwitched`).
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
         StreamError: a node failed over, or a slot moved to another one, while counters were restored.
-        ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
+        CodecError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; or this release
             cannot read the rules of the snapshot, those of a change that it needs, or those that an interrupted restore
@@ -195,8 +199,9 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     the restore unfinished: repeat it.
     """
     facts, damaged = _facts(database), database.damaged()
-    layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
-    with RestoreLock(client, layout, waiting) as lock:
+    with explaining_damage(database):
+        layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
+    with explaining_damage(database, layout.partitions), RestoreLock(client, layout, waiting) as lock:
         root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
         lock.note(root)
         if not force and RESTORING.encode() not in root and (there := _found(client, layout)):
@@ -209,7 +214,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         partitions = [PartitionRestore(client, database, layout, n, lock) for n in range(layout.partitions)]
         _check_archive(partitions, archived if force else None)
         # Reading the archive may take long, and the rules may change meanwhile: so read them after it.
-        live, regained = followed, list[int]()
+        live, regained, is_live = followed, list[int](), False
         noted = [*retracted, *decode_retractions(root.get(RESTORING.encode(), b"[]"))]
 
         def noted_without(present: Sequence[Retraction]) -> Sequence[Retraction]:
@@ -219,11 +224,11 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         if live is None:
             taken = min(each.taken for each in partitions)
             found = with_earlier(find_live_rules(client, layout, root), lambda: changes)
-            live, regained = regain(client, layout, found, facts, changes, taken, noted_without)
+            live, regained, is_live = regain(client, layout, found, facts, changes, taken, noted_without)
         lacking = _lacking(
             client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None
         )
-        rules = RestoredRules(facts, layout, live, lacking)
+        rules, former = RestoredRules(facts, layout, live, lacking), _rules_of(live)
         restored = Deployment(layout, durability=durability_of(root) if DURABILITY.encode() in root else durability)
         with step(client, restored, "the partitions are restored"):
             kept = _begin(client, layout, root, facts, rules.live, live, lock, topics)
@@ -242,9 +247,16 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
             lock.renew()
         with step(client, restored, "the restore has ended", "run the command again, with --force"):
             _end(client, layout, facts, rules, kept, partitions, lock, files)
-    former = None if live is None else live.rules
     kept_live = rules.are_kept and not regained
-    return Restored(parts, damaged, lacking, rules.live, kept_live, rules.of_snapshot, former, regained)
+    is_live = is_live and rules.are_kept
+    return Restored(parts, damaged, lacking, rules.live, kept_live, rules.of_snapshot, former, regained, is_live)
+
+
+def _rules_of(live: LiveRules | None) -> Rules | None:
+    """Return the rules of a server; `None` for `None`, and if this release cannot read them."""
+    with suppress(ConfigurationError):
+        return None if live is None else live.rules
+    return None
 
 
 def _begin(

@@ -52,7 +52,7 @@ def find_retries(
         has_resets: Whether subjects of the partition were reset.
 
     Raises:
-        ValueError: a record, or the `source` of a dead letter, is damaged.
+        CodecError: a record, or the `source` of a dead letter, is damaged.
     """
     found = [letter for letter in taken_from(before, present, records) if not letter.was_given_up]
     recorded = sum(each.events for letters in dropped_letters(records).values() for each in letters)

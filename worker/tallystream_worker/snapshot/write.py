@@ -201,7 +201,7 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]], sch
         schema_name: The PostgreSQL schema of the table, `None` for the default one.
 
     Raises:
-        SQLAlchemyError: the database cannot be used; with 200 or more rows and PostgreSQL, `psycopg.Error` instead.
+        SQLAlchemyError: the database cannot be used.
     """
     if len(rows) >= _MANY and connection.dialect.name == "postgresql":
         copy(connection, table, schema_name, rows)

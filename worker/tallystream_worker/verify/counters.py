@@ -50,7 +50,7 @@ def check(scene: Scene) -> None:
     Raises:
         StreamError, ArchiveError, SnapshotError, CodecError, EmbeddedServerError: see `audit`.
         redis.RedisError: a server does not reply, or rejects a command.
-        OSError: a temporary file or folder cannot be written.
+        OSError: a temporary file cannot be written.
     """
     followed = followed_rules(scene.client, scene.deployment.layout, scene.sources.changes)
     try:

@@ -39,7 +39,7 @@ def note(scene: Scene) -> None:
         bases = [choose(scene.client, scene.deployment, number, scene.sources, Span()) for number, _ in scene.streams()]
     except BROKEN:
         raise
-    except (TallyError, RedisError):
+    except (TallyError, RedisError, OSError, ValueError):
         return  # a check has reported it
     if any(base.gone is not None for base in bases):
         scene.report.recount = _NOTHING

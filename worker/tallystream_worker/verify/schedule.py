@@ -62,7 +62,6 @@ class ScheduledVerification:
                 `verify`.
             redis.ConnectionError, redis.TimeoutError: also if the server did not reply during the verification.
             ImportError: an archive is configured, and the package pyarrow is not installed.
-            OSError: a temporary file or folder cannot be written.
 
         If the verification fails or is stopped, or its result cannot be recorded, calls within the interval or 15
         minutes, whichever is shorter, do nothing. After an error before the verification began, the next call tries

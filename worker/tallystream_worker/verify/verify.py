@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from redis.exceptions import RedisError
 
+from tallystream.client.error_text import named_text
 from tallystream.client.replies import BROKEN, is_key_missing, is_wrong_type
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, StreamError, TallyError
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from tallystream_worker.rebuild.baseline import Sources
 
 
+_OF_DATA: Final = (ValueError, LookupError, msgspec.MsgspecError)
+"""Errors of a value that another client or program wrote, and that has another form than the check expects."""
+
+
 class Stopped(TallyError):
     """Raised to end a running verification: first by the parameter `show` of `verify`, and then by `verify` too."""
 
@@ -40,10 +46,8 @@ def verify(
 ) -> Verification:
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
-    Events may be appended and counted meanwhile; only temporary keys are written. A `TallyError`, `RedisError` or
-    `ValueError` of one check is noted in `failed`, and the other checks run. A connection that fails or does not reply
-    in time, and any other error, end all.
-
+    Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
+    `failed`, and the other checks run; only a connection to the server that fails or does not reply in time ends all.
     If the data is replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and
     states a check that could not be made; its proofs stay. The same is true if there are findings and a server failed
     over or restarted meanwhile: what was read before and after it may be of different data. If a restore has not
@@ -66,7 +70,6 @@ def verify(
         Stopped: `show` raised it.
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
         redis.RedisError: the server rejects INFO, or a command that reads the description of the deployment.
-        OSError: a temporary file or folder of a check cannot be written.
     """
     report = Verification(time.time())
     try:
@@ -99,7 +102,7 @@ def verify(
             raise
         except BROKEN:
             raise
-        except (TallyError, RedisError, ValueError) as error:  # a value that another client wrote may be no number
+        except (TallyError, RedisError, OSError, *_OF_DATA) as error:  # OSError: a temporary file cannot be written
             report.fail(check.name, _reason(error, report))
     if report.findings:
         mends.note(scene)
@@ -135,7 +138,9 @@ def _reason(error: Exception, report: Verification) -> str:
             if name in report.findings:
                 return f"{what}: see the fault {name}"
         return str(error) if isinstance(error, KeyLost) else what
-    return str(error)
+    if isinstance(error, OSError):
+        return f"{error}. Remove the cause, such as a full disk, and run the verification again"
+    return named_text(error) if isinstance(error, LookupError) else str(error)
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:

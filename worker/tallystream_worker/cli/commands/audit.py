@@ -15,7 +15,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.rules.changes import changes_of, changes_within
 from tallystream.storage.rule_changes import changes_of_topic, counted_numbers, read_changes
 from tallystream_worker.cli.differences import print_differences
-from tallystream_worker.cli.moments import format_moment, parse_moment
+from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import (
     DAY,
     AsJson,
@@ -30,6 +30,7 @@ from tallystream_worker.cli.options import (
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.process import logs
 from tallystream_worker.process.listen_address import LOOPBACK
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.process.periodic import PeriodicService
 from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for

@@ -67,7 +67,7 @@ def rebuild(
         source = settings.archive.url if archive is None else archive
         if deployment.is_half_switched and not undo:
             deployment = finish_switch(settings, deployment, source)
-            _print_live(deployment.generation, json=json)
+            _print_live(deployment.generation, json=json, is_kept=bool(deployment.others))
             return
         rules = settings.rules_over(deployment.declared, replacing.removing(settings))
         if rules is deployment.declared and not undo:
@@ -110,13 +110,12 @@ def rebuild(
             _print_rules("a worker that restarts publishes the rules of its configuration file again:", unpublished)
 
 
-def _print_live(generation: int, *, json: bool) -> None:
+def _print_live(generation: int, *, json: bool, is_kept: bool = True) -> None:
     if json:
         print_json({"generation": generation, "live": True, "differences": [], "rules": []})
     else:
-        console.print(
-            f"generation {generation} is live; the previous one is kept: --undo goes back to it, --drop removes it"
-        )
+        kept = "; the previous one is kept: --undo goes back to it, --drop removes it" if is_kept else ""
+        console.print(f"generation {generation} is live{kept}")
 
 
 def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:

@@ -13,6 +13,7 @@ from tallystream.errors import TallyError
 from tallystream_worker.cli.backup import archived_topics
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.cli.regained import regained_text
 from tallystream_worker.process.barrier import step
 from tallystream_worker.process.description import note_durability
 from tallystream_worker.rebuild.describe import describe, retracted_events
@@ -70,7 +71,7 @@ def reopen(
             force=force,
             topics=archived_topics(settings, None),
         )
-        unknown, mended, opened, regained = 0, [*described], list[str](), list[int]()
+        unknown, mended, opened, regained = 0, [*described], list[str](), (list[int](), False)
         try:
             deployment = Deployment.find(client, settings.redis.namespace)
             is_lost = is_record_lost(client, deployment)
@@ -88,7 +89,7 @@ def reopen(
                 mended, opened = [*mended, *done.mended], [*done.opened]
                 if deployment.declared is not None:
                     regained = publish_lost(client, deployment, _archived_rules(settings, deployment))
-                if regained and deployment.reload(client).rules.retracted:
+                if regained[0] and deployment.reload(client).rules.retracted:
                     unknown = 0  # they are known again
         except (TallyError, RedisError):
             if mended or opened:
@@ -97,24 +98,25 @@ def reopen(
     _show(mended, opened, unknown, regained, json=json)
 
 
-def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: Sequence[int], *, json: bool) -> None:
+def _show(
+    mended: Sequence[str], opened: Sequence[str], unknown: int, regained: tuple[Sequence[int], bool], *, json: bool
+) -> None:
     """Print what a reopening has changed, and how many retracted events are not known.
 
     Args:
         mended: The keys that were mended.
         opened: The streams of the partitions that were opened, empty.
         unknown: The number of retracted events of which it is not known which ones they are.
-        regained: The numbers of the changes of the rules that the server had lost, and that are live again.
+        regained: The numbers of the changes of the rules that the server had lost, and whether they are live again.
         json: Whether to print JSON.
     """
+    numbers, is_live = regained
     if json:
-        print_json({"mended": mended, "opened": opened, "unknown_retracted": unknown, "rules_regained": regained})
+        found = {"mended": mended, "opened": opened, "unknown_retracted": unknown}
+        print_json({**found, "rules_regained": numbers, "regained_live": is_live})
         return
-    if regained:
-        console.print(
-            f"The server had lost changes of the rules ({', '.join(map(str, regained))}): they are live again, with "
-            "what was changed after the loss; see tallystream rules --history"
-        )
+    if numbers:
+        console.print(regained_text(numbers, is_live=is_live))
     if unknown:
         console.print(
             f"{unknown:,} events were retracted, and it is not known which ones: the counters leave them out, but a "
@@ -124,7 +126,7 @@ def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: 
         console.print(f"mended {', '.join(mended)}")
     if opened:
         console.print(f"opened {', '.join(opened)}: their counters begin again at 0")
-    if not mended and not opened and not regained:
+    if not mended and not opened and not numbers:
         console.print("nothing was changed: no key is lost that this command can repair")
 
 

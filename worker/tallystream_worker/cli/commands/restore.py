@@ -11,6 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
+from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import (
     archive_of,
@@ -19,9 +20,11 @@ from tallystream_worker.cli.backup import (
     open_later_topics,
     open_snapshot,
 )
-from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
+from tallystream_worker.cli.regained import regained_text
+from tallystream_worker.cli.unfinished import stating_unfinished_restore
+from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
@@ -63,6 +66,7 @@ def restore(
     with (
         closing(connect(settings.redis.url)) as client,
         open_snapshot(settings, url, is_there=True) as database,
+        stating_unfinished_restore(client, settings.redis.namespace),
     ):
         store = archive_of(settings, archive, database)
         result = bring_back(
@@ -92,6 +96,7 @@ def restore(
                 "lacking": to_builtins(result.lacking),
                 "rules_differ": _rules_differ(settings, result),
                 "rules_regained": result.regained,
+                "regained_live": result.is_regained_live,
             }
         )
         return status
@@ -121,11 +126,10 @@ def restore(
             soft_wrap=True,
         )
     if result.regained:
-        numbers = ", ".join(map(str, result.regained))
         console.print(
-            f"The server had lost changes of the rules ({numbers}): they are live again, with what was changed after "
-            "the loss; see tallystream rules --history. Events that were counted after the loss stay counted by the "
-            "rules of that time. To count all events by the present rules, run: tallystream rebuild",
+            f"{regained_text(result.regained, is_live=result.is_regained_live)}. Events that were counted after the "
+            "loss stay counted by the rules of that time. To count all events by the present rules, run: tallystream "
+            "rebuild",
             soft_wrap=True,
         )
     elif _rules_differ(settings, result) and result.kept:
@@ -151,11 +155,19 @@ def restore(
 
 
 def _rules_differ(settings: Settings, result: Restored) -> bool:
-    """Return whether the configuration, or else the server before the restore, has other rules than the snapshot.
+    """Return whether other rules than those of the snapshot are live, or will be as soon as a worker starts.
 
-    The rules of the configuration include the live metrics that it lacks. Retractions are not compared.
+    If the rules before the restore stay live, these are compared. Otherwise, those of the configuration are, or else
+    those that the server had before. A configuration that contradicts the live rules differs too.
     """
-    present = settings.rules_over(result.rules) if settings.states_rules else result.former or result.rules
+    present = result.former or result.rules
+    if result.kept:
+        present = result.rules
+    elif settings.states_rules:
+        try:
+            present = settings.rules_over(result.rules)
+        except ConfigurationError:  # a worker states the reason when it starts
+            return True
     return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
 
 

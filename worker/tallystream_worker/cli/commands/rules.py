@@ -11,9 +11,9 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.rules.changes import changes_of
 from tallystream.storage.rule_changes import read_changes
-from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, Where, flag
 from tallystream_worker.cli.output import console, print_json
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.settings.toml import to_toml
 
 if TYPE_CHECKING:

@@ -14,11 +14,13 @@ from tallystream_worker.cli.bounds import reach_notes
 from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.cli.live_view import follow
 from tallystream_worker.cli.lost_data import ensure_data
-from tallystream_worker.cli.moments import format_moment
+from tallystream_worker.cli.obstacles import query_obstacles
 from tallystream_worker.cli.options import AsJson, Every, LiveView, Where
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.cli.screens import StatusScreen
+from tallystream_worker.cli.unfinished import unfinished
 from tallystream_worker.maintenance.hot_subjects import HotSubject, advice, query_hot_subjects
+from tallystream_worker.process.moments import format_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +49,9 @@ class Status(LedgerSummary, frozen=True, kw_only=True):
     lost: list[str]
     """Texts about entries that the server has lost, and a backup has, as the command prints them."""
 
+    obstacles: list[str]
+    """Texts about partitions whose stream or consumer group is missing, and what mends this."""
+
 
 def status(
     *,
@@ -57,9 +62,9 @@ def status(
 ) -> int:
     """Print partitions, lag, pending and dead entries, and whether the ledger balances.
 
-    Also print hot subjects, steps of the clock, unfinished rebuilds and repartitions, and entries that only a backup
-    has; none of these with --live, which reads again every `every` seconds (0.1 to 86,400): see `live_view.follow`.
-    With --json, print a line of JSON; with --live too, one for each reading.
+    Also print hot subjects, steps of the clock, unfinished rebuilds and repartitions, missing streams and consumer
+    groups, and entries that only a backup has; none of these with --live, which reads again every `every` seconds (0.1
+    to 86,400): see `live_view.follow`. With --json, print a line of JSON; with --live too, one for each reading.
 
     The exit status is 0 even if the ledger does not balance. It is 1 if no deployment is stored on the server, or if no
     rules are and a configured backup has data of before. Without --live, it is also 1 if the configured snapshot or
@@ -75,6 +80,7 @@ def status(
             return 0
         hottest, deployment = totals.run(query_hot_subjects(totals.deployment.layout)), totals.deployment
         step = totals.run(query_clock_step(deployment.layout))
+        obstacles = totals.run(query_obstacles(deployment.layout))
         losses = find_losses(settings, totals)
     exit_status = int(any(loss.is_certain for loss in losses))
     if json:
@@ -88,6 +94,7 @@ def status(
                 kept_topic=deployment.kept,
                 clock_step=step,
                 lost=[loss.text for loss in losses],
+                obstacles=obstacles,
             )
         )
         return exit_status
@@ -115,16 +122,20 @@ def status(
         console.print(line, soft_wrap=True, markup=False)
     # The equation of the ledger: each appended event has exactly one of these outcomes, or waits.
     became = " + ".join(f"{ledger.ledger[name]:,} {name}" for name in OUTCOMES)
-    waiting = f"and {_count(ledger.lag)} entries not counted yet"
+    waiting = f"and {'an unknown number of' if ledger.lag is None else f'{ledger.lag:,}'} entries not counted yet"
     console.print(f"events: {ledger.ledger['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
     if ledger.unreachable:
         error_console.print("ledger: open, because partitions cannot be read", style="bold red")
+    elif ledger.lag is None:
+        error_console.print("ledger: open, because it is not known how many entries are not counted yet")
     elif ledger.unaccounted is None:
-        error_console.print(f"ledger: open, {_count(ledger.lag)} entries are not counted yet")
+        error_console.print(f"ledger: open, {ledger.lag:,} entries are not counted yet")
     elif ledger.unaccounted == 0:
         error_console.print("ledger: balances, every appended event is accounted for", style="green")
     else:
         error_console.print(f"ledger: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
+    for obstacle in obstacles:
+        error_console.print(obstacle, style="bold red", soft_wrap=True)
     for loss in losses:
         error_console.print(loss.text, style="bold red", soft_wrap=True)
     return exit_status
@@ -144,16 +155,8 @@ def _clocks(ledger: LedgerSummary, step: ClockStep | None) -> Iterator[str]:
 
 
 def _unfinished(deployment: Deployment) -> Iterator[str]:
-    """Yield one line for an unfinished rebuild, an unfinished repartition, and a topic that a repartition has kept."""
-    if deployment.building is not None:
-        number = deployment.building
-        yield f"rebuild: generation {number} is being built: tallystream rebuild continues it, --drop gives it up"
-    if deployment.moving is not None:
-        number = deployment.moving
-        yield (
-            f"repartition: topic {number} is being filled: run the same tallystream rebuild command to continue, "
-            "or --drop to give it up"
-        )
+    """Yield one line for each of `unfinished`, and one for a topic that a repartition has kept."""
+    yield from unfinished(deployment)
     if deployment.kept is not None:
         yield f"repartition: the previous topic {deployment.kept} is kept: tallystream rebuild --drop removes it"
 

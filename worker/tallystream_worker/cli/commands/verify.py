@@ -14,9 +14,9 @@ from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.cli.lost_data import explained
-from tallystream_worker.cli.moments import format_moment
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, positive
 from tallystream_worker.cli.output import console, error_console, print_json
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.rebuild.baseline import opened
 from tallystream_worker.verify.verify import verify as run
 
@@ -46,8 +46,8 @@ def verify(
         tallystream verify
         tallystream verify --archive ./archive --snapshot tally.sqlite --json
     """
-    settings = where.settings()
     try:
+        settings = where.settings()
         with closing(connect(settings.redis.url)) as client:
             topic = FIRST_TOPIC
             with suppress(KeyLost, DeploymentChanged):  # the verification reports it
@@ -57,7 +57,9 @@ def verify(
                 error_console.status("verifying") as status,
             ):
                 report = run(client, settings.redis.namespace, sources, sample=sample, show=status.update)
-    except (TallyError, RedisError) as error:
+    except BrokenPipeError:
+        raise  # the reader of the output has exited
+    except (TallyError, RedisError, OSError) as error:
         problem = explained(error) if isinstance(error, TallyError) else text_of(error)
         print(f"tallystream: cannot verify: {problem}", file=sys.stderr)  # noqa: T201  # as cli/main.py prints errors
         return _NOT_CHECKED

@@ -1,0 +1,24 @@
+"""States which changes of the rules a server had lost, and whether they are live again, for `restore` and `reopen`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def regained_text(numbers: Sequence[int], *, is_live: bool) -> str:
+    """Return a text about changes of the rules that are recorded again, without a full stop.
+
+    Args:
+        numbers: The numbers of the changes that the server had lost.
+        is_live: Whether their rules are live again.
+    """
+    lost = f"The server had lost changes of the rules ({', '.join(map(str, numbers))}): they are"
+    if is_live:
+        return f"{lost} live again, with what was changed after the loss; see tallystream rules --history"
+    return (
+        f"{lost} recorded again, but not live, because they contradict what was changed after the loss. See "
+        "tallystream rules --history, then start a worker whose configuration has these changes"
+    )
