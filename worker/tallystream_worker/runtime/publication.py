@@ -128,8 +128,9 @@ def publish_lost(
     """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
 
     Also return whether the rules of the last one are live again. `lacked` states which changes are lost. Without one,
-    write nothing, and return an empty list and `False`. The rules are those of the last lost change, together with later
-    changes on the server, which have precedence: see `merged`.
+    write nothing, and return an empty list and `False`. The rules are those of the last lost change, together with
+    later changes on the server, which have precedence: see `merged`.
+
     The lost changes are recorded again, in the call that stores the rules. If the stored rules differ, or if their
     number is not above those of the lost changes, the rules get a new number. If another process publishes rules at the
     same time, the rules are made again from those.
