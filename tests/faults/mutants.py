@@ -3179,6 +3179,22 @@ MUTANTS: Final = (
         tests=(f"{_ROUTER}::test_a_part_of_the_primaries_is_not_taken_for_all",),
     ),
     Mutant(
+        "spread-board-without-the-sketch",
+        (Edit("tallystream/reading/leaderboards.py", "if hides else 0) + hidden", "if hides else 0)"),),
+        tests=(f"{_BOARDS}::test_amounts_in_a_sketch_are_in_the_error",),
+    ),
+    Mutant(
+        "split-totals-only-in-the-error-of-all-time",
+        (
+            Edit(
+                "tallystream/reading/leaderboards.py",
+                'is_split = f"{SKETCHES}:{metric}" in removed',
+                "is_split = False",
+            ),
+        ),
+        tests=(f"{_BOARDS}::test_amounts_in_a_sketch_are_in_the_error",),
+    ),
+    Mutant(
         "the-error-of-one-partition",
         (
             Edit(

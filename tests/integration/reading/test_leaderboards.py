@@ -11,7 +11,7 @@ import pytest
 
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
 from tests.harness import Harness
 
 if TYPE_CHECKING:
@@ -86,6 +86,24 @@ def test_the_error_covers_subjects_that_were_cut_off(harness, metric, window):
         left = 0 if metric == "vote" else 1
         truth = dict.fromkeys(SUBJECTS[:STORED], left) | dict.fromkeys(SUBJECTS[STORED:], 9)
         assert holds(totals.top(metric, window), truth)
+
+
+@pytest.mark.parametrize("rule", [{}, {"spread": True}, {"max_subjects": 100}])
+@pytest.mark.parametrize("window", ["day", "2d"])
+@pytest.mark.parametrize("later", [9, 100])
+def test_amounts_in_a_sketch_are_in_the_error(harness, later, window, rule):
+    """After `max_subjects` was raised or replaced, the error of a bucket includes the amounts in the sketch.
+
+    So it covers a subject that is only in the sketch, and one whose later events are counted exactly.
+    """
+    add(harness, "quota", {"s00": 1, "s01": 1, "s02": 1, "s03": 20, "s04": 30})
+    harness.rules = Rules(METRICS | {"quota": Metric(ids=None, top=TOP, windows=("hour", "day"), **rule)})
+    harness.client.hset(harness.layout.meta, "rules", publish(harness.rules))
+    add(harness, "quota", {"s00": 7, "s03": later, "s05": later})
+    truth = {"s00": 8, "s01": 1, "s02": 1, "s03": 20 + later, "s04": 30, "s05": later}
+    with closing(Totals(harness.url)) as totals:
+        board = totals.top("quota", window)
+        assert holds(board, truth), board
 
 
 @pytest.mark.parametrize("seed", range(6))
