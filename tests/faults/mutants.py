@@ -3195,6 +3195,17 @@ MUTANTS: Final = (
         tests=(f"{_BOARDS}::test_amounts_in_a_sketch_are_in_the_error",),
     ),
     Mutant(
+        "a-dropped-part-is-given-up-too",
+        (
+            Edit(
+                "tallystream_worker/counting/fold.py",
+                "may_give_up = not letters or is_whole(letters)",
+                "may_give_up = True",
+            ),
+        ),
+        tests=("tests/unit/counting/test_fold.py::test_an_entry_with_a_dropped_part_is_not_given_up",),
+    ),
+    Mutant(
         "the-error-of-one-partition",
         (
             Edit(
