@@ -3206,6 +3206,17 @@ MUTANTS: Final = (
         tests=("tests/unit/counting/test_fold.py::test_an_entry_with_a_dropped_part_is_not_given_up",),
     ),
     Mutant(
+        "any-bucket-of-the-limit-is-stated",
+        (
+            Edit(
+                "tallystream/storage/lua/decide.lua",
+                "changes.used[batch.rules[1].limits .. batch.labels[1][1]]",
+                "select(2, next(changes.used))",
+            ),
+        ),
+        tests=("tests/integration/counting/test_ids.py::test_a_decision_states_the_limit_of_its_own_bucket",),
+    ),
+    Mutant(
         "the-error-of-one-partition",
         (
             Edit(
