@@ -3217,6 +3217,17 @@ MUTANTS: Final = (
         tests=("tests/integration/counting/test_ids.py::test_a_decision_states_the_limit_of_its_own_bucket",),
     ),
     Mutant(
+        "place-of-a-snapshot-chosen-from-the-last-one",
+        (
+            Edit(
+                "tallystream_worker/snapshot/database.py",
+                "engine = create_engine(engine.url.set(database=self._place))",
+                "engine = self._at_url = create_engine(engine.url.set(database=self._place))",
+            ),
+        ),
+        tests=("tests/unit/snapshot/test_database_place.py",),
+    ),
+    Mutant(
         "the-error-of-one-partition",
         (
             Edit(
