@@ -3228,6 +3228,17 @@ MUTANTS: Final = (
         tests=("tests/unit/snapshot/test_database_place.py",),
     ),
     Mutant(
+        "search-shows-sums-of-places",
+        (
+            Edit(
+                "tallystream/reading/search.py",
+                "return read_whole(values, read, wanted) if wanted else found",
+                "return found",
+            ),
+        ),
+        tests=(f"{_BOARDS}::test_a_search_shows_whole_totals",),
+    ),
+    Mutant(
         "the-error-of-one-partition",
         (
             Edit(
