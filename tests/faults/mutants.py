@@ -3180,7 +3180,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "spread-board-without-the-sketch",
-        (Edit("tallystream/reading/leaderboards.py", "if hides else 0) + hidden", "if hides else 0)"),),
+        (
+            Edit(
+                "tallystream/reading/leaderboards.py",
+                "hidden = max(hidden, int(sketched or 0))",
+                "hidden = max(hidden, 0)",
+            ),
+        ),
         tests=(f"{_BOARDS}::test_amounts_in_a_sketch_are_in_the_error",),
     ),
     Mutant(

@@ -336,11 +336,7 @@ def _rolling(
                         totals[subject] += int(value or 0)
             places = sorted((place for place in totals.items() if place[1]), key=rank, reverse=True)[:n]
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
-            if unseen is None:
-                return _Ranked(shown, positions, 0)
-            last = _last(places, n)
-            error = max(0, unseen - last) + hidden if is_split else max(0, unseen - last, hidden - last)
-            return _Ranked(shown, positions, error)
+            return _Ranked(shown, positions, _excess(unseen, hidden, _last(places, n), is_split=is_split))
 
         return Query(follow_up, parse)
 
@@ -393,9 +389,9 @@ def _spread(
         found = merge_top_k(boards, n)
 
         def show(largest: Largest) -> _Ranked:
-            last = _last(largest.places, n)
             places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
-            error = (max(0, largest.unseen - last) if hides else 0) + hidden
+            unseen = largest.unseen if hides else None
+            error = _excess(unseen, hidden, _last(largest.places, n), is_split=True)
             return _Ranked(places, positions, error if is_known else None)
 
         return found.then(show)
@@ -417,6 +413,20 @@ def bound_field(metric: str, window: str | None = None) -> str:
 def _last(places: Sequence[Rank], n: int) -> int:
     """Return the value of the n-th place; if there are fewer, that of the last place or 0, whichever is smaller."""
     return places[-1][1] if len(places) == n else min(0, places[-1][1]) if places else 0
+
+
+def _excess(unseen: int | None, hidden: int, last: int, *, is_split: bool) -> int:
+    """Return the error of a leaderboard of buckets, at least 0.
+
+    Args:
+        unseen: The largest sum in the buckets of a subject that is not listed; `None` if no subject may be missing.
+        hidden: The most that a subject may have in a sketch, which has no buckets; 0 if `unseen` is `None`.
+        last: The value of the last place: see `_last`.
+        is_split: Whether a subject may have a value in the buckets and other amounts in the sketch.
+    """
+    if unseen is None:
+        return 0
+    return max(0, unseen - last) + hidden if is_split else max(0, unseen - last, hidden - last)
 
 
 def _window_top(window: str, metric: str, label: str, keys: PartitionKeys) -> str:

@@ -349,8 +349,8 @@ class Totals:
             replies = self._send(query.commands, atomic=query.atomic)
             refused = [n for n, reply in enumerate(replies) if isinstance(reply, OutOfMemoryError)]
             if query.atomic and refused:
-                # A server whose memory is full rejects MULTI. As long as it is full, it also rejects appends and
-                # counting, so the figures do not change between the commands.
+                # A server without memory rejects MULTI. It also rejects appends and counting, so the figures do not
+                # change between the commands.
                 again = self._send([query.commands[n] for n in refused], atomic=False)
                 for n, reply in zip(refused, again, strict=True):
                     replies[n] = reply

@@ -105,7 +105,7 @@ def test_a_url_is_shown_without_user_and_password(url, shown):
     ],
 )
 def test_an_error_has_no_part_of_a_password(url):
-    """The error for a URL that cannot be parsed contains no part of the password, also if a character is not encoded."""
+    """The error for a URL that cannot be parsed has no part of the password, also if it is not encoded."""
     with pytest.raises(ConfigurationError) as raised:
         connect(url)
     text = str(raised.value).replace("socket", "").replace("+sentinel", "")

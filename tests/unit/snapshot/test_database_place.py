@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tallystream.errors import ConfigurationError
-from tallystream_worker.snapshot.database import Database
-from tallystream_worker.snapshot.database import SnapshotError
+from tallystream_worker.snapshot.database import Database, SnapshotError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -353,7 +353,7 @@ class Database:
     def _prepare(self) -> None:
         """Choose the file or schema of this namespace, set `owner`, and create missing tables.
 
-        If it fails, it can be called again: the choice is made anew, from the snapshot at the URL itself.
+        After a failure, call it again: it chooses again, by the snapshot at the URL itself.
 
         Raises:
             ConfigurationError: `is_there` is true, and the SQLite file does not exist.
