@@ -504,8 +504,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/counting/fold.py",
-                "if letters := self._dropped.get(entry.id, ()):",
-                "if letters := ():",
+                "letters = self._dropped.get(entry.id, ())",
+                "letters: Sequence[DroppedLetter] = ()",
             ),
         ),
         tests=("tests/integration/dead_letters/test_dropped.py",),
