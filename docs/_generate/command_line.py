@@ -17,7 +17,8 @@ Every command of `tallystream` with its options. `tallystream COMMAND --help` pr
 
 A command finds the server by `--redis`, by `TALLYSTREAM_REDIS_URL`, or in the configuration. The exit status is 0 only
 if the command did what it was asked to do, 1 if it could not, and 2 if an argument is wrong. Commands that print data
-take `--json`. Ctrl-C ends a command with status 130, and loses nothing.
+take `--json`. Ctrl-C loses nothing. It ends a command with status 130; a command that runs until Ctrl-C, such as
+`worker` or one with `--live`, ends with its own status, which is 0 if nothing failed.
 
 This page is generated: `python -m docs._generate.command_line`.
 """

@@ -104,10 +104,10 @@ def plan(
 ) -> None:
     """Print the partitions, primaries, workers, memory and network traffic that a load needs, and its largest costs.
 
-    Environment variables are not read. With `--retention`, only the age bounds the streams, not their bytes. `--json`
-    prints the same plan without the reasons.
+    Environment variables and the secrets of alerts are not read. With `--retention`, only the age bounds the streams,
+    not their bytes. `--json` prints the same plan without the reasons.
     """
-    settings = load(config, environment={})
+    settings = load(config, environment=None)
     if expected.retention is not None:
         # Without a bound in bytes, so that the plan is for this age.
         kept = replace(settings.retention, age=expected.retention, bytes=0, backlog_bytes=0)

@@ -504,8 +504,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/counting/fold.py",
-                "if letters := self._dropped.get(entry.id, ()):",
-                "if letters := ():",
+                "letters = self._dropped.get(entry.id, ())",
+                "letters: Sequence[DroppedLetter] = ()",
             ),
         ),
         tests=("tests/integration/dead_letters/test_dropped.py",),
@@ -3177,6 +3177,72 @@ MUTANTS: Final = (
         "a-part-of-the-primaries-is-taken-for-all",
         (Edit("tallystream/client/cluster/topology.py", "        if None in self._owners:", "        if False:"),),
         tests=(f"{_ROUTER}::test_a_part_of_the_primaries_is_not_taken_for_all",),
+    ),
+    Mutant(
+        "spread-board-without-the-sketch",
+        (
+            Edit(
+                "tallystream/reading/leaderboards.py",
+                "hidden = max(hidden, int(sketched or 0))",
+                "hidden = max(hidden, 0)",
+            ),
+        ),
+        tests=(f"{_BOARDS}::test_amounts_in_a_sketch_are_in_the_error",),
+    ),
+    Mutant(
+        "split-totals-only-in-the-error-of-all-time",
+        (
+            Edit(
+                "tallystream/reading/leaderboards.py",
+                'is_split = f"{SKETCHES}:{metric}" in removed',
+                "is_split = False",
+            ),
+        ),
+        tests=(f"{_BOARDS}::test_amounts_in_a_sketch_are_in_the_error",),
+    ),
+    Mutant(
+        "a-dropped-part-is-given-up-too",
+        (
+            Edit(
+                "tallystream_worker/counting/fold.py",
+                "may_give_up = not letters or is_whole(letters)",
+                "may_give_up = True",
+            ),
+        ),
+        tests=("tests/unit/counting/test_fold.py::test_an_entry_with_a_dropped_part_is_not_given_up",),
+    ),
+    Mutant(
+        "any-bucket-of-the-limit-is-stated",
+        (
+            Edit(
+                "tallystream/storage/lua/decide.lua",
+                "changes.used[batch.rules[1].limits .. batch.labels[1][1]]",
+                "select(2, next(changes.used))",
+            ),
+        ),
+        tests=("tests/integration/counting/test_ids.py::test_a_decision_states_the_limit_of_its_own_bucket",),
+    ),
+    Mutant(
+        "place-of-a-snapshot-chosen-from-the-last-one",
+        (
+            Edit(
+                "tallystream_worker/snapshot/database.py",
+                "engine = create_engine(engine.url.set(database=self._place))",
+                "engine = self._at_url = create_engine(engine.url.set(database=self._place))",
+            ),
+        ),
+        tests=("tests/unit/snapshot/test_database_place.py",),
+    ),
+    Mutant(
+        "search-shows-sums-of-places",
+        (
+            Edit(
+                "tallystream/reading/search.py",
+                "return read_whole(values, read, wanted) if wanted else found",
+                "return found",
+            ),
+        ),
+        tests=(f"{_BOARDS}::test_a_search_shows_whole_totals",),
     ),
     Mutant(
         "the-error-of-one-partition",

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import redis
 import redis.sentinel
@@ -48,6 +48,9 @@ _CLUSTER_SHAPE: Final = re.compile(
 )
 _CLUSTER: Final = ("redis+cluster://", "rediss+cluster://")
 _CLUSTER_PORT: Final = 6379
+_SECRET: Final = re.compile(r"\b(?:user|username|\w*password)\s*=", re.IGNORECASE)
+_OPTION: Final = re.compile(r"[\w%.-]+=[^?]*")
+_LARGEST_PORT: Final = 65_535
 _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?")
 
 
@@ -70,7 +73,7 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int
             for no bound.
 
     Raises:
-        ConfigurationError: the URL cannot be parsed. Unknown options in it are found only by the first command.
+        ConfigurationError: the URL cannot be parsed, or has an option that a connection of its kind does not have.
     """
     settings: dict[str, Any] = {
         "protocol": 3,
@@ -104,17 +107,39 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int
 def without_credentials(url: str) -> str:
     """Return a URL of a server or a database without its user and password, for messages.
 
-    They may be before the host, or in the options `username` and `password`. An `@` in an option must be written as
-    `%40`, and a `unix://` URL with a user must have an absolute path: otherwise a part of the password may stay. A text
-    without `://`, such as the path of a file, is returned unchanged.
+    They may be before the host, or in options such as `username` and `password`. If a character of a password is not
+    percent-encoded, so that it is not certain what is the password, more than the password is left out, at most all
+    after `://`. A text without `://`, such as the path of a file, is returned unchanged.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url
-    _, at, after = rest.rpartition("@/" if scheme == "unix" else "@")
-    address, _, options = (at.removeprefix("@") + after).partition("?")
-    kept = "&".join(each for each in options.split("&") if each.partition("=")[0] not in ("username", "password"))
-    return scheme + separator + address + (kept and f"?{kept}")
+    head, _, options = rest.partition("?")
+    given = options.split("&")
+    if "@" in options and not all(_OPTION.fullmatch(each) and ("@" not in each or _is_secret(each)) for each in given):
+        # The question mark is a part of the user or the password, so the last `@` ends it, unless an option has that.
+        before, _, tail = rest.rpartition("@")
+        if _is_secret(before) or scheme == "unix":
+            return f"{scheme}{separator}..."
+        head, _, options = tail.partition("?")
+        given = options.split("&")
+    kept = "&".join(each for each in given if "@" not in each and not _is_secret(each))
+    return scheme + separator + _without_user(head, is_path=scheme == "unix") + (kept and f"?{kept}")
+
+
+def _is_secret(text: str) -> bool:
+    """Return whether a text has the name of an option with a user or a password, such as `ssl_password`."""
+    return _SECRET.search(unquote(text)) is not None
+
+
+def _without_user(address: str, *, is_path: bool) -> str:
+    """Return the part of a URL between `://` and the options without user and password; `is_path` for a `unix` URL."""
+    if not is_path:
+        return address.rpartition("@")[2]
+    if address.startswith("/"):
+        return address
+    _, found, path = address.rpartition("@/")
+    return f"/{path}" if found else address.rpartition("@")[2]
 
 
 def connect_reader(url: str) -> redis.Redis:
@@ -145,10 +170,27 @@ def _from_url(url: str, settings: dict[str, Any], bound: dict[str, Any]) -> redi
     """Return a client of one server; `bound` has the settings of `Bounded`, or is empty.
 
     Raises:
-        ValueError: the URL cannot be parsed.
+        ValueError: the URL cannot be parsed, or has an option that is unknown or not valid.
     """
-    pool = BoundedPool if bound else redis.ConnectionPool
-    client = redis.Redis(connection_pool=pool.from_url(url, **settings, **bound))
+    try:
+        options, _ = parse_qs((parsed := urlsplit(url)).query), parsed.port
+    except ValueError:  # its text may have a part of the password
+        raise ValueError(
+            "its host or its port cannot be parsed; in a user or a password, characters such as / ? # [ ] must be "
+            "percent-encoded"
+        ) from None
+    kind = BoundedPool if bound else redis.ConnectionPool
+    pool = kind.from_url(url, **settings, **bound)
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # makes no connection
+    except TypeError as error:
+        unknown = [name for name in options if f"'{name}'" in str(error)]
+        if not unknown:
+            raise
+        raise ValueError(f"a connection of this kind has no option {unknown[0]!r}; remove it") from None
+    except redis.RedisError as error:
+        raise ValueError(str(error)) from None
+    client = redis.Redis(connection_pool=pool)
     client.auto_close_connection_pool = True
     return client
 
@@ -239,10 +281,7 @@ class _SentinelUrl:
 
     @classmethod
     def parse(cls, url: str) -> _SentinelUrl:
-        """Parse the URL of a primary at Sentinels; raise a `ValueError` if it does not have the form above.
-
-        Whether a port is too large is not checked.
-        """
+        """Parse the URL of a primary at Sentinels; raise a `ValueError` if it does not have the form above."""
         found = _SENTINEL_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name Sentinels and a primary")
@@ -276,7 +315,7 @@ class _ClusterUrl:
     def parse(cls, url: str) -> _ClusterUrl:
         """Parse the URL of a cluster; raise a `ValueError` if it does not have the form above.
 
-        Whether a port is too large, and the options, are not checked.
+        The options are not checked.
         """
         found = _CLUSTER_SHAPE.fullmatch(url)
         if found is None:
@@ -295,6 +334,9 @@ def _hosts(text: str, usual_port: int) -> list[tuple[str, int]]:
     for host in text.split(","):
         part = _HOST_SHAPE.fullmatch(host)
         if part is None:
-            raise ValueError(f"{host!r} is not HOST or HOST:PORT")
-        hosts.append((part["name"].strip("[]"), int(part["port"] or usual_port)))
+            raise ValueError("one of its hosts is not HOST or HOST:PORT")
+        port = int(part["port"] or usual_port)
+        if not 0 < port <= _LARGEST_PORT:
+            raise ValueError(f"a port must be 1 to {_LARGEST_PORT}, not {port}")
+        hosts.append((part["name"].strip("[]"), port))
     return hosts

@@ -43,8 +43,7 @@ class Decision:
             may have it or a part of it (`max_subjects`, or an earlier rule of the metric), or if the event changes no
             total and the key of the total has another type.
         remaining: Events of the subject that the limit still allows in the bucket of this event's time, after this
-            event; `None` without a limit, and for a duplicate that replaces nothing. For a duplicate that replaces an
-            event of another bucket, it may be that of the other bucket.
+            event; `None` without a limit, and for a duplicate that replaces nothing.
         reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, with
             `per = "total"`, and for a duplicate that replaces nothing.
         reason: Reason for a rejection: `limit`, `once` (the actor already has this vote, or one with a later time) or

@@ -16,7 +16,7 @@ from tallystream.reading.merge import Board, Largest, merge_top_k, rank
 from tallystream.reading.query import Command, Query, raise_on_error
 from tallystream.reading.series import Bounds, Covered, current_bucket, declared_window, rolling_buckets
 from tallystream.reading.sketches import bound
-from tallystream.rules.parts import ALL_TIME, BOARDS, board_length
+from tallystream.rules.parts import ALL_TIME, BOARDS, SKETCHES, board_length
 from tallystream.wire.position import CountingPosition, parse_position, position_commands
 from tallystream.wire.window import WINDOWS
 
@@ -152,7 +152,8 @@ def query_top(
             **freshness(ranked.positions, error),
         )
 
-    return _query_ranked(layout, rules, metric, end, window, covered).then(show)
+    is_split = f"{SKETCHES}:{metric}" in removed
+    return _query_ranked(layout, rules, metric, end, window, covered, is_split=is_split).then(show)
 
 
 def _covered(rules: Rules, metric: str, window: str | None, now: float, removed: Mapping[str, int]) -> Covered | None:
@@ -184,8 +185,16 @@ def _covered(rules: Rules, metric: str, window: str | None, now: float, removed:
 
 
 def _query_ranked(
-    layout: Layout, rules: Rules, metric: str, n: int, window: str | None, covered: Covered | None
+    layout: Layout,
+    rules: Rules,
+    metric: str,
+    n: int,
+    window: str | None,
+    covered: Covered | None,
+    *,
+    is_split: bool,
 ) -> Query[_Ranked]:
+    """Return a query for the first `n` places; `is_split` is whether a subject may have a key and be in the sketch."""
     if rules.metric[metric].spread:
         return _spread(layout, rules, metric, n, None if covered is None else covered.buckets)
     if covered is None:
@@ -193,8 +202,8 @@ def _query_ranked(
     if window in WINDOWS and covered.buckets:
         name, current = covered.buckets[0]
         key = partial(_window_top, name, metric, current.label)
-        return _board(layout, rules, metric, n, key, name, exact=True)
-    return _rolling(layout, rules, metric, n, covered.buckets)
+        return _board(layout, rules, metric, n, key, name, exact=True, is_split=is_split)
+    return _rolling(layout, rules, metric, n, covered.buckets, is_split=is_split)
 
 
 def _board(
@@ -206,6 +215,7 @@ def _board(
     window: str | None = None,
     *,
     exact: bool,
+    is_split: bool = False,
 ) -> Query[_Ranked]:
     """Return a query that merges one leaderboard of every reachable partition: its first places, and their error.
 
@@ -220,9 +230,11 @@ def _board(
         n: The most places, at least 1.
         key: Returns the key of the leaderboard in a partition.
         window: The window if the leaderboard is that of a bucket; `None` for all time. The leaderboard of a bucket has
-            no subject that is in a sketch, so such a subject may be missing: the error includes this.
+            no amount that is in a sketch, so a subject with such an amount may be missing: the error includes this.
         exact: The `exact` of the metric's rule; ignored for a bucket. If the ledger states amounts in the sketch, the
             error of all time includes its bound in any case.
+        is_split: Whether a subject of a bucket may have a value there and other amounts in the sketch; ignored for all
+            time. The error then includes all amounts in the sketch.
     """
     cap = board_length(rules.metric[metric].top)
     commands: list[Command] = []
@@ -234,7 +246,7 @@ def _board(
         ]
 
     def parse(replies: list[Any]) -> _Ranked:
-        positions, places, error, unseen = [], [], 0, 0
+        positions, places, error, hidden = [], [], 0, 0
         bounds: list[int] = []
         for first, keys in zip(range(0, len(replies), 4), layout.reached, strict=True):
             positions.append(parse_position(replies[first : first + 2], keys.group))
@@ -246,34 +258,37 @@ def _board(
             if bound_ is not None and (window is None or len(board) >= cap):
                 bounds.append(bound_)
             if window is not None:
-                unseen = max(unseen, sketched)  # all events of a subject in the sketch may be in the bucket
+                hidden = max(hidden, sketched)  # all events of a subject in the sketch may be in the bucket
             elif sketched or not exact:
                 error = max(error, bound(sketched))
         places.sort(key=rank, reverse=True)
-        last = max(0, places[n - 1][1]) if len(places) >= n else 0
-        shown = [(subject, floored(rules, metric, value)) for subject, value in places[:n]]
-        error = max(error, unseen - last)
+        places = places[:n]
+        shown = [(subject, floored(rules, metric, value)) for subject, value in places]
         if _UNKNOWN in bounds:
             return _Ranked(shown, positions, None)
+        last = _last(places, n)
         if bounds:
-            shortest = places[n - 1][1] if len(places) >= n else min(0, places[-1][1]) if places else 0
-            error = max(error, max(bounds) - shortest)
+            error = max(error, max(bounds) - last)
+        if hidden:
+            error = max(error, -last, 0) + hidden if is_split else max(error, hidden - last)
         return _Ranked(shown, positions, error)
 
     return Query(commands, parse)
 
 
 def _rolling(
-    layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]]
+    layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]], *, is_split: bool
 ) -> Query[_Ranked]:
     """Return a query for the `n` largest sums over the buckets `covering`, and their error.
 
     The sums are those of each subject that a leaderboard of one of these buckets lists; they are exact. A subject in
     none of these leaderboards has at most the sum of the bounds of the full ones in its partition (the threshold
     argument of Fagin): a bound is the last value, or the one in the ledger (`bound_field`) if it is larger. If the
-    metric has amounts in a sketch, such a subject may instead have all of these. If the n-th sum (0 if there are fewer)
-    is smaller than the most that such a subject may have, the difference is the error, else 0. Do not call this for a
-    spread metric.
+    metric has amounts in a sketch, such a subject may instead have all of these. If the n-th sum (at most 0 if there
+    are fewer) is smaller than the most that such a subject may have, the difference is the error, else 0.
+
+    If `is_split` is true, each subject, listed or not, may have all amounts in the sketch in addition, and the error
+    includes these. Do not call this for a spread metric.
     """
     cap = board_length(rules.metric[metric].top)
     windows = rules.metric[metric].windows
@@ -288,6 +303,7 @@ def _rolling(
     def candidates(replies: list[Any]) -> Query[_Ranked]:
         positions: list[CountingPosition] = []
         unseen: int | None = None  # the largest sum of a subject that is not listed; `None` if all are listed
+        hidden = 0  # the most that a subject may have in a sketch, which has no buckets
         asked: list[tuple[PartitionKeys, list[str]]] = []
         for number, keys in enumerate(layout.reached):
             part = replies[stride * number : stride * (number + 1)]
@@ -302,8 +318,7 @@ def _rolling(
                 if len(board) >= cap:
                     beyond, hides = beyond + max(0, int(board[-1][1]), bounds[window]), True
             if hides:
-                # A subject in a sketch has no buckets: all its events may be in the range.
-                unseen = max(unseen or 0, beyond, sketched)
+                unseen, hidden = max(unseen or 0, beyond), max(hidden, sketched)
             if subjects:
                 asked.append((keys, list(subjects)))
         follow_up: list[Command] = [
@@ -320,9 +335,8 @@ def _rolling(
                     for subject, value in zip(subjects, raise_on_error(next(answers)), strict=True):
                         totals[subject] += int(value or 0)
             places = sorted((place for place in totals.items() if place[1]), key=rank, reverse=True)[:n]
-            last = places[-1][1] if len(places) == n else 0
             shown = [(subject, floored(rules, metric, value)) for subject, value in places]
-            return _Ranked(shown, positions, 0 if unseen is None else max(0, unseen - last))
+            return _Ranked(shown, positions, _excess(unseen, hidden, _last(places, n), is_split=is_split))
 
         return Query(follow_up, parse)
 
@@ -335,7 +349,7 @@ def _spread(
     """Return a query for the `n` largest values of a spread metric, summed over the reachable partitions; with error.
 
     The values are the sums over the buckets `covering`, or the totals if it is `None`. Only subjects that the
-    leaderboard of a partition lists are found. The error includes subjects that full leaderboards do not list, but not
+    leaderboard of a partition lists are found. The error includes subjects that full leaderboards do not list, and all
     amounts in a sketch from a former rule; it is `None` if it is not known.
     """
     cap = board_length(rules.metric[metric].top)
@@ -344,7 +358,7 @@ def _spread(
     fields = [bound_field(metric, window) for window in windows or [None]]
     commands: list[Command] = []
     for keys in layout.reached:
-        commands += [*position_commands(keys), ("HMGET", keys.ledger, *fields)]
+        commands += [*position_commands(keys), ("HMGET", keys.ledger, f"sketched@{metric}", *fields)]
         if covering is None:
             sources.append((keys.top(metric), partial(_totals_of, keys, metric)))
         for window, each in covering or ():
@@ -358,10 +372,14 @@ def _spread(
         positions: list[CountingPosition] = []
         boards: list[Board] = []
         hides, is_known = False, True  # whether a subject may be in no leaderboard; whether its sum has a bound
+        hidden = 0  # the most that a subject may have in a sketch, which is that of its own partition
         answers, lookups = iter(replies), iter(sources)
         for keys in layout.reached:
             positions.append(parse_position([next(answers), next(answers)], keys.group))
-            for bound_ in raise_on_error(next(answers))[:each_partition]:
+            sketched, *bounds = raise_on_error(next(answers))
+            hidden = max(hidden, int(sketched or 0))
+            hides = hides or hidden > 0
+            for bound_ in bounds[:each_partition]:
                 scores = {subject.decode(): int(score) for subject, score in _pairs(raise_on_error(next(answers)))}
                 unseen, is_full = 0, len(scores) >= cap
                 is_known = is_known and bound_ != b"%d" % _UNKNOWN
@@ -371,9 +389,9 @@ def _spread(
         found = merge_top_k(boards, n)
 
         def show(largest: Largest) -> _Ranked:
-            last = largest.places[-1][1] if len(largest.places) == n else 0
             places = [(subject, floored(rules, metric, value)) for subject, value in largest.places]
-            error = max(0, largest.unseen - last) if hides else 0
+            unseen = largest.unseen if hides else None
+            error = _excess(unseen, hidden, _last(largest.places, n), is_split=True)
             return _Ranked(places, positions, error if is_known else None)
 
         return found.then(show)
@@ -390,6 +408,25 @@ def bound_field(metric: str, window: str | None = None) -> str:
     apply to subjects in a sketch.
     """
     return f"unlisted@{metric}" if window is None else f"unlisted:{window}@{metric}"
+
+
+def _last(places: Sequence[Rank], n: int) -> int:
+    """Return the value of the n-th place; if there are fewer, that of the last place or 0, whichever is smaller."""
+    return places[-1][1] if len(places) == n else min(0, places[-1][1]) if places else 0
+
+
+def _excess(unseen: int | None, hidden: int, last: int, *, is_split: bool) -> int:
+    """Return the error of a leaderboard of buckets, at least 0.
+
+    Args:
+        unseen: The largest sum in the buckets of a subject that is not listed; `None` if no subject may be missing.
+        hidden: The most that a subject may have in a sketch, which has no buckets; 0 if `unseen` is `None`.
+        last: The value of the last place: see `_last`.
+        is_split: Whether a subject may have a value in the buckets and other amounts in the sketch.
+    """
+    if unseen is None:
+        return 0
+    return max(0, unseen - last) + hidden if is_split else max(0, unseen - last, hidden - last)
 
 
 def _window_top(window: str, metric: str, label: str, keys: PartitionKeys) -> str:

@@ -47,14 +47,6 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
 
         return Query(self.commands, parse, self.atomic)
 
-    def without_transaction(self) -> Query[Answer]:
-        """Return the same query with `atomic` false: a server whose memory is full rejects MULTI.
-
-        As long as its memory is full, it also rejects appends and counting, so the figures do not change between the
-        commands. A further query that `parse` returns keeps its `atomic`.
-        """
-        return Query(self.commands, self.parse)
-
 
 if TYPE_CHECKING:
     Question = Callable[[Deployment], Query[Answer]]

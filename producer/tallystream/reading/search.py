@@ -35,7 +35,7 @@ class FoundSubject(msgspec.Struct, frozen=True):
         subject: The subject.
         metric: Of the metrics on whose leaderboards it was found, the one in which `value` is largest.
         value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch. It
-            may be too small if it is in several partitions, or partly in a sketch: see `query_subjects`.
+            may lack partitions that are unreachable.
     """
 
     subject: str
@@ -73,8 +73,9 @@ def query_subjects(
     partition are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form
     C; upper and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
-    A total that is in several partitions, or partly in a sketch, is read whole if it is one of the 1,000 largest that
-    were found and all its partitions are reachable; otherwise, it is the sum of the places that were found.
+    A total that is in several partitions, or partly in a sketch, is read whole if all its partitions are reachable;
+    otherwise, it is the sum of the places that were found. If there are more than 1,000 totals, subjects with a small
+    sum of places are left out, although their whole totals may be larger than others.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,
@@ -99,22 +100,33 @@ def query_subjects(
         found = sorted(best.values(), key=lambda each: (-each.value, each.subject))[:n]
         return FoundSubjects(begins, found, sorted({metric for metric, _ in boards}))
 
+    def is_in_parts(metric: str) -> bool:
+        # A subject of a spread metric may be missing on the leaderboards of some partitions. So may a part of a total
+        # be in the sketch.
+        return metric in rules.spread or f"{SKETCHES}:{metric}" in removed
+
+    def whole(
+        values: dict[tuple[str, str], int], read: frozenset[tuple[str, str]]
+    ) -> FoundSubjects | Query[FoundSubjects]:
+        """Show the subjects when each of their totals is in `read` or has no other part; read the others before."""
+        found = show(values)
+        shown = {each.subject for each in found.subjects}
+        wanted = [each for each in values if each[0] in shown and each not in read and is_in_parts(each[1])]
+        return read_whole(values, read, wanted) if wanted else found
+
+    def read_whole(
+        values: dict[tuple[str, str], int], read: frozenset[tuple[str, str]], wanted: list[tuple[str, str]]
+    ) -> Query[FoundSubjects]:
+        counted = query_counters(layout, wanted, rules, removed)
+        return counted.then(lambda reading: whole(values | reading.values, read.union(wanted)))
+
     def parse(replies: list[Any]) -> FoundSubjects | Query[FoundSubjects]:
         listed: Counter[tuple[str, str]] = Counter()
         for (metric, _), reply in zip(boards, replies, strict=True):
             for raw, score in raise_on_error(reply):
                 if (subject := raw.decode()).startswith(begins):
                     listed[subject, metric] += int(float(score))
-        # A subject of a spread metric may be missing on the leaderboards of some partitions: read its whole total.
-        # So may a part of a total be in the sketch.
-        in_parts = [
-            counter
-            for counter, _ in listed.most_common(_SEARCHED)
-            if counter[1] in rules.spread or f"{SKETCHES}:{counter[1]}" in removed
-        ]
-        if not in_parts:
-            return show(listed)
-        counted = query_counters(layout, in_parts, rules, removed)
-        return counted.then(lambda reading: show(dict(listed) | reading.values))
+        largest = [counter for counter, _ in listed.most_common(_SEARCHED) if is_in_parts(counter[1])]
+        return read_whole(dict(listed), frozenset(), largest) if largest else whole(dict(listed), frozenset())
 
     return Query(commands, parse)

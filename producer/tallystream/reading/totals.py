@@ -23,7 +23,7 @@ from tallystream.reading.replaced import REPLACED, checked, unless_lost
 from tallystream.reading.replicas import ReplicaBarrier, awaits_replica
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tallystream.reading.counters import Counter, CounterTotal, CounterTotals, Reading, SubjectTotals
     from tallystream.reading.leaderboards import Leaderboard
     from tallystream.reading.ledger import LedgerSummary
-    from tallystream.reading.query import Question
+    from tallystream.reading.query import Command, Question
     from tallystream.reading.search import FoundSubjects
     from tallystream.reading.series import RollingSum, Series
 
@@ -334,7 +334,7 @@ class Totals:
     def run(self, query: Query[Answer]) -> Answer:
         """Send a query, and each further query that its `parse` returns; return the answer.
 
-        If a single server has no memory for a transaction, send the query without one. If a node of a cluster does not
+        If a server has no memory for a transaction, send its commands without one. If a node of a cluster does not
         answer, each of its commands has the error as its reply. Unlike the other reads, this does not check that the
         generation that the query reads is still live; see `tallystream.reading.replaced`.
 
@@ -345,26 +345,36 @@ class Totals:
 
         Any error of the query's `parse` is raised too.
         """
-        replies: list[Any]
         while True:
-            with self._client.pipeline(transaction=query.atomic) as pipeline:
-                for command in query.commands:
-                    pipeline.execute_command(*command)
-                try:
-                    replies = pipeline.execute(raise_on_error=False)
-                except OutOfMemoryError:
-                    if not query.atomic:
-                        raise
-                    query = query.without_transaction()
-                    continue
-                except RedisError as error:
-                    if not self.is_cluster or not is_unreachable(error):
-                        raise
-                    replies = [error] * len(query.commands)
+            replies = self._send(query.commands, atomic=query.atomic)
+            refused = [n for n, reply in enumerate(replies) if isinstance(reply, OutOfMemoryError)]
+            if query.atomic and refused:
+                # A server without memory rejects MULTI. It also rejects appends and counting, so the figures do not
+                # change between the commands.
+                again = self._send([query.commands[n] for n in refused], atomic=False)
+                for n, reply in zip(refused, again, strict=True):
+                    replies[n] = reply
             answer = query.parse(replies)
             if not isinstance(answer, Query):
                 return answer
             query = answer
+
+    def _send(self, commands: Sequence[Command], *, atomic: bool) -> list[Any]:
+        """Send commands, `atomic` in a transaction; return their replies, errors among them, as `run` describes."""
+        with self._client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            try:
+                replies: list[Any] = pipeline.execute(raise_on_error=False)
+            except OutOfMemoryError as error:
+                if not atomic:
+                    raise
+                return [error] * len(commands)
+            except RedisError as error:
+                if not self.is_cluster or not is_unreachable(error):
+                    raise
+                return [error] * len(commands)
+        return replies
 
     def close(self) -> None:
         """Close the connections to the server; a later read opens new ones."""

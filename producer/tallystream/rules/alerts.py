@@ -69,7 +69,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def span(self) -> str | None:
         """The declared range, `over` or `rate`, such as `1h`; `None` for an alert on a total or a window."""
-        return self.over or self.rate
+        return self.rate if self.over is None else self.over
 
     @property
     def bound(self) -> float:

@@ -473,6 +473,8 @@ def test_workers_notice_and_deliver(server: Server) -> None:
         (Alert("a", "view"), "either above or below"),
         (Alert("a", "view", above=1, below=0), "either above or below"),
         (Alert("a", "view", window="hour", over="1h", above=1), "one of window, over and rate"),
+        (Alert("a", "view", over="", above=1), "not a duration"),
+        (Alert("a", "view", rate="", above=1), "not a duration"),
         (Alert("a", "view", above=1, clear=2), "clear"),
         (Alert("a", "view", window="month", above=1), "view has the windows minute, hour, day"),
         (Alert("a", "view", window="hour", below=1), "below"),
@@ -504,8 +506,22 @@ def test_alerts_are_configured(tmp_path: Path) -> None:
         file.write_text(text.format(secret))
         with pytest.raises(ConfigurationError, match="secret"):
             load(file, {})
-    with pytest.raises(ConfigurationError, match="http or https"):
-        AlertTable("a", "view", above=1, webhook="ftp://x").hook({})
+    for webhook in ("ftp://x", "https://", "https://[x", "https://x:port", "https://x:70000"):
+        with pytest.raises(ConfigurationError, match="http or https"):
+            AlertTable("a", "view", above=1, webhook=webhook).hook({})
+
+
+def test_a_file_can_be_checked_without_its_secrets(tmp_path: Path) -> None:
+    """Without an environment, neither variables nor the secrets of alerts are read, but their form is checked."""
+    text = '[[alert]]\nname = "hot"\nmetric = "view"\nabove = 5\nwebhook = "https://example.com/x"\nsecret = "{}"\n'
+    file = tmp_path / "tallystream.toml"
+    for secret in ("env:MISSING", "file:/nowhere"):
+        file.write_text(text.format(secret))
+        assert load(file, None).hooks["hot"].key == b""
+    for secret in ("plain", "env:", "file:"):
+        file.write_text(text.format(secret))
+        with pytest.raises(ConfigurationError, match="secret"):
+            load(file, None)
 
 
 def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_path: Path) -> None:

@@ -348,6 +348,16 @@ def test_check_of_no_file(alone):
     assert "nowhere.toml: cannot be read" in alone("check", "nowhere.toml", status=1).stderr
 
 
+def test_check_and_plan_read_no_secrets(alone):
+    """A file whose alert has a secret is valid on a machine that does not have the secret."""
+    (alone.folder / "signed.toml").write_text(
+        '[metric.view]\n[[alert]]\nname = "a"\nmetric = "view"\nabove = 1\n'
+        'webhook = "https://example.com/hook"\nsecret = "env:NOT_SET"\n'
+    )
+    assert "valid" in alone("check", "signed.toml").stdout
+    alone("plan", "--events-per-second", "1000", "--subjects", "10", "--config", "signed.toml")
+
+
 def test_the_demo(alone):
     """The demo starts everything itself, counts exactly, prints this, and ends."""
     done = alone("demo", "--events", "20000", "--once")

@@ -268,3 +268,33 @@ def test_decisions_know_ids_over_midnight(server):
         decide = Decider(harness.client, Deployment.create_or_load(harness.client))
         verdicts = [decide(Event("m", "s", at=midnight + after, id="x")) for after in (-0.1, 0.1)]
     assert [(one.accepted, one.total, one.reason) for one in verdicts] == [(True, 1, None), (False, 1, "duplicate")]
+
+
+@pytest.mark.parametrize("hour", range(2, 10))
+def test_a_decision_states_the_limit_of_its_own_bucket(server, hour):
+    """If an event replaces a later copy in another bucket of the limit, it states what remains in its own bucket."""
+    rules = Rules({"call": Metric(limit=10, per="hour", ids="day")})
+    day = time.time() // 86_400 * 86_400 - 86_400
+    before, after = day + hour * 3600 - 600, day + hour * 3600 + 600
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        decide = Decider(harness.client, Deployment.create_or_load(harness.client))
+        used = [decide(Event("call", "s", at=after, id=f"{n}")).remaining for n in range(5)]
+        assert used == [9, 8, 7, 6, 5]
+        copy = decide(Event("call", "s", at=before, id="0"))
+        assert (copy.accepted, copy.reason, copy.remaining) == (False, "duplicate", 9)
+        with Totals(server.url) as totals:
+            assert totals.get("s", "call").value == 5
+
+
+@pytest.mark.parametrize("hour", range(2, 10))
+def test_a_decision_that_replaces_one_of_the_next_period_states_its_own_bucket(server, hour):
+    """If an event replaces a copy in the next period of ids, it states what remains in its own bucket of the limit."""
+    rules = Rules({"call": Metric(limit=3, per="hour", ids="hour")})
+    day = time.time() // 86_400 * 86_400 - 86_400
+    before, after = day + hour * 3600 - 600, day + hour * 3600 + 600
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        decide = Decider(harness.client, Deployment.create_or_load(harness.client))
+        for n in range(6):
+            decide(Event("call", "s", at=after, id=f"{n}"))
+        found = decide(Event("call", "s", at=before, id="0"))
+        assert (found.accepted, found.reason, found.remaining) == (False, "duplicate", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ import pytest
 
 from tallystream.producing.producer import Producer
 from tallystream.reading.totals import Totals
-from tallystream.rules.metrics import Metric, Rules
+from tallystream.rules.metrics import Metric, Rules, publish
+from tallystream.wire.codec import Group, Payload, encode
 from tests.harness import Harness
 
 if TYPE_CHECKING:
@@ -86,6 +88,41 @@ def test_the_error_covers_subjects_that_were_cut_off(harness, metric, window):
         left = 0 if metric == "vote" else 1
         truth = dict.fromkeys(SUBJECTS[:STORED], left) | dict.fromkeys(SUBJECTS[STORED:], 9)
         assert holds(totals.top(metric, window), truth)
+
+
+@pytest.mark.parametrize("rule", [{}, {"spread": True}, {"max_subjects": 100}])
+@pytest.mark.parametrize("window", ["day", "2d"])
+@pytest.mark.parametrize("later", [9, 100])
+def test_amounts_in_a_sketch_are_in_the_error(harness, later, window, rule):
+    """After `max_subjects` was raised or replaced, the error of a bucket includes the amounts in the sketch.
+
+    So it covers a subject that is only in the sketch, and one whose later events are counted exactly.
+    """
+    add(harness, "quota", {"s00": 1, "s01": 1, "s02": 1, "s03": 20, "s04": 30})
+    harness.rules = Rules(METRICS | {"quota": Metric(ids=None, top=TOP, windows=("hour", "day"), **rule)})
+    harness.client.hset(harness.layout.meta, "rules", publish(harness.rules))
+    add(harness, "quota", {"s00": 7, "s03": later, "s05": later})
+    truth = {"s00": 8, "s01": 1, "s02": 1, "s03": 20 + later, "s04": 30, "s05": later}
+    with closing(Totals(harness.url)) as totals:
+        board = totals.top("quota", window)
+        assert holds(board, truth), board
+
+
+def test_a_search_shows_whole_totals(server):
+    """A total that is in several partitions is shown whole, also if 1,000 larger sums of places were found."""
+    rules = Rules({"strewn": Metric(ids=None, top=1000, spread=True)})
+    sinking, shown, small = ([f"s{kind}{i:04}" for i in range(n)] for kind, n in (("a", 1000), ("b", 50), ("c", 950)))
+    with Harness(server.url, rules=rules, partitions=2) as harness, closing(Totals(server.url)) as totals:
+        # Only the first 1,000 places of each leaderboard are searched.
+        first = dict.fromkeys(sinking, 10) | dict.fromkeys(shown, 5)
+        second = dict.fromkeys(shown, 9) | dict.fromkeys(small, 1) | dict.fromkeys(sinking, -9)
+        for keys, amounts in zip(harness.layout.keys, (first, second), strict=True):
+            sums = {subject: (amount, 1) for subject, amount in amounts.items()}
+            payload = Payload([Group("strewn", int(time.time()) // 60, [], {}, sums)], [])
+            harness.client.xadd(keys.stream, {"v": 1, "n": payload.events, "b": encode(payload)})
+        harness.drain()
+        found = totals.search("s", 50)
+    assert {each.subject: each.value for each in found.subjects} == dict.fromkeys(shown, 14)
 
 
 @pytest.mark.parametrize("seed", range(6))

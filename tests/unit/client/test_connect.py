@@ -13,6 +13,7 @@ from tallystream.client.connections import (
     CountedSSLConnection,
     CountedUnixConnection,
 )
+from tallystream.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,84 @@ def test_every_connection_counts_its_replies(url, kind, most):
         ("postgresql://user:secret@host/counts?password=secret", "postgresql://host/counts"),
         ("redis+cluster://user:secret@one:1,two:2", "redis+cluster://one:1,two:2"),
         ("tally.sqlite", "tally.sqlite"),
+        ("redis://host:1?password=sec@ret", "redis://host:1"),
+        ("redis://host:1?db=3&password=sec@ret&username=a@b", "redis://host:1?db=3"),
+        ("redis://user:se@cret@host:1?password=sec@ret", "redis://host:1"),
+        ("redis://host:1?p%61ssword=secret", "redis://host:1"),
+        ("rediss://host:1?ssl_password=secret", "rediss://host:1"),
+        ("redis://user:sec?ret@host:1", "redis://host:1"),
+        ("redis://user:sec?r=et@host:1?db=2", "redis://host:1?db=2"),
+        ("redis://user:sec?ret@host:1?password=sec@ret", "redis://..."),
+        ("redis+cluster://one:1,two:2?password=sec@ret", "redis+cluster://one:1,two:2"),
+        ("unix://user:secret@relative/path", "unix://relative/path"),
+        ("unix://user:secret@/run/a.sock?db=1", "unix:///run/a.sock?db=1"),
+        ("unix:///run/a.sock?password=sec@ret", "unix:///run/a.sock"),
+        ("unix://user:sec?ret@relative/path", "unix://..."),
     ],
 )
 def test_a_url_is_shown_without_user_and_password(url, shown):
     """A message has neither the user nor the password of a URL, before the host or in the options."""
     assert without_credentials(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:sec/ret@host:1",
+        "redis://user:sec?ret@host:1",
+        "redis://user:sec#ret@host:1",
+        "redis://us[er:sec/ret@host:1",
+        "redis://user:sec\u2100ret@host:1",
+        "redis+cluster://user:sec/ret@host:1",
+        "redis+cluster://user:sec?ret@host:1",
+        "redis+cluster://host:1?password=sec@ret&db=x",
+        "redis+sentinel://user:sec/ret@host:1/name",
+        "redis://host:1?password=sec@ret&db=x",
+        "http://user:secret@host:1",
+    ],
+)
+def test_an_error_has_no_part_of_a_password(url):
+    """The error for a URL that cannot be parsed has no part of the password, also if it is not encoded."""
+    with pytest.raises(ConfigurationError) as raised:
+        connect(url)
+    text = str(raised.value).replace("socket", "").replace("+sentinel", "")
+    assert "sec" not in text
+    assert "ret" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host:65536",
+        "redis+cluster://one:1,two:65536",
+        "redis+sentinel://one:1,two:65536/name",
+        "redis+sentinel://one:0/name",
+    ],
+)
+def test_a_port_that_is_too_large_is_refused(url):
+    """The port of every host is checked, not only that of the first one."""
+    with pytest.raises(ConfigurationError, match="port"):
+        connect(url)
+
+
+@pytest.mark.parametrize("most", [None, 2])
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://host:1?bogus=1", "bogus"),
+        ("redis://host:1?db=1&ssl_cert_reqs=none", "ssl_cert_reqs"),
+        ("unix:///server.sock?socket_keepalive=1", "socket_keepalive"),
+        ("redis+cluster://host:1?bogus=1", "bogus"),
+        ("rediss+cluster://host:1?bogus=1", "bogus"),
+    ],
+)
+def test_an_unknown_option_is_refused(url, name, most):
+    """An option that a connection of this kind does not have is refused by `connect`, not by the first command."""
+    with pytest.raises(ConfigurationError, match=f"has no option '{name}'"):
+        connect(url, most=most)
+
+
+def test_a_wrong_value_of_an_option_is_refused():
+    """An option with a value that no connection can have is refused by `connect`."""
+    with pytest.raises(ConfigurationError, match="bogus"):
+        connect("rediss://host:1?ssl_cert_reqs=bogus")

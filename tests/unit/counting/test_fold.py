@@ -14,6 +14,7 @@ from tallystream.storage.keys import Layout
 from tallystream.wire.codec import ActorColumns, Payload, Single, decode, encode
 from tallystream.wire.event import MAX_AHEAD, MAX_AMOUNT
 from tallystream.wire.packer import EntryBuilder
+from tallystream_worker.counting.dropped import dropped_letters, record_of
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
 from tallystream_worker.counting.fold_result import OVERFLOW
@@ -258,6 +259,17 @@ def test_an_entry_delivered_too_often_is_dead_lettered_unread():
     assert totals(batch) == {"view": {"a": 1}}
     (letter,) = batch.dead
     assert (letter.reason, letter.events, letter.fields) == ("delivered 10 times without success", 2, poison.fields)
+
+
+def test_an_entry_with_a_dropped_part_is_not_given_up():
+    """Events whose dead letter was dropped do not become a part of another dead letter of the same entry."""
+    undeclared = entry(("clap", "a", 1), ("clap", "b", 1)).fields
+    poison = entry(("view", "a", 1), ("clap", "a", 1), ("clap", "b", 1), deliveries=11)
+    records = [record_of(poison.id, undeclared, 2, "", whole=False)]
+    batch, _ = fold(max_deliveries=10, dropped=dropped_letters(records))([poison])
+    assert totals(batch) == {"view": {"a": 1}}
+    assert batch.dead == []
+    assert batch.ledger == {"counted": 1, "counted@view": 1, "dead": 2, "dropped": 2, "entries:settled": 1}
 
 
 @pytest.mark.parametrize(

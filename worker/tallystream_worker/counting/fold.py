@@ -46,8 +46,8 @@ class Fold:
         max_keys: A batch is closed when its estimated cost, as a number of totals (`Batch.counters`), is about this.
             This bounds the time for which one script call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded,
-            unless it is an entry of resets, this generation counted it when it was appended, or it was dropped as a
-            whole (see `dropped`).
+            unless it is an entry of resets, this generation counted it when it was appended, or it has dropped dead
+            letters (see `dropped`): of these, one of a part of the entry shows that a fold has read the entry before.
         begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
             to it, like those of plain entries, are added to `appended` in the ledger of the generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
@@ -133,7 +133,9 @@ class Fold:
         if was_decided(fields, self._keys.generation):
             return  # decide.lua counted it when it wrote it
         payload = None
-        if entry.deliveries > self._max_deliveries and not is_reset(fields):
+        letters = self._dropped.get(entry.id, ())
+        may_give_up = not letters or is_whole(letters)
+        if entry.deliveries > self._max_deliveries and may_give_up and not is_reset(fields):
             reason = f"delivered {entry.deliveries - 1} times without success"
         else:
             try:
@@ -147,7 +149,7 @@ class Fold:
             result.plain += 1
         if is_plain:
             result.plain_events += events
-        if letters := self._dropped.get(entry.id, ()):
+        if letters:
             result.dropped += letters
             if is_whole(letters):
                 return

@@ -43,31 +43,37 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
             self.name, self.metric, self.subject, self.window, self.over, self.rate, self.above, self.below, self.clear
         )
 
-    def hook(self, environment: Mapping[str, str]) -> Hook | None:
+    def hook(self, environment: Mapping[str, str] | None) -> Hook | None:
         """Return the target of the notifications, with the secret read; `None` if the alert has no webhook.
 
         Args:
-            environment: Variables, for a secret of the form `env:NAME`.
+            environment: Variables, for a secret of the form `env:NAME`; `None` reads no secret, and only checks its
+                form: then the key is empty.
 
         Raises:
             ConfigurationError: the URL is not http or https, or has no host; there is a secret without a webhook; the
                 secret is neither `env:NAME` nor `file:PATH`, its variable is not set, its file cannot be read, it is
                 empty, or it begins with `whsec_` and the rest is not base64.
-            ValueError: the URL cannot be parsed, for example brackets in it do not enclose an IPv6 address.
         """
         where = f"[[alert]] {self.name[:64]!r}"
         if not self.webhook:
             if self.secret:
                 raise ConfigurationError(f"{where}: a secret needs a webhook: set webhook, or remove secret")
             return None
-        url = urlsplit(self.webhook)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigurationError(f"{where}: webhook must be an http or https URL")
+        try:
+            url = urlsplit(self.webhook)
+            is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            is_usable = False
+        if not is_usable:
+            raise ConfigurationError(f"{where}: webhook must be an http or https URL with a valid host and port")
         return Hook(self.webhook, self._key(where, environment) if self.secret else b"")
 
-    def _key(self, where: str, environment: Mapping[str, str]) -> bytes:
+    def _key(self, where: str, environment: Mapping[str, str] | None) -> bytes:
         kind, _, name = self.secret.partition(":")
-        if kind == "env" and environment.get(name):
+        if environment is None and kind in ("env", "file") and name:
+            return b""
+        if kind == "env" and environment and environment.get(name):
             text = environment[name]
         elif kind == "file" and name:
             try:

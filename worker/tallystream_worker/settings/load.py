@@ -64,7 +64,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     alert: tuple[AlertTable, ...] = ()
 
 
-def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+def load(file: Path | None = None, environment: Mapping[str, str] | None = os.environ) -> Settings:
     """Read and return the settings: a value of the environment overrides the file, and the file overrides the defaults.
 
     A variable that is empty counts as a value, and one with an unknown name is ignored. The rules and alerts are read
@@ -75,15 +75,17 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
         file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`, and uses the
             defaults if neither exists.
         environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that have secrets of alerts: if one of
-            the latter is missing, this is an error.
+            the latter is missing, this is an error. `None` reads the file only: no variable and no secret of an alert.
+            Then the keys of `Settings.hooks` are empty.
 
     Raises:
         ConfigurationError: the file cannot be read or is not TOML, has an unknown setting, a value is not valid, or the
             secret of an alert cannot be read. The message names the file, the environment or the variable. A value of
             the file must be valid even if the environment overrides it.
-        ValueError: the webhook of an alert cannot be parsed, for example brackets in it do not enclose an IPv6 address.
     """
     settings = _from_file(file or found_file(), environment)
+    if environment is None:
+        return settings
     for section in SECTIONS:
         settings = replace(settings, **{section: _from_environment(section, getattr(settings, section), environment)})
     return settings
@@ -94,7 +96,7 @@ def found_file() -> Path | None:
     return next((path for path in map(Path, DEFAULT_FILES) if path.is_file()), None)
 
 
-def _from_file(path: Path | None, environment: Mapping[str, str]) -> Settings:
+def _from_file(path: Path | None, environment: Mapping[str, str] | None) -> Settings:
     if path is None:
         return Settings(states_rules=False, states_metrics=False)
     try:

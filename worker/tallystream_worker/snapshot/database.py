@@ -77,7 +77,7 @@ class Database:
         elif "://" not in url:
             url = f"sqlite:///{url}"
         try:
-            self._engine = create_engine(url)
+            self._engine = self._at_url = create_engine(url)
         except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:  # ValueError: the port
             raise ConfigurationError(
                 f"snapshot.url cannot be used: {error}. Write a file, or postgresql://USER:PASSWORD@HOST/NAME "
@@ -99,6 +99,7 @@ class Database:
     def close(self) -> None:
         """Close all connections; a later call of another method connects again."""
         self._engine.dispose()
+        self._at_url.dispose()
 
     def facts(self) -> dict[str, str]:
         """Return the stored facts about the snapshot's deployment, by name; empty if there is no complete snapshot.
@@ -358,38 +359,43 @@ class Database:
     def _prepare(self) -> None:
         """Choose the file or schema of this namespace, set `owner`, and create missing tables.
 
+        After a failure, call it again: it chooses again, by the snapshot at the URL itself.
+
         Raises:
             ConfigurationError: `is_there` is true, and the SQLite file does not exist.
             SQLAlchemyError: the database cannot be used.
             OSError: the folder of the SQLite file cannot be read.
         """
-        is_sqlite = self._engine.dialect.name == "sqlite"
+        engine, schema_ = self._at_url, None
+        is_sqlite = engine.dialect.name == "sqlite"
         self.owner = self._owner()
         if (self.owner or NAMESPACE) != self._namespace:
+            engine.dispose()
             if is_sqlite:
-                self._place = f"{_beside(Path(self._engine.url.database or ''), self._namespace)}"
-                self._engine.dispose()
-                self._engine = create_engine(self._engine.url.set(database=self._place))
+                self._place = f"{_beside(Path(engine.url.database or ''), self._namespace)}"
+                engine = create_engine(engine.url.set(database=self._place))
             else:
-                self._schema = f"tally_{self._namespace}"[:_LONGEST_NAME]
-                self._place = f"{self._url} (schema {self._schema})"
-                self._engine = self._engine.execution_options(schema_translate_map={None: self._schema})
+                schema_ = f"tally_{self._namespace}"[:_LONGEST_NAME]
+                self._place = f"{self._url} (schema {schema_})"
+                engine = engine.execution_options(schema_translate_map={None: schema_})
         if is_sqlite:
-            if self._is_there and not Path(self._engine.url.database or "").exists():
-                raise ConfigurationError(f"{self._engine.url.database}: there is no such snapshot")
-            event.listen(self._engine, "connect", _prepare_sqlite)
-        with self._engine.begin() as connection:
-            if self._schema is not None:
-                connection.execute(CreateSchema(self._schema, if_not_exists=True))
+            if self._is_there and not Path(engine.url.database or "").exists():
+                raise ConfigurationError(f"{engine.url.database}: there is no such snapshot")
+            if not event.contains(engine, "connect", _prepare_sqlite):
+                event.listen(engine, "connect", _prepare_sqlite)
+        with engine.begin() as connection:
+            if schema_ is not None:
+                connection.execute(CreateSchema(schema_, if_not_exists=True))
             for table in schema.metadata.sorted_tables:  # create_all() checks first: no atomic step
                 connection.execute(CreateTable(table, if_not_exists=True))
+        self._engine, self._schema = engine, schema_
 
     def _owner(self) -> str | None:
         """Return the namespace of the snapshot at the URL itself; `None` if there is none."""
-        file = self._engine.url.database
-        if self._engine.dialect.name == "sqlite" and not (file and Path(file).exists()):
+        file = self._at_url.url.database
+        if self._at_url.dialect.name == "sqlite" and not (file and Path(file).exists()):
             return None  # connecting would create the file
-        with self._engine.connect() as connection:
+        with self._at_url.connect() as connection:
             if not inspect(connection).has_table(schema.facts.name):
                 return None
             found = select(schema.facts.c.value).where(schema.facts.c.name == "namespace")

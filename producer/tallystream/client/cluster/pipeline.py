@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.client import Pipeline
@@ -166,10 +167,10 @@ class _Run:
 
     def _run_atomic(self, part: CommandPart) -> None:
         commands, staged, replies = self._commands, self._staged, self._replies
-        deadline = time.monotonic() + PATIENCE
+        deadline, find = time.monotonic() + PATIENCE, self._router.owner
         while True:
             try:
-                node = self._router.owner(part.slot)
+                node = find(part.slot)
             except RedisError as error:
                 _fill(replies, part.places, error)
                 return
@@ -182,6 +183,7 @@ class _Run:
                 if time.monotonic() < deadline:
                     self._router.topology.apply_redirect(part.slot, error, node)
                     time.sleep(PAUSE)
+                    find = partial(self._router.await_owner, deadline=deadline)
                     continue
                 _fill(replies, part.places, error)
             except RedisError as error:

@@ -85,12 +85,12 @@ class Router:
             slot: Slot of the command.
             node: Node that did not execute the command.
             error: Error reply of that node.
-            deadline: Monotonic second after which `error` is raised.
+            deadline: Monotonic second after which `error` is raised, and no further attempt to find a node is made.
             attempts: How many times the command was sent.
 
         Raises:
             redis.ResponseError: `error`, because the deadline has passed.
-            ConfigurationError, redis.RedisError: the error of `owner`, which is called once.
+            ConfigurationError, redis.RedisError: the error of `await_owner`, which waits until the deadline.
         """
         if time.monotonic() >= deadline:
             raise error
@@ -99,7 +99,7 @@ class Router:
             return self.topology.node(self.topology.target(error, node)), True
         if attempts > 1 or not isinstance(error, MovedError):
             time.sleep(PAUSE)
-        return self.owner(slot), False
+        return self.await_owner(slot, deadline), False
 
     def await_owner(self, slot: int, deadline: float) -> Node:
         """Return the node that serves a slot, as `owner`; if it fails, try again until the monotonic second `deadline`.

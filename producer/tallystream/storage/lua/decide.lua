@@ -21,7 +21,8 @@
 -- `reason` is "" if the event was accepted, else "duplicate", "once" or "limit".
 -- `total` is "" if there is no key, and "?" if a part of the total may be in the sketch, or if the event does not
 -- change the total and its key has another type.
--- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit.
+-- `used` is the number of events that arrived in the bucket of the limit, this event included; "" without a limit, or
+-- if the event is a duplicate that does not change this bucket.
 --
 -- Invariant: either the entry is in the stream and the live generation has counted it, or neither. The fields of the
 -- entry name that generation, so its worker acknowledges the entry without counting it. Every other generation counts
@@ -88,9 +89,11 @@ if changes.duplicates > 0 then
 elseif changes.voted == false then
   accepted, reason = 0, 'once'
 end
-if #changes.used > 0 then
-  used = string.format('%.0f', changes.used[1])
-  if accepted == 1 and changes.used[1] > batch.rules[1].limit then
+-- An event with an ID may replace a copy in the bucket of another period, which then is in `changes.used` too.
+local arrived = next(changes.used) and changes.used[batch.rules[1].limits .. batch.labels[1][1]]
+if arrived then
+  used = string.format('%.0f', arrived)
+  if accepted == 1 and arrived > batch.rules[1].limit then
     accepted, reason = 0, 'limit'
   end
 end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from redis.exceptions import ClusterDownError, ConnectionError  # noqa: A004  # the name of redis-py
 
@@ -28,3 +30,47 @@ def test_a_transaction_without_a_node_replies_with_the_error(error):
     else:
         with pytest.raises(ConnectionError, match="a moment ago"):
             run.run(transaction=True)
+
+
+class Refusing:
+    """A router whose node refuses the first transaction, and which then finds the node only if it is awaited."""
+
+    def __init__(self):
+        self.asked = 0
+        self.client = self.topology = self
+
+    def owner(self, _slot):
+        """Return the node at first; then raise."""
+        self.asked += 1
+        if self.asked > 1:
+            raise ClusterDownError("no node is known for a moment")
+        return self
+
+    def await_owner(self, _slot, deadline):
+        """Return the node."""
+        assert deadline
+        return self
+
+    def apply_redirect(self, *_):
+        """Do nothing."""
+
+    @contextmanager
+    def pipeline(self, **_):
+        """Return a transaction."""
+        yield self
+
+    def execute_command(self, *_, **__):
+        """Do nothing."""
+
+    def execute(self, **_):
+        """Refuse the first transaction."""
+        if self.asked == 1 and not hasattr(self, "refused"):
+            self.refused = True
+            raise ClusterDownError("the slot is not served")
+        return [b"1"]
+
+
+def test_a_transaction_that_was_not_executed_waits_for_a_node():
+    """If a node refuses a transaction, and no node of its slot is known for a moment, it waits for the next."""
+    run = _Run(Refusing(), lambda *_: None, [(("GET", "{a}1"), {})])
+    assert run.run(transaction=True) == [b"1"]

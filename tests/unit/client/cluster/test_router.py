@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 import pytest
-from redis.exceptions import ClusterDownError, ConnectionError, ResponseError  # noqa: A004  # the name of redis-py
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,  # noqa: A004  # the name of redis-py
+    MovedError,
+    ResponseError,
+)
 
 from tallystream.client.cluster.router import Router
 from tallystream.client.connect import connect
@@ -102,3 +108,46 @@ def test_a_wrong_server_among_the_others_ends_no_wait():
     router.topology.suspect(A)
     until(router.topology.must_look, what="the next read of the slot map")
     assert router._is_replaced(A) is False
+
+
+class Client:
+    """A client of a node; its pool has no connections."""
+
+    def __init__(self, address):
+        self.address = address
+        self.connection_pool = self
+
+    def disconnect(self, **_):
+        """Do nothing."""
+
+
+class Recovering(Answers):
+    """A node that replies to CLUSTER SLOTS with another error or map each time, and at last with the same one."""
+
+    def __init__(self, *replies):
+        super().__init__(None)
+        self.replies = list(replies)
+
+    def execute_command(self, *command):
+        """Return the next reply."""
+        self.slots = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        return super().execute_command(*command)
+
+
+@pytest.mark.parametrize("error", [ClusterDownError("down"), MovedError("0 b:1")])
+@pytest.mark.parametrize("trouble", [reply((1, 16383, "a")), ConnectionError("nobody answers")])
+def test_a_command_that_was_not_executed_waits_for_a_node(error, trouble):
+    """If a node refuses a command, and no node of its slot is known for a moment, the command waits for the next."""
+    first, last = reply((0, 16383, "a")), reply((0, 0, "b"), (1, 16383, "a"))
+    router = Router([A], Recovering(first, trouble, trouble, last), lambda address, _: Client(address))
+    node = router.owner(0)
+    found, asking = router.redirect(0, node, error, time.monotonic() + 20, 1)
+    assert (found.address, asking) == (("b", 1), False)
+
+
+def test_a_command_that_was_not_executed_waits_until_the_deadline():
+    """At the deadline, the error of the last attempt to find a node is raised."""
+    router = Router([A], Recovering(reply((0, 16383, "a")), reply((1, 16383, "a"))), lambda address, _: Client(address))
+    node = router.owner(0)
+    with pytest.raises(ClusterDownError, match="serve slot 0"):
+        router.redirect(0, node, ClusterDownError("down"), time.monotonic() + 0.3, 1)

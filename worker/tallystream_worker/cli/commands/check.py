@@ -26,7 +26,7 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
     """Check a configuration file, and print what each metric stores and how many bytes a subject takes.
 
     It also prints the bytes that a producer and a dropped dead letter take. `tallystream plan` calculates the memory of
-    a whole load. Environment variables are not read.
+    a whole load. Environment variables and the secrets of alerts are not read.
 
     With --redis, also print what a worker that starts with this file would change in the rules that are stored there,
     and which stored metrics it would keep although the file lacks them.
@@ -36,7 +36,7 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
     file
         the configuration file
     """
-    settings = load(file, environment={})
+    settings = load(file, environment=None)
     memory = load_costs().memory
     rows = {name: explain(metric, memory) for name, metric in settings.rules.metric.items()}
     warnings = list(settings.rules.warnings())

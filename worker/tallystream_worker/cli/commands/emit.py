@@ -74,8 +74,8 @@ def emit(
 def _may_leave_out(rule: Metric | None, at: float | None, id_: str | None) -> list[str]:
     """Return the names of rules that may leave an event out of the totals, although it was processed.
 
-    These are `once` and `limit` if the metric has them, `ids` if it has ids and the event has one, and `accept_late`,
-    for every metric, if the caller has stated a time.
+    These are `once` and `limit` if the metric has them, `ids` if the event has an id that counts once, and
+    `accept_late` if the caller has stated a time, and the metric does not count such events of every time.
 
     Args:
         rule: The rule of the event's metric; `None` if no rules are stored: then the list is empty.
@@ -84,10 +84,12 @@ def _may_leave_out(rule: Metric | None, at: float | None, id_: str | None) -> li
     """
     if rule is None:
         return []
+    by_id = id_ is not None and rule.keeps_ids
+    late = rule.id_late_seconds if by_id else rule.late_seconds
     reasons = {
         "once": rule.once is not None,
         "limit": rule.limit is not None,
-        "ids": id_ is not None and rule.ids is not None,
-        "accept_late": at is not None,
+        "ids": by_id,
+        "accept_late": at is not None and late is not None and (by_id or rule.rejects_late),
     }
     return [name for name, applies in reasons.items() if applies]

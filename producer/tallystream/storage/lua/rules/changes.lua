@@ -29,7 +29,7 @@ local function new(batch, ledger_key)
     lost_type = nil, -- the type that this key has instead of the right one; `nil` if it does not exist
     rejected = {}, -- metric, subject, reason, ...: counters that cannot take their delta (see rejection.lua); if any,
     -- nothing may be written
-    used = {}, -- by subject in a limit's bucket: all events that arrived so far
+    used = {}, -- by key of a limit's bucket: all events that arrived so far of one of its subjects in the batch
     duplicates = 0, -- events whose ID was counted before
     forgotten = 0, -- events of periods that were removed, see forget_periods.lua
     taken = nil, -- by number of the reset: the total before it, see resets.lua

@@ -45,7 +45,7 @@ local function plan_bucket(self, key, asked)
     additions.settle(self, 'counted', rule, accepted)
     additions.settle(self, 'rejected:limit', rule, amount - accepted)
     additions.add(self, rule, labels, subject, accepted)
-    self.used[#self.used + 1] = new
+    self.used[key] = new
   end
   self.hashes[#self.hashes + 1] = { key, writes }
 end
