@@ -26,7 +26,8 @@ def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str
 
     The names are for people. The bytes are those after a year of events at the rate of the peak, without headroom. A
     rule that needs no memory is left out. A leaderboard is in the memory of its total, window or sketch. Exact ids and
-    Bloom filters are not included, nor are unique actors if the load has no actors.
+    Bloom filters are not included, nor are unique actors of metrics whose events have no actors (see
+    `ExpectedLoad.bears_actors`).
     """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():

@@ -75,8 +75,8 @@ class Deployment:
             changed rules (see `tallystream.rules.parts`).
         unreachable: By number of each partition that could not be read, because its node does not answer, the error.
             Its generation in `layout` is then `generation`, and `removed` lacks its periods.
-        durability: What must have the writes of a command before its next step; the workers wait for the same. It is
-            the memory of the server (`memory`), a `replica`, or the disk of the server (`fsync`).
+        durability: The place that the writes of a command must have reached before its next step: the memory of the
+            server (`memory`), a `replica`, or the disk of the server (`fsync`). The workers wait for the same.
     """
 
     layout: Layout
@@ -110,8 +110,8 @@ class Deployment:
 
         The partitions of a new deployment are opened before it is stored (see `lua/lib/sentinels.lua`). So if a
         partition of a stored deployment has no keys, it has lost them. If two processes create deployments with
-        different numbers of partitions at the same time, one is refused, and the partitions that only this one has
-        opened stay unused.
+        different numbers of partitions at the same time, one is stored. The other process gets the stored one, or an
+        error if it stated `partitions`; the partitions that only this process has opened stay unused.
 
         Args:
             client: Client of the server.
@@ -419,8 +419,8 @@ class Deployment:
 
         Args:
             live: For each partition, in order, the value of its key `PartitionKeys.live`: only the generation in it is
-                used, also if the partition is closed. `None` if the partition has lost the key: then the layout has
-                `generation`, and scripts and reads raise `KeyLost`.
+                used, also if the partition is closed. `None` if the partition has lost the key, or was not read: then
+                the layout has `generation`. Scripts and reads raise `KeyLost` if the key is lost.
         """
         generations = tuple(self.generation if each is None else parse_live(each)[0] for each in live)
         return replace(self, layout=replace(self.layout, generations=generations))

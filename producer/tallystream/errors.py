@@ -1,20 +1,20 @@
 """The error classes of tallystream; a few modules define subclasses of them, such as `subscribe.SubscriptionRefused`.
 
 TallyError
-|- EventError            an event, or an argument of a call, is invalid; the message names it and the limit
+|- EventError            an event, or an argument of a call, is invalid or not allowed by the rules
 |- BufferFull            the producer's buffer is full, and the event was not added
 |- FlushTimeout          events that a call waits for were not confirmed (or not counted) within the timeout
 |- StreamFull            a stream has reached its limit of entries, because counting lags
 |- NodeUnreachable       no partition that a read needs can be read, because nodes of the cluster do not answer
 |- Unconfirmed           a write, such as a decision, was executed, but no replica or disk confirmed it in time
-|- SpoolError            the spool cannot be written or delivered; the message names the folder and the remedy
+|- SpoolError            the spool cannot be written, or its events cannot be delivered
 |- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
 |  '- NothingDeclared    no deployment is stored, or no worker has published its rules yet
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
    |- KeyLost               a key was deleted or evicted; nothing is appended or counted that needs it
-   |- ConsumerGroupMissing  the consumer group is missing, but its counters are still there
+   |- ConsumerGroupMissing  the consumer group of the workers is missing, which records what is counted
    |- DeploymentChanged     the data that this process started with was deleted or replaced, or is restored
    '- GenerationSwitched    another generation or topic, or newer rules, are live; nothing was counted
 """
@@ -38,9 +38,9 @@ class TallyError(Exception):
 
 
 class EventError(TallyError, ValueError):
-    """Raised if an event, or an argument of a call, is invalid.
+    """Raised if an event, or an argument of a call, is invalid, or not allowed by the declared rules.
 
-    The message is `<field>: <problem>`, and states what is allowed.
+    The message is `<field>: <problem>`.
 
     Args:
         field: Name of the invalid field or argument; also an attribute.
@@ -114,14 +114,11 @@ _SHOWN: Final = 8
 
 
 class SpoolError(TallyError):
-    """Raised if the spool on disk cannot be written, or its events cannot be delivered to this deployment."""
+    """Raised if the spool on disk cannot be written or is damaged, or its events are of another deployment."""
 
 
 class ConfigurationError(TallyError):
-    """Raised if a setting is invalid, or does not fit the server or the deployment that is stored there.
-
-    The message states which setting, and what to do.
-    """
+    """Raised if a setting is invalid, or does not fit the server or the deployment that is stored there."""
 
 
 class NothingDeclared(ConfigurationError):
@@ -219,7 +216,7 @@ GROUP_REMEDY: Final = f"if nothing was counted: tallystream worker, which create
 
 
 class ConsumerGroupMissing(StreamError):
-    """Raised if entries were counted, but their consumer group is missing, which records which are acknowledged.
+    """Raised if the consumer group of the workers is missing, so that it is not known which entries are counted.
 
     The message states what mends it.
 
@@ -237,10 +234,7 @@ class ConsumerGroupMissing(StreamError):
 
 
 class DeploymentChanged(StreamError):
-    """Raised if the data that this process started with was deleted or replaced, or is being restored.
-
-    The message states which of these it is.
-    """
+    """Raised if the data that this process started with was deleted or replaced, or is being restored."""
 
 
 class GenerationSwitched(StreamError):

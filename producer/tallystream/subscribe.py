@@ -43,8 +43,9 @@ class Update:
     """One live update: the present totals of changed counters, or a reset.
 
     Attributes:
-        values: Totals by (subject, metric); may be empty in the first update of a connection, which has a position.
-        errors: The most by which a total may be too high, by (subject, metric); only for totals that are estimates.
+        values: Totals by (subject, metric); may be empty, such as in the first update of a connection.
+        errors: By how much a total may be too high, by (subject, metric); only for totals that are estimates. In at
+            most 2 % of cases, a total is too high by more.
         as_of: Stream ID up to which every entry is in the totals; `0-0` in a reset.
         lag: Entries that are not counted yet; `None` if the server cannot tell, and in a reset.
         reset: Reason why all totals received so far may be outdated and must be read again; `values` is then empty.

@@ -102,8 +102,8 @@ class Producer:
             BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
             SpoolError: the spool cannot be written; the event was not added.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
-                refuses it for good (password, permission, `durability`): it sends no events any more. The event was not
-                added.
+                refuses it for good, such as for its password or `durability`: it sends no events any more. The event
+                was not added.
             TallyError: the producer is closed, also if it was closed while the call waited for room; the event was not
                 added.
         """
@@ -158,7 +158,8 @@ class Producer:
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed.
             redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
-                metric counts once per actor, or ids count once in the metric and the event has one.
+                metric counts once per actor, or ids count once in the metric and the event has one, and both calls
+                state the same `at`.
         """
         if self._closed:
             raise TallyError("this producer is closed")
@@ -185,9 +186,10 @@ class Producer:
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged: only with `wait="counted"`: a restore has not finished.
-            KeyLost: only with `wait="counted"`: the deployment was deleted; or, with another `durability` than
-                `memory`, a partition has lost a key.
+            KeyLost: only with `wait="counted"`: the deployment was deleted, or has lost a field; or, with another
+                `durability` than `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
+            RuntimeError: the system refuses the thread that waits; the events are still sent.
         """
         await in_thread(lambda: self._inner.flush(timeout, wait=wait))
 
@@ -195,21 +197,22 @@ class Producer:
         """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
 
         From now on `emit` and `decide` raise a `TallyError`. Before it stops, the producer checks that the server has
-        the latest confirmed entries, and sends lost ones again. If the server does not answer within 2 seconds, the
-        check is left out, and logged. The producer is stopped even if an error is raised; if the call is cancelled, it
-        is still stopped, in its thread.
+        the latest confirmed entries, and sends lost ones again if it still keeps them. If the server does not answer
+        within 2 seconds, the check is left out, and logged; see `tallystream.Producer.close` for a cluster. If the call
+        is cancelled, the producer is still stopped, in a thread; also if an error is raised, except `RuntimeError`.
 
         Args:
             timeout: Most seconds for the delivery. The wait for the decisions and writes before it, and the wait for
                 the sender thread after it (at most as long again, or 1 second), are not included.
 
         Raises:
-            FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
+            FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or may be
                 lost if there is no spool. Also raised if the server has lost confirmed entries, and not all of them
                 could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good; its events stay in the spool or are lost.
             OSError: a file of the spool could not be closed.
+            RuntimeError: the system refuses the thread that stops the producer; call this again.
         """
         self._closed = True
 

@@ -46,8 +46,8 @@ class Totals:
     The methods are coroutines with the arguments, results and errors of those of `tallystream.Totals`; so is
     `deployment`, a property there. After `close`, reads raise `TallyError`. Queries run in threads, at most 32 at once,
     through the synchronous client: it packs commands in C, and no second cluster client is needed. Concurrent calls of
-    `get`, `get_many`, `of` and `read` share a pipeline. If a read is cancelled, a query that it has begun still runs to
-    its end in its thread. After a `fork`, create a new object in the child.
+    `get`, `get_many`, `of` and `read` may share a pipeline. If a read is cancelled, a query that it has begun still
+    runs to its end in its thread. After a `fork`, create a new object in the child.
 
     Args:
         url: URL of Redis or Valkey.
@@ -257,7 +257,11 @@ class Totals:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._inner.run, query)
 
     async def close(self) -> None:
-        """Wait for the queries under way, then close the connections; later queries raise `TallyError`."""
+        """Wait for the queries under way, then close the connections; later queries raise `TallyError`.
+
+        Raises:
+            RuntimeError: the system refuses the thread that waits; the connections stay open. Call this again.
+        """
         self._closed = True
 
         def close() -> None:
@@ -277,10 +281,10 @@ class Totals:
         """Run a query, again and again until its answer includes all entries up to `after`, and return that answer.
 
         It is read in part if nodes of a cluster do not answer: then the answer names the partitions that it lacks. The
-        wait also ends when no entry of the partitions that are read is uncounted. With the durability `replica`, wait
-        further until a replica has the counting. If another generation or topic has become live, read the deployment
-        again, and run the query for the new one. If a partition is closed and no other topic is live yet, the answer is
-        that of the closed partition.
+        wait also ends when no entry of the partitions that are read is uncounted. With `after` and the durability
+        `replica`, wait further until a replica has the counting. If another generation or topic has become live, read
+        the deployment again, and run the query for the new one. If a partition is closed and no other topic is live
+        yet, the answer is that of the closed partition.
 
         Args:
             question: Takes the present deployment, and returns the query; called again for each attempt.

@@ -15,9 +15,7 @@ class Backoff:
     """A sequence of pauses between failing attempts: `next` returns one, `reset` begins again. It does not wait itself.
 
     The first pause is `first`; each later one is twice the one before, at most `cap`. `next` takes a random part off
-    each, so that clients that lost a server at the same moment do not all reconnect at the same moment. The pause is
-    doubled, not computed from the number of failures: a power of two overflows after 1,024 failures, before the cap
-    could apply.
+    each, so that clients that lost a server at the same moment do not all reconnect at the same moment.
 
     Args:
         first: Seconds to wait after the first failure.
@@ -43,13 +41,13 @@ class Backoff:
         self._pause = first
 
     def next(self) -> float:
-        """Return the seconds to wait after one more failure, and double the pause after it, up to `cap`.
+        """Return the seconds to wait after one more failure: the pause, less a random part of at most `jitter` of it.
 
-        The result is the pause less a random part of at most `jitter` of it.
+        Then double the pause for the next call, up to `cap`.
         """
         pause, self._pause = self._pause, min(self._cap, self._pause * 2)
         return pause * (1 - self._jitter * self._source())
 
     def reset(self) -> None:
-        """Begin the sequence again: the next pause is `first`. Call it after an attempt that succeeded."""
+        """Begin the sequence again, with a pause of `first` (less a random part). Call it after a success."""
         self._pause = self._first

@@ -10,11 +10,11 @@ from redis.exceptions import MaxConnectionsError
 
 
 class Bounded:
-    """Limits how many connections of a redis-py pool are in use at a time; put it before the class of the pool.
+    """Limits how many connections of a redis-py pool are in use at a time; a base class, before that of the pool.
 
     Args:
         most: The most connections in use.
-        patience: Seconds to wait for a free one.
+        patience: Seconds to wait for a free one, if so many are in use.
         arguments: Arguments of the pool.
         settings: Settings of the pool.
     """
@@ -46,7 +46,7 @@ class Bounded:
         return connection
 
     def release(self, connection: Any) -> None:
-        """Give a connection back to the pool, so that a thread that waits for one gets it."""
+        """Give a connection back to the pool, so that another thread can get one."""
         try:
             super().release(connection)  # type: ignore[misc]  # of the pool
         finally:
@@ -56,4 +56,4 @@ class Bounded:
 
 
 class BoundedPool(Bounded, redis.ConnectionPool):
-    """A connection pool of one server with a bound."""
+    """A connection pool of one server, with a bound on the connections in use: see `Bounded`."""

@@ -54,22 +54,23 @@ _HOST_SHAPE: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(?P<
 def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int | None = None) -> redis.Redis:
     """Return a client that never sends a write again that may have been executed; it connects on first use.
 
-    Text in replies is `bytes`. If the server turns out to be a node of a cluster and the URL names no cluster, or the
-    reverse, commands raise `ConfigurationError`.
+    Text in replies is `bytes`, except in replies that redis-py itself parses, such as that of INFO. If the server turns
+    out to be a node of a cluster and the URL names no cluster, or the reverse, commands raise `ConfigurationError`.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` for one server. `redis+sentinel://HOST:PORT,HOST:PORT/NAME` for the
             primary with that name at these Sentinels, which are asked again for each new connection. For a cluster,
-            `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes.
+            `redis+cluster://HOST:PORT,HOST:PORT` or `rediss+cluster://`, with some of its nodes. Except for Sentinels,
+            it may have options of redis-py, such as `?socket_timeout=30`, which have precedence over the arguments.
         block: Most seconds that a blocking command of this client waits in the server, such as XREAD BLOCK.
         timeout: Seconds without a byte, in addition to `block`, after which a connection counts as dead. The attempt to
-            connect takes at most `block` and `timeout` together, and at most 5 seconds.
-        most: The most connections in use to each server at a time, for a client that many threads share. A command
-            waits at most `timeout` seconds for a free one, and then raises `redis.MaxConnectionsError`. `None` for no
-            bound.
+            connect to an address fails after the same time, but after at most 5 seconds.
+        most: The most connections for commands in use to each server at a time, for a client that many threads share. A
+            command waits at most `timeout` seconds for a free one, and then raises `redis.MaxConnectionsError`. `None`
+            for no bound.
 
     Raises:
-        ConfigurationError: the URL is invalid.
+        ConfigurationError: the URL cannot be parsed. Unknown options in it are found only by the first command.
     """
     settings: dict[str, Any] = {
         "protocol": 3,
@@ -103,8 +104,9 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int
 def without_credentials(url: str) -> str:
     """Return a URL of a server or a database without its user and password, for messages.
 
-    They may be before the host, or in the options `username` and `password`. The URL need not be valid; a text without
-    `://`, such as the path of a file, is returned unchanged.
+    They may be before the host, or in the options `username` and `password`. An `@` in an option must be written as
+    `%40`, and a `unix://` URL with a user must have an absolute path: otherwise a part of the password may stay. A text
+    without `://`, such as the path of a file, is returned unchanged.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -118,11 +120,11 @@ def without_credentials(url: str) -> str:
 def connect_reader(url: str) -> redis.Redis:
     """Return a client for reads, as `connect` does; in a cluster, a node counts as dead after 1.5 seconds of silence.
 
-    Reads are answered without such a node, so a frozen one delays them for a short time only. Do not write with this
-    client: a slow node may still execute a command after the client has given it up.
+    So a frozen node delays the caller for a short time only. Do not write with this client: a slow node may still
+    execute a command after the client has given it up.
 
     Raises:
-        ConfigurationError: the URL is invalid.
+        ConfigurationError: the URL cannot be parsed.
     """
     return connect(url, timeout=SILENCE if url.startswith(_CLUSTER) else TIMEOUT)
 
@@ -143,7 +145,7 @@ def _from_url(url: str, settings: dict[str, Any], bound: dict[str, Any]) -> redi
     """Return a client of one server; `bound` has the settings of `Bounded`, or is empty.
 
     Raises:
-        ValueError: the URL is invalid.
+        ValueError: the URL cannot be parsed.
     """
     pool = BoundedPool if bound else redis.ConnectionPool
     client = redis.Redis(connection_pool=pool.from_url(url, **settings, **bound))
@@ -212,7 +214,7 @@ class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
 
 
 class _BoundedPrimaryPool(Bounded, _PrimaryPool):
-    """A `_PrimaryPool` whose number of connections is bounded: see `Bounded`."""
+    """A `_PrimaryPool` with a bound on the connections to the primary in use: see `Bounded`."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,10 @@ class _SentinelUrl:
 
     @classmethod
     def parse(cls, url: str) -> _SentinelUrl:
-        """Parse the URL of a primary at Sentinels; raise a `ValueError` if it is invalid."""
+        """Parse the URL of a primary at Sentinels; raise a `ValueError` if it does not have the form above.
+
+        Whether a port is too large is not checked.
+        """
         found = _SENTINEL_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name Sentinels and a primary")
@@ -269,7 +274,10 @@ class _ClusterUrl:
 
     @classmethod
     def parse(cls, url: str) -> _ClusterUrl:
-        """Parse the URL of a cluster; raise a `ValueError` if it is invalid."""
+        """Parse the URL of a cluster; raise a `ValueError` if it does not have the form above.
+
+        Whether a port is too large, and the options, are not checked.
+        """
         found = _CLUSTER_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name nodes of a cluster, or it names a database other than 0")

@@ -46,13 +46,18 @@ class _Counted:
             raise
 
     def pack_commands(self, commands: Any) -> Any:
-        """Return the bytes of some commands, all of which the next call of `send_packed_command` must send."""
+        """Return the bytes of some commands; the next call of `send_packed_command` must send all of them."""
         commands = list(commands)
         self._packed = len(commands)
         return super().pack_commands(commands)  # type: ignore[misc]
 
     def send_packed_command(self, *args: Any, **options: Any) -> None:
-        """Send packed commands, and connect first if not connected; arguments and errors are those of redis-py."""
+        """Send packed commands; connect first if not connected. The arguments are those of the redis-py connection.
+
+        Raises:
+            redis.RedisError: the connection failed or was refused; the server may have received some of the commands.
+            ConfigurationError: it had to connect, and the server is a node of a cluster, but the URL names none.
+        """
         packed, self._packed = self._packed, 1
         if not self.is_connected:  # type: ignore[attr-defined]
             self.connect_check_health(check_health=False)
@@ -80,23 +85,23 @@ class _Counted:
 
 
 class CountedConnection(_Counted, redis.Connection):
-    """A plain connection that is not used again if a reply is still to come."""
+    """A plain connection, which its pool closes before the next use if a reply is still to come."""
 
 
 class CountedSSLConnection(_Counted, redis.SSLConnection):
-    """A TLS connection that is not used again if a reply is still to come."""
+    """A TLS connection, which its pool closes before the next use if a reply is still to come."""
 
 
 class CountedUnixConnection(_Counted, UnixDomainSocketConnection):
-    """A connection to a unix socket that is not used again if a reply is still to come."""
+    """A connection to a unix socket, which its pool closes before the next use if a reply is still to come."""
 
 
 class CountedSentinelConnection(_Counted, SentinelManagedConnection):
-    """A connection to the primary that Sentinels name, which is not used again if a reply is still to come."""
+    """A connection to the primary that Sentinels name; closed before its next use if a reply is still to come."""
 
 
 def connection_class(url: str) -> type[redis.Connection | UnixDomainSocketConnection]:
-    """Return the class of the connections to one server, for the scheme of its URL: `redis`, `rediss` or `unix`."""
+    """Return the class of the connections to one server, by the scheme of its URL: `unix`, `rediss`, or any other."""
     if url.startswith("unix://"):
         return CountedUnixConnection
     return CountedSSLConnection if url.startswith("rediss://") else CountedConnection

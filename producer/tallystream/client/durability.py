@@ -37,7 +37,8 @@ NOT_IN_TIME: Final = "no replica or disk has confirmed it in time"
 class DurabilityCheck:
     """Checks, after a write and on the same connection, that the write has the required durability.
 
-    `run` does so for one script. For a pipeline, `queue` adds the command, and `is_enough` judges its reply.
+    `run` does so for one script. For a pipeline, `queue` adds the command, and `is_enough` judges its reply. `confirm`
+    does so for all earlier writes, of any connection.
 
     Args:
         durability: `memory`: the server's reply is enough. `replica`: at least one replica must have the write
@@ -64,7 +65,8 @@ class DurabilityCheck:
         In a cluster, only one primary is checked.
 
         Raises:
-            ConfigurationError: the server has no `WAITAOF`, or writes no append-only file.
+            ConfigurationError: the server has no `WAITAOF`, or writes no append-only file; or it is a node of a
+                cluster, and the URL of the client names none, or the reverse.
             redis.RedisError: the server does not answer, or refuses the command.
         """
         if self._durability != "fsync":
@@ -87,8 +89,8 @@ class DurabilityCheck:
         """Add the durability command (`WAIT` or `WAITAOF`) to a pipeline; for `memory`, add nothing.
 
         Call this after the writes were added. The pipeline must be no transaction: in one, the server does not wait.
-        The server waits at most 1 second before it replies, or `patience` seconds if that is less. The reply, if it is
-        no error, is the argument of `is_enough`.
+        The server waits at most 1 second before it replies, or `patience` seconds if that is less (at least 1
+        millisecond). The reply, if it is no error, is the argument of `is_enough`.
         """
         # 0 milliseconds would be no limit.
         most = _PATIENCE if patience is None else max(1, min(_PATIENCE, int(patience * 1000)))
@@ -106,18 +108,19 @@ class DurabilityCheck:
         return bool((reply[0] if isinstance(reply, list) else reply) >= 1)
 
     def run(self, script: Script, client: redis.Redis, keys: list[str], args: list[Any]) -> tuple[Any, str]:
-        """Run a script, and wait at most a second for the durability of its writes.
+        """Run a script; the server then waits at most a second for the durability of its writes.
 
-        With `memory`, do not wait: the reply is enough. If the server lacks the script, load it and run it again.
+        With `memory`, it does not wait: the reply is enough. If the server lacks the script, load it and run it again.
 
         Returns:
             The reply of the script, and the reason why its writes are not confirmed; the reason is empty if they are,
-            and always with `memory`. An error of the durability command is a reason and is not raised, because the
-            script has run.
+            and always with `memory`. An error reply to the durability command is a reason and is not raised, because
+            the script has run.
 
         Raises:
             KeyLost: the partition has lost a key, and the script has changed nothing.
-            redis.RedisError: the script failed, or the server did not answer, and may have run the script or not.
+            redis.RedisError: the script failed; or the connection broke, or a reply was missing, and the script may
+                have run or not.
         """
         if not self.is_needed:
             return script(client, keys, args), ""
@@ -135,8 +138,8 @@ class DurabilityCheck:
     def confirm(self, client: redis.Redis, names: Iterable[str]) -> str:
         """Wait until all writes that the servers of some keys have executed before this call have the durability.
 
-        Wait at most a second. If that fails, and there are several keys, ask the server of each key again, at most 0.1
-        seconds each, until one does not confirm. For `memory`, do nothing.
+        The servers wait at most a second. If not all confirm, and there are several keys, the server of each key is
+        asked again, and waits at most 0.1 seconds, until one does not confirm. For `memory`, do nothing.
 
         A replica, and the append-only file, get the writes of a server in their order. So a write after them is
         confirmed only together with all of them, whichever connection they came from. That write sets the given keys,
@@ -144,15 +147,16 @@ class DurabilityCheck:
 
         Args:
             client: The server or the cluster.
-            names: Keys with `Layout.confirmed`, at least one on each node.
+            names: Keys for this purpose (`Layout.confirmed`), at least one on each node.
 
         Returns:
-            The reason why the writes are not confirmed, with the address of a server that has not confirmed them;
-            empty if they are confirmed, and for `memory`. Most errors of a server or a connection are a reason and are
-            not raised.
+            The reason why the writes are not confirmed, with the address, if it is known, of a server that has not
+            confirmed them; empty if they are confirmed, and for `memory`. Errors of Redis are a reason and are not
+            raised, except the one below.
 
         Raises:
             redis.ResponseError: the user lacks the permission for a command.
+            ConfigurationError: the server is a node of a cluster, and the URL of the client names none, or the reverse.
         """
         if not self.is_needed:
             return ""

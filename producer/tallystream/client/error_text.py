@@ -12,8 +12,8 @@ from tallystream.storage.keys import is_counting_group
 def text_of(error: Exception) -> str:
     """Return the text of an error; if it has none, the name of its class. Use it for an expected error.
 
-    If a server replied that a consumer group is missing, return a sentence that names it; if it is a group of the
-    workers, with what mends that.
+    If the reply of a server names a missing consumer group, return a text that names the group and its stream; if it is
+    a group of the workers, the text also states what mends that.
     """
     if isinstance(error, RedisError) and (found := missing_group(error)) is not None:
         stream, group = found

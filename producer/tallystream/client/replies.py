@@ -74,11 +74,11 @@ _ANNOTATED, _ANNOTATION_ENDS = "Command # ", " of pipeline caused error: "
 
 
 def is_unreachable(error: object) -> TypeGuard[RedisError]:
-    """Return whether an error means that the node of a key executes no commands now.
+    """Return whether an error shows that a node cannot be reached, or executes no commands now.
 
     Its connection failed or did not reply in time, it replies that it is loading its data or has too many clients, or
-    no node serves the key (CLUSTERDOWN, MASTERDOWN). A wrong or missing password, and too many connections of this
-    client, are no such errors. Return `False` for an object that is no error.
+    it replies CLUSTERDOWN or MASTERDOWN. A wrong or missing password, and too many connections in this client's pool,
+    are no such errors. Return `False` for an object that is no error.
     """
     return isinstance(error, (*BROKEN, ClusterDownError)) and not isinstance(
         error, (AuthenticationError, MaxConnectionsError)
@@ -96,9 +96,8 @@ def is_key_missing(error: RedisError) -> bool:
 def is_group_missing(error: RedisError) -> bool:
     """Return whether a command failed because its consumer group, or the stream of the group, does not exist.
 
-    The reply does not state which one: `NOGROUP No such key 's' or consumer group 'g'`, or
-    `NOGROUP No such consumer group 'g' for key name 's'`. The scripts of tallystream also raise `NOGROUP ...`. If the
-    stream is deleted while a read waits for entries, Redis 7.0 replies `UNBLOCKED the stream key no longer exists`.
+    The reply, of the server or a script of tallystream, begins with `NOGROUP`. If the stream is deleted while a read
+    waits for entries, Redis 7.0 replies `UNBLOCKED the stream key no longer exists`.
     """
     return _word(error) == "NOGROUP" or (_is_plain(error) and _text(error).startswith(_STREAM_DELETED))
 
@@ -106,7 +105,7 @@ def is_group_missing(error: RedisError) -> bool:
 def missing_group(error: RedisError) -> tuple[str, str] | None:
     """Return the stream and the consumer group that `NOGROUP` names; `None` for any other error, or without the names.
 
-    The stream itself may be missing: see `is_group_missing`.
+    The stream itself may be missing, too.
     """
     if _word(error) != "NOGROUP":
         return None
@@ -115,7 +114,7 @@ def missing_group(error: RedisError) -> tuple[str, str] | None:
 
 
 def is_stream_or_group_missing(error: RedisError) -> bool:
-    """Return whether a command failed because a stream or its consumer group does not exist, for any command."""
+    """Return whether a command on a stream failed because the stream or its consumer group does not exist."""
     return is_key_missing(error) or is_group_missing(error)
 
 
@@ -125,9 +124,9 @@ def is_group_there(error: RedisError) -> bool:
 
 
 def is_command_unknown(error: RedisError) -> bool:
-    """Return whether the server does not have a command.
+    """Return whether a command, not one in a script, failed because the server does not have it.
 
-    `unknown command 'WAITAOF', with args beginning with: '1' '0' `
+    The reply is `unknown command 'WAITAOF', with args beginning with: '1' '0' `. An unknown subcommand does not count.
     """
     return _is_plain(error) and _text(error).startswith("unknown command")
 
@@ -161,9 +160,10 @@ def is_permission_missing(error: RedisError) -> bool:
 
 
 def is_refusal(error: RedisError) -> bool:
-    """Return whether an error is permanent, so that no retry helps.
+    """Return whether an error stays until a person mends its cause, so that a retry alone does not help.
 
-    These are: a wrong or missing password, a missing permission, and a key of a wrong type (`WRONGTYPE`).
+    It does for a wrong or missing password, a missing permission, and a key of a wrong type (`WRONGTYPE`); of all other
+    errors, return `False`.
     """
     return isinstance(error, AuthenticationError) or is_permission_missing(error) or _word(error) == "WRONGTYPE"
 
@@ -182,7 +182,7 @@ def is_about_server(error: RedisError) -> bool:
     Such an error usually does not depend on the arguments of the command: other arguments do not help, but a later
     attempt may. Return `True` for all errors that are not a plain `ResponseError` (a broken connection, a wrong
     password, OOM, READONLY, NOSCRIPT, MOVED, CROSSSLOT, ...), and for NOGROUP, BUSY, MISCONF, NOREPLICAS, UNBLOCKED and
-    a missing permission. Any other error may depend on the arguments.
+    a missing permission. Return `False` for any other error: it may depend on the arguments.
     """
     return not _is_plain(error) or _word(error) in _OF_THE_SERVER or is_permission_missing(error)
 

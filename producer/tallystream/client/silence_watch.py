@@ -2,8 +2,8 @@
 
 A node that freezes, or loses its machine, closes no connection: its clients would wait for their whole timeout, long
 after a replica was promoted. So after 1.5 seconds without a byte, a connection asks the other nodes, again and again,
-which node serves the slots. It disconnects only if the silent node was replaced; a slow node keeps its full timeout.
-Those questions take time, too, so a wait may be longer than the timeout.
+which node serves the slots. It disconnects before its timeout only if the silent node was replaced; a slow node keeps
+its full timeout. Those questions take time, too, so a wait may be longer than the timeout.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ class _FailoverAware:
             redis.TimeoutError: no byte arrived within the socket timeout, which does not include the time that asking
                 the other nodes takes.
 
-        If the other nodes cannot be asked, the `is_replaced` of a `Router` returns `False`, and the wait continues. Any
-        error of another `is_replaced` is raised.
+        Any error of `is_replaced` is raised, too.
         """
         connection: Any = self
         left = connection.socket_timeout

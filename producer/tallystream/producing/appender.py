@@ -173,7 +173,7 @@ class Appender:
 
     @property
     def is_unsure(self) -> bool:
-        """Whether replies to entries or checks are missing, or a check that `check_soon` demands is not made yet."""
+        """Whether the last pipeline of `send` got no replies, or a check that `check_soon` demands is not made yet."""
         return self._rollbacks.is_unsure
 
     @property
@@ -184,19 +184,19 @@ class Appender:
     def send(self) -> tuple[list[SealedEntry], RedisError | KeyLost | None]:
         """Send the first 32 unconfirmed entries of each partition in one pipeline, and wait for the replies.
 
-        First, confirmed entries that a server is known to have lost are queued again. If entries are given up
-        (`unknown`), return these at once, and send nothing. A stream that was full, held by a reset or closed is left
-        out for 0.1 seconds. A partition that has lost a key is left out for 1 second; if nothing waits for it, a
-        command then checks whether it is repaired. The pipeline also checks that the server has the kept entries of
-        each partition with nothing to send: if the last check and confirmation are 5 seconds ago or more, or at once
-        after `check_soon` or if replies of the last call are missing.
+        First, kept entries that a server is known to have lost are queued again. If entries that were never confirmed
+        are given up (`unknown`), return these at once, and send nothing. A stream that was full, held by a reset or
+        closed is left out for 0.1 seconds. A partition that has lost a key is left out for 1 second; if nothing waits
+        for it, a command then checks whether it is repaired. The pipeline also checks that the server has the kept
+        entries of each partition with nothing to send: if the last check and confirmation are 5 seconds ago or more, or
+        at once if `is_unsure`.
 
         Returns:
             The entries that are confirmed or given up (`unknown`) for the first time; and an error, or `None`. The
-            error is the first error reply of a server (memory full, read-only, loading, missing permission); in a
-            cluster, it may also be the broken connection to one node. Without such an error, it is a `KeyLost` while a
-            partition is known to have lost a key. All other entries stay queued. A missing script is no error: the
-            next call loads it.
+            error is an error reply to an entry or to the durability command (memory full, read-only, missing
+            permission); in a cluster, it may also be the broken connection to one node. Without such an error, it is a
+            `KeyLost` while a partition is known to have lost a key. All other entries stay queued. A missing script is
+            no error: the next call loads it. An error reply to a check is ignored.
 
         Raises:
             RedisError: the connection broke, or a server refused a command before the entries; entries may have been
@@ -298,7 +298,7 @@ class Appender:
     def _refused(self, partition: int, sequence: int, answer: bytes, detail: str) -> None:
         """Handle an entry that the gate did not append.
 
-        If the gate lacks earlier entries or removed the record, make the next `send` read the record and act. If the
+        If the gate lacks earlier entries or has no record, make the next `send` read the record and act. If the
         partition has lost a key, send nothing to it for 1 second. Otherwise the stream is full, held by a reset or
         closed: send nothing to it for 0.1 seconds; if it is closed, set `is_closed`; if it is full, add 1 to
         `backlogged`.
@@ -348,7 +348,7 @@ class Appender:
 
     @property
     def _damage(self) -> KeyLost | None:
-        """The error of the first partition that is known to have lost a key; `None` if there is none."""
+        """The error of one of the partitions that are known to have lost a key; `None` if there is none."""
         return next((KeyLost(key) for key in self._lost_keys.values()), None)
 
     def _report(self, entry: SealedEntry, confirmed: list[SealedEntry]) -> None:
@@ -373,8 +373,8 @@ class Appender:
         If a snapshot of an earlier topic was restored to an empty server, this topic is unknown: `deployment` does not
         name it, and its partitions have no keys. The server then has no entry of it, so all last sequences are 0.
 
-        The sequences are read after the durability was checked in both topics: then the entries up to them, and the
-        copies of these entries, have it too. Another failover leaves the rest to the next call.
+        The sequences are read after the durability was checked in both topics. So the entries up to them, and the
+        copies of these entries in the live topic, have it too.
 
         Args:
             deployment: The deployment that is stored now; another topic is live.
@@ -412,9 +412,10 @@ class Appender:
         return lasts
 
     def settle(self, lasts: Sequence[int]) -> list[SealedEntry]:
-        """Confirm the entries that a closed topic has; the others are in `waiting`, also confirmed ones that it lost.
+        """Confirm the entries that a closed topic has; the others are in `waiting`, also kept ones that it has lost.
 
-        For each queue with such lost entries, add 1 to `rewound`, and those that are no longer kept to `lost`.
+        For each queue with lost entries, which were confirmed before, add 1 to `rewound`, and the number of those that
+        are no longer kept to `lost`.
 
         Args:
             lasts: By partition, the last sequence that the topic has.
@@ -456,10 +457,9 @@ def new_queues(layout: Layout, since: Sequence[str] = ()) -> list[PartitionQueue
     Args:
         layout: The layout.
         since: By partition, a stream ID that no entry of the new queue precedes, from `newest_ids`; if empty, `0-0`.
-            The server removes the record (`GateRecord`) of a producer that is silent for long. Once it may have removed
-            any (its `horizon` is not `0-0`), a missing record of a queue that began at `0-0` counts as removed, until
-            an entry of the queue is confirmed. Entries that were sent without a reply are then given up, even if the
-            server never got them. In every other case they are sent again.
+            If the server has no record of the queue (`GateRecord`), and this ID is before its `horizon`, it may have
+            removed the record: then entries that were sent without a reply are given up. The higher the ID, the rarer
+            this is. When entries of the queue are confirmed, their IDs take its place.
     """
     begun = since or [START] * layout.partitions
     return [PartitionQueue(KEEP_BYTES // layout.partitions, since=each) for each in begun]

@@ -44,7 +44,7 @@ class BufferSettings:
         block_timeout: Most seconds that `block` waits for room, 0 to 3,600.
 
     Raises:
-        ConfigurationError: a setting is out of range.
+        ConfigurationError: a setting has a value that is not allowed.
     """
 
     linger: float = 0.005
@@ -182,8 +182,8 @@ class Buffer:
     def refuse_more(self) -> bool:
         """Make `put` raise an error from now on, and return `True`.
 
-        If `close` was called before, change nothing and return `False`. After this call, `seal` takes out all packs,
-        without waiting for `linger`.
+        If `close` was called before, change nothing and return `False`. After this call, `Buffer.seal` takes out all
+        packs, without waiting for `linger`.
         """
         with self._changed:
             if self.is_closed:
@@ -241,9 +241,9 @@ class Buffer:
         """Take out the packs to send now: all if `linger` has passed, a caller waits or the buffer closes, else full.
 
         Return at once, also if there is nothing to take out. `linger`, in seconds, begins when all packs were last
-        taken out by this method. If only full packs are taken out, set `wake`: then the thread, which itself lingers
-        after a wake-up, calls this again for the others. Only the sending thread calls this, after `open`. A `Buffer`
-        raises no error here; a `Spool` does.
+        taken out by this method. If only full packs may be taken out now, set `wake`: then the thread, which itself
+        lingers after a wake-up, calls this again for the others. Only the sending thread calls this, after `open`. A
+        `Buffer` raises no error here; a `Spool` does.
 
         Spread events all go to one partition until its pack is sealed, then to the next partition, so that a subject
         with many events is still one sum in each entry.
@@ -347,7 +347,7 @@ class Buffer:
     def _route(self) -> None:
         """Find the partition of each event that has none yet, and move the event to the pack of that partition.
 
-        Packs that are full then wait for the next seal, and a new pack takes the place of each.
+        A pack that is full then is put among the full packs, which `seal` takes out, and a new pack takes its place.
         """
         for event in self._unrouted:
             partition = partition_for(event, len(self._routes), self.spread, self._turn % MAX_PARTITIONS)

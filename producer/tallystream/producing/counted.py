@@ -54,9 +54,9 @@ def wait_until_counted(
             confirmed. If its partition has lost a key, the message names the key; if only the confirmation is missing,
             the message states that.
         ConfigurationError: this release cannot read the stored deployment.
-        KeyLost: the deployment was deleted, although its partitions were counted, or the hash of the live topic is
-            lost. With another durability than that of memory, also if a partition that has counted its entries has lost
-            a key; otherwise, the lost key of a partition alone does not raise this error.
+        KeyLost: the deployment was deleted, although its partitions were counted, or the hash of the live topic or a
+            field is lost. With another durability than that of memory, also if a partition that has counted its entries
+            has lost a key; otherwise, the lost key of a partition alone does not raise this error.
         DeploymentChanged: a restore has not finished.
         redis.RedisError: the server cannot be read.
     """
@@ -130,7 +130,7 @@ def _unconfirmed(
 def _reason(client: redis.Redis, keys: PartitionKeys) -> str:
     """Return the end of an error message, from `. ` on: the lost key because of which a partition is not counted.
 
-    Return `""` if no key is lost, or the server cannot be read.
+    Return `""` if no lost key is found, or the server cannot be read.
     """
     try:
         with client.pipeline(transaction=True) as pipeline:

@@ -39,11 +39,12 @@ class Decision:
     Attributes:
         accepted: Whether the event was counted, or changed the vote of its actor; if not, `reason` states why. A later
             vote with the same amount only changes the time of the vote, and is not accepted.
-        total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if
-            the subject has no exact counter (`max_subjects`), or if the event changes no total and the key of the total
-            has another type.
+        total: The subject's total, at least the metric's floor; it includes this event if accepted; `None` if a sketch
+            may have it or a part of it (`max_subjects`, or an earlier rule of the metric), or if the event changes no
+            total and the key of the total has another type.
         remaining: Events of the subject that the limit still allows in the bucket of this event's time, after this
-            event, whatever their amounts; `None` without a limit, and for a duplicate that replaces nothing.
+            event; `None` without a limit, and for a duplicate that replaces nothing. For a duplicate that replaces an
+            event of another bucket, it may be that of the other bucket.
         reset_at: Second since 1970 at which the bucket of the limit ends; `None` without a limit, with
             `per = "total"`, and for a duplicate that replaces nothing.
         reason: Reason for a rejection: `limit`, `once` (the actor already has this vote, or one with a later time) or
@@ -104,7 +105,8 @@ class Decider:
                 the event was not counted and may be decided again.
             DeploymentChanged: a restore is replacing the counters; the event was not counted and may be decided again.
             redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
-                metric counts once per actor, or ids count once in the metric and the event has one.
+                metric counts once per actor, or ids count once in the metric and the event has one, and both calls
+                state the same time.
         """
         deadline = time.monotonic() + _PATIENCE
         while (outcome := self._decide_unless_emptied(event)) is None:

@@ -77,7 +77,7 @@ class PartitionQueue:
         confirmed: The last confirmed sequence: that of the last entry in `kept`, if there is one.
         since: The stream ID of the last confirmed entry, or a lower bound of it; the next entry gets a later one.
         sent: If higher than `confirmed`: the last sequence that may be in the stream without being confirmed, because
-            the reply to it is missing or proves too little. If not higher: nothing.
+            the reply to it is missing or proves too little. If not higher, it has no meaning.
         kept: Confirmed entries, the latest last.
         hole: The last sequence before the hole, and the last one in it; `None` if there is none. After another hole, it
             is the later one.
@@ -147,8 +147,8 @@ class PartitionQueue:
     def is_forgotten(self, record: GateRecord) -> bool:
         """Return whether the server may have removed this queue's record, rather than lost its confirmed entries.
 
-        This is so if there is no record, and `since` is before the horizon: only older records may have been removed.
-        The entries themselves stay in the stream.
+        This is so if there is no record, and `since` is before the horizon: only records of entries before the horizon
+        may have been removed. The entries themselves stay in the stream.
         """
         return record.last == 0 and parse_id(self.since) < record.horizon
 

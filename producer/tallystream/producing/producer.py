@@ -45,7 +45,8 @@ class Producer:
         linger: Seconds that an event may wait for others to share its entry. If the process is killed, the buffered
             events are lost without a spool: about those of this time, during an outage all those since it began.
         entry_events: Events at which an entry is sent without waiting for `linger`.
-        entry_bytes: About the bytes at which an entry is sent without waiting for `linger`.
+        entry_bytes: About the most bytes of an entry. Without a spool, an entry with so many is sent without waiting
+            for `linger`.
         buffer_events: Most events in the buffer (not confirmed yet); not used with a spool.
         buffer_bytes: About the most bytes in the buffer; not used with a spool.
         when_full: Action of `emit` when the buffer is full: `block` until there is room, and raise `BufferFull` after
@@ -155,7 +156,7 @@ class Producer:
             BufferFull: the buffer is full and `when_full` is `raise`, or stayed full for `block_timeout` seconds.
             SpoolError: the spool cannot be written; the event was not added.
             ConfigurationError: the background thread has found that this producer cannot work with the deployment that
-                is stored in Redis, or that the server refuses it for good (password, permission, `durability`): it
+                is stored in Redis, or that the server refuses it for good, such as for its password or `durability`: it
                 sends no events any more. The event was not added.
             TallyError: the producer is closed; the event was not added.
         """
@@ -222,7 +223,8 @@ class Producer:
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed; the event was not counted.
             redis.RedisError: the event may or may not be counted. Deciding it again may count it twice, unless its
-                metric counts once per actor, or the event has an id and the metric counts ids once.
+                metric counts once per actor, or the event has an id and the metric counts ids once, and both calls
+                state the same `at`.
         """
         if self._buffer.is_closed:
             raise TallyError("this producer is closed")
@@ -260,8 +262,8 @@ class Producer:
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged: only with `wait="counted"`: a restore has not finished.
-            KeyLost: only with `wait="counted"`: the deployment was deleted; or, with another `durability` than
-                `memory`, a partition has lost a key.
+            KeyLost: only with `wait="counted"`: the deployment was deleted, or has lost a field; or, with another
+                `durability` than `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -280,16 +282,17 @@ class Producer:
         """Deliver the buffered events, waiting at most `timeout` seconds, then stop.
 
         If all of them were delivered, the producer checks once more that the server has its latest confirmed entries.
-        Entries that the server has lost, in a failover or because a backup was restored, are sent again. If the server
-        does not answer within 2 seconds, or before `timeout` has passed, the check is left out, and logged as
-        `producer.unchecked`.
+        Entries that the server has lost, in a failover or because a backup was restored, are sent again if the producer
+        still keeps them. If the server does not answer within 2 seconds, or before `timeout` has passed, the check is
+        left out, and logged as `producer.unchecked`. If only some nodes of a cluster do not answer, it is left out for
+        their entries, and not logged.
 
         To stop, it waits for the sender thread, at most `timeout` seconds more, or 1 second if that is longer. `emit`
         raises a `TallyError` from now on. The producer is stopped even if an error is raised: a later call does
         nothing.
 
         Raises:
-            FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or are
+            FlushTimeout: some events could not be delivered within `timeout` seconds: they stay in the spool, or may be
                 lost if there is no spool. Also raised if the server has lost confirmed entries, and not all of them
                 could be sent again in this time.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server

@@ -64,11 +64,11 @@ class RollbackWatch:
         self._given_up: list[SealedEntry] = []  # not returned by `roll_back` yet
         self._checked_at = float("-inf")
         self.confirmed_at = float("-inf")
-        """Monotonic second at which an entry was last confirmed."""
+        """Monotonic second at which an entry was last confirmed or given up; minus infinity before the first."""
         self.damaged: set[int] = set()
         """The partitions that the last `roll_back` left unchanged: their sequences or the deployment are lost."""
         self.is_unsure = False
-        """Whether the next `queue_checks` must check: replies of the last send are missing, or `check_soon` was called.
+        """Whether the next `queue_checks` must check: the last pipeline got no replies, or `check_soon` was called.
 
         The caller resets it when the replies have arrived.
         """
@@ -80,7 +80,10 @@ class RollbackWatch:
         They were no longer kept here, or the server was emptied and has another epoch.
         """
         self.unknown = 0
-        """Entries given up: the server removed the record of their queue before a reply arrived; not sent again."""
+        """Entries given up: before a reply arrived, the server may have removed the record of their queue.
+
+        They are not sent again.
+        """
 
     def due(self, now: float) -> float | None:
         """Return the monotonic second of the next check or rollback; `None` if none is planned.
@@ -151,8 +154,8 @@ class RollbackWatch:
         queue does not change. The attribute `damaged` is set to these partitions. No partition is suspected afterwards.
 
         Returns:
-            The unconfirmed entries that are not sent again, because a removed record may have covered them; also those
-            of earlier calls that raised an error.
+            The waiting entries that are not sent again, because a removed record may have covered them; also those of
+            earlier calls that raised an error.
 
         Raises:
             RedisError: the server does not answer, or refuses a command; no queue has changed, except by `follow`.
@@ -193,13 +196,13 @@ class RollbackWatch:
     def follow(self, layout: Layout, queues: Sequence[PartitionQueue]) -> None:
         """If the stored epoch is another one, continue with the data that the server has now.
 
-        Another epoch means that the server was emptied, and counting began again. Entries that the old data confirmed
-        are not sent again: for each queue with confirmed entries, `rewound` grows by 1, and `lost` by their number. The
-        queue begins again under a new name. But if entries were sent without a reply, it keeps its name and sequences:
-        the old data may have these entries, and does not get them a second time if it is restored. If the new data has
-        a record of a queue, it confirmed the entries itself, so the queue does not change. Then `epoch` becomes the
-        stored one. If no deployment is stored, nothing changes: the old data may be restored. If
-        `epoch` is `None`, nothing changes either.
+        Another epoch means that the server has other data, such as after it was emptied. Entries that the old data
+        confirmed are not sent again: for each queue with confirmed entries, `rewound` grows by 1, and `lost` by the
+        number of those that were not counted as lost before. The queue begins again under a new name. But if entries
+        were sent without a reply, it keeps its name and sequences: the old data may have these entries, and does not
+        get them a second time if it is restored. If the new data has a record of a queue, it confirmed the entries
+        itself, so the queue does not change. Then `epoch` becomes the stored one. If no deployment is stored, nothing
+        changes: the old data may be restored. If `epoch` is `None`, nothing changes either.
 
         Raises:
             RedisError: the server does not answer, or refuses a command; no queue has changed.

@@ -80,8 +80,8 @@ class SendQueue:
         Raises:
             SpoolError: the spool cannot be written, or events in it are damaged; nothing was sent.
             OSError: the files of the spool cannot be read; nothing was sent.
-            DeploymentChanged: entries that were confirmed are missing, and a restore has not finished; nothing was
-                sent.
+            DeploymentChanged: the server may lack entries that were confirmed, and a restore has not finished; nothing
+                was sent.
             redis.RedisError: the connection broke, or a server refused a command before the entries; the entries stay
                 queued.
         """

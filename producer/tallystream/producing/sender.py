@@ -165,19 +165,21 @@ class Sender:
         return False
 
     def check(self, deadline: float) -> None:
-        """Check that the server still has the latest confirmed entries; if not, wait until they are sent again.
+        """Check that the server still has the latest confirmed entries; if not, wait until they are confirmed again.
 
-        The entries of dead processes are included, if all those of the process were confirmed less than a minute ago.
-        Call this once, after all events were appended. If the server does not reply within 2 seconds, or before the
-        deadline, log this, and return without an error: it is not known whether entries are lost. Also return if the
-        sender thread has ended, and at once if it has not created its `appender` yet.
+        Lost entries that are no longer kept are not sent again. The entries of dead processes that were delivered in
+        the last minute are included, unless there are too many. Call this once, after all events were appended.
+
+        If the server does not reply within 2 seconds, or before the deadline, log this, and return without an error: it
+        is not known whether entries are lost. If only some nodes of a cluster do not reply, return without a log line.
+        Also return if the sender thread has ended, and at once if it has not created its `appender` yet.
 
         Args:
             deadline: The monotonic second at which to stop waiting.
 
         Raises:
-            FlushTimeout: the server lacks confirmed entries, and not all of them were sent and confirmed again before
-                the deadline.
+            FlushTimeout: the server lacks confirmed entries, and not all that are sent again were confirmed before the
+                deadline.
         """
         if self._own is None:
             return
@@ -251,9 +253,9 @@ class Sender:
     def _wait(self) -> None:
         """Wait until the buffer wakes this thread or something is due; linger after a wake-up.
 
-        To linger is to wait up to `linger` seconds more, so that more events share an entry. It ends when something is
-        due or the buffer sets `hurry`. It is left out if the buffer is closing, or if something was due at the start.
-        At the end, clear `wake` and `hurry`.
+        To linger is to wait up to `linger` seconds more, so that more events share an entry, but no longer than the
+        seconds after which something was due at the start. It ends when the buffer sets `hurry`. It is left out if the
+        buffer is closing, or if something was due at the start. At the end, clear `wake` and `hurry`.
         """
         buffer = self._buffer
         due = self._due()
@@ -285,12 +287,13 @@ class Sender:
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
-            DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when entries
-                that were confirmed are missing.
-            KeyLost: the deployment was deleted, or the closed topic has lost its sequences and cannot be left.
+            DeploymentChanged: a restore has not finished; raised before the deployment was first read, and when a queue
+                must be compared with the server: entries may be missing there, or another epoch is stored.
+            KeyLost: the deployment was deleted or has lost a field, or the closed topic has lost its sequences and
+                cannot be left.
             Unconfirmed: what the closed topic has is not confirmed, so it cannot be left.
-            SpoolError: a spool cannot be written.
-            OSError: the files of a spool cannot be read.
+            SpoolError: a spool cannot be written, or events in it are damaged.
+            OSError: the files of a spool cannot be read, or its folder cannot be listed.
             redis.RedisError: the connection broke, or a server refuses a command or the entries.
         """
         if any(send_queue.appender.is_closed for send_queue in self._open_queues()):
@@ -383,7 +386,7 @@ class Sender:
         """If the stored deployment has another epoch or live topic than a send queue, move the queue to it.
 
         Also set the metrics that its buffer spreads. If the epoch changed after `deployment` was read, do not move:
-        make the next pass read the deployment again.
+        let a pass read the deployment again, see `_reload`.
 
         Raises:
             DeploymentChanged, KeyLost, SpoolError, Unconfirmed, redis.RedisError: see `_pass`.
@@ -425,7 +428,7 @@ class Sender:
         """Take over the segments of the next dead process in the spool; if there is none, plan a search in 10 seconds.
 
         Segments that are damaged, cannot be read or written, or belong to another deployment are logged, and not tried
-        again by this process. In the same call, the segments after them are tried.
+        again by this producer. In the same call, the segments after them are tried.
 
         Raises:
             redis.RedisError: the server does not answer, or refuses the command; a later call takes the segments over.

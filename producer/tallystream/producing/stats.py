@@ -23,8 +23,8 @@ class ProducerStats:
         lost_entries: Confirmed entries, also those of dead processes, that a stream had lost, and that are not sent
             again: the producer no longer kept them, or the server was emptied and a new deployment was created.
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had no record
-            of their producer. The server removes a record after 30 days of silence, with a spool a year; or a
-            repartition replaced the topic, and its records were lost with the server. The entries may be in the stream,
+            of their producer. The server removes a record after 30 days of silence, with a spool a year; and a restore
+            of a snapshot brings no records of topics that a repartition had replaced. The entries may be in the stream,
             so they are not sent again; `appended` includes the events of those that are not of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries whose `durability` the server did not confirm, in time or because

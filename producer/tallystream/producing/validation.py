@@ -1,6 +1,6 @@
 """Validates events before they enter the buffer: their form, and the rules of the deployment.
 
-Subjects and metrics that were checked before are remembered, so that a common event costs its caller three look-ups.
+Subjects and metrics that were checked before are remembered, so that a common event costs its caller two look-ups.
 """
 
 from __future__ import annotations

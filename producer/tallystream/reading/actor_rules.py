@@ -58,8 +58,8 @@ class Votes(Figure, frozen=True):
         score: The sum of the votes, `up - down`; the metric's `floor` does not apply. If `error` is `null`, `once` was
             added to a metric with events: then the score also has the amounts of earlier events.
         up: The number of votes with the amount 1; votes with the amount 0 are in neither `up` nor `down`.
-        down: The number of votes with the amount -1, computed as `up - score`, at least 0. If `error` is `null`, it may
-            be wrong.
+        down: The number of votes with the amount -1, computed as `up - score`. If `error` is `null`, it may be wrong
+            (but not negative).
     """
 
     metric: str
@@ -72,11 +72,13 @@ class Votes(Figure, frozen=True):
 class Uniques(RangeFigure, frozen=True):
     """An estimate of the number of a subject's different actors; `error` is its standard error, as a share of `value`.
 
+    The actors of a subject beyond the metric's `max_subjects` are not recorded: `error` does not include this.
+
     Attributes:
         metric: The metric.
         subject: The subject.
         over: The window or the duration that was asked for; the metric's `unique` window if none was asked for.
-        value: The estimated number of different actors from `start` to `end`; 0 if all these buckets have expired.
+        value: The estimated number of different actors from `start` to `end`; 0 if none of these buckets is kept.
     """
 
     metric: str
@@ -156,7 +158,7 @@ def query_uniques(
 ) -> Query[Uniques]:
     """Return a query for the estimated number of a subject's different actors, in whole buckets of the `unique` window.
 
-    These are the current bucket, or those that cover a duration that ends now.
+    It reads the current bucket, or the kept buckets that cover a duration that ends now.
 
     Args:
         layout: The partitions.
@@ -166,7 +168,8 @@ def query_uniques(
         over: `None`, `""` or the metric's `unique` window, such as `day`, for the current bucket; or a duration such as
             `7d`, rounded up to whole buckets.
         now: The current time, in seconds since 1970.
-        removed: That of the deployment, see `tallystream.deployment.Deployment`: buckets that it names are not read.
+        removed: That of the deployment, see `tallystream.deployment.Deployment`: buckets that begin before its time for
+            `unique:<metric>` are not read.
 
     Raises:
         EventError: the metric is not declared or has no `unique`, `subject` is not valid, or `over` is another window,

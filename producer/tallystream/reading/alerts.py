@@ -85,10 +85,9 @@ class Alerts(msgspec.Struct, frozen=True):
             as the query asked for (`n`), after those that it skips (`offset`).
         more: Whether further alerts fire that come after those in `firing`. If the query asked for none (`n` 0), it may
             be true although none fires: see `WatchedAlert.firing`.
-        undelivered: The number of notifications that are not delivered yet; 0 if no alert is declared, also if
-            notifications of former alerts still wait.
-        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer. Their
-            alerts are not evaluated.
+        undelivered: The number of notifications that wait to be delivered, or to be removed after that; 0 if no alert
+            is declared, also if notifications of former alerts still wait.
+        unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer.
     """
 
     alerts: list[WatchedAlert]
@@ -98,7 +97,7 @@ class Alerts(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Alerts:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return replace(self, unreachable=unreachable)
 
 
@@ -110,9 +109,9 @@ class FiringAlerts:
         counts: By name of each declared alert, the number of subjects for which it fires; if the query did not ask for
             `fired`, it may be too high (see `query_alerts`).
         fired: The alerts that fire, the latest first; empty unless the query asked for them.
-        waiting: By name of a partition's event stream, the number of its notifications that are not delivered yet;
-            empty if no alert is declared.
-        silent: The names of the alerts that cannot be evaluated, because part of their range has expired, or the range
+        waiting: By name of the event stream of each partition that was read, the number of its notifications that wait
+            to be delivered, or to be removed after that; empty if no alert is declared.
+        silent: The names of the alerts that cannot be evaluated, because part of their range is not kept, or the range
             has too many buckets.
     """
 
@@ -122,7 +121,7 @@ class FiringAlerts:
     silent: frozenset[str] = frozenset()
 
     def lacking(self, _unreachable: list[UnreachablePartition]) -> FiringAlerts:
-        """Return this object; the argument is ignored, because `waiting` shows which partitions were read."""
+        """Return this object; the argument, the partitions that were not read, is ignored."""
         return self
 
 
@@ -170,11 +169,15 @@ def query_alerts(
 ) -> Query[FiringAlerts]:
     """Return a query for the number of subjects for which each alert fires, and of notifications that wait.
 
+    It leaves out the unreachable partitions of the layout. If no alert is declared, it has no commands.
+
     If `listed` is true, the answer also has the subjects: all, so that the order is right. They are at most
     `MAX_FIRING` (10,000) for each alert and partition. Otherwise, `fired` is empty, and `counts` also include subjects
     whose alert ended with the bucket that is current at `now`: there are none unless the server's clock was set back
-    into an ended bucket. `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the
-    deployment: see `tallystream.deployment.Deployment`. If no alert is declared, the query has no commands.
+    into an ended bucket.
+
+    `now`, in seconds since 1970, selects the current buckets and ranges; `removed` is that of the deployment: see
+    `tallystream.deployment.Deployment`.
     """
     silent = frozenset(alert.name for alert in rules.alert if _is_silent(rules, alert, now, removed))
     commands: list[Command] = []
@@ -203,7 +206,7 @@ def query_alerts(
 
 
 def _is_silent(rules: Rules, alert: Alert, now: float, removed: Mapping[str, int]) -> bool:
-    """Return whether the range of an alert cannot be read: part of it has expired, or it has too many buckets.
+    """Return whether the range of an alert cannot be read: part of it is not kept, or it has too many buckets.
 
     `False` for an alert without a range (`over` or `rate`). `now`, in seconds since 1970, is the end of the range;
     `removed` is that of the deployment: see `tallystream.deployment.Deployment`.

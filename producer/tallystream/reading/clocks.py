@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClockStep:
-    """The last step of a server's clock.
+    """A step of a server's clock: a moment at which it was set ahead or back.
 
     Attributes:
         at: The server's time after the step, in seconds since 1970.
@@ -29,9 +29,9 @@ class ClockStep:
 
 
 def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
-    """Return a query for the last step of a server's clock that a worker noticed; its answer is `None` if none was.
+    """Return a query for the last step of a server's clock that a worker published in the hash of the layout's topic.
 
-    It is also `None` if the node of a cluster that has it does not answer.
+    Its answer is `None` if none was published there, or if the node of a cluster that has the hash does not answer.
     """
 
     def parse(replies: list[Any]) -> ClockStep | None:

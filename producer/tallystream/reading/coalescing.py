@@ -55,8 +55,8 @@ class ReadCoalescer:
         Raises:
             redis.RedisError: the server cannot be read.
 
-        Any other error of `ask` is raised too, in every caller of the pipeline, and so is an error of the query's own
-        `parse`.
+        Any error of `ask` is raised in every caller of the pipeline, and an error of the query's own `parse` in its
+        caller.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
@@ -98,10 +98,10 @@ that after the last value in the reply to it. Both are -1 for the whole reply.""
 
 
 def merge(queries: Sequence[Sequence[Command]]) -> tuple[list[Command], list[list[CommandPlace]]]:
-    """Merge the commands of several queries: each command once, and one MGET for all the MGETs of a partition.
+    """Merge the commands of several queries: equal commands once, and one MGET for all the MGETs of a partition.
 
-    A key that several MGETs read is in the merged one as often. The checks (see `tallystream.reading.replaced`) come
-    after all other commands.
+    A key that several MGETs read is in the merged one as often. The commands GET and EXISTS, which check that the
+    partitions are live (see `tallystream.reading.replaced`), come after all others.
 
     Returns:
         The merged commands, and for each query the `CommandPlace` of the reply to each of its commands.

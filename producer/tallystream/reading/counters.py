@@ -58,7 +58,7 @@ class CounterValue(msgspec.Struct, frozen=True):
 
 
 class MissingCounter(msgspec.Struct, frozen=True):
-    """A counter whose total is not known, because a partition that has it is not reachable.
+    """A counter whose total is not known, because a partition that may have a part of it is not reachable.
 
     Attributes:
         subject: The subject, in its normal form.
@@ -125,8 +125,8 @@ class Reading(msgspec.Struct, frozen=True):
             normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
         errors: By counter, by how much its value may be too high; only for estimates. For a spread metric, it is the
-            sum over the sketches of all partitions. In at most 2 % of cases, the value is too high by more than that;
-            after negative amounts (`max_subjects` allows them), it may be too low. See `sketches`.
+            sum over the sketches of all partitions that were read. In at most 2 % of cases, the estimate of one sketch
+            is too high by more; after negative amounts (`max_subjects` allows them), it may be too low.
         missing: The counters that are not in `values`, because one of their partitions is not reachable.
         unreachable: The partitions that were not read.
     """
@@ -138,20 +138,20 @@ class Reading(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Reading:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return replace(self, unreachable=unreachable)
 
     @property
     def lag(self) -> int | None:
-        """The number of entries of these partitions that are not in the values yet; `None` if it is not known.
+        """The number of entries of the partitions in `positions` that are not in the values yet.
 
-        It is 0 if no partition was read, and `None` if a partition is unreachable.
+        It is 0 if no partition was read, and `None` if it is not known, or if a partition is unreachable.
         """
         return None if self.unreachable else lag_of(list(self.positions.values()))
 
     @property
     def as_of(self) -> str:
-        """The stream ID up to which every entry of these partitions is in the values; `0-0` for no partition."""
+        """The stream ID up to which every entry of the partitions in `positions` is in the values; `0-0` for none."""
         return as_of(list(self.positions.values()))
 
     def error(self, counter: Counter | None = None) -> int:
@@ -174,8 +174,8 @@ def query_total(
             of its key, without floor and sketch.
         subject: The subject.
         metric: The metric.
-        removed: `Deployment.removed`, as `query_deployment` reads it; of it, the marks of changed rules are used.
-            Without them, the part of a total in the sketch may be missing after a change of `exact` or `max_subjects`.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`. Without it, the part of a total that
+            is in the sketch may be missing after a change of `exact` or `max_subjects`.
 
     Raises:
         EventError: the subject or the metric is not valid, or `rules` are given and do not declare the metric.

@@ -43,8 +43,8 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
             partitions is not `partitions`, or this release cannot read the stored layout version or rules.
         KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read; raised by
             the query's `parse`.
-        DeploymentChanged: the description of a deployment was deleted, or a restore has not finished; raised by the
-            query's `parse`.
+        DeploymentChanged: there is no description of a deployment, although the first partition of the first topic has
+            a stream, or figures in its ledger; or a restore has not finished. Raised by the query's `parse`.
     """
     unstored = Deployment(Layout(DEFAULT_PARTITIONS if partitions is None else partitions, namespace))
     first = unstored.layout.keys[0]  # these keys have the same names for every number of partitions
@@ -74,8 +74,8 @@ def without_meta(latest: Deployment | None, namespace: str, error: RedisError, l
     """Return a query that reads the deployment again, as far as possible, while the node of its description is down.
 
     Call it after the attempt to read the description has failed because its node does not answer; the kind of `error`
-    is not checked here. The answer is a copy of `latest`: while its description cannot be read, no command can change
-    it. Its partitions on other nodes are read as in `query_partitions`.
+    is not checked here. The answer is a copy of `latest`, with what the partitions on other nodes store now: see
+    `query_partitions`.
 
     Args:
         latest: The deployment that was read last; `None` if none was.
@@ -94,7 +94,7 @@ def without_meta(latest: Deployment | None, namespace: str, error: RedisError, l
 
 
 def _deleted(layout: Layout) -> DeploymentChanged:
-    """Return the error for a missing description: without it, the partitions of the counters are not known."""
+    """Return the error for a deleted description of a deployment; `layout` names it."""
     return DeploymentChanged(
         f"{layout.root} was deleted, so the counters cannot be read. If the server has lost its data, {BRING_BACK}"
     )
@@ -154,7 +154,7 @@ def removed_ends(forgotten: Iterable[Mapping[bytes, bytes]], rules: Rules | None
 
     `forgotten` has the hash `PartitionKeys.forgotten` of each partition, whose times are in milliseconds. The kinds are
     those of removed periods, and those of the marks of changed rules: see `tallystream.rules.parts`. Fields that begin
-    with `!` are no times, and are left out. If a partition has last counted a metric by another rule than the declared
+    with `!` have no kind, and are left out. If a partition has last counted a metric by another rule than the declared
     one, the marks that this change may cause (see `lacking`) are 2^53, later than every time; the other marks are as
     stored. If `rules` is `None`, all marks are as stored.
     """
@@ -193,7 +193,7 @@ class DeploymentCache:
     def lose(self, deployment: Deployment) -> None:
         """Add the unreachable partitions of `deployment` to the cached deployment, and keep its age.
 
-        Do nothing if the cached deployment has another layout.
+        Do nothing if none is cached, or if the cached one has another layout.
         """
         if self._deployment is not None and self._deployment.layout == deployment.layout:
             self._deployment = self._deployment.lacking(deployment.unreachable)

@@ -34,12 +34,14 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         as_of: The stream ID up to which every entry of the partitions that were read is in the figures; `0-0` if
             nothing is counted in one of them, or no partition was read.
-        lag: The number of entries of these partitions that are not in the figures yet; `null` if it is not known.
-        error: By how much a figure may be wrong; 0 if all are exact; `null` if it is not known, because a rule of the
-            metric was changed: run `tallystream rebuild`. Of `Uniques`, it is the standard error, as a share. Of an
-            estimate from a sketch (`exact = false`, `max_subjects`), it is exceeded with a probability of at most 2 %.
-            It does not include events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids
-            in a period, 1 new event in 3,300.
+        lag: The number of entries of the partitions that were read that are not in the figures yet; `null` if it is not
+            known.
+        error: By how much a figure may be wrong; 0 if all are exact; `null` if it is not known: because a rule of the
+            metric was changed (`tallystream rebuild` counts all events by the new one), or partitions are
+            `unreachable`; see also `Leaderboard`. Of `Uniques`, it is the standard error, as a share. Of an estimate
+            from a sketch (`exact = false`, `max_subjects`), it is exceeded with a probability of at most 2 %. It does
+            not include events that the Bloom filter of `seen = "bloom"` takes for duplicates: with 400,000 ids in a
+            period, 1 new event in 3,300.
         unreachable: The partitions that the figures lack, because their nodes of the cluster do not answer; empty if
             all were read. If there are any, `lag` and `error` are `null`, `as_of` is that of the other partitions, and
             a figure over several partitions is what these have: without negative amounts, the true one is at least
@@ -52,7 +54,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`; its `lag` and `error` are `None`."""
         return replace(self, lag=None, error=None, unreachable=unreachable)
 
 
@@ -72,16 +74,17 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
     """Base of every answer over a range of time: states the bounds that it covers, and what has expired of the range.
 
     Figures are exact (or within `error`) for the events from `start` to `end`. If all of the range is stored, `start`
-    is at or before the begin that was asked for. If the buckets of its begin have expired, and no coarser ones replace
-    them, `start` is later, and `complete` is false.
+    is at or before the begin that was asked for. If the buckets of its begin have expired, or may lack events because a
+    rule was changed, and no coarser ones replace them, `start` is later, and `complete` is false.
 
     Attributes:
         start: The first second (since 1970) that the figures cover; `null` for all time.
         end: The first second after the covered time; `null` for all time. It is in the future if the last bucket has
             not ended.
         complete: Whether the figures cover the whole range that was asked for, in all partitions.
-        missing: The parts of that range that the figures do not cover, because their buckets have expired, or because
-            the buckets that are kept there are too short: one read takes at most 1,000 buckets.
+        missing: The parts of that range that the figures do not cover, because their buckets have expired or may lack
+            events, or because the buckets that are kept there are too short: one read takes at most 1,000 buckets.
+            Partitions that were not read, and what a leaderboard of all time lacks, are not in it.
     """
 
     start: int | None
@@ -90,7 +93,7 @@ class RangeFigure(Figure, frozen=True, kw_only=True):
     missing: list[Gap] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
-        """Return a copy that states that these partitions were not read, and that it is not complete."""
+        """Return a copy with the given partitions as `unreachable`, without `lag` and `error`, and not `complete`."""
         return replace(super().lacking(unreachable), complete=False)
 
 
@@ -186,7 +189,10 @@ class ReadBarrier:
         return False
 
     def is_counted(self, position: CountingPosition) -> bool:
-        """Return whether a partition at this position is counted up to the stream ID, or has no lag."""
+        """Return whether a partition at this position is counted up to the stream ID, or has the lag 0.
+
+        Also return `True` if there is nothing to wait for.
+        """
         return self._after is None or position.lag == 0 or parse_id(position.as_of) >= parse_id(self._after)
 
     def await_replica(self) -> float:
@@ -204,7 +210,7 @@ class ReadBarrier:
     def pause(self) -> float:
         """Return the seconds to sleep before the next poll: 0.003 at the first call, up to 0.05 at later ones.
 
-        A pause does not reach beyond the timeout: so it may be shorter than the one before, and it is 0 afterwards.
+        A pause does not reach beyond the timeout: so it may be shorter than that, and it is 0 after the timeout.
         """
         pause = min(self._pause, max(0.0, self._deadline - time.monotonic()))
         self._pause = min(self._longest, self._pause * 1.5)

@@ -60,14 +60,15 @@ class Leaderboard(RangeFigure, frozen=True):
     `top` was added to a metric with events, totals were split (`exact` changed, `max_subjects` raised or removed), or a
     total in a sketch was reset, the leaderboard of all time lacks subjects or has wrong values: then `error` is `null`
     and `complete` is false, until a rebuild (`tallystream rebuild`) has counted all events again. After `top` was
-    raised or `max_subjects` changed otherwise, this is so until a worker has recorded the new rule in each partition,
-    about 2 seconds later.
+    raised or `max_subjects` changed otherwise, this is so until workers have recorded the new rule in each partition.
+    A bucket that began before `top` was added or raised, or in the hour after, counts as missing.
 
     Attributes:
         metric: The metric.
         window: The window or the duration that was asked for; `all` for all time.
         top: The places, fewer than `n` at the end of the leaderboard.
-        next: The `offset` of the places after these, of which there may be none; `null` if there are surely none.
+        next: The `offset` of the places after these, of which there may be none; `null` if the answer reaches the end
+            of the leaderboard, or the metric's `top`.
     """
 
     metric: str
@@ -157,7 +158,8 @@ def query_top(
 def _covered(rules: Rules, metric: str, window: str | None, now: float, removed: Mapping[str, int]) -> Covered | None:
     """Return the buckets that a leaderboard is read from; `None` for all time.
 
-    Buckets that begin before `top` was last added or raised are left out, because their leaderboards lack subjects.
+    Buckets that begin before `top` was last added or raised, or in the hour after, are left out, because their
+    leaderboards may lack subjects.
 
     Args:
         rules: The declared metrics.
@@ -205,11 +207,11 @@ def _board(
     *,
     exact: bool,
 ) -> Query[_Ranked]:
-    """Return a query that merges one leaderboard of every partition: its first places, and their error.
+    """Return a query that merges one leaderboard of every reachable partition: its first places, and their error.
 
-    The values in the places are at least the metric's floor, if it has one. The error is `None` if a partition has no
-    bound for the subjects that its leaderboard lacks. Do not call this for a spread metric, whose subjects may be in
-    several partitions: see `_spread`.
+    The values in the places are at least the metric's floor, if it has one. The error is `None` if the ledger of a
+    partition states that the values of the subjects that its leaderboard lacks have no known bound. Do not call this
+    for a spread metric, whose subjects may be in several partitions: see `_spread`.
 
     Args:
         layout: The partitions.
@@ -268,9 +270,10 @@ def _rolling(
 
     The sums are those of each subject that a leaderboard of one of these buckets lists; they are exact. A subject in
     none of these leaderboards has at most the sum of the bounds of the full ones in its partition (the threshold
-    argument of Fagin): a bound is the last value, or the largest one that was the last. If the metric has amounts in a
-    sketch, such a subject may also have all of these. If the n-th sum (0 if there are fewer) is smaller than the most
-    that such a subject may have, the difference is the error. Do not call this for a spread metric.
+    argument of Fagin): a bound is the last value, or the one in the ledger (`bound_field`) if it is larger. If the
+    metric has amounts in a sketch, such a subject may instead have all of these. If the n-th sum (0 if there are fewer)
+    is smaller than the most that such a subject may have, the difference is the error, else 0. Do not call this for a
+    spread metric.
     """
     cap = board_length(rules.metric[metric].top)
     windows = rules.metric[metric].windows
@@ -329,10 +332,11 @@ def _rolling(
 def _spread(
     layout: Layout, rules: Rules, metric: str, n: int, covering: Sequence[tuple[str, Bucket]] | None
 ) -> Query[_Ranked]:
-    """Return a query for the `n` largest values of a spread metric, summed over all partitions, and their error.
+    """Return a query for the `n` largest values of a spread metric, summed over the reachable partitions; with error.
 
     The values are the sums over the buckets `covering`, or the totals if it is `None`. Only subjects that the
-    leaderboard of a partition lists are found; the error includes the others, and is `None` if it is not known.
+    leaderboard of a partition lists are found. The error includes subjects that full leaderboards do not list, but not
+    amounts in a sketch from a former rule; it is `None` if it is not known.
     """
     cap = board_length(rules.metric[metric].top)
     sources: list[tuple[str, Callable[[Sequence[str]], Command]]] = []
@@ -380,9 +384,10 @@ def _spread(
 def bound_field(metric: str, window: str | None = None) -> str:
     """Return the field of the ledger that has a bound of the values of subjects that a leaderboard does not list.
 
-    Such a value is at most the larger one of this bound and of the last value of the leaderboard, if it is full.
-    Without the field, no value of a full leaderboard has fallen. With `window`, the field is for the leaderboards of
-    all buckets of this window; with `None`, for that of all time.
+    Such a value is at most the larger one of this bound and of the last value of the leaderboard, if it is full. The
+    bound is 2^53 - 1 if none is known. Without the field, no value of a full leaderboard has fallen. With `window`, it
+    is for the leaderboards of all buckets of this window; with `None`, for that of all time. For a bucket, it does not
+    apply to subjects in a sketch.
     """
     return f"unlisted@{metric}" if window is None else f"unlisted:{window}@{metric}"
 

@@ -7,9 +7,11 @@ field of an outcome is there for all metrics together, and again for each metric
 Five fields count entries, so that the worker can find out how many were removed from the stream before they were
 counted: `entries:gated`, appended by a script, which also added their events to `appended`; `entries:settled`, with an
 outcome; `entries:plain`, with an outcome, but not appended by a script; `entries:retired`, removed by retention; and
-`entries:removed`, removed by other means. The field `entries:retried` is no number of entries: it is the time of the
-last retry of a dead letter, in microseconds since 1970. Nor are `entries:first` and `entries:unordered:<number>`, which
-are about the rules that counted the entries: see `tallystream.storage.keys`.
+`entries:removed`, removed by other means. Other fields begin with `entries:` but count no entries of the stream:
+`entries:retried` is the time of the last retry of a dead letter, in microseconds since 1970; `entries:dropped` is the
+number of dead letters that were dropped for good; `entries:copied` shows that a repartition has copied entries to the
+partition; `entries:first` and `entries:unordered:<number>` are about the rules that counted the entries (see
+`tallystream.storage.keys`).
 
 The scripts add to `appended` in the ledger of the topic, which is also the ledger of the first generation; `plain` is
 the part of it that the worker of the first generation added, for plain entries. A later generation has a separate
@@ -58,8 +60,8 @@ class PartitionSummary(msgspec.Struct, frozen=True):
         oldest_pending_seconds: Seconds since the oldest pending entry was appended; `null` if nothing is pending, or if
             this is not known because the entry's stream ID is over 1 second ahead of the server's clock.
         dead: The number of dead letters.
-        ids_ahead_seconds: Seconds by which the newest stream ID that a worker read is ahead of the server's clock,
-            because the clock was set back; 0 if they are at most 1.
+        ids_ahead_seconds: Seconds by which the newest stream ID that a worker read is ahead of the server's clock, for
+            example because the clock was set back; 0 if they are at most 1.
     """
 
     stream: str
@@ -72,14 +74,14 @@ class PartitionSummary(msgspec.Struct, frozen=True):
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
-    """The outcomes of all events, and the counting positions of all partitions; see `unreachable` for what is missing.
+    """The outcomes of all events, and the counting positions of all partitions, without those in `unreachable`.
 
     Attributes:
         partitions: The partitions that were read.
         lag: The number of entries not counted yet in all partitions; `null` if it is not known.
-        pending: The number of entries in all partitions that were delivered to a worker and not acknowledged.
-        dead: The number of dead letters in all partitions, in entries; the number of their events is in `ledger`.
-        ledger: By outcome, and for `appended`, the number of events.
+        pending: The number of entries in these partitions that were delivered to a worker and not acknowledged.
+        dead: The number of dead letters in these partitions, in entries; the number of their events is in `ledger`.
+        ledger: By outcome, and for `appended`, the number of events in these partitions.
         unaccounted: The number of appended events without an outcome: a value other than 0 is a fault. `null` while
             entries wait to be counted, or if the lag is not known.
         unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer. If
@@ -95,7 +97,7 @@ class LedgerSummary(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Self:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`; its `lag` and `unaccounted` are `None`."""
         return replace(self, lag=None, unaccounted=None, unreachable=unreachable)
 
 
@@ -108,7 +110,8 @@ class Account:
         rule: The rule that decided the outcome, or any other part of the field's name after a colon, such as `gated`;
             `None` if there is none.
         metric: The metric; `None` for all metrics together.
-        amount: The number of events; for `total`, the sum of their amounts; for `entries`, see the module.
+        amount: The value of the field: of an outcome and of `appended`, a number of events; of `total`, the sum of
+            their amounts; of any other field, a figure of another kind, such as a number of entries.
     """
 
     outcome: str
@@ -119,7 +122,7 @@ class Account:
 
 @dataclass(frozen=True)
 class PartitionLedger:
-    """The ledger and the counting position of one partition, from one moment.
+    """The ledger and the counting position of one partition, from one moment unless the server's memory is full.
 
     Attributes:
         stream: The name of the stream.
@@ -157,15 +160,15 @@ class Ledger:
     unreachable: Sequence[UnreachablePartition] = ()
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Ledger:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return Ledger(self.partitions, unreachable)
 
     @cached_property
     def events(self) -> Mapping[str, int]:
         """By outcome, and for `appended`, the number of events of all metrics and rules; 0 for a missing outcome.
 
-        Each other field without a metric is in it as well: `entries` is a sum of the fields `entries:...`, so it is no
-        number of events.
+        Other fields without a metric are in it as well, by the part of the name before the colon: their sums, such as
+        that of the fields `entries:...`, may be no numbers of events.
         """
         sums: Counter[str] = Counter()
         for account in self._accounts():
@@ -183,7 +186,7 @@ class Ledger:
 
     @property
     def counted(self) -> int:
-        """The number of events with the outcome `counted`, which were added to totals; a reset does not lower it."""
+        """The number of events with the outcome `counted`; a reset of totals does not lower it."""
         return self.events["counted"]
 
     @property
@@ -193,20 +196,22 @@ class Ledger:
 
     @property
     def pending(self) -> int:
-        """The number of entries in all partitions that were delivered to a worker and not acknowledged."""
+        """The number of entries, in the partitions that were read, that a worker got and has not acknowledged."""
         return sum(partition.position.pending for partition in self.partitions)
 
     @property
     def dead(self) -> int:
-        """The number of dead letters in all partitions, in entries; `events["dead"]` is the number of their events."""
+        """The number of dead letters, in entries, in the partitions that were read.
+
+        `events["dead"]` is the number of their events.
+        """
         return sum(partition.dead for partition in self.partitions)
 
     @property
     def unaccounted(self) -> int | None:
         """The number of appended events without an outcome; `None` while entries wait, or if the lag is not known.
 
-        A value other than 0 is a fault: the server lost writes, another client trimmed the stream, or tallystream has a
-        defect.
+        A value other than 0 is a fault, for example because the server lost writes.
         """
         if self.waiting != 0:
             return None
@@ -243,7 +248,10 @@ class Ledger:
 
     @property
     def totals(self) -> Mapping[str, int]:
-        """By metric, the sum of the totals of all its subjects, as the ledgers have it; 0 for a missing metric."""
+        """By metric, the sum of the totals of all its subjects, by the ledgers of the partitions that were read.
+
+        A missing metric has the sum 0, by `[...]`.
+        """
         sums: Counter[str] = Counter()
         for account in self._accounts():
             if account.outcome == "total" and account.metric is not None:
@@ -280,8 +288,9 @@ class Ledger:
 def query_ledger(layout: Layout) -> Query[Ledger]:
     """Return a query for the ledgers of all partitions, without the unreachable ones of the layout.
 
-    The figures of each partition are from one moment (MULTI); otherwise an event could be read twice or not at all.
-    On a single server, the figures of all partitions are from the same moment.
+    The figures of each partition are from one moment (MULTI); otherwise an event could be read twice or not at all. On
+    a single server, those of all partitions are from the same moment. The exception is a server whose memory is full:
+    it rejects MULTI.
     """
     commands: list[tuple[Any, ...]] = []
     for keys in layout.reached:

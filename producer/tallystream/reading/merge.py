@@ -1,9 +1,9 @@
 """Finds the largest sums over several leaderboards without reading every subject: the threshold algorithm of Fagin.
 
 If a metric is spread, each partition has a part of a subject's total, and its leaderboard has the largest parts. The
-sum of a subject has an upper bound: its value in each leaderboard that lists it, plus the last value of each other
-full leaderboard. So the exact sums are read in descending order of these bounds, a page at a time, until the next bound
-is below the n-th of the sums that were read.
+sum of a subject has an upper bound: its value in each leaderboard that lists it, plus the largest value that it may
+have in each other (see `Board.unseen`). So the exact sums are read in descending order of these bounds, a page at a
+time, until the next bound is below the n-th of the sums that were read.
 
 Fagin, Lotem and Naor, "Optimal aggregation algorithms for middleware" (2003).
 """
@@ -61,10 +61,9 @@ class Largest:
 def merge_top_k(boards: Sequence[Board], n: int) -> Query[Largest]:
     """Return a query for the `n` subjects with the largest sums over all boards, of those that a board lists.
 
-    Subjects whose sum is 0 are left out.
-
-    The sums are exact: they are read with the `lookup` of every board. Equal sums are in descending order of subject.
-    The answer has fewer places if fewer subjects are listed. `n` must be at least 1; this is not checked.
+    Subjects whose sum is 0 are left out. The sums are exact: they are read with the `lookup` of every board. Equal sums
+    are in descending order of subject. The answer has fewer places if fewer subjects have a sum other than 0. `n` must
+    be at least 1; this is not checked.
     """
     unseen = sum(board.unseen for board in boards)
     bounds = Counter[str]()

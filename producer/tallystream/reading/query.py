@@ -50,8 +50,8 @@ class Query(msgspec.Struct, Generic[Answer], frozen=True):
     def without_transaction(self) -> Query[Answer]:
         """Return the same query with `atomic` false: a server whose memory is full rejects MULTI.
 
-        Such a server also rejects appends and counting, so the figures do not change between the commands. A further
-        query that `parse` returns does not change.
+        As long as its memory is full, it also rejects appends and counting, so the figures do not change between the
+        commands. A further query that `parse` returns keeps its `atomic`.
         """
         return Query(self.commands, self.parse)
 

@@ -91,7 +91,7 @@ def rolling_sum(subject: str, metric: str, over: str) -> Question[RollingSum]:
     """Return the `Question` (deployment -> query) for a counter's sum over a duration `over`, such as `8h`, up to now.
 
     The sum is that of the whole buckets that cover the duration. So it may begin earlier and end later, or begin later
-    if buckets have expired: `start`, `end` and `complete` of the answer state this.
+    if buckets are not kept: `start`, `end` and `complete` of the answer state this.
 
     The call of the `Question` raises `EventError` if the subject is not valid, the metric is not declared or has no
     windows, or `over` is not valid or too long; and `ConfigurationError` if no rules are published.
@@ -147,11 +147,13 @@ def votes(subject: str, metric: str) -> Question[Votes]:
 
 
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
-    """Return the `Question` (deployment -> query) for a subject's different actors over a duration that ends now.
+    """Return the `Question` (deployment -> query) for an estimate of the number of a subject's different actors.
 
-    If `over` is `None`, `""` or the metric's `unique` window, it is for those in the current bucket of that window. The
-    call of the `Question` raises `EventError` if the subject or `over` is not valid, or the metric is not declared or
-    has no `unique`; and `ConfigurationError` if no rules are published.
+    They are those over a duration `over` that ends now, such as `7d`. If `over` is `None`, `""` or the metric's
+    `unique` window, they are those in the current bucket of that window.
+
+    The call of the `Question` raises `EventError` if the subject or `over` is not valid, or the metric is not declared
+    or has no `unique`; and `ConfigurationError` if no rules are published.
     """
     return lambda deployment: query_uniques(
         deployment.layout, deployment.rules, subject, metric, over, deployment.now, deployment.removed
@@ -159,7 +161,10 @@ def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
 
 
 def ledger() -> Question[LedgerSummary]:
-    """Return the `Question` (deployment -> query) for the outcomes of all events; it needs no published rules."""
+    """Return the `Question` (deployment -> query) for the outcomes of all events, and the lag of each partition.
+
+    It needs no published rules.
+    """
     return lambda deployment: query_ledger(deployment.layout).then(Ledger.summary)
 
 
@@ -181,8 +186,10 @@ def alerts(n: int, offset: int) -> Question[Alerts]:
 def search(prefix: str, n: int) -> Question[FoundSubjects]:
     """Return the `Question` (deployment -> query) for at most `n` subjects of all-time leaderboards, by prefix.
 
-    Their names begin with `prefix`. Each subject comes once, with the metric of its largest total; largest first. The
-    call of the `Question` raises `EventError` if `prefix` is empty or no subject can begin with it, or `n` is not 1 to
-    50; and `ConfigurationError` if no rules are published.
+    Their names begin with `prefix`. Each subject comes once, with the largest of its totals that were found, and the
+    metric of this total; largest first.
+
+    The call of the `Question` raises `EventError` if `prefix` is empty or no subject can begin with it, or `n` is not 1
+    to 50; and `ConfigurationError` if no rules are published.
     """
     return lambda deployment: query_subjects(deployment.layout, deployment.rules, prefix, n, deployment.removed)

@@ -59,7 +59,10 @@ class Unreached(msgspec.Struct, frozen=True):
 
 
 def unreached_among(commands: Sequence[Command], replies: Iterable[Any]) -> Unreached | None:
-    """Return the partitions with a command that their node did not answer; `None` if there are none."""
+    """Return the partitions with a command that their node did not answer or could not execute; `None` for none.
+
+    A node cannot execute a command while it loads its data, for example: see `is_unreachable`.
+    """
     errors: dict[int, RedisError] = {}
     for command, reply in zip(commands, replies, strict=True):
         if isinstance(reply, Exception) and is_unreachable(reply) and (number := partition_in(command)) is not None:
@@ -68,7 +71,11 @@ def unreached_among(commands: Sequence[Command], replies: Iterable[Any]) -> Unre
 
 
 def partitions_in(query: Query[Any]) -> list[int]:
-    """Return the numbers of the partitions that a query reads, in ascending order."""
+    """Return the numbers of the partitions that a query reads, each once, in ascending order.
+
+    They are those of the first argument of each of its commands; further queries that its `parse` returns may read
+    others.
+    """
     return sorted({number for command in query.commands if (number := partition_in(command)) is not None})
 
 
@@ -83,9 +90,9 @@ def partition_in(command: Command) -> int | None:
 
 
 def within_reach(question: Question[Answer], deployment: Deployment, locate: Locate) -> Query[Answer]:
-    """Return the query of a question without the unreachable partitions of a deployment, which its answer names.
+    """Return the query of a question without the unreachable partitions of a deployment that it would read.
 
-    The answer must have a method `lacking`, as `Figure` has, if the question reads several partitions.
+    The answer names them: it must have a method `lacking`, as `Figure` has, if the question reads several partitions.
 
     Args:
         question: Takes a deployment, and returns the query.

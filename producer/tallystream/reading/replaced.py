@@ -72,12 +72,14 @@ def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer | 
 
     The answer is `Unreached` if the node of a partition did not answer one of the commands.
 
-    If a key is missing, `parse` returns a further query, whose `parse` raises the error. If no key is lost any more, or
-    the topic was dropped, that one returns `query`, which then runs without this check. The keys are the sequences,
-    the live generation, the ledger of the topic, and, in a later generation, its own ledger. If one is lost, counters
-    may be lost too, and a figure without them would be too small. Partitions and further queries are those of
-    `checked`; but here, a partition may have another live generation, or be closed. If the deployment is not stored,
-    return `query` itself.
+    The keys are the sequences, the live generation, the ledger of the topic, and, in a later generation, its own
+    ledger. If one is lost, counters may be lost too, and a figure without them would be too small. If one is missing,
+    `parse` returns a further query, whose `parse` raises the error. If no key is lost any more, or the topic was
+    dropped, that one returns `query`, which then runs without this check.
+
+    As in `checked`, the partitions are those of the first key of each command, and further queries of `query` are
+    checked, too. A partition may have another live generation, or be closed. If the deployment is not stored, return
+    `query` itself.
 
     Args:
         query: The query.
@@ -103,9 +105,9 @@ def unless_lost(query: Query[Answer], deployment: Deployment) -> Query[Answer | 
 
 
 def _name_lost(partitions: list[PartitionKeys], query: Query[Answer]) -> Query[Answer]:
-    """Return a query whose `parse` raises `KeyLost` for the first lost key; if no key is lost, it returns `query`.
+    """Return a query whose `parse` raises `KeyLost` for the first lost key of the given partitions.
 
-    No key is lost if the partitions were repaired meanwhile, or if their topic was dropped.
+    If no key is lost, because the partitions were repaired meanwhile or their topic was dropped, it returns `query`.
     """
     commands = [lost_commands(keys) for keys in partitions]
 

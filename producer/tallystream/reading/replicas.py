@@ -35,7 +35,10 @@ class ReplicaBarrier:
         """Return a query for whether a replica has the counting of each of the given partitions.
 
         The answer is `False` if a partition has not counted everything, for example after a failover, or if its node
-        does not answer.
+        does not answer; it is `True` if no partition is given. Send the query again until it is `True`.
+
+        Raises:
+            redis.RedisError: a reply is another error, such as a missing right to INFO; raised by the query's `parse`.
         """
         partitions = [layout.keys[number] for number in numbers]
         commands: list[Command] = []

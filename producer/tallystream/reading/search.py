@@ -34,7 +34,8 @@ class FoundSubject(msgspec.Struct, frozen=True):
     Attributes:
         subject: The subject.
         metric: Of the metrics on whose leaderboards it was found, the one in which `value` is largest.
-        value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch.
+        value: Its total in this metric, but at least the metric's `floor`; an estimate if the total is in a sketch. It
+            may be too small if it is in several partitions, or partly in a sketch: see `query_subjects`.
     """
 
     subject: str
@@ -58,7 +59,7 @@ class FoundSubjects(msgspec.Struct, frozen=True):
     unreachable: list[UnreachablePartition] = []
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> FoundSubjects:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return replace(self, unreachable=unreachable)
 
 
@@ -68,9 +69,12 @@ def query_subjects(
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
     Each subject comes once, with the largest of its totals that were found, and the metric of this total; largest
-    first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each partition
-    are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form C; upper
-    and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each reachable
+    partition are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form
+    C; upper and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+
+    A total that is in several partitions, or partly in a sketch, is read whole if it is one of the 1,000 largest that
+    were found and all its partitions are reachable; otherwise, it is the sum of the places that were found.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,

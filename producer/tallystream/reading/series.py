@@ -36,8 +36,9 @@ class Point(msgspec.Struct, frozen=True):
     Attributes:
         bucket: The label of the bucket, such as `2026-05-06T07` for an hour.
         start: The second (since 1970) at which the bucket begins.
-        value: The sum in the bucket, but at least the metric's `floor`; `null` if the bucket has expired, or may lack
-            events because it began before a change of the rules, such as a new window, or in the hour after it.
+        value: The sum in the bucket, but at least the metric's `floor`; `null` if the bucket has expired or was
+            removed, or may lack events because it began before a change of the rules, such as a new window, or in the
+            hour after it.
     """
 
     bucket: str
@@ -52,8 +53,8 @@ class Series(RangeFigure, frozen=True):
         subject: The subject, in its normal form.
         metric: The metric.
         window: The window.
-        series: The buckets, oldest first, expired ones included; one that is kept and has no event has the value 0, or
-            the metric's `floor` if that is above 0.
+        series: The buckets, oldest first, also those that are not kept (their value is `null`); one that is kept and
+            has no event has the value 0, or the metric's `floor` if that is above 0.
     """
 
     subject: str
@@ -70,7 +71,7 @@ class RollingSum(RangeFigure, frozen=True):
         metric: The metric.
         over: The duration that was asked for.
         value: The sum, but at least the metric's `floor`.
-        buckets: The number of buckets that were added up; 0 if all have expired.
+        buckets: The number of buckets that were added up; 0 if none is kept.
     """
 
     subject: str
@@ -105,7 +106,7 @@ class Covered:
 
     @property
     def bounds(self) -> Bounds:
-        """The bounds of the figure, and the part of the range before them that has expired.
+        """The bounds of the figure, and the part of the range before them that is not kept.
 
         `start` is that of the first kept bucket, or `end` if none is kept. `missing` has at most one gap, from `asked`
         to `start`; `complete` is whether it has none.
@@ -127,8 +128,8 @@ def query_series(
 ) -> Query[Series]:
     """Return a query for the last `last` buckets of a window, up to the bucket that contains second `now` (since 1970).
 
-    Expired buckets are in the answer too, with the value `None`. `removed` is that of the deployment: see
-    `tallystream.deployment.Deployment`.
+    Buckets that have expired, were removed or may lack events (see `Point.value`) are in the answer too, with the value
+    `None`. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     Raises:
         EventError: the metric is not declared or does not have this window, `last` is not 1 to 1,000, or the subject is
@@ -169,8 +170,8 @@ def query_rolling(
     """Return a query for a subject's sum over a duration that ends at second `now`, from few buckets.
 
     The sum is that of the whole buckets that cover the duration. So it may begin earlier than the duration, and end
-    later: `start` and `end` of the answer state its bounds. If fine buckets at the beginning have expired, coarser ones
-    replace them, and it begins even earlier; if these have expired, too, it begins later, and `complete` is false.
+    later: `start` and `end` of the answer state its bounds. If fine buckets at the beginning are not kept, coarser ones
+    replace them; if these are not kept, either, it begins later, and `complete` is false.
 
     Args:
         layout: The partitions.
@@ -179,8 +180,8 @@ def query_rolling(
         metric: The metric.
         over: The duration: a number and a unit, `s`, `m`, `h` or `d`, such as `90m` or `7d`.
         now: The current time, in seconds since 1970.
-        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed or lack
-            events are added up like others: the sum is too small, and `complete` is true.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`. Without it, buckets that were removed
+            or lack events are added up like others: the sum may be too small, although `complete` is true.
 
     Raises:
         EventError: the duration is not valid, longer than 4,000 days, or needs more than 1,000 buckets; the metric is
@@ -199,10 +200,10 @@ def query_rolling(
 def current_bucket(
     rules: Rules, metric: str, window: str, now: float, kind: str, removed: Mapping[str, int]
 ) -> Covered:
-    """Return the bounds of the window's bucket at second `now`, and the bucket itself unless it is in `removed`.
+    """Return the bounds of the window's bucket at second `now`, and the bucket itself if it is kept.
 
-    It is in `removed` if it begins before the time there. Then `buckets` of the result is empty. It is not checked that
-    the metric is declared, or has the window.
+    It is not kept if it begins before the time in `removed` for its kind and metric. Then `buckets` of the result is
+    empty. It is not checked that the metric is declared, or has the window.
 
     Args:
         rules: The declared metrics.
@@ -210,7 +211,7 @@ def current_bucket(
         window: The window.
         now: The current time, in seconds since 1970.
         kind: The kind of the bucket in `removed`: the window, or `unique` for a bucket of unique actors.
-        removed: That of the deployment, see `tallystream.deployment.Deployment`; also the marks of changed rules.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`.
     """
     current = bucket(window, int(now) // MINUTE, rules.zone)
     is_kept = current.start >= removed.get(f"{kind}:{metric}", 0)
@@ -235,8 +236,8 @@ def rolling_buckets(
         metric: The metric.
         over: The duration, such as `7d`.
         now: The current time, in seconds since 1970.
-        removed: `Deployment.removed`, as `query_deployment` reads it. Without it, buckets that were removed or lack
-            events count as kept.
+        removed: That of the deployment: see `tallystream.deployment.Deployment`. Without it, buckets that were removed
+            or lack events count as kept.
         unique: The window of unique actors whose buckets are read; `None` for the windows of the metric. It is not
             checked that the metric has this window.
 
@@ -273,10 +274,11 @@ def rolling_buckets(
 def _open_since(
     rules: Rules, metric: str, kinds: Mapping[Window, str], now: float, removed: Mapping[str, int]
 ) -> dict[str, int]:
-    """Return, by window, the start (in seconds) of its oldest bucket that is open and not removed.
+    """Return, by window, the second (since 1970) at which its oldest bucket begins that has not expired and is whole.
 
-    If all buckets up to `now` were removed, this is the start of the next one. `kinds` has the windows, each with the
-    first part of its keys. Windows whose buckets are all kept are left out.
+    Buckets that begin before the time in `removed` were removed, or may lack events. If that is so for all buckets up
+    to `now`, the next one is the oldest. `kinds` has, by window, its kind in the keys of `removed`: the window, or
+    `unique`. Windows whose buckets are all kept are left out.
     """
     since = rules.metric[metric].open_since(kinds, now, rules.zone)
     for window, kind in kinds.items():
@@ -312,12 +314,12 @@ def _query_buckets(
     show: Callable[[list[int], Freshness], Answer],
     removed: Mapping[str, int],
 ) -> Query[Answer]:
-    """Return a query for the values of a subject in `buckets`, summed over the partitions that may have it.
+    """Return a query for the values of a subject in `buckets`, summed over the reachable partitions that may have it.
 
     `show` makes the answer from the values, in the order of `buckets`, and their freshness; without `buckets`, it gets
-    an empty list. If the subject may be counted in a sketch, which has no buckets, its total is read first; if it is an
-    estimate, it becomes the `error` of the answer, else the error is 0. The metric must be declared, and the subject in
-    normal form.
+    an empty list. If the subject may be counted in a sketch, which has no buckets, its total is read first; if it has
+    an estimated part, the whole total becomes the `error` of the answer, else the error is 0. The metric must be
+    declared, and the subject in normal form.
     """
     numbers = layout.reached_among(layout.holding(subject, spread=rules.metric[metric].spread))
     holding = [layout.keys[number] for number in numbers]

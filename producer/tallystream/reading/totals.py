@@ -51,8 +51,11 @@ class Totals:
 
     Every read except `ledger`, `alerts` and `search` takes two settings. With `after`, a stream ID such as
     `Decision.id`, the read waits until everything up to it is counted in the partitions that are read, or no entry is
-    left to count in them; so the answer contains the caller's own writes. `timeout` is the most seconds to wait for
-    that.
+    left to count in them; so the answer contains the entry with this ID, if it is in one of these partitions. `timeout`
+    is the most seconds to wait for that.
+
+    If nodes of a cluster do not answer, an answer lacks their partitions, and names them in `unreachable`; `after` then
+    waits for the others only.
 
     Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
     (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
@@ -138,7 +141,8 @@ class Totals:
 
         Raises:
             EventError: a subject, a metric or `after` is not valid, or the published rules do not declare a metric.
-            FlushTimeout: `after` was not counted within `timeout`.
+            FlushTimeout: `after` was not counted within `timeout`, or with the durability `replica` no replica had the
+                counting within it.
 
         The docstring of the class states the other errors.
         """
@@ -156,8 +160,8 @@ class Totals:
 
         Args:
             subject: The subject.
-            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them. One
-                that is not declared is an `EventError`.
+            metrics: The metrics to read; `None` for every declared one. A ratio needs all its metrics among them. A
+                metric that is not declared is an `EventError`.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`; then `FlushTimeout` is raised.
 
@@ -198,8 +202,8 @@ class Totals:
         """Return a counter's sum over a range that ends now, from few whole buckets that cover it.
 
         The sum is exact, or within `error`, from `start` to `end` of the answer. If buckets at the begin of the range
-        have expired and no coarser ones replace them, `complete` is false, and `missing` has the part that is not in
-        the sum.
+        have expired, or may lack events, and no coarser ones replace them, `complete` is false, and `missing` has the
+        part that is not in the sum.
 
         Args:
             subject: The subject.
@@ -253,7 +257,8 @@ class Totals:
 
         Raises:
             EventError: the metric is not declared or has no limit, or `subject` or `after` is not valid.
-            FlushTimeout: `after` was not counted within `timeout`.
+            FlushTimeout: `after` was not counted within `timeout`, or with the durability `replica` no replica had the
+                counting within it.
 
         See `Totals` for the errors of every read.
         """
@@ -276,7 +281,9 @@ class Totals:
         after: str | None = None,
         timeout: float = 5.0,
     ) -> Uniques:
-        """Return an estimate of a subject's different actors; `error` is its standard error, as a share.
+        """Return an estimate of the number of a subject's different actors; `error` is its standard error, as a share.
+
+        The actors of subjects beyond the metric's `max_subjects` are not recorded.
 
         Args:
             subject: The subject.
@@ -293,8 +300,8 @@ class Totals:
     def ledger(self) -> LedgerSummary:
         """Return the numbers of events by outcome, and the lag of each partition, in entries.
 
-        The figures of each partition are from one moment. No published rules are needed. See `Totals` for the errors of
-        every read.
+        The figures of each partition are from one moment, unless the memory of the server is full. No published rules
+        are needed. See `Totals` for the errors of every read.
         """
         return self.ask(questions.ledger())
 
@@ -317,7 +324,7 @@ class Totals:
         return self.ask(questions.search(prefix, n))
 
     def read(self, counters: Iterable[Counter], *, after: str | None = None, timeout: float = 5.0) -> Reading:
-        """Return many totals, each with its error, and the position of each partition that has one of them.
+        """Return many totals, each with its error, and the position of each partition that was read for them.
 
         Metrics need not be declared, but must be valid names. See `Totals` for `after`, `timeout` and the errors of
         every read.
@@ -327,8 +334,8 @@ class Totals:
     def run(self, query: Query[Answer]) -> Answer:
         """Send a query, and each further query that its `parse` returns; return the answer.
 
-        If the server has no memory for a transaction, send the query without one. If a node of a cluster does not
-        answer, each of its commands has the error as its reply. Unlike the other methods, this does not check that the
+        If a single server has no memory for a transaction, send the query without one. If a node of a cluster does not
+        answer, each of its commands has the error as its reply. Unlike the other reads, this does not check that the
         generation that the query reads is still live; see `tallystream.reading.replaced`.
 
         Raises:
@@ -371,15 +378,17 @@ class Totals:
     def locate(self, key: str) -> str | None:
         """Return the address, as `host:port`, of the node of a cluster that serves a key; send nothing.
 
-        Return `None` if it is not known, or the URL is that of a single server.
+        Return `None` if it is not known, or if the URL is not that of a cluster.
         """
         return self._client.node_of(key) if isinstance(self._client, ClusterClient) else None
 
     def ask(self, question: Question[Answer], after: str | None = None, timeout: float = 0.0) -> Answer:
         """Return the answer to a question, read from the live generation, and in part if nodes do not answer.
 
+        If a partition is closed and no other topic is live yet, the answer is that of the closed partition.
+
         Args:
-            question: Takes the deployment, and returns the query; called again for each attempt.
+            question: Takes the deployment, and returns the query; called at least once for each attempt.
             after: A stream ID; wait until everything up to it is counted. `None` does not wait.
             timeout: The most seconds to wait for `after`.
 

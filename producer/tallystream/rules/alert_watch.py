@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 _REMEMBERED_MS: Final = 86_400_000
-"""Milliseconds after the end of a bucket for which its alert states are kept: late events must not fire them again."""
+"""Milliseconds after the end of a bucket for which its alert states are kept."""
 
 
 def looks(
@@ -29,13 +29,12 @@ def looks(
         alerts: The alerts on the metric without a range, each with the position of its window in `Metric.windows`,
             counted from 1; 0 for the total.
         subjects: All subjects of the metric in the batch.
-        buckets: By position of the window, counted from 1, the buckets that the batch adds to.
-        received: Millisecond at which the server received the first entry of the batch. A bucket that had
-            ended before is not checked, because an alert about it would be too late to be useful. 0 for a decision:
-            the script leaves out these buckets, by the server's time.
+        buckets: By position of the window, counted from 1, the buckets of the batch.
+        received: A millisecond. A bucket that had ended at that time is not checked. 0 for a decision: then the
+            script leaves out the buckets that have ended, by the server's clock.
 
     Returns:
-        One map for each alert that has a matching subject and a bucket to check.
+        One map for each alert that has a matching subject, and is on the total or has a bucket to check.
     """
     found = []
     for nth, alert in alerts:

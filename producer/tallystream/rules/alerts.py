@@ -23,21 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_FIRING: Final = 10_000
-"""The most subjects for which one alert fires in one partition; another subject fires only after one has cleared."""
+"""The most subjects that have a state of one alert in one partition; with `window`, in one bucket of the partition.
+
+When there are so many, the alert does not begin to fire for another subject. `ENDED` is a state, too."""
 
 MAX_OUTBOX: Final = 10_000
 """The most notifications that may wait in one partition; at this number, no alert changes state until some leave."""
 
 ENDED: Final = "ended"
-"""The state of an alert that fired in a bucket that has ended: it does not fire, and cannot fire again."""
+"""The state of an alert that still fired for a subject when its bucket ended: it does not fire any more."""
 
 
 class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A condition that fires for a subject when its value is above (or below) a bound, until it is back at `clear`.
 
-    The value is the total; with `window` the sum in the current bucket, with `over` the sum over a range that ends now,
-    with `rate` such a sum divided by the seconds of its range. All are sums of amounts. A range begins where a bucket
-    begins, so it may be longer than declared. With `window`, the alert also ends when its bucket ends.
+    The value is the total; with `window` the sum in a bucket, with `over` the sum over a range that ends now, with
+    `rate` such a sum divided by the seconds of its range. All are sums of amounts. A range begins at the beginning of a
+    bucket, so it may be longer than declared. With `window`, each bucket is compared by itself, and the alert also ends
+    when a worker finds that the bucket has ended.
 
     The constructor checks no value; `check` rejects an alert that is not valid, and `Rules` calls it.
 
@@ -45,7 +48,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: The name of the alert.
         metric: The metric whose counters it watches.
         subject: One subject, or a pattern with `*`, `?` or `[...]`; `*` is every subject.
-        window: The window whose current bucket is compared.
+        window: The window whose buckets are compared.
         over: The length of the range whose sum is compared, such as `1h`.
         rate: The length of the range whose rate is compared, such as `5m`.
         above: The bound, if the alert fires above it.
@@ -80,7 +83,7 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def names_one(self) -> bool:
-        """Whether `subject` is one subject, not a pattern."""
+        """Whether `subject` is one subject, not a pattern: it has no `*`, `?` or `[`."""
         return not set("*?[") & set(self.subject)
 
     def fires(self, value: float) -> bool:
@@ -115,6 +118,8 @@ class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self, windows: Sequence[Window]) -> None:
         """Reject an alert that has a value that is not allowed, contradicts itself, or needs a window that is missing.
+
+        The metric and the subject are not checked.
 
         Args:
             windows: The declared windows of the metric.

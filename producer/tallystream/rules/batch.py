@@ -73,10 +73,10 @@ class BucketSet:
 
 
 class BucketResolver:
-    """Returns the `BucketSet` of a metric and a minute when it is called; `open` leaves closed buckets out of one.
+    """A callable object that returns the `BucketSet` of a metric and a minute; `open` leaves closed buckets out of one.
 
-    Equal buckets have the same object, so it is a dictionary key. When 100,000 pairs of metric and minute are stored,
-    all are forgotten: later calls return new objects.
+    It returns the same object for the same buckets, so that the object can be a dictionary key. When 100,000 pairs of
+    metric and minute are stored, all are forgotten: later calls return new objects.
 
     Attributes:
         rules: The rules of the generation; their time zone is used, too.
@@ -104,8 +104,7 @@ class BucketResolver:
     def open(self, place: BucketSet, received: int) -> BucketSet:
         """Return a bucket set without the window buckets that had closed at `received`; `place` itself if none had.
 
-        `received` is the millisecond at which the server received the event. So the content of a bucket does not depend
-        on the moment at which an event is counted. The event still counts in the total and towards the limit.
+        `received` is the millisecond at which the server received the event. The bucket of the limit stays.
         """
         if received < place.closes_first:
             return place
@@ -116,8 +115,8 @@ class BucketResolver:
 
 
 States = tuple[tuple[str, int], ...]
-"""The state that an event needs: `<kind>:<metric>`, and a millisecond in its period or at the end of the period. If the
-periods up to this millisecond were removed, the event is late."""
+"""The stored periods that an event needs: of each, `<kind>:<metric>` and the millisecond at which it ends. If this
+period or a later one of the same kind and metric was removed, the event is late."""
 
 
 class Batch:
@@ -136,8 +135,9 @@ class Batch:
             a vote, or an id that counts once.
         limited: By bucket set and subject, the number of events of metrics with a limit, without those that have an id
             that counts once.
-        received: Millisecond at which the server received the first of the events; used only if there are alerts. The
-            caller sets it (`add` does not); 0 until then, or for a decision.
+        received: A millisecond before which the server received none of the events; used only if there are alerts: a
+            bucket that had ended at that time is not checked. The caller sets it (`add` does not); 0 before, and for
+            a decision.
         closes: By key of a window bucket and of its leaderboard, the millisecond at which it closes; 0 means never.
             Filled by `encode`.
     """
@@ -171,11 +171,11 @@ class Batch:
         *,
         received: int = 0,
     ) -> None:
-        """Add one event, which `Rules.refuse` must have accepted, and which is not too late for its rule.
+        """Add one event, which `Rules.refuse` must have accepted; whether it is too late is not checked here.
 
         Args:
             place: The bucket set of its metric and minute, without buckets that had closed at `received`: `open` of a
-                resolver leaves them out. The caller records them by `leave_out`.
+                resolver leaves them out. The caller records them by `leave_out`. For a decision, the whole set.
             subject: Its subject.
             amount: Its amount.
             at: Its time, in milliseconds since 1970.
@@ -245,8 +245,7 @@ class Batch:
     def leave_out(self, place: BucketSet, received: int) -> None:
         """Record that an event of a bucket set is not added to its buckets that had closed at millisecond `received`.
 
-        The script stores the end of the latest such bucket of each window. If a bucket before it is open after all,
-        because the clock is set back or `retention` is raised, reads state it as missing.
+        The script stores the end of the latest such bucket of each window: reads state buckets up to it as missing.
         """
         for window, each in place.closed(received):
             self._leave_out(window, place.metric, each)
@@ -299,10 +298,11 @@ class Batch:
 
     @property
     def ends(self) -> dict[str, int]:
-        """By key, the millisecond until which an audit can compare it; 0 means forever. It is complete after `encode`.
+        """By key of a bucket or of the state of a rule, the millisecond until which an audit can compare it.
 
-        For a bucket, this is when it closes; for the state of a rule, a time until which it is surely kept. A bucket of
-        unique actors is here by the prefix of its keys.
+        0 means forever. For a bucket, this is when it closes; for the state of a rule, a time until which it is surely
+        kept. A bucket of unique actors is here by the prefix of its keys. Other keys, such as totals, are missing. The
+        result is complete after `encode`.
         """
         kept = {key: until for (_, _, until), keys in self._periods.items() for key in keys}
         return kept | self.closes | {prefix: until for _, prefix, until, *_ in self._uniques}
@@ -313,7 +313,7 @@ class Batch:
 
         The field of a bucket costs a quarter of a total. A subject with a limit costs three totals. An event that a
         rule needs separately (a vote, an event with an id) costs four, and so does a subject with unique counts. A
-        reset costs a hundred, because it reads every bucket of the metric.
+        reset costs a hundred.
         """
         resets = 100 * len(self._resets)
         plain = sum(len(sums) * (4 + len(place.buckets)) for place, sums in self.sums.items())
@@ -370,7 +370,7 @@ class Batch:
         return _encode(batch)
 
     def _ids(self, metric: str, rule: Metric, period: Bucket) -> tuple[Any, ...]:
-        """Return the key of a period of ids, the keys of the periods before and after it, and its begin (milliseconds).
+        """Return the keys of a period of ids, of the one before it and of the one after it, then its first millisecond.
 
         For the first period, the key before it has an empty label. Also record until when the period's key is kept.
         """
@@ -422,8 +422,8 @@ class Batch:
     def _columns(self, numbers: dict[str, int]) -> tuple[list[Any], list[Any], list[Any]]:
         """Return `sums` as three lists of columns: totals, window buckets, and sketches (metrics with `exact = false`).
 
-        A window bucket with the same amounts as a column of totals has the number of that column instead of them. Add
-        the keys of the buckets to `closes` and to the periods.
+        If all sums of a metric are in one bucket set, its window buckets have the number of the column of totals
+        instead of subjects and amounts. Add the keys of the buckets to `closes` and to the periods.
 
         Args:
             numbers: By metric, its number in the batch.
@@ -506,7 +506,7 @@ _MOST_TABLES: Final = 10_000
 
 
 def _known_table(keys: PartitionKeys, metric: str, rule: Metric, zone: str) -> dict[str, Any]:
-    """Return what `rule_table` returns; do not change it: for the same object `rule`, it is the same object."""
+    """Return what `rule_table` returns; do not change it, because later calls may return the same object."""
     known = _tables.get((keys, metric))
     if known is None or known[0] is not rule or known[1] != zone:
         if len(_tables) >= _MOST_TABLES:
@@ -524,8 +524,7 @@ _SLACK: Final = 3600
 def id_period_kept(rule: Metric, period: Bucket) -> int:
     """Return the millisecond until which the ids of a period are kept; 0 means forever.
 
-    An event that is received until then may be a copy of one in the period and not late. It is in the period itself,
-    or less than the length of `ids` after it.
+    An event that is received later, and may be a copy of one in the period, is late.
     """
     late = rule.id_late_seconds
     return _until(period.end, None if late is None else id_length(rule.ids or "day") + late + _SLACK)

@@ -18,9 +18,8 @@ class RuleChange(msgspec.Struct, frozen=True):
     """One change of the rules that a deployment counts by.
 
     Attributes:
-        number: The number of the new rules; different rules never have the same number. An older number returns if
-            `rebuild --undo` makes older rules live again.
-        at: The time of the change by the server's clock, in milliseconds since 1970.
+        number: The number of the new rules. An older number returns if `rebuild --undo` makes older rules live again.
+        at: The time of the change, in milliseconds since 1970: that of its stream ID.
         by: The host, the process and the release that published the rules.
         generation: The generation of counters that follows them. It may be one of an earlier topic: a repartition
             copies the changes of the topic before.
@@ -41,7 +40,7 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
     """Return the changes in the stream `Layout.rule_changes`, oldest first.
 
     Args:
-        entries: The entries of the stream, each with its ID and its fields.
+        entries: The entries of the stream, oldest first, each with its ID and its fields.
 
     Raises:
         ConfigurationError: this release cannot read the rules of a change.
@@ -56,17 +55,17 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
 
 
 def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> list[RuleChange]:
-    """Return the changes of the rules within a generation: events before them were counted by other rules.
+    """Return the recorded changes within a generation: events before them were counted by other rules.
 
-    The `differences` of each are those from the rules that counted before it, without changes that change no counter:
-    of descriptions, floors, ratios and alerts. Changes without any other difference are left out. So are changes by
-    which no event was counted before the next one, such as one that was undone at once, and a change before which none
-    is recorded.
+    The `differences` of each are those from the rules that were followed before it, without those of descriptions,
+    floors, ratios and alerts. Left out are: changes without any other difference, changes whose number is not in
+    `counted`, and a change before which none is recorded. Of the first change, it may not be known which rules were
+    followed before it; then it is left out if it may have no difference.
 
     Args:
         changes: The result of `changes_of`.
-        counted: The numbers of the rules that the generation began to follow after its first event, and those that it
-            will follow from the next event on. The number of its first rules is not one of them.
+        counted: The numbers of the rules that a generation has changed to, or will change to with the next event: see
+            `counted_numbers`. The number of its first rules is not one of them.
     """
     found: list[RuleChange] = []
     before: RuleChange | None = None
@@ -82,10 +81,10 @@ def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> l
 
 
 def _unused(changes: Sequence[RuleChange], place: int, counted: Collection[int]) -> list[RuleChange]:
-    """Return the changes before a place that may have published the first rules of its generation, latest first.
+    """Return the changes before `changes[place]` that may have published the first rules of its generation.
 
-    The first rules are those of the change just before; or, if no event was counted by these, earlier ones of the
-    generation.
+    The latest is first: the change just before. If it is of the same generation, the changes of this generation before
+    it follow.
     """
     found: list[RuleChange] = []
     for each in reversed(changes[:place]):

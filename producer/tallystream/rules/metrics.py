@@ -26,8 +26,8 @@ RETENTION: Final[dict[str, str]] = {"minute": "2h", "hour": "8d", "day": "400d",
 """How long the buckets of a window are kept after their end, if the metric does not declare it."""
 
 STATE_LATE: Final = "7d"
-"""How late an event may be if it has an id, or a rule of its metric keeps state by period, and `accept_late` is not
-declared."""
+"""How late an event may be, without `accept_late`, if its id counts once or a rule of its metric keeps state by period:
+see `Metric.keeps_ids` and `Metric.remembers`."""
 
 MAX_TOP: Final = 10_000
 """The largest `top` of a metric, in subjects."""
@@ -45,8 +45,8 @@ Per = Literal["minute", "hour", "day", "month", "total"]
 class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The rules of one metric. Each attribute is a setting that `config/tallystream.toml` explains in full.
 
-    `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations. With 400,000 ids in each
-    Bloom filter, 1 new id in 3,300 is taken for a duplicate, and the event with this id is not counted.
+    `unique`, `exact = false`, `max_subjects` and `seen = "bloom"` are approximations: with `bloom`, a few new ids are
+    taken for duplicates, and their events are not counted.
 
     Attributes:
         description: A text for people.
@@ -66,8 +66,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total. A sketch estimates the totals of the
-            others. These have no buckets and no unique actors, and an alert on a total or a `window` does not check
-            them.
+            others. These have no buckets and no unique actors; an alert on a total or a `window` does not check them,
+            and the sums over a range that an alert compares are 0.
         accept_late: How long after its own time the server may receive an event that is not late. `None` means 7 days
             if `remembers`, or for an event whose id counts once (`keeps_ids`), and else `forever`.
         late: Whether an event that is later than accepted is counted anyway (`count`), or only added to the ledger
@@ -94,10 +94,10 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def unspreadable_reason(self) -> str | None:
-        """The first declared setting that needs all events of a subject in one partition; `None` if there is none.
+        """The first declared setting with which the metric cannot be spread; `None` if there is none.
 
-        It is `once`, `limit`, `unique`, `max_subjects` or `exact = false`; the metric cannot be spread with it. Nor can
-        a metric with an alert, which is not part of the metric: see `Rules.alerts`.
+        It is `once`, `limit`, `unique`, `max_subjects` or `exact = false`. A metric with an alert cannot be spread
+        either, but that is not known here: see `Rules.alerts`.
         """
         rules = {
             "once": self.once is not None,
@@ -169,7 +169,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         Windows whose buckets never close are left out.
 
         Raises:
-            ConfigurationError: `windows` has `day` or `month`, and there is no time zone `zone`.
+            ConfigurationError: there is no time zone `zone`, and the buckets of `day` or `month` in `windows` close.
         """
         kept = {window: self.retention_seconds(window) for window in windows}
         return {
@@ -181,14 +181,14 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def check(self, zone: str = "UTC") -> None:
         """Reject a setting with a value that is not allowed, and rules that contradict each other.
 
-        The constructor does not call this; `Rules` does.
+        The constructor does not call this; `Rules` does. The types of the values are not checked.
 
         Args:
-            zone: The time zone in which days and months begin; it must exist.
+            zone: The time zone in which days and months begin.
 
         Raises:
             ConfigurationError: `zone` does not exist, and the check of a limit needs it.
-            ValueError: the rules are not valid; the message names the setting and the allowed values.
+            ValueError: the rules are not valid; the message states what is wrong.
         """
         if (doubled := first_doubled(self.windows)) is not None:
             raise ValueError(f"windows: {doubled} is listed twice; list it once")
@@ -242,8 +242,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def _check_nesting(self, per: Per, window: Window, zone: str) -> None:
         """Raise `ValueError` if a bucket of `window` begins within a period of the limit, such as a day within an hour.
 
-        Then the number of events that count in the bucket would depend on their order. Windows finer than `per` must be
-        rejected before. Votes, ids and unique actors need no such check: each of their events counts in its own bucket.
+        Then the number of events that count in the bucket would depend on their order. Buckets that are too old for any
+        event are not checked. Windows finer than `per` must be rejected before.
         """
         late = self.late_seconds
         found = straddled(per, window, zone, 0 if late is None else max(0, _FIRST_ENTRY - late))
@@ -335,7 +335,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return found
 
     def warnings(self) -> Iterator[str]:
-        """Yield a text for each alert that is silent because no bucket of its metric is kept as long as its range."""
+        """Yield a text for each alert whose range is longer than the buckets of its metric are kept, in any window.
+
+        Such an alert is silent while a bucket in its range has expired.
+        """
         for alert in self.alert:
             length = seconds(alert.span or "1s")
             rule = self.metric[alert.metric]
@@ -367,10 +370,10 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return frozenset(name for name, metric in self.metric.items() if metric.spread)
 
     def spreading(self, metrics: Collection[str]) -> Rules:
-        """Return these rules with `spread` on for metrics whose events are in several partitions of the topic.
+        """Return these rules with `spread` on for some metrics, even if it is not declared.
 
-        `spread` is turned on even if it is not declared: so a generation that was counted before a metric was spread is
-        read and counted like a later generation. Metrics that cannot be spread, and metrics with alerts, do not change.
+        Metrics that cannot be spread (see `Metric.unspreadable_reason`), metrics with alerts, and metrics that are not
+        declared do not change.
 
         Args:
             metrics: The metrics whose events may be in any partition of the topic (`spread_metrics`).
@@ -434,8 +437,9 @@ _decoder: Final = msgspec.json.Decoder(Rules)
 def publish(rules: Rules) -> bytes:
     """Return the JSON form of the rules, which the caller stores in the hash of the topic (`tally:meta`).
 
-    Settings with their default value are left out, so a release that does not have a new setting still works as long as
-    no metric uses it. So a default must never change: each release reads a missing setting as its own default.
+    Settings of a metric with their default value are left out, so a release that does not have a new setting still
+    works as long as no metric uses it. So a default must never change: each release reads a missing setting as its own
+    default. Of an alert, all settings are in it.
     """
     return _encoder.encode(rules)
 

@@ -76,11 +76,10 @@ def id_label(rule: Metric, label: str) -> str:
 def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
     """Yield the kinds of marks that a partition may get when it counts by a rule for the first time.
 
-    A kind is the name of a window, `unique`, or a constant of this module, such as `BOARDS`.
-
-    It may get fewer: the kinds of `max_subjects` come for each change of this setting, also if it is lowered.
-    `ALL_TIME` may be among them, although no partition stores it. A change of `ids` yields nothing, although the
-    partition gets the mark `copies`: no read depends on it. Equal parts yield nothing; a kind may come twice.
+    A mark states since when the partition counts a part of the rule. Its kind is the name of a window, `unique`, or a
+    constant of this module, such as `BOARDS`. The partition may get fewer: `ALL_TIME` may be yielded, although no
+    partition stores it. The mark `copies` (of a change of `ids`) is not yielded, because no read depends on it. Equal
+    parts yield nothing; a kind may come twice.
 
     Args:
         stored: The parts by which the metric was counted last in the partition; `""` if that rule had none. A metric

@@ -60,9 +60,9 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
                 raise EventError(field, "must be a whole minute: events without actor and id are stored by the minute")
 
     def reaches(self, stream: str, entry_id: str) -> bool:
-        """Return whether the retraction applies to an entry: the ID is at most the one in `until` for its stream.
+        """Return whether the retraction applies to an entry by its ID: it is at most the one in `until` for its stream.
 
-        Return `False` if `until` does not name the stream.
+        Return `False` if `until` does not name the stream. The marks of a copy are not looked at: see `applying`.
 
         Args:
             stream: The key of the stream.
@@ -76,7 +76,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     def without(self, payload: Payload) -> Payload:
         """Return a copy of a payload without the retracted events, with `visits` as singles; `until` is not checked.
 
-        A group may be left without events. Resets stay: they take away only what is left of the events before them.
+        A group may be left without events. Resets stay.
 
         Raises:
             ValueError: the columns of an element of `visits` differ in length.
@@ -89,7 +89,7 @@ class Retraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         )
 
     def strip(self, group: Group) -> Group:
-        """Return a copy of a group without the retracted events, which may be empty; `until` is not checked.
+        """Return a copy of a group without the retracted events; it may be empty. `until` is not checked.
 
         Return the group itself if its metric or minute does not match, or if the retraction names an actor or an id,
         because the events of a group have neither.
@@ -149,8 +149,8 @@ def applying(
 
 
 def after_copying(retractions: Sequence[Retraction]) -> tuple[Retraction, ...]:
-    """Return retractions for a new topic: each applies to the copies that are marked with its place, to nothing else.
+    """Return copies of retractions for a new topic, in the same order, with an empty `until`.
 
-    The places stay, because later retractions are added at the end.
+    So each applies to the copies that are marked with its place, and to nothing else.
     """
     return tuple(msgspec.structs.replace(each, until={}) for each in retractions)

@@ -105,7 +105,8 @@ def bucket(window: str, minute: int, zone: str = "UTC") -> Bucket:
     Raises:
         ValueError: `window` is not one of these; or it is one of the first four, and the minute is after the year 9999.
             A duration that is not of whole minutes, such as `90s`, raises no error: its buckets have that length.
-        OverflowError: the window is `day` or `month`, and the bucket would end after the last day of the year 9999.
+        OverflowError: the window is one of the first four, and the minute is far after the year 9999; or it is `day` or
+            `month`, and the bucket would end after the last day of that year.
         ConfigurationError: the window is `day` or `month`, and there is no time zone `zone`.
     """
     at = minute * MINUTE
@@ -163,11 +164,9 @@ def _midnight(date: dt.date, zone: ZoneInfo) -> int:
 def straddled(finer: str, coarser: str, zone: str, since: int) -> Bucket | None:
     """Return the first bucket of `coarser` that begins within a bucket of `finer`; `None` if the two windows nest.
 
-    If `coarser` is the finer window of the two, return its bucket that contains the second `since`.
-
-    They nest if each bucket of `finer` lies within one bucket of `coarser`: then the counts of the coarser bucket
-    follow from those of the finer ones. Minutes nest in every window. Hours nest in the days of zones whose midnight is
-    always at a full hour of UTC: not in Asia/Kolkata, and in Australia/Lord_Howe only during summer time.
+    They nest if each bucket of `finer` lies within one bucket of `coarser`. For example, hours do not nest in the days
+    of Asia/Kolkata, whose midnight is not at a full hour of UTC. If `coarser` is the finer window of the two, return
+    its bucket that contains the second `since`.
 
     Args:
         finer: `minute`, `hour`, `day`, `month` or `total`.
@@ -293,10 +292,10 @@ def cover(
 ) -> list[tuple[str, Bucket]]:
     """Return few buckets that cover the seconds from `start` to `end`, in order and without gaps, each with its window.
 
-    The cover begins with the finest bucket that contains `start` and is kept; if every such bucket has expired, it
-    begins with the first bucket that is kept. It ends with the finest bucket that contains the end and can be reached.
-    Between the two, a coarser bucket replaces finer ones if it lies within the range. The list is empty if no kept
-    buckets reach the end, or if `windows` is empty.
+    The cover begins with a kept bucket that contains `start`; if every such bucket has expired, it begins later, with
+    a bucket that is kept. It ends with a bucket that contains the last second. Fine buckets are preferred for the first
+    and the last one; between the two, a coarser bucket replaces finer ones if it lies within the range. The list is
+    empty if no kept buckets reach the end, or if `windows` is empty.
 
     Args:
         start: The first second of the range.
@@ -304,8 +303,8 @@ def cover(
         windows: The windows whose buckets may be used.
         zone: The time zone in which days and months begin.
         since: By window, the second at which the first bucket that is kept begins; a missing window is kept forever.
-        most: The most buckets, if coarser bounds allow it; otherwise return one bucket more than that, not up to the
-            end. `None` means no limit.
+        most: The most buckets, if coarser bounds allow it; otherwise the list has one bucket more than that, and need
+            not reach the end. `None` means no limit.
 
     Raises:
         ConfigurationError: `windows` has `day` or `month`, and there is no time zone `zone`.

@@ -28,7 +28,8 @@ SNAPSHOT_AT: Final = "snapshot"
 """Field for monitoring: the second (since 1970) of the latest snapshot."""
 
 SNAPSHOT_EVERY: Final = "snapshot-every"
-"""Field for monitoring: seconds between two snapshots. It exists only while a worker takes snapshots periodically."""
+"""Field for monitoring: seconds between two snapshots. A worker that takes snapshots periodically writes it, and
+removes it when it stops."""
 
 VERIFIED: Final = "verified"
 """Field for monitoring: three numbers about the last verification by a worker: when it ended (seconds since 1970), how
@@ -65,7 +66,7 @@ def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
 def live_mark(generation: int, revision: int) -> str:
     """Return the value of `PartitionKeys.live` of an open partition: the generation, and the number of its rules.
 
-    `revision` is this number; 0 leaves it out.
+    `revision` is the number of the rules; 0 leaves it out.
     """
     return f"{generation} {revision}" if revision else str(generation)
 
@@ -125,10 +126,9 @@ def lost_field(fields: Mapping[bytes, bytes]) -> str | None:
 
 
 def lost_field_of_root(root: Mapping[bytes, bytes]) -> str | None:
-    """Return the name of a field that the root has lost: `log`, `layout` or `epoch`; `None` if it has all of them.
+    """Return the name of a field that the root has lost: `log`, `layout` or `epoch`; `None` if none is lost.
 
-    `log` is written together with the partitions of the topic before, so it is lost only if these are there. Without
-    it, the first topic would seem live.
+    A root without `log` has lost it only if it states the partitions of an earlier topic: else the first topic is live.
     """
     if b"log" not in root and _beginning_with(root, b"partitions@"):
         return "log"

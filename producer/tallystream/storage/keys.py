@@ -61,8 +61,8 @@ LEFT: Final = "left"
 A restore of another topic has left them, or they were given up."""
 
 RESTORED: Final = "!restored"
-"""Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID after which the
-restored stream begins, and the number of entries that this stream lacked."""
+"""Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID up to which every
+entry was in its counters, and the number of entries in its counters that the restored stream lacked."""
 
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
@@ -71,7 +71,7 @@ DUE: Final = "!due"
 """Field of `PartitionKeys.forgotten`: when periods were due to be removed, and until when these were kept."""
 
 UNTIL: Final = "!until"
-"""Field of `PartitionKeys.forgotten`: the millisecond up to which periods were removed."""
+"""Field of `PartitionKeys.forgotten`: the millisecond until which the period that was removed last was kept."""
 
 UNORDERED: Final = "entries:unordered:"
 """Prefix of fields of the ledger: the number of rules follows, see `PartitionKeys.adopted`."""
@@ -105,8 +105,8 @@ def tag_of(partition: int) -> str:
     """Return the hash tag of a partition: `p0.425`, `p1.1840`, ...
 
     Divide the cluster's slots into 1,024 equal ranges. The suffix is the smallest number that puts the tag into the
-    range whose number is the bit-reversed partition number. So the first P tags are spread evenly over the slots for
-    every P, and no tag changes when P grows.
+    range whose number is the bit-reversed partition number. So the first tags are spread over the slots, and no tag
+    depends on the number of partitions.
 
     Raises:
         ConfigurationError: `partition` is not 0 to 1,023.
@@ -168,7 +168,7 @@ class PartitionKeys:
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
         entries that the stream may have, and `!closed` is the topic to append to instead; if it is `""` or missing, the
         stream is open. `!closing` is the number of the last closing or reopening. `!copying` is `<topic> <stream ID>`:
-        up to where a repartition to this topic has read the stream. `!hold` is the millisecond until which a reset
+        up to where a repartition to this topic reads the stream. `!hold` is the millisecond until which a reset
         holds appends back. `!stated` has the ID of the last entry that states an earlier time than that of its ID, and
         the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at the last
         trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
@@ -188,19 +188,17 @@ class PartitionKeys:
 
     @cached_property
     def retention_holds(self) -> str:
-        """Hash: name of a reader with a retention hold -> stream ID that it has read up to; trimming stops there."""
+        """Hash: name of a reader -> stream ID after which it needs the entries: trimming removes none of these."""
         return self.prefix + "holds"
 
     @cached_property
     def live(self) -> str:
         """String: the number of the partition's live generation, a space, and the number of the rules that count it.
 
-        If no rules were published when the partition was opened, the second number is missing until an entry is
-        counted by published rules. ` closed` follows if a repartition, or a restore of another topic, closed the
-        partition. While a restore replaces the counters, ` restoring` follows, the number of its closing, and the token
-        of the restore, which no other one has. Every partition of a stored deployment has this key (see
-        `sentinels.lua`); without it, no generation is live. The key stays when its topic is dropped, so that nothing is
-        counted in the topic again.
+        The second number may be missing until an entry is counted by published rules. ` closed` follows if a
+        repartition, or a restore of another topic, closed the partition. While a restore replaces the counters,
+        ` restoring` follows, the number of its closing, and the token of the restore, which no other one has. Every
+        partition of the live topic has this key (see `sentinels.lua`); without it, no generation is live.
         """
         return self.prefix + "live"
 
@@ -227,7 +225,7 @@ class PartitionKeys:
 
     @property
     def group(self) -> str:
-        """The consumer group that counts the generation; its pending entries are not in the counters yet."""
+        """The name of the consumer group that counts the generation."""
         return GROUP if self.generation == FIRST else f"{GROUP}-{self.generation}"
 
     @cached_property
@@ -240,10 +238,9 @@ class PartitionKeys:
 
     @cached_property
     def gone(self) -> str:
-        """String: how many entries the stream had lost when a rebuild began this generation, a space, and its first ID.
+        """String: how many entries the stream lacked when a rebuild began this generation, a space, and its first ID.
 
-        The ID is missing if the stream was empty. Only these entries are counted from the archive: entries that are
-        trimmed later were counted from the stream.
+        The ID is missing if the stream was empty. Only the entries before it are counted from the archive.
         """
         return self.counters + "gone"
 
@@ -253,7 +250,7 @@ class PartitionKeys:
 
         Entries before the first ID were counted by the rules before, and entries after the second ID are counted by
         these. Of the entries between the two, those that were counted when the rules changed follow the rules before.
-        If there are such entries, other than decided ones, the ledger has the field `UNORDERED` with the number.
+        If there may be such entries, other than decided ones, the ledger has the field `UNORDERED` with the number.
         The first rules of the generation are not in it.
         """
         return self.counters + "adopted"
@@ -298,13 +295,14 @@ class PartitionKeys:
 
     @cached_property
     def outbox(self) -> str:
-        """Stream: the notifications that are not delivered yet; one for all generations."""
+        """Stream: the notifications; each is removed after it was delivered or abandoned. One for all generations."""
         return self.prefix + "alerts"
 
     def alerting(self, alert: str, label: str) -> str:
         """Hash: subject -> state of `alert` in the bucket `label`: `<ID of its notification> <value>`, or `ended`.
 
-        One for all generations. `label` is `""` if the alert has no window.
+        A subject for which the alert does not fire has no other state than `ended`. One for all generations. `label` is
+        `""` if the alert has no window.
         """
         return f"{self.prefix}alerting:{alert}:{label}"
 
@@ -337,7 +335,7 @@ class PartitionKeys:
         return f"{self.counters}top:{window}:{metric}:{label}"
 
     def limit(self, metric: str, label: str) -> str:
-        """Hash: subject -> events in one bucket of a limit, accepted and rejected ones, without late ones."""
+        """Hash: subject -> events in one bucket of a limit, accepted and rejected; without late ones and duplicates."""
         return f"{self.counters}limit:{metric}:{label}"
 
     def once(self, metric: str, label: str, subject: str) -> str:
@@ -371,9 +369,9 @@ class PartitionKeys:
     def forgotten(self) -> str:
         """Hash: kind and metric, such as `limit:view` -> end of the last period that was removed, in milliseconds.
 
-        A change of the rules sets the same fields, such as `hour:view`, as if earlier buckets were removed; it also
-        sets `!rules:<metric>`, `!former:<metric>` and other kinds: see `parts.lua`. `!due` and `!until` are about what
-        is removed next: see `forget_periods.lua`.
+        A closed bucket that an event was left out of counts as removed. A change of the rules sets the same fields,
+        such as `hour:view`, as if earlier buckets were removed; it also sets `!rules:<metric>`, `!former:<metric>` and
+        other kinds: see `parts.lua`. `!due` and `!until` are about what is removed: see `forget_periods.lua`.
         """
         return self.counters + "forgotten"
 
@@ -405,7 +403,7 @@ class Layout:
     Attributes:
         partitions: The number of partitions, 1 to 1,024.
         namespace: The first part of every key.
-        generations: One generation for each partition; empty if every partition uses the first.
+        generations: One generation for each partition; empty stands for the first generation in every partition.
         topic: The number of the topic.
         unreachable: The numbers of the partitions that reads leave out, because their node does not answer. Two layouts
             that differ only in this are equal.
@@ -438,22 +436,22 @@ class Layout:
     def rule_changes(self) -> str:
         """The key of the stream of changes of this topic's live rules; it is in the slot of `meta`.
 
-        It begins with the changes that a repartition has copied from the topic before. Each entry has the whole rules;
-        its ID has the server's time of the change. See `lib/rule_changes.lua`.
+        A repartition copies the changes of the topic before to it. Each entry has the whole rules; its ID has the time
+        of the change. See `lib/rule_changes.lua`.
         """
         below = f"{self.namespace}:{{{self.root}}}:" if self.topic == FIRST_TOPIC else self._prefix(0)
         return below + "rules"
 
     @property
     def restore_lock(self) -> str:
-        """The key of the lock of the restores of this namespace, in the slot of `root`; it exists during a restore."""
+        """The key of the lock of the restores of this namespace, in the slot of `root`; a running restore holds it."""
         return f"{self.namespace}:{{{self.root}}}:restore"
 
     @property
     def confirmed(self) -> tuple[str, ...]:
         """One key in the slot of `root`, and one in the slot of each partition; see `DurabilityCheck.confirm`.
 
-        Its value has no meaning: it is written so that the server can be asked where this write is. It expires.
+        Their values have no meaning: a key is written so that the server can be asked where this write is.
         """
         tags = (self.root, *(tag_of(i) for i in range(self.partitions)))
         return tuple(f"{self.namespace}:{{{tag}}}:confirmed" for tag in tags)

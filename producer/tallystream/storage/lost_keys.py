@@ -48,8 +48,8 @@ def lost_commands(keys: PartitionKeys) -> list[tuple[Any, ...]]:
 def parse_lost(keys: PartitionKeys, replies: list[Any]) -> str | None:
     """Return the name of a lost key without which a partition is not counted; `None` if the replies show no loss.
 
-    The partition must be one of a stored deployment. If its topic was dropped, the result is `None`. Lost ids and
-    limits of periods are not found here.
+    The partition must be one of a stored deployment. If its topic was dropped, only the sequences and the live
+    generation can be lost. Lost ids and limits of periods are not found here.
 
     Args:
         keys: The keys of the partition in the live generation.

@@ -19,8 +19,7 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
     """Return the recorded changes of the rules of a topic, oldest first; empty if none is recorded.
 
     A repartition copies the changes of the topic before to the new one, so these are returned, too; `changes_of_topic`
-    leaves them out. Each change that is recorded removes all but the last 1,000; a repartition with
-    other rules may leave 1,001 until then. An archive has all changes.
+    leaves them out. Only about the last 1,000 changes are kept.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
@@ -29,20 +28,20 @@ def read_changes(client: redis.Redis, layout: Layout) -> list[Record]:
 
 
 def changes_of_topic(records: Sequence[Record]) -> Sequence[Record]:
-    """Return the changes of a topic from the rules on that it began with, without those before in `records`.
+    """Return the changes in `records` without those that a repartition has copied from the topic before.
 
-    A repartition has copied the others. Only the records of the topic state a number of partitions; if none of
-    `records` does, the result is empty.
+    The change that made the rules with which the topic began stays, also if it is a copy. The result begins with the
+    first record that states a number of partitions, as that change and all later ones do. It is empty if none does.
     """
     own = (at for at, (_, fields) in enumerate(records) if b"partitions" in fields)
     return records[next(own, len(records)) :]
 
 
 def counted_numbers(client: redis.Redis, layout: Layout, revision: int) -> set[int]:
-    """Return the numbers of the rules that the generations of `layout` began to follow after their first event.
+    """Return the numbers of the rules that a partition of `layout` has changed to: see `PartitionKeys.adopted`.
 
-    The set is empty if the rules never changed. `revision`, the number of the present rules, is in it also if a
-    partition will follow these rules only from its next event.
+    The number of the first rules of a partition is not in it, unless another partition has changed to them. `revision`,
+    the number of the present rules, is in it also if a partition will change to these rules only with its next event.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.

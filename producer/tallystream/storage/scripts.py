@@ -80,7 +80,8 @@ class Script:
         times. NOSCRIPT is the only error that is retried: after it, the call cannot have changed anything.
 
         Raises:
-            KeyLost: the partition has lost the key that the reply names; the script has changed nothing.
+            KeyLost: the partition has lost the key that the reply names, or the key has another type; the script has
+                appended and counted nothing.
             redis.RedisError: any other error of the call or of loading, or the sixth NOSCRIPT.
         """
         for _ in range(_LOADS):
@@ -95,7 +96,8 @@ class Script:
         """Return the reply of a script; raise `KeyLost` if its status is `damaged`. The reply must not be an error.
 
         Raises:
-            KeyLost: the partition has lost the key that the reply names; the script has changed nothing.
+            KeyLost: the partition has lost the key that the reply names, or the key has another type; the script has
+                appended and counted nothing.
         """
         if reply[0] == b"damaged":
             raise KeyLost(*(field.decode() for field in reply[1:]))
@@ -121,9 +123,7 @@ def _assemble(package: str, name: str) -> str:
     """Return the text of a script with the modules that it needs before it.
 
     A module that the script or another block requires at its top becomes a block that sets a local variable. Every
-    other module is made when it is first required, even if a module that is not a block requires it at its top. Both
-    save time, because each call of a script makes its functions again: a block needs no function call, and most batches
-    need few of the rules.
+    other module is made when it is first required.
 
     Args:
         package: The name of a Python package whose folder `lua` has the script, such as `tallystream.storage`.
@@ -158,7 +158,7 @@ def _add_blocks(text: str, blocks: dict[str, str]) -> None:
 
 
 def _add_later(text: str, blocks: Mapping[str, str], later: dict[str, str]) -> None:
-    """Add to `later` the modules that are not in `blocks` and that a text requires, directly or through a module."""
+    """Add to `later` the modules that are not in `blocks` and that a text or such a module requires."""
     for module in _REQUIRE.findall(text):
         if module not in blocks and module not in later:
             later[module] = _read(module)

@@ -21,10 +21,8 @@ _OPEN: Final = Script("tallystream.storage", "open_partition")
 def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> None:
     """Let the partitions of a topic take and count events, with the first generation live.
 
-    Nothing changes in partitions that were opened or closed before.
-
-    Without this call, every script refuses to append to a partition or to count in it. Call it only before the topic is
-    live, or just after this process has created the deployment: later, a partition without keys has lost them.
+    Nothing changes in partitions that were opened or closed before. Call it only before the topic is live, or just
+    after this process has created the deployment: later, a partition without keys has lost them.
 
     Args:
         client: The server.
@@ -32,7 +30,7 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> N
         revision: The number of the rules that the topic is counted by; 0 if they are not published yet.
 
     Raises:
-        KeyLost: a partition has lost a sentinel (see `lost_key`); the partitions before it are open.
+        KeyLost: as in `open_partition`; the partitions before the one that has lost the key were opened.
         redis.RedisError: the server does not reply, or rejects a command; some partitions may be open.
     """
     for keys in layout.keys:
@@ -45,16 +43,16 @@ def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
     `live` is the value for the key of the live generation: see `live_mark`. When to call it: see `open_partitions`.
 
     Raises:
-        KeyLost: the partition has lost a sentinel (see `lost_key`), but not all its keys.
+        KeyLost: the partition has lost a sentinel (see `lost_key`), and has another one or a stream that was counted.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     _OPEN(client, [keys.sequences], [live])
 
 
 def is_new(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition has no sentinel, and no worker has counted in its stream.
+    """Return whether a partition has no sentinel (see `lost_key`), and its stream does not show that it was counted.
 
-    Then it was never opened, or has lost all its keys.
+    Then it was never opened, or has lost its keys.
 
     Raises:
         KeyLost: the partition has lost a sentinel, and has another one or a stream that was counted.
@@ -67,9 +65,9 @@ def is_new(client: redis.Redis, keys: PartitionKeys) -> bool:
 def was_counted(client: redis.Redis, keys: PartitionKeys) -> bool:
     """Return whether a partition has a sign of a stored deployment, or has lost a sentinel (see `lost_key`).
 
-    The signs: a worker has counted an entry, a repartition or a restore has closed the partition, or another generation
-    than the first is live in it. Producers leave no such sign. The deployment itself is not read. Return `False` for a
-    partition without any sentinel, unless its stream shows that a worker has counted in it.
+    The signs: a worker has counted an entry, a repartition or a restore of another topic has closed the partition, or
+    another generation than the first is live in it. Producers leave no such sign. The deployment itself is not read.
+    Return `False` for a partition without any sentinel, unless its stream shows that a worker has counted in it.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

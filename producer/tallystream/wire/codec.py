@@ -33,8 +33,9 @@ A dead letter of one event has `i <n>` if n events of the same metric, subject, 
 entry: it keeps its place if it is retried.
 
 A repartition marks each entry that it copies from an earlier topic with `p copy`, and `q` is the millisecond of the
-original's stream ID. A copy has the `t` of its original. If retractions were made before the repartition, and remove
-events of the copy, it has `r <numbers>`: the places of these retractions, from 0, in the rules, such as `0,2`.
+original's stream ID; only the copy of a plain entry that cannot be decoded has no mark. A copy has the `t` of its
+original. If retractions were made before the repartition, and remove events of the copy, it has `r <numbers>`: the
+places of these retractions, from 0, in the rules, such as `0,2`.
 
 A plain entry, from any Redis client, is one event in text:
 
@@ -347,7 +348,7 @@ def stated_events(fields: Mapping[bytes, bytes]) -> int:
 
 
 def own_events(fields: Mapping[bytes, bytes]) -> int:
-    """Return the number of events that an entry states (see `stated_events`); 0 for a copy that a repartition made."""
+    """Return the number of events that an entry states (see `stated_events`); 0 if it is marked as a copy (`p`)."""
     return 0 if fields.get(b"p") == COPIED else stated_events(fields)
 
 
@@ -367,7 +368,7 @@ def earlier_events(fields: Mapping[bytes, bytes]) -> int:
 
 
 def id_time_of(entry_id: str, fields: Mapping[bytes, bytes]) -> int:
-    """Return the millisecond of an entry's stream ID; of a copy that a repartition made, that of the original's ID."""
+    """Return the millisecond of the stream ID of an entry; if it is marked as a copy, that of the original's ID."""
     if fields.get(b"p") == COPIED and (taken := fields.get(b"q", b"")).isdigit():
         return int(taken)
     return int(entry_id.partition("-")[0])
@@ -395,9 +396,9 @@ def stated_time(fields: Mapping[bytes, bytes]) -> int | None:
 
 
 def time_fields(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Return the fields that state an entry's times, for a second entry: a valid `t`, and `p` and `q` of a copy.
+    """Return the fields by which another entry states the times of this one: a valid `t`, and `p` and `q` of a copy.
 
-    The result is empty if only the stream ID states the time: a second entry, which has another ID, loses this time.
+    The result is empty if only the stream ID states the time: the other entry, which has another ID, loses this time.
     """
     found = {b"t": b"%d" % stated} if (stated := stated_time(fields)) is not None else {}
     if fields.get(b"p") == COPIED and b"q" in fields:
@@ -432,7 +433,7 @@ def was_decided(fields: Mapping[bytes, bytes], generation: int | None = None) ->
 def was_sequenced(fields: Mapping[bytes, bytes]) -> bool:
     """Return whether one of our scripts wrote the entry, and has added its events to `appended` in the ledger.
 
-    An entry of a producer or of an ingested file, a copy of a repartition, and an entry of `decide.lua` or `reset.lua`
+    An entry of a producer or of an ingested file, a marked copy (`p copy`), and an entry of `decide.lua` or `reset.lua`
     are such entries. A plain entry is not. Only the fields are read: `p` with a numeric `q`, or `v` with a numeric `d`.
     """
     return (b"p" in fields and fields.get(b"q", b"").isdigit()) or was_decided(fields)

@@ -46,8 +46,8 @@ class AlertEvaluator:
             because a rebuild or a repartition changes the layout. It returns `None` if the deployment was deleted or
             replaced, or a restore has not finished; then the pass does nothing.
         rules: The declared metrics and alerts.
-        log: Logs when an alert becomes silent, because part of its range has expired or the range has too many buckets,
-            and when it is evaluated again; `None` to log nothing.
+        log: Logs when an alert becomes silent, because buckets of its range are not kept or the range has too many
+            buckets, and when it is evaluated again; `None` to log nothing.
     """
 
     def __init__(
@@ -76,8 +76,9 @@ class AlertEvaluator:
         Of the ended buckets, only the one before the current one is looked at. Each change also writes its notification
         to the outbox of the partition. While an outbox is full, its partition changes no state. An alert fires for at
         most `MAX_FIRING` subjects of a partition at a time. An alert whose range has an expired bucket, or too many
-        buckets, changes no state. A partition that has lost a key changes no state, and neither does one whose node of
-        a cluster does not answer. If `layout` returns `None`, nothing is done.
+        buckets, changes no state. A partition that has lost a sentinel (see `storage.sentinels.lost_key`) changes no
+        state, and neither does one whose node of a cluster does not answer. If `layout` returns `None`, nothing is
+        done.
 
         Args:
             now: The present, in seconds since 1970; `None` for the time by the server's clock.
@@ -87,7 +88,7 @@ class AlertEvaluator:
 
         Raises:
             NodeUnreachable: nodes of a cluster do not answer; raised after the partitions on other nodes.
-            redis.RedisError: the server does not reply, or rejects a command.
+            redis.RedisError: the server does not reply, or rejects a command; some states may be changed.
 
         Any error of `layout` is raised too.
         """
@@ -117,7 +118,7 @@ class AlertEvaluator:
     def _removed(self, layout: Layout) -> tuple[Layout, float, Mapping[str, int]]:
         """Return the layout with more unreachable partitions, the present by a server's clock, and the removed buckets.
 
-        The present is in seconds since 1970. For the removed buckets, see `removed_ends`.
+        The present is in seconds since 1970. The third value is the result of `removed_ends`.
 
         Raises:
             redis.RedisError: no server replies, or one rejects a command.
@@ -146,7 +147,7 @@ class AlertEvaluator:
         that is not notified before the current bucket ends too is never notified.
 
         Raises:
-            KeyLost: the partition has lost a key, and an alert has to be ended.
+            KeyLost: the partition has lost a sentinel, and an alert has to be ended; nothing was changed.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         assert alert.window is not None  # noqa: S101  # checked by the caller
@@ -161,9 +162,9 @@ class AlertEvaluator:
         return self._change(keys, alert, label, ending)
 
     def _covered(self, alert: Alert, now: float, removed: Mapping[str, int]) -> Covered | None:
-        """Return the buckets of the alert's range; `None` if they are too many or some have expired.
+        """Return the buckets of the alert's range; `None` if they are too many, or if some are not kept.
 
-        Log when this begins and when it ends, not in each pass.
+        Log it if there is a problem and it was not there at the last call, and when it has ended.
 
         Args:
             alert: An alert with `over` or `rate`.

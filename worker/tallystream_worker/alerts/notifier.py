@@ -40,7 +40,7 @@ CLAIM_IDLE: Final = 120.0
 """Idle time in seconds after which a worker claims a notification that another worker has read and not delivered.
 
 A running worker resets the idle time of its undelivered notifications about every 30 seconds, but not while it posts.
-During a pass that posts for longer than this, another worker may claim them: then both deliver them.
+During a pass that posts for longer than this, another worker may claim them: then both may deliver them.
 """
 
 KEPT: Final = 86_400.0
@@ -121,7 +121,8 @@ class Notifier:
         consumer: The name of the worker in the consumer group.
         hooks: The webhook of each alert, by name. Notifications of an alert without a webhook are only logged, and
             removed from the outbox, so all workers need the same webhooks.
-        log: Logs each notification when it is read, and failures to deliver it.
+        log: Logs each notification when it is read, each one that is abandoned, and when the deliveries to a URL begin
+            to fail and work again.
         delivered: Called after each attempt, with the name of the alert and `delivered`, `failed` or `abandoned`. A
             notification without a webhook counts as delivered.
     """
@@ -150,25 +151,26 @@ class Notifier:
     def run_once(self) -> int:
         """Read new notifications, and deliver those whose URL has no back-off at present.
 
-        If the node of a partition does not answer, the notifications of the others are delivered all the same. A
-        partition that has lost a key is left out: the worker that counts it reports that.
+        If the node of a partition does not answer, the notifications of the others are delivered all the same. Before
+        this object first reads a partition, it checks its sentinels (see `storage.sentinels.lost_key`); while one is
+        lost, the notifications of the partition are not read.
 
-        Blocks while it posts. A URL that does not reply takes about 10 seconds (without a connection, 10 seconds for
-        each address of its host), and as long again for each notification older than a day, which is abandoned. While
-        this object has 1,000 undelivered notifications or more, whatever their URL, it reads no new ones. About every
-        30 seconds, it also takes over those that another worker has read and left undelivered (see `CLAIM_IDLE`). The
-        first call creates missing consumer groups of the outboxes, and also reads notifications (at most 100 in each
-        partition) that an earlier process of the same consumer name left undelivered. A call that finds a group lost
-        raises the error; the next call creates the group again.
+        Blocks while it posts. A URL that does not reply takes 10 seconds or more (see `webhook.TIMEOUT`), and as long
+        again for each notification older than a day, which is abandoned. While this object has 1,000 undelivered
+        notifications or more, whatever their URL, it reads no new ones. About every 30 seconds, it also takes over
+        those that another worker has read and left undelivered (see `CLAIM_IDLE`). The first call that reaches a
+        partition creates the consumer group of its outbox if it is missing, and also reads notifications (at most 100)
+        that an earlier process of the same consumer name left undelivered. A call that finds a group lost raises the
+        error; the next call creates the group again.
 
         Returns:
-            How many notifications were delivered or abandoned, and so removed from the outbox; those without a webhook
-            are included.
+            How many notifications were delivered or abandoned; those without a webhook are included. They are removed
+            from the outbox, or, if its node does not answer, by a later call.
 
         Raises:
-            NodeUnreachable: the node of a partition does not answer; raised after everything else is done. A
-                notification that was posted before is removed from its outbox when the node is back.
-            redis.RedisError: the server rejects a command.
+            NodeUnreachable: the node of a partition does not answer; raised after everything else is done.
+            redis.RedisError: the server rejects a command, or does not reply and is no cluster; raised after the
+                delivery of the notifications that were read.
 
         A failed delivery raises no error.
         """
@@ -182,7 +184,13 @@ class Notifier:
         return settled
 
     def _collect(self, keys: PartitionKeys, *, says_so: bool) -> None:
-        """Read the new notifications of a partition, and remove those from the outbox that are delivered."""
+        """Read new notifications of a partition; first remove those that an earlier pass delivered and left in it.
+
+        Read none if this object has not read the partition before, and the partition has lost a sentinel.
+
+        Raises:
+            redis.RedisError: the server does not reply, or rejects a command; also if the group was lost.
+        """
         try:
             self._settle_delivered(keys)
             if is_new := keys.outbox not in self._begun:
@@ -234,10 +242,7 @@ class Notifier:
             self._receivers.setdefault(hook.url if hook else "", _Receiver(self._log)).queue.append(notice)
 
     def _say_that_we_hold(self, keys: PartitionKeys) -> None:
-        """Reset the idle time of the notifications of a partition that this worker has read and not delivered.
-
-        So no other worker claims them.
-        """
+        """Claim the undelivered notifications of a partition for this worker again, which resets their idle time."""
         ours = [entry for outbox, entry in self._held if outbox == keys.outbox]
         if ours:
             self._client.execute_command("XCLAIM", keys.outbox, GROUP, self._consumer, 0, *ours, "JUSTID")
@@ -251,7 +256,8 @@ class Notifier:
         later pass removes them; if the process ends before, they are posted again.
 
         Raises:
-            redis.RedisError: the server rejects the removal of the last notification; it will be posted again.
+            redis.RedisError: the server rejects the removal of a notification; it stays in the queue, and will be
+                posted again.
         """
         settled = 0
         while receiver.queue and time.monotonic() >= receiver.due:
@@ -277,7 +283,11 @@ class Notifier:
         return settled
 
     def _settle(self, notice: Notification) -> None:
-        """Remove a delivered notification from its outbox; if its node does not answer, let a later pass do this."""
+        """Remove a delivered or abandoned notification from its outbox; if its node does not answer, do it later.
+
+        Raises:
+            redis.RedisError: the server rejects the command.
+        """
         try:
             self._remove(notice)
         except RedisError as error:

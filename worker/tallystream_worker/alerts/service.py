@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from tallystream_worker.settings.settings import Settings
 
 EVALUATE_EVERY: Final = 5.0
-"""Seconds between two passes of the evaluation."""
+"""Seconds from the beginning of one pass of the evaluation to that of the next."""
 
 DELIVER_EVERY: Final = 0.5
-"""Seconds between two passes of the delivery."""
+"""Seconds from the beginning of one pass of the delivery to that of the next."""
 
 
 class AlertDelivery:
@@ -51,7 +51,7 @@ class AlertDelivery:
             NodeUnreachable: nodes of a cluster do not answer; raised after the notifications of all others.
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
         """
         found = self._live()
         if found is None:
@@ -120,9 +120,10 @@ def alert_services(
 
 
 class _Live:
-    """Reads the live deployment again at each call, at most once a second, also while nodes of a cluster are down.
+    """A callable object that returns the live deployment; it is read again if the last read is more than a second ago.
 
-    While the node of its description is down, it is the one that was read last, because no command can change it.
+    If nodes of a cluster are down, it has `unreachable` partitions. While the node of its description is down, the
+    description is the one that was read last.
     """
 
     def __init__(self, settings: Settings, started: Deployment) -> None:
@@ -135,7 +136,7 @@ class _Live:
         """Return the deployment; `None` if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
-            TallyError, redis.RedisError: see `Totals.deployment`.
+            ConfigurationError, KeyLost, redis.RedisError: see `Totals.deployment`.
         """
         try:
             found = self._totals.deployment

@@ -49,8 +49,8 @@ def send(hook: Hook, id_: str, body: bytes) -> str | None:
     """Post a notification to a webhook, once; return `None` if the reply is 2xx, else why the delivery failed.
 
     An error of the connection is not raised: it is the reason that is returned. Each step of the post takes at most 10
-    seconds (see `TIMEOUT`). A redirect is not followed: it is a failure. The timestamp in the headers is that of the
-    attempt, so that a receiver can reject old requests. The request is signed if the hook has a key.
+    seconds (see `TIMEOUT`), except the look-up of the host's name. A redirect is not followed: it is a failure. The
+    timestamp in the headers is that of the attempt. The request is signed if the hook has a key.
 
     Args:
         hook: The URL and the key.

@@ -55,9 +55,9 @@ _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
 
 
 def archived_until(client: redis.Redis, stream: str) -> str | None:
-    """Return the ID up to which the entries of a stream are archived; `0-0` if none is yet.
+    """Return the ID up to which no entry of a stream is left to archive: the position of its consumer group `archive`.
 
-    `None` if the stream, or its consumer group `archive`, does not exist: then nothing archives it.
+    Entries that were gone before the archive began are not archived. `None` if the stream or the group does not exist.
 
     Raises:
         redis.RedisError: the server did not answer, or refused the command for another reason than a missing stream.
@@ -105,9 +105,9 @@ class PartitionArchiver:
         """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
         If there are no files, or no entry was ever removed from the stream, the group begins before its first entry. A
-        stream that never had entries is created. After a restore, the group begins no later than the restored stream,
-        unless that was trimmed since, because this stream may lack archived entries. Archived entries that the server
-        has lost are set aside: see `_continue_after`.
+        stream that never had entries is created. After a restore, the group begins no later than the ID up to which the
+        snapshot had counted every entry, unless the stream was trimmed since. Archived entries that the server has
+        lost are set aside: see `_continue_after`.
 
         Raises:
             KeyLost: the group is missing, and the partition has lost a sentinel, or a stream that had entries.
@@ -156,16 +156,17 @@ class PartitionArchiver:
         the result is `None`: there are no more such entries, or another archiver has taken them meanwhile. 0 is not the
         end: a file can have 0 events, for example if all its entries are resets.
 
-        If an archiver was interrupted after it had claimed entries, these are written first, also those after `until`
-        or younger than `settled`. If files are ahead of the group, it is moved before a file is written, as by
-        `ensure_group`: archived entries that the server has lost are set aside, and `on_loss` is called.
+        If there is an entry to write, and an archiver was interrupted after it had claimed entries, these are written
+        first, also those after `until` or younger than `settled`. If files are ahead of the group, it is moved before a
+        file is written, as by `ensure_group`: archived entries that the server has lost are set aside, and `on_loss` is
+        called.
 
         Args:
             until: The ID of the last entry to write, from `latest`; `+` for no limit. With a limit, repeated calls end
                 even if entries arrive all the time.
             settled: Minimum age of an entry in seconds, by the server's clock; younger entries are left for a later
-                call. If the time of an entry is ahead of that clock, its age is the time since this object first read
-                it. 0 leaves none.
+                call. If the time of an entry is ahead of that clock, its age is at most the time since this object
+                first read it. 0 leaves none.
 
         Raises:
             StreamError: the group does not exist, or entries were trimmed before they were archived.
@@ -263,9 +264,9 @@ class PartitionArchiver:
         """If files are ahead of the group's position, continue after those entries in them that the stream has.
 
         Files are ahead if the server lost the position, and perhaps entries. The entries that it has are not written
-        again. The others are set aside, and `on_loss` is called: their producers, if they have any, send them again,
-        with other IDs. (After a crash of an archiver, a file is ahead too, but the server still has its claim; then
-        `run_once` moves the group.)
+        again. The others are set aside, and `on_loss` is called: their producers may send them again, with other IDs.
+        (After a crash of an archiver, a file is ahead too, but the server still has its claim; then `run_once` moves
+        the group.)
 
         Call it after each claim and before its file is written: then no file is written as long as files are ahead.
 
@@ -310,7 +311,8 @@ class PartitionArchiver:
         """Return a function that returns whether an entry is younger than `settled` seconds at the time of this call.
 
         Its second argument is the ID of the last entry that was read in the same command. The age is by the server's
-        clock. If the time of an entry is ahead of that clock, its age is the time since this object first read it.
+        clock. If the time of an entry is ahead of that clock, its age is at most the time since this object first read
+        it.
         """
         now, read = server_time(self._client), time.monotonic()
 
@@ -365,23 +367,22 @@ class PartitionArchiver:
         return archived_until(self._client, self._keys.stream)
 
     def _lost(self, position: StreamID, first: StreamID) -> str:
-        """Return the ID up to which entries between the last archived one and a later one are lost, `""` if none are.
+        """Return the ID up to which entries between the last archived one and the next may be lost, `""` if none are.
 
-        A restored stream may begin after entries that the archive lacks, because the snapshot is newer. If some entries
-        were not counted yet at the snapshot's moment, it is not known whether there are any: then the ID is returned.
+        After a restore, such entries may be in the counters alone: see `counted_only`.
 
         Args:
             position: The ID of the last archived entry.
-            first: The ID of the next entry of the stream.
+            first: The ID of the next entry to archive.
         """
         restored: bytes | None = self._client.execute_command("HGET", self._keys.sequences, RESTORED)
         until = None if restored is None else counted_only(restored, position)
         return "" if until is None or until >= first else _text(until)
 
     def _restored(self) -> StreamID | None:
-        """Return the ID after which a restored stream begins; `None` if it is not restored, or was trimmed since.
+        """Return the ID up to which the restored snapshot had counted every entry.
 
-        Entries that were trimmed must not be taken for lost ones.
+        Return `None` if the stream is not restored or does not exist, or if entries were removed from it since.
 
         Raises:
             redis.RedisError: the server did not answer, or refused a command.
@@ -405,8 +406,8 @@ class PartitionArchiver:
     def _beginning(self) -> tuple[int, int]:
         """Return the ID after which the archive of this stream begins, if there are no files.
 
-        0-0 if no entry was ever removed from the stream, or there is no stream. Otherwise the ID just before the first
-        entry; if no entry is left, the last ID that the stream generated.
+        `(0, 0)` if no entry was ever removed from the stream, or there is no stream. Otherwise the ID just before the
+        first entry; if no entry is left, the last ID that the stream generated.
         """
         try:
             about = self._client.xinfo_stream(self._keys.stream)

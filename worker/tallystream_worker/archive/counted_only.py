@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 def counted_only(restored: bytes, archived: StreamID) -> StreamID | None:
     """Return the ID up to which entries after the archive's end may be only in the counters; `None` if there are none.
 
-    A restored stream begins after the snapshot's position. If the server had lost entries before that, and the archive
-    ends before it, the entries between the two are neither in the stream nor in the archive. If some entries were not
-    counted yet at the snapshot's moment, there may be no entry between the two.
+    If the restored stream lacked entries of the snapshot's counters, and the archive ends before the ID up to which the
+    snapshot had counted every entry, the entries between the two may be neither in the stream nor in the archive.
 
     Args:
         restored: The value of the field `RESTORED` of the sequences.
@@ -26,9 +25,10 @@ def counted_only(restored: bytes, archived: StreamID) -> StreamID | None:
 
 
 def parse_restored(restored: bytes) -> tuple[StreamID, int]:
-    """Return the ID after which a restored stream begins, and how many earlier entries only its counters have.
+    """Return two values of the last restore of a partition, from the field `RESTORED` of its sequences.
 
-    `restored` is the value of the field `RESTORED` of the sequences.
+    The first one is the ID up to which the snapshot had counted every entry. The second one is the number of entries in
+    the snapshot's counters that the restored stream lacked; an archive may have them.
     """
     _, begins, lacked = restored.decode().split(" ")
     return parse_id(begins), int(lacked)

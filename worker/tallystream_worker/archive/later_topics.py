@@ -17,10 +17,9 @@ _COLUMNS: Final = ["events", "producer", "raw"]
 def later_events(url: str, namespace: str, topic: int) -> dict[int, int]:
     """Return, by number of each topic after `topic`, how many archived events it has that no repartition copied there.
 
-    Topics without such events, or without a manifest, are left out: a repartition to them may not have finished. The
-    files of a partition are read from the last to the first, up to one that has only copies and is before one that has
-    other events. Late copies may form such a file, so the number may be too small. But a topic with a manifest is left
-    out only if all its events are copies.
+    Topics without such events, or without a manifest, are left out. The files of a partition are read from the last to
+    the first, up to one that has only copies and is before one that has other events. So the number may be too small,
+    but it is not 0 if there is such an event.
 
     Args:
         url: Folder or URL of the archive.

@@ -71,7 +71,8 @@ def find_lost(
         Three values. The ID of the last archived entry before the first lost one, or of the last of all if none is
         lost; `position` if no archived entry after it is there. A summary of the lost entries; `None` if none is lost.
         By path of each file, how many of its lost entries were not sent again: an entry was sent again if the server's
-        record of its producer has its sequence or a later one.
+        record of its producer has its sequence or a later one. A copy of a repartition, and an entry without a
+        producer, count as not sent again.
 
     Raises:
         ArchiveError: a file cannot be read.

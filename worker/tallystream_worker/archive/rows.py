@@ -64,8 +64,8 @@ SCHEMA: Final = pa.schema(
 )
 """The columns of the archive. `kind` is the kind of a row:
 
-unit        `events` plain events of amount 1 in the minute `happened`; `amount` is their sum
-sum         `events` plain events of other amounts in the minute `happened`; `amount` is their sum
+unit        `events` events of amount 1, without actor and id, in the minute `happened`; `amount` is their sum
+sum         `events` events of any amounts, without actor and id, in the minute `happened`; `amount` is their sum
 single      one event with its own time
 reset       the place at which an operator set the counters of a subject to 0; it is no event
 raw         an entry that cannot be decoded, with the number of `events` that it states: fields and values as msgpack
@@ -275,9 +275,9 @@ def _entry(runs: dict[str, _Runs], row: int, payload: Payload) -> Entry:
 
 
 def _origin(entry: Entry) -> tuple[str | None, int | None, str | None]:
-    """Return the producer and sequence of an entry, or the generation in which it was decided, else three `None`.
+    """Return the producer, the sequence, and the generation in which an entry was decided; `None` for what it lacks.
 
-    The order is: producer, sequence, generation.
+    A decided entry has only the generation. Without a producer or a sequence, both are `None`.
 
     Raises:
         CodecError: a value is not UTF-8, or the sequence is not a whole number below 2^63.

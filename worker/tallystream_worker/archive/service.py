@@ -65,8 +65,8 @@ class Archive:
     def _note_missing(self) -> None:
         """Store on the server, for monitoring, how many lost entries were not sent again, by the files that have them.
 
-        These are the files of all topics. A process may die after it set entries aside: the next one finds the files.
-        Nothing is stored if the server has this number already.
+        These are the files of this topic and of all earlier ones. Nothing is stored if the server has this number
+        already.
 
         Raises:
             ArchiveError: a folder cannot be listed, or a file cannot be read.
@@ -175,8 +175,8 @@ class LiveArchive:
         """Write all new entries to files; return the field of a log line: `events`, the number of events in them.
 
         Return `None` if there are no such events, even if files were written: a file may have resets alone. Entries
-        younger than 2 seconds are left for a later call. Changes of the rules, and the live retractions, are also
-        written.
+        younger than 2 seconds are left for a later call. Changes of the rules, the identities of ingested files and the
+        live retractions are also written.
 
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.

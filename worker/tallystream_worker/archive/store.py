@@ -93,8 +93,8 @@ class Join:
     Attributes:
         before: The ID of the last entry in the file before. Of the first file, the ID after which the archive begins;
             `(0, 0)` if it begins with the first entry that was ever appended.
-        lost: If entries after `before` are lost, the ID up to which they are; else `None`. A restored snapshot was
-            newer than the archive, and the server had lost these entries, so only the counters have their events.
+        lost: If entries between `before` and the first one of the file may be lost, an ID up to which they are; else
+            `None`. A restored snapshot was newer than the archive, so only the counters may have their events.
     """
 
     before: StreamID
@@ -117,7 +117,7 @@ class Store:
 
     Raises:
         ConfigurationError: the URL cannot be used, or a package that it needs is not installed. No file is read or
-            written to find out, but for `s3://` without a region, the region of the bucket is asked for.
+            written to find out.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, log: int = FIRST_TOPIC) -> None:
@@ -163,7 +163,7 @@ class Store:
         return sorted(int(name[1]) for name in names if name is not None)
 
     def claim(self, namespace: str, partitions: int, epochs: tuple[str, ...]) -> None:
-        """Write the manifest if there is none; otherwise check that the archive is that of this data.
+        """Write the manifest if there is none, whatever files there are; else check that the archive is of this data.
 
         If the epoch of the manifest is one of `epochs` but not the first, the manifest is written with the first one,
         and loses its retractions.
@@ -174,7 +174,7 @@ class Store:
             epochs: The epoch of the data, then the epochs that it was restored from.
 
         Raises:
-            ArchiveError: the archive is that of other data, or the manifest cannot be read or written.
+            ArchiveError: the archive is of other data or of another format, or the manifest cannot be read or written.
         """
         found = self._read(f"{self._root}/{_MANIFEST}")
         ours = {"format": FORMAT, "namespace": namespace, "partitions": partitions, "epoch": epochs[0]}
@@ -214,7 +214,7 @@ class Store:
             self._write(f"{self._root}/{_MANIFEST}", msgspec.json.encode(found | {_RETRACTED: retracted}))
 
     def retracted(self) -> list[Retraction]:
-        """Return the retractions in the manifest, which `note` wrote last; empty if there are none, or no manifest.
+        """Return the retractions in the manifest; empty if there are none, or no manifest.
 
         Raises:
             ArchiveError: the manifest cannot be read.
@@ -284,8 +284,8 @@ class Store:
             first: The ID of the first entry.
             last: The ID of the last entry, of the same day.
             table: The rows, as `Rows.table` returns them.
-            lost: If entries between `after` and the first one are lost, and only the counters have their events: an ID
-                that is not before the last of them; else empty.
+            lost: If entries between `after` and the first one may be lost, so that only the counters have their events:
+                an ID that is not before the last of them; else empty.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
@@ -305,7 +305,7 @@ class Store:
             first: The ID of the first lost entry.
             file: The file that has the entries.
             table: The rows of the lost entries.
-            missing: How many of the lost entries were not sent again; `missing` returns the sum of these numbers.
+            missing: How many of the lost entries were not sent again; the method `missing` returns the sum of these.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
@@ -314,7 +314,9 @@ class Store:
         self._put(path, after, table, {_MISSING: str(missing)})
 
     def missing(self) -> int:
-        """Return how many of the entries in the files of `put_lost` were not sent again; 0 if there are no such files.
+        """Return how many of the entries in the files of `put_lost` were not sent again, as those files state.
+
+        0 if there are no such files.
 
         Raises:
             ArchiveError: the folder cannot be listed, or a file in it cannot be read.

@@ -28,10 +28,10 @@ class ServerCosts(msgspec.Struct, frozen=True):
         total: A total in a batch.
         window: A subject of a bucket of a window in a batch.
         board: A counter that is compared with the last place of a leaderboard.
-        place: A counter that enters a leaderboard, or moves in it.
-        limit: A subject with a limit in a batch.
-        vote: A vote.
-        unique: An actor that is added to a HyperLogLog.
+        place: A counter that enters a leaderboard, or moves in it, in addition to `board`.
+        limit: A subject with a limit in a batch, in addition to its total.
+        vote: A vote, in addition to its total.
+        unique: An actor that is added to a HyperLogLog, in addition to the total.
     """
 
     append_entry: float
@@ -54,7 +54,7 @@ class WorkerCosts(msgspec.Struct, frozen=True):
         entry: An entry that is read and folded.
         subject: A subject in an entry that is folded.
         counter: A counter of a batch.
-        single: An event with an actor.
+        single: An event with an actor, in addition to its counter.
         fresh: Extra for a counter of a subject that is not in the worker's cache; 0 if `counter` includes it.
     """
 
@@ -69,7 +69,7 @@ class ProducerCosts(msgspec.Struct, frozen=True):
     """Microseconds of an application's processor time in the producer.
 
     Attributes:
-        entry: For each entry that is sent.
+        entry: For each entry that is sent, in addition to its events.
         event: For each event.
     """
 
@@ -83,7 +83,7 @@ class MemoryCosts(msgspec.Struct, frozen=True):
     Attributes:
         total: A total.
         field: A subject in a bucket of a window or limit.
-        votes: A subject that has votes, without the votes.
+        votes: A subject that has votes, without the votes and its total.
         vote: A vote.
         id: An id of an event.
         unique: The HyperLogLog of a subject in a bucket, with one actor.
@@ -120,8 +120,9 @@ class WireCosts(msgspec.Struct, frozen=True):
         append_single: From producers, an event with an actor.
         read_entry: To workers, an entry without its events; its events have the same bytes as from producers.
         apply_counter: From workers, a counter of a batch.
-        apply_single: From workers, a vote or an actor.
-        log_entry: In the append-only file, an entry without its events: appended, and acknowledged.
+        apply_single: From workers, a vote or an actor, in addition to its counter.
+        log_entry: In the append-only file, an entry without its events: appended, and acknowledged. Its events have the
+            same bytes as from producers.
         log_total: In the append-only file, a total.
         log_window: In the append-only file, a subject in a bucket.
         log_single: In the append-only file, a vote or an actor, in addition to its counter.

@@ -65,9 +65,8 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """Yield the memory of each rule of a metric, at the given costs.
 
     Alerts, and the sketch of a metric with `max_subjects`, are not included. A metric with `exact = false` has only the
-    parts of its sketch and its ids. The memory of a leaderboard is in the part of its total, window or sketch. A part
-    whose `subject`, `actor` and `partition` are 0 is only a text: `top`, `floor`, and ids, of which the number is not
-    known.
+    parts of its sketch and its ids. The memory of a leaderboard is in the part of its total, window or sketch. The
+    parts of `top`, of `floor` and of ids, whose number is not known, are only texts, with the memory 0.
     """
     board = memory.member * board_length(metric.top)
     if not metric.exact:
@@ -103,15 +102,18 @@ def parts(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
 
 
 def _state_kept(metric: Metric) -> int | None:
-    """Return for how many seconds after its end a period of a limit or of votes is kept; `None` if never removed."""
+    """Return for how many seconds after its end a period of a limit or of votes is kept at most, for a plan.
+
+    `None` if it is never removed. It is kept longer if no entries are counted.
+    """
     return None if metric.late_seconds is None else metric.late_seconds + _REMOVED
 
 
 def _ids(metric: Metric, memory: MemoryCosts) -> Iterator[MemoryPart]:
     """Yield one part for the ids of a metric; nothing if the metric keeps no ids.
 
-    Its text states the bytes of an id, or of a Bloom filter. All else of the part has its default value, because the
-    number of ids is not known.
+    Only its name and detail are set: they state the bytes of an id, or of a Bloom filter. The number of ids is not
+    known.
     """
     if not metric.keeps_ids or metric.ids is None:
         return

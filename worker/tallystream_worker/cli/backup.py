@@ -53,7 +53,8 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
     """Write the retractions that are live from now on into the snapshot of the settings, and into an archive.
 
     A backup that does not exist yet, or that has these retractions, is not changed (but tables that a PostgreSQL
-    database lacks are created). A snapshot whose URL cannot be used is skipped, and this is no error.
+    database lacks are created). A snapshot whose URL cannot be used, or whose driver is not installed, is skipped
+    without an error.
 
     Args:
         settings: The settings of the command.
@@ -63,9 +64,11 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
 
     Raises:
         SnapshotError: the snapshot cannot be read or written; the archive was not written.
-        ArchiveError: the archive cannot be read or written; the snapshot was written.
-        ConfigurationError: the URL of the archive cannot be used; the snapshot was written.
+        ArchiveError: the archive cannot be read or written.
+        ConfigurationError: the URL of the archive cannot be used.
         ImportError: an archive is named, and the package pyarrow is not installed.
+
+    Before the errors of the archive, the snapshot was written.
     """
     if settings.snapshot.url:
         from tallystream_worker.snapshot.retractions import note_retractions as note  # noqa: PLC0415
@@ -81,6 +84,8 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
 def archive_of(settings: Settings, url: str | None, database: Database) -> Store | None:
     """Return the archive of the topic of a snapshot; `None` if no archive is named. Its files are not read.
 
+    Without a complete snapshot, return the archive of the first topic.
+
     Args:
         settings: The settings of the command.
         url: Folder or URL of the archive from the command line, `""` for none; if `None`, `[archive] url` is used.
@@ -88,7 +93,7 @@ def archive_of(settings: Settings, url: str | None, database: Database) -> Store
 
     Raises:
         SnapshotError: the snapshot cannot be read.
-        ConfigurationError: the URL of the archive cannot be used.
+        ConfigurationError: the URL of the archive cannot be used, or the SQLite file that must exist does not.
         ImportError: an archive is named, and the package pyarrow is not installed.
     """
     if not (chosen := _archive_url(settings, url)):
@@ -101,8 +106,9 @@ def archive_of(settings: Settings, url: str | None, database: Database) -> Store
 def open_archive(store: Store | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
     """Return a function that reads the entries of an archive; `None` for `None`.
 
-    The function takes a partition and two stream IDs, and returns the entries after the first ID and before the second;
-    `None` as the second ID is no bound. An `ArchiveError` or a `CodecError` is raised only while entries are read.
+    The function takes the number of a partition and two stream IDs, and returns an iterator of the entries after the
+    first ID and before the second; `None` as the second ID is no bound. The errors are raised during the iteration: see
+    `tallystream_worker.archive.entries.entries`.
     """
     if store is None:
         return None
@@ -112,15 +118,12 @@ def open_archive(store: Store | None) -> Callable[[int, str, str | None], Iterab
 
 
 def _archive_url(settings: Settings, url: str | None) -> str:
-    """Return `url`, the archive of the command line, or `[archive] url` if it is `None`; `""` means no archive.
-
-    An empty `url` is returned too: the archive of the settings is then not used.
-    """
+    """Return `url`, also if it is `""` (no archive); if it is `None`, return `[archive] url` of the settings."""
     return settings.archive.url if url is None else url
 
 
 def archived_topics(settings: Settings, url: str | None) -> list[int]:
-    """Return the numbers of the later topics that have a folder in the archive; none if no archive is named.
+    """Return the numbers of the topics after the first one that have a folder in the archive; none without an archive.
 
     Args:
         settings: The settings of the command.
@@ -139,11 +142,10 @@ def archived_topics(settings: Settings, url: str | None) -> list[int]:
 
 
 def open_later_topics(settings: Settings, url: str | None) -> Callable[[int], Mapping[int, int]]:
-    """Return a function that takes the number of a topic, and returns the events of each later one in the archive.
+    """Return a function that takes the number of a topic, and returns how many events the archive has of later topics.
 
-    See `tallystream_worker.archive.later_topics.later_events`. If no archive is named, the function returns an empty
-    mapping. It raises an `ArchiveError` if the archive cannot be read, and a `ConfigurationError` if its URL cannot be
-    used.
+    The result and the errors of the function are those of `tallystream_worker.archive.later_topics.later_events`. If no
+    archive is named, the function returns an empty mapping.
 
     Args:
         settings: The settings of the command.

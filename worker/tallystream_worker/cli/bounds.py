@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def bounds_note(figure: RangeFigure) -> str:
-    """Return a text on why a figure is incomplete, `""` if it is not, except for unreachable partitions.
+    """Return a text on why a figure is incomplete, or `""`. Unreachable partitions are left to `reach_notes`.
 
-    If `error` of the figure is `None`, the text states that its leaderboard lacks subjects. Otherwise it names the
-    times that are missing, and the time at which the figure begins; a figure of all time lacks none.
+    If no partition is unreachable, and the error of the figure is not known, the text states that a leaderboard lacks
+    subjects. Otherwise it names the times that are missing, and the time at which the figure begins.
     """
     if figure.error is None and not figure.unreachable:
         return "incomplete: top was added to a metric with events, and lacks subjects; run: tallystream rebuild"
@@ -27,7 +27,10 @@ def bounds_note(figure: RangeFigure) -> str:
 
 
 def reach_notes(unreachable: Sequence[UnreachablePartition]) -> list[str]:
-    """Return one text for each node that does not answer, with the streams that the figures lack because of it."""
+    """Return one text for each node that does not answer, with the streams that the figures lack because of it.
+
+    The streams that no node serves have one text, too.
+    """
     by_node: dict[str | None, list[str]] = {}
     for each in unreachable:
         by_node.setdefault(each.node, []).append(each.stream)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def finish_switch(settings: Settings, deployment: Deployment, archive: str) -> Deployment:
-    """If some partitions are not in the live generation, catch up there and switch them.
+    """If some partitions are not in the live generation, catch up there and switch them; else do nothing.
 
-    A switch was interrupted, or a failover has undone it in these partitions. A line on standard error states this. No
-    loss of entries is accepted.
+    This is so if a switch was interrupted, or if a failover has undone it in these partitions. A line on standard error
+    states this. No loss of entries is accepted.
 
     Returns:
         The deployment, read again if partitions were switched; else `deployment` itself.
@@ -63,12 +63,12 @@ def build(
         generation: Number of the generation.
         archive: URL of the archive; `""` for none.
         accept_loss: Continue although entries are gone from the streams and the archive.
-        begun: The generation already has its consumer groups, so they are not created.
+        begun: The generation was live before and is kept: it has its consumer groups, so they are not created.
         review: Called once after the catch-up; the switch is made only if it returns true.
 
     Raises:
-        ConfigurationError: entries are gone, no archive is named, and no loss is accepted; or the URL of the server or
-            of the archive cannot be used.
+        ConfigurationError: entries are gone, no archive is named, and no loss is accepted; the generation has no
+            stored rules, and none are published; or the URL of the server or of the archive cannot be used.
         StreamError: entries are missing, or another rebuild counts the generation; no switch was made. Or a third
             generation is live, this one did not catch up with the live one, a node failed over meanwhile, a partition
             has lost a key (`KeyLost`), or the data was replaced (`DeploymentChanged`); some partitions may have

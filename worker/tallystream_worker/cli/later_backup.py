@@ -37,8 +37,8 @@ class BackedUpLoss:
 
     Attributes:
         text: The loss, the backup that has the data, and what to do, in a few sentences.
-        is_certain: Whether the backup has later entries than a stream. Otherwise the streams have later entries than
-            the backup, and producers may have sent the lost ones again.
+        is_certain: Whether the backup has later entries than a stream. If not, producers may have sent the lost entries
+            again.
     """
 
     text: str
@@ -47,7 +47,16 @@ class BackedUpLoss:
 
 @dataclass(frozen=True)
 class _Position:
-    """The position of a backup in one partition: the last ID that it has, and its mark (`""`: it has none)."""
+    """The position of a backup in one partition.
+
+    Attributes:
+        backup: The name of the backup, for people.
+        remedy: What to do if the server has lost entries that the backup has.
+        stream: The key of the stream.
+        sequences: The key of the hash in which the server keeps the marks of snapshots.
+        last: The last stream ID that the backup knows.
+        mark: The mark of the snapshot, which the server has too unless it has lost it; `""` for an archive.
+    """
 
     backup: str
     remedy: str
@@ -58,10 +67,11 @@ class _Position:
 
 
 def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
-    """Return what the server has lost, by the last position in the snapshot and the last file of the archive.
+    """Return what the server has lost, at most one loss for the snapshot and one for the archive of the settings.
 
-    Only positions are read, no entries. A backup that cannot be read (also because its package is not installed),
-    or that is of other data or of another topic, is passed over, and so is a partition that cannot be read.
+    Only the positions of the snapshot and the names of the archive's files are compared with the streams. A backup that
+    cannot be read (also because its package is not installed), or that is not of this data, is passed over, and so are
+    a snapshot of another topic and a partition that cannot be read.
 
     Args:
         settings: The configuration, which names the backups.

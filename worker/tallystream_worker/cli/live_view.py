@@ -41,18 +41,18 @@ class Screen(Protocol[Found_contra]):
         """Store a reading that was made at `at`, in seconds since 1970."""
 
     def draw(self, width: int) -> RenderableType:
-        """Return the last reading as a drawing that is `width` columns wide."""
+        """Return the last reading as a drawing for `width` columns; only called after a reading."""
 
     def plain(self) -> Any:
-        """Return the last reading as a value that can be printed as JSON."""
+        """Return the last reading as a value that can be printed as JSON; only called after a reading."""
 
 
 @dataclass
 class _Server(Generic[T]):
     """Reads from the server, and stores each reading in the screen; `poll` makes one reading.
 
-    A `RedisError` is not raised. `problem` is the error of the last attempt, empty after a success; `away_since` is the
-    second (since 1970) of the first attempt that failed after the last success.
+    A `RedisError` is not raised: `problem` is its text, empty after a success. While there is a problem, `away_since`
+    is the second (since 1970) of the first failed attempt after the last success.
     """
 
     read: Callable[[], T]
@@ -75,14 +75,14 @@ class _Server(Generic[T]):
 
 
 def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool) -> None:
-    """Read at an interval and show each reading, until the user presses Ctrl-C; return then, and raise nothing.
+    """Read at an interval and show each reading, until the user presses Ctrl-C; then return.
 
     On a terminal, a reading replaces the one before, and `q` ends the output too. If standard output is not a
     terminal, or with `json`, a reading is printed after the one before.
 
     Args:
         read: Reads from the server; a `RedisError` is shown as a problem, and the next interval tries again. Any other
-            error is raised.
+            error, such as `KeyLost`, is raised, and ends the output.
         screen: Draws the readings.
         every: Seconds between two readings; less than 0.1 becomes 0.1.
         json: Print one line of JSON for each reading instead, `{"problem": ...}` if it failed.
@@ -100,9 +100,10 @@ def follow(read: Callable[[], T], screen: Screen[T], *, every: float, json: bool
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Return the last `width` values (none negative) as bars of one character each, padded on the left to `width`.
+    """Return the last `width` values as bars of one character each, padded on the left with blanks to `width`.
 
-    The largest of these values gets the full bar; if it is 0, all are blank. `width` is at least 1.
+    The largest of these values gets the full bar; if it is 0, all are blank. No value may be negative, and `width` must
+    be at least 1.
     """
     shown = values[-width:]
     most = max(shown, default=0.0)

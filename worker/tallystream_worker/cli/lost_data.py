@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def explained(error: TallyError) -> str:
-    """Return the text of an error; of `NothingDeclared`, if a backup has data of the namespace, a text about that."""
+    """Return the text of an error; of `NothingDeclared`, if a backup has data of the namespace, a text about that.
+
+    The backups are those of `current_settings`. One that cannot be read counts as none.
+    """
     settings = current_settings()
     if not isinstance(error, NothingDeclared) or settings is None:
         return str(error)

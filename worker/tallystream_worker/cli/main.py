@@ -82,10 +82,11 @@ for _number, (_name, _help, _example) in enumerate(_COMMANDS):
 def main() -> NoReturn:
     """Run the command line of this process and exit; the status is 0 only if the command succeeded.
 
-    Ctrl-C ends the process at any moment without a traceback. The status is 1 for an error, 2 for a wrong argument or
-    event, and 130 after Ctrl-C. An error of tallystream or of the Redis client is printed in a line; any other one,
-    such as an `ImportError`, ends the process with a traceback and the status 1. In some commands, 1 and 2 have other
-    meanings. If the reader of the output has exited (`| head`), the status is 141, and nothing is printed.
+    The status is 1 for an error, and 2 for a wrong argument or event; in some commands, 1 and 2 have other meanings. An
+    error of tallystream or of the Redis client is printed in a line; any other one ends the process with a traceback
+    and the status 1. Ctrl-C causes no traceback: a command that runs until it, such as `worker`, then ends with its own
+    status, which may be 0; any other one with 130. If the reader of the output has exited (`| head`), the status is
+    141, and nothing is printed.
     """
     sys.exit(_run())
 
@@ -113,12 +114,13 @@ def _run() -> int:
 
 
 def _command() -> int | None:
-    """Run the command that the arguments name, and return its exit status.
+    """Run the command that the arguments name, and return its exit status; `None` stands for 0.
 
     `KeyboardInterrupt` is raised only while the command itself runs, not while its module is imported.
 
     Raises:
         ConfigurationError: the command needs the package pyarrow, which is not installed.
+        SystemExit: the arguments are wrong; the status is 2.
 
     Any error of the command is raised too.
     """

@@ -38,9 +38,9 @@ _last_file: tuple[Path | None, frozenset[str]] = (None, frozenset())
 
 
 def whole_number(_: object, tokens: Sequence[Token]) -> int:
-    """Return the value of an option as a whole number; reject `1.5`, which the option parser itself would round to 2.
+    """Return the value of an option as a whole number, which may be negative; reject any other, such as `1.5`.
 
-    A cyclopts converter: the value is that of the first token, and may be negative.
+    A cyclopts converter: the value is that of the first token.
 
     Raises:
         ValueError: the text is not a whole number.
@@ -110,7 +110,8 @@ class Where:
     def settings(self) -> Settings:
         """Read and return the settings (see `stated`); if they name no snapshot, add the one of `tallystream up`.
 
-        That is the snapshot which `tallystream up` takes of this server, if there is one: see `snapshot_of`.
+        That is the snapshot which `tallystream up` takes of this server, if one is found: see `snapshot_of`. The result
+        is kept for `current_settings`.
 
         Raises:
             ConfigurationError: the file or a variable is not valid.
@@ -193,18 +194,24 @@ def listening(settings: Settings, host: str | None, port: int | None) -> Setting
 def current_url() -> str:
     """Return the server URL without user and password, for error messages.
 
-    The URL is that of the settings that were read last; empty if the command has read none.
+    The URL is that of the last settings that `Where` or `Tenants` read; empty if the command has read none.
     """
     return _last_url
 
 
 def current_settings() -> Settings | None:
-    """Return the settings that `Where.settings` returned last, for error messages; `None` if the command read none."""
+    """Return the settings that `Where.settings` returned last, for error messages; `None` if it has returned none.
+
+    Settings that a command has read by `Where.stated` or `Tenants.settings` do not count.
+    """
     return _last_settings
 
 
 def how_to_declare(metric: str) -> str:
-    """Return what to do about a metric that the published rules do not declare, with the file that was read last."""
+    """Return what to do about a metric that the published rules do not declare, as a sentence for an error message.
+
+    It names the configuration file that `Where` or `Tenants` read last, or the default one if none was read.
+    """
     file, declared = _last_file
     if metric in declared:
         return f"[metric.{metric}] is in {file}, but not in the published rules: restart the worker"

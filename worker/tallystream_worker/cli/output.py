@@ -31,7 +31,7 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table to standard output, with its first column left-aligned and all others right-aligned.
 
-    A cell that is too long continues on the next line: two cells that differ never look equal.
+    A cell that is too long continues on the next line.
     """
     from rich.text import Text  # noqa: PLC0415
 

@@ -48,9 +48,9 @@ def _bar(*columns: ProgressColumn) -> Progress:
 
 
 class IngestBar:
-    """The progress bar of `ingest`: percentage, events, events a second, and remaining time.
+    """The progress bar of `ingest`: percentage, events, events a second since it was made, and remaining time.
 
-    It is shown within its context (`with`); call it with each progress.
+    It is shown within its context (`with`) if standard error is a terminal; call it with each progress.
 
     Args:
         size: Size of the input in bytes, or in rows for Parquet, as `size_of` returns it; `None` if it is unknown.

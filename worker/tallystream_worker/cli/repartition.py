@@ -50,7 +50,8 @@ def to_partitions(
     """Repartition to a number of partitions, with a progress bar, and print what the operator has to do next.
 
     Also repartitions, even to the same number, if the configuration turns `spread` off for a metric: the events of the
-    metric return to the partition of their subject. Otherwise the same number changes nothing.
+    metric return to the partition of their subject. Otherwise the same number changes nothing: this only waits until
+    the present topic is confirmed.
 
     Args:
         settings: The configuration.
@@ -58,7 +59,7 @@ def to_partitions(
         partitions: The number of partitions, 1 to `MAX_PARTITIONS`.
         archive: URL of the archive; `""` for none.
         accept_loss: Continue although entries are gone from the streams and the archive.
-        json: Print the result as JSON.
+        json: Print the result as JSON instead.
 
     Raises:
         ConfigurationError: the repartition cannot begin, or the configuration contradicts the stored rules.
@@ -106,8 +107,8 @@ def to_partitions(
 def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     """Give up an unfinished repartition, also one whose giving up was interrupted; drop every topic that is not live.
 
-    These are the topic that is kept from before the last repartition, and those that nothing uses (see
-    `tallystream_worker.repartition.topic.drop_left`).
+    The keys of a topic that was live before are not all removed: see `topic.drop`. Before the topic from before the
+    last repartition is dropped, events that were added to it since are copied to the live one.
 
     Returns:
         By number of each topic that was removed, the number of removed keys.
@@ -115,17 +116,15 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
     Raises:
         StreamError: the topic of the unfinished repartition is not being filled any more: it is the live one now, or
             another process has given it up. Or the topic from before the last repartition could not be removed: see
-            `tallystream_worker.repartition.topic.drop`.
+            `topic.drop`.
         Unconfirmed: a removal, or what must be copied before it, was not confirmed in time.
         KeyLost: the hash of the live topic is lost, or a partition has lost a key and may be closed: see
-            `tallystream_worker.repartition.topic.give_up`.
+            `topic.give_up`.
         DeploymentChanged: the data was deleted or replaced meanwhile, or a restore has not finished.
         ConfigurationError: this release cannot read the stored layout version or rules.
         redis.RedisError: the server does not reply, or rejects a command.
 
-    If an error is raised, the topics that nothing uses may have been dropped or not, and the topic from before the last
-    repartition was not (after an `Unconfirmed` or a `redis.RedisError`, all or a part of it may be): read the
-    deployment again, and call again.
+    After an error, some topics may be dropped, and others not: read the deployment again, and call again.
     """
     topic.settle(client, deployment)
     removed = topic.drop_left(client, deployment)

@@ -35,7 +35,8 @@ class ReplaceRules:
     def removing(self, settings: Settings) -> list[str]:
         """Return the metrics to remove; print them first, and ask for confirmation unless `yes` is set. Remove nothing.
 
-        They are printed to standard error, with the number of their events; if there are none, nothing is asked.
+        They are printed to standard error, with the number of their counted events. If there are none, nothing is
+        printed or asked.
 
         Returns:
             The metrics; empty without `--replace-rules`, or if the configuration lacks none.
@@ -85,7 +86,7 @@ class ReplaceRules:
 
 
 def _counted(client: redis.Redis, deployment: Deployment) -> Counter[str]:
-    """Return by metric how many of its events are in the counters."""
+    """Return by metric how many of its events were counted in the live generations, by their ledgers."""
     counted: Counter[str] = Counter()
     for keys in deployment.layout.keys:
         ledger: dict[bytes, bytes] = client.execute_command("HGETALL", keys.ledger)

@@ -47,7 +47,7 @@ class PlaceRate(Place, frozen=True):
     per_second: float | None
     """Growth of the value per second, from ten readings before to the last; `null` if the older lacks the subject.
 
-    With fewer readings, from the first one; 0 at the first reading.
+    With fewer readings, from the first one; 0 at the first reading. `null` also if the clock was set back meanwhile.
     """
 
 
@@ -86,8 +86,7 @@ class StatusScreen:
     """The content of `status --live`: rates, lag, partitions and ledger, with the last readings as sparklines.
 
     It is made without arguments, and used as a `live_view.Screen`: `update` stores each reading, `draw` and `plain`
-    return the last one. A sparkline has at most the last 60 readings: 40 fewer than the drawing has columns, but at
-    least 10. Rates are in events per second.
+    return the last one. A sparkline shows at most the last 60 figures. Rates are in events per second.
     """
 
     def __init__(self) -> None:
@@ -99,7 +98,7 @@ class StatusScreen:
         """Store the ledger read at `at` (seconds since 1970), and calculate the rates since the reading before.
 
         A rate is at least 0, also if a figure became smaller. If `at` is not later than that of the reading before, the
-        rates stay unchanged. `draw` shows an unknown lag as 0 in the line of the lag, and as unknown in the table.
+        rates stay unchanged. In the line of the lag, `draw` shows an unknown lag as 0.
         """
         self._ledger_summary = found
         appended, counted = found.ledger["appended"], found.ledger["counted"]
@@ -178,7 +177,7 @@ class TopScreen:
 
     It is made without arguments, and used as a `live_view.Screen`: `update` stores each reading, `draw` and `plain`
     return the last one. The rate is the growth of the value per second, since ten readings before or since the first
-    one. There are no bars if the drawing has 60 columns or fewer.
+    one. A narrow drawing has no bars.
     """
 
     def __init__(self) -> None:
@@ -209,7 +208,7 @@ class TopScreen:
         )
 
     def draw(self, width: int) -> RenderableType:
-        """Return the last leaderboard and its rates as a rich drawing of `width` columns; empty before a reading."""
+        """Return the last leaderboard and its rates as a drawing for `width` columns; empty if there is no reading."""
         board = self._board
         if board is None:
             return Text("")
@@ -242,7 +241,7 @@ class TopScreen:
     def _rate(self, subject: str) -> float | None:
         """Return the growth of a listed subject per second, from the oldest kept reading to the last one.
 
-        `None` if the oldest reading lacks the subject; 0 if there is one reading only.
+        `None` if the oldest reading lacks the subject or is not earlier than the last; 0 if there is one reading only.
         """
         first, last = self._seen[0], self._seen[-1]
         before = first[1].get(subject)

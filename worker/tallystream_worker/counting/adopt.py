@@ -25,15 +25,14 @@ _ADOPT: Final = Script("tallystream.storage", "adopt_rules")
 def adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules) -> list[str]:
     """Record in one partition that its metrics are counted by these rules from now on.
 
-    Reads then state as missing what the earlier rules did not count. The leaderboard of all time of a changed metric is
-    removed if its subjects or values may be wrong by these rules. Metrics without a record of earlier rules, and those
-    that these rules do not change, are left alone.
+    Reads then state as missing what the earlier rules did not count. The leaderboard of all time of a changed metric
+    may be removed. Metrics without a record of earlier rules, and those that these rules do not change, are left alone.
 
     Returns:
         The metrics that were counted by other rules before; empty if there are none, and then nothing is changed.
 
     Raises:
-        KeyLost: the partition has lost a key; nothing was changed.
+        KeyLost: the partition has lost a key; nothing was changed. Not noticed if there are no such metrics.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     return _adopt(client, keys, rules, is_copy=False)
@@ -57,7 +56,9 @@ def _adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules, *, is_copy: b
 
 
 def adopt_as(client: redis.Redis, keys: PartitionKeys, rules: Rules, forgotten: Mapping[str, str]) -> None:
-    """Record in a copy of a partition that rules count, for each metric for which the partition itself has recorded it.
+    """Record in a copy of a partition that rules count, for metrics for which the partition itself has recorded it.
+
+    As in `adopt`, a metric for which the copy has no record of earlier rules is left alone.
 
     Args:
         client: The server of the copy.

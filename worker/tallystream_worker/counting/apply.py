@@ -47,7 +47,8 @@ class Applied:
 class Stale:
     """A result of `apply`: some entries of the batch are no longer pending, and nothing was counted.
 
-    Another worker has applied these entries, or this worker has, in a call whose reply was lost.
+    Usually another worker has applied these entries, or this worker has, in a call whose reply was lost. An entry that
+    was trimmed meanwhile may have been acknowledged without being counted.
 
     Attributes:
         pending: The IDs of the entries of the batch that are still pending; it may be empty.
@@ -63,7 +64,8 @@ class Early:
     A reset is counted after every earlier entry, and every later entry after the reset.
 
     Attributes:
-        earlier: The IDs of the entries that must be counted before; they are pending. At most 1,000 are listed.
+        earlier: The IDs of entries that must be counted before; they are pending. At most 1,000 are listed, so after
+            these are counted, the next attempt may return more.
     """
 
     earlier: tuple[str, ...]
@@ -91,9 +93,9 @@ class Outdated:
 
 @dataclass(frozen=True)
 class TotalsRejected:
-    """A result of `apply`: some totals or buckets cannot be changed, and nothing was counted.
+    """A result of `apply`: some counters cannot be changed, and nothing was counted.
 
-    They cannot take their delta, or have another type.
+    They cannot take their delta, or a key that they need has another type.
 
     Attributes:
         totals: By metric and subject (`None` for all subjects of the metric), the reason; at most 2,000. If there are
@@ -116,7 +118,7 @@ class GroupMissing:
 
 @dataclass(frozen=True)
 class Failed:
-    """A result of `try_apply`: encoding the batch or calling the script raised an error.
+    """A result of `try_apply`: `apply` raised an error other than that of a missing stream or group.
 
     An entry or the server may have caused it: see `is_entry_error`. After a connection error or a timeout, the batch
     may have been applied.
@@ -150,7 +152,7 @@ def apply(
         durability: What must have the write, after the server's reply, before it counts as confirmed. If it does not
             have the write within a second, this is no error: `Applied.unconfirmed` has the reason.
         live_only: Change nothing if the generation is not the live one, or if newer rules count the partition. If
-            false, neither is checked.
+            false, neither is checked, and the rules that count the partition do not change.
         restoring: If a restore counts the batch, the value that `PartitionKeys.live` has during this restore: change
             nothing if it has another one. Empty for no restore. Ignored with `live_only`.
 
@@ -222,9 +224,8 @@ def dead_entry_arguments(batch: FoldResult) -> list[Any]:
 def dead_entry(dead: DeadEntry) -> list[Any]:
     """Return the script arguments of one dead letter: the number of arguments that follow, then names and values.
 
-    The dead letter's own fields come first (`source`, `reason`, `events`, ...), then those of an entry with only its
-    events, each under its name with the prefix `e.`, so that any client can read them. It is the original entry itself
-    if that could not be decoded, or was delivered too often.
+    The dead letter's own fields come first (`source`, `reason`, `events`, ...), then those of an entry with its events,
+    each under its name with the prefix `e.`.
     """
     fields: list[Any] = ["source", dead.source, "reason", dead.reason]
     fields += ["events", dead.events, "attempts", dead.deliveries]

@@ -18,7 +18,7 @@ class Entry:
     Attributes:
         id: The stream ID.
         fields: The fields of the entry; empty if the entry was trimmed while it was pending.
-        deliveries: How often the group has delivered the entry to a worker.
+        deliveries: How often the group has delivered the entry to a worker; 1 if this is not known.
     """
 
     id: str
@@ -27,7 +27,7 @@ class Entry:
 
     @property
     def received(self) -> int:
-        """The millisecond, by the server's clock, at which the entry was first appended; it never changes.
+        """The millisecond (since 1970) at which the server received the entry, as far as is known; it never changes.
 
         It is the time that the entry states, or, if it states no valid one, that of `id_time`, and never later than
         `id_time`. A copy that a repartition made has the time of its original.
@@ -36,9 +36,8 @@ class Entry:
 
     @property
     def id_time(self) -> int:
-        """The millisecond of the stream ID, or of the original's if the entry is a copy; it never changes.
+        """The millisecond of the stream ID, or, of a copy that a repartition made, of the original's ID.
 
-        It is never earlier than `received`. It is later if the entry states an earlier time than that of its stream
-        ID, which it does if the server's clock was set back before a script of tallystream appended it.
+        It never changes, and is never earlier than `received`.
         """
         return id_time_of(self.id, self.fields)

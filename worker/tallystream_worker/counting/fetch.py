@@ -59,7 +59,7 @@ class Fetch:
         client: A client whose timeout is longer than the longest blocking read.
         keys: The partition's keys.
         consumer: The consumer's name. Two workers with the same name count correctly, but do some work twice.
-        claim_idle: Seconds since the last delivery or claim of a pending entry after which this consumer claims the
+        claim_idle: Seconds since the last delivery or claim of a pending entry after which this consumer may claim the
             entry, whichever consumer has it.
     """
 
@@ -112,8 +112,9 @@ class Fetch:
         """Return own pending entries, or else claimed entries, or else new entries; an empty list if there are none.
 
         Own pending entries are read only in a recovery, which begins with the object or with `recover`. A search for
-        entries to claim begins about three times in `claim_idle`; each call continues it until the end of the pending
-        list. Pending entries that were trimmed are not returned; they are acknowledged and added to `lost`.
+        entries to claim begins about three times in `claim_idle`; the calls after a recovery continue it until the end
+        of the pending list. Pending entries that were trimmed are not returned; when they are found, they are
+        acknowledged and added to `lost`.
 
         Args:
             count: The largest number of own pending or new entries; a claim returns at most 64.
@@ -132,7 +133,8 @@ class Fetch:
         """Take over these pending entries, whichever consumer has them, and return those that still exist.
 
         This counts as a delivery of each. An ID that is not pending, or whose entry was trimmed, is left out. A trimmed
-        entry is not pending after this call; it is not added to `lost`.
+        entry is not pending after this call; it is not added to `lost`. `Entry.deliveries` may be 1 although it is
+        more, if this consumer has other pending entries between the IDs.
 
         Args:
             ids: Stream IDs in ascending order, at least one.
@@ -201,8 +203,7 @@ class Fetch:
     def _without_lost(self, entries: list[Entry]) -> list[Entry]:
         """Return the entries that still exist, and acknowledge the ones that were trimmed while they were pending.
 
-        The number of the trimmed ones is added to `lost`. A trimmed entry can never be counted; `maintenance/losses.py`
-        accounts for it in the ledger.
+        The number of the trimmed ones is added to `lost`.
         """
         lost = [entry.id for entry in entries if not entry.fields]
         if lost:

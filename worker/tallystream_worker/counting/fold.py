@@ -46,12 +46,13 @@ class Fold:
         max_keys: A batch is closed when its estimated cost, as a number of totals (`Batch.counters`), is about this.
             This bounds the time for which one script call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded,
-            unless it is an entry of resets, or this generation counted it when it was appended.
+            unless it is an entry of resets, this generation counted it when it was appended, or it was dropped as a
+            whole (see `dropped`).
         begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
-            to it are added to `appended` in the ledger of the generation.
+            to it, like those of plain entries, are added to `appended` in the ledger of the generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
         dropped: By stream ID of an entry, its dead letters that were dropped for good: their events are not counted
-            again. A worker needs none, because these entries are no longer in its consumer group.
+            again. A worker needs none, because its consumer group does not deliver these entries again.
     """
 
     def __init__(
@@ -161,9 +162,9 @@ class Fold:
         self._add_payload(result, entry, payload)
 
     def _faults(self, result: FoldResult) -> dict[FoldFault, str]:
-        """Return each metric and subject whose sums in the batch cannot be counted, with the reason.
+        """Return each metric and subject with a sum in the batch that cannot be counted, with the reason.
 
-        The subject is not valid or belongs to another partition, or the sum is beyond +-`MAX_AMOUNT`.
+        The subject is not valid or belongs to another partition, or the sum in one bucket set is beyond +-`MAX_AMOUNT`.
         """
         faults: dict[FoldFault, str] = {}
         for place, sums in (*result.batch.sums.items(), *result.batch.limited.items()):

@@ -65,18 +65,17 @@ class PayloadFold:
     ) -> None:
         """Add the events of an entry to the batch of a result, and their numbers to its `settled` and `counted`.
 
-        Excluded events, and events that break a rule, are added to the dead letters of the result. Late events are
-        added to `result.late` and not counted if `Metric.rejects_late`, or if they have an id that counts once; other
-        late events are counted, and also added to `result.late_counted`. The subjects of groups and columns are not
-        checked here: `Fold` does this.
+        Excluded events, and events that break a rule, are added to the dead letters of the result. For late events, see
+        `record_if_late`. The subjects of groups and columns are not checked here: `Fold` does this. Resets are added to
+        the batch; one of a metric that is not declared or not exact is ignored.
 
         Args:
             result: The result to add to.
             entry: The entry.
             payload: The events to add.
-            whole: All single events of the entry, if some of them are left out of `payload`, which then has no
-                `visits`: an event that is left out still has its place in the log, and the later events have theirs.
-                The singles of `payload` must be the same objects, in the same order.
+            whole: All single events of the entry, if some of them may be left out of `payload`, which then must have no
+                `visits`: an event that is left out still has its place in the log. The singles of `payload` must be the
+                same objects, in the same order.
         """
         self._stream_id, self._first, self._earlier = None, earlier_events(entry.fields), {}
         self._whole = None if whole is None else iter(whole)
@@ -185,8 +184,8 @@ class PayloadFold:
     def _count_earlier(self, single: Single) -> int:
         """Return how many events of the same metric, subject, actor and time are before an event in its entry.
 
-        If the entry is a dead letter, those before it in the original entry are included. Call this once for each such
-        event, in order: it counts the event for the later ones.
+        If the entry is a dead letter of one event, those before it in the original entry are included. Call this once
+        for each event whose place is needed, in order: it counts the event for the later ones.
         """
         for passed in self._whole or ():
             if passed is single:

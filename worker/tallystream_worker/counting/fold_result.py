@@ -70,13 +70,14 @@ class FoldResult:
         counted: By metric, the number of events of `settled` that the script counts in any case: no rule can reject
             them, and they have no id that could be a duplicate.
         late: By metric, the number of late events that are not counted.
-        late_counted: By metric, the number of late events that are counted; they are also in `settled`.
+        late_counted: By metric, the number of late events whose deltas are in `batch`; they are also in `settled`.
         retracted: By metric, the number of retracted events; they are not counted.
         dead: The dead letters: events that cannot be counted.
         dropped: The dead letters that were dropped for good before; their events are not counted.
         may_be_outdated: Whether newer rules might count an event that is a dead letter by the rules of this fold: its
             metric is not declared, or its subject belongs to another partition.
-        revision: The number of the rules that the entries were folded by; 0 if they have none.
+        revision: The number of the rules that the entries were folded by; 0 if they have none. `RefreshingFold` sets
+            it: `Fold` leaves it 0.
         conflicts: How often a batch with these entries was stale before, because some of its entries had been applied;
             0 again after a failed batch was bisected.
         appended: The number of events that the batch adds to `appended` in the ledger: those of plain entries, and of
@@ -84,8 +85,8 @@ class FoldResult:
         plain: The number of entries whose events are in `appended`: plain entries, and entries that are older than the
             generation.
         plain_events: The number of events in plain entries.
-        sample: The payload of the first decoded entry, without dropped and retracted events; `None` if no entry was
-            decoded. An entry that was dropped as a whole is passed over.
+        sample: The payload of one decoded entry, without dropped and retracted events; `None` if there is none. Entries
+            that were dropped as a whole, or counted when they were appended, are passed over.
     """
 
     batch: Batch

@@ -95,11 +95,12 @@ class CountingLoop:
         self._early = 0
 
     def run_once(self, block: float = 0.0) -> int:
-        """Fetch entries once and count them; return how many entries this call has acknowledged.
+        """Fetch entries once and count them; return the number of entries in the batches that were applied.
 
-        If it raises, the batches before the error are counted; the other fetched entries stay pending. Call
+        Entries that became dead letters are included. Trimmed entries, which the fetch acknowledges, are not. If it
+        raises, the batches before the error are counted, and the other fetched entries stay pending. Call
         `fetch.recover()` after an error, so that the next call begins with them. An entry that fails alone stays
-        pending without an error, until it is claimed again. Entries that must be counted before a reset are claimed,
+        pending without an error, until it is delivered again. Entries that must be counted before a reset are claimed,
         counted and included in the result.
 
         Args:
@@ -111,8 +112,8 @@ class CountingLoop:
                 partition is counted by newer rules that cannot be read.
             ConsumerGroupMissing: the stream or its consumer group was removed after the fetch.
             KeyLost: the partition has lost a key; the last batch was not counted.
-            StreamError: the entries before a reset, or the reset, could not be counted ten times in a row; or the
-                script returned an unknown reply.
+            StreamError: entries that must be counted before others were claimed ten times, with no batch counted since,
+                and are still not counted; or the script returned an unknown reply.
             redis.RedisError: fetching failed (`NOGROUP` if the stream or the group is gone), or the last batch may or
                 may not have been applied.
             Exception: the error of an entry, when the 8th entry fails with no batch counted since the first.

@@ -44,8 +44,8 @@ class Quarantine:
 
     The caller applies the batches of `batches`. Errors of the fold are handled there; if applying a batch fails, call
     `bisect` with its entries and the error, and apply the batches that it yields. Call `clear` after each counted
-    batch. An entry that fails alone is in no batch and stays pending; if 8 do with no counted batch between them, the
-    error of the last is raised.
+    batch. An entry that fails alone is put in no other batch and stays pending; if 8 do with no counted batch between
+    them, the error of the last is raised.
 
     Args:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
@@ -64,10 +64,11 @@ class Quarantine:
         """Yield the entries as folded batches; leave an entry pending if the fold fails on it alone.
 
         Args:
-            entries: The entries, in any order; those that failed before are folded last.
+            entries: The entries, in any order; those that are remembered to have failed alone are folded last.
             excluded: The metrics and subjects whose events must become dead letters, each with the reason. After a
                 failed fold, the halves are folded without it.
-            conflicts: How often a batch of these entries was stale before: `FoldResult.conflicts` of the batches.
+            conflicts: How often a batch of these entries was stale before: `FoldResult.conflicts` of the batches, but 0
+                after a failed fold.
 
         Raises:
             Exception: while the batches are iterated, the error of a fold, under the conditions of `bisect`.

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 class RefreshingFold:
-    """Folds entries, and folds them again by newer rules if the rules may be outdated.
+    """Folds entries, and folds them again by the published rules if its own rules may be outdated.
 
     They may be outdated if a metric is not declared, or if a subject seems to be in the wrong partition: another worker
-    may have published rules that declare or spread the metric. `follow` and `notice` change to newer rules in any case.
+    may have published rules that declare or spread the metric. `follow` and `notice` read the published rules if those
+    of the fold have a lower number than the given one.
 
     Args:
         rules: The rules to begin with.
         make: Returns the fold for given rules.
-        latest: Called with the number that the rules must have at least, 0 for any; returns the published rules and
+        latest: Called with the number that the rules should have at least, 0 for any; returns the published rules and
             their number, or `None` if they cannot be read. An error that it raises is raised by the call and `follow`.
-        revision: The number of `rules`.
+        revision: The number of `rules`; 0 if they have none.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class RefreshingFold:
         """Fold entries as `Fold` does; if the rules may be outdated, fold again by the published rules if they differ.
 
         Arguments and result are those of `Fold`. First `follow` the number of the last `notice`. Later calls use the
-        newer rules. `revision` of the returned `FoldResult` is the number of the rules that it was folded by.
+        rules that were read last. `revision` of the returned `FoldResult` is the number of the rules that it was folded
+        by.
 
         Any error of `latest` and of the fold is raised.
         """
@@ -61,10 +63,10 @@ class RefreshingFold:
         """If the number of the present rules is below `revision`, read the published rules; fold by them from now on.
 
         Args:
-            revision: The number that the rules must have at least.
+            revision: The number that the rules should have at least.
 
         Returns:
-            Whether the rules have at least this number now; false if they cannot be read.
+            Whether the rules have at least this number now; false if newer ones cannot be read.
 
         Any error of `latest` is raised; then the rules have not changed.
         """
@@ -73,7 +75,10 @@ class RefreshingFold:
         return self._revision >= revision
 
     def notice(self, revision: int) -> None:
-        """Make the next fold `follow` rules with this number first; safe across threads. Nothing is read now."""
+        """Make each later fold `follow` rules with this number first; safe across threads. Nothing is read now.
+
+        The number of an earlier call is replaced.
+        """
         self._noticed = revision
 
     def _refresh(self, revision: int) -> bool:

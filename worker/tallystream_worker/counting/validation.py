@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout
 
 REMEMBERED: Final = 50_000
-"""When a cache has so many subjects (of spread or of other metrics), or actors, it forgets all of this kind."""
+"""When a cache has so many subjects (of this partition, or of any), or actors, it forgets all of this kind."""
 
 
 class SubjectCache:
@@ -39,14 +39,16 @@ class SubjectCache:
         self.may_be_outdated = False
 
     def subjects(self, *, anywhere: bool) -> AbstractSet[str]:
-        """Return the remembered valid subjects: of spread metrics (`anywhere=True`), or of other metrics.
+        """Return the remembered valid subjects: those that `subject` has checked with the same `anywhere`.
 
-        Those of other metrics belong to this partition. The set itself is returned, and `subject` changes it.
+        With `anywhere=False`, they belong to this partition. The set itself is returned, and `subject` changes it.
         """
         return self._anywhere if anywhere else self._home
 
     def subject(self, subject: str, *, anywhere: bool) -> None:
-        """Check that a subject is valid, and belongs to this partition unless `anywhere` (the metric is spread).
+        """Check that a subject is valid, and, unless `anywhere`, that it belongs to this partition.
+
+        Give `anywhere` for events of a spread metric, except those with an id.
 
         Raises:
             EventError: the subject is not valid, or it belongs to another partition (`may_be_outdated` is set).

@@ -35,11 +35,11 @@ _RETRY: Final = Script("tallystream_worker.dead_letters", "retry")
 
 @dataclass(frozen=True)
 class Retried:
-    """The events of a retried dead letter, by outcome.
+    """The numbers of the events of a retried dead letter, by outcome.
 
     Attributes:
-        counted: Events with an outcome other than dead: counted, rejected by a rule, duplicate, late or retracted.
-        dead: Events that still cannot be counted and were dead-lettered again.
+        counted: The number of events that are dead no more: counted, rejected by a rule, duplicate, late or retracted.
+        dead: The number of events that still cannot be counted and were dead-lettered again.
     """
 
     counted: int
@@ -58,10 +58,10 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
         rules: The rules to count by.
         letter: The dead letter.
         revision: The number of the rules; 0 if they have none. If it is higher than that of the rules that count the
-            partition, and the dead letter is counted, the partition is counted by these rules from now on.
+            partition, these rules count the partition from now on, unless the result is `None` or an error is raised.
 
     Returns:
-        The events by outcome; `None` if the dead letter does not exist any more.
+        The numbers of events by outcome; `None` if the dead letter does not exist any more.
 
     Raises:
         KeyLost: the partition has lost a key. The counters and the dead letter are unchanged.
@@ -112,9 +112,10 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
 
 
 def moves(result: FoldResult, letter: DeadLetter) -> dict[str, int]:
-    """Return what a retry adds to the fields of the ledger: it takes the events out of `dead`.
+    """Return what a retry adds to the ledger, by field, without zeros: it takes the events out of `dead`.
 
-    `result` is the fold of the dead letter. The entry itself was added to the ledger when it was dead-lettered.
+    `result` is the fold of the dead letter. Events that are dead again are added to `dead` again. The fields about
+    entries, and `appended`, are not in it: they had the entry before.
     """
     found = Counter(
         {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "plain", "entries:"))}

@@ -39,12 +39,12 @@ class DeadLetter:
 
     Attributes:
         partition: The number of its partition.
-        id: Its ID in the dead stream; the millisecond in it is the time at which it was dead-lettered.
+        id: Its ID in the dead stream, with the millisecond at which it was added there. A failed retry adds it again.
         source: The stream ID of the original entry.
         reason: Why it could not be counted.
         events: How many events it contains.
-        attempts: How often a worker has received the entry, plus how often a retry has tried to count it.
-        metric: The metric of its events; `""` if it is not known or not declared.
+        attempts: How often the entry was delivered to a worker, plus the number of retries that dead-lettered it again.
+        metric: The metric of its events; `""` if it was not known, or not declared then.
         fields: The fields of the entry, or of an entry that contains only this part.
     """
 
@@ -99,7 +99,7 @@ def letters(client: redis.Redis, layout: Layout, partition: int, first: str = "-
 def find(client: redis.Redis, layout: Layout, partition: int, id_: str) -> DeadLetter | None:
     """Return the dead letter of a partition with this ID in the dead stream; `None` if it does not exist.
 
-    Give the whole ID, `<milliseconds>-<number>`: without the number, any dead letter of the millisecond is found.
+    Give the whole ID, `<milliseconds>-<number>`: without the number, another dead letter may be returned under `id_`.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command, for example because `id_` is not an ID.
@@ -119,11 +119,11 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
         letters: Dead letters of this partition; one that does not exist any more is ignored.
 
     Returns:
-        The number of the dead letters that existed, and of their events.
+        The number of the dead letters that existed and were dropped, and of their events.
 
     Raises:
         ConfigurationError: another generation or topic exists, and may have counted the events already; nothing was
-            dropped.
+            dropped. Not raised if none of the dead letters exists.
         StreamError: a repartition has closed the partition, or a restore replaces its counters; nothing was dropped.
         KeyLost: the partition has lost a key; nothing was dropped.
         redis.RedisError: the dead letters may or may not have been dropped; dropping them again is safe.
@@ -148,7 +148,7 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
 def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedLetter]]:
     """Return the dropped dead letters of a partition whose events no fold may count, by stream ID of their entry.
 
-    Those that `shorten` dropped are only included if they were given up.
+    These are the ones with a record: those that `shorten` dropped are only included if they were given up.
 
     Raises:
         ScanBroken, redis.RedisError: see `records_of_dropped`.
@@ -160,7 +160,8 @@ def dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, list[DroppedL
 def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, str]:
     """Return the records of the dropped dead letters of a partition as they are stored, by field.
 
-    A field is the live consumer group at that time, a space, and the ID that the dead letter had in the dead stream.
+    A field is the consumer group that was live at the drop, a space, and the ID that the dead letter had in the dead
+    stream.
 
     Raises:
         ScanBroken: another server would continue the scan of the records, so some may be missing. Call it again.
@@ -176,10 +177,11 @@ def records_of_dropped(client: redis.Redis, keys: PartitionKeys) -> dict[str, st
 def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[float, int, int]:
     """Drop the 100 oldest dead letters if the dead stream uses more than `most_bytes` bytes of memory (0: no limit).
 
-    One call may not be enough: call again until the returned fraction is at most 1, or no dead letter was dropped.
-    Their events are added to the ledger's `dropped`. Unlike `drop`, this leaves the events of most of them to a later
-    rebuild, which reads the stream again. Only entries that were given up are recorded, so that a rebuild does not
-    count them; they are left while another generation or topic exists. If the partition is closed, none is dropped.
+    One call may not be enough: call again until the returned fraction is at most 1, or no dead letter was dropped. The
+    events of those that were dropped are added to the ledger's `dropped`. Only entries that were given up get a record,
+    so that no rebuild counts them; while another generation or topic exists, they are not dropped. A later rebuild that
+    reads the entries of the others counts their events, if it can. If the partition is closed, or a restore replaces
+    its counters, none is dropped.
 
     Returns:
         The memory of the dead stream before the call, as a fraction of `most_bytes` (0 without a limit, or if the dead
@@ -201,8 +203,8 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
 def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict[str, int]:
     """Return which dead letters were dropped according to records: by ID in the dead stream, the number of events.
 
-    A record is of a dead letter with the same events of the same entry, whatever its ID. Each record is of one at most.
-    A dead letter without a record is left out.
+    A record belongs to a dead letter with the same events of the same entry, whatever its ID, and to one at most. A
+    dead letter without a record is left out.
 
     Raises:
         ValueError: a record, or the `source` of a dead letter, is damaged.
@@ -218,10 +220,10 @@ def dropped_among(letters: Iterable[DeadLetter], records: Iterable[str]) -> dict
 
 
 def taken_from(before: Iterable[DeadLetter], present: Iterable[DeadLetter], records: Iterable[str]) -> list[DeadLetter]:
-    """Return the dead letters of `before` that are not in `present`, and were not dropped: they were retried.
+    """Return the dead letters of `before` that are not in `present` and have no record: most of them were retried.
 
-    Dead letters are the same if they have the same events of the same entry, whatever their IDs are. One that `shorten`
-    dropped without a record is returned too.
+    Dead letters are the same if they have the same events of the same entry, whatever their IDs are. So one that a
+    retry has added again unchanged is not returned. One that `shorten` dropped without a record is returned.
 
     Args:
         before: The earlier dead letters.
@@ -265,14 +267,14 @@ def letter_of(partition: int, id_: str, fields: Mapping[bytes, bytes]) -> DeadLe
 def _drop(
     client: redis.Redis, keys: PartitionKeys, records: Iterable[tuple[DeadLetter, str]]
 ) -> tuple[int, int, int] | None:
-    """Drop dead letters, each with its record (`""` for no record); do nothing if the partition is closed.
+    """Drop dead letters, each with its record (`""` for no record).
 
     If another generation exists, or the entries are copied to another topic, those with a record are left; those
     without one are dropped nevertheless. A dead letter that does not exist any more is in none of the numbers.
 
     Returns:
         The number of dead letters that were dropped, the number of their events, and the number of those that were
-        left; `None` if the partition is closed.
+        left; `None`, with nothing dropped, if the partition is closed or a restore replaces its counters.
 
     Raises:
         KeyLost: the partition has lost a key; nothing was dropped.

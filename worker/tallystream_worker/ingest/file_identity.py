@@ -38,10 +38,10 @@ class Identity:
 def identify(client: redis.Redis, layout: Layout, head: bytes, salt: str) -> Identity:
     """Return the identity of a file whose first bytes are `head`; store the identity on the server if it is new.
 
-    Two files with the same `head` and `salt` have the same identity. A file that grows keeps its identity, also if it
-    was shorter than `PREFIX` when the identity was stored. The exceptions are an empty file, and Parquet, whose end is
-    part of `head`: when they grow, they get another identity. So a file that begins with all bytes of a shorter file,
-    which was identified before, gets the identity of that file.
+    The identity is that of the longest beginning of `head`, not empty, that was stored with the same salt; if there is
+    none, the whole `head` is stored. So a file that grows usually keeps its identity. But a file that begins with all
+    bytes of a shorter file, which was identified before, gets the identity of that file; and an empty file, or one of
+    Parquet, whose end is part of `head`, gets another identity when it grows.
 
     Args:
         client: The connection to the server that stores the identities, in a hash: identity -> size of `head` in bytes.

@@ -91,7 +91,7 @@ def jobs_of(path: str, format_: Format, mapping: Mapping, salt: str = "") -> lis
 
 
 def size_of(jobs: Iterable[Job]) -> int | None:
-    """Return the size of all jobs, in the unit of `IngestProgress.read`; `None` if there are no jobs.
+    """Return the size of jobs that `jobs_of` returned, in the unit of `IngestProgress.read`; `None` for no jobs.
 
     It is the sum of the bytes on disk (of gzip, the compressed ones) and, for Parquet files, of the rows.
 
@@ -112,11 +112,12 @@ def _size(job: Job) -> int:
 
 
 def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> IngestProgress:
-    """Append the events of a job that were not appended before; begin again if another run or topic intervenes.
+    """Append the events of a job that were not appended before.
 
-    It returns when they are appended, or when `report` has returned `False`; it does not wait until they are counted.
-    Stores the deployment if there is none; if the server was emptied meanwhile, with as many partitions as before.
-    While a stream is full, or the server is lost during the appends, waits and tries again.
+    Return when they are appended, or when `report` has returned `False`; do not wait until they are counted. Begin
+    again if another run appends the same events, or the topic is closed. Store a deployment if there is none; if the
+    server was emptied meanwhile, with as many partitions as before. While a stream is full, or the server is lost
+    during the appends, wait and try again.
 
     Args:
         job: The file, or the part of it, to read.
@@ -136,7 +137,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         ConfigurationError: the stored data disagrees with `store`, or is of another release; the URL of `store` cannot
             be used; or the format is Parquet, and pyarrow is not installed.
         DeploymentChanged: a restore has not finished.
-        Unconfirmed, StreamError: the identity of the file is not confirmed; nothing was appended.
+        Unconfirmed, StreamError: the identity of the file is not confirmed; nothing more was appended.
         KeyLost: the deployment or a partition has lost a key; nothing more was appended to that partition.
         RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
             would do so again.
@@ -200,12 +201,12 @@ def _append_text(
 
 
 def _identified(client: redis.Redis, deployment: Deployment, head: bytes, job: Job) -> Identity:
-    """Return the identity of the file of a job: it is confirmed, because the events of the file are on other nodes.
+    """Return the identity of the file of a job, after waiting until it has the durability of the deployment (`step`).
 
-    Without the identity, a file that has grown since would count again.
+    If it were lost, a file that has grown since would count again.
 
     Raises:
-        Unconfirmed, StreamError: see `step`; nothing was appended.
+        Unconfirmed, StreamError: see `step`.
         redis.RedisError: the identities cannot be read or stored.
     """
     with step(client, deployment, f"{job.path} is identified"):

@@ -120,13 +120,13 @@ def plain(reason: object) -> str:
 
 
 class BlockEvents(NamedTuple):
-    """The events of a block of an access log, and the lines that may not be events. Minutes are counted from 1970.
+    """The events of a block of an access log, and the lines that are not parsed yet. Minutes are counted from 1970.
 
     Attributes:
         visits: By partition and minute, the events with an actor: columns of subjects, actors, and milliseconds after
             the beginning of the minute.
         units: By partition and minute, the number of events without an actor, by subject.
-        doubtful: The lines that `combined.parse` must parse.
+        doubtful: The lines that `combined.parse` must parse: they may be events or not.
     """
 
     visits: dict[tuple[int, int], Columns]

@@ -45,7 +45,7 @@ class Chunk:
     Offsets are bytes of text, or rows of Parquet.
 
     Attributes:
-        begin: The `end` of the chunk before it in the same partition, or 0.
+        begin: The `end` of the chunk before it in the same partition, which an earlier run may have appended; else 0.
         end: The `begin` of the next chunk in the same partition.
         events: The number of events.
         payload: The encoded events.
@@ -75,7 +75,7 @@ class OffsetGate:
         client: A client that never sends a command twice.
         layout: The keys of the streams.
         source: The name of the source, with the prefix `SOURCE`. Its offsets are stored with the sequences of
-            producers, and are never removed.
+            producers, but are not removed when it is silent.
     """
 
     def __init__(self, client: redis.Redis, layout: Layout, source: str) -> None:
@@ -86,7 +86,7 @@ class OffsetGate:
         self.topic = layout.topic
         """The topic that the chunks are appended to."""
         self.last_ids: list[str | None] = [None] * layout.partitions
-        """By partition, the stream ID of the last entry that this gate appended; `None` if there is none."""
+        """By partition, the stream ID of the last entry of this gate whose reply arrived; `None` if there is none."""
         self.ends: list[int] = [0] * layout.partitions
         """By partition, the offset up to which the source is appended, as the server last replied."""
 
@@ -125,10 +125,7 @@ class OffsetGate:
         return list(self.ends)
 
     def push(self, partition: int, chunk: Chunk) -> None:
-        """Queue a chunk of a partition, without sending it.
-
-        It must begin at the end of the partition's chunk before it; if not, `send` raises `SourceMoved`.
-        """
+        """Queue a chunk of a partition, without sending it; it must begin at the end of the partition's last chunk."""
         self._waiting[partition].append(chunk)
 
     @property
@@ -137,9 +134,7 @@ class OffsetGate:
         return sum(len(chunk.payload) for queue in self._waiting for chunk in queue)
 
     def send(self) -> tuple[int, str | None]:
-        """Append the queued chunks, in one round trip; a chunk that could not be appended stays queued.
-
-        `last_ids` and `ends` change with each chunk that is appended.
+        """Append the queued chunks, in one pipeline; a chunk that could not be appended stays queued.
 
         Returns:
             The number of events that are appended, also by an earlier call whose reply was lost; and why some are not:
@@ -147,7 +142,7 @@ class OffsetGate:
             or if another call can append them at once; see `waiting`.
 
         Raises:
-            KeyLost: a partition has lost a key; nothing was appended to it.
+            KeyLost: a partition has lost a key; nothing more was appended to it.
             SourceMoved: the stored offset is not the expected one, or the topic is closed.
             RedisError: the connection broke, or the server will reject the write again (no permission, wrong key type).
 

@@ -30,7 +30,7 @@ class EventPacker:
     The offset of an event is that of its line in bytes of text, or the number of its row.
 
     Args:
-        layout: The number of partitions.
+        layout: The layout of the live topic, of which only the number of partitions is used.
         rules: The declared metrics; `None` if no worker has published them yet.
         offsets: By partition, the offset before which all its events of the segment were appended. A segment is a part
             of a file that has its own offsets (see `job.SEGMENT`).
@@ -64,8 +64,9 @@ class EventPacker:
     def pack_and_seal(self, fields: EventFields, offset: int) -> tuple[int, Chunk] | None:
         """Pack the event at an offset; if its partition's chunk is full now, return the partition and the chunk.
 
-        The chunk then ends at `offset` + 1. Returns `None` if the chunk is not full, or if the event was appended
-        before and is skipped. An event without a time gets the present. Skipped events are added to `known`.
+        A chunk is full as in `full_chunks`; it then ends at `offset` + 1. Returns `None` if the chunk is not full, or
+        if the event was appended before and is skipped. An event without a time gets the present. Skipped events are
+        added to `known`.
 
         Raises:
             EventError: the event breaks a rule; it was not packed.
@@ -184,7 +185,7 @@ class EventPacker:
         return set(self.offsets).union(*self._earlier_offsets)
 
     def is_summable(self, metric: str) -> bool:
-        """Return whether the rules of a metric accept every event: it is exact, without `once` and `limit`.
+        """Return whether the rules of a metric accept every valid event: it is exact, without `once` and `limit`.
 
         True for every metric with a valid name if `rules` is `None`. The rules of other metrics reject some amounts or
         events without an actor: see `check_rules`.
@@ -237,10 +238,10 @@ class EventPacker:
                 self._packs[partition].add_units(metric, minute, list(counts), list(counts.values()))
 
     def full_chunks(self, end: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield each partition that has at least 2,000 packed events or 64 KiB, and its chunk, which ends at `end`.
+        """Yield each partition that has at least 2,000 packed events or about 64 KiB, and its chunk.
 
-        `end` is an offset in the file: bytes of (decompressed) text, or rows. The chunk is no longer in this object:
-        the partition's next chunk begins, without events, at `end`.
+        The chunk ends at `end`, an offset in the file: bytes of (decompressed) text, or rows. It is no longer in this
+        object: the partition's next chunk begins, without events, at `end`.
         """
         for partition in range(self._partitions):
             if self._is_full(partition):

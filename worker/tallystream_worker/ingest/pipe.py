@@ -40,13 +40,14 @@ def emit_piped(
         report: Called with the progress at least after each 1,000 events, and at the end; the reading ends early if it
             returns `False`, and the events read so far are appended.
         wait: Return only when the events are counted.
-        durability: What must have an event before it is appended.
+        durability: The place that must have an event before it counts as appended: see `Producer`.
 
     Returns:
         The numbers of events and lines by outcome. A line whose event breaks a rule is a bad line, not an error.
 
     Raises:
-        SourceError: the source cannot be read to its end; the events before are appended.
+        SourceError: the source cannot be read to its end; the events before are appended. If this takes over 5 seconds,
+            `FlushTimeout` is raised instead, and some of them may be lost.
         TallyError: the producer cannot append the events; see `Producer.emit` and `Producer.flush`.
         redis.RedisError: only with `wait`: the server cannot be read.
     """

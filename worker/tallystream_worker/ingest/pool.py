@@ -37,9 +37,9 @@ _TURNS: Final = 5
 
 
 class IngestFailed(TallyError):
-    """Raised if a process of an ingest failed or died, or the server has lost events 6 times after it had stored them.
+    """Raised if another process of an ingest failed or died, or if the server lost events again after 5 repeated runs.
 
-    Events that are appended are kept, and the next run continues after them.
+    The next run of the same command appends what is missing.
     """
 
 
@@ -68,35 +68,36 @@ class IngestRun:
 
     @property
     def total(self) -> IngestProgress:
-        """The numbers of events and lines of all jobs by outcome, a new object.
+        """The numbers of events and lines of all jobs by outcome; a new object at each access.
 
-        Of a job that was run again, the last attempt; events that an earlier attempt appended are in `known`. The files
-        of bad lines are read, to number these lines from the beginning of their file.
+        Of a job that was run several times, it has the numbers of the last run; events that the server still has from
+        an earlier run are in `known`. Files of bad lines may be read, to number these lines from the beginning of
+        their file.
         """
         total = _sum(self._latest.values())
         total.number_from_file()
         return total
 
     def run(self) -> None:
-        """Run all jobs, each once, until they are done or `stop` is set; then wait until the present chunks are sent.
+        """Run all jobs, each once, until they are done or `stop` is set; return when no job runs any more.
 
-        After an error, jobs that had not begun are not run; events that were appended stay.
+        An error of a job ends the others early, or they are not run. Events that were appended stay.
 
         Raises:
-            Exception: the errors of `job.run`; only if the jobs run in this process.
-            IngestFailed: the same errors, or the death, of another process.
+            Exception: the errors of `job.run`, if the jobs run in this process.
+            IngestFailed: such an error of another process; or another process died, and `stop` is not set.
         """
         self._run(range(len(self._jobs)))
 
     def lost(self) -> list[int]:
-        """Return the numbers of the jobs of which the server has lost events that were appended, counted from 0.
+        """Return the numbers of the jobs whose appended events the server has lost; the first job has the number 0.
 
-        Only segments that were read to their end are checked. Identities of files that the server has lost are stored
-        again, and a deployment if there is none; nothing else is written. Before the check, the events are confirmed:
-        what the server has then, it does not lose in a failover.
+        Only segments that were read to their end are checked; if there are none, nothing is sent. First, wait until
+        what the servers have is confirmed with the durability of the deployment (`memory` does not wait). Identities of
+        files that the server has lost are stored again, and a deployment if there is none.
 
         Raises:
-            Unconfirmed: the events are not confirmed; run the jobs again.
+            Unconfirmed: the events are not confirmed in time.
             ConfigurationError, DeploymentChanged, KeyLost: see `Deployment.create_or_load`.
             RedisError: the server does not answer, or refuses the commands.
         """
@@ -121,10 +122,10 @@ class IngestRun:
         """Run the jobs again of which the server has lost events; return whether there were any.
 
         Call it again until it returns `False`: the server may lose events while the jobs run. If `stop` is set
-        meanwhile, they are not all run to their end, and the result is `True` all the same.
+        meanwhile, some jobs may not be run to their end, and the result is `True` all the same.
 
         Raises:
-            IngestFailed: the jobs were run again 5 times, and the server has lost events once more; or see `run`.
+            IngestFailed: jobs were run again 5 times before, and the server has lost events once more; or see `run`.
             Exception: the errors of `lost` and of `run`.
         """
         if not (lost := self.lost()):

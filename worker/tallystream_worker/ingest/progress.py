@@ -24,15 +24,16 @@ class IngestProgress:
 
     Attributes:
         events: The number of events that this run appended.
-        known: The number of events that were appended before, and skipped; added at the end of each segment.
+        known: The number of events that were appended before, and skipped; added when a segment is read to its end.
         bad: The number of lines that are not events.
         read: `Source.bytes_read` of the file; rows read for Parquet.
-        examples: The first 10 bad lines, as dicts of `file`, `line` and `reason`. Until `number_from_file` is called, a
+        examples: At most 10 bad lines, as dicts of `file`, `line` and `reason`. Until `number_from_file` is called, a
             line that is counted from an offset other than 0 also has this offset, as `begin`. `line` is `None` if it is
             not known. Lines that were noted together have one example.
-        last_ids: By topic and partition, the stream ID of the last entry that this run appended.
+        last_ids: By topic and partition, the stream ID of the last entry that this run is known to have appended. An
+            entry whose reply was lost is not known.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
-        segments: The segments that were read to their end; `add` leaves them out.
+        segments: The segments that were read to their end and appended; `add` leaves them out.
     """
 
     events: int = 0

@@ -86,8 +86,9 @@ class SegmentAppender:
     def append_outcomes(self, outcomes: Iterable[LineOutcome], source: Source) -> bool:
         """Append the events of the parsed lines of a segment; return whether to continue with the next segment.
 
-        If `report` returns `False`, return `False` at once: events that are still unsent are not appended. Lines that
-        are not events are noted in the progress, and events that were appended before are skipped.
+        If `report` returns `False`, the reading ends early, and so does this call, with `False`: events that are still
+        unsent are not appended. Lines that are not events are noted in the progress, and events that were appended
+        before are skipped.
 
         Args:
             outcomes: The parsed lines, in order.
@@ -120,8 +121,9 @@ class SegmentAppender:
     def append_blocks(self, blocks: Iterable[Block], mapping: Mapping, source: Source) -> bool:
         """Append the events of blocks of an access log; return whether to continue with the next segment.
 
-        If `report` returns `False`, return `False` at once: events that are still unsent are not appended. The
-        events of a block are packed in any order, so a chunk ends only at the end of a block.
+        If `report` returns `False`, the reading ends early, and so does this call, with `False`: events that are still
+        unsent are not appended. Lines that are not events are noted in the progress, and events that were appended
+        before are skipped.
 
         Args:
             blocks: The blocks of the segment, in order.

@@ -31,14 +31,15 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 class ChunkSender:
-    """Sends the chunks of one source through its offset gate, in the order in which they are pushed.
+    """Sends the chunks of one source through its offset gate; those of a partition in the order of their pushes.
 
     `push` adds chunks, which a thread sends; `finish` waits until all are appended; `close` ends the thread.
 
     Args:
         gate: Appends the chunks.
         progress: Gets the number of appended events, the last stream IDs, and why nothing is appended.
-        report: Called, in the thread, after each attempt that appended nothing; returns whether to continue.
+        report: Called, in the thread, if nothing can be appended at the moment, before each further attempt; returns
+            whether to continue.
     """
 
     def __init__(self, gate: OffsetGate, progress: IngestProgress, report: Report) -> None:
@@ -71,16 +72,16 @@ class ChunkSender:
 
         Raises:
             KeyLost: chunks were rejected, because a partition has lost a key.
-            SourceMoved: the chunks were rejected, and the source must be read again.
-            RedisError: the chunks were rejected, and another attempt would fail too.
+            SourceMoved: chunks were rejected, and the source must be read again.
+            RedisError: chunks were rejected, and another attempt would fail too.
         """
         return self._start_sending() and self._await_sent()
 
     def close(self) -> None:
-        """Wait until the thread has sent its present burst, then end the thread; chunks after this burst are not sent.
+        """Wait until the thread has ended its present burst, then end the thread; chunks after this burst are not sent.
 
-        While the burst cannot be appended, this waits until `report` returns `False`. An error of the burst is not
-        raised.
+        The burst ends when it is appended, or fails (the error is not raised), or, while nothing can be appended, when
+        `report` returns `False`.
         """
         self._thread.shutdown(wait=True)
 
@@ -100,7 +101,7 @@ class ChunkSender:
     def _send(self) -> bool:
         """Send until the gate has appended everything; return `False` if `report` ended the run before.
 
-        After an attempt that appended nothing, call `report`, and try again after a back-off. A lost connection is no
+        If nothing can be appended at the moment, call `report`, and try again after a back-off. A lost connection is no
         error here; the errors are those of `finish`.
         """
         backoff, progress = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE), self._progress

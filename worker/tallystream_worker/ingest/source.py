@@ -83,7 +83,7 @@ class Source:
                 count bytes after it. `None` for no bound.
 
         Raises:
-            OSError: the file cannot be sought in, such as a pipe.
+            OSError: the file is not compressed, and cannot be sought in, such as a pipe.
         """
         self.begin = offset
         self._end = end
@@ -92,7 +92,7 @@ class Source:
 
     @property
     def bytes_read(self) -> int:
-        """How many bytes on disk were read; of a file that is not compressed, without those that `seek` passed over."""
+        """How many bytes on disk were read; of a file that is not compressed, only those in the bounds of `seek`."""
         if self.compressed:
             return self._counted.count
         return max(0, min(self._counted.count, self._end or self._counted.count) - self.begin)
@@ -107,7 +107,7 @@ class Source:
             yield from block.lines()
 
     def blocks(self, segment: int | None = None) -> Iterator[Block]:
-        """Yield all lines, blank ones included, in blocks of about `CHUNK` bytes that do not cross segments.
+        """Yield all lines, blank ones included, in blocks of up to about `CHUNK` bytes that do not cross segments.
 
         The first line is that of `seek`, if it was called. A line belongs to the segment in which it begins. The `end`
         of `seek` does not end the iteration.
@@ -189,7 +189,7 @@ def _at_borders(offset: int, end: int, text: bytes, segment: int | None) -> Iter
 class _Counted(io.RawIOBase):
     """A raw file that counts the bytes read from it; `head` has its first two bytes, which distinguish gzip from text.
 
-    `count` is the offset in bytes up to which the file was read. The first two bytes are read again by the next read.
+    `count` is the offset in bytes up to which the file was read. The first read returns the first two bytes again.
     """
 
     def __init__(self, raw: io.BufferedIOBase) -> None:

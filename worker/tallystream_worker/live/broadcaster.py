@@ -132,12 +132,14 @@ class Broadcaster:
         self._figures = Figures(self._totals)
 
     async def join(self, reader: LiveReader, since: str | None = None) -> None:
-        """Add a reader, and give it its first totals, the overview and the leaderboards, as far as it follows them.
+        """Add a reader, and give it its first totals; the next passes give it what changes.
 
         The first totals are those of the counters that the reader follows by name. With `since` they are those of all
         followed counters that changed after that position; if these cannot be found, the reader gets a reset and the
         totals of the counters that it follows by name. Waits for the first pass if none has ended yet. If that pass
-        fails, the reader gets a reset and a message `stale`, and its totals later.
+        fails, a reader of counters gets a reset, and its totals with the first pass that succeeds. While passes fail,
+        the reader also gets a message `stale`. If it follows the overview or leaderboards, it gets them as they were
+        last read; what was never read comes with a later pass.
 
         Call `leave` when the reader's connection has ended. After an error, the reader is not there.
 
@@ -217,7 +219,7 @@ class Broadcaster:
         await self._totals.close()
 
     async def overview(self) -> Overview:
-        """Read and return the present overview; the number of workers and the snapshots may be a second old.
+        """Read and return the present overview; see `Figures.now`.
 
         It works without readers, and after `end`, but not after `close`.
 
@@ -231,9 +233,9 @@ class Broadcaster:
         return await self._figures.now()
 
     async def _following(self) -> None:
-        """Start the task of the passes if it does not run; return when a pass of it has succeeded or failed.
+        """Start the task of the passes if it does not run; wait until its first pass has ended, if it has not.
 
-        If one has before, return at once. An error of the pass is not raised.
+        An error of the pass is not raised.
         """
         if self._task is None or self._task.done():
             self._at = self._problem = None
@@ -253,7 +255,8 @@ class Broadcaster:
     async def _attempt(self) -> float:
         """Make one pass; return the seconds to wait before the next one.
 
-        An error of the pass is not raised: it is logged, and the readers get a message `stale` at the first error.
+        An error of the pass is not raised: it is logged, unless it repeats the error before (see `StateLog`). At the
+        first of several errors in a row, the readers get a message `stale`.
         """
         try:
             await self._pass(await self._totals.deployment())
@@ -307,7 +310,10 @@ class Broadcaster:
         self._returned = set()
 
     def _note_unreachable(self, deployment: Deployment, present: Sequence[UnreachablePartition]) -> set[int]:
-        """Tell the readers if other partitions are unreachable than before; return those that are readable again."""
+        """Tell the readers if other partitions are unreachable than before; return the numbers of returned partitions.
+
+        They were unreachable, have been read again since, and their totals were not given to the readers yet.
+        """
         before, self._unreachable = self._unreachable, present
         if set(before) != set(present):
             for reader in self._readers:
@@ -320,11 +326,11 @@ class Broadcaster:
         return Message("unreachable", UnreachableMessage(list(self._unreachable)))
 
     async def _tell(self, deployment: Deployment, positions: Sequence[CountingPosition], returned: set[int]) -> None:
-        """Give the readers the totals of the counters that changed since the last pass.
+        """Give the readers the totals of the counters that changed since the last pass: see `_found`.
 
-        Also give them those that they follow by name in partitions that were unreachable and have `returned`. In the
-        first pass, these are all counters that they follow by name. After the data was replaced or rewound, the readers
-        get a reset and the totals of all counters that they follow by name.
+        Also give them the totals of the counters that they follow by name in the partitions `returned`, which were
+        unreachable before. In the first pass, give them the totals of all counters that they follow by name, and no
+        others. After the data was replaced or rewound, give them a reset and these totals.
         """
         data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
@@ -342,14 +348,16 @@ class Broadcaster:
     async def _found(
         self, deployment: Deployment, before: Cursor, positions: Sequence[CountingPosition]
     ) -> dict[Subscription, set[Counter]]:
-        """Return, for each subscription, its counters that changed from the positions `before` to `positions`.
+        """Return, for each subscription, its counters that may have changed from the positions `before` to `positions`.
 
-        If too many counters of a subscription changed, reset its readers, and return only its counters that are
-        followed by name and may have changed. If there are too many entries, changes or comparisons, do so for all
-        subscriptions, but reset only the readers of those with patterns. If a stream no longer has its entry at
-        `before`, reset all readers, and return all these too. For a second after a pass with too many entries, changes
-        or comparisons, read no entries, and return these only; else `positions` become the position of the next
-        messages.
+        They are found by reading the entries between the two. If there are too many entries, changes or comparisons,
+        return all counters that are followed by name in the partitions with new entries instead, and reset the readers
+        that follow patterns. For a second after that, return these counters without reading entries, and leave the
+        position of the messages unchanged; else it becomes `positions`.
+
+        If too many counters of one subscription changed, reset its readers, and return only its counters that are
+        followed by name. If a stream no longer has its entry at `before`, reset all readers, and also return all
+        counters that are followed by name in the partitions with new entries.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
@@ -402,8 +410,8 @@ class Broadcaster:
         """Read and return, by counter, the total and its error.
 
         Leave out counters whose subject is not valid, and those in partitions whose nodes do not answer. The error is
-        the largest amount by which the total may be too high; 0 if it is exact. Any other error of `Totals.read` is
-        raised, such as an `EventError` for a name of a metric that is not valid.
+        by how much an estimated total may be too high; 0 if it is exact: see `Reading.errors`. Any error of
+        `Totals.read` but `NodeUnreachable` is raised, such as an `EventError` for a metric whose name is not valid.
         """
         wanted = [counter for counter in counters if _is_normal(counter[0])]
         found: dict[Counter, tuple[int, int]] = {}
@@ -418,10 +426,9 @@ class Broadcaster:
     async def _catch_up(self, reader: LiveReader, wanted: Subscription, resumes: bool, since: Cursor | None) -> None:
         """Give a joining reader its first totals, or a reset and its first totals; see `join`.
 
-        The totals are of the counters that it follows by name, or, from the position `since` on, of all followed
-        counters that changed. A reset is given if these cannot be found; if no pass has succeeded yet, only a reset. If
-        `since` is ahead of the last pass, first wait for the next pass. If nodes do not answer, it is not known how far
-        their partitions are counted: that is a reason for a reset only if this service has read them after `since`.
+        If no pass has succeeded yet, give only a reset. If `since` is ahead of the last pass, first wait for the next
+        pass. If nodes do not answer, it is not known how far their partitions are counted: that is a reason for a reset
+        only if this service has read them after `since`.
 
         Args:
             reader: The reader.

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from tallystream_worker.live.cursor import Cursor
 
 Changes = dict[str, set[str]]
-"""By metric, the subjects whose counters changed."""
+"""By metric, the subjects whose counters may have changed: those with events or resets in the entries."""
 
 MAX_CHANGES: Final = 10_000
 """The largest number of changed subjects of one metric; if more changed, `changed_between` returns `None`."""
 
 
 class Found(NamedTuple):
-    """What changed between two positions.
+    """What may have changed between two positions.
 
     Attributes:
-        subjects: The changes.
-        is_unbroken: Whether each stream that was read after an entry still had that entry at the first position. If
-            not, the server lost it, or it was trimmed. Later entries prove nothing: a server that lost the end of its
-            log continues with later IDs. Then counters that are not in `subjects` may have changed too.
+        subjects: By metric, the subjects with events or resets in the entries between the positions.
+        is_unbroken: Whether each stream that was read still had the entry at its first position, or just after it (a
+            stream that was read from `(0, 0)` on counts as one that had it). If not, the server lost this entry, or it
+            was trimmed, and counters that are not in `subjects` may have changed too.
     """
 
     subjects: Changes
@@ -48,7 +48,7 @@ async def changed_between(
 ) -> Found | None:
     """Read the entries after `start` and up to `end`; return their subjects by metric, and whether entries may be lost.
 
-    Entries that cannot be decoded are skipped, because they change no counter.
+    Entries that this release cannot decode are skipped.
 
     Args:
         totals: Reads the streams.
@@ -60,7 +60,7 @@ async def changed_between(
         metrics: The metrics to return.
 
     Returns:
-        What changed; `None` if the budget is used up before all entries are read, or if they change more than
+        What may have changed; `None` if the budget is used up before all entries are read, or if these have more than
         `MAX_CHANGES` (10,000) subjects of a metric.
 
     Raises:

@@ -57,8 +57,8 @@ def read(text: str, data: str, partitions: int) -> Cursor | None:
 def data_of(deployment: Deployment) -> str:
     """Return the checksum of the epoch and the names of the ledger keys, as 8 hexadecimal digits.
 
-    A rebuild and a repartition change the checksum, and so does a new deployment after all data was lost. A restore may
-    leave it unchanged, because it sets the epoch of the snapshot: compare the positions too.
+    It changes when another generation or topic becomes live, and with a new deployment after all data was lost. A
+    restore may leave it unchanged, because it sets the epoch of the snapshot: compare the positions too.
     """
     names = [deployment.epoch, *(keys.ledger for keys in deployment.layout.keys)]
     return f"{zlib.crc32(' '.join(names).encode()):08x}"

@@ -52,8 +52,8 @@ class Figures:
     def welcome(self, reader: LiveReader) -> None:
         """Give a new reader the overview and the leaderboards that it follows, as `read` last read them; read nothing.
 
-        A figure that `read` has never read is left out. A leaderboard may be old: `read` reads only those that a reader
-        follows at the time.
+        What `read` has never read is left out. They may be old: `read` is called only while a reader follows them, and
+        reads only the leaderboards that a reader follows at the time.
         """
         if reader.overview and self._latest is not None:
             reader.tell(self._latest)
@@ -67,12 +67,12 @@ class Figures:
         range such as `7d`), and is not sent again if it has not changed.
 
         Returns:
-            The counted positions of the partitions.
+            The counted positions of the partitions that were read, and the unreachable partitions.
 
         Raises:
             ConfigurationError: no worker has published the rules yet.
             KeyLost: a partition has lost a key.
-            RedisError: a figure cannot be read, or no partition.
+            RedisError: a figure cannot be read.
 
         Any error of `Totals.deployment` is raised too.
         """
@@ -86,7 +86,10 @@ class Figures:
         return Positions.of(ledger)
 
     async def now(self) -> Overview:
-        """Read and return the present overview; the number of workers and the snapshots may be a second old.
+        """Read and return the present overview; the workers and the snapshots are read at most once a second.
+
+        If that fails, the calls of the next second return them as they were read before: at first 0 workers and no
+        snapshot.
 
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.

@@ -28,7 +28,7 @@ class CountedFigure(msgspec.Struct, frozen=True):
         metric: The metric of the counter.
         subject: The subject of the counter.
         value: The total.
-        error: The largest amount by which the total may be too high; 0 if it is exact.
+        error: By how much the total may be too high if it is an estimate (rarely by more); 0 if it is exact.
     """
 
     metric: str
@@ -38,7 +38,7 @@ class CountedFigure(msgspec.Struct, frozen=True):
 
 
 class CountersMessage(msgspec.Struct, frozen=True):
-    """The data of the message `counters`: changed totals.
+    """The data of the message `counters`: present totals, some of which may not have changed.
 
     Attributes:
         counters: The totals.
@@ -76,8 +76,8 @@ class StaleMessage(msgspec.Struct, frozen=True):
 class UnreachableMessage(msgspec.Struct, frozen=True):
     """The data of the message `unreachable`: the partitions that cannot be read; the others are sent as usual.
 
-    It is sent when these partitions change, and to a new reader if there are any. It lists all of them: after a message
-    with an empty list, all partitions are read again.
+    It is sent when the list changes, and to a new reader if the list is not empty. After a message with an empty list,
+    all partitions are read again.
 
     Attributes:
         unreachable: The partitions.
@@ -121,10 +121,10 @@ class Message:
 
 @dataclass(frozen=True)
 class MessageBatch:
-    """The totals of one message to all readers with the same `Subscription`, and their position after this message.
+    """The totals of one message to one or several readers, and their position after this message.
 
     Attributes:
-        values: By counter, the total, and the largest amount by which it may be too high.
+        values: By counter (subject, metric), the total, and its error as in `CountedFigure`.
         id: The position of a reader after these totals, as `cursor_text` encodes it.
         as_of: The stream ID up to which every entry is in the values.
         lag: The number of entries that are not counted yet; `None` if it is not known.

@@ -54,8 +54,8 @@ class Overview(msgspec.Struct, frozen=True):
 
     Attributes:
         metrics: The figures of each metric.
-        rate: Counted events of all declared metrics per second, over the last 3 seconds; not known until two readings
-            are at least 0.75 seconds apart.
+        rate: Counted events of all declared metrics per second, over the last 3 seconds; not known if these seconds
+            have no two readings that are at least 0.75 seconds apart.
         events: By outcome, the number of events in the ledger; `appended` has the number of appended events.
         lag: The number of entries that are not counted yet.
         pending: The number of entries that are delivered to a worker and not acknowledged.
@@ -64,8 +64,8 @@ class Overview(msgspec.Struct, frozen=True):
         dead: The number of dead letters.
         unaccounted: Appended events without an outcome; not known while entries are not counted yet.
         workers: The number of running workers: those that have read in the last 10 seconds.
-        snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none.
-        snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them.
+        snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none, or if it is not known.
+        snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them, or if it is not known.
         as_of: The stream ID up to which every entry is counted.
         at: The time of the overview by this host's clock, in seconds since 1970.
         unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer; then
@@ -89,11 +89,12 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Snapshots(NamedTuple):
-    """The snapshots of a deployment.
+    """The age and the interval of the snapshots of a deployment, as published in its description.
 
     Attributes:
-        age: Seconds since the latest snapshot; `None` if there is none.
-        every: Seconds between two snapshots; `None` if no worker takes them.
+        age: Seconds since the latest snapshot; `None` if there is none, or if it is not known.
+        every: Seconds between two snapshots; `None` if no worker takes them, or if it is not known. The interval of a
+            worker that died stays.
     """
 
     age: float | None
@@ -105,10 +106,11 @@ class TopFigures(msgspec.Struct, frozen=True):
 
     Attributes:
         window: A window such as `day`, a range such as `7d`, or `all` for the totals.
-        metrics: By metric, the leaderboard in `window`; a metric without a leaderboard or the window is left out.
-        incomplete: By metric, the second (since 1970) at which its leaderboard begins, if the begin of the range that
-            was asked for has expired. `null` if the leaderboard of all time lacks subjects, because `top` was added to
-            a metric with events. Other metrics are left out.
+        metrics: By metric, the first places (at most 10) of the leaderboard in `window`; a metric without a leaderboard
+            or the window is left out.
+        incomplete: By metric, the second (since 1970) at which its leaderboard begins, if a part of the range that was
+            asked for is not in it, for example because it has expired. `null` if the leaderboard of all time may lack
+            subjects or have wrong values, because a rule was changed. Other metrics are left out.
         unreachable: The partitions that are not in the leaderboards, because their nodes of the cluster do not answer.
     """
 
@@ -211,7 +213,7 @@ def query_workers(layout: Layout) -> Query[int]:
 def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
     """Return a query for the age of the latest snapshot at `now` (seconds since 1970), and for the interval.
 
-    Both are `None` if the node of the description does not answer.
+    One that is not stored is `None`; both are if the node of the description does not answer.
     """
 
     def parse(replies: list[Any]) -> Snapshots:
@@ -226,7 +228,7 @@ def query_snapshots(layout: Layout, now: float) -> Query[Snapshots]:
 
 
 async def top_of(totals: Totals, rules: Rules, window: str) -> TopFigures:
-    """Read and return the leaderboard of each metric in one window; leave out metrics that have none.
+    """Read and return the leaderboard of each metric in one window, at most 10 places; leave out metrics without one.
 
     Args:
         totals: Reads the leaderboards.

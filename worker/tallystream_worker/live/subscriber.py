@@ -19,8 +19,7 @@ MAX_HELD: Final = 2000
 class LiveReader:
     """A reader of live updates: the broadcaster adds messages, and the reader's connection takes them and sends them.
 
-    The broadcaster calls `first`, `counters`, `reset`, `tell` and `end`. The connection calls `next` in a loop, and
-    runs `watch` in another task.
+    The connection calls `next` in a loop, and runs `watch` in another task. The broadcaster calls the other methods.
 
     Args:
         wanted: The counters that the reader follows; `None` if it follows no counters.
@@ -53,7 +52,7 @@ class LiveReader:
         self._ended = False
 
     def hold_back(self) -> None:
-        """Keep messages until `release`, because the first totals are still being read: `next` returns none of them."""
+        """Keep messages until `release`: `next` returns none of them, but still heartbeats and the end."""
         self._held_back = True
 
     def first(self, batch: MessageBatch) -> None:
@@ -85,9 +84,9 @@ class LiveReader:
     def reset(self, reason: str, at: str, *, is_other_data: bool = False) -> None:
         """Drop the unsent totals, and add a message `reset` with a reason; it moves the reader's position to `at`.
 
-        Unsent totals of counters that the reader follows by name are kept, because no other message will have them. If
-        `is_other_data`, they are dropped too: the caller must add them again. `at` is a position as `cursor_text`
-        encodes it, or `""` to leave the reader without a position.
+        Unsent totals of counters that the reader follows by name are kept; with `is_other_data`, they are dropped too,
+        and the caller must add them again. `at` is a position as `cursor_text` encodes it, or `""` to leave the reader
+        without a position.
         """
         if self._batch is not None:
             kept = () if self.wanted is None or is_other_data else self.wanted.named
@@ -112,8 +111,8 @@ class LiveReader:
         also tells `watch` that the messages of the call before were sent. One task may wait at a time.
 
         Returns:
-            The messages to send: a reset first, then totals, then others; an empty list if a heartbeat is due; `None`
-            if the connection must end.
+            The messages to send: a reset first, then totals, then others; an empty list if a heartbeat is due, even if
+            there are messages, which the next call returns; `None` if the connection must end.
         """
         self._is_sending = False
         while not (self._ended or self._is_silent or self._has_news):
@@ -139,8 +138,8 @@ class LiveReader:
     async def watch(self, patience: float) -> None:
         """Request a heartbeat after each `patience` seconds without messages; return only if the client does not read.
 
-        For a heartbeat, `next` returns an empty list. The client does not read if the connection is still sending the
-        messages that `next` returned `patience` seconds ago. One timer runs for the connection, and none for a message.
+        For a heartbeat, `next` returns an empty list. The client does not read if the connection is still sending what
+        `next` returned `patience` seconds ago.
         """
         while True:
             await asyncio.sleep(self._sent_at + patience - time.monotonic())

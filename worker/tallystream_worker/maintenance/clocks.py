@@ -87,8 +87,9 @@ class SteppingClock:
 class ClockWatch:
     """Finds steps of the servers' clocks, and streams whose IDs are ahead of the clock.
 
-    `run_once` makes one pass, which logs both; the service calls it about every 2 seconds. The largest step of each
-    pass is also written into the field `clock-step` of the topic's hash.
+    `run_once` makes one pass, which logs both; the service calls it about every 2 seconds. Only the largest step of a
+    pass is logged; it is also written into the field `clock-step` of the topic's hash. A failover to a server with
+    another clock looks like a step.
 
     Args:
         client: The connection to the partitions.
@@ -121,11 +122,12 @@ class ClockWatch:
         finished.
 
         Raises:
-            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`. A step that was
-                found is logged all the same, and published if possible.
+            redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost; a step that was found before is logged, not published.
+            KeyLost: the hash of the live topic is lost.
             DeploymentChanged: the data was deleted or replaced meanwhile; a step was logged, not published.
+
+        Before an error is raised, the largest step that was found is logged, and published if possible.
         """
         self._steps = []
         try:

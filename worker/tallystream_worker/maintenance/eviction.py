@@ -54,7 +54,7 @@ def refuse_eviction(client: redis.Redis, layout: Layout) -> None:
 
 
 class EvictionWatch:
-    """Logs servers that may evict keys, and how many keys they have evicted since the last check (the first logs none).
+    """Logs, for each partition, whether its server may evict keys, and that its server has evicted some.
 
     `run_once` makes one check; the service calls it about every 10 seconds.
 
@@ -79,12 +79,10 @@ class EvictionWatch:
     def run_once(self) -> None:
         """Check the server of each partition: note in `evicting` whether it may evict keys, and log new evictions.
 
-        The log line of an eviction states how many keys the server has evicted since the last check, no names. The
-        first check of a partition logs no eviction. A server whose figures this user may not read counts as one that
-        evicts none.
-
-        Also log when a server begins or ceases to be able to evict. Do nothing if the data was deleted or replaced, or
-        a restore has not finished.
+        An eviction is logged once for each partition of the server, if the server's number of evicted keys is larger
+        than at the last check of this partition; the first check logs none. Also log when the server of a partition is
+        found to be able to evict keys, and when it is not any more. A server whose figures this user may not read
+        counts as one that evicts none. Do nothing if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.

@@ -30,7 +30,7 @@ class FrequentSubjects:
     """Approximate counts of the most frequent pairs of metric and subject among the events that were added.
 
     `take` adds the events of an entry; `largest` is the most frequent pair. Not thread-safe. Newer events weigh more:
-    all counts are halved after 200,000 events, and then every 100,000.
+    all counts are halved after about 200,000 events, and then about every 100,000.
     """
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class FrequentSubjects:
     def largest(self) -> tuple[str, str, float] | None:
         """The most frequent pair: its metric, its subject, and its approximate share of the events (0 to 1).
 
-        `None` if fewer than 100 events were added, or if a reduction or a halving has just removed all subjects because
-        none was more frequent than the others.
+        `None` if fewer than 100 events were added, or if no pair has a count, because they were equally frequent when
+        the counts were last reduced or halved.
         """
         if self._events < _FEW:
             return None

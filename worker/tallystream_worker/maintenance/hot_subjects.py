@@ -45,8 +45,8 @@ class HotSubject:
     Attributes:
         metric: The metric of the subject's events.
         subject: The subject.
-        share: The share of the partition's sampled events that have this metric and subject, 0 to 1.
-        events_per_second: The events per second of all subjects of the partition that this worker counts.
+        share: About the share of the partition's sampled events that have this metric and subject, 0 to 1.
+        events_per_second: The events of all subjects of the partition that one worker applied per second.
     """
 
     metric: str
@@ -56,14 +56,14 @@ class HotSubject:
 
     @property
     def is_hot(self) -> bool:
-        """Whether the subject has half of the partition's events or more, and the partition 10,000 a second or more."""
+        """Whether `share` is 0.5 or more, and `events_per_second` is 10,000 or more."""
         return self.share >= LARGE_SHARE and self.events_per_second >= BUSY
 
 
 def advice(hot: HotSubject, rules: Rules | None) -> str:
     """Return a text on what to do about a hot subject: spread its metric, or, if it cannot be spread, add processor.
 
-    If the metric is spread already, or its rules are not published yet, the text states this instead.
+    If the metric is spread already, or the published rules do not have it, the text states this instead.
 
     Args:
         hot: The subject.
@@ -173,12 +173,11 @@ class HotSubjects:
         self._logged: dict[str, tuple[str, str]] = {}  # by stream, the last one: metric and subject
 
     def run_once(self) -> None:
-        """Publish the most frequent subject of each partition in which this worker counted events since the last pass.
+        """Publish the most frequent subject of each partition in which this worker applied events since the last pass.
 
         Publish nothing for a partition whose sample shows no such subject (see `HotSubjectTracker.of`), or if the
         worker does not count the live topic yet, or if the data was deleted or replaced, or a restore has not finished.
-        Log the subject if it is hot and is not the one that was logged last for the partition. In any case, the next
-        pass counts the events from now on: see `HotSubjectTracker.tick`.
+        Log the subject if it is hot and is not the one that was logged last for the partition.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
@@ -212,8 +211,7 @@ def hot_subjects_service(
 ) -> PeriodicService:
     """Return a service, not started, that publishes each partition's most frequent subject about every 2 seconds.
 
-    The subject need not be hot. It is logged if it is hot and is not the one that was logged last for its partition.
-    See `HotSubjects`.
+    Partitions in which this worker applies no events are left out. The subject need not be hot: see `HotSubjects`.
 
     Raises:
         ConfigurationError: the URL of the server cannot be used.

@@ -42,8 +42,9 @@ class Loss:
 def settle_losses(client: redis.Redis, keys: PartitionKeys) -> Loss | None:
     """Add the events of entries that vanished before they were counted to the ledger's `trimmed`, in one partition.
 
-    If no entry is pending or unread, also move the last delivered ID of the consumer group to the end of the stream (if
-    the user may do this). If entries are pending or unread, change nothing.
+    They are added only if the server's figures prove that entries vanished. If no entry is pending or unread, also move
+    the last delivered ID of the consumer group to the end of the stream (if the user may do this). If entries are
+    pending or unread, change nothing.
 
     Returns:
         The loss, which is in the ledger only if `proved` is true, and which a later call does not return again then;
@@ -81,9 +82,9 @@ class LossFinder:
     def run_once(self) -> None:
         """Add the proved losses of each partition to its ledger, and log them.
 
-        If events of a partition are missing without a proof, log an error when this begins, and a line at the first
-        pass that does not find it, also if that is because entries are pending or unread. Do nothing if the data was
-        deleted or replaced, or a restore has not finished.
+        If the ledger of a partition does not balance, without a proof that entries vanished, log an error when this
+        begins, and a line at the first pass that does not find it, also if that is because entries are pending or
+        unread. Do nothing if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.

@@ -77,15 +77,16 @@ def reap_producers(
     longest: float = _LONGEST_PASS,
     step: int = _STEP,
 ) -> tuple[str, int]:
-    """Add the time since the last call to the active time, and remove records of silent producers with random names.
+    """Add the time since the last call to the active time, and remove the records of some silent producers.
 
-    One call examines about `step` producers.
+    Only producers with a random name (16 hexadecimal digits), and those with a spool, are removed. The active time is
+    the time during which the server ran and workers made this call.
 
     Args:
         client: Runs the script.
         keys: The keys of the partition.
         cursor: The cursor that the last call returned; `0` to begin.
-        silence: Seconds of active time without an append after which a producer is silent.
+        silence: About the seconds of active time without an append after which a producer is silent; not less.
         spool_silence: As `silence`, of a producer with a spool.
         longest: Most seconds that this call adds to the active time.
         step: About how many producers one call examines.
@@ -104,10 +105,10 @@ def reap_producers(
 
 
 class Reaper:
-    """Removes the silent consumers of all partitions, and the records of silent producers that have a random name.
+    """Removes the silent consumers of all partitions, and the records of silent producers.
 
-    A producer with a chosen name, such as that of an ingest, may return at any time, so its record is never removed.
-    `run_once` makes one pass; the service calls it about every minute.
+    Records with other names than those of producers with a random name or a spool, such as those of ingested files, are
+    never removed. `run_once` makes one pass; the service calls it about every minute.
 
     Args:
         client: The connection to the partitions.
@@ -126,10 +127,10 @@ class Reaper:
     def run_once(self) -> None:
         """Remove consumers that were silent for a day, and records of producers that were silent for 30 days.
 
-        Only producers with random names are removed; those with a spool after 365 days. Days of producers are of active
-        time: see `reap_producers`. The pending entries of the consumers go to the heir first. In each partition, one
-        pass moves at most 500 entries, and examines about 500 producers; the next pass continues after them. Do nothing
-        if the data was deleted or replaced, or a restore has not finished.
+        A producer with a spool is removed after 365 days. Days of producers are of active time: see `reap_producers`.
+        The pending entries of the consumers go to the heir first. In each partition, one pass moves at most 500
+        entries, and examines about 500 producers; later passes continue. Do nothing if the data was deleted or
+        replaced, or a restore has not finished.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.

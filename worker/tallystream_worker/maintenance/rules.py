@@ -37,16 +37,16 @@ class RulesAdopter:
         self._deployment = deployment
 
     def run_once(self) -> None:
-        """Record in each partition that its metrics are counted by the rules that are published now.
+        """Record in each partition that its metrics are counted by the published rules of its live generation.
 
-        They are the rules of the partition's live generation; see `adopt`. They may be newer than the rules that this
-        worker counts by. An older worker reads the same rules, so it does not undo this. Do nothing if the data was
-        deleted or replaced, if a restore has not finished, or if no rules are published.
+        A metric that the partition has never counted, or counts by these rules already, is left alone: see `adopt`. The
+        rules may be newer than those that this worker counts by. Do nothing if the data was deleted or replaced, if a
+        restore has not finished, or if no rules are published.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic, or a key of a partition, is lost.
+            KeyLost: the hash of the live topic, or a key of a partition that has to be changed, is lost.
         """
 
         def adopt_one(_number: int, keys: PartitionKeys, found: Deployment) -> None:

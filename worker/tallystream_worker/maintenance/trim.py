@@ -63,9 +63,9 @@ def trim(client: redis.Redis, keys: PartitionKeys, retention: RetentionSettings,
     """Remove the oldest entries that no reader needs and that are beyond the retention; publish the limits.
 
     An entry is needed until every consumer group of the stream has acknowledged it, and until every retention hold is
-    past it. The limits, for appends and dead letters, are written to the hash of sequences. One call removes at most
-    `step` entries. The server removes whole nodes of a stream, so up to a hundred small entries stay longer than the
-    retention demands.
+    past it. The limits, for appends and dead letters, are written to the hash of sequences; while the stream is empty,
+    a limit for appends is not. One call removes at most `step` entries. The server removes whole nodes of a stream, so
+    up to a hundred small entries stay longer than the retention demands.
 
     Remove nothing if the counting group is missing. Remove nothing for its age within an hour after the first call, or
     after the server's clock was set back or advanced by more than ten minutes between two calls (also if no worker
@@ -124,12 +124,12 @@ class Trimmer:
         self._dead_full = StreamStates(log, "dead_letters.nearly_full", "dead_letters.have_room")
 
     def run_once(self) -> None:
-        """Remove from each partition entries and dead letters beyond the configured age and sizes.
+        """Remove from each partition entries beyond the configured age and size, and dead letters beyond their size.
 
-        Log dropped dead letters, and each stream or store of dead letters that reaches 80 % of its limit. Entries that
-        a reader needs stay. In a partition, one pass makes at most 50 calls that trim the stream, and 51 that drop dead
-        letters; the next pass removes the rest. Do nothing if the data was deleted or replaced, or a restore has not
-        finished.
+        Entries that a reader needs stay, and so do some dead letters: see `trim` and `shorten`. Log dropped dead
+        letters, and each stream or store of dead letters that becomes nearly full (80 % of its limit), or has room
+        again. In a partition, one pass makes at most 50 calls that trim the stream, and 51 that drop dead letters. Do
+        nothing if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.

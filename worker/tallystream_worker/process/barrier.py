@@ -58,8 +58,9 @@ def confirm(
         also: The layout of another topic, whose slots are also confirmed.
 
     Raises:
-        Unconfirmed: it was not confirmed within 10 seconds.
+        Unconfirmed: it was not confirmed within about 10 seconds.
         redis.ResponseError: the user lacks the permission for a command.
+        ConfigurationError: the server is a node of a cluster, and the URL of the client names none, or the reverse.
     """
     check = DurabilityCheck(deployment.durability)
     if not check.is_needed:
@@ -87,13 +88,13 @@ def step(
     *,
     also: Layout | None = None,
 ) -> Iterator[None]:
-    """Run a step of a command in the context; at its end, make sure that no server can lose it, or has lost it.
+    """Run a step of a command in the context; at its end, `confirm` it, and raise an error if a node failed over.
 
-    Also with the durability `memory`, a failover or a restart in the context is an error. The arguments are those of
-    `confirm`.
+    With the durability `memory`, only the failover is an error. If the context raises an error, neither is checked. The
+    arguments are those of `confirm`.
 
     Raises:
-        Unconfirmed: see `confirm`.
+        Unconfirmed, ConfigurationError: see `confirm`.
         FailedOver: a node failed over or restarted in the context, or a slot moved to another node.
         redis.RedisError: a server does not reply, or rejects a command.
     """
@@ -106,13 +107,12 @@ def step(
 def last_step(attempt: Callable[[], None]) -> None:
     """Call `attempt`, which makes the result of a command live in a `step`; call it again for 30 s while nodes fail.
 
-    It is called again after the errors that a node gives while it fails over. After such an error, it is not known
-    whether the result is live, and a command that ends then states something wrong, or has to be run again. A repeated
-    call must change nothing more.
+    It is called again after the errors that a node gives while it fails over: then it is not known whether the result
+    is live. A repeated call must change nothing more.
 
     Raises:
-        FailedOver, redis.RedisError: nodes still failed after 30 seconds; or, at once, the password is refused, or
-            another error of `attempt`.
+        FailedOver, redis.RedisError: nodes still failed after 30 seconds.
+        Exception: any other error of `attempt`, at once, such as a refused password or `Unconfirmed`.
     """
     until = time.monotonic() + LAST_STEP_TIMEOUT
     while True:

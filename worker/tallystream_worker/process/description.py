@@ -22,7 +22,9 @@ _FORGET: Final = Script("tallystream_worker.process", "forget")
 
 
 def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any]) -> None:
-    """Set fields of the hash of the deployment's topic (`meta`); without fields, do nothing.
+    """Set fields of the hash of the deployment's topic (`meta`), if it has the epoch of the deployment.
+
+    Without fields, do nothing. The errors but the last one are raised only if the hash does not have this epoch.
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
@@ -57,7 +59,8 @@ def note_durability(client: redis.Redis, deployment: Deployment, durability: Dur
 def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: int = 1) -> int:
     """Add `by` to a number in a hash of the description, and return the new number; a missing field counts as 0.
 
-    `key` is `root` or `meta` of the deployment's layout.
+    `key` is `root` or `meta` of the deployment's layout. The errors but the last one are raised only if this hash does
+    not have the epoch of the deployment.
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
@@ -73,9 +76,7 @@ def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: i
 
 
 def forget(client: redis.Redis, key: str, field: str, value: int) -> None:
-    """Remove a field of a hash of the description; do nothing if it has another value than `value`.
-
-    Another process has written it then, while this one was paused.
+    """Remove a field of the hash `key` of the description; do nothing if it has another value than `value`.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def for_each_in_reach(client: redis.Redis, layout: Layout, job: Callable[[int, PartitionKeys], None]) -> None:
-    """Run a job in each partition whose node of a cluster answers.
+    """Run a job in each partition; in a cluster, leave out partitions whose node does not answer.
 
-    After the first command that a node does not answer, no further partition of this node is tried: each would take
-    until the timeout.
+    After the first job that a node does not answer, no further partition of this node is tried: each would take until
+    the timeout.
 
     Args:
         client: The connection to the partitions.

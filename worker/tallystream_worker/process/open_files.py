@@ -25,9 +25,10 @@ class OpenFiles:
         self._reserved = 0
 
     def reserve(self, wanted: int, least: int = 0) -> int:
-        """Reserve at most `wanted` files, and at least `least`, even if there are not so many; return how many.
+        """Reserve `wanted` files, or as many as there are, but at least `least`; return how many were reserved.
 
-        The soft limit of the process is raised as far as needed, at most to the hard limit, and never lowered.
+        The soft limit of the process is raised as far as needed and allowed, at most to the hard limit, and never
+        lowered.
         """
         with self._lock:
             room = _allow(OTHERS + self._reserved + wanted) - OTHERS - self._reserved
@@ -46,7 +47,7 @@ OPEN_FILES: Final = OpenFiles()
 
 
 def _allow(files: int) -> int:
-    """Return how many files this process may open; raise its limit to `files` if the system allows it."""
+    """Return how many of `files` files this process may open, after raising its limit as far as needed and allowed."""
     if sys.platform == "win32":
         return files
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

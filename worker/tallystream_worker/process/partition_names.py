@@ -24,8 +24,9 @@ _OF_A_LATER_TOPIC: Final = re.compile(rb"l\d+:")
 def partition_names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, bytes]]:
     """Yield the full name of each key of a partition in its topic, and the name without the prefix.
 
-    The names are found by SCAN, so a key may come twice. The keys of the topic itself that begin like those of its
-    first partition are among them. A `redis.RedisError` is raised while the names are iterated.
+    The names are found by SCAN, so a key may come twice; if a node fails over or a slot moves meanwhile, keys may be
+    missing. The keys of the topic itself that begin like those of its first partition are among them. A
+    `redis.RedisError` is raised while the names are iterated.
     """
     prefix = keys.prefix.encode()
     pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"

@@ -52,9 +52,9 @@ class ServiceHealth:
 class PeriodicService:
     """Runs one pass after another in its own thread, from `start` until `stop`.
 
-    A failed pass is tried again after a back-off. A failure is logged unless the pass before failed with the same
-    problem: a `RedisError` or `TallyError` with its text, any other exception with its traceback. No `Exception` of a
-    pass ends the thread.
+    A failed pass is tried again after a back-off. A failure is logged unless it is the present problem of the service
+    (see `StateLog`): a `RedisError` or `TallyError` with its text, any other exception with its traceback. No
+    `Exception` of a pass ends the thread.
 
     Args:
         name: Name of the service in logs, health and the thread.
@@ -71,7 +71,7 @@ class PeriodicService:
             operation, such as a switch. Then the state does not change, and nothing is logged.
         close: Called after the last pass, in the thread of the passes; if the thread was never started, `stop` calls
             it.
-        clients: The Redis clients of the passes. The service closes their connections after a failure, unless the
+        clients: The Redis clients of the passes. The service closes their idle connections after a failure, unless the
             failure is a `redis.ResponseError` other than READONLY, and closes the clients after `close`.
         shared: Redis clients of the passes that other services use too. After such a failure, their idle connections
             are closed; the clients themselves stay open.
@@ -146,8 +146,8 @@ class PeriodicService:
         """Run one pass, without waiting; log a change of state; return the seconds to wait before the next pass.
 
         If the pass returns fields, they are logged as `task.done`. An `Exception` of the pass is not raised: it becomes
-        the problem of the service (unless `is_normal` is true for it), stale connections are closed, and the wait is
-        the one that `recover` returns, or else the back-off.
+        the problem of the service (unless `is_normal` is true for it), idle connections may be closed (see `clients`),
+        and the wait is the one that `recover` returns, or else the back-off.
         """
         self._tried = time.monotonic()
         try:

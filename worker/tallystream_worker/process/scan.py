@@ -27,7 +27,7 @@ class ScanBroken(StreamError):
 
 
 def pages_of_keys(client: redis.Redis, key: str, prefix: str) -> Iterator[list[bytes]]:
-    """Yield pages of the keys that begin with a prefix; a key may come twice.
+    """Yield pages of the keys that begin with a prefix; a key may come twice, and a page may be empty.
 
     Args:
         client: The server.
@@ -43,7 +43,7 @@ def pages_of_keys(client: redis.Redis, key: str, prefix: str) -> Iterator[list[b
 
 
 def pages_of_fields(client: redis.Redis, key: str) -> Iterator[dict[bytes, bytes]]:
-    """Yield pages of the fields of a hash with their values; a field may come twice.
+    """Yield pages of the fields of a hash with their values; a field may come twice, and a page may be empty.
 
     Raises:
         ScanBroken, redis.RedisError: see `pages_of_keys`.

@@ -17,8 +17,8 @@ _SCRIPT: Final = Script("tallystream_worker.process", "unless_lost")
 def write_unless_lost(client: redis.Redis, keys: PartitionKeys, command: str, *arguments: Any) -> Any:
     """Run a command that writes one key of a partition, and return its reply.
 
-    A command of its own would create the key in a partition that has lost all its keys. Then the partition looks as if
-    something of it were left, and `reopen` refuses to open it.
+    Without this check, the command would create the key in a partition that has lost all its keys. Then the partition
+    would look as if something of it were left.
 
     Args:
         client: The server.

@@ -55,7 +55,8 @@ def audit(
     """Fold every partition again in a scratch server, compare its live counters with the result, and return the report.
 
     Events may be appended and counted meanwhile. Nothing on the live server is changed. If an entry is trimmed before
-    the audit reads it, its counters may differ.
+    the audit reads it, its counters may differ. Counters that cannot be proved, because entries are gone, are not
+    compared.
 
     Args:
         client: Client of the server of the live counters.
@@ -63,11 +64,11 @@ def audit(
         rules: The rules that the counters should be counted by; they must be the live ones if `followed` is given.
         sources: The archive and the snapshot from which to get what is gone from the streams.
         span: The buckets to compare; if unlimited, all counters.
-        sample: The share of the keys that is compared, from 0 to 1, chosen by a hash of their names; a key is compared
-            whole. Every entry is folded in any case.
+        sample: The approximate share of the counters' keys that is compared, from 0 to 1, chosen by a hash of their
+            names; a key is compared whole. A smaller share does not reduce the entries that are folded.
         followed: The rules of the server, and where its partitions began to follow them: then each entry is counted by
-            the rules that counted it, and dead letters that were retried are counted. `None` to count all entries by
-            `rules`.
+            the rules that counted it (if these are known), and dead letters that were retried are counted. `None` to
+            count all entries by `rules`.
         show: Called after each page of entries and each chunk of counters, from several threads, with the name of a
             stream, and the numbers of entries folded and of counters compared for it so far. An error that it raises
             ends the audit of that partition only; `audit` raises it after the partitions with lower numbers and the
@@ -80,8 +81,9 @@ def audit(
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: a partition has a stream, but its live consumer group is missing.
         StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, entries were trimmed
-            while the stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile; or
-            counters differ, and the rules of a partition changed meanwhile.
+            while the stream was read (`EntriesTrimmed`), a node failed over while the records of dropped dead letters
+            were read (`ScanBroken`), or, with `followed`, dead letters were retried meanwhile; or counters differ, and
+            the live topic, generation or rules changed meanwhile.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
         CodecError: a file of the archive has a damaged row.
         EmbeddedServerError: the scratch server cannot be started.
@@ -112,9 +114,9 @@ def audit(
 
 
 def _ensure_unchanged(client: redis.Redis, deployment: Deployment, followed: LiveRules) -> None:
-    """Raise a `StreamError` if the rules of a server, or the places at which its partitions follow them, have changed.
+    """Raise a `StreamError` if the live topic, generation or rules of a server are not those of `followed` any more.
 
-    `followed` are those of the beginning.
+    The places at which its partitions began to follow the rules count too; recorded changes of the rules do not.
     """
     now = followed_rules(client, deployment.layout)
     is_same = now is not None and replace(now, changes=followed.changes) == followed

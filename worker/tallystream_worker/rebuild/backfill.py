@@ -31,8 +31,8 @@ class Backfill:
     """Counts given entries of one partition, each once, although counting may be interrupted and repeated.
 
     Read the property `mark`, then call the object with the entries after it. The server stores the mark, which names
-    the last counted entry; the script call that counts a batch also moves the mark. Entries that cannot be counted
-    become dead letters.
+    the last counted entry; the script call that counts a batch also moves the mark. Events that the fold or the script
+    cannot count become dead letters.
 
     Args:
         client: Client of the server of the counters.
@@ -68,6 +68,8 @@ class Backfill:
                 changed nothing, earlier batches are counted.
             redis.RedisError: the present batch may be counted or not; earlier batches are. Read the property `mark`
                 and continue after the entry that it names.
+
+        Any error of `fold`, `name` and `told` is raised too.
         """
         excluded: Mapping[FoldFault, str] = {}
         while entries:
@@ -106,6 +108,8 @@ class Backfill:
         Raises:
             KeyLost, StreamError: see `__call__`; nothing was counted.
             redis.RedisError: the events may be counted or not, and the dead letter may still be there.
+
+        Any error of `fold` is raised too.
         """
         excluded: Mapping[FoldFault, str] = {}
         while True:

@@ -39,7 +39,7 @@ class Sources:
     prefers_snapshot: bool = False
 
     def changes(self) -> dict[str, dict[str, str]]:
-        """Return the changes of the rules in the archive, by ID; empty without an archive.
+        """Return the changes of the rules in the archive: by ID, the fields of each. Empty without an archive.
 
         Raises:
             ArchiveError: the archive cannot be read.
@@ -87,7 +87,7 @@ def opened(
     Raises:
         ConfigurationError: the URL of the archive or of the snapshot cannot be used. Whether the two exist is not
             checked here.
-        ImportError: there is an archive, and the package pyarrow is not installed.
+        ImportError: an archive is named or configured, and the package pyarrow is not installed.
     """
     store = database = None
     if url := settings.archive.url if archive is None else archive:
@@ -106,7 +106,7 @@ def opened(
 
 
 def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
-    """Return the base from which an audit of partition `number` can prove the most counters of the span.
+    """Return the base of the audit of partition `number`: where its fold begins, and from what.
 
     If the span has a beginning, no snapshot is used. Otherwise, the snapshot of `sources` is always the base if it is
     preferred. If it is not preferred, it is used only if entries are gone that the archive does not have. It is then
@@ -115,7 +115,8 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
     Raises:
         ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data; or the span has a
             beginning, and no rules are published.
-        ArchiveError, SnapshotError: the archive or the snapshot cannot be read, even if it is not preferred.
+        ArchiveError, SnapshotError: the archive or the snapshot is needed and cannot be read, even if the snapshot is
+            not preferred.
         redis.RedisError: the partition has no stream, or the server does not reply or rejects a command.
     """
     stream = deployment.layout.keys[number].stream
@@ -141,8 +142,8 @@ def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None
 
     Args:
         needed: The ID after which entries are needed.
-        lost: The result of `_lost`.
-        archived: The ID before the first archived entry; `None` if the archive cannot be used.
+        lost: The highest ID of an entry that is gone from the stream; `None` if none is gone.
+        archived: The ID after which the archive has every entry up to `lost`; `None` if the archive cannot be used.
     """
     if lost is None or lost <= needed:
         return Base(_text(needed), needed[0])
@@ -164,10 +165,9 @@ def _lost(info: Any) -> StreamID | None:
 
 
 def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
-    """Return the ID after which the archive begins; `None` if it does not reach the ID `lost`.
+    """Return the ID after which the archive has every entry up to the ID `lost`; `None` if it ends before `lost`.
 
-    No entry up to `lost` is in the stream any more. The archive has the entries between the returned ID and `lost`,
-    unless a file was removed, which is not checked here.
+    A file that was removed between two others is not noticed here.
     """
     newest = store.newest(number)
     return None if newest is None or newest.last < lost else store.beginning(number)

@@ -82,8 +82,8 @@ def checkpoint(
 class AppliedEntries:
     """Yields, by `until`, the entries of a partition that were applied between consecutive checkpoints, each once.
 
-    Entries that are trimmed before a call of `until` are missing, without an error. If the live generation changes,
-    make a new object.
+    Entries that are trimmed before `until` begins to read the stream are missing, without an error. If the live
+    generation changes, make a new object.
 
     Args:
         client: Client of the server of the stream.

@@ -23,15 +23,17 @@ _PAUSE: Final = 0.05
 def compare(client: redis.Redis, deployment: Deployment, generation: int) -> Iterator[Difference]:
     """Yield one `Difference` for each counter whose value in `generation` (`found`) is not the live value (`expected`).
 
-    Counters that arriving events are changing differ briefly. So a `Piece` that differs is read up to five times, 50 ms
-    apart, and only the counters that still differ in the last read are yielded. Not compared are the counters that
-    `pieces` leaves out, the ledgers, and the periods that one of the generations has removed (see `RemovedPeriods`).
+    An absent counter and one of 0 are equal. Counters that arriving events are changing differ briefly. So a `Piece`
+    that differs is read up to five times, 50 ms apart, and only the counters that still differ in the last read are
+    yielded. Not compared are the counters that `pieces` leaves out, the ledgers, the periods that one of the
+    generations has removed (see `RemovedPeriods`), and keys that have another type than they should in both. Of the
+    leaderboards of some metrics, only subjects that both list are compared (see `differing`).
+
     Both generations must exist in the live topic. If a key has another type in one of them, its counters have a text
-    there as their value; a plain number counts as absent. A key that must be a hash, and has another type in both, is
-    not compared.
+    there as their value; a plain number counts as absent.
 
     Raises:
-        ConfigurationError: no rules are published.
+        ConfigurationError: `generation` has no stored rules, and no rules are published.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     rules = deployment.rules_of(generation)
@@ -81,7 +83,7 @@ def _read(client: redis.Redis, present: PartitionKeys, new: PartitionKeys, chunk
 
 
 def _hash(client: redis.Redis, key: str) -> dict[bytes, bytes]:
-    """Return a hash; an empty one if the key has another type."""
+    """Return a hash; an empty one if the key does not exist or has another type."""
     with client.pipeline(transaction=False) as pipeline:
         pipeline.hgetall(key)
         (stored,) = replies_of(pipeline)

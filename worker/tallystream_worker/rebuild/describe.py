@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _INIT: Final = Script("tallystream.storage", "init_deployment")
 _COUNTS: Final = re.compile(rf"{GROUP}(?:-([0-9]+))?")
 _CLOSING: Final = f"!{CLOSING}"
-"""The field of the sequences with the number of the last closing of the partition."""
+"""The field of the sequences with the number of the last closing or reopening of the partition."""
 _LATER: Final = re.compile(rb"l([0-9]+):meta")
 
 _PAGE: Final = 1000
@@ -51,8 +51,8 @@ class _Topic:
     Attributes:
         number: The number of the topic.
         partitions: The number of partitions up to the last one that has sequences or a ledger; 0 if none has.
-        closed: The topics that the partitions with sequences are closed for; 0 is one that is open.
-        closing: The highest number of a closing that changed a partition; 0 if none has.
+        closed: The numbers of the topics that the partitions with sequences are closed for; 0 for one that is open.
+        closing: The highest number of a closing or reopening that changed a partition; 0 if none has.
         is_kept: Whether a partition has a ledger; none has if the topic was dropped.
     """
 
@@ -81,16 +81,17 @@ def describe(
     force: bool = False,
     topics: Sequence[int] = (),
 ) -> list[str]:
-    """Store the root hash of a deployment and the hash of its live topic again, each if it is lost.
+    """Store the root hash of a deployment and the hash of its live topic again, each if the whole hash is lost.
 
     Return the names of the hashes that this call has stored. Do nothing, and return an empty list, if the root hash is
-    stored and notes that a restore has not finished.
+    stored and notes that a restore has not finished. Lost fields of a stored hash are not stored again.
 
     The rules, the epoch and the number of partitions are those of the last recorded change of the rules of the topic.
-    If no change is recorded any more, the epoch and the number are those of the archive, and the next worker that
-    starts publishes its rules. Without an archive, the number is `partitions`, and the epoch is new. The number is also
-    `partitions` if more partitions have keys than the record or the archive states. If one of the two hashes is left,
-    it has the epoch. The live generation is the one that the partitions count.
+    If no change is recorded any more, the epoch and the number are those of the archive, and (unless the archive notes
+    retractions, see below) the next worker that starts publishes its rules. Without an archive, the number is
+    `partitions`, and the epoch is new. The number is also `partitions` if more partitions have keys than the record or
+    the archive states. If one of the two hashes is left, its epoch is used. The live generation is the one that the
+    partitions count.
 
     Retractions are part of the recorded rules. Without a record, those that the archive notes are stored, with the
     metrics of `rules`. If the archive notes none either, the ledgers show whether events were retracted.
@@ -190,7 +191,10 @@ def _look(client: redis.Redis, namespace: str, number: int) -> _Topic:
 
 
 def _chain(client: redis.Redis, namespace: str) -> list[_Topic]:
-    """Return the topics that were live, in order of time: from the first topic to the one that is live now."""
+    """Return the first topic, the topic that it is closed for, and so on, up to the topic that is live now.
+
+    Topics that were live before may be missing: a restore closes the first topic for the restored one.
+    """
     chain = [_look(client, namespace, FIRST_TOPIC)]
     while (following := chain[-1].following) is not None and all(following != each.number for each in chain):
         topic = _look(client, namespace, following)
@@ -203,9 +207,9 @@ def _chain(client: redis.Redis, namespace: str) -> list[_Topic]:
 def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
     """Return whether a producer has appended to a topic, or a worker has read it; before it is live, none of them does.
 
-    So a topic is live if a producer has a record, a worker has read an entry, or an entry is no copy. All entries may
-    have to be read for this, newest first. If none of them has used the topic since it became live, the result is
-    `False` too. Then the repartition can be continued, and nothing is lost, because the topic before is closed.
+    It is so if a producer has a record, a worker is a consumer of a group, or an entry is surely no copy. All entries
+    may have to be read for this. If none of them has used the topic since it became live, the result is `False` too.
+    Then the repartition can be continued, and nothing is lost, because the topic before is closed.
     """
     layout = Layout(max(topic.partitions, 1), namespace, topic=topic.number)
     for keys in layout.keys:
@@ -219,7 +223,7 @@ def _was_live(client: redis.Redis, namespace: str, topic: _Topic) -> bool:
 
 
 def _has_own_entry(client: redis.Redis, stream: str) -> bool:
-    """Return whether a stream has an entry that a repartition has not copied to it, such as one of `decide` or XADD."""
+    """Return whether a stream has an entry that surely no repartition has copied to it: see `_may_be_copy`."""
     before = "+"
     while True:
         page: Any = client.xrevrange(stream, before, "-", count=_PAGE)
@@ -231,9 +235,10 @@ def _has_own_entry(client: redis.Redis, stream: str) -> bool:
 
 
 def _may_be_copy(entry: Entry) -> bool:
-    """Return whether a repartition may have appended an entry: it has the mark, or it cannot be decoded.
+    """Return whether a repartition may have appended an entry.
 
-    A plain entry that cannot be decoded is copied without the mark.
+    A copy has `COPIED` in place of the producer. Only of a plain entry (that another client appended with XADD) that
+    cannot be decoded, the copy has no such mark; so for every such entry the result is `True`.
     """
     if entry.fields.get(b"p") == COPIED:
         return True
@@ -255,15 +260,13 @@ def _topics(
 ) -> dict[str, Any]:
     """Return the fields of the root hash about topics and their closings.
 
-    If there is only the first topic, these are at most the number of its last closing.
-
-    A restore closes the first topic for the restored one, so the chain may lack topics between the two. So all numbers
-    up to the newest are looked at: every topic below the live one that is closed for a later topic is an earlier one.
+    If neither a key nor the archive names a later topic than the first, the number of the last closing is the only
+    field, and without a closing there is none.
 
     Args:
         client: The server.
         namespace: The first part of every key.
-        chain: The topics that were live, the last one of which is live.
+        chain: What `_chain` returned; the last topic is the live one.
         archived: The numbers of the topics after the first one that have a folder in the archive.
         manifest: See `describe`.
     """
@@ -303,9 +306,10 @@ def _topics(
 def _count(
     client: redis.Redis, namespace: str, topic: _Topic, manifest: Callable[[int], Mapping[str, Any] | None]
 ) -> int:
-    """Return the number of partitions of a topic that is not live: as its hash, its rules or the archive state it.
+    """Return the number of partitions of a topic that is not live, by its hash.
 
-    If none of them does, or if partitions above this number have keys, it is the number up to the last of these.
+    If the hash is lost, it is the number in the last recorded change of the topic's rules, or else in the archive. If
+    none of them states it, or if a partition above this number has keys, it is the number up to the last such one.
     """
     layout = Layout(namespace=namespace, topic=topic.number)
     stated = client.hget(layout.meta, "partitions")
@@ -340,12 +344,12 @@ def _precedes(topic: _Topic, live: _Topic) -> bool:
 def _all_topics(
     client: redis.Redis, namespace: str, chain: Sequence[_Topic], stored: Collection[int]
 ) -> dict[int, _Topic]:
-    """Return, by number, all topics up to the newest that a key names; also those that have no keys any more.
+    """Return, by number, all topics from the first to the newest that a key names, also those without keys.
 
     Args:
         client: The server.
         namespace: The first part of every key.
-        chain: See `_topics`.
+        chain: What `_chain` returned.
         stored: What `_stored_topics` returned.
     """
     found = {each.number: each for each in chain}
@@ -359,7 +363,7 @@ def _all_topics(
 
 
 def _stored_topics(client: redis.Redis, namespace: str) -> set[int]:
-    """Return the number of each topic whose hash is stored; the first topic is left out."""
+    """Return the numbers of the topics whose hash is stored; the first topic is left out."""
     prefix = Layout(namespace=namespace).keys[0].prefix
     names = client.scan_iter(match=f"{prefix}l[0-9]*:meta", count=1000)
     found = (_LATER.fullmatch(name.removeprefix(prefix.encode())) for name in names)
@@ -428,9 +432,13 @@ def _fields(  # what `describe` gets
 
 
 def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes]) -> dict[str, Any]:
-    """Return the fields of the hash about generations and rules.
+    """Return the fields of the hash of a topic about generations and rules.
 
-    They have the generations that are not live too, so that `rebuild --drop` can remove these.
+    Args:
+        client: The server.
+        layout: The layout of the topic.
+        latest: The fields of the last recorded change of the rules; without `rules`, no rules are returned. Each other
+            generation that has a consumer group gets the same rules, so that `rebuild --drop` can remove it.
 
     Raises:
         ConfigurationError: the partitions do not count the same generation.
@@ -460,7 +468,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
 
 
 def counted_generations(client: redis.Redis, layout: Layout) -> set[int]:
-    """Return the numbers of the generations that have a consumer group in a stream."""
+    """Return the numbers of the generations that have a consumer group in a stream of a layout; empty if none has."""
     names = (_COUNTS.fullmatch(name) for keys in layout.keys for name in _groups(client, keys.stream))
     return {int(name[1] or FIRST) for name in names if name}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KINDS: Final = frozenset(
     "total up minute hour day month top limit once seen unique sketch labels".split()  # noqa: SIM905  # as they are named
 )
-"""The first parts of the names of counters, after the generation's prefix."""
+"""The first parts of the names of counters, and of the state that they need, after the generation's prefix."""
 
 _OF_THE_TOPIC: Final = frozenset(
     (b"appended", b"plain", b"entries:gated", b"entries:retired", b"entries:copied", b"entries:dropped")
@@ -38,8 +38,8 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
     built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
 
     Raises:
-        ConfigurationError: the generation is live in a partition, or for readers, or this release cannot read the
-            stored data; nothing was removed.
+        ConfigurationError: the generation is live in a partition, or for readers (as `deployment` states), or this
+            release cannot read the stored data; nothing was removed.
         StreamError: a node failed over meanwhile, the data was deleted or replaced (`DeploymentChanged`), or the
             description of the deployment is lost (`KeyLost`); nothing was removed.
         Unconfirmed: the switch to the live generation was not confirmed in time, and nothing was removed; or the
@@ -83,6 +83,7 @@ def counter_keys(client: redis.Redis, keys: PartitionKeys) -> Iterator[bytes]:
     """Yield the full keys of a generation's counters in one partition, found by SCAN; a key may come twice.
 
     These are all keys of the `KINDS`, also state such as stored ids and votes; the ledger and dead letters are not.
+    A `redis.RedisError` is raised while the keys are iterated.
     """
     prefix = keys.counters.encode()
     pattern = keys.counters.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"

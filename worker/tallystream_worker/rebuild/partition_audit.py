@@ -146,9 +146,8 @@ class PartitionAudit:
     def run(self) -> Report:
         """Fold the entries that the base of the audit selects, compare the counters, and return the report.
 
-        No live counter is changed. If the partition never had a stream, all numbers of the report are 0, and it has no
-        scope. Otherwise it has one scope, even if the stream is empty: a worker or an archiver creates the stream
-        before the first entry.
+        No live counter is changed. If the partition has no stream, and no script has ever appended to it, all numbers
+        of the report are 0, and it has no scope. Otherwise it has one scope, even if the stream is empty.
 
         Raises:
             KeyLost: the partition has lost its stream or a sentinel (see `lost_key`).
@@ -205,7 +204,7 @@ class PartitionAudit:
 
         Args:
             followed: The rules of the server, and the places at which its partitions began to follow them.
-            archived: The ID after which the archive begins; without an archive `""`: then the first entry that the
+            archived: The ID after which archived entries are folded; `""` if none are: then the first entry that the
                 stream still has is taken for the first one.
         """
         found = GenerationRules(followed, self._number, archived or self._first_held() or "")
@@ -233,7 +232,10 @@ class PartitionAudit:
         return None if found is None else int(found)
 
     def _retry(self, followed: LiveRules) -> None:
-        """Count in the scratch server the dead letters that were retried."""
+        """Count in the scratch counters the dead letters that were retried on the live server.
+
+        Also note the metrics for which the result of the retries is not known.
+        """
         layout = self._deployment.layout
         ledger: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._keys.ledger)
         found = find_retries(
@@ -255,8 +257,10 @@ class PartitionAudit:
         snapshot, or of the ID up to which entries are left out; 0 if no entry is left out.
 
         Raises:
-            ConfigurationError, ArchiveError, SnapshotError, redis.RedisError: see `choose`.
+            ConfigurationError: see `choose` and `_load`.
+            ArchiveError, CodecError, SnapshotError: the archive or the snapshot cannot be read, or has a damaged row.
             StreamError: the stream was deleted, replaced or trimmed while its first entry was read.
+            redis.RedisError: one of the two servers does not reply, or rejects a command.
         """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
@@ -314,9 +318,10 @@ class PartitionAudit:
     def _load(self) -> SnapshotPosition | None:
         """Replace the scratch counters by the snapshot; return its position, `None` if it has become unusable.
 
-        Also note until when the snapshot keeps its buckets.
+        Also note until when the snapshot keeps its buckets, its dead letters, and by which rules later entries count.
 
         Raises:
+            ConfigurationError: this release cannot read the rules of the snapshot or of the server.
             SnapshotError: the snapshot cannot be read, lacks the partition, or was changed by another program.
             redis.RedisError: one of the two servers does not reply, or rejects a command.
         """
@@ -351,9 +356,10 @@ class PartitionAudit:
         return found[0] if found[0].is_reached(self._client, self._keys) else None
 
     def _learn(self) -> None:
-        """Note entries that were dead-lettered after too many deliveries since the last call, and dropped dead letters.
+        """Note entries that were dead-lettered after too many deliveries since the last call.
 
-        The fold gives up the former, and leaves out the latter, because it cannot find them out.
+        Also read the records of dropped dead letters again, if their number has changed. The fold gives up the former,
+        and leaves out the events of the latter, because it cannot find them out.
         """
         for letter in letters(self._client, self._deployment.layout, self._number, self._last_letter):
             self._last_letter = f"({letter.id}"
@@ -415,9 +421,10 @@ class PartitionAudit:
     def _is_kept(self, name: str, now: float) -> bool:
         """Return whether a key can be compared at millisecond `now`.
 
-        It cannot if its bucket has closed, or if `now` is past the time until which its state is kept. It cannot if its
-        period was removed, or events were left out of it, because reads state it as missing. It cannot if it is left
-        over from a rule that was changed (see `RemovedPeriods.is_declared`). Any other key can be.
+        It cannot if the fold or the snapshot states a time until which its bucket is open, or its state is kept, and
+        this time has passed. It cannot if its period was removed, or events were left out of it, because reads state it
+        as missing. It cannot if it is left over from a rule that was changed (see `RemovedPeriods.is_declared`). Any
+        other key can be.
         """
         if not (self._removed.is_declared(name) and self._removed.can_compare(name)):
             return False

@@ -72,8 +72,8 @@ has counted."""
 def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     """Return the number of the generation to build by `rules`; reserve a new one unless one is being built already.
 
-    Retractions in `rules` are replaced by those of the deployment. The number is confirmed, so no failover makes the
-    server use it again.
+    Retractions in `rules` are replaced by those of the deployment. The number has the durability of the deployment
+    when this returns.
 
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
@@ -112,10 +112,11 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
 
 
 def _refuse_unrecorded(client: redis.Redis, deployment: Deployment) -> None:
-    """Raise a `ConfigurationError` if partitions count a generation whose number the server would reserve again.
+    """Raise a `ConfigurationError` if partitions count a generation whose number the server may reserve again.
 
     A failover has lost that it was reserved. The new generation would take the counters of the lost one for its own,
-    which were counted by other rules. The other errors are those of `Deployment.reload`.
+    which were counted by other rules. Do nothing if another topic is live. The other errors are those of
+    `Deployment.reload`.
     """
     counted = counted_generations(client, deployment.layout)
     now = deployment.reload(client)  # after the groups: a group exists only while the record exists
@@ -185,12 +186,13 @@ class Rebuild:
         """Create the consumer group of the generation in each partition, unless the generation has begun there before.
 
         Trimming then spares the entries that the generation has not counted. A group that was deleted after the
-        generation began is not created again. If the call is refused, and the generation had not begun before, the
-        generation is removed.
+        generation began is not created again. After an error other than a `redis.RedisError`, the generation is removed
+        if it is the one that is being built and had not begun anywhere before the call; if the removal fails, it stays.
 
         Raises:
             ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted.
             KeyLost: a partition has lost a key.
+            StreamError: a node failed over while the records of dropped dead letters were read.
             redis.RedisError: the server does not reply, or rejects a command; call again.
         """
         has_begun = any(partition.has_begun() for partition in self._partitions)
@@ -213,14 +215,18 @@ class Rebuild:
         """Count every entry that this generation has not counted: those gone from the streams, then those in them.
 
         Return when all partitions have caught up, or soon after `stopping` is set; a normal return does not tell which.
-        The entries that are gone are read from the archive, if there is one. Nothing is counted in a partition in which
-        the generation is live already. If one partition fails, the error is raised after the others have ended. A
-        generation that this object has begun is removed if entries are missing at the end (not if `stopping` was set),
-        or if the archive cannot be used and nothing is counted yet.
+        The entries that are gone are read from the archive, if there is one. An entry that fails alone stays pending:
+        then `switch` fails. Nothing is counted in a partition in which the generation is live already. If one partition
+        fails, the error is raised after the others have ended.
+
+        A generation that this object has begun is removed, if that succeeds, in two cases: entries are missing at the
+        end, no loss is accepted, and `stopping` was not set; or this raises an `ArchiveError` or `ConfigurationError`
+        although an archive is named, before it has counted an entry.
 
         Args:
-            show: Called with the progress every 0.1 seconds, and at the end. If it raises an error before the end,
-                `stopping` is set, and the error is raised when all partitions have stopped.
+            show: Called with the progress every 0.1 seconds, and once at the end, unless a partition has failed. If it
+                raises an error before the end, `stopping` is set, and the error is raised when all partitions have
+                stopped.
 
         Raises:
             StreamError: entries that are gone from the streams are not counted at the end (the archive lacks them, or
@@ -262,7 +268,7 @@ class Rebuild:
         failpoints.reach("rebuild-caught-up")
 
     def switch(self) -> None:
-        """Make the generation the live one: first in each partition, then in `tally:meta`, which readers follow.
+        """Make the generation the live one: first in each partition, then in the topic's hash, which readers follow.
 
         Entries that the generation still lacks are counted before its partition switches.
 
@@ -271,12 +277,13 @@ class Rebuild:
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
                 third generation is live, or the partition is closed, or a node failed over meanwhile, or (`KeyLost`)
                 the partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
+            ConfigurationError: this release cannot read the stored data.
             redis.RedisError: the server does not reply, or rejects a command, as it does if the generation was removed.
 
-        If `tally:meta` cannot be changed because a node fails, this is tried again for 30 seconds.
+        If the topic's hash cannot be changed because a node fails, this is tried again for 30 seconds.
 
-        Any error of `CountingLoop.run_once` is raised too. Partitions that have switched stay switched, even if readers
-        do not follow yet: call it again. `tally:meta` has the generation only if all partitions have it.
+        Any error of `CountingLoop.run_once` is raised too. After an error, partitions that have switched stay switched,
+        even if readers do not follow yet: call it again.
         """
         client = self._partitions[0].client
         with step(client, self._deployment, f"the partitions count in generation {self._generation}"):
@@ -289,10 +296,14 @@ class Rebuild:
         failpoints.reach("rebuild-switched")
 
     def _promote(self, client: redis.Redis) -> None:
-        """Make the generation live in `tally:meta`, if all partitions are in it; a repeated call changes nothing more.
+        """Make the generation live in the topic's hash, if all partitions are in it.
+
+        A repeated call changes nothing more.
 
         Raises:
-            StreamError: a partition is in another generation, and `tally:meta` is unchanged; or see `step`.
+            StreamError: a partition is in another generation, and the hash is unchanged; or see `step` and
+                `Deployment.reload`.
+            ConfigurationError: see `Deployment.reload`.
             Unconfirmed, redis.RedisError: see `step`.
         """
         number, layout = self._generation, self._deployment.layout
@@ -310,7 +321,7 @@ class Rebuild:
             _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
 
     def _is_of_archive(self, error: TallyError) -> bool:
-        """Return whether an error states that the archive cannot be read, or that its URL cannot be used."""
+        """Return whether an archive is named, and an error is an `ArchiveError` or a `ConfigurationError`."""
         if not self._archive:
             return False
         from tallystream_worker.archive.store import ArchiveError  # noqa: PLC0415  # pyarrow is an extra
@@ -320,7 +331,7 @@ class Rebuild:
     def _leave_nothing(self) -> None:
         """Remove the generation if this object has begun it: a refused rebuild is not an unfinished one.
 
-        If it cannot be removed, the error of the refusal is the one to raise: then `rebuild --drop` removes it.
+        If the removal fails, no error is raised, and the generation stays.
         """
         if self._is_new:
             client = self._partitions[0].client
@@ -341,7 +352,7 @@ class Rebuild:
 
     @property
     def source(self) -> tuple[Deployment, int, str]:
-        """The deployment, the number of the generation that is counted, and the URL of the archive."""
+        """The deployment, the number of the generation that is counted, and the URL of the archive (`""` for none)."""
         return self._deployment, self._generation, self._archive
 
 
@@ -385,10 +396,10 @@ class _Partition:
         return sum(lags) + max(0, self.missing())
 
     def missing(self) -> int:
-        """Return how many of the entries that were gone from the stream at `begin` this generation has not counted.
+        """Return how many entries were gone from the stream when the generation began, and are not counted in it.
 
-        Return 0 before `begin`, and for a generation older than the live one: it counted them before they were trimmed.
-        A result below 0 means that none is missing.
+        Return 0 before `begin`, and for a generation with a lower number than the live one: it counted them before they
+        were trimmed. A result below 0 means that none is missing.
         """
         if self._keys.generation < self._present.generation or not self.gone:
             return 0

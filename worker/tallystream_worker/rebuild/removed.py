@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RemovedPeriods:
-    """Stores, by kind and metric, the end of the last period that generations have removed, or left events out of.
+    """Stores, by kind and metric, a time: periods that begin before it may lack events, so they cannot be compared.
 
     Call `learn` for each generation that is compared, then `can_compare`; before `learn`, every key can be compared.
     `is_declared` depends on the rules only. A kind is the first part of a key's name, such as `hour`.
@@ -28,10 +28,10 @@ class RemovedPeriods:
         self._ends: dict[str, int] = {}  # by kind and metric, the millisecond at which the last such period ends
 
     def learn(self, forgotten: Mapping[bytes, bytes]) -> None:
-        """Add what a generation has recorded in its hash `forgotten`; the later of two ends stays.
+        """Add what a generation has recorded in its hash `forgotten`; the later of two times stays.
 
-        Each field, `<kind>:<metric>`, has the millisecond at which the last removed period ends; fields that begin with
-        `!` are ignored.
+        A field `<kind>:<metric>` has the millisecond (since 1970) at which the last period ends that was removed or
+        lacks events, or since when a changed rule counts. Fields that begin with `!` are ignored.
         """
         for kind, end in forgotten.items():
             if not kind.startswith(b"!"):
@@ -41,8 +41,8 @@ class RemovedPeriods:
     def can_compare(self, name: str) -> bool:
         """Return `False` if a key, without the prefix, may be of a period that was removed or lacks events.
 
-        These are all keys whose period begins before the recorded end of its kind and metric, whether removed or not.
-        A key without a period, such as a total, or of a metric that is not declared, can be compared.
+        These are all keys whose period begins before the recorded time of its kind and metric. A key can be compared if
+        it has no period, as a total, or if the declared rules do not state its period.
         """
         name = name.removeprefix("top:")
         end = self._ends.get(":".join(name.split(":", 2)[:2]))

@@ -37,7 +37,7 @@ class Reopened:
     Attributes:
         mended: The lost keys that were repaired: streams, which exist again without the lost entries; keys of live
             generations; and records of dropped dead letters, which stay lost, but are not needed any more.
-        opened: The stream of each partition that was opened again, empty.
+        opened: The stream of each partition that was opened again, without counters.
     """
 
     mended: list[str]
@@ -45,14 +45,12 @@ class Reopened:
 
 
 def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) -> Reopened:
-    """Repair each partition of the live topic that has lost keys; the other partitions do not change.
+    """Repair each partition of the live topic that has lost one of the keys below; no other lost key is repaired.
 
     - The lost key of a live generation is written again. Nothing is lost.
     - A lost stream is created again. No counter changes, but entries that were not counted yet are lost.
     - If the records of dropped dead letters are lost, a later rebuild no longer leaves these letters out.
     - A partition that has lost all its keys is opened. Its counters begin at 0.
-
-    Producers send the entries again that they still keep.
 
     Args:
         client: The server.
@@ -130,7 +128,10 @@ def _remove(client: redis.Redis, keys: PartitionKeys) -> None:
 
 
 def _names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what `partition_names` yields, without the keys of the topic itself."""
+    """Yield the full name of each key of a partition, and the name without the prefix; a key may come twice.
+
+    Keys of the whole topic, which only begin like those of a partition, are left out.
+    """
     return (each for each in partition_names(client, keys) if each[1] not in _KEPT)
 
 

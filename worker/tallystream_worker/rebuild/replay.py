@@ -1,7 +1,4 @@
-"""Replays a topic as events for other tools.
-
-Ingesting all events of a topic, in one process, gives the same counters if the topic has no resets and no retractions.
-"""
+"""Replays a topic as events for other tools, such as `tallystream ingest`."""
 
 from __future__ import annotations
 
@@ -54,9 +51,9 @@ class Left:
     """Counts what a replay leaves out.
 
     Attributes:
-        unreadable: Entries that cannot be decoded.
-        dropped: Events, selected or not, of dead letters that were dropped for good.
-        resets: Resets of selected metrics and subjects, at any time; they are not events.
+        unreadable: The number of entries that cannot be decoded, without those that were dropped as a whole.
+        dropped: The number of events, selected or not, of dead letters that were dropped with a record.
+        resets: The number of resets of selected metrics and subjects, at any time; they are not events.
     """
 
     unreadable: int = 0
@@ -71,9 +68,10 @@ def replay(
 
     The events come partition by partition, not in order of time. Events that were packed by minute are selected by the
     first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
-    event has their sum, and the others have 0. Rejected, duplicate and retracted events are yielded too, and those of
-    dead letters that were not dropped. Entries that are neither in the streams nor in the archive at the beginning are
-    missing, without an error.
+    event has their sum, and the others have 0. `at` is in seconds since 1970. Rejected, duplicate and retracted events
+    are yielded too, and those of dead letters, if they can be decoded and the dead letter was not dropped with a record
+    (see `dead_letters.store.dropped`). Entries that are neither in the streams nor in the archive when their partition
+    is begun are missing, without an error.
 
     Args:
         client: Client of the server of the streams.
@@ -87,7 +85,8 @@ def replay(
         ConfigurationError: the URL of the archive cannot be used.
         ImportError: an archive is named, and the package pyarrow is not installed.
         EntriesTrimmed: entries were trimmed before they were read, and the archive lacks them.
-        KeyLost, StreamError: a stream was deleted or replaced before all its entries were read.
+        KeyLost, StreamError: a stream was deleted or replaced before all its entries were read, or a node failed over
+            while the records of dropped dead letters were read.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     for partition, keys in enumerate(layout.keys):

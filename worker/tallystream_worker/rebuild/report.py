@@ -36,16 +36,16 @@ class Report:
     """The result of an audit.
 
     Attributes:
-        counters: Number of counters that should exist and were compared, with the fields of the ledgers; a leaderboard
-            is one. Live counters that should not exist, and the places of resets, are compared too, but are only in
-            `differences` and `uncertain`.
+        counters: Number of counters that should exist and were compared, with the outcomes in the ledgers; a
+            leaderboard is one. Live counters that should not exist, and the places of resets, are compared too, but are
+            only in `differences` and `uncertain`.
         entries: Number of entries that were folded.
         expired: Number of pieces (see `Piece`) that were not compared, because they are past their retention, of a
             removed period, or left over from a rule that was changed.
-        differences: The counters that differ from the expected value. Each subject that differs on a leaderboard is
-            one of them.
+        differences: The counters that differ from the expected value, without the uncertain ones. Each subject that
+            differs on a leaderboard is one of them.
         uncertain: The counters that differ and may be right, because it is not known by which rules their events were
-            counted; none of them is in `differences`. Empty if all entries were folded by the same rules.
+            counted; none of them is in `differences`. Empty if `audit` was called without `followed`.
         wrong: How many of `counters` differ, the uncertain ones included.
         scopes: For each partition that has a stream, what could be proved.
     """
@@ -64,7 +64,11 @@ class Report:
         return sum(scope.unproved for scope in self.scopes)
 
     def said(self) -> dict[str, object]:
-        """Return the fields of a log line: numbers, and in `first` the names of up to five of `differences`."""
+        """Return the fields of a log line.
+
+        `counters`, `unproved`, `uncertain` and `differences` are numbers; `first` has the names of up to five of the
+        differences, separated by commas.
+        """
         return {
             "counters": self.counters,
             "unproved": self.unproved,

@@ -46,7 +46,7 @@ _PRESENT: Final = 0
 
 
 class _SwitchedError(Exception):
-    """Raised if another generation is live in a partition that is not reset yet, or if other rules count it."""
+    """Raised if another generation is live in a partition that is not reset yet, or if newer rules count it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class _Part:
 
 
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
-    """Set the counters of a subject to 0; return the totals before, by metric.
+    """Set the totals and the sums in buckets of a subject to 0; return the totals before, by metric.
+
+    Limits, stored ids and unique actors do not change, nor does a part of a total that is in a sketch (of a metric that
+    has `max_subjects`, or had it or `exact = false` before).
 
     Events that were appended before the call, and those that are counted while it waits, are taken away; later events
     count. Producers keep their events for a moment, until the workers have counted everything in the partition.
@@ -78,9 +81,10 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
         EventError: a metric is counted in a sketch, from which nothing can be taken back. Nothing was changed.
         StreamError: a metric is spread and a repartition runs (nothing was changed); or the workers did not count
             everything within 10 seconds, nothing was counted yet, a counter is not a whole number or in a key of
-            another type, a repartition has closed the streams, (`KeyLost`) a partition has lost a key, or
-            (`DeploymentChanged`) the data was deleted or replaced. If a metric is spread, some partitions may be reset
-            in these cases. Or a node failed over meanwhile, and the subject is reset or not.
+            another type, a repartition has closed the streams, the generation or the rules changed again after 10
+            seconds, (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
+            If a metric is spread, some partitions may be reset in these cases. Or a node failed over meanwhile, and the
+            subject is reset or not.
         ConfigurationError: no rules are published (nothing was changed), or this release cannot read the rules that
             were published meanwhile.
         Unconfirmed: the subject is reset, and this was not confirmed in time.
@@ -138,11 +142,11 @@ class _Run:
         return [_Part(layout.keys[partition], tuple(names)) for partition, names in sorted(by_partition.items())]
 
     def _time(self, parts: Iterable[_Part]) -> int:
-        """Hold appends back and wait until everything in the partitions is counted; return a time after all their IDs.
+        """Wait, partition by partition, until everything is counted; return a time that is after all IDs at the waits.
 
-        The time is in milliseconds since 1970; 100 if no partition has a stream. Appends stay held back when this
-        returns, for up to a second. With the same time in all partitions, the resets stay in their place in the log if
-        a repartition merges the partitions in the order of their IDs. The errors are those of `_reset`.
+        The time is in milliseconds since 1970; 100 if no partition has a stream. In each partition, appends are held
+        back until up to a second after its wait. With the same time in all partitions, the resets stay in their place
+        in the log if a repartition merges the partitions in the order of their IDs. The errors are those of `_reset`.
         """
         ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
         return max(ready, default=0) + _MARGIN
@@ -157,10 +161,11 @@ class _Run:
             at: The millisecond (since 1970) of the ID of its entry; 0 for the present.
 
         Returns:
-            `False`, with nothing reset, if an entry of the partition has an ID of the millisecond `at` or later.
+            `True`; but `False`, with nothing reset, if an entry of the partition has an ID of the millisecond `at` or
+            later.
 
         Raises:
-            _SwitchedError: another generation is live, or other rules count it.
+            _SwitchedError: another generation is live, or newer rules count the partition.
             StreamError: see `reset`; nothing was done in this partition.
             redis.RedisError: the server does not reply, or rejects a command; the partition is reset or not.
         """
@@ -176,7 +181,7 @@ class _Run:
     def _call(self, part: _Part, at: int | str) -> Any:
         """Call the script until nothing waits to be counted; return its reply, a list with the status as bytes first.
 
-        Each call that finds a stream holds appends back for up to a second.
+        While it waits, and for up to a second after that, appends are held back.
 
         Args:
             part: The partition, and the metrics to reset.
@@ -189,7 +194,7 @@ class _Run:
             entry has an ID of the millisecond `at` or later, and nothing was reset. `[b"none"]`: there is no stream.
 
         Raises:
-            _SwitchedError: another generation is live, or other rules count the partition.
+            _SwitchedError: another generation is live, or newer rules count the partition.
             StreamError: see `reset`; nothing was reset in this partition.
             redis.RedisError: the server does not reply, or rejects a command; the partition is reset or not.
         """

@@ -63,16 +63,17 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
     """Return the numbers and amounts of the events that a retraction would remove; change nothing.
 
     The archived entries (if `archive`, a URL, is not empty) and the streams are read, up to `retraction.until`, which
-    must have each stream of the live topic: see `ends`. Entries that are in neither at the beginning are left out,
-    without an error. Events of earlier retractions and of dropped dead letters are left out, and so are entries that
-    cannot be decoded.
+    must have each stream of the live topic: see `ends`. Entries that are in neither when their partition is begun are
+    left out, without an error. Events of earlier retractions and of dead letters that were dropped with a record (see
+    `dead_letters.store.dropped`) are left out, and so are entries that cannot be decoded.
 
     Raises:
         ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
         ConfigurationError: the URL of the archive cannot be used, or no rules are published.
         ImportError: an archive is named, and the package pyarrow is not installed.
         EntriesTrimmed: entries were trimmed from a stream before they were read, and the archive lacks them.
-        KeyLost, StreamError: a stream was deleted or replaced before all its entries were read.
+        KeyLost, StreamError: a stream was deleted or replaced before all its entries were read, or a node failed over
+            while the records of dropped dead letters were read.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     found = Effect()
@@ -100,7 +101,8 @@ def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, 
 def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | None:
     """Return the retraction that the generation being built adds, if it equals `retraction` except for `until`.
 
-    Return `None` if no generation is being built, or another retraction or none is the last one in its rules.
+    Return `None` if no generation is being built, if its rules have no retraction, or if the last one in them is
+    another one, or one that the live rules have too.
     """
     rules = deployment.others.get(deployment.building) if deployment.building is not None else None
     if rules is None or not rules.retracted:
@@ -115,9 +117,9 @@ def propose_without(client: redis.Redis, deployment: Deployment, retraction: Ret
     """Return the number of the generation to build without the retracted events; reserve it unless it is being built.
 
     Raises:
-        ConfigurationError: a repartition is running, another generation is being built, an old one is still kept, or no
-            rules are published.
-        DeploymentChanged, KeyLost, redis.RedisError: see `propose`.
+        ConfigurationError: a repartition is running, another generation is being built, an old one is still kept,
+            partitions count a generation of which the server has no record, or no rules are published.
+        DeploymentChanged, KeyLost, Unconfirmed, FailedOver, redis.RedisError: see `propose`.
     """
     rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
     return propose(client, replace(deployment, declared=rules), rules)

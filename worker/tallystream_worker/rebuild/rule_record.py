@@ -24,23 +24,23 @@ MOST: Final = 1000
 
 
 def is_record_lost(client: redis.Redis, deployment: Deployment) -> bool:
-    """Return whether rules are published, and no change of the rules is recorded."""
+    """Return whether rules are published (by `deployment`), and the server has no recorded change of the rules."""
     return bool(deployment.revision and not client.exists(deployment.layout.rule_changes))
 
 
 def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> bool:
-    """Record the live rules, if no change is recorded, after the earlier changes that an archive has.
+    """Record again the changes of the rules that an archive has, then the live rules, if no change is recorded.
 
-    Of the earlier changes, only the last 100 are recorded. If the archive lacks the change that published the live
-    rules, a change with the present time is recorded for them. It states that they were recorded again. The rules and
-    their number do not change.
+    Of the changes in the archive, only the last 1,000 are recorded. If the last of them is not that of the live rules,
+    a change with the present time is recorded for these. It states that they were recorded again. The rules and their
+    number do not change.
 
     Args:
         client: The server.
         deployment: The deployment, with published rules.
-        archived: By ID, the fields of the changes that the archive has; empty without an archive. Changes of another
-            epoch are left out, and so are those that the server has lost: a number is above every number that the
-            topic has had, or a later change has given it to other rules.
+        archived: By ID, the fields of the changes that the archive has; empty without an archive. Left out are changes
+            of another epoch, changes whose number is above every number that the server knows, and changes whose number
+            belongs to other rules: the live ones, or those of a later change.
 
     Returns:
         Whether this call wrote the record. Otherwise a change is recorded already, or other rules are live now.
@@ -48,6 +48,7 @@ def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the hash of the live topic is lost.
+        ConfigurationError: the hash of the live topic changed, and this release cannot read what is stored now.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     layout = deployment.layout

@@ -37,7 +37,8 @@ LOOK_EVERY: Final = 60.0
 """Seconds, at most, between two checks whether an audit is due."""
 
 RETRY_AFTER: Final = 900.0
-"""Seconds for which the same worker does not repeat an audit that failed, or whose result could not be recorded.
+"""Seconds, from the beginning of an audit that failed, or whose result could not be recorded, until the same worker
+audits again.
 
 If the interval is shorter, the interval counts instead."""
 
@@ -71,17 +72,18 @@ class Scheduled:
         """Run an audit if one is due and no other worker runs one; return the fields of its log line, else `None`.
 
         Also return `None` if no rules are published, or if `stopping` ended the audit. Record the time and the result
-        of a finished audit in the hash `meta` of the live topic (see `FIELD`), and log an error if counters differ.
+        of a finished audit in the hash `meta` of the live topic (see `FIELD`), and log an error if counters surely
+        differ (`Report.differences`).
 
         Raises:
-            ConfigurationError: no counter can be proved, the URL of the archive or of the snapshot cannot be used, or
-                this release cannot read the stored data.
+            ConfigurationError: entries are gone and no counter can be proved, the URL of the archive or of the snapshot
+                cannot be used, or this release cannot read the stored data.
             ImportError: an archive is configured, and the package pyarrow is not installed.
             TallyError, redis.RedisError, OSError: another error of the audit (see `audit`); or the deployment could not
                 be read, or the result could not be recorded.
 
-        If the audit fails, or its result cannot be recorded, calls within the interval or 15 minutes, whichever is
-        shorter, do nothing. After an error before the audit began, the next call tries again.
+        If the audit fails, or its result cannot be recorded, calls run no audit within the interval or 15 minutes,
+        whichever is shorter, after its beginning. After an error before the audit began, the next call tries again.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):

@@ -44,8 +44,8 @@ class Span:
     def needs(self, rules: Rules) -> int:
         """Return the millisecond (since 1970) from which entries must be read to prove the buckets.
 
-        It is `MAX_AHEAD` before the earliest of: the range, the limit period in which it begins, and the period of ids
-        before the one in which it begins.
+        It is `MAX_AHEAD` before the earliest of: the range, the period in which it begins of each limit that has
+        periods, and the period of ids before the one in which it begins; 0 if that is before 1970.
         """
         minute = int(self.begin) // 60
         limits = {rule.per for rule in rules.metric.values() if rule.per not in (None, "total")}
@@ -117,7 +117,7 @@ class Provable:
         return not any(f"seen:{metric}:{period.label}" in self._remembered for period in periods)
 
     def _bucket(self, name: str) -> Bucket | None:
-        """Return the bucket that a counter belongs to; `None` if it belongs to none, such as a total."""
+        """Return the bucket that a counter belongs to; `None` if it has none, such as a total, or its rule lacks it."""
         found = parse(name.removeprefix("top:"), self._rules)
         if found is None:
             return None

@@ -59,13 +59,11 @@ def stream_entries(
     missing, without an error, unless `first` is given: the ID of the entry that was the first in the stream, and how
     many entries the stream had lost then.
 
-    Each page is read with the ID of the entry that follows it. If this entry is still there when the next page is read,
-    no entry between the pages was trimmed, even if all entries of the earlier page were.
-
     Raises:
-        EntriesTrimmed: entries were trimmed after the first page was read, or since the first entry was `first`.
+        EntriesTrimmed: entries were trimmed before they were read, after the first page was, or since the first entry
+            was `first`.
         KeyLost: the stream was deleted while entries of it were still to be read.
-        StreamError: the stream was replaced by one with fewer entries.
+        StreamError: the stream was replaced by one that had, or has lost, fewer entries; no other one is noticed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     # Of the next entry: its ID, and its position among all entries that the stream ever had.

@@ -150,9 +150,9 @@ def pieces(
     """Yield the comparable counters of a partition, without the ledger, in pieces; a counter may come twice.
 
     Metrics with a Bloom filter or with `max_subjects` are left out: which copies the filter lets through, and which
-    subjects exceed the maximum, depends on the order of the events. Leaderboards of metrics with `exact = false` are
-    left out too: a subject's score is its estimate after its last batch, and later batches raise the estimate. A key
-    that must be a hash, and has another type, has no pieces.
+    subjects exceed the maximum, depends on the order of the events. Also left out are leaderboards of metrics with
+    `exact = false` (a subject's score is its estimate after its last batch, and later batches raise the estimate),
+    Bloom filters, and the names of buckets (`labels`). A key that must be a hash, and has another type, has no pieces.
 
     Args:
         client: The server of the counters.
@@ -208,8 +208,7 @@ def _fields(client: redis.Redis, key: bytes, agreed: int | None) -> Iterator[tup
 def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Yield pieces in chunks of at least 1,000 counters, and fewer than 1,500; the last chunk may be smaller.
 
-    A piece has at most 500 counters, and stays whole; a leaderboard is one counter. Reading a chunk blocks the server
-    for about 1 ms.
+    A piece has at most 500 counters, and stays whole; a leaderboard is one counter.
     """
     chunk: list[Piece] = []
     size = 0
@@ -238,8 +237,8 @@ def differing(
         piece: The piece that was read from both.
         before: Its values in one generation, by counter.
         after: Its values in the other.
-        shrunk: Metrics with a subject whose value has fallen. Which subjects their leaderboards list depends on the
-            order of the events, so only subjects listed in both are compared.
+        shrunk: The metrics that `shrunk_in` returns. Which subjects their leaderboards list depends on the order of the
+            events, so only subjects listed in both are compared.
     """
     names = before.keys() | after.keys()
     if piece.kind == "top" and piece.metric in shrunk:
@@ -261,10 +260,9 @@ def replies_of(pipeline: Pipeline) -> list[Any]:
 
 
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
-    """Return the metrics that have a field `unlisted` in any of these ledgers.
+    """Return the metrics of which a leaderboard may lack subjects that belong on it, by any of these ledgers.
 
-    They have one after a value fell below the smallest one of a full leaderboard, or after a reset or a change of
-    their rule left the leaderboard incomplete.
+    A ledger has a field `unlisted` for each of them, for example after a value fell.
     """
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
     return frozenset(metric for mark, _, metric in marks if mark.partition(":")[0] == "unlisted")

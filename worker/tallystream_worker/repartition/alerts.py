@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
-    """Copy the states of all alerts (firing and watched subjects) of a closed topic into a new topic.
+    """Copy the states of alerts (subjects that fire, have fired or are watched) of a closed topic into a new topic.
 
     Undelivered notifications are not copied. Of each alert, states in buckets that ended over a day ago are left out,
     except in the latest of these buckets. A second call writes the same states again: make it only before the new topic
@@ -30,9 +30,12 @@ def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
 
     Args:
         client: The server of both topics.
-        rules: The rules, with the alerts.
+        rules: The rules, whose alerts are copied; alerts that only the stored rules have are left out.
         old: The layout of the closed topic.
         new: The layout of the new topic; each state is written to the partition of its subject.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command; some states may be copied.
     """
     now = server_time(client)
     for keys in old.keys:

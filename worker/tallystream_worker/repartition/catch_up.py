@@ -34,8 +34,8 @@ _TRIMS: Final = 20
 class CatchUpCounter:
     """Counts the entries of a topic that is not live yet; a context manager that closes its connections at its end.
 
-    The constructor creates the consumer groups of the topic, and writes the manifest of its archive if there is none.
-    Not thread-safe.
+    The constructor creates the consumer groups of the topic. If an archive is configured, it also writes the manifest
+    of the topic's archive if there is none. Not thread-safe.
 
     Args:
         settings: The configuration.
@@ -102,10 +102,11 @@ class CatchUpCounter:
     def obstacle(self) -> str:
         """Return a text on why entries are not counted yet; empty if no entry waits.
 
-        It states the error of the first pending entry, or, without an error in this process, the consumer that has
-        fetched it; if no entry is pending, that entries were not read.
+        It is about the first pending entry of the first partition that has one: its last error in this process, or,
+        without one, the consumer that has fetched it. If no entry is pending, it states that entries were not read.
 
         Raises:
+            ValueError: a consumer group of the topic is missing.
             redis.RedisError: a stream or its consumer group is missing, or the server does not reply.
         """
         for keys in self._deployment.layout.keys:

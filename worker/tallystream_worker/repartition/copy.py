@@ -65,7 +65,8 @@ CopyPart = tuple[int, list[Any]]
 class CopiedElsewhere(StreamError):
     """Raised if another process copies the same entries, or the topic that is copied to was given up or replaced.
 
-    In the first case, call `look` to read the marks again, and continue from them.
+    Also raised if servers have gone back to older data in a failover. In the first and in this case, call `look` to
+    read the marks again, and continue from them.
     """
 
 
@@ -116,10 +117,15 @@ class StreamCopier:
         """The number of entries of the old topic that this object has copied."""
 
     def look(self) -> None:
-        """Read the marks, up to which entries are copied, and the dropped dead letters, whose events are not copied.
+        """Read the marks, up to which entries are copied, and the records of dropped dead letters.
 
-        Call it again after a `CopiedElsewhere`. The dropped dead letters are read only here, so place the retention
-        hold `HOLDER` on each old stream first: while it is there, no further record of one is written (see drop.lua).
+        The events of dead letters with a record are not copied. Call it again after a `CopiedElsewhere`. The records
+        are read only here, so place the retention hold `HOLDER` on each old stream first: while it is there, no dead
+        letter is dropped with a record.
+
+        Raises:
+            ScanBroken: a node failed over while the dropped dead letters were read; call again.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         self._dropped = [dropped(self._client, keys) for keys in self._old.keys]
         with self._client.pipeline(transaction=False) as pipeline:
@@ -140,20 +146,22 @@ class StreamCopier:
 
         With `reading`, entries that are appended during the call are left out.
 
-        Entries of the old topic are counted, also those whose events were all dropped. The marks are read first if
-        `look` was not called; the holds stay if there was nothing to copy.
+        The result counts entries of the old topic, also those of which no event had to be copied. The marks are read
+        first if `look` was not called; the holds stay if there was nothing to copy.
 
         Args:
             show: Called after each full page (200 entries, or 1 MiB of them).
 
         Raises:
-            CopiedElsewhere: another process copies the same entries; call `look`, then copy again. Or the new topic was
-                given up or replaced.
+            CopiedElsewhere: another process copies the same entries, or servers have gone back to older data; call
+                `look`, then copy again. Or the new topic was given up or replaced.
             StreamError: an archive is given, entries are neither in the streams nor in it, and no loss is accepted.
                 Without an archive, this is not checked. Or (`EntriesTrimmed`) entries were trimmed while the streams
-                were read, an old stream was replaced, (`EntriesGone`) an old partition lacks entries that were copied,
-                or (`KeyLost`) an old stream was deleted or a new partition has lost a key. Earlier pages are copied.
-            Unconfirmed: the entries to copy, or the copies, were not confirmed in time; the holds stay.
+                were read, an old stream was replaced, an old partition lacks its retention hold, (`EntriesGone`) an old
+                partition lacks entries that were copied, or (`KeyLost`) an old stream was deleted or a partition has
+                lost a key. Earlier pages are copied.
+            Unconfirmed: the entries to copy, or the copies, were not confirmed in time; the holds stay. Any other error
+                of `confirm` is raised too.
             ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
             ConfigurationError: the URL of the archive cannot be used.
             ImportError: archived entries are needed, and the package pyarrow is not installed.
@@ -207,9 +215,9 @@ class StreamCopier:
     def hold(self) -> None:
         """Set the retention hold of each old partition to its mark, so that only copied entries are trimmed.
 
-        Call `look` first, else this raises a `ValueError`. First wait until the copies are confirmed: entries that are
-        trimmed could not be copied again. If the repartition was given up meanwhile, or another one has begun, no
-        hold changes.
+        Call `look` first, else this raises a `ValueError`. First call `confirm`: entries that are trimmed could not be
+        copied again. A hold does not change if the partition has no stream, or if no repartition to this new topic
+        reads the partition any more, because it was given up or another one has begun.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; some holds may have changed.
@@ -315,7 +323,7 @@ class StreamCopier:
             calls = again
 
     def _is_in_use(self) -> bool:
-        """Return whether the new topic is live or is being filled; `True` if the root hash is missing."""
+        """Return whether the new topic is live or is being filled; `True` if the root hash describes no deployment."""
         topics: list[bytes | None] = self._client.execute_command("HMGET", self._new.root, "log", "moving", "epoch")
         live, moving, epoch = topics
         return epoch is None or b"%d" % self._new.topic in (live or b"%d" % FIRST_TOPIC, moving)
@@ -324,8 +332,9 @@ class StreamCopier:
         """Yield the parts of an entry, one for each new partition of its events.
 
         Each part is marked with the retractions that remove events of it. An entry that cannot be decoded is a single
-        part, which is dead-lettered in the new topic again. Events of dropped dead letters are left out, and with them
-        an entry that was dropped whole.
+        part: it is marked with all retractions that apply to it (a plain entry with none), and is dead-lettered in the
+        new topic again. Events of dead letters that were dropped with a record are left out, and with them an entry
+        that was dropped whole.
         """
         gated = was_sequenced(entry.fields)
         retractions = applying(self._retracted, self._old.keys[source].stream, entry.id, entry.fields)

@@ -135,7 +135,8 @@ class Repartition:
         Raises:
             ConfigurationError: entries of a partition of which nothing was copied before are gone, no archive is named,
                 and no loss is accepted; or this release cannot read the stored data. The holds stay.
-            StreamError: the repartition was given up, and the holds are removed again; or see `ensure_current`.
+            StreamError: the repartition was given up, and the holds are removed again, unless another one has begun; or
+                see `ensure_current`. The holds stay after any other error.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
         for keys in self._old.layout.keys:
@@ -173,7 +174,7 @@ class Repartition:
             Unconfirmed, ArchiveError, CodecError, ConfigurationError, ImportError, redis.RedisError: see `StreamCopier`
                 and `CatchUpCounter`.
 
-        Any other error of `CountingLoop.run_once` is raised too. In all cases, the repartition can be continued.
+        Any other error of `CountingLoop.run_once` is raised too. Entries that were copied stay copied.
         """
         while True:
             before = self._copying.entries
@@ -188,8 +189,8 @@ class Repartition:
         """Close the old topic, copy and count the rest of its entries, and make the new topic live.
 
         This waits until every copy is counted. If closing, copying or counting fails, the old topic is opened again,
-        unless another run has closed it. If a node does not answer, its partitions of the old topic may stay closed
-        until the next run; if a partition has lost a key, this partition may stay closed until it is repaired.
+        unless another run has closed it. If a server does not answer or rejects a command, partitions of the old topic
+        may stay closed until the next run; if a partition has lost a key, until it is repaired.
 
         If a node fails while the new topic becomes live, this is tried again for 30 seconds.
 
@@ -231,7 +232,8 @@ class Repartition:
     def _activate(self, closing: int) -> None:
         """Make the new topic live, if the old one is still closed by `closing`; a repeated call changes nothing more.
 
-        If the new topic cannot become live, open the old one again.
+        If the rules have changed, a partition of the old topic is open, or the repartition was given up, open the old
+        topic again. After any other error, it is not opened here.
 
         Raises:
             StreamError: the repartition was given up, another run continued it, the rules changed, or a failover has
@@ -284,7 +286,7 @@ class Repartition:
         self._copying(show)
 
     def _confirm(self, written: str) -> None:
-        """Wait until all that was written is confirmed, and make sure that no node has lost it.
+        """Wait until all that was written has the durability of the deployment; make sure that no node failed over.
 
         Raises:
             Unconfirmed, FailedOver, redis.RedisError: see `confirm` and `FailoverWatch.ensure_none`.
@@ -293,13 +295,14 @@ class Repartition:
         self._failovers.ensure_none(written)
 
     def ensure_current(self) -> None:
-        """Raise a `StreamError` if the repartition was given up, or the live rules have changed since it began.
+        """Raise a `StreamError` if the repartition was given up, or the live rules have changed.
 
-        Also raise it if the repartition has ended: the new topic is live. The error then has the same text as if it was
-        given up.
+        They are compared with those of the deployment that this object was made with. Also raise the error if the
+        repartition has ended (the new topic is live), with the same text as if it was given up.
 
         Raises:
-            FailedOver: a node failed over since the begin, and may have lost a part of what was copied or recorded.
+            FailedOver: a node failed over since this object was made, and may have lost a part of what was copied or
+                recorded.
             StreamError: one of these, or (`DeploymentChanged`) the data was deleted or replaced, or (`KeyLost`) the
                 hash of the live topic is lost.
             ConfigurationError: this release cannot read the stored data.
@@ -366,10 +369,10 @@ def repartition(
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
     The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the
-    other arguments. A call after an interruption continues the same repartition. A call that is refused before it
-    copies entries, because the configuration or an archive cannot be used, leaves nothing. After any other error, the
-    repartition may be unfinished: call again, or give it up with `topic.give_up`. If giving up was interrupted, the old
-    topic is reopened first.
+    other arguments. A call after an interruption continues the same repartition. If a call that begins a repartition is
+    refused before it copies entries, because the configuration or an archive cannot be used, the repartition is given
+    up, if that succeeds. After any other error, the repartition may be unfinished: call again, or give it up with
+    `topic.give_up`. If giving up was interrupted, the old topic is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin, the URL of an archive cannot be used, or this release cannot
@@ -416,7 +419,7 @@ def repartition(
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether an error states that the configuration, or an archive, cannot be used."""
+    """Return whether an error is a `ConfigurationError`, `ImportError` or `ArchiveError`."""
     if isinstance(error, (ConfigurationError, ImportError)):
         return True
     try:

@@ -29,7 +29,7 @@ _READ: Final = Script("tallystream_worker.repartition", "mark_read")
 
 
 class EntriesGone(StreamError):
-    """Raised if an old partition lacks entries that were recorded as read, and may have been copied.
+    """Raised if an old partition may lack entries that were copied: it does not have the record that they were read.
 
     Its server has gone back to older data. Unless the copies are lost too, the repartition must be given up: producers
     send the entries again, and they would count twice.
@@ -37,7 +37,7 @@ class EntriesGone(StreamError):
 
 
 class ReadingMarks:
-    """The records of one repartition in the old partitions.
+    """The records of one repartition in the old partitions: the ID up to which it reads each of them.
 
     Args:
         client: The server.

@@ -51,16 +51,17 @@ class StragglerCopier:
 
         If entries were copied, the retention holds of the old topic then move, so that these may be trimmed there.
         Every worker may do this at the same time: each entry is copied once. The marks are read from the server each
-        time, because a failover may have taken copies back together with their marks. Return 0 if no old topic is kept,
-        if another worker copies the same entries, or if the live topic was replaced; in the last two cases, this call
-        may have copied some before.
+        time, because a failover may have taken copies back together with their marks. Return 0 if no old topic is kept.
+        Also return 0 if another worker copies the same entries, a failover takes copies back meanwhile, or the live
+        topic was replaced; in these cases, this call may have copied some entries before.
 
         Args:
             deployment: The live deployment, read a moment ago.
 
         Raises:
             StreamError: entries were trimmed while the old streams were read (`EntriesTrimmed`), an old stream was
-                replaced, or (`KeyLost`) an old stream was deleted or a partition of the live topic has lost a key.
+                replaced, a node failed over while the dropped dead letters were read (`ScanBroken`), or (`KeyLost`) an
+                old stream was deleted or a partition of the live topic has lost a key.
             ConfigurationError: this release cannot read the rules of the old topic.
             redis.RedisError: the last page may be copied or not; call again.
         """
@@ -70,7 +71,7 @@ class StragglerCopier:
             return 0  # another worker was first
 
     def copy_all(self, deployment: Deployment) -> int:
-        """Copy as a call does, but try again if a worker copies the same entries.
+        """Copy as `__call__` does; in cases in which that may copy only a part and return 0, try again for 10 seconds.
 
         Return how many entries the last attempt has copied; earlier attempts may have copied others.
 
@@ -101,7 +102,10 @@ class StragglerCopier:
         return self._copying()
 
     def _retracted(self, old: Layout) -> Sequence[Retraction]:
-        """Return the retractions of the old topic: what is copied again must be marked with them again."""
+        """Return the retractions of the old topic: what is copied again must be marked with them again.
+
+        Empty if the rules in its hash are lost. Raise a `ConfigurationError` if this release cannot read them.
+        """
         rules: bytes | None = self._client.execute_command("HGET", old.meta, "rules")
         return read(rules).retracted if rules is not None else ()
 

@@ -127,9 +127,9 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
 def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> dict[str, Any]:
     """Return the fields for the number of a new topic's rules; copy the recorded changes of the rules to the topic.
 
-    If the rules are not those of the live topic, they get a new number, above all earlier ones, and the change is
-    recorded, in the new topic only. Every copy is counted by these rules, so the topic has no place of an earlier
-    change.
+    The fields are `revision`, the number of the rules, and `newest-revision`, the highest number. If the rules are not
+    equal to those of the live topic, they get a new number, above all earlier ones, and the change is recorded, in the
+    new topic only. Changes that were recorded in the new topic before are replaced.
     """
     records, revision = read_changes(client, deployment.layout), deployment.revision
     newest = int(client.hget(deployment.layout.meta, "newest-revision") or revision)
@@ -261,9 +261,10 @@ def _overtaken() -> StreamError:
 def give_up(client: redis.Redis, deployment: Deployment) -> int:
     """Give up and remove the topic that a repartition fills; return the number of removed keys.
 
-    Also reopen the live topic, and remove the repartition's retention holds from it. If no topic was being filled when
-    `deployment` was read, do nothing and return 0. 0 is also returned if a topic was given up of which nothing was
-    stored but its number. If the call is interrupted, call `settle` and `drop_left`, which do the rest.
+    Also reopen the live topic, remove the repartition's retention holds from it, and remove the other topics that
+    nothing uses (see `drop_left`), whose keys are not in the result. If no topic was being filled when `deployment` was
+    read, do nothing and return 0. 0 is also returned if a topic was given up of which nothing was stored but its
+    number. If the call is interrupted, call `settle` and `drop_left`, which do the rest.
 
     Raises:
         StreamError: the topic is not being filled any more: it is live, or another process has given it up.
@@ -319,10 +320,10 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
 
 
 def reopen_if_settled(client: redis.Redis, deployment: Deployment) -> bool:
-    """Reopen the live topic if it is closed; return `True` if it is open now.
+    """Reopen the live topic if it is closed, and return `True`.
 
     Do nothing, and return `False`, if a repartition is unfinished, or if another topic than that of `deployment` is
-    live. Retention holds stay: see `settle`, which also names the errors.
+    live. Retention holds stay. The errors are those of `settle`.
     """
     now = deployment.reload(client)
     if now.moving is not None or now.layout.topic != deployment.layout.topic:
@@ -356,16 +357,16 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
     """Remove the topic that was live before the last repartition; return the number of removed keys, 0 if none is kept.
 
     First copy what is not copied, also what a failover has taken back from the live topic, and wait until the copies
-    are confirmed.
+    have the durability of the deployment.
 
     The list of ingested files stays. The sequences of its producers stay, too, so that a producer that still has
     entries for this topic finds out which of them were appended. The topic stays closed: a process that still knows it
     is refused, and reads the deployment again.
 
     Raises:
-        StreamError: a node failed over meanwhile, workers copied the same entries for 10 seconds, old streams were
-            trimmed or replaced meanwhile, or (`KeyLost`) an old stream was deleted or a partition of the live topic has
-            lost a key; nothing was removed.
+        StreamError: a node failed over meanwhile, workers copied the same entries for 10 seconds, another topic is live
+            now, old streams were trimmed or replaced meanwhile, or (`KeyLost`) an old stream was deleted or a partition
+            of the live topic has lost a key; nothing was removed.
         ConfigurationError: this release cannot read the rules of the earlier topic; nothing was removed.
         Unconfirmed: the copies were not confirmed in time, and nothing was removed; or the removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.

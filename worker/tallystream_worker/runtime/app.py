@@ -59,13 +59,14 @@ def open_deployment(
 
     If the settings state no rules, the stored rules stay; stored metrics that the settings lack stay too, except those
     in `removing`. Creates the deployment if nothing is stored, and the consumer groups of partitions in which nothing
-    was counted. A partition that has lost a key or its group raises nothing here: its thread reports it. Stored
-    retractions are kept. Totals that were counted by other rules stay unchanged: the metrics with changed rules are
-    logged as a warning.
+    was counted. Stores the configured durability. A partition that has lost a key or its group raises nothing here: its
+    thread reports it. Stored retractions are kept. Totals that were counted by other rules stay unchanged: the metrics
+    with changed rules are logged as a warning.
 
     Args:
         settings: The configuration.
-        log: Logger for that warning, and for what was published and kept; `None` to log nothing.
+        log: Logger for that warning, for what was published and kept, for lost rules, and if the publication is not
+            confirmed; `None` to log nothing.
         removing: The stored metrics to remove, if the settings lack them.
         publishing: Whether to publish the rules of the settings. If not, others must have published rules: a process
             that another one restarts must not bring back rules that were replaced meanwhile.
@@ -74,8 +75,7 @@ def open_deployment(
         The deployment, with the rules that were published before this call; `declared` is `None` if none were.
 
     Raises:
-        NothingDeclared: the server has no rules, and a backup has the data that it had: see `refuse_lost_data`; nothing
-            was changed.
+        NothingDeclared: the server has no rules, and may have lost them: see `refuse_lost_data`; nothing was changed.
         ConfigurationError: the stored data disagrees with the settings, or is of another release, or the server does
             not support the configured durability, or may evict keys and `[redis] eviction` is `refuse`.
         DeploymentChanged: a restore has not finished, or the data was replaced meanwhile.
@@ -148,8 +148,7 @@ def _report_unconfirmed(
 ) -> None:
     """Log a warning if the publication of the rules is not confirmed within a second, or a node failed over meanwhile.
 
-    After a failover, the new primary confirms what it has, which may lack the rules. The worker starts nevertheless.
-    If a failover takes the rules back, the partitions that have counted by them show it: see `counting_number`.
+    Also log it if a server does not state whether it failed over. The worker starts nevertheless.
     """
     reason = DurabilityCheck(settings.worker.durability).confirm(client, deployment.layout.confirmed)
     if not reason:
@@ -168,9 +167,9 @@ def _report_unconfirmed(
 def without_history(before: Rules, now: Rules) -> list[str]:
     """Return, sorted, the names of the metrics whose earlier events were counted by other rules.
 
-    A metric that only one of the two declares is left out. If the zones differ, all other metrics are returned. If not,
-    only those are returned that differ in a field other than `description`, `floor` and `spread`, which do not change
-    the result of counting.
+    A metric that only one of the two declares is left out. If the zones differ, all metrics that both declare are
+    returned. If not, only those are returned that differ in a field other than `description`, `floor` and `spread`,
+    which do not change the result of counting.
 
     Args:
         before: The published rules.
@@ -190,18 +189,17 @@ class Worker:
     """A worker of one namespace: `start` starts its services in order, and `stop` stops them in reverse order.
 
     Counting starts first, because all other services read what it writes and can wait. Then start the services that
-    keep the streams within bounds, then those that deliver alerts, archive, take snapshots, audit and verify. In
-    reverse order, the services that read the counters end before those that write them. All services get `quiet` before
-    the first `stop`, and they have one deadline.
+    keep the streams within bounds, then those that deliver alerts, archive, take snapshots, audit and verify. All
+    services get `quiet` before the first `stop`, and they have one deadline.
 
-    The constructor calls `open_deployment`, which publishes rules, and makes the services, not started. Each service
-    checks the live topic and generation in each pass, so a switch restarts no service. Only the partition workers
-    belong to one topic, and the partition follower replaces them.
+    The constructor calls `open_deployment`, and makes the services, not started. A switch to another topic or
+    generation restarts no service: each reads the deployment again in its passes. Only the partition workers belong to
+    one topic, and the partition follower replaces them.
 
     Args:
         settings: The configuration.
         log: Logger for the changes of state.
-        subscribers: Called with the result of each applied batch. A `WorkerMetrics` among them also records the
+        subscribers: Called with the result of each applied batch. The first `WorkerMetrics` among them also records the
             deliveries of notifications.
         consumer: Consumer name in the groups; default: the configured one.
         removing: The stored metrics to remove; see `open_deployment`.
@@ -282,7 +280,7 @@ class Worker:
 
     @property
     def layout(self) -> Layout:
-        """The layout of the topic that is counted now."""
+        """The layout of the topic that is counted now, with the generations that were live when its pool was made."""
         return self.follower.pool.layout
 
     @property

@@ -39,8 +39,8 @@ class Watched(Protocol):
 class HealthProbe:
     """The liveness and readiness of a worker; also a Prometheus collector of the state of its services.
 
-    Liveness and readiness depend on the partition workers only: a restart does not repair a full disk of the archive,
-    and a snapshot or an audit may take long.
+    Liveness and readiness depend on the partitions that the worker serves only: a restart does not repair a full disk
+    of the archive, and a snapshot or an audit may take long.
 
     Args:
         worker: The worker to check.
@@ -52,8 +52,8 @@ class HealthProbe:
     def liveness(self) -> tuple[HTTPStatus, bytes]:
         """Return status 200, or 503 if the thread of a partition hangs, and a JSON body, with the reasons if 503.
 
-        A thread hangs if it has not begun a pass for 60 seconds. The state of Redis does not matter, because a restart
-        of the worker would not change it.
+        A thread hangs if it has not begun a pass for more than 60 seconds. A pass that fails, for example because Redis
+        does not answer, counts as begun.
         """
         return _answer("alive", self.hung())
 

@@ -37,9 +37,10 @@ POLL: Final = 1.0
 def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
     """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
 
-    A backup that cannot be read is passed over; with `is_strict`, the error is raised. In any case, these are passed
-    over: a backup whose URL cannot be used, a SQLite file that does not exist, a snapshot that lacks a partition, and
-    an archive if the package that reads it is not installed. Such a process cannot archive, and fails for this reason.
+    The snapshot is looked at first; if it has the data, the archive is not mentioned. A backup that cannot be read is
+    passed over; with `is_strict`, the error is raised. In any case, these are passed over: a backup whose URL cannot be
+    used, a SQLite file that does not exist, a snapshot that lacks a partition, and an archive if the package that reads
+    it is not installed.
 
     Raises:
         SnapshotError, ArchiveError: only with `is_strict`; see `Database.facts` and `Store.manifest`.
@@ -51,11 +52,12 @@ def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
 def refuse_lost_data(client: redis.Redis, settings: Settings, *, creating: bool) -> None:
     """Raise an error if the server has no rules of this namespace, and may have had some.
 
-    This is so if a backup has data of the namespace, or cannot be read. It is also so if not `creating`: another
-    process has published the rules before.
+    This is so if a backup has data of the namespace, or cannot be read (see `backup_of` for backups that are passed
+    over). It is also so if not `creating`: another process has published the rules before.
 
     Raises:
-        NothingDeclared: the server may have lost its data; the text states which backup has it, and what restores it.
+        NothingDeclared: the server may have lost its data; the text states which backup has it, if that is known, and
+            what to do.
         ConfigurationError, DeploymentChanged, KeyLost, redis.RedisError: see `Deployment.find`.
     """
     deployment = Deployment.find(client, settings.redis.namespace)
@@ -89,11 +91,11 @@ def wait_for_data(
     creating: bool = True,
     hint: str = "",
 ) -> None:
-    """Wait until no namespace lacks data that a backup has (see `refuse_lost_data`), or until `stop` is set.
+    """Wait until `refuse_lost_data` finds no lost data in any namespace, or until `stop` is set.
 
-    The reason is logged, and the end of the wait too. If nothing has to be waited for, return at once; so too if there
-    are only other errors that keep a worker from its start. But during a wait, any error prolongs the wait, because a
-    restore may be running.
+    The reason is logged, and, unless `stop` is set, the end of the wait too. If nothing has to be waited for, return at
+    once; so too if there are only other errors that keep a worker from its start. But during a wait, any `TallyError`
+    or `redis.RedisError` prolongs the wait, because a restore may be running.
 
     Args:
         tenants: The settings of each namespace.
@@ -104,7 +106,7 @@ def wait_for_data(
         hint: Text to add to the reason.
 
     Raises:
-        ConfigurationError: the port cannot be used.
+        ConfigurationError: it has to wait, and the port cannot be used.
     """
     reasons = _reasons(tenants, creating=creating, is_waiting=False)
     if not reasons:

@@ -112,25 +112,25 @@ class PartitionFollower:
         If the topic has changed, instead start a pool for it, then stop the old pool and wait for its end, up to
         `[worker] stop_timeout`.
 
-        If the server lost the latest rules, log a warning, and store the rules that are left with a higher number. Two
-        signs show a loss: a partition on another node of the cluster is counted by higher rules, and refuses batches
-        and decisions until then; or this worker has followed higher rules of the same generation, as after the
-        promotion of a replica that lagged, or after an older RDB file was loaded.
+        If the server lost the latest rules, log a warning, and store the rules that are left, if any, with a higher
+        number. Two signs show a loss: a partition is counted by rules with a higher number, and refuses batches and
+        decisions until then; or this worker has followed such rules of the same generation. Each pass looks at 32
+        partitions.
 
-        Every 15 seconds, also let the pool serve partitions that no worker serves: see `WorkerPool.share`.
+        About every 15 seconds, also let the pool serve partitions that no worker serves: see `WorkerPool.share`.
 
         If nodes of a cluster do not answer, follow what the other nodes state. The node of the description must answer.
 
         If the server has the data of another deployment, or none, or a restore has not finished, set `pool.foreign` and
-        change nothing else. Otherwise clear it.
+        change nothing else. Clear it when the deployment could be read.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: the stored data is of another release.
             KeyLost: the stored deployment is not complete.
 
-        An exception from the construction or the start of a new pool is raised, too. After any error, the present pool
-        counts on.
+        An exception from the construction or the start of a new pool is raised, too. After any error, the pool in
+        `pool` counts on.
         """
         # Read the numbers before the deployment: rules are stored before a partition is counted by them.
         counting = counting_number(self._client, self._found, self._some_partitions(), in_part=True)
@@ -153,11 +153,13 @@ class PartitionFollower:
     def _without_reuse(self, found: Deployment, counting: int) -> Deployment:
         """Log a loss of rules, and give the rules that are left a number above the lost ones; return the deployment.
 
-        No number is used again: workers and partitions know the lost rules by it. If no rules are left, only log.
+        Without a loss, return `found`. If no rules are left, only log. If other rules were published meanwhile, they
+        keep their number.
 
         Args:
             found: The deployment as read now.
-            counting: The number of the rules by which a partition was counted just before; 0 if it is not known.
+            counting: The highest number of the rules by which partitions were counted just before; 0 if it is not
+                known.
         """
         followed = self._found.revision
         lost = followed if found.declared is None else max(counting, followed)

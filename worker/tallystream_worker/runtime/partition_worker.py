@@ -101,7 +101,7 @@ class PartitionWorker:
         subscribers: Called with the result of each applied batch.
         log: Logger for the changes of state.
         foreign: Set by the thread that follows the topic, while the server has the data of another deployment, or none,
-            or a restore has not finished. Each pass then checks the deployment first, and fails.
+            or a restore has not finished. Each pass then checks the deployment first, and fails if this is still so.
         evicting: By stream, the policy by which its server may evict keys; such a stream is not counted.
         reading: Client whose blocking reads wait up to `BLOCK` seconds; other partitions may share it.
         applying: Client for everything else; other partitions may share it.
@@ -170,18 +170,19 @@ class PartitionWorker:
 
         The first pass, the pass after a failed one, and each pass while `foreign` is set first find the live generation
         (and the consumer group; see `_open`), and begin with the pending entries of this consumer. Every 5 seconds, a
-        pass first checks whether the partition has lost a key.
+        pass first checks whether the partition has lost a sentinel (see `lost_key` in `storage/sentinels.py`).
 
         If another generation of the same topic has become live, also if the counted one was already removed, the pass
         ends without an error, and the next pass counts the live generation.
 
         Raises:
-            GenerationSwitched: another topic is live, or no generation is live because a repartition switches.
+            GenerationSwitched: another topic is live, no generation is live because a repartition switches, or newer
+                rules count the partition than those that the server has.
             DeploymentChanged: the server has other data than the worker began with, or none, or a restore has not
                 finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
-            StreamError: the server may evict keys; nothing was read.
+            StreamError: the server may evict keys, and nothing was read; or see `CountingLoop.run_once`.
             ConfigurationError: no rules are published, or the stored data is of another release.
             redis.RedisError: the server does not reply, or rejects a command.
             Exception: see `CountingLoop.run_once`.
@@ -212,19 +213,19 @@ class PartitionWorker:
         self._switching = None
 
     def notice(self, deployment: Deployment) -> None:
-        """From the next batch on, count by the rules of `deployment`, which was read later, if their number is higher.
+        """If the rules of `deployment` have a higher number, count by the published rules from the next batch on.
 
-        The rules are read from the server then. Before the first pass, do nothing: it reads them. Safe across threads.
+        They are read from the server then. Before the first pass, do nothing: it reads them. Safe across threads.
         """
         if self._fold is not None:
             generation, fold = self._fold
             fold.notice(deployment.revision_of(generation))
 
     def is_normal(self, error: Exception) -> bool:
-        """Return whether a failed pass is a normal part of a switch: no generation is live, for up to 10 seconds.
+        """Return whether an error is a `GenerationSwitched`, for up to 10 seconds: then it is taken for normal.
 
-        This is so while a repartition switches, and until the pool of the new topic has replaced this one. The first
-        call with a `GenerationSwitched` after a successful pass begins the 10 seconds.
+        It is raised while a repartition switches, and until the pool of the new topic has replaced this one. The first
+        call with it after a successful pass begins the 10 seconds.
         """
         if not isinstance(error, GenerationSwitched):
             return False
@@ -233,7 +234,7 @@ class PartitionWorker:
         return time.monotonic() - self._switching < _LONGEST_SWITCH
 
     def recover(self, error: Exception) -> float | None:
-        """Make the next pass begin with the pending entries of the failed one, in the generation that is live then.
+        """Make the next pass begin with the pending entries of this consumer, in the generation that is live then.
 
         If the error may be caused by an entry, these entries count one more delivery. If another generation is live
         (`GenerationSwitched`), the entries stay pending in the old one. Also set `lost_key`: to the key of a `KeyLost`,
@@ -261,11 +262,12 @@ class PartitionWorker:
         """Return the loop for the generation that is live now, which begins with this consumer's pending entries.
 
         Creates the consumer group if it is missing and nothing was counted. Fails if the deployment is not the one that
-        this worker began with: after FLUSHALL, or on a wrong or restored server, a new group at the beginning of the
-        stream would silently count onto nothing, or count twice.
+        this worker began with, as after FLUSHALL: a new group at the beginning of the stream would silently count onto
+        nothing, or count twice.
 
         Raises:
-            GenerationSwitched: another topic is live, which another pool counts.
+            GenerationSwitched: another topic is live, which another pool counts; or the live generation changed during
+                the call.
             DeploymentChanged: the server has the data of another deployment, or none, or a restore has not finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
@@ -350,9 +352,9 @@ class PartitionWorker:
     def _latest(self, generation: int, revision: int) -> tuple[Rules, int]:
         """Return the published rules of a generation and their number.
 
-        If the number is below `revision`, the server lost the latest rules in a failover, after a partition on another
-        node of the cluster was counted by them. If the generation is live, publish the stored rules again with a number
-        above `revision`, and log a warning.
+        If the number is below `revision`, the server lost the latest rules, after a partition was counted by them. If
+        the generation is live, log a warning, and publish the stored rules again with a number above `revision`. If
+        other rules were published meanwhile, or the generation is not live, the returned number may be lower.
         """
         found = self._deployment.reload(self._applying, in_part=True)
         if found.revision_of(generation) < revision and generation == found.generation:
@@ -361,7 +363,10 @@ class PartitionWorker:
         return found.numbered_rules_of(generation)
 
     def _left_pending(self, entry: Entry, error: Exception) -> None:
-        """Log an entry that was left pending after an error, unless the kind of error is the same as before."""
+        """Log an entry that was left pending after an error.
+
+        Do not log it if the text of the error, apart from numbers, is that of the last logged one.
+        """
         text = named_text(error)
         if kind_of(text) != self._left:
             self._left = kind_of(text)

@@ -46,8 +46,8 @@ def run_one(
 ) -> int:
     """Run a worker for each namespace in this process until SIGTERM or Ctrl-C; return the exit status 0.
 
-    If the server has no data of a namespace, and a backup has it, all workers wait for a restore: see `wait_for_data`.
-    The status is 0 even if a worker's running work did not end within `[worker] stop_timeout`.
+    If the server may have lost the data of a namespace, all workers wait until it is back: see `wait_for_data`. The
+    status is 0 even if a worker's running work did not end within `[worker] stop_timeout`.
 
     Args:
         tenants: The settings of each namespace; its consumer name is that of its own settings.
@@ -114,7 +114,7 @@ def run_many(
     pending entries. Only process 0 archives, takes snapshots, audits and verifies. Process 0 uses `metrics_port`,
     process 1 the port after it, and so on. A process is killed if it does not end within the sum of the namespaces'
     `stop_timeout` and 2 seconds; the status is 0 then too. This process publishes the rules, once, before it starts the
-    others. Before, it waits while the server has no data of a namespace, and a backup has it: see `wait_for_data`.
+    others. Before, it waits while the server may have lost the data of a namespace: see `wait_for_data`.
 
     Args:
         tenants: The settings of each namespace; the number of processes is that of the first.

@@ -44,7 +44,7 @@ class Published:
         rules: The rules that are stored now.
         kept: The stored metrics that the configuration lacks, and that were kept; empty if it states no metrics.
         lost: The number that identified later rules (their revision, no count), which the server lost after a partition
-            was counted by them; 0 if none were lost.
+            was counted by them; 0 if no partition shows such a loss.
     """
 
     before: Rules | None
@@ -54,12 +54,15 @@ class Published:
 
     @property
     def has_changed(self) -> bool:
-        """Whether this publication has stored rules, because none were stored, or others, or later ones were lost."""
+        """Whether no rules were stored before, or other ones (see `differences`), or later ones were lost."""
         return self.before is None or self.lost > 0 or bool(self.differences)
 
     @property
     def differences(self) -> list[str]:
-        """The differences from the rules before, in words; empty if there are none, or no rules were stored before."""
+        """The differences from the rules before, in words; empty if there are none, or no rules were stored before.
+
+        Another order of metrics, ratios, alerts or retractions is no difference.
+        """
         return [] if self.before is None else differences(self.before, self.rules)
 
 
@@ -101,8 +104,8 @@ def publish_rules(
 def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> Deployment:
     """Give the stored rules a number above `above`, record this as a change, and return the deployment, read again.
 
-    If another process has published rules since `deployment` was read, publish nothing, and return the deployment with
-    those: their number may be lower.
+    If their number is above it already, change nothing. If another process has published rules since `deployment` was
+    read, publish nothing, and return the deployment with those: their number may be lower.
 
     Args:
         client: The server.
@@ -122,7 +125,8 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
 def publish_lost(client: redis.Redis, deployment: Deployment, archived: Mapping[str, Mapping[str, str]]) -> list[int]:
     """Publish the rules that the server has lost, and that an archive has; return the numbers of the lost changes.
 
-    `lacked` states which changes are lost. Without one, write nothing. Later changes on the server stay: see `merged`.
+    `lacked` states which changes are lost. Without one, write nothing, and return an empty list. The rules are those of
+    the last lost change, together with later changes on the server, which have precedence: see `merged`.
     The lost changes are recorded again, in the call that stores the rules. If the stored rules differ, or if their
     number is not above those of the lost changes, the rules get a new number. If another process publishes rules at the
     same time, the rules are made again from those.
@@ -198,7 +202,13 @@ def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int
 
 
 def _run(script: Script, client: redis.Redis, deployment: Deployment, arguments: Sequence[Any]) -> bytes:
-    """Run a script that stores rules unless others were stored since `deployment` was read; return its status."""
+    """Run a script that stores rules unless others were stored since `deployment` was read; return its status.
+
+    Raises:
+        DeploymentChanged, ConfigurationError: the data was deleted or replaced: see `Deployment.reload`.
+        KeyLost: the hash of the topic is lost, or has lost fields.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
     layout = deployment.layout
     status: bytes = script(client, [layout.meta, layout.rule_changes], [deployment.revision, *arguments])[0]
     if status == b"gone":

@@ -40,8 +40,8 @@ def query_others(layout: Layout, consumer: str) -> Query[list[int]]:
 def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
     """Return the numbers of at most `most` partitions to serve: those that the fewest other workers serve.
 
-    Of partitions that equally many other workers serve, processes with different names choose different ones: names
-    that end with a number (`worker-0`, `worker-1`) choose one after the other.
+    Of partitions that equally many other workers serve, processes with different names usually choose different ones:
+    names that end with a number (`worker-0`, `worker-1`) choose one after the other.
 
     Args:
         others: By number of the partition, how many other workers serve it.

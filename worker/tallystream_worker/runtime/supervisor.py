@@ -120,10 +120,11 @@ class WorkerPool:
             each.worker.notice(deployment)
 
     def share(self, deployment: Deployment) -> int:
-        """Serve partitions that no worker serves; return how many more of them are served now.
+        """Begin to serve partitions that no worker serves; return how many of them.
 
-        For each of them, give up a partition that another worker serves too, if this process cannot serve more. Do
-        nothing if it serves all partitions. Call it between `start` and `stop`, always from the same thread.
+        For each of them, give up a partition that another worker serves too, if this process cannot serve more; if
+        there is none, leave it unserved. A partition whose consumers cannot be read counts as unserved. Do nothing if
+        this process serves all partitions. Call it between `start` and `stop`, always from the same thread.
 
         Args:
             deployment: The deployment as read now, with the topic of this pool.

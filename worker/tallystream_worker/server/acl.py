@@ -69,7 +69,7 @@ class User:
 
 
 def users(*, fsync: bool = False) -> list[User]:
-    """Return the five ACL users; with `fsync`, all but the reader may call WAITAOF, which needs Redis 7.2 or later."""
+    """Return the five ACL users; with `fsync`, all but the reader may call WAITAOF (Redis 7.2 or later, or Valkey)."""
     more = " +waitaof" if fsync else ""
     reader = _allow(_CONNECT, _READ)
     producer = _allow(_CONNECT, _READ, _APPEND) + more

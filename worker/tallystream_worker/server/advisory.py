@@ -27,9 +27,9 @@ FIXED: Final = {
 
 
 def warn_of_vulnerabilities(url: str, log: FilteringBoundLogger) -> None:
-    """Connect to the server at `url`, and log a warning if its Lua engine has, or may have, a vulnerability.
+    """Connect to the server at `url`, and log a warning if `lua_advice` has advice about it.
 
-    Do nothing if the server does not reply, or its version is unknown.
+    In a cluster, one primary is asked. Do nothing if the server does not reply, or refuses `INFO`.
 
     Raises:
         ConfigurationError: the URL is not valid, or it names a single server and the server is a node of a cluster, or
@@ -42,12 +42,10 @@ def warn_of_vulnerabilities(url: str, log: FilteringBoundLogger) -> None:
 
 
 def lua_advice(info: Mapping[str, Any]) -> str | None:
-    """Return a sentence of advice if a server has, or may have, the vulnerability; otherwise `None`.
+    """Return a sentence of advice if a server has, or may have, CVE-2025-49844 by its version; otherwise `None`.
 
-    If the version is unknown, return `None` too.
-
-    A release line without a fix by its authors may have the vulnerability; a line after the newest one of `FIXED` does
-    not have it.
+    A release line that is not in `FIXED` may have the vulnerability, unless it is later than all of these. If the
+    version is unknown, return `None`.
 
     Args:
         info: The fields of `INFO server`.

@@ -33,9 +33,10 @@ _POLL: Final = 0.005
 
 
 class DataFolder:
-    """A folder with the data, log file, socket and locks of an embedded server; `claim` creates it if it is missing.
+    """A folder with the data, log file and locks of an embedded server; `claim` creates it if it is missing.
 
-    Call `claim` before a server is started in the folder, and `release` after it has ended.
+    Call `claim` before a server is started in the folder, and `release` after it has ended. The socket of the server is
+    in the folder too, unless its path would be too long: see `new_socket`.
 
     Args:
         path: Path of the folder.
@@ -47,14 +48,14 @@ class DataFolder:
         self._locks = contextlib.ExitStack()  # the open lock files; this process owns the folder while they are open
 
     def release(self) -> None:
-        """Release this process's locks on the folder, so that another process can claim it; do nothing if not claimed.
+        """Release this object's locks on the folder, so that another one can claim it; do nothing if not claimed.
 
-        A server that still runs keeps its own lock.
+        A server that still runs keeps its own lock: the next `claim` shuts it down.
         """
         self._locks.close()
 
     def claim(self, stop_timeout: float) -> IO[str]:
-        """Create the folder if it is missing, lock it for this process, and shut down a server that still runs in it.
+        """Create the folder if it is missing, lock it for this object, and shut down a server that still runs in it.
 
         Such a server was left by an owner that was killed. Blocks until that server has exited, at most about twice
         `stop_timeout`. After an error, call `release`.
@@ -66,8 +67,8 @@ class DataFolder:
             The open, locked file that the new server must inherit, so that the lock lasts as long as the server.
 
         Raises:
-            EmbeddedServerError: another process owns the folder, the folder cannot be used, or the left server does not
-                stop.
+            EmbeddedServerError: another object, of this process or another one, has the lock; the folder cannot be
+                used; or the left server does not stop.
             OSError: a lock cannot be taken, or the process ID or the address of the left server cannot be written or
                 read.
         """
@@ -150,11 +151,11 @@ class DataFolder:
 
 
 def snapshot_of(url: str) -> str:
-    """Return the path of the snapshot that `tallystream up` takes of the server at a URL; `""` if there is none.
+    """Return the path of the snapshot that `tallystream up` takes of the server at a URL; `""` if none is found.
 
     It is the path of `SNAPSHOT`, in the folder of the server's socket. This file may be missing if there is a snapshot
-    of another namespace next to it, in `snapshot.NAMESPACE.sqlite`. No snapshot is found if the path of the data folder
-    is so long that the socket is in another folder.
+    of another namespace next to it, in `snapshot.NAMESPACE.sqlite`. None is found if the URL does not name a Unix
+    socket, or if the path of the data folder is so long that the socket is in another folder.
     """
     path = Path(unquote(url.removeprefix("unix://").partition("?")[0]))
     if not url.startswith("unix://") or path.name != _SOCKET or not (path.parent / _ADDRESS).is_file():
@@ -175,9 +176,9 @@ def client_of(path: Path, timeout: float) -> Redis:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file until every copy of its descriptor is closed; return `False` if another open file has the lock.
+    """Lock an open file until every copy of its descriptor is closed; return whether it is locked now.
 
-    Does not wait.
+    Does not wait: returns `False` if the same file, opened another time, has the lock.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,9 +39,9 @@ class EmbeddedServer:
 
     It is started by `start`, or at the beginning of its context, whose end calls `stop`.
 
-    Only this machine can reach the server: by a Unix socket that only the user of the process can open, and by a port
-    on the loopback address if one is given. The append-only file is flushed to disk once a second (`appendfsync
-    everysec`).
+    Unless `extra` changes it, only this machine can reach the server: by a Unix socket that only the user of the
+    process can open, and by a port on the loopback address if one is given. The append-only file is flushed to disk
+    once a second (`appendfsync everysec`).
 
     Args:
         data: Folder for the data, log file and lock of the server; created if missing. One server at a time uses it.
@@ -81,8 +81,8 @@ class EmbeddedServer:
         """The URL for clients: `redis://127.0.0.1:PORT` if a port was given, else `unix:///PATH`.
 
         Raises:
-            EmbeddedServerError: there is no address: without a port before `start` and after `stop`, with port 0 before
-                `start`.
+            EmbeddedServerError: there is no address: without a port, before `start` and after `stop`; with port 0,
+                before the first `start`. With a port, the URL is returned even if the server does not run.
         """
         if self._port:
             return f"redis://127.0.0.1:{self._port}"
@@ -113,10 +113,11 @@ class EmbeddedServer:
         ended and the folder is released.
 
         Raises:
-            EmbeddedServerError: the server was already started, and runs on; the folder is used by another process,
-                cannot be used, or an earlier server in it does not stop; no server program is installed or can be run;
-                the server exits, or does not reply for 30 s (reading its data excepted); or it found its append-only
-                file truncated, and could not rewrite it. For the last three the message quotes its log file.
+            EmbeddedServerError: this object has started a server before, and neither `stop` nor `kill` was called since
+                (nothing changes then); the folder is in use, cannot be used, or an earlier server in it does not stop;
+                no server program is installed or can be run; the server exits, or does not reply for 30 s (reading its
+                data excepted); or it found its append-only file truncated, and refused to rewrite it. For the last
+                three the message quotes its log file.
             OSError: a file of the folder cannot be written or read, or its socket needs a temporary folder that cannot
                 be made.
         """
@@ -227,9 +228,8 @@ class EmbeddedServer:
     def _mend_log(self, client: Redis, log_start: int) -> None:
         """Rewrite the append-only file if the server found it truncated, and wait until that is done, at most 30 s.
 
-        The data in memory is correct, because the server drops an incomplete transaction. But Redis 7 keeps the
-        beginning of the transaction in the file and appends to it. At the next start it would read later commands as
-        the rest of that transaction.
+        After 30 s, return without an error. Without the rewrite, Redis 7 would keep the beginning of an incomplete
+        transaction in the file, and read later commands as the rest of it at the next start.
 
         Raises:
             EmbeddedServerError: the server refused to rewrite the file, or has ended.
@@ -268,7 +268,7 @@ class EmbeddedServer:
 def _watch(pid: int, folder: Path) -> subprocess.Popen[bytes]:
     """Start a shell that kills a server, and removes its folder, when this process ends in any way; return the shell.
 
-    The shell reads from a pipe that only this process can write to, so the read ends when this process does.
+    The shell waits for the end of a pipe that this process, and any process forked from it, holds open.
     """
     script = 'read -r line; kill -KILL "$1"; rm -rf "$2"'
     return subprocess.Popen(  # noqa: S603

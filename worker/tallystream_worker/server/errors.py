@@ -6,4 +6,4 @@ from tallystream.errors import TallyError
 
 
 class EmbeddedServerError(TallyError):
-    """Raised if the embedded server cannot be started, or has no URL or process ID at present."""
+    """Raised if the embedded server cannot be started, or its folder claimed, or it has no URL or process ID now."""

@@ -2,7 +2,7 @@
 
 A route needs the role `read`, or `write` if its method changes something, unless it declares another one with
 `role=Role...`. So a new route without a declaration is closed. If no token is configured, all routes are open; on a
-loopback address `HostAndOriginCheck` then accepts only requests for a host name of this service.
+loopback address `HostAndOriginCheck` then accepts only requests for a host name of this service or an IP address.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _CHALLENGE: Final = 'Bearer realm="tallystream"'
 
 
 class Access:
-    """Checks the roles of requests: `guard` rejects a request, `role_of` and `knows` return what its role is.
+    """Checks the roles of requests: `guard` rejects a request without the role that its route needs.
+
+    `role_of` returns the role of a request, and `knows` whether a request has a role or a higher one.
 
     Args:
         tokens: The accepted tokens; with none, all requests have the role admin.
@@ -87,9 +89,9 @@ class Access:
         raise refused("a token is needed: send it as `Authorization: Bearer TOKEN`")
 
     def knows(self, connection: ASGIConnection[Any, Any, Any, Any], least: Role = Role.READ) -> bool:
-        """Return whether a request has at least the role `least`; an open route then gives more details.
+        """Return whether a request has at least the role `least`; `True` for every request if no token is configured.
 
-        True for every request if no token is configured.
+        Return `False` if `role_of` would raise an error.
         """
         try:
             return self.role_of(connection) >= least
@@ -111,7 +113,7 @@ def role_needed(method: str, opt: dict[str, Any]) -> Role:
 
 
 def bearer(header: str) -> str:
-    """Return the token in the value of an `Authorization` header; empty if the scheme is not Bearer."""
+    """Return the token in the value of an `Authorization` header; empty if it has none, or the scheme is not Bearer."""
     scheme, _, token = header.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 

@@ -79,8 +79,9 @@ class ReadService(Litestar):
     ) -> None:
         """Handle one request, WebSocket or lifespan of ASGI.
 
-        Check host, origin and URL, then try the fast path, then the router. A WebSocket that fails the check is closed
-        with code 1008; a request gets an error response. An admitted CORS preflight request gets 204 before the router.
+        Check host, origin and URL, then try the fast path, then the router. A WebSocket that fails the check is refused
+        before it is accepted; a request gets an error response. A CORS preflight request from an origin of
+        `[serve] origins` gets 204 before the router.
         """
         if scope["type"] != "lifespan":
             http = cast("HTTPScope", scope)
@@ -121,14 +122,15 @@ class ReadService(Litestar):
 
 
 def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
-    """Return the application of the read service; it connects to the server of the counters at the first request.
+    """Return the application of the read service; it connects to the server of the counters when a request needs it.
 
     Args:
         settings: The configuration.
         extra: More Prometheus metrics for `/metrics`: those of workers in the same process.
 
     Raises:
-        ConfigurationError: a configured token cannot be read, is too short or too long, or is not ASCII.
+        ConfigurationError: a file of tokens cannot be read or is empty, or a token is not 16 to 512 printable ASCII
+            characters.
     """
     store = settings.redis
     access = Access(tokens_of(settings.serve))
@@ -198,9 +200,9 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
 def _refusal(path: bytes, query: bytes) -> ASGIResponse | None:
     """Return the error response to a URL that must not reach the router; `None` for any other URL.
 
-    Refused are a path that is too long (414; the router would cache it), a path with empty segments or a slash at its
-    end (404; the router would drop them), and a query string that is not UTF-8 (400; the router would replace bytes, so
-    that one subject would become another). Whether the path is UTF-8 is not checked here.
+    Refused are a path that is too long (414; the router would cache it), a path other than `/` with empty segments or a
+    slash at its end (404; the router would drop them), and a query string that is not UTF-8 (400; the router would
+    replace bytes, so that one subject would become another). Whether the path is UTF-8 is not checked here.
 
     Args:
         path: The raw path, percent-encoded.

@@ -25,10 +25,10 @@ Headers = list[tuple[bytes, bytes]]
 def delivered(scope: HTTPScope, send: Send) -> Send:
     """Return a `send` that compresses the response and adds an `ETag`, if the request allows it; else `send` itself.
 
-    If the request has `Accept-Encoding: gzip`, a text or JSON response of 1,024 bytes or more is sent as gzip, unless
-    it has a `Content-Encoding` already. A response 200 to GET under `/v1/` gets an `ETag` and `Cache-Control: private,
-    no-cache`, and becomes 304 without a body if the request has the same `ETag` in `If-None-Match`. A streamed response
-    is sent unchanged.
+    If `Accept-Encoding` of the request has `gzip`, a text or JSON response of 1,024 bytes or more is sent as gzip,
+    unless it has a `Content-Encoding` already. A response 200 to GET under `/v1/` gets an `ETag` and `Cache-Control:
+    private, no-cache`, and becomes 304 without a body if the request has the same `ETag` in `If-None-Match`. A streamed
+    response is sent unchanged.
     """
     packs = known = b""
     for name, value in scope["headers"]:

@@ -40,10 +40,10 @@ class HostAndOriginCheck:
     The host is checked if `hosts` is set, or if the service listens on a loopback address without tokens. `localhost`,
     the address to listen on, the names of `hosts`, and every IP address are then accepted.
 
-    The origin is checked in each request that has one; it is foreign if it is not in `origins` and does not name
-    the host of the request. A read from a page of a foreign origin is answered, but without the CORS headers that let
-    the browser show the response to the page; its preflight requests are rejected. A write with any cookie and without
-    an `Authorization` header must have an origin.
+    The origin is checked in each request that has one; it is foreign if it is not in `origins` (which may have `*`) and
+    does not name the host and port of the request. A read from a page of a foreign origin is answered, but without the
+    CORS headers that let the browser show the response to the page; its preflight requests are rejected. A write with
+    any cookie and without an `Authorization` header must have an origin.
 
     Args:
         serve: The settings with `host`, `hosts` and `origins`.
@@ -60,8 +60,9 @@ class HostAndOriginCheck:
     def refuses(self, kind: str, method: str, headers: dict[bytes, bytes]) -> ASGIResponse | None:
         """Return the response to a rejected request or to an admitted preflight request; `None` for any other request.
 
-        A foreign host gets 421. A write, a WebSocket or a preflight request from a foreign origin gets 403, and so does
-        a write that must have an origin and has none. An admitted preflight request gets 204.
+        If hosts are checked, a foreign host gets 421. A write, a WebSocket or a preflight request from a foreign origin
+        gets 403, and so does a write that must have an origin and has none. A preflight request from an origin of
+        `[serve] origins` gets 204.
 
         Args:
             kind: `http` or `websocket`.
@@ -89,10 +90,7 @@ class HostAndOriginCheck:
         return None
 
     def admits(self, origin: str) -> bool:
-        """Return whether `[serve] origins` has `origin`, such as `https://example.com`, or the entry `*` (any origin).
-
-        Pages of this origin may then read and write.
-        """
+        """Return whether `[serve] origins` has `origin`, such as `https://example.com`, or `*`, which admits any."""
         return origin in self._origins or ANY in self._origins
 
     def headers_for(self, origin: str) -> dict[str, str]:

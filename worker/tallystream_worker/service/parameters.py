@@ -1,4 +1,4 @@
-"""Parses the parameters that reads share: subjects in paths, declared metrics, and the read barrier `after`."""
+"""The parameters that reads share: subjects in paths, declared metrics, and the read barrier `after`."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -42,7 +42,7 @@ async def published(totals: Totals, *metrics: str) -> Rules:
     Raises:
         ConfigurationError: no rules are declared yet, or the stored data is of another release.
         DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
-        KeyLost: the hash of the live topic is lost.
+        KeyLost: the hash that describes the deployment or its live topic is lost, or has lost a field.
         EventError: the name of a metric is not valid.
         ProblemDetailsException: 404 if a metric is not declared.
         RedisError: the rules cannot be read.

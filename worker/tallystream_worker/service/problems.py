@@ -78,8 +78,8 @@ def refusal(
 def plugin() -> ProblemDetailsPlugin:
     """Return the Litestar plugin that turns every exception of a route into a problem response.
 
-    An error of Redis becomes 503, and its text is only logged. An exception of a type that is not expected becomes 500,
-    and is logged with its traceback.
+    A `RedisError` becomes 503, and its text is only logged. An exception of a type for which no status is set here
+    becomes 500, and is logged with its traceback.
     """
     conversions: dict[type[Exception], Callable[[Any], ProblemDetailsException]] = {
         EventError: lambda error: bad_request(error.field, error.problem),

@@ -71,10 +71,10 @@ class SchemaPage(JsonRenderPlugin):
 
 
 def completed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of an OpenAPI description with request bodies, the schema of errors, and the required tokens.
+    """Return a copy of an OpenAPI description with request bodies, the schema of errors, and the tokens.
 
-    The responses with a status of 400 or more are replaced by one `default`, the schema of errors. `/v1/decide` also
-    gets 409 and 429, with the content of its 200.
+    In each route, the responses with a status of 400 or more are replaced by one `default` with the schema of errors.
+    `/v1/decide` also gets 409 and 429, which are equal to its 200.
     """
     components = schema.get("components", {})
     paths = {

@@ -35,8 +35,7 @@ START_TIMEOUT: Final = 10.0
 STOP_TIMEOUT: Final = 15.0
 """Seconds that running requests have to end at a stop, in addition to `read_timeout`.
 
-This is longer than a client may take to send a request, and longer than the timeout of Redis. Without a running request
-a stop takes milliseconds."""
+This is longer than a client may take to send a body."""
 
 _CONNECTIONS: Final = 1024
 """Connections at one time; more wait until one is closed. Idle connections would soon use up granian's default, 128."""
@@ -55,7 +54,8 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
     """Run the read service in a thread within the context, and yield its URL when it accepts connections.
 
     At the end of the context, live streams are ended, and running requests have `read_timeout` and 15 seconds more to
-    end. Logs a warning if the service has no token and its address is not loopback.
+    end; no error is raised if one takes longer. Logs a warning if the service has no token and its address is not
+    loopback.
 
     Args:
         settings: The configuration; port 0 takes a free port.
@@ -63,7 +63,7 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
         any_port: Take a free port if the configured one is in use.
 
     Raises:
-        ConfigurationError: the service cannot listen on the address, or a token is not valid.
+        ConfigurationError: the service cannot listen on the address, or a token is not valid or cannot be read.
         TallyError: the server did not start within 10 seconds, or ended at its start.
     """
     serve = settings.serve
@@ -165,7 +165,8 @@ class _Thread(threading.Thread):
     def stop(self, timeout: float) -> None:
         """End the live streams, and wait at most `timeout` seconds for the running requests and the end of the server.
 
-        Wait one more second for granian's threads. A request that takes longer is cut off when the process ends.
+        Then wait at most one more second for granian's threads. A request that takes longer is cut off when the process
+        ends.
         """
         if self._loop is not None and self._server is not None and self.is_alive():
             asyncio.run_coroutine_threadsafe(self._leave(self._server), self._loop)
@@ -178,10 +179,11 @@ class _Thread(threading.Thread):
         asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:
-        """Wait until granian's threads have ended, at most a second; 0.05 seconds if the system does not list threads.
+        """Wait at most a second for the end of the native threads that began since this object was made.
 
-        The last thread needs the Python interpreter once more after it has reported its end. If the interpreter ends
-        first, the process dies with SIGABRT (granian issue 693).
+        They are those of granian. If the system does not list threads, wait 0.05 seconds. The last thread needs the
+        Python interpreter once more after it has reported its end. If the interpreter ends first, the process dies with
+        SIGABRT (granian issue 693).
         """
         if not self._threads_before:
             time.sleep(_LEAVE_BLINDLY)

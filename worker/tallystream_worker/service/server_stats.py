@@ -32,12 +32,13 @@ _DEAD_LIMIT: Final = "!dead"
 class ServerStats:
     """Statistics of the server, the workers, the streams, the last snapshot and the last audit.
 
-    In a cluster, the figures of the server (`memory_used`, `memory_max`, `evicted`) are those of one node.
+    In a cluster, the figures of the server (`memory_used`, `memory_max`, `evicted`) are those of one node. From
+    `snapshot` on, the figures are those that workers have stored for the live topic.
 
     Attributes:
-        memory_used: Bytes that the server uses; `None` if this user may not read them.
-        memory_max: Bytes that the server may use; 0 without a bound, `None` if this user may not read them.
-        evicted: Number of keys that the server has evicted since it started; `None` if this user may not read it.
+        memory_used: Bytes that the server uses; `None` if they cannot be read, for example for lack of permission.
+        memory_max: Bytes that the server may use; 0 without a bound, `None` if they cannot be read.
+        evicted: Number of keys that the server has evicted since it started; `None` if it cannot be read.
         workers: Number of different consumer names that have read in any partition within the last 15 seconds; a
             partition that cannot be read adds none.
         serving: The same number for each partition, by stream; a partition whose node does not answer is left out.
@@ -46,14 +47,15 @@ class ServerStats:
         dead_bytes: Bytes of the dead letters by stream.
         dead_limits: Bytes above which the oldest dead letters are dropped, by stream with a bound.
         snapshot: Time of the last snapshot in seconds since 1970; `None` before the first.
-        snapshot_every: Seconds between two snapshots; `None` if no worker takes them.
+        snapshot_every: Seconds between two snapshots; `None` if no worker takes them. After the crash of a worker that
+            takes them, the number stays.
         audit: Last audit of a worker: its end in seconds since 1970, the number of compared counters, and the number
             of differences, which may be higher; `None` before the first.
         verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
-        archive_lost: Number of archived entries that the server has lost, and that producers had not sent again when
-            the archiver found the loss. Entries whose files an operator has moved away are not among them.
+        archive_lost: Number of entries in the files `*.parquet.lost` of the archive, which the server has lost, that
+            producers had not sent again when the archiver found the loss; 0 if it is not known.
     """
 
     memory_used: int | None
@@ -74,12 +76,12 @@ class ServerStats:
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
-    """Return a query for the statistics; figures of servers and streams that the user may not read are left out.
+    """Return a query for the statistics; figures of servers and streams that cannot be read are left out.
 
-    So are those on nodes of a cluster that do not answer. But if the user may not read the consumers of a stream, or it
-    has no consumer group, its number in `serving` is 0. If the node of the deployment's hash does not answer, the
-    figures from `snapshot` on are `None`, and `archive_lost` is 0; the query raises any other error of the command that
-    reads these, also if the user may not read them.
+    But the number of a stream in `serving` is 0 if it has no consumer group, or its consumers cannot be read although
+    its node answers. If the node of the topic's hash does not answer, the figures from
+    `snapshot` on are `None`, and `archive_lost` is 0. The query raises any other error of the command that reads the
+    hash.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:

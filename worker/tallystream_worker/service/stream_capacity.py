@@ -28,12 +28,13 @@ class StreamCapacity:
         self._until = 0.0
 
     async def is_there_for(self, events: Sequence[Event], totals: Totals, layout: Layout) -> bool:
-        """Return whether the stream of each event's subject is not full, as read at most 0.1 seconds ago.
+        """Return whether the streams of all events' subjects have room, as read at most 0.1 seconds ago.
 
-        For an event of a spread metric, too, only the stream of its subject is checked.
+        For an event of a spread metric, too, only the stream of its subject is checked. The streams of all partitions
+        are read.
 
         Raises:
-            RedisError: the streams cannot be read.
+            RedisError: the stream of a partition cannot be read.
         """
         if time.monotonic() >= self._until:
             self._full = await totals.run(query_full(layout))
@@ -44,7 +45,10 @@ class StreamCapacity:
 
 
 def query_full(layout: Layout) -> Query[frozenset[int]]:
-    """Return a query for the numbers of the partitions with a full stream, to which append.lua rejects entries."""
+    """Return a query for the numbers of the partitions whose streams are full, so that they accept no more entries.
+
+    The query raises the `RedisError` if a partition cannot be read.
+    """
     commands: list[Command] = []
     for keys in layout.keys:
         commands += [("HGET", keys.sequences, LIMIT), ("XLEN", keys.stream)]

@@ -2,7 +2,7 @@
 
 Each request is compared with the digests of all tokens, which have one length, so the time reveals nothing about the
 tokens. A session is stateless: `<role>.<expiry>.<mac>`, with a MAC key that is derived from the token. So every service
-with the same token accepts the session. If a token is removed from the settings, its sessions end.
+with the same token for the same role accepts the session. A service without the token in its settings does not.
 """
 
 from __future__ import annotations

@@ -36,10 +36,10 @@ class Writer:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a request's events were not appended in time, because a stream is full or Redis away, and still wait.
+        """Whether a request's events were not appended in time, and the buffer has not been empty since.
 
-        The route sets it after a timeout. It becomes false when it is read and the buffer is empty. While it is true,
-        the service rejects more events with 503 instead of buffering them too.
+        The route sets it after a timeout, and rejects more events with 503 while it is true. It becomes false only when
+        it is read: if the buffer is empty then, or there is no producer.
         """
         self._is_stalled = self._is_stalled and self._producer is not None and self._producer.stats.buffered > 0
         return self._is_stalled
@@ -70,7 +70,7 @@ class Writer:
     async def give_up(self, producer: Producer) -> None:
         """Close a producer that has failed permanently, so that the next write creates a new one.
 
-        Its buffered events are lost. Do nothing if another producer has replaced it already.
+        Its buffered events may be lost. Do nothing if the producer is not in use any more.
         """
         if self._producer is producer:
             self._producer = None
@@ -78,9 +78,9 @@ class Writer:
                 await producer.close(0)
 
     async def close(self) -> None:
-        """Send the buffered events, and close the producer.
+        """Send the buffered events, and close the producer; do nothing if there is none.
 
-        If some cannot be sent within 5 seconds, they are lost, and an error is logged.
+        If some cannot be sent within 5 seconds, or Redis refuses them, they may be lost, and an error is logged.
         """
         producer, self._producer = self._producer, None
         if producer is not None:

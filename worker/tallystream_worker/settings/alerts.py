@@ -50,9 +50,10 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
             environment: Variables, for a secret of the form `env:NAME`.
 
         Raises:
-            ConfigurationError: the URL is not http or https; there is a secret without a webhook; the secret has
-                another form, or its variable, file or value is missing, empty or unreadable.
-            ValueError: the URL has brackets that do not enclose an IPv6 address.
+            ConfigurationError: the URL is not http or https, or has no host; there is a secret without a webhook; the
+                secret is neither `env:NAME` nor `file:PATH`, its variable is not set, its file cannot be read, it is
+                empty, or it begins with `whsec_` and the rest is not base64.
+            ValueError: the URL cannot be parsed, for example brackets in it do not enclose an IPv6 address.
         """
         where = f"[[alert]] {self.name[:64]!r}"
         if not self.webhook:

@@ -68,19 +68,20 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
     """Read and return the settings: a value of the environment overrides the file, and the file overrides the defaults.
 
     A variable that is empty counts as a value, and one with an unknown name is ignored. The rules and alerts are read
-    from the file only. If there is no file, or it has none of the tables `RULES`, then `Settings.states_rules` is
+    from the file only. If there is no file, or it has none of the names in `RULES`, then `Settings.states_rules` is
     false; without `metric`, `Settings.states_metrics` is false.
 
     Args:
         file: The configuration file; `None` looks for `tallystream.toml`, then `config/tallystream.toml`, and uses the
             defaults if neither exists.
-        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that have secrets of alerts.
+        environment: Variables named `TALLYSTREAM_<SECTION>_<SETTING>`, and those that have secrets of alerts: if one of
+            the latter is missing, this is an error.
 
     Raises:
-        ConfigurationError: the file cannot be read or is not TOML, has an unknown setting, or a value is not valid. The
-            message names the file or the environment, and the setting with its allowed values. A value of the file must
-            be valid even if the environment overrides it.
-        ValueError: the webhook of an alert has brackets that do not enclose an IPv6 address.
+        ConfigurationError: the file cannot be read or is not TOML, has an unknown setting, a value is not valid, or the
+            secret of an alert cannot be read. The message names the file, the environment or the variable. A value of
+            the file must be valid even if the environment overrides it.
+        ValueError: the webhook of an alert cannot be parsed, for example brackets in it do not enclose an IPv6 address.
     """
     settings = _from_file(file or found_file(), environment)
     for section in SECTIONS:

@@ -146,7 +146,7 @@ class RetentionSettings:
 
     @property
     def age_seconds(self) -> int | None:
-        """The age in seconds after which a counted entry is trimmed; `None` for no bound."""
+        """The age in seconds after which a counted entry may be trimmed; `None` for no bound."""
         return seconds(self.age)
 
 
@@ -154,7 +154,7 @@ class RetentionSettings:
 class ServeSettings:
     """The address of the HTTP service (`tallystream serve`, also called read service), and the access to it.
 
-    If no token is set, every request may do everything.
+    If no token is set, no request needs one.
     """
 
     host: str = "127.0.0.1"
@@ -296,16 +296,18 @@ class Settings:
     def rules_over(self, stored: Rules | None, removing: Collection[str] = ()) -> Rules:
         """Return the rules to count by: those that the configuration states, else the stored ones, else the default.
 
-        Stored metrics that the configuration lacks are kept, with their alerts, and the ratios that need them: another
-        configuration may declare them, and their events must still be counted. Stored retractions are kept, too. The
-        time zone is that of the configuration, or UTC, if it states any rules.
+        If it states any rules, stored metrics that it lacks are kept, because another configuration may declare them.
+        Kept with them are their alerts, except those with a name that the configuration has too, and the ratios that
+        name a kept metric, if none of their metrics is removed. Stored retractions are kept, too. The time zone is that
+        of the configuration, or UTC.
 
         Args:
-            stored: The stored rules; `None` if none are stored.
+            stored: The stored rules; `None` if none are stored: then the result is `rules`.
             removing: The metrics that are not kept; ignored if the configuration states no rules.
 
         Raises:
-            ConfigurationError: the configuration contradicts the rules of a metric that it lacks.
+            ConfigurationError: the rules of the configuration and the kept ones are not valid together, for example
+                because of another time zone.
         """
         if stored is None:
             return self.rules

@@ -37,7 +37,7 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
         keys: The keys of the partition.
         rules: The rules, with the alerts.
         since: The millisecond since 1970 of the first entry that is not counted yet. Of each alert, the first bucket
-            that is read is the one before that of this time. A time over a day before `now` is taken for a day before.
+            that is read is the one before that of this time. A time over a day before `now` counts as a day before it.
         now: The millisecond since 1970 of the snapshot's moment.
 
     Returns:
@@ -71,8 +71,8 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 def commands(prefix: str, name: str, value: str, expires: int) -> Iterator[tuple[Any, ...]]:
     """Yield the Redis commands (tuples of name and arguments) that write one state of `read` back; send nothing.
 
-    Any other hash, as a JSON object, is also written back: a snapshot stores some with the states. The key must not
-    exist on the server.
+    Any other hash, as a JSON object, is also written back: a snapshot stores some with the states. If a hash exists on
+    the server, its other fields stay. The key of any other state must not exist.
 
     Args:
         prefix: The prefix of the partition to write to.

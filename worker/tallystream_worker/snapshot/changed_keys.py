@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 Group = tuple[str, ...]
 """Names the counters that Redis keeps in one hash, or under one key prefix: the name of a snapshot's table, then all
-parts but the last of the primary key of their rows. The last part, the item, names one counter of the group."""
+parts but the last of the primary key of their rows. The last part (of `ids`: the last two), the item, names one counter
+of the group."""
 
 SEPARATOR: Final = "\n"
 """Separates subject and id in a field of the hash of ids."""
@@ -43,7 +44,7 @@ class ChangedKeys:
         rules: The declared metrics.
 
     Attributes:
-        items: By group, the items: the last parts of the keys of the counters.
+        items: By group (see `Group`), the items.
         producers: By producer, the last sequence that was added, and the ID of its entry.
         unsent: The ID of the last entry that no producer sends again if the server loses it; `None` if none was added.
         resets: The metrics and subjects that were reset; `add` does not add their counters, `reset` does.
@@ -62,7 +63,7 @@ class ChangedKeys:
 
         If the entry cannot be decoded, add none of these. If no producer would send it again, set `unsent` in any case.
         The counters that a reset changes are left to `reset`, and the other buckets of replaced votes and ids to
-        `replaced`.
+        `replaced`. Leaderboards and sketches are not added.
         """
         producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
         is_of_producer = producer is not None and sequence.isdigit() and producer != COPIED
@@ -87,7 +88,7 @@ class ChangedKeys:
         self.resets.update((reset.metric, reset.subject) for reset in payload.resets if reset.metric in metrics)
 
     def reset(self, metric: str, subject: str, labels: Iterable[str]) -> None:
-        """Add every counter that a reset of a subject has changed.
+        """Add every counter that a reset of a subject may have changed; leaderboards are not added.
 
         Args:
             metric: The metric, which must be declared.

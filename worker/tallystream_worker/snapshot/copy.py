@@ -19,7 +19,7 @@ def copy(connection: Connection, table: Table, schema: str | None, rows: Sequenc
     Args:
         connection: A connection in a transaction; its driver is psycopg.
         table: The table to write.
-        schema: The schema of the table; `None` for the first of the search path.
+        schema: The schema of the table; `None` if the search path finds the table.
         rows: The rows, each as a value by column name, for all columns; no two rows have the same primary keys.
 
     Raises:

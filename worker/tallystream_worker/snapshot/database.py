@@ -62,7 +62,8 @@ class Database:
             made to find out.
 
     Every method that reads or writes raises `SnapshotError` if the database cannot be used; until one has succeeded,
-    each may raise the `ConfigurationError` of `is_there`. `close` the database at the end.
+    each may raise the `ConfigurationError` of `is_there`. If PostgreSQL fails while 200 or more rows are written to a
+    table, `psycopg.Error` is raised instead. See `at_once` for errors in its context. `close` the database at the end.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, *, is_there: bool = False) -> None:
@@ -112,8 +113,6 @@ class Database:
     def state(self, facts: Mapping[str, str], *, whole: bool = False) -> None:
         """Store facts about the snapshot's deployment, by name, in one transaction, or in that of `at_once`.
 
-        If facts were stored before, another process that stores facts meanwhile waits until this one has finished.
-
         Args:
             facts: The values, by name; each replaces the stored one.
             whole: Whether to remove all other stored facts, which stay otherwise.
@@ -134,9 +133,9 @@ class Database:
     def settle(self) -> None:
         """Write everything that is committed into the file itself, so that a copy of this file alone is whole.
 
-        With SQLite, commits are in a second file (`-wal`) until then. If another connection still reads after 5
-        seconds, return without an error, although the second file is still needed. Do nothing with PostgreSQL. Do not
-        call it in a context of `at_once`, because SQLite refuses it in a transaction.
+        With SQLite, commits may be in a second file (`-wal`) until then. If another connection still reads or writes
+        after 5 seconds, return without an error, although the second file is still needed. Do nothing with PostgreSQL.
+        Do not call it in a context of `at_once`, because SQLite refuses it in a transaction.
         """
         if self._engine.dialect.name == "sqlite":
             with self._transaction() as connection:
@@ -144,10 +143,11 @@ class Database:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Return a context in which all reads and writes are in one transaction. For one thread; it cannot be nested.
+        """Return a context in which all reads and writes are in one transaction. For one thread; do not nest it.
 
         The end of the context commits it; an exception that leaves the context undoes all writes. If the database fails
-        inside the context, a method raises SQLAlchemy's error, which becomes `SnapshotError` as it leaves the context.
+        inside the context, a method raises SQLAlchemy's error, which becomes `SnapshotError` as it leaves the context;
+        a `psycopg.Error` stays one.
         """
         with self._transaction() as connection:
             self._open = connection
@@ -163,9 +163,9 @@ class Database:
                 connection.execute(delete(table))
 
     def renew(self) -> None:
-        """Replace all tables of the snapshot, which an earlier release has made, by empty ones of this release.
+        """Replace each table that this release uses by an empty one, whatever columns the present one has.
 
-        This is one transaction, or part of that of `at_once`.
+        This is one transaction, or part of that of `at_once`. A table that only an earlier release has made stays.
         """
         with self._transaction() as connection:
             connection.execute(
@@ -195,10 +195,10 @@ class Database:
         return position, row.generation
 
     def producers(self, partition: int) -> dict[str, str]:
-        """Return `<sequence> <stream ID>` of the last entry of each producer, by producer, and the horizons by name.
+        """Return, by producer, `<sequence> <stream ID>` of its last entry in the snapshot of a partition.
 
-        They are those of a partition in the snapshot; empty if there is none. The horizons state how far the server had
-        removed records of silent producers: see `HORIZONS`.
+        The result also has the horizons, by name (`HORIZONS`): how far the server had removed records of silent
+        producers. It is empty if there is no snapshot of the partition.
         """
         with self._transaction() as connection:
             found = connection.execute(select(schema.producers).where(schema.producers.c.partition == partition))
@@ -221,7 +221,8 @@ class Database:
     def put(self, partition: int, taken: Taken, before: SnapshotPosition | None) -> int:
         """Write a partition's snapshot in one transaction, or in that of `at_once`; return the number of its values.
 
-        These are the values of counters in `taken`, also those that do not exist any more, whose rows are removed.
+        The number is that of the values of counters in `taken`, also of those that do not exist (their rows are
+        removed).
 
         Args:
             partition: The number of the partition.
@@ -233,6 +234,7 @@ class Database:
             SnapshotError: the snapshot could not be written, or the stored one is not that of `before`, because another
                 process has written one meanwhile (the moments `taken` of the two are compared). In a context of
                 `at_once`, a database that fails raises SQLAlchemy's error instead.
+            psycopg.Error: PostgreSQL failed while 200 or more rows were written to a table.
         """
         with self._transaction() as connection:
             _lock(connection, partition)
@@ -296,7 +298,7 @@ class Database:
     def damaged(self, partition: int | None = None) -> list[str]:
         """Return the names of the tables in which another program has changed rows of a partition, sorted.
 
-        Rows that it has removed or added count too. All rows are read, at one moment, although snapshots may be written
+        Rows that it has removed or added count too. All rows are read, at one moment, also if a snapshot is written
         meanwhile. Do not call it in a context of `at_once`.
 
         Args:
@@ -404,9 +406,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _lock(connection: Connection, partition: int) -> None:
     """Make other processes that write a snapshot of the same partition wait until the transaction ends.
 
-    Call this before the transaction reads a row: SQLite locks the file only at the first write, so a row that was read
-    earlier may have changed. With SQLite, all writers wait. With PostgreSQL, no process waits if neither a snapshot of
-    the partition nor facts are stored yet.
+    Call this before the transaction reads a row: a row that was read earlier may have changed. With SQLite, all writers
+    wait, for at most 5 seconds. With PostgreSQL, no process waits if neither a snapshot of the partition nor facts are
+    stored yet.
 
     Raises:
         SQLAlchemyError: the database cannot be used, or stays locked for too long.
@@ -420,7 +422,7 @@ def _lock(connection: Connection, partition: int) -> None:
 def _lock_facts(connection: Connection) -> None:
     """Make other processes that store facts wait until the transaction ends.
 
-    With SQLite, all writers wait. With PostgreSQL, no process waits if no facts are stored yet.
+    With SQLite, all writers wait, for at most 5 seconds. With PostgreSQL, no process waits if no facts are stored yet.
     """
     digests = schema.digests
     held = update(digests).where(digests.c.partition == OF_NO_PARTITION).values(value=digests.c.value)

@@ -47,7 +47,9 @@ class DeadLetterReader:
         self._rows: dict[str, bytes] = {}
 
     def read(self) -> None:
-        """Read the dead letters that exist; those that are removed meanwhile are added by `settle`.
+        """Read the dead letters of the moment that still exist; unless `is_anew`, only those since the last snapshot.
+
+        Those that were removed since the moment are added by `settle`.
 
         Raises:
             ViewLost: the view is no longer open.
@@ -121,18 +123,18 @@ def decode_letter(value: bytes) -> dict[bytes, bytes]:
 def restore_dead_letters(
     fence: Fence, keys: PartitionKeys, stored: Mapping[str, bytes], state: str, records: Iterable[str]
 ) -> int:
-    """Write the dead letters of a snapshot to the dead stream, which must not exist.
+    """Write the dead letters of a snapshot, except those with a record, to the dead stream, which must not exist.
 
-    Dead letters of the snapshot that were dropped after it are left out; return the number of events in those that are
-    left out. The dead stream gets the state that it had at the snapshot's moment, so the next snapshot finds out what
-    has changed since. If it never had a dead letter, write nothing, and return 0.
+    Return the number of events in those that are left out. The dead stream gets the last ID, and the number of dead
+    letters that were ever added, of the snapshot's moment. If it never had a dead letter, write nothing, and return 0.
 
     Args:
         fence: Runs the writes to the partition.
         keys: The keys of the partition.
         stored: By ID in the dead stream, the values of `schema.dead`.
         state: The state of the dead stream in the position of the snapshot.
-        records: The records of dead letters that were dropped after the snapshot.
+        records: The records of dead letters that were dropped after the snapshot. A dead letter that was dropped
+            without a record is written.
 
     Raises:
         RestoreOvertaken: another restore has taken over.

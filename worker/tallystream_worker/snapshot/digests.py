@@ -113,7 +113,7 @@ class TableDigests:
         self.remove(table, stored_rows(self._connection, table, keys))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the table `digests` to write: those of all digests that a method of this object changed.
+        """Return the rows of the table `digests` to write: one for each digest that may have changed.
 
         Nothing is written here.
         """

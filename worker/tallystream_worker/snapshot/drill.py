@@ -79,8 +79,8 @@ class Verdict:
     """The result of a drill.
 
     Attributes:
-        compared: Number of live values that were read; those of buckets that may have been removed meanwhile are not
-            compared.
+        compared: Number of live values that were read. It includes those of buckets that may have been removed
+            meanwhile, which are not compared.
         differing: Number of values that differ, also of those that exist only live or only after the restore.
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
@@ -108,8 +108,8 @@ def drill(
 ) -> Verdict:
     """Restore the snapshot to a temporary server, compare its values with the live ones, and return the result.
 
-    Counting continues, and the database is not changed. While the values of a partition are read, a view of it is open
-    on the live server: another snapshot of it waits for up to 5 seconds, and then fails with `ViewLost`.
+    Counting continues, and the snapshot is not changed. While the values of a partition are read, a view of it is open
+    on the live server: another snapshot of it waits for about 5 seconds, and then fails with `ViewLost`.
 
     Args:
         client: The server of the live counters.
@@ -210,7 +210,7 @@ def _catch_up(
         followed: The rules of the live server.
 
     Returns:
-        The metrics for which it is not known what the retries have counted.
+        The metrics for which it is not known what the retries have counted, or whose dead letters could not be retried.
     """
     keys = copy.layout.keys[partition]
     doubtful: frozenset[str] = frozenset()

@@ -28,8 +28,8 @@ def ingested_files(client: redis.Redis, layout: Layout, known: str = "{}") -> st
     The value is a JSON object: by identity, a number of bytes (see `Layout.files`). If the server and `known` have
     different numbers for an identity, that of the server is returned.
 
-    No identity is ever removed on purpose. So if the server lacks an identity of an earlier snapshot, the server has
-    lost it, and a restore brings it back.
+    Raises:
+        redis.RedisError: the server did not answer, or refused the command.
     """
     found: dict[bytes, bytes] = client.execute_command("HGETALL", layout.files)
     sizes = msgspec.json.decode(known, type=dict[str, int])

@@ -1,4 +1,4 @@
-"""The rules that are live when a restore begins: they stay live.
+"""The rules that are live when a restore begins: they stay live if they can.
 
 A snapshot has the rules of its moment. If the rules of the server are newer, an entry after the snapshot is counted by
 the rules that counted it before the restore. The places at which the partitions began to follow rules show which ones.
@@ -59,7 +59,8 @@ class LiveRules(msgspec.Struct, frozen=True):
         changes: The recorded changes of the rules: the ID and the fields of each, oldest first.
         places: By partition, and by number of rules, where the partition began to follow these rules, in the form of
             `PartitionKeys.adopted`. If it has counted nothing by the live rules, their place is the first entry that it
-            had not counted. A partition that has lost its keys or places, or that a restore has closed, is missing.
+            had not counted. A partition is missing if its places are not known. After `regain`, a place may be only
+            the moment at which the rules were published: see `moment_of`.
         unordered: By partition, the numbers of the rules whose place does not show which entries they count: see
             `PartitionKeys.adopted`.
         firsts: By partition, the number of the first rules that counted it, if its ledger states it.
@@ -89,8 +90,8 @@ class LiveRules(msgspec.Struct, frozen=True):
     def recorded(self) -> dict[int, Rules]:
         """Return the rules that are recorded, by number, with the retractions and the retention of the live ones.
 
-        Rules that this release cannot read are left out. At the number of the live rules are the live rules, recorded
-        or not.
+        A metric that the live rules lack keeps its retention. Rules that this release cannot read are left out. At the
+        number of the live rules are the live rules, recorded or not.
 
         Raises:
             ConfigurationError: this release cannot read the live rules.
@@ -117,7 +118,8 @@ def with_earlier(live: LiveRules | None, archived: Callable[[], Mapping[str, Map
     """Return the rules of a server with the changes that it does not record any more, and that the archive has.
 
     These are the changes of the same data before the first one that the server records. If the server records the
-    changes of all places, or no change at all, return `live`, and do not call `archived`.
+    changes to all rules in `live.places` and `live.firsts`, or no change at all, return `live`, and do not call
+    `archived`.
 
     Args:
         live: The rules of the server; `None` for none.
@@ -145,8 +147,8 @@ def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, by
 
     If the hash that describes the topic to restore is lost, or lacks a field, they are those of the last recorded
     change. Return `None` if there are none, if this release cannot read them, or if another topic is live and its hash
-    is lost. It is not checked whether the rules are of the data of the snapshot (see `kept_rules`), nor whether this
-    release can read those that were noted.
+    is lost or lacks a field. It is not checked whether the rules are of the data of the snapshot (see `kept_rules`),
+    nor whether this release can read those that were noted.
 
     Args:
         client: The server to restore to.
@@ -254,8 +256,9 @@ def encode_live_rules(live: LiveRules) -> bytes:
 def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | None:
     """Return the live rules of the server if they must stay live after the restore of a snapshot, else `None`.
 
-    They must not if they are of other data, or older than those of the snapshot because the server has lost data. They
-    cannot if they turn `spread` off for a metric whose events are in every partition of the snapshot's topic.
+    They must not if they are of other data, or if `live.newest` is below the number of the snapshot's rules: then the
+    server has lost data. They cannot if they turn `spread` off for a metric whose events may be in any partition of the
+    snapshot's topic.
 
     Args:
         live: The live rules; `None` if the server has none: then the result is `None` too.
@@ -272,11 +275,11 @@ def kept_rules(live: LiveRules | None, facts: Mapping[str, str]) -> LiveRules | 
 
 
 class Course:
-    """The rules that count the entries of a partition after a snapshot, by place in the log.
+    """The rules that count the entries of a partition, by place in the log.
 
-    A place has two IDs, see `PartitionKeys.adopted`. Rules count the entries from the first ID on. But a decided event
-    is counted when it is appended: rules count it only if its entry is after the second ID, which was the last one of
-    the stream when the partition began to follow the rules. `fold` counts entries so.
+    A place has two IDs, see `PartitionKeys.adopted`. Rules count the entries from the first ID on, up to the place of
+    the next rules. But a decided event is counted when it is appended: rules count it only if its entry is after the
+    second ID. `fold` counts entries so.
 
     Args:
         steps: The place at which the partition began to follow rules; their number; and the rules. The first step has
@@ -302,8 +305,7 @@ class Course:
     def ranges(self) -> list[tuple[StreamID, StreamID]]:
         """The two IDs of each place at which the partition begins to follow other rules, by ascending first ID.
 
-        The first ID is that of the first entry that the rules count, or an earlier one. The second is that of the last
-        entry of the stream at that moment: see the class. The rules before the first place have no pair.
+        The class explains the two. The rules before the first place have no pair.
         """
         return list(zip(self._firsts, self._lasts, strict=True))
 
@@ -331,7 +333,7 @@ class Course:
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
         """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
 
-        One call of the fold counts only some of its entries: those whose rules come before the rules of all others. It
+        One call of the fold counts only some of its entries, all by the same rules: the earliest of these entries. It
         returns the result and the entries that are left, for the next call.
         """
         folds = [make(rules) for _, _, rules in self._steps]
@@ -384,8 +386,8 @@ class GenerationRules:
     def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
         """Return the numbers of the rules that may have counted the entries before the first place, the earliest first.
 
-        `stated` is the number that the ledger states for these rules; `None` if it states none. Call it only if there
-        is a place.
+        Empty if no such rules are recorded. `stated` is the number that the ledger states for these rules; `None` if it
+        states none. Call it only if there is a place.
         """
         if stated in self._rules:
             return [stated]
@@ -404,10 +406,9 @@ class GenerationRules:
         return Course([("", self._first, self._rules[self._first]), *later])
 
     def doubtful(self) -> frozenset[str] | None:
-        """Return the metrics of which some events may have been counted by other rules; `None` if it may be any metric.
+        """Return the metrics of which some events may have been counted by other rules than those of `course`.
 
-        It may be any if the places are lost, or some rules. Else it is the metrics of `Course.doubtful`, and those that
-        differ if several rules may have been the first ones.
+        Return `None` if it may be any metric, because the places or some rules are lost.
         """
         if not self._is_known:
             return None
@@ -455,15 +456,15 @@ class RestoredRules:
         self.to_load: Final = _keeping(self.of_snapshot, self.live)
         """The rules `of_snapshot`, but buckets are kept for as long as by `live`."""
         self.are_kept: Final = kept is not None
-        """Whether `live` are the rules that were live before the restore, and not those of the snapshot."""
+        """Whether `live` are the rules of the argument `live`, and not those of the snapshot."""
         spread = kept.spread if kept is not None and kept.topic == layout.topic else []
         self.spread: Final = {*facts["spread"].split(), *self.live.spread, *spread}
         """The metrics whose events may be in any partition of the restored topic."""
 
     def number(self, newest: int) -> int:
-        """Return the number of the live rules; `newest` is the highest one of the server and the snapshot.
+        """Return the number of the live rules; `newest` is the highest number that the server or the snapshot knows.
 
-        Different rules never have the same number, and in each partition the number only rises.
+        It is the number that the rules had before, if they can keep it; else the one after `newest`.
         """
         if self._kept is not None:
             is_same = publish(self.live).decode() == self._kept.published and self._kept.topic == self._topic
@@ -479,7 +480,7 @@ class RestoredRules:
     def course(self, partition: int, position: SnapshotPosition, generations: Sequence[int]) -> Course:
         """Return the course of the rules in a partition after the snapshot; without kept rules, those of the snapshot.
 
-        All of them have the retractions and the retention of `live`: a bucket that is kept now is not removed again.
+        All of them have the retractions of `live`, and its retention for each metric that it has.
 
         Args:
             partition: The number of the partition.
@@ -513,7 +514,7 @@ class RestoredRules:
     def doubtful(self, partition: int, course: Course) -> frozenset[str] | None:
         """Return the metrics of which some events may have been counted by other rules than those of their course.
 
-        Return `None` if it may be any metric, because places or rules are lost.
+        Return `None` if it may be any metric, because places or rules are not known; an empty set without kept rules.
         """
         kept = self._kept
         if kept is None:
@@ -538,7 +539,8 @@ class RestoredRules:
     def _recorded(self) -> dict[int, Rules]:
         """Return the rules that are recorded, by number, with the retractions and the retention of `live`.
 
-        Rules that this release cannot read are left out. The number of the kept rules has `live` itself.
+        A metric that `live` lacks keeps its retention. Rules that this release cannot read are left out. The number of
+        the kept rules has `live` itself.
         """
         found = {}
         for _, fields in self.changes():
@@ -551,10 +553,7 @@ class RestoredRules:
 
 
 def _keeping(rules: Rules, live: Rules) -> Rules:
-    """Return `rules` with the retention of the live rules; a metric that the live rules lack keeps its own.
-
-    Alerts do not change this: an alert over a range that is longer than the retention stays silent.
-    """
+    """Return `rules` with the retention of the live rules; a metric that the live rules lack keeps its own."""
     metric = {
         name: replace(rule, retention=live.metric[name].retention) if name in live.metric else rule
         for name, rule in rules.metric.items()
@@ -567,7 +566,7 @@ def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, 
 
     See `LiveRules.places`. If the live rules do not count the partition yet, and have no place, theirs is the first
     entry that is not counted. Return `None` if the partition has lost places, or the key of its live generation, or if
-    a restore has closed it.
+    a restore is replacing its counters.
 
     Args:
         client: The server.
@@ -591,10 +590,10 @@ def _places(client: redis.Redis, keys: PartitionKeys, number: int) -> dict[int, 
 
 
 def uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
-    """Return the place of the first entry that the live generation has not counted: an ID, a space, and the last ID.
+    """Return the place of the first entry that the generation of `keys` has not counted: two IDs with a space between.
 
-    The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. Return
-    `None` without the stream or its consumer group.
+    The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. The
+    second is the last ID of the stream. Return `None` without the stream or its consumer group.
     """
     with suppress(ResponseError):  # no stream
         about: Any = client.xinfo_stream(keys.stream)

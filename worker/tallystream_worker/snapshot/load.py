@@ -42,8 +42,8 @@ class TableLoader:
         ledger: The ledger of the snapshot, by field; not written to Redis.
         producers: By producer, `<sequence> <stream ID>` of its last entry, and the horizons by name (see `HORIZONS`);
             not written to Redis.
-        expires: By bucket, the millisecond since 1970 until which its keys are kept; 0 for forever. Not
-            written to Redis.
+        expires: By bucket, `expires` in the snapshot: the millisecond since 1970 until which its keys were needed; 0
+            for forever. Not written to Redis.
         dead: The dead letters, by ID in the dead stream, as `schema.dead` stores them; not written to Redis.
         dropped: The records of dropped dead letters, by field; they are written to Redis.
         damaged: The tables in which another program has changed, removed or added rows of the partition, sorted; also
@@ -69,8 +69,8 @@ class TableLoader:
     def run(self, database: Database, partition: int) -> tuple[SnapshotPosition, int]:
         """Write the snapshot of a partition to Redis, and set the attributes; return its position and generation.
 
-        The ledger, the producers, the dead letters and `expires` are not written. Alert states that have expired by the
-        clock of the Redis server are left out. Position and generation are read before the rows: if `Database.position`
+        The ledger, the producers, the dead letters and `expires` are not written. Alert states that had expired when
+        the object was made are left out. Position and generation are read before the rows: if `Database.position`
         returns others afterwards, another snapshot was written meanwhile. After an error, some keys may be written.
 
         Raises:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import Layout, PartitionKeys
 
 Changes = dict[str, dict[str, str]]
-"""Changes of the rules: by ID, the recorded fields; in the order of the IDs."""
+"""Changes of the rules: by ID, the recorded fields."""
 
 _Value = TypeVar("_Value")
 
@@ -49,12 +49,12 @@ def regain(
 
     Without a lost change, return `live` and an empty list. A change is lost if the server lacks it, it is later than
     every change that the server and the snapshot both have, and it is in the snapshot, or it is in the archive and was
-    made after the snapshot. If they have no change in common, no change is lost. If the server has no rules of this
-    data, what the archive has after the snapshot is lost.
+    made after the snapshot. If they have no change in common, no change is lost. A server without rules of this data
+    counts as one that has the changes of the snapshot.
 
     The rules that are returned are those of the last lost change, with what was changed on the server after the loss
-    (see `merged`). If anything was counted after the loss, they have a new number and are a new change; the entries
-    counted until then keep the rules that counted them.
+    (see `merged`). They may have a new number, as a new change: then the entries counted until now keep the rules that
+    counted them.
 
     Args:
         client: The server to restore to.
@@ -118,9 +118,8 @@ def lacked(
     """Return the changes of the rules in a backup that a server has lost, in the order of their IDs.
 
     A change is lost if the server has recorded neither its ID nor its number, and if it is later than what the server
-    has: its number is above every number of the server, or its ID is after that of the last change which both have. So
-    a loss is also found if the server has given the rules before it a higher number. If the server has given the number
-    of a lost change to other rules, the change is left out: only a restore gives these another number.
+    has: its number is above every number of the server, or its ID is after that of the last change which both have.
+    So a lost change is left out if the server has given its number to other rules.
 
     Args:
         copies: The changes in the backup, by ID; those of another epoch are left out.
@@ -279,7 +278,7 @@ class _Loss:
         return {**change, "number": str(self._newest), "by": publisher()}
 
     def _renumber(self, *, always: bool) -> None:
-        """Give the changes after the loss new numbers if the lost changes have used such numbers, or `always`."""
+        """Give the changes after the loss new numbers, if one of theirs is not above all lost ones, or `always`."""
         numbers = list(dict.fromkeys(int(fields["number"]) for fields in self._since.values()))
         if numbers and (always or min(numbers) <= max(int(fields["number"]) for fields in self._lost.values())):
             self._renumbered = {number: self._newest + place for place, number in enumerate(numbers, 1)}
@@ -290,11 +289,10 @@ class _Loss:
             }
 
     def _resumed(self) -> dict[int, str]:
-        """Return, by partition, the place of the first entry after the loss, if the rules before the loss counted it.
+        """Return, by partition, the place of its first entry that is later than the first lost change.
 
-        Other partitions are left out. If a partition has followed a lost change, its node has lost nothing, and its
-        places show which rules counted each entry: only other nodes of a cluster have lost data. Any other partition
-        had lost the changes before it got an entry that is later than the first of them.
+        Left out are partitions without such an entry, partitions that have followed a lost change (their node has lost
+        nothing), and partitions with a place of a change after the loss that is not after this entry.
         """
         since, found = {int(fields["number"]) for fields in self._since.values()}, {}
         for partition, keys in enumerate(self._layout.keys):
@@ -320,7 +318,8 @@ class _Loss:
     ) -> dict[int, str]:
         """Return the places of a partition: see `LiveRules.places`.
 
-        Those of lost changes are in the snapshot; of a later change in the archive, the moment stands for its place.
+        Those of lost changes are from the snapshot; of a change that only the archive has, it is the moment of the
+        change.
         """
         of_snapshot = msgspec.json.decode(self._facts[PLACES], type=dict[int, dict[int, str]]).get(partition, {})
         recorded = dict(recorded_changes(self._facts))
@@ -348,8 +347,8 @@ class _Loss:
     def _followed(self, partition: int) -> dict[int, str] | None:
         """Return the places of a partition on the server; `None` if they are lost.
 
-        If the partition has followed a lost change, it has not followed the rules before the loss again: these have no
-        later place than the change, although the server takes them for the next ones of the partition.
+        If the partition has followed a lost change, it has not followed the rules before the loss again: a place of
+        these that is not before that of the change is left out.
         """
         places = self._server.places.get(partition)
         if places is None or not (followed := self._lost_numbers & places.keys()):
@@ -360,7 +359,7 @@ class _Loss:
 
 
 def _of_snapshot(facts: Mapping[str, str], layout: Layout, recorded: Changes) -> LiveRules:
-    """Return the rules of a server that has what the snapshot has, and nothing more."""
+    """Return the rules and changes of a snapshot, as if they were those of a server; without places."""
     latest = list(recorded.values())[-1]
     return LiveRules(
         facts["epoch"],

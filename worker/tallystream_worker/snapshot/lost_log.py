@@ -30,7 +30,7 @@ _READ: Final = 1000
 
 
 class LogLost(SnapshotError):
-    """Raised if the server has lost entries of the snapshot, and not all were sent again: the snapshot is not replaced.
+    """Raised if the server has lost entries of the snapshot, and may lack their events: the snapshot is not replaced.
 
     Args:
         problem: Which entries of which stream are lost; also an attribute. The message has it, and what to do.
@@ -46,9 +46,9 @@ class LogLost(SnapshotError):
 
 
 def next_mark(mark: str) -> str:
-    """Return a new random mark for the next snapshot of the database whose last one has `mark`; nothing is stored.
+    """Return a new random mark for the next snapshot, after one with the mark `mark`; nothing is stored.
 
-    It begins as `mark` does, up to the dot; if `mark` is empty (a new database), it begins with a new random text.
+    It begins as `mark` does, up to the dot; if `mark` is empty, it begins with a new random text.
     """
     lineage = mark.partition(".")[0] or uuid.uuid4().hex[:12]
     return f"{lineage}.{uuid.uuid4().hex[:12]}"
@@ -58,7 +58,7 @@ def last_closing(client: redis.Redis, keys: PartitionKeys) -> int:
     """Return the number of the last closing or reopening that a partition has recorded; 0 if it has recorded none.
 
     A repartition that failed may have recorded a number without closing the partition. A restore that has not finished
-    may not have recorded its number yet: see `restoring_number`.
+    may not have recorded its number yet.
 
     Raises:
         redis.RedisError: the server did not answer, or refused the command.
@@ -67,16 +67,15 @@ def last_closing(client: redis.Redis, keys: PartitionKeys) -> int:
 
 
 def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = "", closing: int = 0) -> bool:
-    """Store the mark `added` (`""`: none) in a partition; return whether the mark `known` was there.
+    """Store the mark `added` in a partition that has the mark `known`; return `False`, and store nothing, without it.
 
-    If it was not, nothing is stored. If `known` is empty, it counts as there. Storing a mark removes the marks of the
-    same database that are older than `known`, and all but the last 62 marks of other databases; if `known` is empty,
-    all marks count as those of others.
+    If `added` is empty, store nothing, and return whether the partition has `known`. Storing a mark may remove older
+    ones.
 
     Args:
         client: The server of the partition.
         keys: The keys of the partition.
-        known: The mark of the last snapshot in the database.
+        known: The mark of the last snapshot in the database. An empty one counts as there.
         added: The mark of the next snapshot.
         closing: With `added`, the result of `last_closing` before the values of that snapshot were read. If it is no
             longer the last one, or a restore replaces the counters now, nothing is stored, and the result is `False`.
@@ -92,10 +91,10 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
 def ensure_sent_again(
     client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, producers: Mapping[str, str], held: str
 ) -> None:
-    """Raise `LogLost` unless a partition without the snapshot's mark has the events of every entry of the snapshot.
+    """Raise `LogLost` if a partition without the snapshot's mark may lack events of the entries of the snapshot.
 
-    It has them if the stream has the snapshot's last entry, or may have trimmed it: then no entry was lost. It also has
-    them if producers have sent every lost entry again. Nothing is sent or changed here.
+    It lacks none if the stream has the snapshot's last entry, or may have trimmed it. It also lacks none if producers
+    have sent every lost entry again. Nothing is sent or changed here.
 
     Args:
         client: The server of the stream.
@@ -106,7 +105,7 @@ def ensure_sent_again(
             entry was trimmed.
 
     Raises:
-        LogLost: entries are missing, and not all of them were sent again.
+        LogLost: entries are missing, and not all of them were surely sent again.
         redis.RedisError: the server did not answer, or refused a command.
     """
     if _has_had(client, keys.stream, position.generated, held):
@@ -153,9 +152,10 @@ def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
 
 
 def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, str]) -> Iterator[str]:
-    """Yield the producers and sources of which the server has fewer entries than the snapshot.
+    """Yield the producers and sources of which the server has fewer entries than the snapshot, by their records.
 
-    One without a record is left out if its record may have been removed because it was silent for long.
+    One without a record on the server is left out if its last entry is before the horizon up to which the server has
+    removed records.
     """
     found: Any = client.hmget(keys.sequences, HORIZONS)
     horizons = {name: parse_id(value.split()[0].decode()) for name, value in zip(HORIZONS, found, strict=True) if value}

@@ -108,9 +108,8 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
 def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
     """Return the end of a bucket and the time until which its keys are kept, both in milliseconds since 1970.
 
-    Return `None` instead of this pair if the keys are kept forever, or if the label names no period. If `period_of`
-    returns `None` for a bucket, because a metric was renamed or a rule was changed, it is kept for 400 days after its
-    end.
+    Return `None` instead of this pair if the keys are kept forever, or if the label names no period. A bucket for which
+    `period_of` returns `None`, because a metric was renamed or a rule was changed, is kept for 400 days after its end.
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
@@ -127,16 +126,16 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
 
 
 def was_removed(name: str, rules: Rules, ends: Mapping[str, str]) -> bool:
-    """Return whether a bucket is of a period whose removal is recorded.
+    """Return whether a bucket counts as removed: its period ends at or before the recorded end in `ends`.
 
-    Some keys of a removed bucket may still exist, but no read uses them. The result is `False` if the keys of the
-    bucket are kept forever, or if its label names no period.
+    Some of its keys may still exist, because a change of the rules sets such an end too; but no read uses them. The
+    result is `False` if the keys of the bucket are kept forever, or if its label names no period.
 
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
         rules: The declared metrics.
-        ends: The fields of `PartitionKeys.forgotten`: by `<kind>:<metric>`, the millisecond since 1970 at which the
-            latest removed period ends.
+        ends: The fields of `PartitionKeys.forgotten`: by `<kind>:<metric>`, the millisecond since 1970 up to which
+            periods count as removed.
     """
     found = removal_of(name, rules)
     kind, metric, _ = name.split(":", 2)

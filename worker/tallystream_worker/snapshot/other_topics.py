@@ -35,13 +35,13 @@ def refuse_loss(
 
     There are three proofs of such events:
 
-    - The topic that is live on the server is another one: a later one; or an earlier one with events that were appended
-      there after the snapshot; or one of other data with any events that were appended there.
-    - `tally:meta` is gone, but the streams of the snapshot's topic are closed: a later topic has replaced it.
+    - The topic that is live on the server has another number: a higher one; or a lower one, and events that were
+      appended there after the snapshot; or any other one of other data, and any events that were appended there.
+    - `tally:meta` is gone, but a stream of the snapshot's topic is closed: a later topic has replaced it.
     - The archive has events of a later topic that were not copied from an earlier one.
 
-    Later topics that were given up before the snapshot, or on the server since then, are no proof. An interrupted
-    restore of the same topic has passed these checks, so a repeated one passes.
+    Later topics that were given up before the snapshot, or on the server since then, are no proof. If an interrupted
+    restore of the same topic is repeated, nothing is checked.
 
     Args:
         client: The server to restore to.
@@ -127,10 +127,10 @@ def _loss(found: str, topic: int) -> StreamError:
 
 
 def _own_events(client: redis.Redis, layout: Layout, since: int) -> Iterator[int]:
-    """Yield numbers of events, one for each page, whose sum is that of the events appended to a topic's streams.
+    """Yield, for each page of entries in a topic's streams, the number of the events that were appended there.
 
-    Events that a repartition has copied there are left out, and so are entries that are gone. Entries whose ID has a
-    time up to the millisecond `since` are left out.
+    Events that a repartition has copied there are left out, and so are entries whose ID has a time up to and with the
+    millisecond `since`.
     """
     for keys in layout.keys:
         after = f"{since}-{2**64 - 1}" if since else "0-0"
@@ -143,6 +143,6 @@ def _own_events(client: redis.Redis, layout: Layout, since: int) -> Iterator[int
 
 
 def _closed_by(client: redis.Redis, layout: Layout) -> int:
-    """Return the highest number of a topic that has closed a partition of a topic; 0 if none has."""
+    """Return the highest number of a topic for which a partition of the topic of `layout` was closed; 0 if none was."""
     found = [client.hget(keys.sequences, CLOSED) for keys in layout.keys]
     return max((int(topic) for topic in found if topic), default=0)

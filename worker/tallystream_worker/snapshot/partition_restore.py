@@ -58,9 +58,9 @@ class RestoredPart:
             are counted now, unless the snapshot contains them because they were decided.
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
-        survived: Whether the server had the stream. If it had, entries after `until` are missing only if the server has
-            lost the end of the stream, or another client removed entries. If it had not, any number of entries after
-            `until` may be missing; `missing` does not have their events.
+        survived: Whether the server had a stream when its entries were read: the old one, or one that producers have
+            begun since. If it had none, any number of entries after `until` may be missing; `missing` does not have
+            their events.
         damaged: The tables of the snapshot in which another program has changed, removed or added rows of the partition
             after it was taken. Their rows are restored unchanged.
     """
@@ -80,9 +80,7 @@ class PartitionRestore:
 
     `check_archive` reads the archive on trial, before `close`.
 
-    From `close` to `open`, no worker and no decider counts in the partition. `run` counts every entry that a worker may
-    have read before `close`. So a worker that was stopped meanwhile, and then applies a batch that it made before,
-    finds that the entries are not pending, and changes nothing.
+    From `close` to `open`, no worker and no decider counts in the partition; only `run` does.
 
     Args:
         client: The server to restore to.
@@ -105,7 +103,10 @@ class PartitionRestore:
         self._log = self._keys.prefix + "restoring"
         self._ledger, self._sequences = f"{self._log}:ledger", f"{self._log}:sequences"
         self.newest = FIRST
-        """The highest number of a generation in the snapshot and the later entries; known after `run`."""
+        """The highest number of a generation that `run` has found in the snapshot and the entries; 1 before.
+
+        If the stream was restored from this snapshot before, the generation of the snapshot counts as the first one.
+        """
         self._places: dict[int, str] = {}
 
     @cached_property
@@ -130,11 +131,11 @@ class PartitionRestore:
         return 0 if found is None else found[0].taken
 
     def close(self) -> None:
-        """Close the partition: no worker or decider counts in it, and every worker loads the deployment again.
+        """Close the partition: no worker or decider counts in it.
 
-        Producers append as before; if the partition has no keys, it is opened for them.
-        The consumer groups that count are removed from the stream; `run` creates that of the first generation again.
-        An earlier restore that still runs changes nothing here from now on.
+        Producers append as before; if the partition has no keys, it is opened for them. The consumer groups that count
+        are removed from the stream; `run` creates that of the first generation again. An earlier restore that still
+        runs changes nothing here from now on.
 
         Raises:
             RestoreOvertaken: a later restore or repartition has closed the partition; nothing was changed.
@@ -148,12 +149,10 @@ class PartitionRestore:
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
-        Store the number with the live generation: then the script that counts by the next rules records their place.
-        The key is a sentinel, with the sequences and the ledger that `run` writes (see `lib/sentinels.lua`). Also write
-        the places at which the partition began to follow rules after the snapshot.
+        Also write the places at which the partition began to follow rules after the snapshot.
 
         Raises:
-            RestoreOvertaken: another restore has taken over; the partition was not opened.
+            RestoreOvertaken: another restore has taken over; this one did not open the partition.
             redis.RedisError: the server did not answer, or refused a command.
         """
         if self._places:
@@ -161,7 +160,7 @@ class PartitionRestore:
         self.fence("SET", self._keys.live, live_mark(FIRST, revision))
 
     def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
-        """Read the archived entries that `run` will need, so that an error of the archive is raised before any change.
+        """Read the archived entries that `run` needs now, so that an error of the archive is raised before any change.
 
         Call it before `close`, with the argument of `run`: `archived` is called here too. Do nothing if there is no
         archive (`None`), or no snapshot of the partition.
@@ -184,10 +183,9 @@ class PartitionRestore:
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
 
         The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
-        the stream or are appended meanwhile. If the stream has lost none of its entries, the new one also has those
-        before: an audit, a rebuild or the archive may need them. Otherwise it would have a hole, so they are left out.
-        They are also left out if the server's memory cannot hold the stream twice. Of the consumer groups, the new
-        stream has only that of the first generation.
+        the stream or are appended meanwhile. Entries that producers sent again, and whose events are already there, are
+        left out. If the stream has lost nothing, and the server's memory can hold it twice, the new one also has the
+        earlier entries. Of the consumer groups, the new stream has only that of the first generation.
 
         Args:
             archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
@@ -206,8 +204,8 @@ class PartitionRestore:
             ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
             redis.RedisError: the server did not answer, or refused a command.
 
-        Any error of `archived`, and of an entry that cannot be counted, is raised too. After an error, the partition
-        stays closed, and its counters are incomplete until a repeated run.
+        Any error of `archived` is raised too. An entry that cannot be counted becomes a dead letter, or its error is
+        raised. After an error, the partition stays closed, and its counters are incomplete until a repeated run.
         """
         while True:
             self._wipe()
@@ -271,11 +269,10 @@ class PartitionRestore:
         Call it only between `close` and `open`: otherwise `fence` refuses to remove keys. After an error, some keys
         may be removed already; a second call removes the rest.
 
-        Kept are the stream, the dropped dead letters, the marks of what was copied from the topic before, the
-        identities of ingested files, and the sentinels: the sequences, the ledger of the topic and the key of the live
-        generation. Producers may append meanwhile: without the sequences, they would append entries a second time.
-        Without the marks, workers would copy entries a second time. The keys of later topics are kept too, although
-        their names begin with the prefix of the first topic.
+        Kept are the stream, the records of dropped dead letters, the marks of what was copied from the topic before,
+        the identities of ingested files, and the sentinels: the sequences, the ledger of the topic and the key of the
+        live generation. The keys of later topics are kept too, although their names begin with the prefix of the first
+        topic.
 
         Raises:
             RestoreOvertaken: another restore has taken over, or the partition is not closed by this one.
@@ -290,10 +287,10 @@ class PartitionRestore:
             self.fence("UNLINK", *page)
 
     def _restore_dead(self, load: TableLoader, position: SnapshotPosition) -> None:
-        """Write the dead letters of the snapshot, but not those that an operator or a worker has dropped after it.
+        """Write the dead letters of the snapshot, but not those that were dropped after it with a record.
 
-        Add the events of the dropped ones to `dropped` in `load.ledger`. Their records stay on the server, so no fold
-        counts their events. A retry that was made after the snapshot is undone, because the counters are replaced.
+        Add the events of the dropped ones to `dropped` in `load.ledger`. Their records stay on the server. A dead
+        letter that was retried after the snapshot, or that a worker has dropped without a record, comes back.
 
         Args:
             load: The tables of the snapshot.
@@ -308,10 +305,9 @@ class PartitionRestore:
     def _old(
         self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
     ) -> Iterator[Entry]:
-        """Yield the archived entries after the snapshot and before those of the stream.
+        """Yield the archived entries after the `floor` of the snapshot and before the first such entry of the stream.
 
-        If the stream has every entry after the snapshot, there are none. If the server was emptied and producers have
-        appended since, they are the entries up to the first one of the new stream.
+        If the stream has no such entry, yield those to the end of the archive. Without an archive (`None`), yield none.
         """
         if archived is None:
             return
@@ -322,8 +318,7 @@ class PartitionRestore:
         """Return whether the stream has every entry from its first to the last one of the snapshot's moment.
 
         Return `False` if the stream does not exist or is empty, if the last entry of that moment is gone, or if any
-        entry after the first was deleted. A server that loses entries loses the last ones; another client may delete
-        any.
+        entry after the first was deleted.
         """
         if not self._client.exists(self._keys.stream):
             return False
@@ -370,8 +365,8 @@ class PartitionRestore:
     def _set_up(self, log: RestoredLog) -> None:
         """Write the ledger and the sequences for the restored stream, and its group and last ID, under temporary keys.
 
-        `log` has what to write. The entries that were delivered at the snapshot's moment are delivered again, and those
-        that it contains are acknowledged.
+        `log` has what to write. The entries after `floor` that were delivered at the snapshot's moment are delivered
+        again, and those of them that were not pending are acknowledged.
         """
         client, position, group, fence = self._client, log.position, self._keys.group, self.fence
         try:
@@ -413,7 +408,7 @@ class PartitionRestore:
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
     def _drain(self, course: Course) -> None:
-        """Count every entry of the restored stream, also those that a worker has read; return when none is left.
+        """Count every entry of the restored stream that is not acknowledged, also if a worker has read it.
 
         Raises:
             RestoreOvertaken: a later restore has closed the partition.

@@ -72,7 +72,7 @@ class SnapshotPosition:
         mark: The mark of the snapshot in the partition, a text that `next_mark` has returned (see `mark.lua`); `""`
             before the mark is put, or if the view is no snapshot.
         unsent: The ID of an entry after which every entry up to `generated` is of a producer, which sends it again if
-            the server loses it; `0-0` if all entries are.
+            the server loses it; `0-0` if all entries are known to be. It may be later than needed.
         uncounted: The producers and sequences of the entries up to `generated` that are not applied, as
             `encode_uncounted` returns them: JSON with a list of ranges `[first, last]` by producer; `""` for none.
         dead: The state of the dead stream: the number of entries that were ever added, its length, its first ID and its
@@ -109,19 +109,14 @@ class SnapshotPosition:
         return parse_id(entry.id) <= parse_id(self.delivered) and entry.id not in self.pending
 
     def is_reached(self, client: redis.Redis, keys: PartitionKeys) -> bool:
-        """Return whether a stream surely still has every entry that was not applied at this moment.
-
-        A restore without an archive leaves a stream without the entries that the restored snapshot contains. These are
-        no entries that this position lacks, if it is the position of that snapshot or a later one.
+        """Return whether a stream surely still has every entry that was not applied at this moment: none was trimmed.
 
         The result may be `False` although no such entry was trimmed, because the server does not record which entries
-        were trimmed. But as long as the snapshot's retention hold exists, the entry at which the snapshot ends is kept
-        (trimming by MINID keeps the entry that it names), and so is the first pending entry.
-
-        Only trimming is found: if the server has lost the stream and has a new one, the result may be `True`.
+        were trimmed. Only trimming is found: if the server has lost the stream and has a new one, or another client has
+        removed entries, the result may be `True`.
 
         Raises:
-            redis.RedisError: the stream does not exist, or the server did not answer.
+            redis.RedisError: the stream does not exist, or the server did not answer, or refused a command.
         """
         about: Any = client.xinfo_stream(keys.stream)
         gone = about["entries-added"] - about["length"]
@@ -136,10 +131,14 @@ class SnapshotPosition:
         return self._is_restored(client.execute_command("HGET", keys.sequences, RESTORED), gone)
 
     def _is_restored(self, restored: bytes | None, gone: int) -> bool:
-        """Return whether the `gone` entries of a stream are those that were gone when its last restore ended.
+        """Return whether a stream lacks no more than the entries that its last restore left out.
 
-        These are in the restored snapshot. `restored` is the field `RESTORED` of the sequences. Return `False` if this
-        position is before that of the restored snapshot.
+        The restored snapshot contains these. Return `False` if there was no restore, or if this position is before that
+        of the restored snapshot.
+
+        Args:
+            restored: The field `RESTORED` of the sequences; `None` if there is none.
+            gone: The number of entries that the stream lacks.
         """
         if restored is None:
             return False
@@ -158,8 +157,8 @@ class PointInTimeView:
         key: The key `cut` of the partition; the view is open as long as the value of this key is `token`.
         token: A random text, different for each view.
         position: The entries that are applied at the moment.
-        ledger: The ledger at the moment, by field. In a later generation than the first, `appended` also has the events
-            of the topic's ledger, and `plain` is left out.
+        ledger: The ledger at the moment, by field. In a later generation than the first, `appended` also has that of
+            the topic's ledger (less its `plain`), and `plain` is left out.
         strings: By key, the value at the moment of each string written since; `None` if it did not exist.
         fields: By key and field, the value at the moment of each field written since; `None` if it did not exist.
         copies: By key of a structure written since, whether it was copied before; `False` if it did not exist.
@@ -179,11 +178,7 @@ class PointInTimeView:
     _words: list[bytes] = field(default_factory=list)
 
     def copy_of(self, key: str) -> str:
-        """Return the key of the copy of a structure at the moment.
-
-        No other view has a copy with this key. Copies are read and deleted after the view was closed, and then another
-        snapshot may have opened the next view already.
-        """
+        """Return the key of the copy of a structure, given its key; no other view has a copy with this key."""
         return f"{self.key}:copy:{self.token}:{key}"
 
     def take(self) -> None:
@@ -286,9 +281,9 @@ class PointInTimeView:
 def open_view(client: redis.Redis, keys: PartitionKeys, copy: Sequence[str]) -> PointInTimeView:
     """Open a view of a partition at this moment, and return it.
 
-    Wait up to 5 seconds for another open view. Remove it if its snapshot has made no call for 3 seconds: that snapshot
-    then fails with `ViewLost`. So the caller must call `take` of the returned view at least every 3 seconds, end with
-    `close` or `give_up`, and then call `remove_copies` with the keys `copy`.
+    Wait about 5 seconds at most for another open view. Remove it if its snapshot has made no call for 3 seconds: that
+    snapshot then fails with `ViewLost`. So the caller must call `take` of the returned view at least every 3 seconds,
+    end with `close` or `give_up`, and then call `remove_copies` with the keys `copy`.
 
     Args:
         client: The server of the counters.

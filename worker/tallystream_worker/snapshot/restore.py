@@ -137,10 +137,10 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
 ) -> Restored:
     """Restore the counters of a snapshot, and count the entries after it; return what was restored.
 
-    The rules that were live before stay live. If the server has lost changes of the rules that the snapshot or the
-    archive has, these are made again: see `regain`. Each entry after the snapshot is counted by the rules that counted
-    it before. If the server has no rules of this data that can stay (see `kept_rules`), those of the snapshot become
-    live.
+    The rules that were live before stay live, and each entry after the snapshot is counted by the rules that counted it
+    before, as far as this is known. If the server has lost changes of the rules that the snapshot or the archive has,
+    these are made again: see `regain`. If the server has no rules that can stay (see `kept_rules`), those of the
+    snapshot become live, and count the entries.
     The live rules also have the retractions that were made after the snapshot: those of the server's rules, if
     these are of the same data and topic; otherwise all that the server, the database, the caller or an interrupted
     restore knows. Until a rebuild, the counters have the events of these.
@@ -157,7 +157,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         database: The database of the snapshot.
         archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
             ID and before the second, or (`None`) to the end. `None` for no archive. It is called once for each
-            partition, to restore it; with `force`, also once for each before anything is changed.
+            partition, and with `force` twice: also before anything is changed.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
@@ -169,9 +169,9 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         changes: The changes of the rules that the archive has, by ID: see `Store.rules`.
         followed: The rules to keep as if they had been live on the server before; `None` for those that were.
-        durability: What must have the restored counters, if the server does not state what workers wait for.
+        durability: What must have the restored counters before the restore ends, if the root hash states nothing.
         waiting: Called with a text about the process of another restore if this one waits for its lock: it waits until
-            that lock expires, at most 10 seconds, if the process does not renew it.
+            that lock expires, about 10 seconds at most, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
             all partitions are restored.
 
@@ -186,7 +186,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         ValueError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; or this release
-            cannot read the rules of the snapshot, or those that an interrupted restore has noted.
+            cannot read the rules of the snapshot, those of a change that it needs, or those that an interrupted restore
+            has noted.
         redis.RedisError: the server did not answer, or refused a command; repeat the restore.
 
     Any error of `archived` and `later` is raised too. With `force`, the archive is first read while nothing is changed;
@@ -430,8 +431,8 @@ def _lacking(
         facts: The facts of the snapshot.
         rules: The rules of the snapshot; their retractions are those that the counters have.
         retracted: Retractions from other sources: the caller, and an interrupted restore.
-        regained: The rules with the changes that the server had lost; they stand for the live rules of the server. If
-            it had no rules of this data, they have all known retractions. `None` if it has lost no change.
+        regained: The rules with the changes that the server had lost. If they are of the topic of `layout`, only their
+            retractions are known; if they are of another topic, they are ignored. `None` if it has lost no change.
 
     Raises:
         redis.RedisError: the server did not answer, or refused a command.
@@ -490,13 +491,13 @@ def _others(
     """Return the keys of each partition to close, of other topics that may be open, with fields for its sequences.
 
     These are the live topic of the server (after an interrupted restore: that of this restore, and the topics that it
-    leaves), the one that a repartition fills, the first topic if it is in `earlier`, and every other topic in `earlier`
-    whose sequences the server has lost, or which is of other data. The topic to restore is never among them. A process
-    that still knows such a topic is refused, and reads the deployment again.
+    leaves) if its size is known, the one that a repartition fills, the first topic if it is in `earlier`, and the
+    partitions of the other topics in `earlier` whose sequences the server has lost, or all if it has other data. The
+    topic to restore is never among them.
 
     If the server has lost the sequences of an earlier topic, or they are of other data, no record shows which entries
     that topic had; the restored topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest
-    ID, as if all records had been removed. So a producer does not send again what that topic may have had.
+    ID, as if all records had been removed.
 
     Args:
         client: The server to restore to.
@@ -530,10 +531,10 @@ def _others(
 def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> dict[int, int]:
     """Return, by number of each topic that nothing uses after the restore, its number of partitions.
 
-    `rebuild --drop` removes these topics. They are the topic that a repartition fills, and those that an earlier
-    restore has left. If another topic than that of `layout` is live on the server (after an interrupted restore: was
-    restored by it), also the live one, and the topic before it that the server keeps. The topic of `layout`, and topics
-    of unknown size, are left out.
+    `rebuild --drop` removes these topics. They are the topic that a repartition fills, and those that the root hash
+    lists already (`LEFT`). If another topic than that of `layout` is live on the server (after an interrupted restore:
+    was restored by it), also the live one, and the topic before it that the server keeps. The topic of `layout`, and
+    topics of unknown size, are left out.
     """
     found = {
         int(topic): int(count)
@@ -552,9 +553,9 @@ def _left(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> d
 
 
 def _highest_closing(client: redis.Redis, partitions: Iterable[PartitionKeys]) -> int:
-    """Return the highest number of a closing that changed one of these partitions; 0 if none did.
+    """Return the highest number of a closing that one of these partitions has recorded; 0 if none has.
 
-    The root hash has it too, unless that was lost.
+    The number of a restore that has not finished counts too.
     """
     with client.pipeline(transaction=False) as pipeline:
         for keys in partitions:
@@ -571,14 +572,14 @@ def _numbers(
     """Return, by the names `NUMBERS`, the highest number of a generation and of rules on the server or in the snapshot.
 
     A missing number counts as 0. On the server, these are the numbers in the root hash and in that of the topic to
-    restore. `live`, the rules of the restore, may have a higher number of rules.
+    restore. `live` may have a higher number of rules.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash.
         facts: The facts of the snapshot.
-        live: The rules of the restore, unless they are those of the snapshot.
+        live: The rules that were live before the restore; ignored if they are of other data. `None` for none.
     """
     found = []
     for name in NUMBERS:

@@ -57,7 +57,7 @@ _FENCED: Final = Script("tallystream_worker.snapshot", "fenced")
 class RestoreOvertaken(StreamError):
     """Raised if another restore of the same namespace runs, or has taken over from this one.
 
-    This restore then writes nothing more.
+    This restore then writes nothing more. Also raised if the key that shows which restore may write is lost.
     """
 
 
@@ -65,8 +65,8 @@ class RestoreLock:
     """The lock of the restores of one namespace: a context manager that takes, renews, and at the end releases it.
 
     On entry, it waits for the lock of a killed restore to expire. Inside, call `note`, then `run` for the script that
-    begins the restore, then `note_begun`; `renew` checks that no other restore has taken over. An object can be entered
-    once.
+    begins the restore, then `note_begun`; `renew` checks that no other restore has taken over. If the server does not
+    answer at the end, the lock stays until it expires. An object can be entered once.
 
     Args:
         client: The server to restore to; another thread uses it too, to renew the lock.
@@ -195,7 +195,7 @@ class RestoreLock:
 
 
 class Fence:
-    """Runs write commands in one slot, as long as no other restore has taken over.
+    """Runs write commands in one slot, as long as no other restore has taken over (see `__call__` for long commands).
 
     Call the object to run one command, or `run` for several. `check` only looks whether another restore has taken over.
 
@@ -218,7 +218,8 @@ class Fence:
         """Run a command, and return its reply, as the server sends it to a script.
 
         An HSET or ZADD of more than 4,000 words is run in parts, and the reply is that of the last part. Any other
-        command of this length is sent by itself after a check, so a takeover between the two is not noticed.
+        command of this length is sent by the client after a check: a takeover between the two is not noticed, and the
+        reply is that of the client.
 
         Args:
             command: The name and the arguments. The first argument must be the only key, except in the commands
@@ -226,7 +227,7 @@ class Fence:
 
         Raises:
             RestoreOvertaken: another restore has taken over; nothing was changed, except by earlier parts.
-            redis.RedisError: the server did not answer, or refused the command.
+            redis.RedisError: the server did not answer, and may have run the command; or it refused it.
         """
         *before, last = _parts(command)
         for part in before:
@@ -237,16 +238,17 @@ class Fence:
         return self._reply(_FENCED(self._client, [self.key, *_keys_of(last)], [self.value, *last]))
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        """Run commands in their order; a later one may run although an earlier one has failed. Drop their replies.
+        """Run several commands, and drop their replies.
 
-        They are sent together, except a command of more than 4,000 words, which is run as by a call of this object.
+        Most are sent together: a later one may run although an earlier one has failed. Long ones are run as by a call
+        of this object.
 
         Args:
             commands: The commands, each with the arguments of a call of this object; none does nothing.
 
         Raises:
             RestoreOvertaken: another restore has taken over; the commands since then were not run.
-            redis.RedisError: the server did not answer, or refused a command.
+            redis.RedisError: the server did not answer, or refused a command; some commands may have run.
         """
         left: list[tuple[Any, ...]] = []
         for each in (part for command in commands for part in _parts(command)):
@@ -295,9 +297,9 @@ class Fence:
 
 
 def _parts(command: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Split an HSET or ZADD of more than `_LONGEST` words into shorter commands that together do the same.
+    """Yield shorter commands that together do the same as an HSET or ZADD of more than `_LONGEST` words.
 
-    Any other command is yielded unchanged, however long. Callers pass no long ones but XADD, which cannot be split.
+    Any other command is yielded unchanged, however long.
     """
     if command[0] not in ("HSET", "ZADD") or len(command) <= _LONGEST:
         yield command

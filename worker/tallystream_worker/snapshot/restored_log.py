@@ -43,7 +43,7 @@ class RestoredLog:
         Also the horizons of the snapshot, by name: see `HORIZONS`.
         """
         self.queue: list[Entry] = []
-        """Added entries that are not appended to the restored stream yet; the caller fills and clears it."""
+        """Entries to append to the restored stream; only the caller fills and clears it."""
         self.entries = 0
         """Number of entries that `add` has returned, and that were pending or undelivered at the snapshot's moment.
 
@@ -57,7 +57,7 @@ class RestoredLog:
         self.early = 0
         """Number of entries that `add` has returned, and that are up to the `floor` of the snapshot's position."""
         self.newest = FIRST
-        """The highest number of a generation that decided one of the added entries; 1 if none did."""
+        """The highest number of a generation that decided one of the returned entries; 1 if none did."""
         self.last = ""
         """The ID of the last added entry, even if `add` left it out; `""` before it."""
         self._floor = parse_id(position.floor)
@@ -73,7 +73,7 @@ class RestoredLog:
         self.missing = self._ledger.get("appended", 0) - sum(
             value for name, value in self._ledger.items() if _is_outcome(name)
         )
-        """Number of events that were appended and not counted at the snapshot's moment, less those in added entries."""
+        """Number of events appended and without an outcome at the snapshot's moment, less those in added entries."""
 
     def add(self, entry: Entry) -> Entry | None:
         """Add an entry, in order of IDs; return the entry to append to the restored stream, or `None` to leave it out.
@@ -129,19 +129,19 @@ class RestoredLog:
 
     @property
     def gone(self) -> int:
-        """Number of entries that are in the snapshot's counters and were not passed to `add`, because they are gone.
+        """Number of entries that were acknowledged at the snapshot's moment and were not passed to `add`.
 
-        Read it after the last `add`: each added entry of the snapshot makes it smaller.
+        Read it after the last `add`: each such entry that is added makes it smaller.
         """
         return max(0, self._settled_before - self._settled)
 
     def ledger(self) -> dict[str, int]:
         """Return the ledger of the restored stream, by field; call it after the last `add`.
 
-        It is the ledger of the snapshot, with the events appended since added to `appended`, and missing events added
-        to `trimmed`. The snapshot's fields `entries:...` are left out, except those about rules: `entries:gated`,
-        `entries:retired`, `entries:settled` and `entries:plain` are those of the restored stream. If the snapshot lacks
-        `plain`, it is added.
+        It is the ledger of the snapshot; the events that scripts have appended since are added to `appended`, and
+        missing events to `trimmed`. Of the snapshot's fields `entries:...`, only `FIRST_RULES` and those that begin
+        with `UNORDERED` stay; `entries:gated`, `entries:retired`, `entries:settled` and `entries:plain` are those of
+        the restored stream. If the snapshot lacks `plain`, it is added.
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}

@@ -55,11 +55,11 @@ def missing_retractions(
 
     A retraction that an earlier source has added counts as in `present` for the later ones.
 
-    A retraction without `until` (a repartition removes it, see `after_copying`) is not missing if one in `present`
-    describes the same events, whatever its `until`; one in `present` stands for at most one of each source. Any other
-    is not missing if `present` has an equal one. A retraction without a stream of this topic in `until` gets a new
-    `until` first, with every stream of this topic: the latest millisecond in its own `until`, or `latest` if that is
-    empty.
+    A retraction is not missing if `present` has an equal one. A retraction without `until` (a repartition removes it,
+    see `after_copying`) is also not missing if one in `present` describes the same events, whatever its `until`; each
+    in `present` stands for at most one such retraction of a source. Any other one without a stream of this topic in
+    `until` gets a new `until`, with every stream of this topic: the latest millisecond in its own `until`, or `latest`
+    if that is empty. It is missing if `present` has none that is equal to it then.
 
     Args:
         present: The retractions of the topic.

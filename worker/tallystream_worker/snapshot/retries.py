@@ -39,8 +39,8 @@ def find_retries(
 
     Dead letters that were given up (delivered too often) are left out. If dead letters were dropped without a record,
     these may be among those that are returned. The result of the retries is not known, so that `doubtful` has all their
-    metrics, if the rules changed after the last retry, subjects were reset, or dead letters were dropped without a
-    record.
+    metrics, if a change of the rules is recorded after the last retry, subjects were reset, or dead letters were
+    dropped without a record.
 
     Args:
         before: The dead letters that there would be if none had been retried or dropped: those of a copy of the

@@ -23,7 +23,8 @@ CHANGES: Final = "rule-changes"
 """The fact with the recorded changes: the IDs and fields of `Layout.rule_changes`."""
 
 PLACES: Final = "rule-places"
-"""The fact with their places: by partition, the fields of `PartitionKeys.adopted` in the live generation."""
+"""The fact with the places at which the partitions began to follow the rules of these changes: by partition, the fields
+of `PartitionKeys.adopted` in the live generation."""
 
 NUMBERS: Final = ("newest", "newest-revision")
 """The facts with the highest number of a generation and of rules. A restored deployment uses no number again, because
@@ -36,14 +37,17 @@ In the facts, it is the highest number of a topic whose events are in the snapsh
 that a repartition was filling then does not count. No topic gets a number that was used before."""
 
 RECORDS: Final = frozenset({CHANGES, PLACES, NEWEST_TOPIC, *NUMBERS})
-"""The facts that change no counter: if only they differ, the next snapshot need not be a whole one."""
+"""Facts that change no counter: if only they differ, the next snapshot need not be a whole one."""
 
 
 def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     """Return the facts `RECORDS` by name: the changes of the rules, their places, and the highest numbers.
 
-    The changes end with the last one that published the present rules of `deployment`; if it is not recorded, there
-    are none, and no places.
+    The changes end with the last one that published the rules of `deployment`; if none did, there are no changes and no
+    places.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
     """
     changes = read_changes(client, deployment.layout)
     revision = str(deployment.revision).encode()

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class LiveSnapshot:
-    """Takes a snapshot of the live counters in each call of `run_once`, and publishes their interval.
+    """Takes a snapshot of the live counters in each call of `run_once`, and publishes the interval of the calls.
 
-    The interval is a field of the hash `meta` of the live topic (`tally:meta`).
+    The interval is a field of the hash `meta` of the live topic.
 
     Args:
         client: The server of the counters; `close` does not close it.
@@ -43,7 +43,8 @@ class LiveSnapshot:
     def run_once(self) -> dict[str, object] | None:
         """Publish the interval and take a snapshot; return the fields of a log line.
 
-        Return `None` if no row was written or removed, and no snapshot of an earlier release was replaced.
+        Return `None` if no value of a counter was written or removed, and no snapshot of an earlier release was
+        replaced; other rows may have been written.
 
         The fields are `rows` (see `Round`), and `replaced`, the format of the snapshot of an earlier release that this
         one has replaced, if it has.
@@ -57,7 +58,7 @@ class LiveSnapshot:
                 rules yet.
             KeyLost: a partition has lost a key (see `Snapshotter.run_once`), or the hash that describes the deployment
                 has lost a field, or (of a later topic) is lost itself.
-            SnapshotError, ViewLost, ScanBroken: see `Snapshotter` and its `run_once`.
+            SnapshotError, ViewLost, ScanBroken, psycopg.Error: see `Snapshotter` and its `run_once`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)
@@ -74,7 +75,7 @@ class LiveSnapshot:
     def close(self) -> None:
         """Remove the published interval, because no next snapshot is due, and close the database.
 
-        If the server does not answer, the interval stays; no error is raised.
+        If the server does not answer, or refuses the command, the interval stays; no error is raised.
         """
         with suppress(RedisError):
             self._client.hdel(self._deployment.layout.meta, SNAPSHOT_EVERY)

@@ -151,6 +151,7 @@ class Snapshotter:
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
                 hash that describes the deployment is lost or lacks a field.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
+            psycopg.Error: see `Database`.
             DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
             ConfigurationError: this release cannot read the description that the server has now.
             redis.RedisError: the server did not answer, or refused a command.
@@ -230,8 +231,6 @@ class Snapshotter:
 
     def _known(self, partition: int, keys: PartitionKeys, before: SnapshotPosition) -> str:
         """Return the mark of the last snapshot, or `""` if the server has lost it, so that every counter must be read.
-
-        Even if the server has all entries of the snapshot, it may have lost that they were counted.
 
         Raises:
             LogLost: the server has also lost entries of the snapshot, and they were not all sent again.

@@ -63,9 +63,9 @@ class ValueReader:
         self._run(self._reads(touched))
 
     def everything(self) -> None:
-        """Read every counter of the generation into `values`, and set `expires`; call `copies` for the rest.
+        """Read every counter of the generation, and every Bloom filter, into `values`, and set `expires`.
 
-        Leaderboards and sketches are left to `copies`. Bloom filters are read.
+        Leaderboards and sketches are not read here: see `copies`.
 
         Raises:
             ScanBroken: the partition moved to another node, or its node failed over or restarted: begin again.
@@ -99,7 +99,7 @@ class ValueReader:
             self.values[("structures",)][name] = self._structure(self._cut.copy_of(self._prefix + name))
 
     def settle(self) -> None:
-        """Put the old value in the place of each value that was written after the view was opened.
+        """Put the old value in the place of each value in `values` that was written after the view was opened.
 
         Call it after the view's `close`, and before its `remove_copies`. Counters that were not read are not added.
 

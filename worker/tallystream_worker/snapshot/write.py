@@ -52,9 +52,7 @@ class Taken:
             millisecond since 1970 at which each expires, 0 for never.
         forgotten: A bucket whose `expires` is above 0 and at most this millisecond since 1970 may have been removed; 0
             if none was.
-        was_removed: Returns whether the bucket with this name was removed. `expires` alone does not show this: a
-            shorter `retention` lowers it at once, but workers remove a bucket at the time that was recorded with its
-            last event.
+        was_removed: Returns whether the bucket with this name counts as removed; `expires` alone does not show this.
     """
 
     position: SnapshotPosition
@@ -88,11 +86,12 @@ class PartitionWriter:
         self._whole = False
 
     def write(self, taken: Taken) -> int:
-        """Write all that was taken; return the number of values of counters, removed ones included.
+        """Write all that was taken; return the number of values of counters, also of those that do not exist.
 
         If the snapshot is whole, all other rows of the partition are removed and not counted; else they stay, but for
-        the alerts, which replace all stored ones, and, with `dead_anew`, the dead letters. Rows of buckets that the
-        scripts have removed are always deleted. The position and the digests are not written: see `finish`.
+        the alerts, which replace all stored ones, and, with `dead_anew`, the dead letters. Rows of buckets that were
+        removed (by `forgotten` and `was_removed` of `taken`) are deleted. The position and the digests are not written:
+        see `finish`.
         """
         self._whole = taken.whole
         if taken.whole:

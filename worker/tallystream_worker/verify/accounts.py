@@ -40,12 +40,12 @@ class PartitionAccount:
         moment: The checkpoint.
         ledger: The ledger of the live generation, by field.
         topic: `appended`, `plain`, `entries:retired` and `entries:gated` of the topic's ledger.
-        added: The number of entries that were ever appended.
+        added: The number of entries that were ever appended to the stream.
         gone: How many of them the stream does not have any more.
-        entries: The number of entries that wait to be counted: those after the position of the consumer group, and
-            pending ones.
-        events: The number of events in these entries that `appended` has and that have no outcome.
-        is_stated: Whether one of these entries states an earlier time than that of its ID.
+        entries: The number of entries that wait for a worker: those after the position of the consumer group, and the
+            pending ones that the stream has. Decided ones among them are counted already.
+        events: The number of events in the waiting entries that `appended` has and that have no outcome.
+        is_stated: Whether a waiting entry that a script appended states an earlier time than that of its ID.
         vanished: IDs that are pending, and not in the stream.
     """
 
@@ -66,7 +66,7 @@ class PartitionAccount:
 
     @property
     def unsettled(self) -> int:
-        """How many entries have neither an outcome nor wait; below 0 if some will get a second outcome."""
+        """How many entries neither wait nor are in `entries:settled`; below 0 if some will get a second outcome."""
         return self.added - self.entries - self.ledger.get("entries:settled", 0)
 
     @property
@@ -93,7 +93,10 @@ class PartitionAccount:
         return self.added - self.topic["entries:gated"]
 
     def unaccounted(self, generation: int) -> int:
-        """Return the number of events that are appended, do not wait, and have no outcome; below 0 if too many have."""
+        """Return the number of events that are appended, do not wait, and have no outcome; below 0 if too many have.
+
+        `generation` is the number of the generation whose ledger this is.
+        """
         appended = self.ledger.get("appended", 0)
         if generation != FIRST:
             appended += self.topic["appended"] - self.topic["plain"]
@@ -121,13 +124,15 @@ class PartitionAccount:
 def check(scene: Scene) -> None:
     """Report entries that were skipped or will get a second outcome, and ledgers whose events do not balance.
 
-    Also report a missing consumer group, a lost ledger, a lost mark of entries that state an earlier time, and pending
-    entries that are gone from the stream. What balances is added as proved. Events without an outcome are not reported
-    if entries are gone for another reason than retention: the check of the log reports these.
+    Also report a consumer group that is missing or ahead of its stream, a lost ledger, a lost mark of entries that
+    state an earlier time, and pending entries that are gone from the stream. What balances is added as proved. Events
+    without an outcome are not reported if entries are gone for another reason than retention: the check of the log
+    reports these. Partitions without a stream are left out.
 
     Raises:
-        StreamError: a field of a ledger is not a whole number, 20,000 or more entries stayed pending, or the stream was
-            deleted or replaced meanwhile.
+        StreamError: 20,000 or more entries stayed pending, the stream was deleted or replaced meanwhile, or a field of
+            the live generation's ledger is not a whole number.
+        ValueError: a field of the topic's ledger is not a whole number.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     report = scene.report
@@ -189,14 +194,15 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
 
 
 def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
-    """Read the account until it balances, at most five times; return the last one, balanced or not.
+    """Read the account until it balances, at most five times; return the last complete one, balanced or not.
 
-    An account that does not balance is read again, because retention may have removed entries during the reading.
-    Return `None` if in each reading an entry that waited at the checkpoint was trimmed before it was read.
+    An account that does not balance is read again, because retention may have removed entries during the reading. A
+    reading is not complete if an entry that waited at the checkpoint was trimmed before it was read. Return `None` if
+    none was complete.
 
     Raises:
         ConsumerGroupMissing: the consumer group is missing.
-        StreamError, redis.RedisError: see `check`. All of these end the attempts.
+        StreamError, ValueError, redis.RedisError: see `check`.
     """
     account: PartitionAccount | None = None
     for _ in range(_TRIES):

@@ -59,7 +59,7 @@ class ArchivedLinks:
         self.faults = 0
         """How many faults were reported."""
         self.lost: list[tuple[StreamID, StreamID]] = []
-        """Ranges of entries that only the counters have: of each, the ID after which it begins, and that of its end.
+        """Ranges of entries that only the counters may have: of each, the ID after which it begins, and its last ID.
 
         They are in ascending order, and known after `check_files`.
         """
@@ -68,7 +68,7 @@ class ArchivedLinks:
     def is_whole(self) -> bool:
         """Whether the archive has every entry from the first that was ever appended to its last one.
 
-        `False` before `check_files`, and if that has reported any fault or found a range in `lost`.
+        `False` before `check_files`, without files, and if a fault was reported or there is a range in `lost`.
         """
         return self._begins == (0, 0) and not self.faults and not self.lost
 
@@ -141,14 +141,14 @@ class ArchivedLinks:
     def links(self, held: StreamID | None, until: StreamID, interrupt: Callable[[], object]) -> Iterator[Link]:
         """Yield the archived entries in the order of the files, without those after the ID `until`.
 
-        The files are those that were listed when this object was made. A file that cannot be read is reported, and its
-        entries are left out.
+        The files are those that were listed when this object was made. A file that cannot be read to its end is
+        reported, and the rest of its entries are left out.
 
         Args:
             held: The first ID of the stream; a file that reaches it is read whole, and its entries have a `content`.
                 `None` for an empty stream.
             until: The last ID to yield.
-            interrupt: Called before the next entry is yielded, if entries are left out that the stream does not have.
+            interrupt: Called before the next entry is yielded, if entries are left out that the stream may lack.
         """
         for file in self._files:
             try:
@@ -180,7 +180,11 @@ class ArchivedLinks:
 
 
 def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
-    """Yield the entries of one file, with their rows if `is_whole`; a file has at most about 500,000 rows."""
+    """Yield the entries of one file, each with its rows as `content` if `is_whole`.
+
+    Raises:
+        ArchiveError, CodecError: the file cannot be read, or a row is damaged; raised while the entries are iterated.
+    """
     from tallystream_worker.archive.rows import SCHEMA, raw_fields  # noqa: PLC0415  # pyarrow is an extra
 
     table = store.columns(file, SCHEMA.names if is_whole else _COLUMNS)

@@ -101,7 +101,7 @@ def _slices(rows: list[ArchivedRows]) -> list[pa.Table]:
 def _first_difference(expected: list[dict[str, Any]], archived: list[dict[str, Any]]) -> str | None:
     """Return a text on the first value that differs, with both values; `None` if all rows are equal.
 
-    If only the numbers of rows differ, the text states these.
+    If only the numbers of rows differ, the text states these. Columns that `expected` does not have are not compared.
     """
     for wanted, found in zip(expected, archived, strict=False):
         for name, value in wanted.items():

@@ -32,8 +32,8 @@ class Check:
 
     Attributes:
         name: Its name in the report.
-        run: Adds what it finds, proves and does not prove to the report of the scene. If it raises an error, `verify`
-            notes it in `Verification.failed`; what it added before stays.
+        run: Adds what it finds, proves and does not prove to the report of the scene. If it raises an error, what it
+            added before stays, and `verify` notes the error in `Verification.failed`, or ends with it.
     """
 
     name: str
@@ -55,4 +55,4 @@ CHECKS: Final = (
     Check("leaderboards", leaderboards.check),
     Check("snapshot", snapshots.check),
 )
-"""All checks."""
+"""All checks, in the order in which they run."""

@@ -38,17 +38,17 @@ _KINDS: Final = {
 
 
 def check(scene: Scene) -> None:
-    """Report each counter whose value is not what the entries give, counted again in a scratch server.
+    """Report counters whose values are not what the entries give, counted again in a scratch server.
 
-    Each entry is counted by the rules that counted it. A counter that differs, and of which it is not known which rules
-    these were, is no fault: the report states it as not checked.
+    Each entry is counted by the rules that counted it, if the server states these, else by the present rules. A counter
+    that differs, and of which it is not known which rules counted it, is no fault: the report states it as not checked.
 
     Each counter that is reported is also added to `differing` of the report, so that later checks leave it out. The
     limits of the report get the counters that could not be compared, and why; if none could, this is no error, but a
     limit as well. They also state up to where entries were counted by earlier rules.
 
     Raises:
-        StreamError, ArchiveError, SnapshotError, EmbeddedServerError: see `audit`. These are errors, not limits.
+        StreamError, ArchiveError, SnapshotError, CodecError, EmbeddedServerError: see `audit`.
         redis.RedisError: a server does not reply, or rejects a command.
         OSError: a temporary file or folder cannot be written.
     """
@@ -100,7 +100,10 @@ def _state_uncertain(scene: Scene, uncertain: Sequence[Difference]) -> None:
 
 
 def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
-    """Add to the limits, for each partition, up to where its entries were counted by earlier rules, and the changes."""
+    """Add to the limits, for each partition that had earlier rules, the ID up to which they counted, and the changes.
+
+    Of the changes, only the last `SHOWN` are named.
+    """
     layout = scene.deployment.layout
     recorded = changes_of(changes_of_topic(read_changes(scene.client, layout)))
     for number, keys in scene.streams():
@@ -117,9 +120,10 @@ def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
 
 
 def _limit(scene: Scene, found: Audited, followed: LiveRules | None) -> None:
-    """Add to the limits of `scene.report` which counters the audit left out, and why; nothing if it left out none.
+    """Add to the limits of `scene.report` which counters the audit does not prove, and why.
 
-    Call it once for an audit: another call adds the same statements again.
+    These are the counters that it left out, and those of metrics whose counters depend on the order of events. Call it
+    once for an audit: another call adds the same statements again.
 
     Args:
         scene: The verification.
@@ -161,8 +165,8 @@ def _limit(scene: Scene, found: Audited, followed: LiveRules | None) -> None:
 def check_sketches(scene: Scene) -> None:
     """Report each sketch with a row that does not add up to the amounts in the sketch, which the ledger states.
 
-    If all rows do, an estimate is too high by at most the other amounts in its cells: the bound that a read states. A
-    sketch that does not exist counts as one of zeros. Only faults are added to the report, and no proof.
+    Only metrics that may use a sketch by the present rules are checked. A sketch that does not exist counts as one of
+    zeros. Only faults are added to the report, and no proof.
     """
     metrics = [name for name, rule in scene.rules.metric.items() if rule.max_subjects is not None or not rule.exact]
     for _, keys in scene.streams():

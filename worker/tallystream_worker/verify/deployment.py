@@ -16,9 +16,9 @@ def check(scene: Scene) -> None:
 
     Also report numbers of rules or generations that are missing or too low, and missing marks of spread metrics.
 
-    A rebuild that is not finished explains other generations, and a repartition closed partitions: then the operation
-    is reported as not proved instead. A kept generation or topic is a limit, too. A partition that has lost the key of
-    its live generation is left out: the check of lost keys reports it.
+    A rebuild that is not finished explains other generations, and a repartition explains closed partitions: then these
+    are not reported. Such an operation is a limit of the report, and so is a kept generation or topic. A partition that
+    has lost the key of its live generation is left out: the check of lost keys reports it.
     """
     deployment, report, client = scene.deployment, scene.report, scene.client
     layout, faults_before = deployment.layout, report.faults

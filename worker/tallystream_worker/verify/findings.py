@@ -11,10 +11,10 @@ SHOWN: Final = 5
 """The number of details that a finding keeps; the others are only counted."""
 
 REBUILD: Final = COUNT_AGAIN
-"""What mends counters. A verification replaces this text in a remedy by the one command that works: see `mends.py`."""
+"""What mends counters. In a remedy, a verification replaces this text by the one command that works, if it finds it."""
 
 SNAPSHOT: Final = "tallystream snapshot --once --whole"
-"""What replaces a snapshot by the live values; before this text, a verification adds what must be mended first."""
+"""What replaces a snapshot by the live values; a verification that finds wrong counters states to mend these first."""
 
 EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapshot is right: tallystream restore --force"
 """What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
@@ -219,7 +219,7 @@ KINDS: Final = {
 
 @dataclass
 class Finding:
-    """A fault that a verification found.
+    """The faults of one kind that a verification found.
 
     Attributes:
         name: The name of its kind, which is stable: see `KINDS`.

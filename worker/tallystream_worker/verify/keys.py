@@ -1,4 +1,4 @@
-"""Looks at the name of every key of the namespace: names leftovers, and checks that periods are registered."""
+"""Looks at every key of the namespace: names leftovers, and checks types, times to live, and registered periods."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ _TYPES: Final = (
     | dict.fromkeys(("watched", "periods", "top"), "zset")
     | {"labels": "set"}
 )
-"""By the first part of a key's name in its partition, its type; every other key is a hash."""
+"""By the first part of a key's name in its partition, its type; every key of another kind but `seen` and `cut` is a
+hash."""
 
 _EXPIRING: Final = frozenset("hottest restore auditing verifying confirmed cut alerting".split())  # noqa: SIM905
-"""By the first part of its name in a partition, each kind of key that a process creates with a time to live."""
+"""The kinds of keys (the first part of the name in a partition) that may have a time to live."""
 
 _OF_A_CUT: Final = {"cut": ("string",), "cut:before": ("list",), "cut:copied": ("set",)}
 _OF_A_DROPPED_TOPIC: Final = frozenset(("seq", "live", "files"))
@@ -187,7 +188,10 @@ def _check_periods(scene: Scene) -> None:
 
 
 def _former_rules(scene: Scene) -> list[Rules]:
-    """Return the recorded rules of the topic, the present ones included, as far as this release can read them."""
+    """Return the rules in the record of their changes, present ones last, as far as this release can read them.
+
+    Only about the last 1,000 changes are recorded.
+    """
     found = []
     for _, fields in read_changes(scene.client, scene.deployment.layout):
         with suppress(ConfigurationError):

@@ -68,7 +68,8 @@ def check(scene: Scene) -> None:
     counters has reported are left out.
 
     Leaderboards of metrics with a sketch are stated in the report's limits, as not proved: this does not change the
-    exit status. Those that may lack subjects, because `top` was added or raised, are left out without a report.
+    exit status. Those that may lack subjects, because `top` was added or raised, are left out without a report; so are
+    those of buckets that do not exist.
     """
     for metric, rule in sorted(scene.rules.metric.items()):
         if rule.top and (not rule.exact or rule.max_subjects is not None):
@@ -103,9 +104,10 @@ def check(scene: Scene) -> None:
 def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterable[tuple[bytes, int]]]]:
     """Yield each leaderboard of exact values, and the values of all subjects of its metric or bucket, read after it.
 
-    Left out are leaderboards that may lack subjects: that of all time if `top` was added to a metric with events, and
-    those of buckets that began before `top` was last added or raised. A leaderboard of all time that does not exist is
-    yielded without scores; one of a bucket is left out.
+    Left out are leaderboards that may lack subjects: that of all time while a partition has not counted by a new rule
+    that adds or raises `top`, or ends a sketch; and those of buckets that began before `top` was last added or raised,
+    or in the hour after. A leaderboard of all time that does not exist is yielded without scores; one of a bucket is
+    left out.
     """
     kept = {
         name: rule for name, rule in scene.rules.metric.items() if rule.top and rule.exact and rule.max_subjects is None

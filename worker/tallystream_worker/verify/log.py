@@ -168,9 +168,9 @@ class _Partition:
     def _pass_lost(self, id_: StreamID) -> None:
         """Interrupt the walk, and report a limit, for each lost range in `_lost` that begins before an ID.
 
-        Call it before the entry with this ID is added to the walk. The entries of a lost range exist only as counters.
-        The ranges are removed from `_lost`, so each is reported once. After an interruption, the next entry of each
-        producer may have any number: see `SequenceWalk.interrupt`.
+        Call it before the entry with this ID is added to the walk. The entries of a lost range may exist only as
+        counters. The ranges are removed from `_lost`, so each is reported once. After an interruption, the next entry
+        of each producer may have any number.
         """
         while self._lost and self._lost[0][0] < id_:
             after, until = self._lost.pop(0)
@@ -199,8 +199,7 @@ class _Partition:
         """Report the archived entry `old` if it differs from `new`, the entry of the stream with the same ID.
 
         It is also reported, without a comparison of its events, if it has no `content`: it is in a file whose name
-        states only earlier entries. The events may be compared later, and a difference is reported then: see
-        `RowComparison`.
+        states only earlier entries. The events may be compared later, and a difference is reported then.
         """
         if old != new:
             self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")

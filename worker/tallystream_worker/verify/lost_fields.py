@@ -1,4 +1,4 @@
-"""Names each field of a hash that was deleted or changed, as far as other fields or keys show that it existed."""
+"""Names fields of hashes that were deleted or changed, as far as other fields or keys show this."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COPIES: Final = "copies:"
 
 
 def check(scene: Scene) -> None:
-    """Report each field that is missing, although another field or key shows that it existed; also changed rules.
+    """Report fields that are missing, although another field or key shows that they existed; also changed rules.
 
     Fields whose loss shows in figures are left out: the checks of the figures report these.
 
@@ -154,11 +154,11 @@ def _published_parts(scene: Scene) -> dict[str, set[str]]:
 
 
 def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
-    """Report missing fields of the topic's ledger, on which the next rebuild depends.
+    """Report two fields of the topic's ledger that the next rebuild needs.
 
-    These are the number of records of dropped dead letters, by which a loss of records is noticed, and, if the first
-    generation is live, the number of events of plain entries, which was written together with the number of these
-    entries.
+    One is the number of records of dropped dead letters, by which a loss of records is noticed: it is reported if it is
+    missing or too low. The other is the number of events of plain entries (which another client added), written
+    together with the number of these entries: it is reported if it is missing and the first generation is live.
     """
     found: Any
     with scene.client.pipeline(transaction=True) as pipeline:
@@ -177,8 +177,9 @@ def _of_sketches(scene: Scene, keys: PartitionKeys) -> None:
     """Report each metric with `max_subjects` that has a sketch, but no number of the subjects with an exact counter.
 
     A subject goes into the sketch only after this number has reached `max_subjects`. If the metric was in a sketch for
-    another reason, it has the mark `SKETCHES`: then the number need not exist, and each total states an error. Nothing
-    is reported if the ledger does not exist: the check of lost keys reports that.
+    another reason, it has the mark `SKETCHES`: then the number need not exist. Nothing is reported if the partition has
+    not counted the metric with `max_subjects` yet, or if the ledger does not exist, which the check of lost keys
+    reports.
     """
     for metric, rule in scene.rules.metric.items():
         if rule.max_subjects is None:

@@ -1,4 +1,4 @@
-"""Names each key that was deleted or evicted, as far as other keys show that it existed."""
+"""Names keys that were deleted or evicted, as far as other keys show that they existed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNLESS_LOST = ("limit", "seen")
 
 
 def check(scene: Scene) -> None:
-    """Report each key that does not exist, or lacks records, although another key shows that it existed."""
+    """Report keys that do not exist, or lack records, although another key shows that they existed."""
     deployment, client = scene.deployment, scene.client
     layout = deployment.layout
     lost: list[str] = []

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def check(scene: Scene) -> None:
     """Report the snapshot and the archive if they have a later change of the rules than the server.
 
-    `lacked` states which changes the server has lost. A snapshot also has the highest number that its changes had; if
-    it is above every number of the server, a change is lost too. Changes of another epoch or topic are left out.
-    Without a snapshot and an archive, nothing is checked.
+    Such a change is lost on the server; one whose number the server has given to other rules is not reported. A
+    snapshot also has the highest number that its changes had; if it is above every number of the server, a change is
+    lost too. Changes of another epoch or topic are left out. Without a snapshot and an archive, nothing is checked.
 
     Raises:
         SnapshotError, ArchiveError: the snapshot or the archive cannot be read.

@@ -32,8 +32,6 @@ _NOTHING: Final = (
 def note(scene: Scene) -> None:
     """Note in the report which command mends counters; if this cannot be found out, its general text stays.
 
-    An audit of each partition begins with the same source: see `choose`.
-
     Raises:
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
     """

@@ -53,7 +53,7 @@ class Verification:
         differing: The counters that do not have the value that the entries give, each as its stream and its
             `Difference.counter`. The checks add to it, so that later checks do not report the same counter again.
         lost: The keys that `lose` has added to the findings.
-        proves_counters: Whether every live counter was compared with what the entries give.
+        proves_counters: Whether every live counter was compared with what the entries give, except expired ones.
         cause: The name of the finding that must be mended first, because it can explain the others; `""` for none.
         recount: What mends counters in this deployment; a general text until `mends.note` has replaced it.
     """
@@ -142,10 +142,10 @@ class Verification:
         return sorted(self.findings.values(), key=lambda finding: finding.name != self.cause)
 
     def remedy(self, finding: Finding) -> str:
-        """Return what mends a finding of this report: the remedy of its kind, with the command that works here.
+        """Return what mends a finding of this report: the remedy of its kind, with `recount` as what mends counters.
 
-        If another finding can explain it, that one comes first. If counters were found to be wrong, a new snapshot
-        would have their values: then it comes after their remedy.
+        If another finding can explain it, the text names only that one, to be mended first. If counters were found to
+        be wrong, a new snapshot would have their values: so the text states to mend these before it.
 
         Raises:
             KeyError: the finding has a name that is not in `KINDS`.
@@ -174,7 +174,8 @@ class Verification:
         """Return the report for programs, as JSON can have it.
 
         The keys are `status` and `at` (the attributes); `findings`, `proved`, `not_proved` (the limits) and
-        `not_checked` (what failed), each a list of objects.
+        `not_checked` (what failed), each a list of objects. An object of `findings` has `name`, `count`, `details`,
+        `meaning` and `remedy`; one of the other lists has `check` and `text`, and in `proved` also its figures.
 
         Raises:
             KeyError: a finding has a name that is not in `KINDS`.

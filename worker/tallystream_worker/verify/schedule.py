@@ -1,7 +1,7 @@
 """Verifies a deployment at regular intervals while its workers count; one worker at a time runs the verification.
 
-`tally:meta` records the time and the result of the last verification. A lease keeps two workers from verifying at once.
-If a lease expires meanwhile, a second verification may run; it costs only time.
+The hash of the live topic has the time and the result of the last verification. A lease keeps two workers from
+verifying at once. If a lease expires meanwhile, a second verification may run; it costs only time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ScheduledVerification:
     Args:
         settings: The configuration.
         client: Client of the server.
-        log: Logs an error if something is wrong, and a warning if a check could not be made.
+        log: Logs an error if something is wrong, or else a warning if a check could not be made.
         stopping: Ends a running verification when set.
     """
 
@@ -54,8 +54,8 @@ class ScheduledVerification:
         """Run a verification if one is due and no other worker runs one; return the fields of a log line, else `None`.
 
         Also return `None` if no rules are published, or if `stopping` ended the verification. After a verification,
-        record its time and result in the hash `meta` of the live topic (`tally:meta`), and log an error if something is
-        wrong, or a warning if a check could not be made.
+        record its time and result in the hash that describes the topic (`Layout.meta`), and log an error if something
+        is wrong, or else a warning if a check could not be made.
 
         Raises:
             TallyError, redis.RedisError: the verification could not begin, or its result could not be recorded; see

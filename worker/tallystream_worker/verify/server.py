@@ -18,9 +18,11 @@ _FACTS: Final = Script("tallystream_worker.verify", "server")
 
 
 def check(scene: Scene) -> None:
-    """Add to the report's limits: servers that may evict keys, what a crash may lose, and when a clock stepped.
+    """Add to the report's limits what the servers do that limits a proof.
 
-    If a server refuses to state this, that is a limit as well.
+    These are servers that may evict keys, or have evicted some since they started; servers without an append-only file,
+    with the time of their last save; and the last step of a clock. If a server refuses to state this, that is a limit
+    as well.
     """
     report, said = scene.report, set[str]()
     for keys in scene.deployment.layout.keys:

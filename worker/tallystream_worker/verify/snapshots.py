@@ -39,10 +39,11 @@ def check(scene: Scene) -> None:
     while there is no archive; and one in which another program has changed rows. A snapshot with one of these faults is
     not restored, unless it is only too old or changed, or the server lacks such ends or marks.
 
-    Report a limit if there is no snapshot database. Report one too if a snapshot that is young enough is of a
-    generation or an earlier topic that was live before: the next snapshot replaces it, and it is not restored. Report
-    one too if restored values differ, and live counters were found to be wrong, which may be the reason. Values that
-    differ and may be right, because it is not known which rules counted their events, are reported as not checked.
+    Report a limit if there is no snapshot database. Report one too, and do not restore the snapshot, if it is young
+    enough, but of another generation of the topic or of an earlier topic; or if the server has lost data of it that
+    producers have sent again. In both cases the next snapshot can be restored. Report a limit too if restored values
+    differ, and live counters were found to be wrong, which may be the reason. Values that differ and may be right,
+    because it is not known which rules counted their events, are reported as not checked.
 
     Raises:
         SnapshotError: the snapshot has another format or layout, or the database cannot be used.
@@ -99,7 +100,8 @@ def check(scene: Scene) -> None:
 def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
     """Return whether a snapshot is of an earlier topic; if so, report this: as a limit, or as a fault if it is too old.
 
-    `topic` is the number that the snapshot states for its topic; another text is no earlier topic.
+    `topic` is the number that the snapshot states for its topic; another text is no earlier topic. Also return `False`
+    if the snapshot has no partition of that topic.
     """
     partitions = scene.deployment.earlier.get(int(topic)) if topic.isdigit() else None
     taken = [found[0].taken for number in range(partitions or 0) if (found := database.position(number)) is not None]
@@ -117,9 +119,9 @@ def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
 
 
 def _was_live(scene: Scene, generation: int) -> bool:
-    """Return whether a number is that of a generation which the live topic has or has had, live or not.
+    """Return whether a number was given to a generation of the live topic, which need not have been live.
 
-    This is so for each number from the first to the highest that was given to a generation of the topic.
+    This is so for each number from the first to the highest that was given.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects the command.
@@ -144,7 +146,8 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
 
     It can if the generation of the snapshot is live, the snapshot ends at or before the end of the stream, the server
     has the mark of the snapshot, and the stream has all entries after the snapshot, or there is an archive. The mark
-    shows whether a server has lost entries and got later ones since: the IDs do not (see `snapshot/lost_log.py`).
+    shows whether a server has lost entries and got later ones since: the IDs do not. It is not looked for if the key
+    that has it (the sequences) is lost.
 
     Args:
         scene: The verification, whose report gets the reason.
@@ -189,10 +192,11 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
 
 
 def _check_forgotten(scene: Scene, keys: PartitionKeys, copied: Mapping[str, str]) -> None:
-    """Report fields of `PartitionKeys.forgotten` that the snapshot has, and the server lacks: none is ever removed.
+    """Report fields of `PartitionKeys.forgotten` that the snapshot has, and the server lacks: it removes none of them.
 
-    `copied` has those of the snapshot. Do nothing if the server has no field: the check of lost keys reports the key.
-    Without them, reads would not state that buckets lack events, and events of removed periods would count again.
+    `copied` has those of the snapshot, without the one that a server may remove. Do nothing if the server has no field:
+    the check of lost keys reports the key. Without the fields, reads would not state that buckets lack events, and
+    events of removed periods would count again.
     """
     present = {name.decode(errors="replace") for name in scene.client.hkeys(keys.forgotten)}
     for name in sorted(copied.keys() - present) if present else ():

@@ -40,14 +40,15 @@ def verify(
 ) -> Verification:
     """Check the log, the archive, the snapshot, the counters and the ledger of a namespace; return the report.
 
-    Events may be appended and counted meanwhile; only temporary keys are written. An error of one check is noted in
-    `failed`, and the other checks run; only a connection that fails or does not reply in time, or a temporary file that
-    cannot be written, ends all. If the data is
-    replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and states a check
-    that could not be made; its proofs stay. The same is true if there are findings and a server failed over or
-    restarted meanwhile: what was read before and after it may be of different data. If a restore has not finished, or
-    the deployment, or a field that describes it, is gone although other keys exist, that is the only finding, and
-    nothing is checked.
+    Events may be appended and counted meanwhile; only temporary keys are written. A `TallyError`, `RedisError` or
+    `ValueError` of one check is noted in `failed`, and the other checks run. A connection that fails or does not reply
+    in time, and any other error, end all.
+
+    If the data is replaced, or the live topic, generation or rules change meanwhile, the report has no findings, and
+    states a check that could not be made; its proofs stay. The same is true if there are findings and a server failed
+    over or restarted meanwhile: what was read before and after it may be of different data. If a restore has not
+    finished, or the deployment, or a field that describes it, is gone although other keys exist, that is the only
+    finding, and nothing is checked.
 
     Args:
         client: Client of the server.
@@ -125,7 +126,7 @@ def _refuse_a_failover(scene: Scene, failovers: FailoverWatch) -> None:
 
 
 def _reason(error: Exception, report: Verification) -> str:
-    """Return why a check could not be made; if a finding explains the error, its name."""
+    """Return a text on why a check could not be made; if a finding explains the error, the text names the finding."""
     if is_wrong_type(error) and "keys.mistyped" in report.findings:
         return "a key has another type: see the fault keys.mistyped"
     if isinstance(error, KeyLost) or (isinstance(error, RedisError) and is_key_missing(error)):

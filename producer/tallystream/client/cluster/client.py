@@ -55,13 +55,14 @@ class ClusterClient(redis.Redis):
 
         A command without a key is executed on one primary. SCRIPT LOAD, SCRIPT FLUSH and FLUSHALL are executed on every
         primary that answers, and the first reply is returned. A `redis.ResponseError` ends this: later primaries are
-        not asked. A primary that replies LOADING counts as one that does not answer. While a slot is moved, the keys of
-        an MGET may be read one after another. A SCAN is executed on the node of the hash tag in its pattern.
+        not asked. A primary that replies LOADING or refuses the password counts as one that does not answer. While a
+        slot is moved, the keys of an MGET may be read one after another. A SCAN is executed on the node of the hash tag
+        in its pattern.
 
         Raises:
-            redis.ResponseError: the error reply of the node; or `ClusterDownError`: no node is known to serve the slot;
-                for a command with a key, this and MOVED, ASK, TRYAGAIN and CLUSTERDOWN only after 2 seconds of
-                attempts.
+            redis.ResponseError: the error reply of the node. MOVED, ASK, TRYAGAIN and CLUSTERDOWN in reply to a command
+                with a key are raised only after 2 seconds of attempts. Or `ClusterDownError`, possibly at once: no node
+                is known to serve the slot.
             redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed, and is not sent
                 again, even if it only reads.
             ConfigurationError: the server is not a node of a cluster.
@@ -86,7 +87,8 @@ class ClusterClient(redis.Redis):
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:  # noqa: ARG002  # redis-py's argument
         """Return a pipeline; with `transaction`, the commands of each slot are executed in one transaction.
 
-        Commands of two slots are never in the same transaction. `shard_hint` has no effect.
+        Commands of two slots are never in the same transaction; commands without a key join that of another command.
+        `shard_hint` has no effect.
         """
         return ClusterPipeline(self, self._router, transaction=transaction)
 
@@ -97,7 +99,7 @@ class ClusterClient(redis.Redis):
 
         Raises:
             redis.RedisError: no node returned the slot map, or a slot has no primary: nothing is yielded. Or a primary
-                does not answer: later primaries are not read.
+                does not answer, or replies with an error: later primaries are not read.
             ConfigurationError: the server is not a node of a cluster.
         """
         for node in self._router.all_primaries():
@@ -107,7 +109,7 @@ class ClusterClient(redis.Redis):
         """Return the number of primaries that serve slots, by the latest slot map; read the map first if it is stale.
 
         Raises:
-            redis.RedisError: no node returned the slot map.
+            redis.RedisError: no node returned the slot map, or a node refused the command.
             ConfigurationError: the server is not a node of a cluster.
         """
         self._router.refresh()
@@ -137,7 +139,7 @@ class ClusterClient(redis.Redis):
         Raises:
             redis.ResponseError: a primary replied with an error, and the primaries after it were not asked; or no
                 usable slot map was returned.
-            redis.ConnectionError, redis.TimeoutError: no node answered.
+            redis.ConnectionError, redis.TimeoutError: no primary answered, or no node returned the slot map.
             ConfigurationError: the server is not a node of a cluster.
         """
         self._router.refresh()
@@ -155,9 +157,10 @@ class ClusterClient(redis.Redis):
 
 
 def node_of(client: redis.Redis, key: str) -> str:
-    """Return the name of the node that serves a key, for a message: `host:port`; `the server` if it is not known.
+    """Return, for a message, the address `host:port` of the server that `client` sends commands on a key to.
 
-    In a cluster, it is that of the latest slot map; `a node` if none is known.
+    In a cluster, it is that of the node by the latest slot map. If the address is not known, return `a node` for a
+    cluster, else `the server`: so for a unix socket and for Sentinels.
     """
     if isinstance(client, ClusterClient):
         return client.node_of(key) or "a node"
@@ -173,7 +176,7 @@ class _Pools(redis.ConnectionPool):
         super().__init__(protocol=3, legacy_responses=False)
 
     def disconnect(self, inuse_connections: bool = True) -> None:
-        """Close the connections to all nodes, and mark the slot map as stale: the next command reads it again.
+        """Close the connections to all nodes, and mark the slot map as stale, so that a later command reads it again.
 
         Args:
             inuse_connections: Whether to close the connections that are in use, too; otherwise only idle ones.

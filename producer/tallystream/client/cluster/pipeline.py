@@ -41,14 +41,15 @@ class ClusterPipeline(Pipeline):
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send the commands of this pipeline, empty it, and return the replies in the order of the commands.
 
-        In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`. Otherwise each node gets them
-        after its other commands, and the reply is the least of the nodes' replies, or the error of a node. A node that
-        answers no command does not count for this reply: its other commands have errors as replies. If no node answers,
-        the reply is the first of these errors. If the pipeline has no other command, WAIT and WAITAOF are not sent, and
-        the reply is 0.
+        In a transaction, WAIT and WAITAOF are not sent, and their replies are `None`. Otherwise each node with commands
+        of the pipeline gets them after these commands, and the reply is the least of the nodes' replies, or the error
+        of a node. A node that answers no command does not count for this reply: its other commands have errors as
+        replies. If no node answers, the reply is the first of these errors. If the pipeline has no other command, WAIT
+        and WAITAOF are not sent, and the reply is 0.
 
-        A command that was not executed (MOVED, ASK, ...) is sent again if that cannot change the order of writes. If
-        the pipeline has WAIT or WAITAOF, and is no transaction, no command is sent again: the caller gets the errors.
+        A command that was not executed (MOVED, ASK, ...) is sent again if that cannot change the order of writes; a
+        transaction that was not executed, as a whole, for 2 seconds. If the pipeline has WAIT or WAITAOF, and is no
+        transaction, no command is sent again: the caller gets the errors.
 
         Args:
             raise_on_error: Whether to raise the first error among the replies; otherwise errors are returned as
@@ -215,7 +216,10 @@ class _Sent:
         self._has_answered = False
 
     def write(self) -> None:
-        """Send the commands without reading replies; store a `redis.RedisError` in `error` instead of raising it."""
+        """Send the commands without reading replies; store a `redis.RedisError` in `error` instead of raising it.
+
+        Any other error is raised.
+        """
         try:
             self._connection = self.node.client.connection_pool.get_connection()
             self._connection.send_packed_command(
@@ -254,9 +258,9 @@ class _Sent:
                 replies[place] = reply
 
     def release(self) -> None:
-        """Return the connection to its pool, also if replies are unread: such a connection is not used again.
+        """Return the connection to its pool; if replies are unread, the pool closes it before its next use.
 
-        Call it exactly once after `write`, also if `read` was not called; it does nothing if no connection was made.
+        Call it exactly once, also if `write` or `read` was not called; it does nothing if no connection was made.
         """
         if self._connection is not None:
             self.node.client.connection_pool.release(self._connection)

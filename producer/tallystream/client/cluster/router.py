@@ -56,7 +56,8 @@ class Router:
 
         Raises:
             redis.RedisError: an error reply, or an error of the connection. The latter also marks the node as failed,
-                and so does the reply LOADING; a wrong password or too many connections do not: see `Topology.fail`.
+                and so does the reply LOADING; a refused password, or too many connections in this client's pool, does
+                not.
         """
         try:
             if not asking:
@@ -77,8 +78,8 @@ class Router:
     ) -> tuple[Node, bool]:
         """Return the node to send a command to that `node` did not execute, and whether ASKING must come before it.
 
-        Also record the redirect in the topology (see `apply_redirect`). Wait 50 milliseconds before the return, except
-        after ASK, and except after MOVED in reply to the first attempt.
+        Also record the new node of the slot if the error is MOVED. Wait 50 milliseconds before looking for the next
+        node, except after ASK, and except after MOVED in reply to the first attempt.
 
         Args:
             slot: Slot of the command.
@@ -89,7 +90,7 @@ class Router:
 
         Raises:
             redis.ResponseError: `error`, because the deadline has passed.
-            ConfigurationError, redis.RedisError: see `owner`.
+            ConfigurationError, redis.RedisError: the error of `owner`, which is called once.
         """
         if time.monotonic() >= deadline:
             raise error
@@ -108,7 +109,7 @@ class Router:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError, ClusterDownError: the last attempt failed after the deadline.
-            ConfigurationError, redis.RedisError: see `refresh`; raised at once.
+            ConfigurationError, redis.RedisError: any other error of `owner`; raised at once.
         """
         while True:
             try:
@@ -128,7 +129,8 @@ class Router:
             redis.ConnectionError, redis.TimeoutError: no node returned the slot map, or the node that serves the slot
                 is marked as failed, and failed less than half a second ago or did not answer a ping.
             ClusterDownError: no node is known to serve the slot.
-            ConfigurationError, redis.RedisError: see `refresh`.
+            redis.RedisError: a node refused the password, CLUSTER SLOTS or the ping.
+            ConfigurationError: the server is not a node of a cluster.
         """
         self.refresh()
         node = self.topology.owner(slot)
@@ -161,7 +163,7 @@ class Router:
         node.failed = False
 
     def refresh(self) -> None:
-        """Read the slot map from the first node that answers, if the map is stale.
+        """Read the slot map from the first node that returns one, if the map is stale.
 
         Do nothing if the map was read within the last 50 milliseconds, or if no node returned one when it was asked for
         in that time: the map may then still be stale. Close the idle connections to nodes that the new map does not
@@ -181,11 +183,10 @@ class Router:
     def all_primaries(self) -> list[Node]:
         """Read the slot map, also if it does not seem stale, and return the nodes that together serve all slots.
 
-        A caller that asks all of them may take it that what none of them has is nowhere.
-
         Raises:
             ClusterDownError: no node is known to serve some slot.
-            ConfigurationError, redis.RedisError: see `refresh`.
+            redis.RedisError: no node returned a slot map, or a node refused the command.
+            ConfigurationError: the server is not a node of a cluster.
         """
         with self._refreshing:
             self._look()
@@ -212,7 +213,8 @@ class Router:
     def _is_replaced(self, address: Address) -> bool:
         """Mark a silent node as failed, read the slot map, and return whether the node serves no slot any more.
 
-        If the map was read within the last 50 milliseconds, use it. Return `False` if the slot map cannot be read.
+        If a map was asked for within the last 50 milliseconds, use the present one. Return `False` if the slot map
+        cannot be read.
         """
         self.topology.suspect(address)
         try:

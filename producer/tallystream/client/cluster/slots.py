@@ -54,7 +54,7 @@ def slot_of(key: str | bytes) -> int:
 def key_of(command: Command) -> str | bytes | None:
     """Return the first key of a command, or `None` if it has no key; for SCAN, return its pattern.
 
-    A command that this module does not list is assumed to have a key as its first argument.
+    A command that this module does not list is assumed to have its first argument, if any, as its first key.
 
     Raises:
         ValueError: the pattern of a SCAN has no hash tag.
@@ -78,9 +78,9 @@ def key_of(command: Command) -> str | bytes | None:
 
 
 def _scanned(command: Command) -> str:
-    """Return the pattern of a SCAN; raise `ValueError` if it has no hash tag, so that any node may have matching keys.
+    """Return the pattern of a SCAN; raise `ValueError` if it has no hash tag, or only one with a wildcard.
 
-    A hash tag with a wildcard is none.
+    Then keys on any node may match it. The word MATCH is found only in capital letters.
     """
     pattern = next((str(command[i + 1]) for i in range(2, len(command) - 1) if command[i] in ("MATCH", b"MATCH")), "")
     if not re.search(r"\{[^*?\[\]\\{}]+\}", pattern):
@@ -105,14 +105,13 @@ def is_read(command: Command) -> bool:
 
 
 def guarded(command: Command) -> Command:
-    """Return an EVALSHA with one more key, so that no node runs the script while its slot is being moved.
+    """Return an EVALSHA with one more key, so that no node runs the script while its slot is moved key by key.
 
     Any other command, and an EVALSHA without keys or whose first key has no hash tag, is returned unchanged.
 
-    The scripts use keys that they do not declare, such as totals under the partition's tag. While a slot is moved key
-    by key, such a key may already be on the other node, and the script would fail when it reaches that key. The added
-    key never exists: with it, both nodes reply TRYAGAIN, without running the script, until the whole slot is on one
-    node.
+    The scripts use keys that they do not declare, such as totals under the partition's tag. During such a move, a key
+    may already be on the other node, and the script would fail when it reaches that key. The added key never exists:
+    with it, the nodes reply TRYAGAIN or ASK, without running the script, until the whole slot is on one node.
     """
     if command[0] != "EVALSHA" or not int(command[2]):
         return command
@@ -187,8 +186,7 @@ def to_send_again(commands: Sequence[Command], part: CommandPart, replies: Seque
     """Return the places of the commands of a part to send again: all from the first that was not executed, or none.
 
     They may be sent again if all of them only read, or if each of them got MOVED or ASK: so the order of writes stays,
-    and no write is executed twice. Reads among them may be executed twice. Otherwise the list is empty, and the caller
-    gets the errors as replies.
+    and no write is executed twice. Reads among them may be executed twice. Otherwise the list is empty.
 
     Args:
         commands: The commands of the whole pipeline.

@@ -119,11 +119,14 @@ class Topology:
         return self.primaries
 
     def must_look(self) -> bool:
-        """Return whether to read the slot map now: it is stale, and no attempt ended in the last 50 milliseconds."""
+        """Return whether to read the slot map now: it is stale, and was not asked for in the last 50 milliseconds.
+
+        Only calls of `apply_map` (without an error) and of `looked_in_vain` count as asking.
+        """
         return self.is_stale and time.monotonic() - self._looked_at >= _FRESH
 
     def refresh_candidates(self) -> Iterator[Address]:
-        """Yield the addresses to ask for the slot map: the nodes of the latest one, then the seeds.
+        """Yield the addresses to ask for the slot map, each once: the nodes of the latest one, then the seeds.
 
         Nodes that are marked as failed come last.
         """
@@ -160,7 +163,7 @@ class Topology:
         return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self, error: RedisError) -> None:
-        """Record that no node returned a slot map: the present map stays in use until the next read is due.
+        """Record the time and the error of a read of the slot map that no node answered; the present map stays in use.
 
         Args:
             error: The error of the last node that was asked.
@@ -231,7 +234,7 @@ class Topology:
     def suspect(self, address: Address) -> None:
         """Mark a silent node as failed, so that `refresh_candidates` yields it last, and the slot map as stale.
 
-        Unlike after `fail`, the node may be tried again at once. An address without a node gets one, as in `node`.
+        Unlike `fail`, this does not delay the next attempt on the node. An address without a node gets one.
         """
         self.node(address).failed = True
         self.is_stale = True
@@ -243,7 +246,8 @@ class Topology:
     def fail(self, node: Node, error: RedisError) -> None:
         """Mark a node as failed, not to be tried again for half a second, and the slot map as stale.
 
-        Do nothing if `error` is a wrong password or too many connections: neither shows that the node has failed.
+        Do nothing if `error` is a refused password, or too many connections in the client's own pool: neither shows
+        that the node has failed.
         """
         if isinstance(error, (AuthenticationError, MaxConnectionsError)):
             return

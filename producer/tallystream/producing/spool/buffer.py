@@ -112,7 +112,7 @@ class Spool(Buffer):
 
     @property
     def sequences_before_plans(self) -> list[int]:
-        """By partition, the sequence before that of the first entry that `seal` has still to pack again by an old plan.
+        """By partition, the sequence before that of the first entry that `seal` must pack by a plan of a dead process.
 
         A partition without such an entry has its value of `planned_sequences`. Entries in flight, and the entries that
         are sent before the planned ones after a `move`, have this sequence or a lower one.
@@ -230,8 +230,8 @@ class Spool(Buffer):
         """Pack the events of the next plan; return the number of this seal, and pairs of partition and pack.
 
         Plans of a dead process or an earlier topic come first; after them, new events are planned, without waiting for
-        `linger`, up to the first full entry. A new plan is first written to the spool. If more events follow, set
-        `wake`. Return the number of the previous seal, and no packs, if no record follows the last plan or while 8
+        `linger`, up to the first full entry. A new plan is first written to the spool. If plans or records follow it,
+        set `wake`. Return the number of the previous seal, and no packs, if no record follows the last plan or while 8
         plans are unconfirmed. A plan without events, or whose events the closed topics have, makes no packs.
 
         Raises:

@@ -93,9 +93,11 @@ def recover(segments: SegmentedLog, namespace: str) -> Recovered:
 
 
 def _take(queues: SpoolQueues, plan: records.EntryPlan, start: int) -> bool:
-    """Add a plan that was read to the queues; return `False` if all its entries are confirmed, as events are removed.
+    """Take over a plan that was read: set the last sequences of its queues, and add it to the plans to pack again.
 
-    The events before position `start` were removed. A plan that was made again for another topic replaces the earlier.
+    A plan that was made again for another topic replaces the earlier one. Any other plan that begins before position
+    `start` is not added: its events were removed, because all its entries are confirmed. Then return `False`, otherwise
+    `True`.
     """
     queues.give_out(plan)
     again = next((each for each in queues.planned if not each.entries and each.start == plan.start), None)

@@ -72,7 +72,8 @@ class SegmentedLog:
         to disk.
 
         Raises:
-            SpoolError: the folder cannot be written; the message states the reason. Nothing stays there.
+            SpoolError: the folder cannot be written; the message states the reason. The new files are removed, if
+                possible.
         """
         folder = spool / uuid.uuid4().hex[:16]
         lock = None
@@ -270,7 +271,7 @@ class SegmentedLog:
         """Write a record to an open file; return the number of its bytes.
 
         Raises:
-            SpoolError: it was not written, or only a part of it.
+            SpoolError: it was not written, or only a part of it; or, with `in_sync`, it was not forced to disk.
         """
         record = _HEAD.pack(len(body), zlib.crc32(body, kind), kind) + body
         try:

@@ -141,7 +141,10 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 
 
 def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
-    """Return the report of an audit, and the changes of the rules since the counters began."""
+    """Return the report of an audit, and the recorded changes of the rules within the live generation.
+
+    Errors of the audit, and of reading the deployment and its backups, are raised.
+    """
     settings = wanted.settings
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.load(client, settings.redis.namespace)
@@ -167,9 +170,9 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
 
 
 def _warning(changes: Sequence[RuleChange]) -> str:
-    """Return the text that explains the differences of an audit by changed rules: they need not be faults.
+    """Return a text: the differences of an audit by the present rules need not be faults, because rules have changed.
 
-    It states the latest changes, and names `tallystream rebuild`, which counts all events by the present rules.
+    It states the latest five changes, and names `tallystream rebuild`, which counts all events by the present rules.
     """
     said = "; ".join(
         f"{format_moment(change.at / 1000)}: {', '.join(change.differences)}" for change in changes[-_CHANGES:]
@@ -183,9 +186,10 @@ def _warning(changes: Sequence[RuleChange]) -> str:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    """Yield one line for each part that an audit did not prove.
+    """Yield a line for each kind of thing that an audit did not prove; of gone entries, one for each stream.
 
-    These are before a snapshot, in gone entries, expired, or counted by rules that are not known.
+    The kinds are: what is before a snapshot, what needs gone entries, what has expired, and counters that differ but
+    whose rules are not known.
     """
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
         yield (
@@ -214,7 +218,10 @@ def _remarks(report: Report) -> Iterator[str]:
 
 
 def _remedy(report: Report) -> str:
-    """Return the command that mends the differences; a rebuild is refused if it needs the counts of a snapshot."""
+    """Return the command that mends the differences: a restore if a partition was audited from a snapshot on.
+
+    Otherwise it is a rebuild.
+    """
     is_on_snapshot = any(scope.base == "snapshot" for scope in report.scopes)
     return "tallystream restore --force" if is_on_snapshot else "tallystream rebuild"
 

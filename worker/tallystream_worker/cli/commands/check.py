@@ -75,6 +75,8 @@ def check(file: Path = Path("config/tallystream.toml"), /, *, json: AsJson = Fal
 def _effect(settings: Settings, url: str) -> tuple[list[str], list[str]]:
     """Return what a start of a worker would change in the stored rules, in words, and the metrics that it would keep.
 
+    The second list has the stored metrics that the file lacks; it is empty if the file states no metrics.
+
     Raises:
         ConfigurationError: the worker would not start: its rules contradict stored ones, or this release cannot read
             the stored data. Or the URL of the server cannot be used.
@@ -93,7 +95,7 @@ def _effect(settings: Settings, url: str) -> tuple[list[str], list[str]]:
 def explain(metric: Metric, memory: MemoryCosts) -> tuple[str, int]:
     """Return a text of what a metric stores, and about how many bytes of server memory one active subject takes.
 
-    The figure is for one bucket of each window. Further buckets, actors and ids are not included.
+    The figure is for one bucket of each window. Further buckets, actors, ids and leaderboards are not included.
     """
     kept = list(parts(metric, memory))
     return ", ".join(part.text for part in kept), round(sum(part.subject for part in kept))

@@ -135,9 +135,10 @@ class Demo:
         self._port_is_given = port_is_given
 
     def run(self) -> int:
-        """Run the demo; return 0 if every event was counted once, 1 if not, 130 if `stop` was set before.
+        """Run the demo; return 0 if every event was counted once, 1 if not, 130 if `stop` was set before the result.
 
-        With `serve_on`, return only when `stop` is set, unless the events were not counted exactly.
+        It is 1 also if counting stalls, or a producer process fails. With `serve_on`, after the result 0, return only
+        when `stop` is set. Errors of the server, the worker and the service are raised.
         """
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tally-", ignore_cleanup_errors=True))
@@ -171,7 +172,7 @@ class Demo:
             return status
 
     def _go_on(self, settings: Settings) -> None:
-        """Emit `TRICKLE` events a second until `stop` is set, so that the dashboard shows changes."""
+        """Emit at most `TRICKLE` events a second until `stop` is set, so that the dashboard shows changes."""
         draw = random.Random()  # noqa: S311  # no secret depends on it
         with Producer(settings.redis.url, namespace=settings.redis.namespace) as producer:
             for metric, subject in load(self._seeds[-1] + 1, sys.maxsize):

@@ -72,14 +72,14 @@ def emit(
 
 
 def _may_leave_out(rule: Metric | None, at: float | None, id_: str | None) -> list[str]:
-    """Return the names of the rules by which an event may be left out of the totals, although it was processed.
+    """Return the names of rules that may leave an event out of the totals, although it was processed.
 
-    The names are of `once`, `limit`, `ids` and `accept_late`; the list is empty if no rule can leave the event out.
+    These are `once` and `limit` if the metric has them, `ids` if it has ids and the event has one, and `accept_late`,
+    for every metric, if the caller has stated a time.
 
     Args:
         rule: The rule of the event's metric; `None` if no rules are stored: then the list is empty.
-        at: The time that the caller stated for the event, in seconds since 1970; `None` if it stated none: then
-            `accept_late` is not in the list.
+        at: The time that the caller stated for the event, in seconds since 1970; `None` if it stated none.
         id_: The id of the event; `None` if it has none.
     """
     if rule is None:

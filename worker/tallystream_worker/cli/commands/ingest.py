@@ -134,7 +134,7 @@ def _wait_until_counted(
     stop: Event,
     lost: Callable[[], object] = lambda: False,
 ) -> None:
-    """Wait until entries are counted; return early if `stop` is set, or if `lost` returns that entries are lost.
+    """Wait, without a limit, until entries are counted; return early if `stop` is set, or if `lost` returns true.
 
     Entries of a topic that is not the live one are not waited for: they were counted before the next became live.
 

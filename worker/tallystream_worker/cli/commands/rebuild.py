@@ -120,7 +120,7 @@ def _print_live(generation: int, *, json: bool) -> None:
 
 
 def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:
-    """Remove everything that is not live, and print what was removed, and how the removed rules differ."""
+    """Remove the generations and topics that are not live; print what was removed, and how removed rules differ."""
     counted = counted_generations(client, deployment.layout)  # also without rules
     others = {*deployment.others, *counted} - {deployment.generation}
     removed = {generation: remove(client, deployment, generation) for generation in sorted(others)}
@@ -138,7 +138,10 @@ def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:
 
 
 def _unpublished(settings: Settings, live: Rules) -> list[str]:
-    """Return how the configured rules differ from the live ones; or, in one text, why they cannot be published."""
+    """Return how the rules that a worker would publish differ from the live ones; or, as one text, why it could not.
+
+    Empty if they do not differ, or if the configuration states no rules.
+    """
     try:
         return differences_of(live, settings.rules_over(live))
     except ConfigurationError as error:

@@ -98,11 +98,11 @@ def reopen(
 
 
 def _show(mended: Sequence[str], opened: Sequence[str], unknown: int, regained: Sequence[int], *, json: bool) -> None:
-    """Print the keys that were mended, and the streams of the partitions that were opened.
+    """Print what a reopening has changed, and how many retracted events are not known.
 
     Args:
-        mended: The keys.
-        opened: The streams.
+        mended: The keys that were mended.
+        opened: The streams of the partitions that were opened, empty.
         unknown: The number of retracted events of which it is not known which ones they are.
         regained: The numbers of the changes of the rules that the server had lost, and that are live again.
         json: Whether to print JSON.
@@ -140,7 +140,9 @@ def _manifest(settings: Settings, topic: int) -> dict[str, Any] | None:
 
 
 def _archived_rules(settings: Settings, deployment: Deployment) -> dict[str, dict[str, str]]:
-    """Return the changes of the rules in the configured archive of the live topic; empty without an archive.
+    """Return the changes of the rules in the configured archive of the live topic: by ID, the recorded fields.
+
+    Empty without an archive, or if it has none.
 
     Raises:
         ArchiveError: the changes cannot be read.

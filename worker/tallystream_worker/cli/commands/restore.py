@@ -151,7 +151,10 @@ def restore(
 
 
 def _rules_differ(settings: Settings, result: Restored) -> bool:
-    """Return whether the configuration, or else the server before the restore, has other rules than the snapshot."""
+    """Return whether the configuration, or else the server before the restore, has other rules than the snapshot.
+
+    The rules of the configuration include the live metrics that it lacks. Retractions are not compared.
+    """
     present = settings.rules_over(result.rules) if settings.states_rules else result.former or result.rules
     return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
 

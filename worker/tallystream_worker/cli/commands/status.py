@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Status(LedgerSummary, frozen=True, kw_only=True):
-    """The JSON output of `status`: the ledger summary, hot subjects, and unfinished rebuilds and repartitions."""
+    """The JSON output of `status`: the ledger summary, and what else the command prints, such as hot subjects."""
 
     hottest: dict[str, HotSubject]
-    """By stream, the subject with the most events in the last seconds; a stream is absent if this is not known."""
+    """By stream, the subject with the most events of late, hot or not; a stream is absent if this is not known."""
 
     building: int | None
     """Number of the generation that a rebuild is building, if one is."""

@@ -9,21 +9,22 @@
 --
 -- Returns {"applied"}
 --         {"stale", ID, ...}                   some IDs are no longer pending; these still are
---         {"switched"}                         another generation is live now
+--         {"switched"}                         another generation is live now, or none: see lib/generations.lua
 --         {"outdated", number}                 rules with this higher number count the partition now
 --         {"early", ID, ...}                   these pending entries must be counted first, see rules/resets.lua; only
---                                              if the batch has a reset or is for any generation
+--                                              if the batch has a reset, or ARGV[3] names no live generation
 --         {"rejected", metric, subject, reason, ...}   these counters cannot take their delta,
 --                                              see rules/rejection.lua
 --         {"damaged", key [, type]}            the partition has lost this key (see lib/sentinels.lua)
 -- Raises NOGROUP if the stream or the group is gone; a caller must not take this for "already applied".
 --
--- It also removes the state of periods that no uncounted entry can have an event of, see rules/forget_periods.lua.
+-- It also removes keys of periods that no uncounted entry can change any more, see rules/forget_periods.lua.
 --
--- Invariant: an entry is acknowledged in the call that adds its deltas or its dead letter, and in no other call.
--- Lua has no rollback, so everything that can fail is checked before the first write: the IDs, every counter, the type
--- of every key. With `#!lua`, the server rejects the whole call if it is out of memory, is read-only or cannot write
--- its append-only file. The writes are atomic: the server runs the call as one.
+-- Invariant: an entry that exists is acknowledged in the call that adds its deltas or its dead letter, and in no other
+-- call of a worker. Lua has no rollback, so everything that can fail is checked before the deltas are written: the IDs,
+-- every counter, the type of every key. Only a change of the rules is recorded before, see rules/plan.lua.
+-- With `#!lua`, the server rejects the whole call if it is out of memory, is read-only or cannot write its append-only
+-- file. The writes are atomic: the server runs the call as one.
 local generations = require('tallystream.storage.lua.lib.generations')
 local plan = require('tallystream.storage.lua.rules.plan')
 local write = require('tallystream.storage.lua.rules.write')

@@ -1,6 +1,6 @@
 #!lua
--- drop: removes dead letters for good, adds them to the ledger as dropped, and records them so that no later fold of
--- their entries counts them.
+-- drop: removes dead letters for good, and adds them to the ledger as dropped. It stores the records of those that have
+-- one, so that no later fold of their entries counts their events.
 --
 -- KEYS[1] dead stream   KEYS[2] ledger (hash)   KEYS[4] stream   KEYS[5] retention holds (hash)
 -- KEYS[6] live generation
@@ -10,13 +10,14 @@
 -- ARGV[3..] ID in the dead stream, record or '' for none; for each dead letter
 --
 -- Returns {"dropped", entries, events, left}: the number of entries that existed and were removed, and of their events;
---         the number of entries that were left, because another generation or topic may have counted their events
+--         the number of entries that were left: those with a record, if another generation or topic may have counted
+--         their events
 --         {"closed"}         a repartition has closed the partition, or a restore replaces its counters; nothing was
 --         changed
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 --
 -- Invariant: the events stay in the ledger's `dead`; `dropped` is the number of these that can no longer be retried. A
--- record is written only while every generation that exists has dead-lettered the events, so that all of them agree.
+-- record is written only if no other generation or topic exists that may have counted the events.
 local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
 local remove = require('tallystream_worker.dead_letters.lua.remove')

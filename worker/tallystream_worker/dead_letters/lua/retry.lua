@@ -1,19 +1,19 @@
 #!lua
 -- retry: counts the events of a dead letter, adds those that still cannot be counted as dead letters, and removes it.
 --
--- KEYS[1] dead stream   KEYS[2] dead stream   KEYS[3] ledger (hash)   KEYS[4] live generation
+-- KEYS[1], KEYS[2] dead stream, the same   KEYS[3] ledger (hash)   KEYS[4] live generation
 -- KEYS[5] stream
 -- ARGV[1] batch, msgpack: { ids = { ID in the dead stream }, and the fields that rules/plan.lua lists; its ledger takes
 --         the events out of `dead` and adds them to the fields of their outcomes }
--- ARGV[2] generation that must be the live one, then a space and the number of the rules of the batch
+-- ARGV[2] generation that must be the live one, then a space and the number of the rules of the batch, if they have one
 -- ARGV[3] stream ID of the original entry: a later reset of a subject takes away what its events add
 -- ARGV[4..] the new dead letters, as dead_letters/lua/add.lua reads them
 --
 -- Returns {"applied"}
 --         {"stale"}                            the dead letter does not exist any more: it was retried or dropped
---         {"switched"}                         another generation is live now
+--         {"switched"}                         another generation is live now, or none: see lib/generations.lua
 --         {"outdated", number}                 rules with this higher number count the partition now
---         {"reset"}                            a subject with ids or a limit was reset since
+--         {"reset"}                            the subject of an event with an ID or a limit was reset since
 --         {"forgotten"}                        the state of the period of an event was removed
 --         {"rejected", metric, subject, reason, ...}   these counters cannot take their delta,
 --                                              see rules/rejection.lua

@@ -41,8 +41,8 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
     The first line is the header; if it is not valid, its reason is the only result. A missing column or an empty cell
     means "not given"; only the column `subject` is required, and its cell is used even if it is empty. A row
     without a metric gets that of `mapping`, and one without an amount gets 1. `at` is a number of seconds since 1970,
-    or a text in RFC 3339 with its zone. A row is one line: no field of an event may contain a line break, so a quoted
-    cell with a line break is an error. The event is not checked.
+    or a text in RFC 3339 with its zone. A row is one line: a cell cannot contain a line break, even if it is quoted.
+    The event is not checked.
     """
     rows = iter(lines)
     for header in rows:
@@ -98,7 +98,7 @@ def _fields(columns: list[str], row: list[str], metric: str) -> EventFields:
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds since 1970 in a text: a number of seconds, or a time in RFC 3339 with its zone.
+    """Return the seconds since 1970 in a text: a decimal number of seconds, or a time in RFC 3339 with its zone.
 
     Raises:
         ValueError: the text is neither.

@@ -64,7 +64,7 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
 def _refuse_repeated_keys(text: bytes) -> None:
     """Raise a `ValueError` if a key of an event occurs twice in a text that `_decode` has accepted.
 
-    The decoder alone would use the last value of the key. Other keys that occur twice may not be found.
+    The decoder alone would use the last value of the key.
     """
     # Fast path for nearly every line: a key that is written without escapes and occurs twice is found twice.
     if b"\\" not in text and all(text.count(key) < 2 for key in _KEYS):  # noqa: PLR2004  # "twice" is the point

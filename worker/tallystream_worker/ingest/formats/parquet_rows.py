@@ -58,7 +58,7 @@ def rows_of(path: str) -> int:
 def head_and_tail(path: str, size: int) -> bytes:
     """Return the first and the last `size // 2` bytes of a file; the metadata of Parquet is at the end.
 
-    Of a shorter file, some or all bytes are there twice.
+    If the file is shorter than `size`, some or all of its bytes are there twice.
 
     Raises:
         OSError: the file cannot be read.
@@ -178,9 +178,8 @@ def _pack_summed(
 ) -> None:
     """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums.
 
-    The rows have a subject and a time, and no actor or id. Rows that break a rule are not packed, and the others are.
-    `note` is called as by `pack_rows`: once for all rows of an amount that the rules reject, and else once for the rows
-    of each subject and minute, or of each minute.
+    The rows have a subject and a time, and no actor or id. Rows that break a rule are not packed; `note` is called with
+    them as by `pack_rows`.
     """
     rows = _accepted(pc, metric, rows, packer, note)
     if not rows.num_rows:

@@ -23,7 +23,7 @@ PARSERS: Final[dict[Format, Callable[[Iterable[Line], Mapping], Iterator[LineOut
 
 
 def format_of(name: str) -> Format:
-    """Return the format for a file's name, by its suffix without `.gz`; `combined` if the suffix is not known."""
+    """Return the format of a file by the suffix of its name, before a `.gz`; `combined` if the suffix is not known."""
     suffixes = name.removesuffix(".gz").rpartition(".")[2].lower()
     return _BY_SUFFIX.get(suffixes, "combined")
 

@@ -37,13 +37,10 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 async def receive(request: Request[Any, Any, Any], most: int, kinds: tuple[str, ...] = (JSON,)) -> tuple[str, bytes]:
     """Wait for the body of a request; return its media type (lowercase, without parameters) and its decompressed bytes.
 
-    `navigator.sendBeacon` sends plain text. A page of another site can send plain text without a preflight request, but
-    `HostAndOriginCheck` has rejected it by its `Origin`.
-
     Args:
         request: The request.
-        most: Bytes that the body may have after decompression; the route's `request_max_body_size` must be the same,
-            and bounds it before decompression.
+        most: Bytes that a gzip body may have after decompression. The route's `request_max_body_size` must be the same:
+            it bounds each body as it is sent.
         kinds: The allowed media types.
 
     Raises:

@@ -4,7 +4,7 @@
 | --- | --- |
 | metric | `data.metric`, else `type` |
 | subject | `subject` |
-| id | `source` and `id`, which together name an occurrence: it counts once, however often it is delivered |
+| id | `source` and `id`, which together name an occurrence: a metric with `ids` counts it once |
 | at | `time`, else the time of arrival |
 | amount, actor | `data.amount`, `data.actor` |
 
@@ -27,7 +27,7 @@ SPECIFICATION: Final = "1.0"
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
-    """The attributes of a CloudEvent that are read; other attributes are extensions and allowed."""
+    """The attributes of a CloudEvent that are read; other attributes are allowed and ignored."""
 
     specversion: str
     """Version of the specification; must be `SPECIFICATION`."""

@@ -41,7 +41,7 @@ class BadEvent(msgspec.Struct, frozen=True):
     """Position in the body, from 0; blank lines of NDJSON are not counted."""
 
     field: str
-    """The invalid field."""
+    """The invalid field; `body` if no single field is invalid."""
 
     limit: str
     """The requirement for the field."""
@@ -76,15 +76,16 @@ def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
 def read_events(kind: str, text: bytes, rules: Rules) -> Read:
     """Return the valid events of a body, and one fault for each invalid event.
 
+    A body of lines has one event on each line; blank lines are skipped. Any other body is a list of events if `kind` is
+    that of a list or the body begins with `[`, else one event. An empty body that should be one event is a fault.
+
     Args:
-        kind: Media type of the body.
-        text: The body: one event, a JSON list of events, or one event on each line, by `kind`. Blank lines are skipped.
+        kind: Media type of the body, one of `KINDS`.
+        text: The body, decompressed.
         rules: The declared rules, which each event must fit.
 
     Raises:
-        EventError: the text is not lines, and begins with `[` or must be a JSON list by `kind`, but is not a valid
-            list. A body that is one invalid event raises nothing: its fault is returned. So it is with an empty body,
-            unless `kind` is one of lines or lists.
+        EventError: the body should be a list of events, but is not a JSON list.
         ProblemDetailsException: 400 if lines or a list have no event, or more than `MAX_EVENTS`.
     """
     many = kind in (NDJSON, CLOUD_EVENTS) or text.lstrip()[:1] == b"["
@@ -132,9 +133,9 @@ def all_at_once(text: bytes) -> list[Event] | None:
 
     `None` does not mean that an item is invalid: the text may only have a backslash.
 
-    This is five times as fast as reading the items one by one. A repeated key is found by counting quotes: without
-    escapes, a list has two quotes for each key and each text. If the list has more quotes than the decoded keys and
-    texts need, a key is repeated.
+    This is faster than reading the items one by one. A repeated key is found by counting quotes: without escapes, a
+    list has two quotes for each key and each text. If the list has more quotes than the decoded keys and texts need, a
+    key is repeated.
     """
     if b"\\" in text:
         return None

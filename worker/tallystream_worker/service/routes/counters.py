@@ -18,7 +18,7 @@ from tallystream_worker.service.problems import bad_request
 from tallystream_worker.settings.settings import ServeSettings
 
 MAX_COUNTERS: Final = 1000
-"""Largest number of counters in one request."""
+"""Largest number of counters in one request for many."""
 
 
 class Counters(Controller):
@@ -62,7 +62,8 @@ class Counters(Controller):
         The sum is that of whole buckets, from `start` to `end` of the response: they cover the range if they are kept.
         The buckets come oldest first, and the last one is the present one. A bucket is `null` if it has expired, or
         if a change of the rules may have left events out of it. Respond 404 if the metric is not declared, and 400 if
-        it does not have the window, if `last` or `over` is out of range, or if both `window` and `over` are given.
+        it does not have the window (with `over`, no window at all), if `last` or `over` is not valid, or if both
+        `window` and `over` are given.
         """
         if window is not None and over is not None:
             raise bad_request("window", "give either window or over, not both")
@@ -88,9 +89,10 @@ class Counters(Controller):
         ] = None,
         after: After = None,
     ) -> CounterTotals:
-        """Return the total of each metric for each subject.
+        """Return the total of each metric for each subject, each once.
 
-        Respond 400 without a subject or for more than 1,000 totals, and 404 if a metric is not declared.
+        Respond 400 without a subject, if a subject is not valid, or for more than 1,000 totals (a subject that is
+        repeated counts again); and 404 if a metric is not declared.
         """
         if not subject:
             raise bad_request("subject", "at least one is needed: /v1/counters?subject=article:1")

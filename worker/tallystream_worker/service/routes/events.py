@@ -76,16 +76,18 @@ class Events(Controller):
 
         With `[worker] durability` `replica` or `fsync`, they are then on a replica or on the disk too.
 
-        Respond 504 if that takes over 5 seconds: the events are still appended, as soon as Redis accepts them, unless
-        this process ends before. Respond 503 with `Retry-After` if there is no room, or if Redis cannot be read: none
-        is appended. Respond 503 without `Retry-After` if Redis refuses the events for good, or if the stored deployment
-        is replaced meanwhile: it has `unknown`, and so many of the first valid events may be appended; no later one is.
+        Respond 504 if that takes over 5 seconds: the events are still appended when Redis accepts them, unless this
+        process ends before, or Redis refuses them for good. Respond 503 with `Retry-After` if there is no room, or if
+        Redis cannot be read: none is appended. Respond 503 without `Retry-After` if Redis refuses the events for good,
+        or if the stored deployment is replaced meanwhile: it has `unknown`, and so many of the first valid events may
+        be appended; no later one is.
 
         If an event is invalid, respond 400: none is appended, so the corrected body can be sent again. Only if the
-        rules change during the request, the 400 has `taken`: so many of its first valid events are appended. Senders
-        that cannot correct events use `partial`: the valid events are appended, and the response lists the first 20 of
-        the others; if all are invalid, it is 400. After a 408, 413 or 415 (the body is too slow, too large or of
-        another type) none is appended.
+        rules have changed since an earlier request appended events, the 400 may have `taken`: so many of the first
+        valid events are, or will be, appended. Senders that cannot correct events use `partial`: the valid events are
+        appended, and the response lists the first 20 of the others. It is 400 if all are invalid, and may be 400 if the
+        rules have changed. After a 408, 413 or 415 (the body is too slow, too large or of another type) none is
+        appended.
         """
         kind, body = await receive(request, MAX_EVENTS_BODY, KINDS)
         rules = await published(totals)
@@ -108,13 +110,15 @@ class Events(Controller):
 
         409 is for an event whose id was counted before, and for a vote that has the amount of its actor's present vote,
         or is earlier than that vote. A later vote of the same amount still replaces its time. Of events with one id the
-        earliest counts, so one that is earlier than the counted event replaces it, and `total` may change.
+        earliest counts (not with `seen = "bloom"`), so one that is earlier than the counted event replaces it, and
+        `total` may change.
 
-        After a 400 the event was not counted: it is invalid, too late or too far ahead, or its metric is spread or kept
-        in a sketch. After a 503 with `Retry-After` it was not counted either. After a 503 without, Redis did not reply,
-        and the event may have been counted: send it again only if it has an id or its metric counts once per actor.
-        After a 504 the event is decided, but the replica or the disk that `[worker] durability` names has not confirmed
-        it within a second: a failover or a crash may undo it. Send it again under the same condition.
+        After a 400 the event was not counted: it is invalid, too late or too far ahead, its metric is spread or kept in
+        a sketch, or the total would be too large. After a 503 with `Retry-After` it was not counted either. After a 503
+        without, it is not known whether the event was counted: send it again only if it has an id that counts once, or
+        its metric counts once per actor. After a 504 the event is decided, but the replica or the disk that
+        `[worker] durability` names has not confirmed it within a second: a failover or a crash may undo it. Send it
+        again under the same condition.
         """
         _, body = await receive(request, MAX_EVENT_BODY)
         rules = await published(totals)
@@ -153,6 +157,7 @@ async def _append(writer: Writer, read: Read, totals: Totals, layout: Layout) ->
 
     Raises:
         ProblemDetailsException: the problem that the response states.
+        RedisError: it cannot be read whether the streams have room; no event is appended.
     """
     producer, events = writer.producer(), read.events
     if writer.is_stalled:

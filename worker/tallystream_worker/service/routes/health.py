@@ -34,15 +34,16 @@ async def readyz(
     access: NamedDependency[Access],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Respond 200 if Redis replies, its data has the layout of this release, and all partitions can be counted.
+    """Respond 200 if Redis replies, it has data in the layout of this release, and all partitions can be counted.
 
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
-    Otherwise respond 503. The service stays ready if there are dead letters, if dead letters were dropped, if another
-    program removed entries before they were counted, if the server has lost archived entries, or if the ledger does not
-    balance. In a cluster, it also stays ready if nodes do not answer, as long as one partition can be read: the service
-    then answers in part. In these cases, the response has `warnings`, but only to a request with a token or a session,
-    if this service needs tokens.
+    Otherwise respond 503, also while a restore has not finished. The service stays ready if there are dead letters, if
+    dead letters were dropped, if another program removed entries before they were counted, if the server has lost
+    archived entries, or if the ledger does not balance. In a cluster, it also stays ready if nodes do not answer, as
+    long as one partition can be read, and the service has read the description of the data once: the service then
+    answers in part. In these cases, the response has `warnings`, as far as the figures can be read, but only to a
+    request with a token or a session, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals):
         if not access.knows(request):
@@ -93,12 +94,18 @@ async def _reasons_against(totals: Totals) -> list[str]:
 
 
 def _query_lost_archived(layout: Layout) -> Query[int]:
-    """Return a query for the number of archived entries that the server has lost: see `ARCHIVE_LOST`."""
+    """Return a query for the number of archived entries that the server has lost and producers did not send again.
+
+    An archiver stores it; without one it is 0. The query raises the `RedisError` if it cannot be read.
+    """
     return Query([("HGET", layout.meta, ARCHIVE_LOST)], lambda replies: int(raise_on_error(replies[0]) or 0))
 
 
 def _query_lost(layout: Layout) -> Query[list[str | None]]:
-    """Return a query whose answer has, for each partition, a message about a lost key; `None` if no key is lost."""
+    """Return a query whose answer has, for each partition in reach, a message about a lost key; `None` for no lost key.
+
+    The query raises the `RedisError` if one of these partitions cannot be read.
+    """
     commands = [lost_commands(keys) for keys in layout.reached]
 
     def parse(replies: list[Any]) -> list[str | None]:
@@ -112,7 +119,7 @@ def _query_lost(layout: Layout) -> Query[list[str | None]]:
 
 
 def _query_groups(layout: Layout) -> Query[list[str | None]]:
-    """Return a query whose answer has, for each partition, a message if the group of its live generation is missing.
+    """Return a query for a message for each partition in reach, that the group of its live generation is missing.
 
     The message is `None` if the group exists. If there is no stream, or Redis replies with an error, the group counts
     as missing. If Redis does not reply, the query raises the `RedisError`.

@@ -207,12 +207,14 @@ async def _join(broadcaster: Broadcaster, reader: LiveReader, since: str | None)
 
 
 async def _while_present(sending: Coroutine[Any, Any, None], *endings: Coroutine[Any, Any, None]) -> bool:
-    """Send until `sending` ends, or until one of `endings` ends because the client is gone or receives nothing.
+    """Run all the coroutines until one of them ends, then cancel the others; no error of any of them is raised.
 
-    The others are cancelled then. An error of any of them is not raised.
+    Args:
+        sending: Sends messages.
+        endings: Coroutines that end when the client is gone, or does not read.
 
     Returns:
-        Whether `sending` ended without an error and the client is still connected.
+        Whether `sending` ended without an error, and none of `endings` did.
     """
     tasks = [asyncio.create_task(each) for each in (sending, *endings)]
     try:

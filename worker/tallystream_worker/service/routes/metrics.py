@@ -39,8 +39,9 @@ async def metrics(totals: NamedDependency[Totals], extra: NamedDependency[ExtraM
     If Redis cannot be read, the status is 200 too, and the metrics are `tallystream_redis_up 0`, and those of the
     workers in this process if there are any; so it is if the stored deployment was deleted or is of another release, or
     a restore has not finished. If a partition has lost a key, the metrics of the ledger and of the alerts are left out,
-    because they may be wrong. If a node of a cluster does not answer, the metrics of its partitions and the sums over
-    all partitions are left out, and `tallystream_partition_unreachable` is 1 for each of these partitions.
+    because they may be wrong. If a node of a cluster does not answer, the metrics of its partitions are left out, and
+    so are the numbers of events and of firing alerts in all partitions; `tallystream_partition_unreachable` is 1 for
+    each of its partitions.
     """
     try:
         collector = await _read(totals)
@@ -72,7 +73,7 @@ class LedgerCollector:
     """A Prometheus collector of the ledger and the server statistics.
 
     Labels are metrics, rules, alerts and partitions, never subjects, so the number of samples is bounded. The metric
-    `""` is for entries that cannot be read or have an undeclared metric.
+    `""` is for events whose metric is not known.
 
     Args:
         ledger: The ledger; `None` if it cannot be read, or if a partition has lost a key.

@@ -76,7 +76,7 @@ class Summary(Controller):
     async def overview(self, totals: NamedDependency[Totals], broadcaster: NamedDependency[Broadcaster]) -> Whole:
         """Return totals and rates by metric, the ledger, the lag, the declared metrics, the ratios and the time zone.
 
-        The dashboard shows these first. `GET /v1/live?overview=true` sends updates of the totals, ledger and lag.
+        `GET /v1/live?overview=true` sends updates of the totals, rates, ledger and lag.
         """
         rules = await published(totals)
         declared = [
@@ -97,9 +97,9 @@ class Summary(Controller):
     ) -> FoundSubjects:
         """Return at most `n` subjects that begin with `prefix`, from the all-time leaderboards, largest total first.
 
-        Each subject is listed once, with the metric of its largest total. In each partition, the first 1,000 places of
-        each leaderboard are searched. A subject that has none of these places is not found here: read it by its whole
-        name, with `GET /v1/counters/{subject}`. Respond 400 if `prefix` is empty or no subject can begin with it, or if
-        `n` is not 1 to 50.
+        Each subject is listed once, with the largest of its totals that were found, and the metric of it. In each
+        partition, the first 1,000 places of each leaderboard are searched. A subject that has none of these places, or
+        only totals of 0, is not found here: read it by its whole name, with `GET /v1/counters/{subject}`. Respond 400
+        if `prefix` is empty or no subject can begin with it, or if `n` is not 1 to 50.
         """
         return await totals.search(prefix, n)

@@ -40,10 +40,10 @@ class RuleReads(Controller):
         ] = 0,
         after: After = None,
     ) -> Leaderboard:
-        """Return a leaderboard, the largest total first; subjects may change places between two pages.
+        """Return a leaderboard, the largest value first; subjects may change places between two pages.
 
         Without `n`, return 10 places at most. Respond 404 if the metric is not declared, and 400 if it has no
-        leaderboard or not this window, or if `n` or `offset` is out of range.
+        leaderboard or not this window, if a range is not valid, or if `n` or `offset` is out of range.
         """
         await published(totals, metric)
         return await totals.top(metric, window, n=n, offset=offset, after=after, timeout=limits.read_timeout)
@@ -75,9 +75,11 @@ class RuleReads(Controller):
         subject: FromPath[str],
         after: After = None,
     ) -> Votes:
-        """Return the score of a subject, `up - down` (0 without votes), and the numbers of votes for and against it.
+        """Return the score of a subject, and the numbers of votes for and against it.
 
-        Respond 404 if the metric is not declared, and 400 if it has no votes (no `once`).
+        The score is `up - down`, and 0 without votes. But if `error` is `null`, because `once` was added to a metric
+        with events, it also has the amounts of earlier events. Respond 404 if the metric is not declared, and 400 if it
+        has no votes (no `once`).
         """
         name = subject_in_path(subject)
         await published(totals, metric)

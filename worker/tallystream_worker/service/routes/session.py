@@ -58,7 +58,7 @@ class Sessions(Controller):
 
     @delete(summary="End the session", status_code=204)
     async def end(self, request: Request[Any, Any, Any]) -> Response[None]:
-        """Delete the session cookie of the browser; a copy of the session stays valid until its twelve hours end."""
+        """Delete the session cookie of the browser; a copy of the session may be valid until its twelve hours end."""
         return Response(None, cookies=[_cookie(request, "", 0)])
 
 
