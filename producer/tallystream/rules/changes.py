@@ -83,8 +83,9 @@ def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> l
 def _unused(changes: Sequence[RuleChange], place: int, counted: Collection[int]) -> list[RuleChange]:
     """Return the changes before `changes[place]` that may have published the first rules of its generation.
 
-    The latest is first: the change just before. If it is of the same generation, the changes of this generation before
-    it follow.
+    The latest is first. These are the changes of this generation just before it; or, if the change just before is of
+    another generation, this one alone. The search ends at a change whose number is in `counted`: it cannot have
+    published the first rules.
     """
     found: list[RuleChange] = []
     for each in reversed(changes[:place]):

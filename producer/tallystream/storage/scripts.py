@@ -158,7 +158,10 @@ def _add_blocks(text: str, blocks: dict[str, str]) -> None:
 
 
 def _add_later(text: str, blocks: Mapping[str, str], later: dict[str, str]) -> None:
-    """Add to `later` the modules that are not in `blocks` and that a text or such a module requires."""
+    """Add to `later`, by name, the source of each module that a text requires and that is not in `blocks`.
+
+    The modules that an added module requires are added, too. `text` and the values of `blocks` are Lua sources.
+    """
     for module in _REQUIRE.findall(text):
         if module not in blocks and module not in later:
             later[module] = _read(module)

@@ -4,9 +4,9 @@ A restored entry folds to the same batch as the original: it keeps its ID, the t
 the sequence gate, decided, or neither), and every event with the time, actor and id that the rules use. An entry that
 cannot be decoded keeps its bytes.
 
-Rows keep the order of the entries. The rows of an entry are sorted by metric, minute and subject, so that neighbours
-share a prefix, and values of a whole entry compress to almost nothing. Events with the same metric and time keep their
-order.
+Rows keep the order of the entries. Within an entry, rows of sums are sorted by metric, minute and subject, so that
+neighbours share a prefix; rows of single events are sorted by metric and time, and those with the same metric and time
+keep their order. Values of a whole entry compress to almost nothing.
 """
 
 from __future__ import annotations

@@ -18,7 +18,11 @@ OTHERS: Final = 96
 
 
 class OpenFiles:
-    """Shares the files that a process may open among its parts; safe across threads."""
+    """Counts how many of the files that a process may open are reserved by its parts; safe across threads.
+
+    A part of the process calls `reserve` before it opens files or connections, and `give_back` when it has closed them.
+    All parts use one object, `OPEN_FILES`. Nothing is opened or closed here.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -136,7 +136,8 @@ class RebuildProgress:
 
     Attributes:
         entries: Number of entries that this run has counted.
-        of: Approximate number of entries that this run has to count.
+        of: Approximate number of entries that this run had to count when it began. Entries that are lost are included:
+            if their loss is accepted, `entries` stays below this number.
     """
 
     entries: int

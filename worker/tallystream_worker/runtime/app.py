@@ -109,7 +109,11 @@ def open_deployment(
 
 
 def _report(published: Published, deployment: Deployment, settings: Settings, log: FilteringBoundLogger) -> None:
-    """Log what the publication of the rules has changed and kept; if no rules were stored before, only lost ones."""
+    """Log the result of a publication of rules; nothing is read or written.
+
+    If the server has lost later rules, a warning names them. The other lines are logged only if rules were stored
+    before: what changed, and which stored metrics were kept because the settings lack them.
+    """
     before, rules = published.before, published.rules
     if published.lost:
         warn_of_lost_rules(log, deployment, published.lost)

@@ -50,12 +50,16 @@ class ServerStats:
         snapshot_every: Seconds between two snapshots; `None` if no worker takes them. After the crash of a worker that
             takes them, the number stays.
         audit: Last audit of a worker: its end in seconds since 1970, the number of compared counters, and the number
-            of differences, which may be higher; `None` before the first.
+            of differences; `None` before the first. There may be more differences than compared counters, because
+            counters that should not exist are differences, too.
         verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
         archive_lost: Number of entries in the files `*.parquet.lost` of the archive, which the server has lost, that
             producers had not sent again when the archiver found the loss; 0 if it is not known.
+
+    The figures from `snapshot` on are those that workers have stored for the live topic. If the node that has them does
+    not answer, they are `None`, and `archive_lost` is 0.
     """
 
     memory_used: int | None

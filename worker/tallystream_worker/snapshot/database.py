@@ -143,7 +143,10 @@ class Database:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Return a context in which all reads and writes are in one transaction. For one thread; do not nest it.
+        """Return a context in which all writes, and the reads after the first write, are in one transaction.
+
+        With SQLite, a read before the first write is not in it: another process may write between the two. With
+        PostgreSQL, two reads may see different moments. For one thread; do not nest it.
 
         The end of the context commits it; an exception that leaves the context undoes all writes. If the database fails
         inside the context, a method raises SQLAlchemy's error, which becomes `SnapshotError` as it leaves the context;

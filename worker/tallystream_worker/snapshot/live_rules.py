@@ -230,9 +230,11 @@ def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, d
 
 
 def _of_ledgers(client: redis.Redis, layout: Layout) -> tuple[dict[int, list[int]], dict[int, int]]:
-    """Read the ledgers of the generations of a layout; return `LiveRules.unordered` and `LiveRules.firsts`.
+    """Return `LiveRules.unordered` and `LiveRules.firsts` of the partitions of a layout, from their ledgers.
 
-    Both are by partition. A partition whose ledger has no such field is missing.
+    Of each partition, the ledger of the generation that `layout` names is read. The first dict has, by partition, the
+    numbers of the rules whose place does not show which entries they count. The second has, by partition, the number of
+    the first rules that counted it. A partition whose ledger does not state them is missing.
 
     Raises:
         redis.RedisError: the server did not answer, or refused a command.
@@ -537,10 +539,10 @@ class RestoredRules:
 
     @cached_property
     def _recorded(self) -> dict[int, Rules]:
-        """Return the rules that are recorded, by number, with the retractions and the retention of `live`.
+        """Return the rules of all recorded changes, by number, with the retractions and the retention of `live`.
 
-        A metric that `live` lacks keeps its retention. Rules that this release cannot read are left out. The number of
-        the kept rules has `live` itself.
+        A metric that `live` lacks keeps its retention. Rules that this release cannot read are left out. If the rules
+        of the server stay live, the value at their number is `live`, recorded or not.
         """
         found = {}
         for _, fields in self.changes():

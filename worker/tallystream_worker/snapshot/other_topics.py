@@ -33,10 +33,11 @@ def refuse_loss(
 ) -> None:
     """Raise `StreamError` if a restore would leave out events of a topic that is not the snapshot's; change nothing.
 
-    There are three proofs of such events:
+    Each of these proves that there are such events:
 
-    - The topic that is live on the server has another number: a higher one; or a lower one, and events that were
-      appended there after the snapshot; or any other one of other data, and any events that were appended there.
+    - The topic that is live on the server is of the same data, and has a higher number than that of the snapshot.
+    - It is of the same data, has a lower number, and events were appended to it after the snapshot.
+    - It is of other data, has another number, and events were appended to it.
     - `tally:meta` is gone, but a stream of the snapshot's topic is closed: a later topic has replaced it.
     - The archive has events of a later topic that were not copied from an earlier one.
 
