@@ -163,6 +163,30 @@ def test_status_names_the_backup_with_later_entries(counted: Shell, backup: str)
             assert "lost" not in counted("status").stderr
 
 
+def test_status_states_one_order_if_both_backups_have_later_entries(counted: Shell) -> None:
+    """If the archive and the snapshot have later entries, only the restore is named: it counts those of both."""
+    (counted.folder / "tallystream.toml").write_text(
+        '[snapshot]\nurl = "tally.sqlite"\n[archive]\nurl = "archive"\n', encoding="utf-8"
+    )
+    with closing(connect(counted.url)) as client:
+        older = copy_of(client)
+        for backup in ("snapshot", "archive"):  # the archive has one entry more
+            with counting(Settings(redis=RedisSettings(url=counted.url)), logs.configure(quiet=True)):
+                counted("emit", "view", "article:1", "--wait")
+            counted(backup, "--once")
+        value = counted("get", "article:1", "view", "--json").stdout
+        go_back(client, older)
+        lost = [line for line in counted("status", status=1).stderr.splitlines() if line.startswith("lost: ")]
+        assert len(lost) == 2
+        assert ["tallystream restore --force" in line for line in lost] == [True, False]
+        assert not any("archive --once" in line for line in lost)
+        counted("restore", "--force")
+        assert json.loads(counted("get", "article:1", "view", "--json").stdout) | {"as_of": ""} == json.loads(value) | {
+            "as_of": ""
+        }
+        assert "lost" not in counted("status").stderr
+
+
 def test_status_names_a_missing_group_and_a_missing_stream(counted: Shell) -> None:
     """If the consumer group or the stream of a partition is missing, `status` names it, and what mends it."""
     with closing(connect(counted.url)) as client:

@@ -40,7 +40,7 @@ def test_what_is_wrong_with_the_ledger_is_a_warning(server: Server) -> None:
     assert answer.json()["warnings"] == [
         "1,200 events were trimmed before they were counted",
         "1 dead letters: see tallystream dead",
-        "7 archived entries are lost on the server, and were not sent again: count them from *.parquet.lost",
+        "7 archived entries are lost on the server, and were not sent again: docs/archive.md, Count lost entries",
     ]
 
 

@@ -69,7 +69,7 @@ async def _warnings(totals: Totals) -> list[str]:
         (ledger.events["dropped"], "dead-lettered events were dropped"),
         (ledger.dead, "dead letters: see tallystream dead"),
         (ledger.unaccounted or 0, "events are unaccounted for"),
-        (lost, "archived entries are lost on the server, and were not sent again: count them from *.parquet.lost"),
+        (lost, "archived entries are lost on the server, and were not sent again: docs/archive.md, Count lost entries"),
     )
     away = [f"{each.stream} cannot be read: its node {each.node} does not answer" for each in ledger.unreachable]
     return [*away[:_SHOWN], *(f"{number:,} {what}" for number, what in found if number)]
