@@ -3966,4 +3966,20 @@ MUTANTS: Final = (
             f"{_LOST_WRITES}::test_a_removal_that_was_paused_does_not_forget_a_later_topic",
         ),
     ),
+    Mutant(
+        "verify-compares-up-to-the-end-of-the-stream",
+        (Edit("tallystream_worker/verify/archived.py", "if end > newest:", "if False:"),),
+        tests=("tests/integration/verify/test_verify.py::test_lost_entries_that_only_the_archive_has_are_found",),
+    ),
+    Mutant(
+        "any-error-of-a-namespace-is-lost-data",
+        (
+            Edit(
+                "tallystream_worker/runtime/lost_data.py",
+                "            waiting = [settings for settings, _ in lacking]\n",
+                "            waiting = list(tenants)\n",
+            ),
+        ),
+        tests=("tests/integration/runtime/test_app.py::test_a_wait_ends_although_another_namespace_cannot_start",),
+    ),
 )

@@ -225,3 +225,29 @@ def test_a_worker_creates_nothing_without_the_package_of_its_archive(server, cho
     with pytest.raises(ImportError):
         open_deployment(chosen)
     assert server.client().keys() == []
+
+
+def test_a_wait_ends_although_another_namespace_cannot_start(server, chosen, lines):
+    """A wrong URL of another namespace is no lost data: it does not prolong the wait for a restore."""
+    client = server.client()
+    with made(chosen, lines) as (_, services), Producer(server.url) as producer:
+        producer.emit("view", "a")
+        producer.flush(10)
+        services["snapshot"].run_once()
+    client.flushall()
+    other = replace(
+        chosen, redis=replace(chosen.redis, namespace="other"), snapshot=replace(chosen.snapshot, url="nothing://x")
+    )
+    log, stop = LogCapture(), threading.Event()
+    logger = structlog.wrap_logger(None, processors=[log])
+    waiting = threading.Thread(target=wait_for_data, args=([chosen, other], logger, stop))
+    waiting.start()
+    try:
+        until(lambda: log.entries, timeout=10, what="the worker to wait")
+        with closing(Database(chosen.snapshot.url)) as database:
+            restore(client, database, force=True)
+        waiting.join(15)
+        assert not waiting.is_alive()
+    finally:
+        stop.set()
+        waiting.join(15)

@@ -850,7 +850,10 @@ def test_each_finding_is_found_by_a_test():
     assert set(KINDS) - tested == OTHERWISE
 
 
-OTHERWISE = {"keys.mistyped", "log.gap", "group.pending_gone", "archive.skips", "snapshot.behind", "snapshot.outdated"}
+OTHERWISE = {
+    "keys.mistyped", "log.gap", "group.pending_gone", "archive.ahead", "archive.skips", "snapshot.behind",
+    "snapshot.outdated",
+}  # fmt: skip
 """Findings of separate tests."""
 
 
@@ -1018,6 +1021,20 @@ def test_a_verification_whose_result_cannot_be_recorded_is_not_repeated_at_once(
     finally:
         reader.close()
         world.client.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_lost_entries_that_only_the_archive_has_are_found(world: World) -> None:
+    """If older data was put back, the loss is named without any later entry; the archiver then sets it aside."""
+    copy = copy_of(world.client)
+    world.emit(4)
+    world.harness.drain()
+    Archive(world.client, world.store, Deployment.load(world.client)).run_once(settled=0)
+    go_back(world.client, copy)
+    report = world.verify(snapshot=False)
+    assert names(report) == {"archive.ahead"}
+    assert report.status == 1
+    Archive(world.client, world.store, Deployment.load(world.client)).run_once(settled=0)
+    assert names(world.verify(snapshot=False)) == set()
 
 
 def test_a_key_of_another_type_is_named_and_mended_by_a_rebuild(world: World) -> None:

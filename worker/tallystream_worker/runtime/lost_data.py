@@ -106,8 +106,8 @@ def wait_for_data(
     """Wait until `refuse_lost_data` finds no lost data in any namespace, or until `stop` is set.
 
     The reason is logged, and, unless `stop` is set, the end of the wait too. If nothing has to be waited for, return at
-    once; so too if there are only other errors that keep a worker from its start. But during a wait, any `TallyError`
-    or `redis.RedisError` prolongs the wait, because a restore may be running.
+    once; so too if there are only other errors that keep a worker from its start. But in a namespace whose data was
+    lost, any `TallyError` or `redis.RedisError` prolongs the wait, because a restore may be running.
 
     Args:
         tenants: The settings of each namespace.
@@ -119,20 +119,24 @@ def wait_for_data(
 
     Raises:
         ConfigurationError: it has to wait, and the port cannot be used.
+        ImportError: a namespace has no rules, and its archive needs the package pyarrow, which is not installed.
     """
-    reasons = _reasons(tenants, creating=creating, is_waiting=False)
-    if not reasons:
+    lacking = _lacking(tenants, creating=creating, is_waiting=False)
+    if not lacking:
         return
     state = StateLog(log, "worker.data_lost", "worker.data_back")
     probe = WaitingProbe()
     server = None if health is None else serve_metrics(CollectorRegistry(), *health, probe)
     try:
-        while reasons and not stop.is_set():
-            probe.reasons = [reason + hint for reason in reasons]
+        while lacking and not stop.is_set():
+            probe.reasons = [reason + hint for _, reason in lacking]
             state.failed("; ".join(probe.reasons))
             stop.wait(POLL)
-            reasons = _reasons(tenants, creating=creating, is_waiting=True)
-        if not reasons:
+            waiting = [settings for settings, _ in lacking]
+            lacking = _lacking(waiting, creating=creating, is_waiting=True) or _lacking(
+                tenants, creating=creating, is_waiting=False
+            )
+        if not lacking:
             state.works()
     finally:
         if server is not None:
@@ -140,18 +144,21 @@ def wait_for_data(
             server.server_close()
 
 
-def _reasons(tenants: Sequence[Settings], *, creating: bool, is_waiting: bool) -> list[str]:
-    """Return why the namespaces lack data. An error of another kind is a reason only if a worker is waiting already."""
+def _lacking(tenants: Sequence[Settings], *, creating: bool, is_waiting: bool) -> list[tuple[Settings, str]]:
+    """Return the namespaces that lack data, each with the reason.
+
+    An error of another kind is a reason only if `is_waiting`: if the worker waits for each of `tenants` already.
+    """
     found = []
     for settings in tenants:
         try:
             with closing(connect(settings.redis.url)) as client:
                 refuse_lost_data(client, settings, creating=creating)
         except NothingDeclared as error:
-            found.append(str(error))
+            found.append((settings, str(error)))
         except (TallyError, RedisError) as error:
             if is_waiting:  # for example while a restore runs
-                found.append(text_of(error))
+                found.append((settings, text_of(error)))
     return found
 
 

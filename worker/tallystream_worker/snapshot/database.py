@@ -62,8 +62,8 @@ class Database:
             made to find out.
 
     Every method that reads or writes raises `SnapshotError` if the database cannot be used; until one has succeeded,
-    each may raise the `ConfigurationError` of `is_there`. If PostgreSQL fails while 200 or more rows are written to a
-    table, `psycopg.Error` is raised instead. See `at_once` for errors in its context. `close` the database at the end.
+    each may raise the `ConfigurationError` of `is_there`. See `at_once` for errors in its context. `close` the database
+    at the end.
     """
 
     def __init__(self, url: str, namespace: str = NAMESPACE, *, is_there: bool = False) -> None:
@@ -150,8 +150,7 @@ class Database:
         PostgreSQL, two reads may see different moments. For one thread; do not nest it.
 
         The end of the context commits it; an exception that leaves the context undoes all writes. If the database fails
-        inside the context, a method raises SQLAlchemy's error, which becomes `SnapshotError` as it leaves the context;
-        a `psycopg.Error` stays one.
+        inside the context, a method raises SQLAlchemy's error, which becomes `SnapshotError` as it leaves the context.
         """
         with self._transaction() as connection:
             self._open = connection
@@ -238,7 +237,6 @@ class Database:
             SnapshotError: the snapshot could not be written, or the stored one is not that of `before`, because another
                 process has written one meanwhile (the moments `taken` of the two are compared). In a context of
                 `at_once`, a database that fails raises SQLAlchemy's error instead.
-            psycopg.Error: PostgreSQL failed while 200 or more rows were written to a table.
         """
         with self._transaction() as connection:
             _lock(connection, partition)

@@ -58,7 +58,7 @@ class LiveSnapshot:
                 rules yet.
             KeyLost: a partition has lost a key (see `Snapshotter.run_once`), or the hash that describes the deployment
                 has lost a field, or (of a later topic) is lost itself.
-            SnapshotError, ViewLost, ScanBroken, psycopg.Error: see `Snapshotter` and its `run_once`.
+            SnapshotError, ViewLost, ScanBroken: see `Snapshotter` and its `run_once`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         found = self._deployment.reload(self._client)

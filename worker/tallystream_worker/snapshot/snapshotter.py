@@ -151,7 +151,6 @@ class Snapshotter:
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
                 hash that describes the deployment is lost or lacks a field.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
-            psycopg.Error: see `Database`.
             DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
             ConfigurationError: this release cannot read the description that the server has now.
             redis.RedisError: the server did not answer, or refused a command.

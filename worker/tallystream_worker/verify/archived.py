@@ -100,8 +100,8 @@ class ArchivedLinks:
         """Return whether an ID is in the range of a file that was reported, so far, because it cannot be read."""
         return any(file.first <= id_ <= file.last for file in self._unreadable)
 
-    def check_files(self, held: StreamID | None) -> None:
-        """Report files that overlap or cannot be read, and gaps before, between and after them; set `lost`.
+    def check_files(self, held: StreamID | None, newest: StreamID) -> None:
+        """Report files that overlap or cannot be read, gaps, and entries that the server has lost; set `lost`.
 
         Without files, report a fault only if the stream still has entries that are marked as archived. If the archive
         begins after the first entry that was ever appended, and the stream has no earlier one either, report a limit
@@ -109,6 +109,8 @@ class ArchivedLinks:
 
         Args:
             held: The first ID of the stream; `None` if it is empty.
+            newest: The last ID that the stream generated, read after this object was made: if the archive ends later,
+                the server has lost entries.
         """
         if not self._files:
             if self._position is not None and held is not None and held <= self._position:
@@ -122,6 +124,9 @@ class ArchivedLinks:
             elif join is not None and join.before > file.last:
                 self._fault("archive.gap", f"between {_text(file.last)} and {_text(join.before)}, before {later.path}")
         end = self._files[-1].last
+        if end > newest:
+            self._fault("archive.ahead", f"the archive ends at {_text(end)}, the stream at {_text(newest)}")
+            self._report.cause = self._report.cause or "archive.ahead"
         until = None if self._restored is None else counted_only(self._restored, end)
         if until is not None and (held is None or until < held):
             self.lost.append((end, until))  # the file that will state this range is not written yet

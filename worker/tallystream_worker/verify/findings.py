@@ -158,6 +158,11 @@ KINDS: Final = {
         "correct [archive] url, or restore the files from a copy; without a copy, only later entries are archived, and "
         "a fault is reported until retention has removed the earlier ones from the stream",
     ),
+    "archive.ahead": Kind(
+        "The server has lost entries that the archive contains, for example because older data was put back.",
+        "tallystream archive --once, which moves these entries to files *.parquet.lost; then follow the steps in "
+        "docs/archive.md, Count lost entries",
+    ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",
         "restore the missing file from a copy",

@@ -99,7 +99,7 @@ class _Partition:
             self._report.find("log.missing", f"{self._keys.stream}: the present stream was created later")
         self._deletions()
         if self._archived is not None:
-            self._archived.check_files(self._held)
+            self._archived.check_files(self._held, self._until)
             if self._gone and self._archived.is_whole and self._archived.reaches(self._held, self._until):
                 self._walk = SequenceWalk(is_whole=True)
             self._lost = self._archived.lost
