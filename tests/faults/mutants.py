@@ -508,7 +508,10 @@ MUTANTS: Final = (
                 "letters: Sequence[DroppedLetter] = ()",
             ),
         ),
-        tests=("tests/integration/dead_letters/test_dropped.py",),
+        tests=(
+            "tests/integration/dead_letters/test_dropped.py::test_an_undeclared_metric_that_was_dropped_does_not_return",
+            "tests/integration/dead_letters/test_dropped.py::test_an_entry_that_was_given_up_and_dropped",
+        ),
     ),
     Mutant(
         "given-up-read-once",
