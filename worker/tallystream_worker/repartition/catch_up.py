@@ -107,11 +107,12 @@ class CatchUpCounter:
         """Return a text on why entries are not counted yet; empty if no entry waits.
 
         It is about the first pending entry of the first partition that has one: its last error in this process, or,
-        without one, the consumer that has fetched it. If no entry is pending, it states that entries were not read.
+        without one, the consumer that has fetched it. If entries wait, but none is pending, it states that entries were
+        not read.
 
         Raises:
-            ValueError: a consumer group of the topic is missing.
             redis.RedisError: a stream or its consumer group is missing, or the server does not reply.
+            ConsumerGroupMissing: a consumer group was removed while this call read the server.
         """
         for keys in self._deployment.layout.keys:
             pending: list[dict[str, Any]] = self._client.xpending_range(keys.stream, keys.group, "-", "+", 1)

@@ -353,7 +353,10 @@ class Course:
         return fold
 
     def _step(self, entry: Entry) -> int:
-        """Return the index of the rules that count an entry."""
+        """Return the index in `_steps` of the rules that count an entry; 0 for the rules before the first place.
+
+        The ID of a decided entry is compared with the second ID of each place, that of any other entry with the first.
+        """
         if was_decided(entry.fields):
             return bisect_left(self._lasts, parse_id(entry.id))
         return bisect_right(self._firsts, parse_id(entry.id))

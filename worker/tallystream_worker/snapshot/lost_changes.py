@@ -298,10 +298,14 @@ class _Loss:
             }
 
     def _resumed(self) -> dict[int, str]:
-        """Return, by partition, the place of its first entry that is later than the first lost change.
+        """Return, by partition, the place of its first entry after the loss: its ID, a space, and the ID before it.
 
-        Left out are partitions without such an entry, partitions that have followed a lost change (their node has lost
-        nothing), and partitions with a place of a change after the loss that is not after this entry.
+        This is the first entry whose millisecond is later than that of the first lost change. A partition is left out
+        if it has no such entry, or has a place of a lost change (its node has lost nothing), or has begun with this
+        entry or before it to follow a change that was made after the loss.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused a command.
         """
         since, found = {int(fields["number"]) for fields in self._since.values()}, {}
         for partition, keys in enumerate(self._layout.keys):
@@ -368,7 +372,13 @@ class _Loss:
 
 
 def _of_snapshot(facts: Mapping[str, str], layout: Layout, recorded: Changes) -> LiveRules:
-    """Return the rules and changes of a snapshot, as if they were those of a server; without places."""
+    """Return the rules of a snapshot and its changes of them, as `LiveRules` of a server that has no places.
+
+    Args:
+        facts: The facts of the snapshot.
+        layout: The layout of the topic to restore; its topic becomes the live one.
+        recorded: The changes of the rules that the snapshot records, oldest first; not empty.
+    """
     latest = list(recorded.values())[-1]
     return LiveRules(
         facts["epoch"],
