@@ -3868,7 +3868,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/runtime/lost_data.py",
-                "while reasons and not stop.is_set():",
+                "while lacking and not stop.is_set():",
                 "while False:",
             ),
         ),
