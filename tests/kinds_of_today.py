@@ -28,6 +28,9 @@ RARE: Final = tuple(
 )
 """The files whose tests take longest: each test is due on one of four days."""
 
+FIXTURES: Final = ("server_process", "secured")
+"""The fixtures whose parameter is a kind of server."""
+
 KINDS: Final = ("valkey", "redis", "cluster-valkey", "cluster-redis")
 
 
@@ -50,8 +53,9 @@ def is_due(item: pytest.Item, day: int) -> bool:
 
     A test of `RARE` is due on one of four days.
     """
-    kind = item.callspec.params.get("server_process") if hasattr(item, "callspec") else None
-    if kind not in KINDS:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    kind = next((params[name] for name in FIXTURES if params.get(name) in KINDS), None)
+    if kind is None:
         return True
     alone = item.nodeid.replace(f"[{kind}", "[").replace(f"-{kind}", "-")
     drawn = zlib.crc32(alone.encode())
