@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,10 +65,16 @@ def bite(mutant: Mutant, seed: int = 1) -> str:
 
 
 def _bite_tests(mutant: Mutant, environment: dict[str, str]) -> str:
-    """Run the tests of a mutant; return the first failed assertion."""
+    """Run the tests of a mutant in another temporary folder; return the first failed assertion.
+
+    Without it, pytest would take the rights of its common folder from other users, and so from the PostgreSQL server of
+    tests that run at the same time.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *mutant.tests]
     environment.setdefault("TALLYSTREAM_EXAMPLES", str(EXAMPLES))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
+        command.append(f"--basetemp={folder}/t")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     failed = [line for line in done.stdout.splitlines() if line.startswith("E ")]
     if done.returncode != pytest.ExitCode.TESTS_FAILED or not failed:
         raise Survived(f"{mutant.name}: its tests ended with status {done.returncode}:\n{done.stdout[-2000:]}")
