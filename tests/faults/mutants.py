@@ -1797,7 +1797,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "rules-from-an-old-read",
-        (Edit("tallystream_worker/runtime/lua/publish.lua", "(number or '0') ~= ARGV[1]", "false"),),
+        (Edit("tallystream/storage/lua/lib/rule_changes.lua", "(number or '0') ~= expected", "false"),),
         tests=("tests/integration/runtime/test_publication.py::test_starts_at_the_same_time_keep_the_metrics_of_all",),
     ),
     Mutant(
@@ -1809,8 +1809,8 @@ MUTANTS: Final = (
         "changes-without-a-record",
         (
             Edit(
-                "tallystream_worker/runtime/lua/publish.lua",
-                "rule_changes.record(meta, changes, number, ARGV[3], generation or '1', ARGV[2])\n",
+                "tallystream/storage/lua/lib/rule_changes.lua",
+                "  record(meta, changes, number, by, generation, rules)\n",
                 "",
             ),
         ),

@@ -18,12 +18,9 @@ local rule_changes = require('tallystream.storage.lua.lib.rule_changes')
 local call = redis.call
 local meta, changes = KEYS[1], KEYS[2]
 
-local stored, number, generation, layout = unpack(call('HMGET', meta, 'rules', 'revision', 'generation', 'layout'))
-if not layout then
-  return { 'gone' }
-end
-if (number or '0') ~= ARGV[1] then
-  return { 'moved', number or '0' }
+local refusal, stored, number, generation = rule_changes.read(meta, ARGV[1])
+if refusal then
+  return refusal
 end
 call('XLEN', changes) -- raises an error if the key has another type
 for i = 5, #ARGV do
@@ -32,7 +29,4 @@ end
 if number and stored == ARGV[2] and tonumber(number) > tonumber(ARGV[4]) then
   return { 'unchanged', number }
 end
-number = rule_changes.next_number(meta, ARGV[4])
-call('HSET', meta, 'rules', ARGV[2], 'revision', number, 'newest-revision', number)
-rule_changes.record(meta, changes, number, ARGV[3], generation or '1', ARGV[2])
-return { 'published', number }
+return { 'published', rule_changes.store(meta, changes, ARGV[2], ARGV[3], generation, ARGV[4]) }

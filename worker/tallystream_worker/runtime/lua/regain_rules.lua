@@ -27,12 +27,9 @@ local function is_before(one, other)
   return tonumber(sequence) < tonumber(other_sequence)
 end
 
-local stored, number, generation, layout = unpack(call('HMGET', meta, 'rules', 'revision', 'generation', 'layout'))
-if not layout then
-  return { 'gone' }
-end
-if (number or '0') ~= ARGV[1] then
-  return { 'moved', number or '0' }
+local refusal, stored, number, generation = rule_changes.read(meta, ARGV[1])
+if refusal then
+  return refusal
 end
 local recorded, is_recorded = call('XRANGE', changes, '-', '+'), {}
 for _, change in ipairs(recorded) do
@@ -52,8 +49,6 @@ for i = 6, #ARGV do
   call('HSET', meta, ARGV[i], 1)
 end
 if not number or stored ~= ARGV[2] or tonumber(number) <= tonumber(ARGV[4]) then
-  number = rule_changes.next_number(meta, ARGV[4])
-  call('HSET', meta, 'rules', ARGV[2], 'revision', number, 'newest-revision', number)
-  rule_changes.record(meta, changes, number, ARGV[3], generation or '1', ARGV[2])
+  number = rule_changes.store(meta, changes, ARGV[2], ARGV[3], generation, ARGV[4])
 end
 return { 'regained', number }

@@ -20,4 +20,28 @@ local function record(meta, changes, number, by, generation, rules)
   redis.call('XADD', changes, 'MAXLEN', MOST, '*', unpack(fields))
 end
 
-return { next_number = next_number, record = record }
+-- Reads the live rules for a script that replaces them. Returns a refusal as the first value if the hash describes no
+-- deployment, or if the number of the rules is not `expected` ('0' for none). Otherwise returns nil, the rules, their
+-- number (both nil without rules) and the live generation.
+local function read(meta, expected)
+  local found = redis.call('HMGET', meta, 'rules', 'revision', 'generation', 'layout')
+  local rules, number, generation, layout = unpack(found)
+  if not layout then
+    return { 'gone' }
+  end
+  if (number or '0') ~= expected then
+    return { 'moved', number or '0' }
+  end
+  return nil, rules, number, generation or '1'
+end
+
+-- Stores rules as the live ones, with a number above that of all rules before and above `least`, and records the
+-- change. Returns the number.
+local function store(meta, changes, rules, by, generation, least)
+  local number = next_number(meta, least)
+  redis.call('HSET', meta, 'rules', rules, 'revision', number, 'newest-revision', number)
+  record(meta, changes, number, by, generation, rules)
+  return number
+end
+
+return { next_number = next_number, read = read, record = record, store = store }
