@@ -19,15 +19,15 @@ _HEAD = """# Configuration
 
 This page is for operators. It lists every setting, its default, and the environment variable that overrides it.
 
-The configuration is one file. It is the file that the option `--config` names. Without this option, it is
-`tallystream.toml` in the working folder, or, if this file does not exist, `config/tallystream.toml`. An environment
-variable overrides the file, and an option of a command overrides both.
+The configuration is one file. The option `--config` names it. Without this option, programs read `tallystream.toml` in
+the working folder. If this file does not exist, they read `config/tallystream.toml`. An environment variable overrides
+the file, and an option of a command overrides both.
 
-`tallystream check FILE` checks a file. It also prints what each metric stores in Redis, such as a total and a sum for
-each hour. For each metric, it prints how many bytes a *subject* takes: the thing that events are counted for.
+`tallystream check FILE` checks a file. For each metric, the command also prints what the metric stores in Redis, and
+how many bytes a *subject* takes. A subject is the thing that events are counted for, such as `article:1`.
 
-`config/tallystream.toml` contains every setting with its default. `python -m docs._generate.configuration` writes this
-page from these comments and from the settings in the code.
+`config/tallystream.toml` contains every setting with its default and a comment. The command
+`python -m docs._generate.configuration` writes this page from these comments and from the code.
 """
 
 
@@ -36,7 +36,7 @@ def page(source: str) -> str:
     parts = [_HEAD]
     for section, kind in SECTIONS.items():
         stated = _settings(source, section)
-        intro = " ".join((kind.__doc__ or "").split())
+        intro = _linked(" ".join((kind.__doc__ or "").split()))
         columns = "| setting | default | meaning | variable |\n| --- | --- | --- | --- |"
         parts.append(f"## `[{section}]`\n\n{intro}\n\n{columns}")
         for setting in fields(kind):
@@ -47,18 +47,18 @@ def page(source: str) -> str:
     rows = "\n".join(f"| `{name}` | {_cell(about)} |" for name, about in _rules(source))
     parts.append(
         "## `[metric.NAME]`\n\nOne section declares one metric: a kind of event, such as `view`. A *rule* is a feature "
-        "of a metric. A producer reads the rules after its first event. From then on, `emit` refuses an event of a "
-        "metric that is not declared. If such an event reaches a stream all the same, for example by `XADD`, a worker "
-        "makes it a dead letter: the event is not counted, and is kept with the reason. [Rules](rules.md) explains "
-        "each rule, and how many bytes it stores. [Changing rules](changing-rules.md) explains what happens if you "
-        "change a rule while events are counted.\n\n"
+        "of a metric. [Rules](rules.md) explains each rule. [Changing rules](changing-rules.md) explains what happens "
+        "if you change a rule while events are counted.\n\n"
+        "A producer reads the rules after its first event. From then on, `emit` refuses events of metrics that are "
+        "not declared. If such an event reaches a stream in another way, it becomes a [dead letter](dead-letters.md): "
+        "it is not counted, and is kept with the reason.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
         "## `[ratio.NAME]`\n\nOne section declares one ratio, which reads return with the totals of a subject. `of` "
-        "and `by` are lists of metrics. The ratio is the sum of the subject's totals in `of`, divided by the sum of "
-        "its totals in `by`. If the divisor is 0, the ratio is 0.\n\n## `[[alert]]`\n\nOne section declares one alert. "
-        "[Alerts](alerts.md) lists its settings.\n\n## `zone`\n\n"
+        "and `by` are lists of metrics. The ratio is the sum of the subject's totals in the metrics `of`, divided by "
+        "the sum of its totals in the metrics `by`. If the divisor is 0, the ratio is 0.\n\n"
+        "## `[[alert]]`\n\nOne section declares one alert. [Alerts](alerts.md) lists its settings.\n\n## `zone`\n\n"
         "The time zone in which days and months begin. The default is `UTC`. Use a name of the IANA database, such as "
         '`"Europe/Vienna"`. `"localtime"` is refused, because it may be another zone on each host. Write this setting '
         "before the first section.\n"
@@ -96,7 +96,12 @@ def _rules(source: str) -> list[tuple[str, str]]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _linked(text.replace("|", "\\|"))
+
+
+def _linked(text: str) -> str:
+    """Return a text in which the name of each page is a link to the page."""
+    return re.sub(r"\bdocs/([\w-]+\.md)", r"[\1](\1)", text)
 
 
 if __name__ == "__main__":

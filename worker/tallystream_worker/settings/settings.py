@@ -69,7 +69,7 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The settings of counting. An entry is one element of a stream. A batch is the entries that one call counts."""
+    """The settings of workers. An *entry* is one element of a stream. A *batch* is the entries that one call counts."""
 
     name: str = ""
     """Consumer name; empty for the name of the host."""
@@ -116,8 +116,8 @@ class WorkerSettings:
 class RetentionSettings:
     """The bounds of the streams and of the dead letters.
 
-    Bytes are memory of the server for each partition. 0 means no bound. `age` and `bytes` remove no entry that is not
-    counted yet, or that a program still needs, such as the archive.
+    Bytes are memory of the server for each partition. 0 means no bound. `age` and `bytes` remove only counted
+    entries, and no entry that a program still needs: see docs/retention.md.
     """
 
     age: str = "7d"
@@ -199,10 +199,9 @@ class ServeSettings:
 
 @dataclass(frozen=True)
 class ArchiveSettings:
-    """The archive of all entries as Parquet files: its place, and how often new entries are written.
+    """The archive of all entries as Parquet files: its place, and how often a worker writes new entries to it.
 
-    `url` is a folder or a URL such as `s3://BUCKET/PATH`; if it is empty, there is no archive. A worker writes the new
-    entries every `every` seconds, which may be 0.1 to 86,400.
+    `every` may be 0.1 to 86,400.
     """
 
     url: str = ""
@@ -217,10 +216,9 @@ class ArchiveSettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """The database that the counters are copied to: its place, and how often changed counters are copied.
+    """The database that a worker copies the counters to: its place, and how often changed counters are copied.
 
-    `url` is a SQLite file or a URL such as `postgresql://USER:PASSWORD@HOST/NAME`; if it is empty, a worker takes no
-    snapshots. Otherwise it takes one every `every` seconds, which may be 0.1 to 86,400.
+    `every` may be 0.1 to 86,400.
     """
 
     url: str = ""
