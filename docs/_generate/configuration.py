@@ -26,8 +26,8 @@ the file, and an option of a command overrides both.
 `tallystream check FILE` checks a file. For each metric, the command also prints what the metric stores in Redis, and
 how many bytes a *subject* takes. A subject is the thing that events are counted for, such as `article:1`.
 
-`config/tallystream.toml` contains every setting with its default and a comment. The command
-`python -m docs._generate.configuration` writes this page from these comments and from the code.
+`config/tallystream.toml` contains every setting with its default. `python -m docs._generate.configuration` writes this
+page from its comments.
 """
 
 
