@@ -191,6 +191,15 @@ _REMEDIES: Final = {
         "To write it again, mend the other lost keys first, then run: tallystream reopen. It takes the earlier changes "
         "from the archive; without an archive, the record begins with the live rules. No counter depends on it"
     ),
+    r":seq$": (
+        "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, let "
+        "the partition begin again without its counters and events: tallystream reopen, if it has lost all its keys; "
+        "tallystream reopen --force, if it has keys left"
+    ),
+    r"\}:(l\d+:)?ledger$": (
+        "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, let "
+        "the partition begin again without its counters and events: tallystream reopen --force"
+    ),
     r"": (
         "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, "
         "continue without the data that is lost (tallystream reopen)"
