@@ -15,7 +15,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, StreamError, TallyError
 from tallystream.storage.keys import Layout
 from tallystream_worker.process.failover_watch import FailoverWatch
-from tallystream_worker.verify import mends
+from tallystream_worker.rebuild.recount import recount_command
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -105,7 +105,7 @@ def verify(
         except (TallyError, RedisError, OSError, *_OF_DATA) as error:  # OSError: a temporary file cannot be written
             report.fail(check.name, _reason(error, report))
     if report.findings:
-        mends.note(scene)
+        report.recount = recount_command(client, found, sources)
     _refuse_a_switch(client, scene)
     _refuse_a_failover(scene, failovers)
     return report
