@@ -205,6 +205,24 @@ def test_status_names_a_missing_group_and_a_missing_stream(counted: Shell) -> No
         assert text in counted("status").stderr
 
 
+@pytest.mark.parametrize("lost", ["all", "stream"])
+def test_a_command_names_the_keys_that_a_partition_has_lost(counted: Shell, lost: str) -> None:
+    """Without all keys of a partition, or without its stream, a command names the key, and what mends the loss."""
+    (counted.folder / "tallystream.toml").write_text('[snapshot]\nurl = "tally.sqlite"\n', encoding="utf-8")
+    counted("snapshot", "--once")
+    with closing(connect(counted.url)) as client:
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        client.delete(*(client.scan_iter(f"{keys.prefix}*") if lost == "all" else [keys.stream]))
+        key = keys.sequences if lost == "all" else keys.stream
+        for command in ("drill", "retract --actor a", "retract --actor a --dry-run", "snapshot other.sqlite --once"):
+            told = counted(*command.split(), status=1).stderr
+            assert f"{key} was deleted or evicted" in told, command
+            assert "tallystream restore --force" in told
+        told = counted("snapshot", "--once", status=1).stderr
+        assert keys.prefix in told
+        assert "tallystream restore --force" in told
+
+
 def test_a_refused_rebuild_states_how_to_continue_it_or_give_it_up(counted: Shell) -> None:
     """If an error leaves a rebuild, a retraction or a repartition unfinished, both commands are printed with it."""
     archive = ("--archive", "nothing://x")
