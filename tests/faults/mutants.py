@@ -1742,7 +1742,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "reads-of-a-dropped-log",
-        (Edit("tallystream/reading/replaced.py", "return parse_live(live)", "return True or parse_live(live)"),),
+        (Edit("tallystream/reading/replaced.py", "return parse_live(live,", "return True or parse_live(live,"),),
         tests=("tests/integration/reading/test_replaced.py::test_every_read_follows_what_replaced_its_log",),
     ),
     Mutant(
@@ -1958,7 +1958,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/reading/replaced.py",
-                "parse_live(live) == (keys.generation, True)",
+                "parse_live(live, keys.live) == (keys.generation, True)",
                 'live == b"%d" % keys.generation',
             ),
         ),

@@ -263,6 +263,28 @@ def test_a_damaged_record_of_a_dead_letter_is_named(counted: Shell) -> None:
         counted("rebuild")
 
 
+def test_a_damaged_value_is_an_error_without_a_traceback(counted: Shell) -> None:
+    """If another client has changed a value, a command fails with one line, which names the value and what to do."""
+    with closing(connect(counted.url)) as client:
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        meta = Deployment.load(client).layout.meta
+        for key, name, value, told in (
+            (meta, "partitions", b"x!", "the field partitions of the hash that describes the deployment"),
+            (meta, "epoch", b"\xff", f"the field epoch of {meta} has the value '\\xff'"),
+            (keys.live, None, b"1!2", f"{keys.live} has the value '1!2'"),
+            (keys.ledger, "counted", b"x!", "ValueError: invalid literal"),
+        ):
+            kept = client.dump(key)
+            client.hset(key, name, value) if name else client.set(key, value)
+            line = counted("status", status=1).stderr.splitlines()[-1]
+            assert line.startswith("tallystream: ")
+            assert told in line
+            assert ("tallystream reopen" if key != keys.ledger else "tallystream verify") in line
+            if name == "partitions":
+                assert told in counted("verify", status=2).stderr
+            client.restore(key, 0, kept, replace=True)
+
+
 def test_an_unfinished_restore_is_stated(counted: Shell) -> None:
     """If an error ends a restore after the counters were replaced, the command states that it is not finished."""
     with closing(connect(counted.url)) as client:

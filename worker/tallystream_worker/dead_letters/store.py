@@ -71,6 +71,17 @@ class DeadLetter:
             return frozenset()
         return frozenset([*(each.metric for each in payload.groups), *(each.metric for each in payload.singles)])
 
+    def ensure_source(self) -> None:
+        """Raise a `CodecError` if `source` is not a stream ID: no time of an event can be read without it."""
+        try:
+            parse_id(self.source)
+        except ValueError:
+            raise CodecError(
+                f"the source {self.source!r} of the dead letter {self.id} is not a stream ID: another client has "
+                "changed it. Delete this entry from its stream of dead letters (redis-cli XDEL), then run the command "
+                "again"
+            ) from None
+
     @property
     def was_given_up(self) -> bool:
         """Whether the reason begins with `GIVEN_UP`: the entry was delivered too often, and no fault in it is known."""
@@ -296,13 +307,8 @@ def _events_in(record: str) -> tuple[str, int, bytes]:
 
 
 def _record(letter: DeadLetter) -> str:
-    try:
-        return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
-    except ValueError:
-        raise CodecError(
-            f"the source {letter.source!r} of the dead letter {letter.id} is not a stream ID: another client has "
-            "changed it. Delete this entry from its stream of dead letters (redis-cli XDEL), then run the command again"
-        ) from None
+    letter.ensure_source()
+    return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
 
 
 def _page(client: redis.Redis, keys: PartitionKeys, first: str, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -140,7 +140,9 @@ def _reason(error: Exception, report: Verification) -> str:
         return str(error) if isinstance(error, KeyLost) else what
     if isinstance(error, OSError):
         return f"{error}. Remove the cause, such as a full disk, and run the verification again"
-    return named_text(error) if isinstance(error, LookupError) else str(error)
+    if isinstance(error, _OF_DATA) and not isinstance(error, TallyError):
+        return f"a stored value has a form that tallystream never writes ({named_text(error)})"
+    return str(error)
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
