@@ -2174,6 +2174,11 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_a_wrong_total_on_a_leaderboard_is_one_finding",),
     ),
     Mutant(
+        "verify-takes-the-sum-in-the-ledger-as-right",
+        (Edit("tallystream_worker/verify/sums.py", "if found == before:", "if found:"),),
+        tests=(f"{_VERIFY}::test_the_sum_of_a_metric_is_that_of_its_counters",),
+    ),
+    Mutant(
         "old-values-of-a-removed-leaderboard",
         (Edit(_PARTS, "    call('UNLINK', key)\n", ""),),
         tests=(f"{_CHANGED}::test_a_leaderboard_that_is_removed_and_added_again_has_no_old_values",),
