@@ -187,22 +187,55 @@ def test_status_states_one_order_if_both_backups_have_later_entries(counted: She
         assert "lost" not in counted("status").stderr
 
 
+@pytest.mark.parametrize("has_entry", [False, True])
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_status_fails_if_a_stream_was_deleted(fresh_server, tmp_path, *, is_plain: bool, has_entry: bool) -> None:
+    """`status` fails, and names the stream, before a worker notices the loss, also if there is a new stream.
+
+    It does not fail if a stream has entries, and no worker has counted there yet.
+    """
+    shell = Shell(fresh_server().url, tmp_path)
+    with Harness(shell.url, partitions=1) as harness:
+        keys = harness.layout.keys[0]
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        shell("status")
+        harness.client.delete(keys.stream)
+        harness.fetch(0).ensure_group()
+        if is_plain:
+            harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        else:
+            with Producer(shell.url) as producer:
+                for _ in range(2):
+                    producer.emit("view", "a")
+                    producer.flush(10)
+        harness.drain()
+        assert "ledger: balances" in shell("status").stderr
+        harness.client.delete(keys.stream)
+        if has_entry:
+            harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        told = shell("status", status=1).stderr
+        assert f"{keys.stream} was deleted or evicted" in told
+        assert "ledger: balances" not in told
+        assert json.loads(shell("status", "--json", status=1).stdout)["obstacles"]
+
+
 def test_status_names_a_missing_group_and_a_missing_stream(counted: Shell) -> None:
-    """If the consumer group or the stream of a partition is missing, `status` names it, and what mends it."""
+    """If the consumer group or the stream of a partition is missing, `status` names it, what mends it, and fails."""
     with closing(connect(counted.url)) as client:
         assert counted.json("status")["obstacles"] == []
         keys = Deployment.load(client).layout.keys_of("article:1")
         client.xgroup_destroy(keys.stream, keys.group)
-        told = counted("status")
-        (text,) = counted.json("status")["obstacles"]
+        told = counted("status", status=1)
+        (text,) = json.loads(counted("status", "--json", status=1).stdout)["obstacles"]
         assert text.startswith(f"{keys.stream}: consumer group '{keys.group}' is missing")
         assert "tallystream rebuild" in text
         assert text in told.stderr
         assert "unknown entries" not in told.stdout + told.stderr
         client.delete(keys.stream)
-        (text,) = counted.json("status")["obstacles"]
+        (text,) = json.loads(counted("status", "--json", status=1).stdout)["obstacles"]
         assert text.startswith(f"{keys.stream} was deleted or evicted")
-        assert text in counted("status").stderr
+        assert text in counted("status", status=1).stderr
 
 
 @pytest.mark.parametrize("lost", ["all", "stream"])
