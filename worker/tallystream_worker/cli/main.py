@@ -50,7 +50,7 @@ _COMMANDS: Final = (
         "List, retry or drop the dead letters: entries that could not be counted.",
         "dead retry --reason 'not declared'",
     ),
-    ("reopen", "Continue after keys were lost, without a snapshot.", "reopen"),
+    ("reopen", "Continue after keys were lost, if there is no snapshot.", "reopen"),
     ("reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("verify", "Check streams, archive, snapshot, counters and ledger, and print what is proved.", "verify --json"),
     ("audit", "Fold all events again and compare the result with the live counters.", "audit --json"),

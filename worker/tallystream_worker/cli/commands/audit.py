@@ -66,7 +66,7 @@ def audit(  # noqa: PLR0913  # the options of the command
     to: Annotated[str | None, Parameter(help="only buckets that end then or earlier")] = None,
     sample: Annotated[float, positive("share of the counters to compare, such as 0.01", 1)] = 1.0,
     present_rules: Annotated[
-        bool, flag("count all events by the present rules: the differences are what a rebuild would change")
+        bool, flag("count all events by the stored rules: the differences, without the ledger, are those of a rebuild")
     ] = False,
     every: Annotated[float | None, number("seconds; audit again and again, until Ctrl-C", 0.1, 366 * DAY)] = None,
     metrics_port: MetricsPort = None,
@@ -198,8 +198,8 @@ def _remarks(report: Report) -> Iterator[str]:
     """
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
         yield (
-            f"{len(taken)} partitions were audited from the snapshot of {format_moment(min(taken))} on; the snapshot "
-            "itself is taken as correct"
+            f"{len(taken):,} partition{'s were' if len(taken) > 1 else ' was'} audited from the snapshot of "
+            f"{format_moment(min(taken))} on; the snapshot itself is taken as correct"
         )
     for scope in report.scopes:
         if scope.unproved:
