@@ -15,7 +15,14 @@ from redis.exceptions import RedisError
 
 from tallystream.client.error_text import text_of
 from tallystream.client.replies import is_unreachable
-from tallystream.errors import BRING_BACK, ConfigurationError, DeploymentChanged, KeyLost, NothingDeclared
+from tallystream.errors import (
+    BRING_BACK,
+    ConfigurationError,
+    DamagedValue,
+    DeploymentChanged,
+    KeyLost,
+    NothingDeclared,
+)
 from tallystream.rules.metrics import Rules, read
 from tallystream.storage.deployment_hash import (
     DURABILITY,
@@ -28,6 +35,7 @@ from tallystream.storage.deployment_hash import (
     number,
     parse_live,
     spread_metrics,
+    whole_number,
 )
 from tallystream.storage.keys import DEFAULT_PARTITIONS, FIRST, FIRST_TOPIC, LAYOUT, Layout
 from tallystream.storage.scripts import Script
@@ -227,7 +235,7 @@ class Deployment:
                 stored layout version or rules.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
-            ValueError: a field that must be a whole number is not one.
+            DamagedValue: a field has a value that tallystream never writes.
         """
         root = fields if root is None else root
         live = live_topic(root, namespace)
@@ -248,7 +256,7 @@ class Deployment:
                 f"{live.meta} has layout version {layout}, but this release reads and writes {LAYOUT}: "
                 f"{_remedy(layout)}"
             )
-        found = int(fields[b"partitions"])
+        found = whole_number(fields[b"partitions"], "partitions")
         if partitions is not None and partitions != found:
             since = "was created with" if live.topic == FIRST_TOPIC else "was repartitioned to"
             raise ConfigurationError(
@@ -259,15 +267,18 @@ class Deployment:
         rules, generation, spread = fields.get(b"rules"), number(fields, b"generation"), spread_metrics(fields)
         return cls(
             Layout(found, namespace, topic=live.topic).of(generation or FIRST),
-            fields[b"epoch"].decode(),
+            _text_of(fields[b"epoch"], "epoch", live.meta),
             None if rules is None else read(rules).spreading(spread),
             number(fields, b"revision") or 0,
             generation or FIRST,
             {other: read(text).spreading(spread) for other, text in by_number(fields, b"rules@").items()},
-            {other: int(text) for other, text in by_number(fields, b"revision@").items()},
+            {other: whole_number(text, f"revision@{other}") for other, text in by_number(fields, b"revision@").items()},
             was_rebuilt=generation is not None,
             building=number(fields, b"building"),
-            earlier={topic: int(count) for topic, count in by_number(root, b"partitions@").items()},
+            earlier={
+                topic: whole_number(count, f"partitions@{topic}")
+                for topic, count in by_number(root, b"partitions@").items()
+            },
             kept=number(root, b"kept"),
             moving=number(root, b"moving"),
             spread=spread,
@@ -422,7 +433,10 @@ class Deployment:
                 used, also if the partition is closed. `None` if the partition has lost the key, or was not read: then
                 the layout has `generation`. Scripts and reads raise `KeyLost` if the key is lost.
         """
-        generations = tuple(self.generation if each is None else parse_live(each)[0] for each in live)
+        generations = tuple(
+            self.generation if each is None else parse_live(each, keys.live)[0]
+            for keys, each in zip(self.layout.keys, live, strict=True)
+        )
         return replace(self, layout=replace(self.layout, generations=generations))
 
     @property
@@ -453,6 +467,14 @@ def durability_of(root: Mapping[bytes, bytes]) -> Durability:
     """Return the durability that the fields of a root hash state; `memory` if they state none that is known."""
     stored = root.get(DURABILITY.encode())
     return "replica" if stored == b"replica" else "fsync" if stored == b"fsync" else "memory"
+
+
+def _text_of(value: bytes, field: str, key: str) -> str:
+    """Return the value of a field as text; raise `DamagedValue` if it is not UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise DamagedValue(key, value, field=field) from None
 
 
 def _remedy(layout: str) -> str:

@@ -14,6 +14,7 @@ TallyError
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
 '- StreamError           a stream, a group, or the data stored with it is missing or inconsistent
    |- KeyLost               a key was deleted or evicted; nothing is appended or counted that needs it
+   |- DamagedValue          a stored value has another form than tallystream writes: another client changed it
    |- ConsumerGroupMissing  the consumer group of the workers is missing, which records what is counted
    |- DeploymentChanged     the data that this process started with was deleted or replaced, or is restored
    '- GenerationSwitched    another generation or topic, or newer rules, are live; nothing was counted
@@ -165,6 +166,31 @@ class KeyLost(StreamError):
         self.key = key
 
 
+class DamagedValue(StreamError, ValueError):
+    """Raised if a stored value has another form than tallystream writes, because another client has changed it.
+
+    The message states what repairs it.
+
+    Args:
+        key: Name of the key.
+        value: The value, or the value of the field.
+        field: The field of the key, a hash; `None` if the key is no hash.
+    """
+
+    def __init__(self, key: str, value: bytes, *, field: str | None = None) -> None:
+        remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
+        what = key if field is None else f"the field {field} of {key}"
+        shown = value[:_SHOWN_OF_VALUE].decode(errors="backslashreplace") + ("..." if value[_SHOWN_OF_VALUE:] else "")
+        super().__init__(
+            f"{what} has the value '{shown}', which tallystream never writes: another client has changed it. Set it to "
+            f"its former value, or delete the whole key. {remedy}"
+        )
+
+
+_SHOWN_OF_VALUE: Final = 40
+"""The most bytes of a damaged value that an error shows."""
+
+
 _REMEDIES: Final = {
     r":(seen|limit|labels):|:g\d+:(ledger|begun|gone|backfilled)$|:(forgotten|periods|resets)$": (
         "To repair it, rebuild the counters (tallystream rebuild; if a rebuild is not finished, give it up first with "
@@ -190,6 +216,15 @@ _REMEDIES: Final = {
     r":rules$": (
         "To write it again, mend the other lost keys first, then run: tallystream reopen. It takes the earlier changes "
         "from the archive; without an archive, the record begins with the live rules. No counter depends on it"
+    ),
+    r":seq$": (
+        "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, let "
+        "the partition begin again without its counters and events: tallystream reopen, if it has lost all its keys; "
+        "tallystream reopen --force, if it has keys left"
+    ),
+    r"\}:(l\d+:)?ledger$": (
+        "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, let "
+        "the partition begin again without its counters and events: tallystream reopen --force"
     ),
     r"": (
         "To repair it, restore the latest snapshot (tallystream restore --force). Only if there is no snapshot, "

@@ -1742,7 +1742,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "reads-of-a-dropped-log",
-        (Edit("tallystream/reading/replaced.py", "return parse_live(live)", "return True or parse_live(live)"),),
+        (Edit("tallystream/reading/replaced.py", "return parse_live(live,", "return True or parse_live(live,"),),
         tests=("tests/integration/reading/test_replaced.py::test_every_read_follows_what_replaced_its_log",),
     ),
     Mutant(
@@ -1958,7 +1958,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream/reading/replaced.py",
-                "parse_live(live) == (keys.generation, True)",
+                "parse_live(live, keys.live) == (keys.generation, True)",
                 'live == b"%d" % keys.generation',
             ),
         ),
@@ -2172,6 +2172,11 @@ MUTANTS: Final = (
         "verify-compares-leaderboards-with-wrong-totals",
         (Edit("tallystream_worker/verify/leaderboards.py", "in scene.report.differing:", "in ():"),),
         tests=(f"{_VERIFY}::test_a_wrong_total_on_a_leaderboard_is_one_finding",),
+    ),
+    Mutant(
+        "verify-takes-the-sum-in-the-ledger-as-right",
+        (Edit("tallystream_worker/verify/sums.py", "if found == before:", "if found:"),),
+        tests=(f"{_VERIFY}::test_the_sum_of_a_metric_is_that_of_its_counters",),
     ),
     Mutant(
         "old-values-of-a-removed-leaderboard",

@@ -124,4 +124,4 @@ def _name_lost(partitions: list[PartitionKeys], query: Query[Answer]) -> Query[A
 def _is_live(keys: PartitionKeys, live: bytes | None, found: int) -> bool:
     if live is None or not has_sentinels(keys, found):
         return False
-    return parse_live(live) == (keys.generation, True)
+    return parse_live(live, keys.live) == (keys.generation, True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from tallystream.errors import DamagedValue
 from tallystream.storage.keys import FIRST_TOPIC, LAYOUT, Layout, tag_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ worker writes it when it starts; without it, the memory of the server is enough.
 _REQUIRED: Final = ("layout", "partitions", "epoch")
 """The fields that every hash of a topic has, and without which it cannot be read."""
 
+_HASH: Final = "the hash that describes the deployment (tallystream verify names it)"
+_DIGITS: Final = 16
+
 _SPREAD: Final = "spread@"
 _RESTORING: Final = re.compile(rb" restoring ([0-9]+)")
 
@@ -71,15 +75,17 @@ def live_mark(generation: int, revision: int) -> str:
     return f"{generation} {revision}" if revision else str(generation)
 
 
-def parse_live(value: bytes) -> tuple[int, bool]:
+def parse_live(value: bytes, key: str) -> tuple[int, bool]:
     """Return the generation in a value of `PartitionKeys.live`, and whether the partition is open.
 
     It is not open if the value has a word: `closed`, or `restoring`.
 
     Raises:
-        ValueError: the value does not begin with a whole number.
+        DamagedValue: the value does not begin with a whole number; the error names `key`.
     """
-    generation, *words = value.split()
+    generation, *words = value.split() or [b""]
+    if not generation.isdigit():
+        raise DamagedValue(key, value)
     return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`
 
 
@@ -110,9 +116,9 @@ def live_topic(root: Mapping[bytes, bytes], namespace: str) -> Layout:
         namespace: The first part of every key.
 
     Raises:
-        ValueError: the field `log` is not a whole number.
+        DamagedValue: the field `log` is not a whole number.
     """
-    return Layout(namespace=namespace, topic=int(root.get(b"log", FIRST_TOPIC)))
+    return Layout(namespace=namespace, topic=number(root, b"log") or FIRST_TOPIC)
 
 
 def lost_field(fields: Mapping[bytes, bytes]) -> str | None:
@@ -139,18 +145,30 @@ def by_number(fields: Mapping[bytes, bytes], prefix: bytes) -> dict[int, bytes]:
     """Return a mapping, number -> value, of the fields that begin with `prefix`.
 
     Raises:
-        ValueError: after `prefix`, the name of a field is not a whole number.
+        DamagedValue: after `prefix`, the name of a field is not a whole number.
     """
-    return {int(number): value for number, value in _beginning_with(fields, prefix)}
+    found = _beginning_with(fields, prefix)
+    return {whole_number(rest, (prefix + rest).decode(errors="replace")): value for rest, value in found}
 
 
 def number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
     """Return the value of the field `name` as a whole number; `None` if there is no such field.
 
     Raises:
-        ValueError: the value is not a whole number.
+        DamagedValue: the value is not a whole number.
     """
-    return int(fields[name]) if name in fields else None
+    return whole_number(fields[name], name.decode()) if name in fields else None
+
+
+def whole_number(value: bytes, field: str) -> int:
+    """Return the value of a field of a topic's hash as a whole number.
+
+    Raises:
+        DamagedValue: the value is not a whole number; the error names the field.
+    """
+    if not value.isdigit() or len(value) > _DIGITS:
+        raise DamagedValue(_HASH, value, field=field)
+    return int(value)
 
 
 def _beginning_with(fields: Mapping[bytes, bytes], prefix: bytes) -> list[tuple[bytes, bytes]]:

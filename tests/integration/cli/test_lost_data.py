@@ -187,22 +187,73 @@ def test_status_states_one_order_if_both_backups_have_later_entries(counted: She
         assert "lost" not in counted("status").stderr
 
 
+@pytest.mark.parametrize("has_entry", [False, True])
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_status_fails_if_a_stream_was_deleted(fresh_server, tmp_path, *, is_plain: bool, has_entry: bool) -> None:
+    """`status` fails, and names the stream, before a worker notices the loss, also if there is a new stream.
+
+    It does not fail if a stream has entries, and no worker has counted there yet.
+    """
+    shell = Shell(fresh_server().url, tmp_path)
+    with Harness(shell.url, partitions=1) as harness:
+        keys = harness.layout.keys[0]
+        harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        shell("status")
+        harness.client.delete(keys.stream)
+        harness.fetch(0).ensure_group()
+        if is_plain:
+            harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+            harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        else:
+            with Producer(shell.url) as producer:
+                for _ in range(2):
+                    producer.emit("view", "a")
+                    producer.flush(10)
+        harness.drain()
+        assert "ledger: balances" in shell("status").stderr
+        harness.client.delete(keys.stream)
+        if has_entry:
+            harness.client.xadd(keys.stream, {"metric": "view", "subject": "a"})
+        told = shell("status", status=1).stderr
+        assert f"{keys.stream} was deleted or evicted" in told
+        assert "ledger: balances" not in told
+        assert json.loads(shell("status", "--json", status=1).stdout)["obstacles"]
+
+
 def test_status_names_a_missing_group_and_a_missing_stream(counted: Shell) -> None:
-    """If the consumer group or the stream of a partition is missing, `status` names it, and what mends it."""
+    """If the consumer group or the stream of a partition is missing, `status` names it, what mends it, and fails."""
     with closing(connect(counted.url)) as client:
         assert counted.json("status")["obstacles"] == []
         keys = Deployment.load(client).layout.keys_of("article:1")
         client.xgroup_destroy(keys.stream, keys.group)
-        told = counted("status")
-        (text,) = counted.json("status")["obstacles"]
+        told = counted("status", status=1)
+        (text,) = json.loads(counted("status", "--json", status=1).stdout)["obstacles"]
         assert text.startswith(f"{keys.stream}: consumer group '{keys.group}' is missing")
         assert "tallystream rebuild" in text
         assert text in told.stderr
         assert "unknown entries" not in told.stdout + told.stderr
         client.delete(keys.stream)
-        (text,) = counted.json("status")["obstacles"]
+        (text,) = json.loads(counted("status", "--json", status=1).stdout)["obstacles"]
         assert text.startswith(f"{keys.stream} was deleted or evicted")
-        assert text in counted("status").stderr
+        assert text in counted("status", status=1).stderr
+
+
+@pytest.mark.parametrize("lost", ["all", "stream"])
+def test_a_command_names_the_keys_that_a_partition_has_lost(counted: Shell, lost: str) -> None:
+    """Without all keys of a partition, or without its stream, a command names the key, and what mends the loss."""
+    (counted.folder / "tallystream.toml").write_text('[snapshot]\nurl = "tally.sqlite"\n', encoding="utf-8")
+    counted("snapshot", "--once")
+    with closing(connect(counted.url)) as client:
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        client.delete(*(client.scan_iter(f"{keys.prefix}*") if lost == "all" else [keys.stream]))
+        key = keys.sequences if lost == "all" else keys.stream
+        for command in ("drill", "retract --actor a", "retract --actor a --dry-run", "snapshot other.sqlite --once"):
+            told = counted(*command.split(), status=1).stderr
+            assert f"{key} was deleted or evicted" in told, command
+            assert "tallystream restore --force" in told
+        told = counted("snapshot", "--once", status=1).stderr
+        assert keys.prefix in told
+        assert "tallystream restore --force" in told
 
 
 def test_a_refused_rebuild_states_how_to_continue_it_or_give_it_up(counted: Shell) -> None:
@@ -243,6 +294,28 @@ def test_a_damaged_record_of_a_dead_letter_is_named(counted: Shell) -> None:
         assert "is damaged" in counted("rebuild", status=1).stderr
         client.delete(keys.dropped)
         counted("rebuild")
+
+
+def test_a_damaged_value_is_an_error_without_a_traceback(counted: Shell) -> None:
+    """If another client has changed a value, a command fails with one line, which names the value and what to do."""
+    with closing(connect(counted.url)) as client:
+        keys = Deployment.load(client).layout.keys_of("article:1")
+        meta = Deployment.load(client).layout.meta
+        for key, name, value, told in (
+            (meta, "partitions", b"x!", "the field partitions of the hash that describes the deployment"),
+            (meta, "epoch", b"\xff", f"the field epoch of {meta} has the value '\\xff'"),
+            (keys.live, None, b"1!2", f"{keys.live} has the value '1!2'"),
+            (keys.ledger, "counted", b"x!", "ValueError: invalid literal"),
+        ):
+            kept = client.dump(key)
+            client.hset(key, name, value) if name else client.set(key, value)
+            line = counted("status", status=1).stderr.splitlines()[-1]
+            assert line.startswith("tallystream: ")
+            assert told in line
+            assert ("tallystream reopen" if key != keys.ledger else "tallystream verify") in line
+            if name == "partitions":
+                assert told in counted("verify", status=2).stderr
+            client.restore(key, 0, kept, replace=True)
 
 
 def test_an_unfinished_restore_is_stated(counted: Shell) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
@@ -244,6 +244,20 @@ def test_an_undeclared_metric_that_was_dropped_does_not_return(harness):
     agrees(harness, 5)
 
 
+@pytest.mark.parametrize(
+    ("mark", "reason"), [("1 closed", "a repartition has closed it"), ("1 restoring 3 token", "a restore replaces its")]
+)
+def test_a_refused_drop_states_its_reason(harness, mark, reason):
+    """If a partition is closed, or a restore replaces its counters, the error of a drop states which one it is."""
+    keys = harness.layout.keys[0]
+    before = list(letters(harness.client, harness.layout, 0))
+    assert before
+    harness.client.set(keys.live, mark)
+    with pytest.raises(StreamError, match=f"nothing was dropped in this partition, because {reason}"):
+        drop(harness.client, keys, before)
+    assert list(letters(harness.client, harness.layout, 0)) == before
+
+
 def test_nothing_is_dropped_while_other_counters_may_have_it(harness):
     """While a rebuild runs, or its previous counters are kept, a drop is refused: they may have counted the events."""
     keys = harness.layout.keys[0]
@@ -251,7 +265,9 @@ def test_nothing_is_dropped_while_other_counters_may_have_it(harness):
     deployment = Deployment.create_or_load(harness.client)
     with Rebuild(settings_for(harness.url, OLD, 1), deployment, generation) as run:
         run.begin()
-        with pytest.raises(ConfigurationError, match=r"cannot drop 1 dead letters .* tallystream rebuild --drop"):
+        with pytest.raises(
+            ConfigurationError, match=r"cannot drop 1 of .* a rebuild is running .* tallystream rebuild --drop"
+        ):
             drop(harness.client, keys, letters(harness.client, harness.layout, 0))
         assert shorten(harness.client, keys, 1)[1:] == (0, 0)
     drop_generation(harness.client, deployment, generation)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tallystream.deployment import Deployment
-from tallystream.errors import StreamError
+from tallystream.errors import CodecError, StreamError
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
@@ -116,6 +116,22 @@ def test_a_retry_that_fails_is_dead_lettered_again(harness):
         (again,) = dead_letters(harness)
         assert (again.attempts, again.source, again.reason) == (attempts, letter.source, letter.reason)
     assert (harness.ledger(), unaccounted(harness)) == (before, 0)
+
+
+@pytest.mark.parametrize("source", ["xyz", "", b"\xff!"])
+def test_a_damaged_source_is_named(harness, source):
+    """If another client has changed the source of a dead letter, no command counts or drops it; the error names it."""
+    harness.client.xadd(harness.layout.keys[0].stream, {"metric": "clap", "subject": "a"})
+    harness.drain()
+    ((id_, fields),) = harness.client.xrange(harness.layout.keys[0].dead)
+    harness.client.delete(harness.layout.keys[0].dead)
+    harness.client.xadd(harness.layout.keys[0].dead, {**fields, b"source": source}, id=id_)
+    (letter,) = dead_letters(harness)
+    with pytest.raises(CodecError, match=f"of the dead letter {letter.id} is not a stream ID.*XDEL"):
+        retry(harness.client, harness.layout, DECLARED, letter)
+    with pytest.raises(CodecError, match=f"of the dead letter {letter.id} is not a stream ID.*XDEL"):
+        drop(harness.client, harness.layout.keys[0], [letter])
+    assert dead_letters(harness) == [letter]
 
 
 def test_a_retry_into_an_overflow_is_dead_lettered_again(harness):

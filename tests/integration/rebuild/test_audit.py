@@ -491,6 +491,48 @@ def test_the_command_says_what_the_verdict_rests_on(harness, tmp_path):
     assert not (tmp_path / "nowhere.sqlite").exists()
 
 
+@pytest.mark.parametrize("case", ["whole", "snapshot", "gone"])
+def test_the_remedy_is_the_command_that_works(server, tmp_path, case):
+    """`audit --json` names a rebuild only if it is not refused, and a restore only if a rebuild would be refused.
+
+    A rebuild is named although the audit began with a snapshot, if the stream is whole. If the snapshot is older than
+    entries that are gone, a rebuild needs the archive, and a restore would lose entries.
+    """
+    program = Path(sys.executable).with_name("tallystream")
+    url = str(tmp_path / "snapshot.sqlite")
+    environment = {**os.environ, "TALLYSTREAM_REDIS_URL": server.url, "TALLYSTREAM_SNAPSHOT_URL": url}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    with Harness(server.url, rules=RULES, partitions=1) as harness:
+        open_deployment(Settings(RedisSettings(server.url, partitions=1), rules=RULES))
+        keys, chance = harness.layout.keys[0], random.Random(7)
+        back_dated(harness, chance, 75)
+        with closing(Database(url)) as database:
+            Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
+        if case == "gone":
+            back_dated(harness, chance, 75)
+        if case != "whole":
+            trim(harness, 1)
+        back_dated(harness, chance, 26, n=60)
+        labels = sorted(key.decode().rpartition(":")[2] for key in harness.client.keys(f"{keys.prefix}day:view:*"))
+        harness.client.hincrby(keys.window("day", "view", labels[-1]), "s1", 3)
+        done = command("audit", "--json", *(["--snapshot", url] if case == "whole" else []))
+        remedy = json.loads(done.stdout)["remedy"]
+        if case == "gone":
+            assert remedy.startswith("find the archive")
+            assert "no longer in the streams" in command("rebuild").stderr
+        else:
+            words = remedy.partition(" (")[0].split()
+            assert words[1] == ("rebuild" if case == "whole" else "restore")
+            again = command(*words[1:])
+            assert again.returncode == 0, again.stderr
+            assert json.loads(command("audit", "--json").stdout)["differences"] == []
+
+
 def test_the_snapshot_of_an_earlier_log_is_no_base(harness, snapshot):
     """An audit refuses a named snapshot from before a repartition."""
     snapshot.state({"log": "2"})

@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
@@ -32,7 +33,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import counter_keys, drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
-from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.app import counting, without_history
 from tallystream_worker.settings.load import load
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tests.harness import Harness
@@ -419,6 +420,24 @@ def test_rules_that_change_are_said(server):
     (warning,) = [entry for entry in log.entries if entry["event"] == "rules.changed"]
     assert warning["metrics"] == "view"
     assert "tallystream rebuild" in warning["action"]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_said"),
+    [
+        ({"top": 2}, False), ({"top": 0}, False), ({"top": 9}, True),
+        ({"windows": ("day",)}, False), ({"windows": ("day", "hour", "month")}, True),
+        ({"retention": {"hour": "1d"}}, False), ({"retention": {"hour": "900d"}}, True),
+        ({"retention": {"hour": "forever"}}, True),
+        ({"unique": None}, False), ({"unique": "hour"}, True),
+        ({"limit": 3, "per": "hour"}, True), ({"ids": "hour"}, True), ({"description": "A"}, False),
+    ],
+)  # fmt: skip
+def test_a_rebuild_is_named_only_if_it_changes_a_figure(change, is_said):
+    """A worker does not name a metric whose new rules only leave out what was counted before."""
+    before = Metric(windows=("day", "hour"), top=5, unique="day", retention={"hour": "400d"})
+    now = msgspec.structs.replace(before, **change)
+    assert without_history(Rules({"view": before}), Rules({"view": now})) == ["view"] * is_said
 
 
 def test_without_a_configuration_the_stored_rules_stay(server, tmp_path):

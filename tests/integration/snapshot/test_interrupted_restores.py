@@ -93,7 +93,7 @@ def test_the_topic_of_an_interrupted_restore_is_closed_by_that_of_another_topic(
     root = harness.client.hgetall("tally:meta")
     for number in {3, *interrupted}:
         for keys in Layout(number + 1, topic=number).keys:
-            assert not parse_live(harness.client.get(keys.live))[1]
+            assert not parse_live(harness.client.get(keys.live), keys.live)[1]
             assert harness.client.hget(keys.sequences, CLOSED) == b"1"
         assert f"{number}:{number + 1}".encode() in root[LEFT.encode()].split()
     assert (int(root[NEWEST_TOPIC.encode()]), b"kept" in root) == (3, False)

@@ -422,6 +422,29 @@ def test_a_partition_that_cannot_be_mended_begins_again(harness, server, generat
 
 
 @pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("name", ["sequences", "topic_ledger", "live", "stream", "all"])
+def test_the_error_names_the_command_that_works(harness, server, generation, name):
+    """Without a snapshot, the command that the error of a lost key names lets the partition count again."""
+    appender = counted_with(harness, server, generation)
+    keys = Deployment.load(harness.client).layout.keys[0]
+    names = harness.client.scan_iter(f"{keys.prefix}*") if name == "all" else [getattr(keys, name)]
+    harness.client.delete(*names)
+    told = str(KeyLost(lost_key(harness.client, keys) or keys.stream)).rpartition("Only if there is no snapshot, ")[2]
+    if name in ("sequences", "all"):  # the text has both commands, each with its case
+        case = "all its keys" if name == "all" else "has keys left"
+        (told,) = [part for part in told.rpartition(": ")[2].split("; ") if case in part]
+    assert "tallystream reopen" in told
+    assert reopened(harness, force="reopen --force" in told) != Reopened([], [])
+    assert lost_key(harness.client, keys) is None
+    appender.push(0, entry(4))
+    until(lambda: appender.send() == ([], None) and appender.oldest_cycle is None)
+    harness.layout = Deployment.load(harness.client).layout
+    harness.fetch(0).ensure_group()
+    harness.drain()
+    assert harness.totals()["view", "t4"] == 1
+
+
+@pytest.mark.parametrize("generation", [1, 2])
 def test_the_key_of_the_live_generation_is_mended(harness, server, generation):
     """If only this key is lost, `reopen` writes it again, and nothing is lost."""
     appender = counted_with(harness, server, generation)

@@ -1070,3 +1070,32 @@ def test_a_key_of_another_type_is_named_and_mended_by_a_rebuild(world: World) ->
         mended.add(key.decode().split(":")[2])
     assert mended >= {"total", "hour", "day", "top", "limit", "once", "seen", "unique", "sketch", "labels", "up"}
     assert mended >= {"periods", "forgotten", "dead"}
+
+
+@pytest.mark.parametrize("fault", ["none", "raised", "deleted", "counter"])
+@pytest.mark.parametrize("metric", ["few", "seen"])
+def test_the_sum_of_a_metric_is_that_of_its_counters(server, metric, fault):
+    """If a metric's counters depend on the order of events, its sum in the ledger is still that of the counters."""
+    rules = Rules({"few": Metric(max_subjects=3, ids=None), "seen": Metric(seen="bloom")})
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        with Producer(server.url) as producer:
+            for number in range(40):
+                producer.emit("few", f"s{number % 8}", number)
+                producer.emit("seen", f"s{number % 8}", 2, id=f"i{number % 30}")
+            producer.flush(10)
+        harness.drain()
+        keys, field = harness.layout.keys[0], f"total@{metric}"
+        total = int(harness.client.hget(keys.ledger, field))
+        if fault == "raised":
+            harness.client.hincrby(keys.ledger, field, 1)
+        elif fault == "deleted":
+            harness.client.hdel(keys.ledger, field)
+        elif fault == "counter":
+            harness.client.incrby(next(harness.client.scan_iter(f"{keys.total(metric, '')}*")), 3)
+        report = verify(harness.client, "tally", Sources())
+        if fault == "none":
+            assert report.findings == {}
+            return
+        stated, found = {"raised": (total + 1, total), "deleted": (0, total), "counter": (total, total + 3)}[fault]
+        text = f"{keys.stream}: ledger -> {field} is {stated:,}, but its counters add up to {found:,}"
+        assert report.findings["ledger.differs"].details == [text]

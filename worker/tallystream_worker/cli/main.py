@@ -12,8 +12,9 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from tallystream.client.error_text import text_of
 from tallystream.client.replies import BROKEN, is_certificate_untrusted
-from tallystream.errors import ConfigurationError, EventError, TallyError
+from tallystream.errors import EventError, TallyError
 from tallystream.rules.metrics import UndeclaredMetric
+from tallystream_worker.cli.foreign_data import OF_DATA, archive_package, of_data
 from tallystream_worker.cli.lost_data import explained
 from tallystream_worker.cli.options import current_url, how_to_declare
 from tallystream_worker.process.signals import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
@@ -49,7 +50,7 @@ _COMMANDS: Final = (
         "List, retry or drop the dead letters: entries that could not be counted.",
         "dead retry --reason 'not declared'",
     ),
-    ("reopen", "Continue after keys were lost, without a snapshot.", "reopen"),
+    ("reopen", "Continue after keys were lost, if there is no snapshot.", "reopen"),
     ("reset", "Bring the counters of a subject to 0.", "reset article:1 view"),
     ("verify", "Check streams, archive, snapshot, counters and ledger, and print what is proved.", "verify --json"),
     ("audit", "Fold all events again and compare the result with the live counters.", "audit --json"),
@@ -83,15 +84,16 @@ def main() -> NoReturn:
     """Run the command line of this process and exit; the status is 0 only if the command succeeded.
 
     The status is 1 for an error, and 2 for a wrong argument or event; in some commands, 1 and 2 have other meanings. An
-    error of tallystream, of the Redis client or of the operating system is printed in a line; any other one, such as an
-    `ImportError`, ends the process with a traceback and the status 1. Ctrl-C causes no traceback: a command that runs
-    until it, such as `worker`, then ends with its own status, which may be 0; any other one with 130. If the reader of
-    the output has exited (`| head`), the status is 141, and nothing is printed.
+    error of tallystream, of the Redis client or of the operating system is printed in a line, and so is one of
+    `OF_DATA`; any other one, such as an `ImportError`, ends the process with a traceback and the status 1. Ctrl-C
+    causes no traceback: a command that runs until it, such as `worker`, then ends with its own status, which may be 0;
+    any other one with 130. If the reader of the output has exited (`| head`), the status is 141, and nothing is
+    printed.
     """
     sys.exit(_run())
 
 
-def _run() -> int:
+def _run() -> int:  # noqa: PLR0911  # one for each kind of error
     try:
         status = _command()
     except EventError as error:
@@ -110,6 +112,8 @@ def _run() -> int:
         return 141
     except OSError as error:
         return _say(f"{error}. Remove the cause, such as a full disk, and run the command again", 1)
+    except OF_DATA as error:
+        return _say(of_data(error), 1)
     return int(status or 0)
 
 
@@ -128,11 +132,8 @@ def _command() -> int | None:
     command, bound, _ = app.parse_args(exit_on_error=True, print_error=True)
     raise_on_interrupt()
     try:
-        return cast("int | None", command(*bound.args, **bound.kwargs))
-    except ModuleNotFoundError as error:  # pyarrow is an extra
-        if error.name != "pyarrow":
-            raise
-        raise ConfigurationError("the archive needs pyarrow: pip install 'tallystream-worker[archive]'") from None
+        with archive_package():
+            return cast("int | None", command(*bound.args, **bound.kwargs))
     finally:
         exit_on_interrupt()
 

@@ -70,9 +70,10 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
             state that would decide an event (ids, a limit, a vote) was removed, or a subject of an event with an id or
             a limit was reset since. The counters and the dead letter are unchanged. Some of these are checked before
             the dead letter is looked for, so they are raised even if it does not exist any more.
-        ValueError: the `source` of the dead letter is not a stream ID. The counters and the dead letter are unchanged.
+        CodecError: the `source` of the dead letter is not a stream ID. The counters and the dead letter are unchanged.
         redis.RedisError: the dead letter may or may not have been counted; retrying again is safe.
     """
+    letter.ensure_source()
     keys = layout.keys[letter.partition]
     fold = Fold(layout, letter.partition, rules)
     excluded: Mapping[FoldFault, str] = {}

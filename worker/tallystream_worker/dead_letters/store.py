@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import CodecError, ConfigurationError, EventError, StreamError
+from tallystream.storage.deployment_hash import restoring_number
 from tallystream.storage.keys import GROUP
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import decode
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from tallystream.storage.keys import Layout, PartitionKeys
     from tallystream_worker.counting.dropped import DroppedLetter
+
+_COPY_HOLD: Final = "move"
+"""The name of a retention hold of a repartition, as `HOLDER` in `repartition/reading_marks.py`."""
 
 _DROP: Final = Script("tallystream_worker.dead_letters", "drop")
 _PAGE: Final = 100
@@ -70,6 +74,17 @@ class DeadLetter:
         except (CodecError, EventError, ValueError):
             return frozenset()
         return frozenset([*(each.metric for each in payload.groups), *(each.metric for each in payload.singles)])
+
+    def ensure_source(self) -> None:
+        """Raise a `CodecError` if `source` is not a stream ID: no time of an event can be read without it."""
+        try:
+            parse_id(self.source)
+        except ValueError:
+            raise CodecError(
+                f"the source {self.source!r} of the dead letter {self.id} is not a stream ID: another client has "
+                "changed it. Delete this entry from its stream of dead letters (redis-cli XDEL), then run the command "
+                "again"
+            ) from None
 
     @property
     def was_given_up(self) -> bool:
@@ -131,16 +146,21 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
     """
     done = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
     if done is None:
+        live: bytes = client.execute_command("GET", keys.live) or b""
+        reason = "a restore replaces its counters" if restoring_number(live) else "a repartition has closed it"
         raise StreamError(
-            f"{keys.dead}: a repartition has closed the partition, or a restore replaces its counters. When the "
-            "command has ended, list the dead letters again"
+            f"{keys.dead}: nothing was dropped in this partition, because {reason}. When the command has ended, list "
+            "the dead letters again"
         )
     entries, events, left = done
     if left:
+        is_moving = client.execute_command("HEXISTS", keys.retention_holds, _COPY_HOLD)
+        other = "another topic has copies of their events, because a repartition is running or the topic before is kept"
+        if not is_moving:
+            other = "other counters may have their events, because a rebuild is running or the counters before are kept"
         raise ConfigurationError(
-            f"cannot drop {left:,} dead letters of {keys.stream} while a rebuild or a repartition is running or its "
-            "previous counters are kept: their events may be counted there. Run tallystream rebuild --drop, then drop "
-            "the dead letters again"
+            f"cannot drop {left:,} of the dead letters of {keys.stream}: {other}. Run tallystream rebuild --drop, then "
+            "drop the dead letters again"
         )
     return entries, events
 
@@ -296,13 +316,8 @@ def _events_in(record: str) -> tuple[str, int, bytes]:
 
 
 def _record(letter: DeadLetter) -> str:
-    try:
-        return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
-    except ValueError:
-        raise CodecError(
-            f"the source {letter.source!r} of the dead letter {letter.id} is not a stream ID: another client has "
-            "changed it. Delete this entry from its stream of dead letters (redis-cli XDEL), then run the command again"
-        ) from None
+    letter.ensure_source()
+    return record_of(letter.source, letter.fields, letter.events, letter.metric, whole=letter.was_given_up)
 
 
 def _page(client: redis.Redis, keys: PartitionKeys, first: str, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

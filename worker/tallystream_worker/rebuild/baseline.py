@@ -10,6 +10,7 @@ from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.process.moments import format_moment
+from tallystream_worker.process.stream_facts import stream_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,11 +118,10 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
             beginning, and no rules are published.
         ArchiveError, SnapshotError: the archive or the snapshot is needed and cannot be read, even if the snapshot is
             not preferred.
-        redis.RedisError: the partition has no stream, or the server does not reply or rejects a command.
+        KeyLost: the partition has lost its stream.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
-    stream = deployment.layout.keys[number].stream
-    info: Any = client.xinfo_stream(stream)
-    lost = _lost(info)
+    lost = _lost(stream_facts(client, deployment.layout.keys[number]))
     archived = None if sources.archive is None or lost is None else _archived(sources.archive, number, lost)
     if span.begin > 0:
         return _of_range(_before(span.needs(deployment.rules)), lost, archived)

@@ -444,8 +444,8 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
         ConfigurationError: the partitions do not count the same generation.
         redis.RedisError: the server does not reply, or rejects a command.
     """
-    values = [value for keys in layout.keys if (value := client.execute_command("GET", keys.live)) is not None]
-    live = {parse_live(value)[0] for value in values} or {int(latest.get("generation", FIRST))}
+    values = [(value, keys.live) for keys in layout.keys if (value := client.execute_command("GET", keys.live))]
+    live = {parse_live(value, key)[0] for value, key in values} or {int(latest.get("generation", FIRST))}
     if len(live) > 1:
         raise ConfigurationError(
             f"{layout.meta} was lost while a rebuild was switching, and only a snapshot has its content. Run: "
@@ -453,7 +453,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
         )
     (generation,) = live
     fields: dict[str, Any] = {}
-    numbers = [int(word) for value in values for word in value.split()[1:] if word.isdigit()]
+    numbers = [int(word) for value, _ in values for word in value.split()[1:] if word.isdigit()]
     if "rules" in latest:
         revision = int(latest.get("number", max([0, *numbers]) + 1))
         # A rebuild may have given the next number to rules that are not recorded yet.

@@ -419,7 +419,7 @@ class _Partition:
         live: bytes | None = self.client.execute_command("GET", self._keys.live)
         if live is None:
             return self._keys.topic == FIRST_TOPIC and self._keys.generation == FIRST
-        return parse_live(live)[0] == self._keys.generation
+        return parse_live(live, self._keys.live)[0] == self._keys.generation
 
     def _backfill(self) -> None:
         begun = begun_of(self.client, self._keys)

@@ -18,6 +18,7 @@ from tallystream.rules.retraction import applying
 from tallystream.wire.codec import decode
 from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.dead_letters.store import dropped
+from tallystream_worker.process.stream_facts import last_generated
 from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.rebuild.source import entries
 
@@ -51,12 +52,10 @@ def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     """Return the last ID that each stream has generated, by stream; a retraction that is made now reaches up to these.
 
     Raises:
-        redis.ResponseError: a partition has no stream.
+        KeyLost: a partition has lost its stream, or a sentinel.
         redis.RedisError: the server does not reply, or rejects a command.
     """
-    return {
-        keys.stream: client.xinfo_stream(keys.stream)["last-generated-id"].decode() for keys in deployment.layout.keys
-    }
+    return {keys.stream: last_generated(client, keys) for keys in deployment.layout.keys}
 
 
 def effect(client: redis.Redis, deployment: Deployment, retraction: Retraction, archive: str = "") -> Effect:

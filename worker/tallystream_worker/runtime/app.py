@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as changed
 from redis.exceptions import RedisError
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import redis
     from structlog.typing import FilteringBoundLogger
 
-    from tallystream.rules.metrics import Rules
+    from tallystream.rules.metrics import Metric, Rules
     from tallystream.storage.keys import Layout
     from tallystream_worker.counting.outcome import BatchSubscriber
     from tallystream_worker.process.periodic import PeriodicService, ServiceHealth
@@ -169,24 +169,44 @@ def _report_unconfirmed(
 
 
 def without_history(before: Rules, now: Rules) -> list[str]:
-    """Return, sorted, the names of the metrics whose earlier events were counted by other rules.
+    """Return, sorted, the names of the metrics whose earlier events were counted by other rules: a rebuild helps these.
 
     A metric that only one of the two declares is left out. If the zones differ, all metrics that both declare are
-    returned. If not, only those are returned that differ in a field other than `description`, `floor` and `spread`,
-    which do not change the result of counting.
+    returned.
 
     Args:
         before: The published rules.
         now: The configured rules.
     """
-    # These fields change the display of a total or the partition of an event, not the result of counting.
-    shown = {"description": "", "floor": None, "spread": False}
     moved = before.zone != now.zone
     return [
         name
         for name, metric in sorted(now.metric.items())
-        if name in before.metric and (moved or changed(before.metric[name], **shown) != changed(metric, **shown))
+        if name in before.metric and (moved or _counts_otherwise(before.metric[name], metric))
     ]
+
+
+def _counts_otherwise(before: Metric, now: Metric) -> bool:
+    """Return whether a rebuild by the rules `now` could change a figure that queries by these rules read.
+
+    It cannot if only `description`, `floor` or `spread` differ, or if something is left out that was counted before: a
+    window, a part of `retention` or of `top`, or `unique`.
+    """
+    if now.unique not in (None, before.unique) or now.top > before.top or not {*now.windows} <= {*before.windows}:
+        return True
+    kept = [[rule.retention_seconds(window) or float("inf") for window in now.windows] for rule in (before, now)]
+    if any(new > old for old, new in zip(*kept, strict=True)):
+        return True
+    same: dict[str, Any] = {
+        "description": "",
+        "floor": None,
+        "spread": False,
+        "windows": (),
+        "retention": {},
+        "top": 0,
+        "unique": None,
+    }
+    return changed(before, **same) != changed(now, **same)
 
 
 class Worker:

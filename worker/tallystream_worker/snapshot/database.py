@@ -184,6 +184,7 @@ class Database:
         Raises:
             SnapshotError: the database cannot be used, or its tables are those of another release.
             ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
+            ValueError: another program has written a text in place of a number.
         """
         with self._transaction() as connection:
             row = connection.execute(
@@ -193,9 +194,9 @@ class Database:
             return None
         pending = tuple(row.pending.split())
         position = SnapshotPosition(
-            row.taken, row.delivered, row.generated, pending, row.mark, row.unsent, row.uncounted, row.dead
+            int(row.taken), row.delivered, row.generated, pending, row.mark, row.unsent, row.uncounted, row.dead
         )
-        return position, row.generation
+        return position, int(row.generation)  # SQLite stores a text in any column
 
     def producers(self, partition: int) -> dict[str, str]:
         """Return, by producer, `<sequence> <stream ID>` of its last entry in the snapshot of a partition.

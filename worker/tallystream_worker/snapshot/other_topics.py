@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import StreamError
-from tallystream.storage.deployment_hash import RESTORING, live_topic
+from tallystream.storage.deployment_hash import RESTORING, live_topic, whole_number
 from tallystream.storage.keys import CLOSED, FIRST_TOPIC, Layout
 from tallystream.wire.codec import own_events
 from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, settled_topic
@@ -96,7 +96,7 @@ def present_topic(client: redis.Redis, namespace: str, root: Mapping[bytes, byte
         return topic, partitions
     live = live_topic(root, namespace)
     found: Any = client.hget(live.meta, "partitions")
-    return live.topic, None if found is None else int(found)
+    return live.topic, None if found is None else whole_number(found, "partitions")
 
 
 def describe_restored(layout: Layout, root: Mapping[bytes, bytes]) -> str:

@@ -17,6 +17,7 @@ from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process.stream_facts import stream_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -116,9 +117,10 @@ class SnapshotPosition:
         removed entries, the result may be `True`.
 
         Raises:
-            redis.RedisError: the stream does not exist, or the server did not answer, or refused a command.
+            KeyLost: the partition has lost its stream.
+            redis.RedisError: the server did not answer, or refused a command.
         """
-        about: Any = client.xinfo_stream(keys.stream)
+        about = stream_facts(client, keys)
         gone = about["entries-added"] - about["length"]
         if gone == 0:
             return True

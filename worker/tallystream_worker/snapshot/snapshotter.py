@@ -25,6 +25,7 @@ from tallystream_worker.dead_letters.store import RETRIED, records_of_dropped
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.description import note
 from tallystream_worker.process.scan import ScanBroken, pages_of_fields
+from tallystream_worker.process.stream_facts import stream_facts
 from tallystream_worker.snapshot import alerts
 from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
@@ -447,8 +448,7 @@ class Snapshotter:
         return is_further and before.is_reached(self._client, keys)
 
     def _generated(self, keys: PartitionKeys) -> str:
-        about: Any = self._client.xinfo_stream(keys.stream)
-        return str(about["last-generated-id"].decode())
+        return str(stream_facts(self._client, keys)["last-generated-id"].decode())
 
     def _horizons(self, keys: PartitionKeys) -> dict[str, str]:
         """Return the fields of the sequences that state how far records of producers were removed.

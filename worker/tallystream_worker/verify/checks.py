@@ -18,6 +18,7 @@ from tallystream_worker.verify import (
     lost_rules,
     server,
     snapshots,
+    sums,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ CHECKS: Final = (
     Check("dead", dead.check),
     Check("counters", counters.check),
     Check("sketches", counters.check_sketches),
+    Check("sums", sums.check),
     Check("leaderboards", leaderboards.check),
     Check("snapshot", snapshots.check),
 )

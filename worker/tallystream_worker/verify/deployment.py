@@ -27,7 +27,7 @@ def check(scene: Scene) -> None:
         raw = client.get(keys.live)
         if raw is None:
             continue
-        live, is_open = parse_live(raw)
+        live, is_open = parse_live(raw, keys.live)
         words = raw.split()
         if live == deployment.generation and words[1:] and words[1].isdigit():
             counting = max(counting, int(words[1]))

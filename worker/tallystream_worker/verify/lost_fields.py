@@ -57,7 +57,9 @@ def _of_generations(scene: Scene) -> None:
     if now.layout.meta != meta:
         return
     if not now.was_rebuilt and client.hexists(meta, "newest"):
-        live = {parse_live(value)[0] for keys in now.layout.keys if (value := client.get(keys.live)) is not None}
+        live = {
+            parse_live(value, keys.live)[0] for keys in now.layout.keys if (value := client.get(keys.live)) is not None
+        }
         if live - {FIRST}:  # a restore begins with the first generation again, without the field
             number = str(max(live)) if len(live) == 1 else "the live generation"
             scene.report.lose_field(meta, "generation", f"Set it to {number}")

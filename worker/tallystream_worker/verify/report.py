@@ -55,7 +55,7 @@ class Verification:
         lost: The keys that `lose` has added to the findings.
         proves_counters: Whether every live counter was compared with what the entries give, except expired ones.
         cause: The name of the finding that must be mended first, because it can explain the others; `""` for none.
-        recount: What mends counters in this deployment; a general text until `mends.note` has replaced it.
+        recount: What mends counters in this deployment; a general text until `verify` has replaced it.
     """
 
     at: float

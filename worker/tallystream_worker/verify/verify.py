@@ -15,7 +15,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, StreamError, TallyError
 from tallystream.storage.keys import Layout
 from tallystream_worker.process.failover_watch import FailoverWatch
-from tallystream_worker.verify import mends
+from tallystream_worker.rebuild.recount import recount_command
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -105,7 +105,7 @@ def verify(
         except (TallyError, RedisError, OSError, *_OF_DATA) as error:  # OSError: a temporary file cannot be written
             report.fail(check.name, _reason(error, report))
     if report.findings:
-        mends.note(scene)
+        report.recount = recount_command(client, found, sources)
     _refuse_a_switch(client, scene)
     _refuse_a_failover(scene, failovers)
     return report
@@ -140,7 +140,9 @@ def _reason(error: Exception, report: Verification) -> str:
         return str(error) if isinstance(error, KeyLost) else what
     if isinstance(error, OSError):
         return f"{error}. Remove the cause, such as a full disk, and run the verification again"
-    return named_text(error) if isinstance(error, LookupError) else str(error)
+    if isinstance(error, _OF_DATA) and not isinstance(error, TallyError):
+        return f"a stored value has a form that tallystream never writes ({named_text(error)})"
+    return str(error)
 
 
 def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:

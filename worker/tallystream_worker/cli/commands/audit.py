@@ -36,7 +36,7 @@ from tallystream_worker.process.services import running
 from tallystream_worker.process.signals import stop_on_signals, wait_for
 from tallystream_worker.rebuild.audit import audit as run
 from tallystream_worker.rebuild.baseline import opened
-from tallystream_worker.rebuild.report import Report
+from tallystream_worker.rebuild.recount import recount_command
 from tallystream_worker.rebuild.scope import Span
 from tallystream_worker.runtime.metrics import AuditMetrics, serve_metrics
 from tallystream_worker.snapshot.live_rules import followed_rules
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tallystream.rules.changes import RuleChange
+    from tallystream_worker.rebuild.report import Report
     from tallystream_worker.settings.settings import Settings
 
 _CHANGES: Final = 5
@@ -65,7 +66,7 @@ def audit(  # noqa: PLR0913  # the options of the command
     to: Annotated[str | None, Parameter(help="only buckets that end then or earlier")] = None,
     sample: Annotated[float, positive("share of the counters to compare, such as 0.01", 1)] = 1.0,
     present_rules: Annotated[
-        bool, flag("count all events by the present rules: the differences are what a rebuild would change")
+        bool, flag("count all events by the stored rules: the differences, without the ledger, are those of a rebuild")
     ] = False,
     every: Annotated[float | None, number("seconds; audit again and again, until Ctrl-C", 0.1, 366 * DAY)] = None,
     metrics_port: MetricsPort = None,
@@ -118,7 +119,7 @@ def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_hos
             serve_metrics(registry, metrics_host, metrics_port)
 
         def work() -> dict[str, object]:
-            report, _ = _run(wanted)
+            report, *_ = _run(wanted)
             metrics.note(len(report.differences), report.counters)
             return report.said()
 
@@ -128,9 +129,9 @@ def _repeat(wanted: _Wanted, every: float, metrics_port: int | None, metrics_hos
 
 
 def _once(wanted: _Wanted, *, json: bool) -> int:
-    report, changes = _run(wanted)
+    report, changes, remedy = _run(wanted)
     if json:
-        print_json(_summary(report, changes))
+        print_json(_summary(report, changes, remedy))
     else:
         if report.differences and changes and wanted.present_rules:
             console.print(_warning(changes), soft_wrap=True)
@@ -141,8 +142,10 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
     return 1 if report.differences else 0
 
 
-def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
-    """Return the report of an audit, and the recorded changes of the rules within the live generation.
+def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange], str | None]:
+    """Return the report of an audit, the recorded changes of the rules within the live generation, and the remedy.
+
+    The remedy is the command that mends the differences, or what to do; `None` if no counter differs.
 
     Errors of the audit, and of reading the deployment and its backups, are raised.
     """
@@ -165,9 +168,10 @@ def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange]]:
                     f"{stream}: {entries:,} entries folded, {counters:,} counters compared"
                 ),
             )
+            remedy = recount_command(client, deployment, sources) if report.differences else None
         recorded = changes_of(changes_of_topic(read_changes(client, deployment.layout)))
         changes = changes_within(recorded, counted_numbers(client, deployment.layout, deployment.revision))
-    return report, changes
+    return report, changes, remedy
 
 
 def _warning(changes: Sequence[RuleChange]) -> str:
@@ -194,8 +198,8 @@ def _remarks(report: Report) -> Iterator[str]:
     """
     if taken := [scope.moment for scope in report.scopes if scope.base == "snapshot"]:
         yield (
-            f"{len(taken)} partitions were audited from the snapshot of {format_moment(min(taken))} on; the snapshot "
-            "itself is taken as correct"
+            f"{len(taken):,} partition{'s were' if len(taken) > 1 else ' was'} audited from the snapshot of "
+            f"{format_moment(min(taken))} on; the snapshot itself is taken as correct"
         )
     for scope in report.scopes:
         if scope.unproved:
@@ -218,16 +222,7 @@ def _remarks(report: Report) -> Iterator[str]:
         )
 
 
-def _remedy(report: Report) -> str:
-    """Return the command that mends the differences: a restore if a partition was audited from a snapshot on.
-
-    Otherwise it is a rebuild.
-    """
-    is_on_snapshot = any(scope.base == "snapshot" for scope in report.scopes)
-    return "tallystream restore --force" if is_on_snapshot else "tallystream rebuild"
-
-
-def _summary(report: Report, changes: Sequence[RuleChange]) -> dict[str, object]:
+def _summary(report: Report, changes: Sequence[RuleChange], remedy: str | None) -> dict[str, object]:
     return {
         "counters": report.counters,
         "entries": report.entries,
@@ -237,7 +232,7 @@ def _summary(report: Report, changes: Sequence[RuleChange]) -> dict[str, object]
             {"number": change.number, "at": format_moment(change.at / 1000), "differences": change.differences}
             for change in changes
         ],
-        "remedy": _remedy(report) if report.differences else None,
+        "remedy": remedy,
         "scopes": [asdict(scope) for scope in report.scopes],
         "uncertain": [asdict(each) | {"difference": each.difference} for each in report.uncertain],
         "differences": [asdict(each) | {"difference": each.difference} for each in report.differences],

@@ -39,7 +39,9 @@ def reopen(
 ) -> None:
     """Let counting continue after keys were lost, if there is no snapshot.
 
-    If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back.
+    If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back. If a partition
+    has lost its key `seq` or `ledger` and has other keys left, this command changes nothing and fails, unless --force
+    is given.
 
     A lost `tally:meta` is stored again, also after a change of the number of partitions. A lost record of the rules is
     written again: with its earlier changes if the configured archive has them, and with the live rules. A lost stream

@@ -67,9 +67,9 @@ def status(
     to 86,400): see `live_view.follow`. With --json, print a line of JSON; with --live too, one for each reading.
 
     The exit status is 0 even if the ledger does not balance. It is 1 if no deployment is stored on the server, or if no
-    rules are and a configured backup has data of before. Without --live, it is also 1 if the configured snapshot or
-    archive has later entries than a stream. Any other loss that a backup shows is only printed, because producers may
-    have sent the entries again.
+    rules are and a configured backup has data of before. Without --live, it is also 1 if a stream, or a consumer group
+    that has counted, is lost, and if the configured snapshot or archive has later entries than a stream. Any other loss
+    that a backup shows is only printed, because producers may have sent the entries again.
     """
     settings = where.settings()
     with closing(Totals(settings.redis.url, namespace=settings.redis.namespace)) as totals:
@@ -82,7 +82,8 @@ def status(
         step = totals.run(query_clock_step(deployment.layout))
         obstacles = totals.run(query_obstacles(deployment.layout))
         losses = find_losses(settings, totals)
-    exit_status = int(any(loss.is_certain for loss in losses))
+    has_lost = any(obstacle.is_loss for obstacle in obstacles)
+    exit_status = int(has_lost or any(loss.is_certain for loss in losses))
     if json:
         fields = msgspec.structs.asdict(ledger)
         print_json(
@@ -94,7 +95,7 @@ def status(
                 kept_topic=deployment.kept,
                 clock_step=step,
                 lost=[loss.text for loss in losses],
-                obstacles=obstacles,
+                obstacles=[obstacle.text for obstacle in obstacles],
             )
         )
         return exit_status
@@ -124,8 +125,20 @@ def status(
     became = " + ".join(f"{ledger.ledger[name]:,} {name}" for name in OUTCOMES)
     waiting = f"and {'an unknown number of' if ledger.lag is None else f'{ledger.lag:,}'} entries not counted yet"
     console.print(f"events: {ledger.ledger['appended']:,} appended = {became}, {waiting}", soft_wrap=True)
+    _print_balance(ledger, has_lost=has_lost)
+    for obstacle in obstacles:
+        error_console.print(obstacle.text, style="bold red", soft_wrap=True)
+    for loss in losses:
+        error_console.print(loss.text, style="bold red", soft_wrap=True)
+    return exit_status
+
+
+def _print_balance(ledger: LedgerSummary, *, has_lost: bool) -> None:
+    """Print whether the ledger balances, or why it is not known; `has_lost`: a stream or a consumer group is lost."""
     if ledger.unreachable:
         error_console.print("ledger: open, because partitions cannot be read", style="bold red")
+    elif has_lost:
+        error_console.print("ledger: open, because a stream or a consumer group is lost", style="bold red")
     elif ledger.lag is None:
         error_console.print("ledger: open, because it is not known how many entries are not counted yet")
     elif ledger.unaccounted is None:
@@ -134,11 +147,6 @@ def status(
         error_console.print("ledger: balances, every appended event is accounted for", style="green")
     else:
         error_console.print(f"ledger: {ledger.unaccounted:,} events are UNACCOUNTED for", style="bold red")
-    for obstacle in obstacles:
-        error_console.print(obstacle, style="bold red", soft_wrap=True)
-    for loss in losses:
-        error_console.print(loss.text, style="bold red", soft_wrap=True)
-    return exit_status
 
 
 def _clocks(ledger: LedgerSummary, step: ClockStep | None) -> Iterator[str]:

@@ -13,6 +13,7 @@ from tallystream.client.error_text import text_of
 from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, TallyError
 from tallystream.storage.keys import FIRST_TOPIC
+from tallystream_worker.cli.foreign_data import OF_DATA, archive_package, of_data
 from tallystream_worker.cli.lost_data import explained
 from tallystream_worker.cli.options import AsJson, FromArchive, SnapshotUrl, Where, positive
 from tallystream_worker.cli.output import console, error_console, print_json
@@ -48,7 +49,7 @@ def verify(
     """
     try:
         settings = where.settings()
-        with closing(connect(settings.redis.url)) as client:
+        with archive_package(), closing(connect(settings.redis.url)) as client:
             topic = FIRST_TOPIC
             with suppress(KeyLost, DeploymentChanged):  # the verification reports it
                 topic = Deployment.find(client, settings.redis.namespace).layout.topic
@@ -62,6 +63,9 @@ def verify(
     except (TallyError, RedisError, OSError) as error:
         problem = explained(error) if isinstance(error, TallyError) else text_of(error)
         print(f"tallystream: cannot verify: {problem}", file=sys.stderr)  # noqa: T201  # as cli/main.py prints errors
+        return _NOT_CHECKED
+    except OF_DATA as error:
+        print(f"tallystream: cannot verify: {of_data(error)}", file=sys.stderr)  # noqa: T201  # as above
         return _NOT_CHECKED
     if json:
         print_json(report.summary())

@@ -22,7 +22,7 @@ end
 local function refusal(key, stream, wanted)
   local present = live(key)
   if present == '' then
-    return { 'damaged', require('tallystream.storage.lua.lib.sentinels').lost(key) }
+    return { 'damaged', require('tallystream.storage.lua.lib.sentinels').lost(key) or key }
   elseif present ~= wanted and string.find(wanted, ' restoring ', 1, true) then
     return { 'switched' }
   elseif present ~= wanted then

@@ -1,0 +1,70 @@
+"""Checks the sum of a metric in the ledger against its counters, if the counters depend on the order of events.
+
+For such a metric, a second count of the entries proves neither. The scripts write both in the same call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tallystream_worker.process.scan import pages_of_keys
+
+if TYPE_CHECKING:
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.verify.scene import Scene
+
+_ATTEMPTS: Final = 3
+"""How often the counters of a metric are added up, if events are counted meanwhile."""
+
+
+def check(scene: Scene) -> None:
+    """Report each metric with `max_subjects` or `seen = "bloom"` whose sum in the ledger is not that of its counters.
+
+    Only faults are added to the report, and no proof. If events of the metric are counted during each attempt, state a
+    limit. Metrics that have one of these rules by the present rules are checked.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    metrics = [
+        name for name, rule in scene.rules.metric.items() if rule.max_subjects is not None or rule.seen == "bloom"
+    ]
+    for _, keys in scene.streams():
+        for metric in metrics:
+            _check(scene, keys, metric)
+
+
+def _check(scene: Scene, keys: PartitionKeys, metric: str) -> None:
+    for attempt in range(_ATTEMPTS):
+        before, sketched = _stated(scene, keys, metric)
+        found = _sum_of_totals(scene, keys, metric, exactly=attempt > 0) + sketched
+        if found == before:
+            return
+        if attempt > 0 and _stated(scene, keys, metric) == (before, sketched):
+            scene.report.find(
+                "ledger.differs",
+                f"{keys.stream}: ledger -> total@{metric} is {before:,}, but its counters add up to {found:,}",
+            )
+            return
+    scene.report.limit("sums", f"{keys.stream}: {metric}: its counters were not added up, because they changed")
+
+
+def _stated(scene: Scene, keys: PartitionKeys, metric: str) -> tuple[int, int]:
+    """Return the sum of a metric's amounts in the ledger, and of those in its sketch."""
+    total, sketched = scene.client.hmget(keys.ledger, f"total@{metric}", f"sketched@{metric}")
+    return int(total or 0), int(sketched or 0)
+
+
+def _sum_of_totals(scene: Scene, keys: PartitionKeys, metric: str, *, exactly: bool) -> int:
+    """Return the sum of the exact totals of a metric in a partition; a key of another type counts as 0.
+
+    SCAN can return a key twice. With `exactly`, it is added once, which needs memory for the name of each key.
+    """
+    found, seen = 0, set[bytes]()
+    for page in pages_of_keys(scene.client, keys.ledger, keys.total(metric, "")):
+        names = sorted({*page} - seen)
+        if exactly:
+            seen.update(names)
+        if names:
+            found += sum(int(value or 0) for value in scene.client.mget(names))
+    return found
