@@ -3970,9 +3970,15 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "verify-compares-up-to-the-end-of-the-stream",
-        (Edit("tallystream_worker/verify/archived.py", "if end > newest:", "if False:"),),
-        tests=("tests/integration/verify/test_verify.py::test_lost_entries_that_only_the_archive_has_are_found",),
+        "verify-takes-entries-of-a-lost-log-for-present-ones",
+        (
+            Edit(
+                "tallystream_worker/verify/archived.py",
+                "self._ahead = _ahead(client, store, keys, number)",
+                "self._ahead = None",
+            ),
+        ),
+        tests=("tests/integration/verify/test_lost_end.py::test_the_loss_is_the_only_finding",),
     ),
     Mutant(
         "any-error-of-a-namespace-is-lost-data",

@@ -26,6 +26,7 @@ _OF_SNAPSHOT: Final = (
     "--once --accept-loss"
 )
 _OF_BOTH: Final = "do what is stated for the snapshot: the restore counts the later entries of the archive, too"
+_OF_EITHER: Final = "tallystream verify names the command"
 _OF_ARCHIVE: Final = (
     "tallystream archive --once, which moves these entries to files *.parquet.lost; then see the page on the archive, "
     '"Count lost entries"'
@@ -100,19 +101,31 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
                 ahead.setdefault(position.backup, []).append((position, last))
             elif position.mark and position.mark not in (marks or b"").decode().split():
                 unmarked.setdefault(position.backup, []).append(position)
-        has_snapshot = any(position.mark for each in ahead.values() for position, _ in each)
-        certain = [_certain(*each[0], len(each), has_snapshot=has_snapshot) for each in ahead.values()]
+        in_snapshot = any(position.mark for each in ahead.values() for position, _ in each)
+        has_snapshot = any(position.mark for position in found)
+        certain = [
+            _certain(*each[0], len(each), in_snapshot=in_snapshot, has_snapshot=has_snapshot) for each in ahead.values()
+        ]
         return certain + [_possible(each) for backup, each in unmarked.items() if backup not in ahead]
 
     return totals.run(Query(commands, parse))
 
 
-def _certain(position: _Position, last: str, streams: int, *, has_snapshot: bool) -> BackedUpLoss:
-    """Return the loss of `streams` streams, of which `position` is one; `has_snapshot`: whether a snapshot has it too.
+def _certain(position: _Position, last: str, streams: int, *, in_snapshot: bool, has_snapshot: bool) -> BackedUpLoss:
+    """Return the loss of `streams` streams, of which `position` is one.
 
     An archive's lost entries must not be set aside before a restore: it would leave out those after the snapshot.
+
+    Args:
+        position: The position of the backup in one of these streams.
+        last: The last ID of this stream.
+        streams: The number of streams.
+        in_snapshot: Whether the snapshot has later entries than a stream.
+        has_snapshot: Whether there is a snapshot.
     """
-    remedy = _OF_BOTH if has_snapshot and not position.mark else position.remedy
+    remedy = position.remedy
+    if has_snapshot and not position.mark:
+        remedy = _OF_BOTH if in_snapshot else _OF_EITHER
     return BackedUpLoss(
         f"lost: {position.backup} has entries of {position.stream} up to {format_moment(position.last[0] / 1000)}, but "
         f"the stream ends at {last} (such streams: {streams:,}). The server has lost the later entries, for example "

@@ -19,9 +19,19 @@ SNAPSHOT: Final = "tallystream snapshot --once --whole"
 EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapshot is right: tallystream restore --force"
 """What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
 
+CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "archive.ahead")
+"""The findings that can explain other ones, in the order in which they must be mended."""
+
 _LOST: Final = (
     "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer "
     "has; only if there is no snapshot: tallystream reopen, which loses the events that were not counted"
+)
+_SET_ASIDE: Final = (
+    "tallystream archive --once, which moves these entries to files *.parquet.lost; then: tallystream verify"
+)
+_BRING_BACK: Final = (
+    "stop the workers that archive; then: tallystream restore --force, which also counts the archived entries; then "
+    "start these workers; then: tallystream verify"
 )
 _CHAIN: Final = "tallystream audit, to see which counters differ; then " + REBUILD
 
@@ -33,10 +43,14 @@ class Kind:
     Attributes:
         meaning: What is wrong, in one sentence.
         remedy: The command that mends it, or what to do.
+        restore: The part of `remedy` for a deployment with a snapshot that can be restored; empty if none is needed.
+        without: The part of `remedy` for a deployment without such a snapshot; empty if `restore` is.
     """
 
     meaning: str
     remedy: str
+    restore: str = ""
+    without: str = ""
 
 
 KINDS: Final = {
@@ -160,8 +174,10 @@ KINDS: Final = {
     ),
     "archive.ahead": Kind(
         "The server has lost entries that the archive contains, for example because older data was put back.",
-        "tallystream archive --once, which moves these entries to files *.parquet.lost; then follow the steps in "
-        "docs/archive.md, Count lost entries",
+        f"with a snapshot from before the loss: {_BRING_BACK}; without one, or if all these entries were sent again: "
+        f"{_SET_ASIDE}",
+        _BRING_BACK,
+        _SET_ASIDE,
     ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",

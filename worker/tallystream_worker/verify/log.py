@@ -44,7 +44,7 @@ def check(scene: Scene) -> None:
             _Partition(scene, number, keys).check()
         elif entries := _appended(scene, keys):
             scene.report.find("log.missing", f"{keys.stream}: at least {entries:,} entries were appended")
-            scene.report.cause = scene.report.cause or "log.missing"
+            scene.report.explain("log.missing")
         else:
             scene.report.limit(
                 "log",

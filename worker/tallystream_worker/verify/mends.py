@@ -12,6 +12,8 @@ from redis.exceptions import RedisError
 
 from tallystream.client.replies import BROKEN
 from tallystream.errors import TallyError
+from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.wire.stream_id import parse_id
 from tallystream_worker.rebuild.baseline import choose
 from tallystream_worker.rebuild.scope import Span
 
@@ -30,11 +32,14 @@ _NOTHING: Final = (
 
 
 def note(scene: Scene) -> None:
-    """Note in the report which command mends counters; if this cannot be found out, its general text stays.
+    """Note in the report which command mends counters, and whether a snapshot can be restored.
+
+    If it cannot be found out which command mends counters, its general text stays.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
     """
+    _note_snapshot(scene)
     try:
         bases = [choose(scene.client, scene.deployment, number, scene.sources, Span()) for number, _ in scene.streams()]
     except BROKEN:
@@ -49,3 +54,27 @@ def note(scene: Scene) -> None:
         scene.report.recount = f"tallystream rebuild --archive {scene.sources.archive.url}"
     else:
         scene.report.recount = "tallystream rebuild"
+
+
+def _note_snapshot(scene: Scene) -> None:
+    """Note in the report whether there is an undamaged snapshot of every partition of the live generation.
+
+    Also note whether it is of before the loss of all entries in `Verification.ahead`, so that a restore counts these.
+    """
+    database, deployment, report = scene.sources.snapshot, scene.deployment, scene.report
+    report.has_snapshot = False
+    if database is None or "snapshot.damaged" in report.findings:
+        return
+    layout = deployment.layout
+    expected = {"epoch": deployment.epoch, "namespace": layout.namespace, "log": str(layout.topic)}
+    try:
+        facts = {"log": str(FIRST_TOPIC)} | database.facts()
+        found = [database.position(number) for number in range(layout.partitions)]
+    except (TallyError, ValueError):
+        return  # a check has reported it
+    positions = [each[0] for each in found if each is not None and each[1] == deployment.generation]
+    if len(positions) == len(found) and expected.items() <= facts.items():
+        report.has_snapshot = True
+        report.is_ahead_of_snapshot = all(
+            parse_id(positions[number].generated) <= parse_id(lost.after) for number, lost in report.ahead.items()
+        )

@@ -1,0 +1,112 @@
+"""After a server lost the end of its log, a verification names the commands that mend it, in an order that works."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tallystream import Producer
+from tallystream.deployment import Deployment
+from tallystream.reading.totals import Totals
+from tallystream_worker.archive.service import Archive
+from tests.integration.verify.test_remedies import run
+from tests.integration.verify.test_verify import World, emit_each, names, world
+from tests.rewind import copy_of, go_back
+
+if TYPE_CHECKING:
+    from tallystream_worker.verify.report import Verification
+
+__all__ = ["world"]  # the fixture
+
+
+def emit(world: World, begin: int, events: int = 20) -> None:
+    """Append and count events of every metric, of a producer that then ends."""
+    with Producer(world.harness.url, linger=0) as producer:
+        for number in range(begin, begin + events):
+            emit_each(producer, number)
+            if number % 5 == 4:
+                producer.flush(10)
+    world.harness.drain("closer", claim_idle=0)
+
+
+def archive(world: World) -> None:
+    """Archive every entry."""
+    Archive(world.client, world.store, Deployment.load(world.client)).run_once(settled=0)
+
+
+def totals(world: World) -> dict[str, int]:
+    """Return totals that depend on every event."""
+    with closing(Totals(world.harness.url)) as reader:
+        found = dict.fromkeys(("view", "sale", "visit", "page"), 0)
+        for metric in found:
+            for subject in ("shop", "home", *(f"a{n}" for n in range(50)), *(f"p{n}" for n in range(20))):
+                found[metric] += reader.get(subject, metric).value
+    return found
+
+
+def lose_the_end(world: World, *, is_copied: bool, is_followed: bool) -> dict[str, int]:
+    """Let the server lose archived entries; return the totals that are right if they count too.
+
+    Args:
+        world: The deployment.
+        is_copied: Whether a snapshot has the lost entries.
+        is_followed: Whether later events are counted after the loss.
+    """
+    earlier = copy_of(world.client)
+    emit(world, 10_000)
+    world.copy() if is_copied else archive(world)
+    right = totals(world)
+    go_back(world.client, earlier)
+    if is_followed:
+        before = totals(world)
+        emit(world, 20_000)
+        right = {metric: value + totals(world)[metric] - before[metric] for metric, value in right.items()}
+    return right
+
+
+def commands(report: Verification) -> list[str]:
+    """Return the commands of the first finding, in their order."""
+    (first, *others) = report.in_order()
+    assert {report.remedy(each).partition(",")[0] for each in others} <= {f"first mend {first.name}"}
+    return re.findall(r"tallystream (?:restore|rebuild|archive|snapshot)[^;,(]*", report.remedy(first))
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_the_loss_is_the_only_finding(world: World, *, is_followed: bool) -> None:
+    """Without a snapshot, the loss is one finding: no other one names a command that makes the mend impossible."""
+    lose_the_end(world, is_copied=False, is_followed=is_followed)
+    report = world.verify(snapshot=False)
+    assert names(report) == {"archive.ahead"}
+    (detail,) = report.findings["archive.ahead"].details
+    assert "0 of them were sent again" in detail
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_the_named_commands_bring_everything_back(world: World, *, is_copied: bool, is_followed: bool) -> None:
+    """With a snapshot, whether or not it has the lost entries, the first finding names a restore, which is enough."""
+    right = lose_the_end(world, is_copied=is_copied, is_followed=is_followed)
+    report = world.verify()
+    assert names(report) == {"archive.ahead", *["snapshot.ahead"] * is_copied}
+    first, *_ = commands(report)
+    assert first.strip() == "tallystream restore --force"
+    run(world, first, str(world.folder / "snapshot.sqlite"), TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    archive(world)
+    report = world.verify()
+    assert (names(report), report.failed, totals(world)) == (set(), [], right)
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_entries_that_no_snapshot_brings_back_are_set_aside(world: World, *, is_accepted: bool) -> None:
+    """Without a snapshot from before the loss, the archiver sets the lost entries aside, and no counter changes."""
+    lose_the_end(world, is_copied=is_accepted, is_followed=True)
+    counted, url = totals(world), str(world.folder / "snapshot.sqlite")
+    if is_accepted:
+        run(world, commands(world.verify())[1], url)
+    (command,) = commands(world.verify(snapshot=is_accepted))
+    run(world, command, url, TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    report = world.verify(snapshot=is_accepted)
+    assert (names(report), report.failed, totals(world)) == (set(), [], counted)
