@@ -3981,6 +3981,26 @@ MUTANTS: Final = (
         tests=("tests/integration/verify/test_lost_end.py::test_the_loss_is_the_only_finding",),
     ),
     Mutant(
+        "verify-compares-the-archive-of-other-data",
+        (
+            Edit(
+                "tallystream_worker/verify/verify.py", "    return replace(found, archive=None)\n", "    return found\n"
+            ),
+        ),
+        tests=("tests/integration/verify/test_lost_end.py::test_an_archive_of_other_data_is_not_compared",),
+    ),
+    Mutant(
+        "rebuild-counts-the-archive-of-other-data",
+        (
+            Edit(
+                "tallystream_worker/archive/store.py",
+                'if (self.manifest() or {}).get("epoch", epoch) != epoch:',
+                "if False:",
+            ),
+        ),
+        tests=("tests/integration/verify/test_lost_end.py::test_no_command_counts_the_archive_of_other_data",),
+    ),
+    Mutant(
         "any-error-of-a-namespace-is-lost-data",
         (
             Edit(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -12,7 +16,9 @@ from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.reading.totals import Totals
 from tallystream_worker.archive.service import Archive
-from tests.integration.verify.test_remedies import run
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tests.integration.verify.test_remedies import replaced, run
 from tests.integration.verify.test_verify import World, emit_each, names, world
 from tests.rewind import copy_of, go_back
 
@@ -20,6 +26,8 @@ if TYPE_CHECKING:
     from tallystream_worker.verify.report import Verification
 
 __all__ = ["world"]  # the fixture
+
+PROGRAM: Final = Path(sys.executable).with_name("tallystream")
 
 
 def emit(world: World, begin: int, events: int = 20) -> None:
@@ -110,3 +118,50 @@ def test_entries_that_no_snapshot_brings_back_are_set_aside(world: World, *, is_
     run(world, command, url, TALLYSTREAM_ARCHIVE_URL=world.store.url)
     report = world.verify(snapshot=is_accepted)
     assert (names(report), report.failed, totals(world)) == (set(), [], counted)
+
+
+def trim(world: World) -> None:
+    """Remove all entries but two, as retention does."""
+    removed = world.client.xtrim(world.keys.stream, maxlen=2, approximate=False)
+    world.client.hincrby(world.keys.ledger, "entries:retired", removed)
+
+
+@pytest.mark.parametrize("is_trimmed", [True, False])
+def test_an_archive_of_other_data_is_not_compared(world: World, *, is_trimmed: bool) -> None:
+    """If a server was emptied and counting began again, entries of the earlier data in the archive are no fault.
+
+    The report states that the archive is not checked; it has no finding, and the counters are compared.
+    """
+    replaced(world)
+    emit(world, 0)
+    if is_trimmed:
+        trim(world)
+    report = world.verify(snapshot=False)
+    assert (names(report), [each.check for each in report.failed], report.status) == (set(), ["archive"], 2)
+    assert "archive of other data (different epoch)" in report.failed[0].text
+    assert is_trimmed or [each for each in report.proofs if each.check == "counters"]
+    assert not [each for each in report.limits if "no archive is configured" in each.text]
+
+
+def test_no_command_counts_the_archive_of_other_data(world: World) -> None:
+    """If entries are gone from the streams, a command that needs them refuses an archive of other data.
+
+    The archive has more entries than are gone. A restore refuses it too: the snapshot is of the present data.
+    """
+    replaced(world)
+    emit(world, 0)
+    trim(world)
+    database = Database(str(world.folder / "present.sqlite"))
+    Snapshotter(world.client, database, Deployment.load(world.client)).run_once()
+    database.close()
+    before, folder = totals(world), ["--archive", world.store.url]
+    for command in (["rebuild"], ["rebuild", "--partitions", "2"], ["audit"], ["restore", "--force"]):
+        done = subprocess.run(
+            [PROGRAM, *command, *folder],
+            env=os.environ | {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_SNAPSHOT_URL": database.place},
+            cwd=world.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1, command
+        assert "is the archive of other data (different epoch)" in done.stderr, command
+        run(world, "tallystream rebuild --drop", "") if command == ["rebuild", "--partitions", "2"] else None
+        assert totals(world) == before, command

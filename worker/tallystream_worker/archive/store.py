@@ -201,6 +201,20 @@ class Store:
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)
 
+    def ensure_of(self, epoch: str) -> None:
+        """Raise an `ArchiveError` if the manifest names another epoch than `epoch`, that of the data to read.
+
+        An archive without a manifest, or whose manifest has no epoch, is not refused.
+
+        Raises:
+            ArchiveError: the archive is of other data, or the manifest cannot be read.
+        """
+        if (self.manifest() or {}).get("epoch", epoch) != epoch:
+            raise ArchiveError(
+                f"{self.url} is the archive of other data (different epoch), so its events are not those of the "
+                "streams. Name the archive of this data (--archive URL, or [archive] url)"
+            )
+
     def note(self, retracted: Sequence[Retraction]) -> None:
         """Replace the retractions in the manifest by `retracted`, those that are live now.
 

@@ -37,7 +37,7 @@ def check(scene: Scene) -> None:
         ArchiveError: the archive cannot be listed. A file that cannot be read is only reported.
         redis.RedisError: the server does not reply, or rejects a command.
     """
-    if scene.sources.archive is None:
+    if scene.sources.archive is None and not any(each.check == "archive" for each in scene.report.failed):
         scene.report.limit("archive", "no archive is configured (--archive URL), so no entry was compared with one")
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
