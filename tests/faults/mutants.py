@@ -3981,6 +3981,14 @@ MUTANTS: Final = (
         tests=("tests/integration/verify/test_lost_end.py::test_the_loss_is_the_only_finding",),
     ),
     Mutant(
+        "verify-takes-no-snapshot-for-one",
+        (Edit("tallystream_worker/verify/mends.py", "is_own and is_whole and len(partitions) > 0", "True"),),
+        tests=(
+            "tests/integration/verify/test_remedies.py::test_the_remedy_of_lost_keys_mends_them",
+            "tests/integration/verify/test_remedies.py::test_a_lost_description_has_one_remedy",
+        ),
+    ),
+    Mutant(
         "verify-compares-the-archive-of-other-data",
         (
             Edit(

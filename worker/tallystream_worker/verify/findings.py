@@ -22,10 +22,10 @@ EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapsho
 CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "archive.ahead")
 """The findings that can explain other ones, in the order in which they must be mended."""
 
-_LOST: Final = (
-    "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer "
-    "has; only if there is no snapshot: tallystream reopen, which loses the events that were not counted"
+_BY_RESTORE: Final = (
+    "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer has"
 )
+_BY_REOPENING: Final = "tallystream reopen, which loses the events that were not counted"
 _SET_ASIDE: Final = (
     "tallystream archive --once, which moves these entries to files *.parquet.lost; then: tallystream verify"
 )
@@ -57,6 +57,8 @@ KINDS: Final = {
     "deployment.missing": Kind(
         "The namespace has keys, but the hash that describes them is missing.",
         "tallystream restore --force, with a snapshot; without one: tallystream reopen",
+        "tallystream restore --force",
+        "tallystream reopen",
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the one that readers use, although no rebuild is running.",
@@ -83,8 +85,10 @@ KINDS: Final = {
     ),
     "rules.missing": Kind(
         "The snapshot or the archive has a later change of the rules than the server, which has lost it.",
-        "tallystream restore --force, which makes the lost changes again; only if there is no snapshot: tallystream "
-        "reopen, which makes those again that the archive has",
+        "if the snapshot has it: tallystream restore --force, which makes the lost changes again; otherwise: "
+        "tallystream reopen, which makes those again that the archive has",
+        "tallystream restore --force, which makes the lost changes again",
+        "tallystream reopen, which makes the lost changes again that the archive has",
     ),
     "keys.lost": Kind(
         "A key was deleted or evicted; other keys show that it existed.",
@@ -114,7 +118,12 @@ KINDS: Final = {
         "another client has changed the field.",
         REBUILD,
     ),
-    "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
+    "log.missing": Kind(
+        "A stream was deleted, although events were appended to it.",
+        f"{_BY_RESTORE}; only if there is no snapshot: {_BY_REOPENING}",
+        _BY_RESTORE,
+        _BY_REOPENING,
+    ),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(
         "More entries are gone from a stream than workers have removed.", "find the client that runs XDEL or XTRIM"

@@ -84,12 +84,14 @@ def verify(
         else:
             root = Layout(namespace=namespace).root
             report.find("deployment.missing", f"{error.key} does not exist, but {root} does")
+        mends.note_snapshot(report, sources.snapshot, namespace)
         return report
     if not found.is_stored:
         pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})
         key = next(iter(client.scan_iter(match=f"{pattern}:*", count=1000)), None)
         if key is not None:
             report.find("deployment.missing", f"{found.layout.root} does not exist, but {key.decode()} does")
+            mends.note_snapshot(report, sources.snapshot, namespace)
             return report
         found.ensure_stored()
     found.ensure_declared()
