@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import duckdb
 import pytest
 
 from tallystream import Producer
@@ -20,7 +21,9 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.integration.verify.test_remedies import replaced, run
 from tests.integration.verify.test_verify import World, emit_each, names, world
+from tests.paths import ROOT
 from tests.rewind import copy_of, go_back
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tallystream_worker.verify.report import Verification
@@ -107,17 +110,93 @@ def test_the_named_commands_bring_everything_back(world: World, *, is_copied: bo
     assert (names(report), report.failed, totals(world)) == (set(), [], right)
 
 
+def ingest_lost(world: World) -> None:
+    """Count the entries in files `*.parquet.lost` that were not sent again, and move these files away: see the page."""
+    query = (ROOT / "docs" / "archive.md").read_text().partition("```sql\nCOPY")[2].partition("```")[0]
+    duckdb.sql(
+        f"COPY{query}".replace("'archive/", f"'{world.store.url}/").replace(
+            "lost.parquet", f"{world.folder}/lost.parquet"
+        )
+    )
+    run(world, "tallystream ingest lost.parquet", "")
+    world.harness.drain("closer", claim_idle=0)
+    (world.folder / "archive" / "lost").rename(world.folder / "counted")
+
+
 @pytest.mark.parametrize("is_accepted", [True, False])
-def test_entries_that_no_snapshot_brings_back_are_set_aside(world: World, *, is_accepted: bool) -> None:
-    """Without a snapshot from before the loss, the archiver sets the lost entries aside, and no counter changes."""
-    lose_the_end(world, is_copied=is_accepted, is_followed=True)
+def test_entries_that_no_snapshot_brings_back_are_named_until_they_count(world: World, *, is_accepted: bool) -> None:
+    """Without a snapshot from before the loss, the archiver sets the lost entries aside, and no counter changes.
+
+    Then the only finding names their number. After the steps of the page, nothing is found, and each event counts.
+    """
+    right = lose_the_end(world, is_copied=is_accepted, is_followed=True)
     counted, url = totals(world), str(world.folder / "snapshot.sqlite")
     if is_accepted:
         run(world, commands(world.verify())[1], url)
-    (command,) = commands(world.verify(snapshot=is_accepted))
+    command, *_ = commands(world.verify(snapshot=is_accepted))
     run(world, command, url, TALLYSTREAM_ARCHIVE_URL=world.store.url)
     report = world.verify(snapshot=is_accepted)
-    assert (names(report), report.failed, totals(world)) == (set(), [], counted)
+    assert (names(report), report.failed, totals(world)) == ({"archive.set_aside"}, [], counted)
+    (detail,) = report.findings["archive.set_aside"].details
+    assert detail.startswith(f"{world.keys.stream}: 4 entries with 120 events; a rebuild leaves them out")
+    environment = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url}
+    status = subprocess.run(
+        [PROGRAM, "status"], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    assert "entries with 120 events in files *.parquet.lost" in status.stderr
+    ingest_lost(world)
+    archive(world)
+    report = world.verify(snapshot=is_accepted)
+    assert (names(report), report.failed, totals(world)) == (set(), [], right)
+
+
+def test_entries_that_were_sent_again_are_set_aside_and_count(world: World) -> None:
+    """If a producer has sent all lost entries again, the files with them are stated, and are no finding."""
+    earlier = copy_of(world.client)
+    with Producer(world.harness.url, linger=0) as producer:
+        for number in range(10):
+            emit_each(producer, number)
+            producer.flush(10)
+        archive(world)
+        length = world.client.xlen(world.keys.stream)
+        go_back(world.client, earlier)
+        emit_each(producer, 10)
+        producer.flush(10)
+        until(lambda: world.client.xlen(world.keys.stream) > length, what="the entries to be sent again")
+    world.harness.drain("closer", claim_idle=0)
+    command, *_ = commands(world.verify(snapshot=False))
+    run(world, command, "", TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    report = world.verify(snapshot=False)
+    assert (names(report), report.failed) == (set(), [])
+    (limit,) = [each.text for each in report.limits if "*.parquet.lost" in each.text]
+    assert "nothing needs 10 entries with 60 events" in limit
+
+
+def test_a_rebuild_and_the_report_agree_on_entries_that_were_set_aside(world: World) -> None:
+    """If a snapshot with lost entries is restored after these were set aside, both commands name `--accept-loss`.
+
+    Before the rebuild, the entries may count; after it, they do not, and are a finding.
+    """
+    right = lose_the_end(world, is_copied=True, is_followed=False)
+    archive(world)  # too early: it makes the restore read less from the archive
+    url = str(world.folder / "snapshot.sqlite")
+    run(world, "tallystream restore --force", url, TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    world.harness.drain("closer", claim_idle=0)
+    archive(world)
+    report = world.verify()
+    assert (names(report), report.failed, totals(world)) == (set(), [], right)
+    (limit,) = [each.text for each in report.limits if "*.parquet.lost" in each.text]
+    assert "whether 4 entries with 120 events" in limit
+    environment = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url}
+    refused = subprocess.run(
+        [PROGRAM, "rebuild"], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "--accept-loss" in limit
+    assert "--accept-loss" in refused.stderr
+    assert "The archive has entries in files *.parquet.lost" in refused.stderr
+    run(world, "tallystream rebuild --accept-loss", "", TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    assert "archive.set_aside" in names(world.verify(snapshot=False))
 
 
 def trim(world: World) -> None:

@@ -269,7 +269,7 @@ class Rebuild:
                 self._leave_nothing()
             raise StreamError(
                 f"{missing:,} entries are neither in the streams nor in the archive: the new counters lack them. "
-                "Name another archive, or count without them (--accept-loss)"
+                f"Name another archive, or count without them (--accept-loss){self._set_aside()}"
             )
         failpoints.reach("rebuild-caught-up")
 
@@ -325,6 +325,22 @@ class Rebuild:
                 )
             note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
             _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
+
+    def _set_aside(self) -> str:
+        """Return a text on entries in files `*.parquet.lost`, which are not read; `""` if none are known."""
+        if not self._archive:
+            return ""
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+        layout = self._deployment.layout
+        with suppress(TallyError):
+            store = Store(self._archive, layout.namespace, layout.topic)
+            if any(store.set_aside(number) for number in range(layout.partitions)):
+                return (
+                    ". The archive has entries in files *.parquet.lost, which a rebuild leaves out: tallystream verify "
+                    "states whether they count now"
+                )
+        return ""
 
     def _is_of_archive(self, error: TallyError) -> bool:
         """Return whether an archive is named, and an error is an `ArchiveError` or a `ConfigurationError`."""

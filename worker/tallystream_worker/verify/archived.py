@@ -166,7 +166,7 @@ class ArchivedLinks:
         """
         for file in self._files:
             try:
-                for link in _links(self._store, file, is_whole=held is not None and file.last >= held):
+                for link in links_of(self._store, file, is_whole=held is not None and file.last >= held):
                     if link.id <= min(until, self._end):
                         yield link
             except TallyError as error:
@@ -199,7 +199,7 @@ class ArchivedLinks:
         self._report.find(name, f"{self._keys.stream}: {text}")
 
 
-def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
+def links_of(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
     """Yield the entries of one file, each with its rows as `content` if `is_whole`.
 
     Raises:

@@ -27,7 +27,8 @@ _BY_RESTORE: Final = (
 )
 _BY_REOPENING: Final = "tallystream reopen, which loses the events that were not counted"
 _SET_ASIDE: Final = (
-    "tallystream archive --once, which moves these entries to files *.parquet.lost; then: tallystream verify"
+    "tallystream archive --once, which moves these entries to files *.parquet.lost; then: tallystream verify, which "
+    "names those that do not count"
 )
 _BRING_BACK: Final = (
     "stop the workers that archive; then: tallystream restore --force, which also counts the archived entries; then "
@@ -187,6 +188,11 @@ KINDS: Final = {
         f"{_SET_ASIDE}",
         _BRING_BACK,
         _SET_ASIDE,
+    ),
+    "archive.set_aside": Kind(
+        "The archiver has set entries aside that the server had lost (files *.parquet.lost), and they do not count.",
+        "follow the steps in docs/archive.md, Count lost entries; to accept the loss, only move the folder lost out of "
+        "the archive",
     ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",
