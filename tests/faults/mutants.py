@@ -99,6 +99,7 @@ _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _RESTORED: Final = "tests/integration/verify/test_restored.py"
+_LOST_END: Final = "tests/integration/verify/test_lost_end.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
@@ -3978,7 +3979,17 @@ MUTANTS: Final = (
                 "self._ahead = None",
             ),
         ),
-        tests=("tests/integration/verify/test_lost_end.py::test_the_loss_is_the_only_finding",),
+        tests=(f"{_LOST_END}::test_the_loss_is_the_only_finding",),
+    ),
+    Mutant(
+        "verify-forgets-entries-that-were-set-aside",
+        (Edit("tallystream_worker/verify/set_aside.py", "if missing.entries:", "if False:"),),
+        tests=(f"{_LOST_END}::test_entries_that_no_snapshot_brings_back_are_named_until_they_count",),
+    ),
+    Mutant(
+        "verify-takes-entries-that-were-sent-again-for-lost-ones",
+        (Edit("tallystream_worker/verify/log.py", "            self._set_aside.see(link)\n", "            pass\n"),),
+        tests=(f"{_LOST_END}::test_entries_that_were_sent_again_are_set_aside_and_count",),
     ),
     Mutant(
         "verify-takes-no-snapshot-for-one",
@@ -3995,7 +4006,7 @@ MUTANTS: Final = (
                 "tallystream_worker/verify/verify.py", "    return replace(found, archive=None)\n", "    return found\n"
             ),
         ),
-        tests=("tests/integration/verify/test_lost_end.py::test_an_archive_of_other_data_is_not_compared",),
+        tests=(f"{_LOST_END}::test_an_archive_of_other_data_is_not_compared",),
     ),
     Mutant(
         "rebuild-counts-the-archive-of-other-data",
@@ -4006,7 +4017,7 @@ MUTANTS: Final = (
                 "if False:",
             ),
         ),
-        tests=("tests/integration/verify/test_lost_end.py::test_no_command_counts_the_archive_of_other_data",),
+        tests=(f"{_LOST_END}::test_no_command_counts_the_archive_of_other_data",),
     ),
     Mutant(
         "any-error-of-a-namespace-is-lost-data",

@@ -17,10 +17,15 @@ from tallystream import Producer
 from tallystream.deployment import Deployment
 from tallystream.reading.totals import Totals
 from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.repartition import to_partitions
+from tallystream_worker.rebuild.baseline import Sources
+from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
+from tallystream_worker.verify.verify import verify
 from tests.integration.verify.test_remedies import replaced, run
-from tests.integration.verify.test_verify import World, emit_each, names, world
+from tests.integration.verify.test_verify import RULES, World, emit_each, names, world
 from tests.paths import ROOT
 from tests.rewind import copy_of, go_back
 from tests.waiting import until
@@ -110,14 +115,19 @@ def test_the_named_commands_bring_everything_back(world: World, *, is_copied: bo
     assert (names(report), report.failed, totals(world)) == (set(), [], right)
 
 
+def said(world: World, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the archive and more variables, and return its result, whatever its exit status is."""
+    environment = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url} | variables
+    return subprocess.run(
+        [PROGRAM, *command], env=os.environ | environment, cwd=world.folder, capture_output=True, text=True, check=False
+    )
+
+
 def ingest_lost(world: World) -> None:
     """Count the entries in files `*.parquet.lost` that were not sent again, and move these files away: see the page."""
     query = (ROOT / "docs" / "archive.md").read_text().partition("```sql\nCOPY")[2].partition("```")[0]
-    duckdb.sql(
-        f"COPY{query}".replace("'archive/", f"'{world.store.url}/").replace(
-            "lost.parquet", f"{world.folder}/lost.parquet"
-        )
-    )
+    query = query.replace("'archive/", f"'{world.store.url}/").replace("lost.parquet", f"{world.folder}/lost.parquet")
+    duckdb.sql(f"COPY{query}")
     run(world, "tallystream ingest lost.parquet", "")
     world.harness.drain("closer", claim_idle=0)
     (world.folder / "archive" / "lost").rename(world.folder / "counted")
@@ -139,11 +149,7 @@ def test_entries_that_no_snapshot_brings_back_are_named_until_they_count(world: 
     assert (names(report), report.failed, totals(world)) == ({"archive.set_aside"}, [], counted)
     (detail,) = report.findings["archive.set_aside"].details
     assert detail.startswith(f"{world.keys.stream}: 4 entries with 120 events; a rebuild leaves them out")
-    environment = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url}
-    status = subprocess.run(
-        [PROGRAM, "status"], env=os.environ | environment, capture_output=True, text=True, check=True
-    )
-    assert "entries with 120 events in files *.parquet.lost" in status.stderr
+    assert "entries with 120 events in files *.parquet.lost" in said(world, "status").stderr
     ingest_lost(world)
     archive(world)
     report = world.verify(snapshot=is_accepted)
@@ -187,10 +193,7 @@ def test_a_rebuild_and_the_report_agree_on_entries_that_were_set_aside(world: Wo
     assert (names(report), report.failed, totals(world)) == (set(), [], right)
     (limit,) = [each.text for each in report.limits if "*.parquet.lost" in each.text]
     assert "whether 4 entries with 120 events" in limit
-    environment = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url}
-    refused = subprocess.run(
-        [PROGRAM, "rebuild"], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    refused = said(world, "rebuild")
     assert refused.returncode == 1
     assert "--accept-loss" in limit
     assert "--accept-loss" in refused.stderr
@@ -233,14 +236,24 @@ def test_no_command_counts_the_archive_of_other_data(world: World) -> None:
     database = Database(str(world.folder / "present.sqlite"))
     Snapshotter(world.client, database, Deployment.load(world.client)).run_once()
     database.close()
-    before, folder = totals(world), ["--archive", world.store.url]
+    before = totals(world)
     for command in (["rebuild"], ["rebuild", "--partitions", "2"], ["audit"], ["restore", "--force"]):
-        done = subprocess.run(
-            [PROGRAM, *command, *folder],
-            env=os.environ | {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_SNAPSHOT_URL": database.place},
-            cwd=world.folder, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = said(world, *command, TALLYSTREAM_SNAPSHOT_URL=database.place)
         assert done.returncode == 1, command
         assert "is the archive of other data (different epoch)" in done.stderr, command
         run(world, "tallystream rebuild --drop", "") if command == ["rebuild", "--partitions", "2"] else None
         assert totals(world) == before, command
+
+
+def test_lost_entries_of_an_earlier_topic_are_named(world: World) -> None:
+    """After a change of the number of partitions, entries that were set aside before it are still a finding."""
+    lose_the_end(world, is_copied=False, is_followed=False)
+    archive(world)
+    settings = Settings(RedisSettings(world.harness.url), rules=RULES)
+    to_partitions(settings, Deployment.load(world.client), 2, "", accept_loss=False, json=True)
+    deployment = Deployment.load(world.client)
+    later = Store(world.store.url, log=deployment.layout.topic)
+    Archive(world.client, later, deployment).run_once(settled=0)
+    report = verify(world.client, "tally", Sources(later, None))
+    (detail,) = report.findings["archive.set_aside"].details
+    assert detail.startswith("topic 1: 4 entries")
