@@ -3982,6 +3982,22 @@ MUTANTS: Final = (
         tests=(f"{_LOST_END}::test_the_loss_is_the_only_finding",),
     ),
     Mutant(
+        "restore-moves-the-place-of-the-rules-of-a-snapshot",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "or not self._has_followed(partition, position):",
+                "or True:",
+            ),
+        ),
+        tests=(f"{_VERIFY_CHANGED}::test_a_restore_of_an_older_generation_keeps_the_place_of_its_rules",),
+    ),
+    Mutant(
+        "verify-guesses-the-first-rules-of-a-generation",
+        (Edit("tallystream_worker/verify/counters.py", ", followed.firsts.get(number)):", "):"),),
+        tests=(f"{_VERIFY_CHANGED}::test_a_restore_of_an_older_generation_states_no_rules_that_counted_nothing_in_it",),
+    ),
+    Mutant(
         "verify-forgets-entries-that-were-set-aside",
         (Edit("tallystream_worker/verify/set_aside.py", "if missing.entries:", "if False:"),),
         tests=(f"{_LOST_END}::test_entries_that_no_snapshot_brings_back_are_named_until_they_count",),
