@@ -99,6 +99,7 @@ _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _RESTORED: Final = "tests/integration/verify/test_restored.py"
+_LOST_END: Final = "tests/integration/verify/test_lost_end.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
@@ -3975,9 +3976,69 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "verify-compares-up-to-the-end-of-the-stream",
-        (Edit("tallystream_worker/verify/archived.py", "if end > newest:", "if False:"),),
-        tests=("tests/integration/verify/test_verify.py::test_lost_entries_that_only_the_archive_has_are_found",),
+        "verify-takes-entries-of-a-lost-log-for-present-ones",
+        (
+            Edit(
+                "tallystream_worker/verify/archived.py",
+                "self._ahead = _ahead(client, store, keys, number)",
+                "self._ahead = None",
+            ),
+        ),
+        tests=(f"{_LOST_END}::test_the_loss_is_the_only_finding",),
+    ),
+    Mutant(
+        "restore-moves-the-place-of-the-rules-of-a-snapshot",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "or not self._has_followed(partition, position):",
+                "or True:",
+            ),
+        ),
+        tests=(f"{_VERIFY_CHANGED}::test_a_restore_of_an_older_generation_keeps_the_place_of_its_rules",),
+    ),
+    Mutant(
+        "verify-guesses-the-first-rules-of-a-generation",
+        (Edit("tallystream_worker/verify/counters.py", ", followed.firsts.get(number)):", "):"),),
+        tests=(f"{_VERIFY_CHANGED}::test_a_restore_of_an_older_generation_states_no_rules_that_counted_nothing_in_it",),
+    ),
+    Mutant(
+        "verify-forgets-entries-that-were-set-aside",
+        (Edit("tallystream_worker/verify/set_aside.py", "if missing.entries:", "if False:"),),
+        tests=(f"{_LOST_END}::test_entries_that_no_snapshot_brings_back_are_named_until_they_count",),
+    ),
+    Mutant(
+        "verify-takes-entries-that-were-sent-again-for-lost-ones",
+        (Edit("tallystream_worker/verify/log.py", "            self._set_aside.see(link)\n", "            pass\n"),),
+        tests=(f"{_LOST_END}::test_entries_that_were_sent_again_are_set_aside_and_count",),
+    ),
+    Mutant(
+        "verify-takes-no-snapshot-for-one",
+        (Edit("tallystream_worker/verify/mends.py", "is_own and is_whole and len(partitions) > 0", "True"),),
+        tests=(
+            "tests/integration/verify/test_remedies.py::test_the_remedy_of_lost_keys_mends_them",
+            "tests/integration/verify/test_remedies.py::test_a_lost_description_has_one_remedy",
+        ),
+    ),
+    Mutant(
+        "verify-compares-the-archive-of-other-data",
+        (
+            Edit(
+                "tallystream_worker/verify/verify.py", "    return replace(found, archive=None)\n", "    return found\n"
+            ),
+        ),
+        tests=(f"{_LOST_END}::test_an_archive_of_other_data_is_not_compared",),
+    ),
+    Mutant(
+        "rebuild-counts-the-archive-of-other-data",
+        (
+            Edit(
+                "tallystream_worker/archive/store.py",
+                'if (self.manifest() or {}).get("epoch", epoch) != epoch:',
+                "if False:",
+            ),
+        ),
+        tests=(f"{_LOST_END}::test_no_command_counts_the_archive_of_other_data",),
     ),
     Mutant(
         "any-error-of-a-namespace-is-lost-data",

@@ -54,7 +54,9 @@ def changes_of(entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> list[R
     return found
 
 
-def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> list[RuleChange]:
+def changes_within(
+    changes: Sequence[RuleChange], counted: Collection[int], first: int | None = None
+) -> list[RuleChange]:
     """Return the recorded changes within a generation: events before them were counted by other rules.
 
     The `differences` of each are those from the rules that were followed before it, without those of descriptions,
@@ -66,13 +68,15 @@ def changes_within(changes: Sequence[RuleChange], counted: Collection[int]) -> l
         changes: The result of `changes_of`.
         counted: The numbers of the rules that a generation has changed to, or will change to with the next event: see
             `counted_numbers`. The number of its first rules is not one of them.
+        first: The number of its first rules, if this is known.
     """
     found: list[RuleChange] = []
     before: RuleChange | None = None
     for place, change in enumerate(changes):
         if change.number not in counted:
             continue
-        earlier = [before] if before is not None else _unused(changes, place, counted)
+        stated = [each for each in changes if each.number == first]
+        earlier = [before] if before is not None else stated[-1:] or _unused(changes, place, counted)
         words = [list(filter(_is_counted, differences(each.rules, change.rules))) for each in earlier]
         if words and all(words):
             found.append(replace(change, differences=words[0]))

@@ -238,6 +238,56 @@ def test_what_cannot_be_judged_is_stated_as_not_checked(world):
     assert world.found().keys() == {"failed", "buckets.differ"}
 
 
+def rebuild(world: ChangingWorld) -> None:
+    """Rebuild by the present rules, and remove the generation before."""
+    chosen = Settings(RedisSettings(world.harness.url), rules=world.harness.rules)
+    number = propose(world.client, Deployment.load(world.client), chosen.rules)
+    build(chosen, Deployment.load(world.client), number, "")
+    drop_generation(world.client, Deployment.load(world.client), number - 1)
+    world.follow()
+
+
+def restored_limits(world: ChangingWorld, steps: str) -> list[str]:
+    """Restore the snapshot after some steps; return what is stated about earlier rules. Nothing else must be found.
+
+    The steps are words: `raise` and `lower` change a limit, `count` counts events, `copy` takes a snapshot, and
+    `rebuild` rebuilds.
+    """
+    metric, raised = CHANGES["limit raised"]
+    moves = {
+        "raise": lambda: world.change(metric, raised),
+        "lower": lambda: world.change(metric, RULES.metric[metric]),
+        "count": world.count,
+        "copy": world.copy,
+        "rebuild": lambda: rebuild(world),
+    }
+    for step in steps.split():
+        moves[step]()
+    restore(world.client, world.database, force=True)
+    world.follow()
+    world.count()
+    report = world.verify()
+    assert (report.findings, report.failed) == ({}, [])
+    return [each.text for each in report.limits if "earlier rules" in each.text]
+
+
+def test_a_restore_of_an_older_generation_states_no_rules_that_counted_nothing_in_it(world):
+    """A change that only a later generation followed is not stated, if the present rules are those of the snapshot."""
+    assert restored_limits(world, "raise count rebuild count lower count rebuild count") == []
+
+
+def test_a_restore_of_an_older_generation_keeps_the_place_of_its_rules(world):
+    """If the rules of the snapshot are live, the entries from their place in the snapshot on were counted by them."""
+    metric, raised = CHANGES["limit raised"]
+    world.change(metric, raised)
+    world.count()
+    (place,) = world.client.hvals(world.keys.adopted)
+    (limit,) = restored_limits(world, "copy count rebuild count")
+    assert (
+        f"before {place.decode().partition(' ')[0]}, which were counted by earlier rules (call: limit 5 -> 50)" in limit
+    )
+
+
 def test_a_restore_of_a_rebuilt_generation_is_no_fault(world):
     """After a restore of a snapshot of a later generation, it is known which rules counted its first entries."""
     world.change(*CHANGES["limit raised"])

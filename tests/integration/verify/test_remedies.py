@@ -195,29 +195,69 @@ def test_a_missing_group_has_one_remedy(world: World, prepare: Callable[[World],
 def test_the_finding_that_explains_the_others_comes_first(world: World) -> None:
     """If older data was put back, the loss is the first finding, and the others name it instead of a rebuild."""
     ahead_unseen(world)
+    world.client.incrby(world.keys.total("view", "a1"))
     report = world.verify()
-    assert {"snapshot.ahead", "archive.unknown", "log.differs"} <= names(report)
+    assert {"snapshot.ahead", "archive.ahead", "counters.differ"} <= names(report)
     first, *others = report.summary()["findings"]
     assert first["name"] == "snapshot.ahead"
     assert {each["remedy"].partition(",")[0] for each in others} == {"first mend snapshot.ahead"}
 
 
+@pytest.mark.parametrize("has_snapshot", [True, False])
 @pytest.mark.parametrize("key", ["stream", "sequences", "ledger", "live", "*"])
-def test_a_lost_partition_has_one_repair(world: World, key: str) -> None:
-    """If a partition loses a key or all keys, one finding names the repairs in order, and the others point to it.
+def test_a_lost_partition_has_one_repair(world: World, key: str, *, has_snapshot: bool) -> None:
+    """If a partition loses a key or all keys, one finding names the one repair, and the others point to it.
 
     A check that the loss makes impossible names the finding too, and no error of the server.
     """
     lost = world.client.keys(f"{world.keys.prefix}*") if key == "*" else [getattr(world.keys, key)]
     world.client.delete(*lost)
-    report = world.verify(archive=False)
+    report = world.verify(archive=False, snapshot=has_snapshot)
     first, *others = report.in_order()
     assert first.name == ("log.missing" if key == "stream" else "keys.lost")
-    text = f"{report.remedy(first)} {first.details}"
-    assert text.index("tallystream restore --force") < text.index("nly if there is no snapshot") < text.index("reopen")
+    forced = " --force" if key in ("sequences", "ledger") else ""
+    command = "tallystream restore --force" if has_snapshot else f"tallystream reopen{forced}"
+    assert report.remedy(first).partition(",")[0] == command
+    assert "tallystream" not in f"{first.details}"
     assert all(report.remedy(each).startswith(f"first mend {first.name}") for each in others)
-    assert {each.check for each in report.failed} == {"counters", "snapshot"}
+    assert {each.check for each in report.failed} == {"counters", *["snapshot"] * has_snapshot}
     assert all(each.text.endswith(f": see the fault {first.name}") for each in report.failed)
+    run(world, command, str(world.folder / "snapshot.sqlite") if has_snapshot else "")
+    assert not names(world.verify(archive=False, snapshot=has_snapshot)) & {"keys.lost", "log.missing"}
+
+
+LOST_KEYS: Final[dict[str, tuple[Callable[[World], list[str]], str]]] = {
+    "keys of counters": (lambda w: [w.keys.forgotten, w.keys.periods], "tallystream rebuild"),
+    "the record of the rules": (lambda w: [w.layout.rule_changes], "tallystream reopen"),
+    "two needed keys": (lambda w: [w.keys.topic_ledger, w.keys.live], "tallystream reopen --force"),
+    "a needed key, the record and a key of counters": (
+        lambda w: [w.keys.live, w.keys.forgotten, w.layout.rule_changes],
+        "tallystream reopen; then: tallystream rebuild",
+    ),
+}  # fmt: skip
+"""By which keys are lost: their names, and what brings them back without a snapshot and without an archive."""
+
+
+@pytest.mark.parametrize("case", LOST_KEYS)
+def test_the_remedy_of_lost_keys_mends_them(world: World, case: str) -> None:
+    """The finding has no list of cases: it names the commands for the keys that are lost, and they bring these back."""
+    lost, expected = LOST_KEYS[case]
+    publish_again(world.client, Deployment.load(world.client), 0)
+    world.client.delete(*lost(world))
+    report = world.verify(archive=False, snapshot=False)
+    assert report.remedy(report.findings["keys.lost"]) == expected
+    for command in expected.split("; then: "):
+        run(world, command, "")
+    assert "keys.lost" not in names(world.verify(archive=False, snapshot=False))
+
+
+@pytest.mark.parametrize("has_snapshot", [True, False])
+def test_a_lost_description_has_one_remedy(world: World, *, has_snapshot: bool) -> None:
+    """If the hash that describes the deployment is lost, the remedy depends on whether there is a snapshot."""
+    world.client.delete(world.layout.root)
+    report = world.verify(snapshot=has_snapshot)
+    (finding,) = report.in_order()
+    assert report.remedy(finding) == ("tallystream restore --force" if has_snapshot else "tallystream reopen")
 
 
 @pytest.mark.parametrize("place", ["the snapshot", "the archive"])
@@ -244,7 +284,8 @@ def test_the_remedy_of_lost_rules_mends_them(world: World, place: str, *, is_fol
     report = world.verify()
     assert "rules.missing" in names(report)
     commands = re.findall(r"tallystream (?:restore --force|reopen)", report.remedy(report.findings["rules.missing"]))
-    command = commands[place == "the archive"]
+    assert len(commands) == 1
+    (command,) = commands
     run(world, command, str(world.folder / "snapshot.sqlite"), TALLYSTREAM_ARCHIVE_URL=archive)
     found = Deployment.load(world.client)
     assert found.rules.metric["view"] == changed.metric["view"]

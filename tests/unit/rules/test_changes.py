@@ -53,6 +53,14 @@ def test_the_changes_within_a_generation(case):
     assert within(changes, counted) == expected
 
 
+def test_the_first_rules_of_a_generation_may_be_known():
+    """If the first rules are known, the first change is compared with them, and not with those before the change."""
+    rules = [(1, 1, TWO), (2, 1, FOUR), (3, 2, TWO)]
+    changes = [RuleChange(number, number, "", generation, each, []) for number, generation, each in rules]
+    assert changes_within(changes, {3}, 1) == []
+    assert [each.differences for each in changes_within(changes, {3}, 2)] == [["view: limit 4 -> 2"]]
+
+
 def test_changes_of_an_earlier_topic_are_not_those_of_a_topic():
     """Of the changes that a repartition has copied, none but the rules with which the topic began is left."""
     copied, own = [(b"1-0", {}), (b"2-0", {})], [(b"3-0", {b"partitions": b"8"}), (b"4-0", {b"partitions": b"8"})]

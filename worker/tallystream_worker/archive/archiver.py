@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.archive.lost import LostEntries
+    from tallystream_worker.archive.store import File
 
 ARCHIVE_GROUP: Final = "archive"
 """The name of the consumer group whose position is the end of the archive."""
@@ -116,22 +117,48 @@ class PartitionArchiver:
             redis.RedisError: the server did not answer, or refused a command.
         """
         newest = self._store.newest(self.partition)
-        archived = (0, 0) if newest is None else newest.last
         position = self._position()
         if position is None:
-            beginning = self._beginning()
-            if newest is None or beginning == (0, 0):
-                archived = beginning  # if no entry is gone, compare the files with the whole stream
-            elif (restored := self._restored()) is not None:
-                archived = min(archived, restored)
             _BEGIN(
                 self._client,
                 [self._keys.stream, self._keys.archive],
-                [ARCHIVE_GROUP, _text(archived), int(newest is not None)],
+                [ARCHIVE_GROUP, _text(self._first_position(newest)), int(newest is not None)],
             )
             position = self._position()
         if position is not None:
             self._continue_after(position)
+
+    def find_lost(self) -> LostEntries | None:
+        """Return the archived entries that `ensure_group` would set aside now, or `None`; change nothing.
+
+        The stream must exist.
+
+        Raises:
+            ArchiveError: the archive cannot be listed, or a file cannot be read.
+            CodecError: files are ahead of the group, and one has a damaged row `raw`.
+            redis.RedisError: the server did not answer, or refused a command.
+        """
+        while (newest := self._store.newest(self.partition)) is not None:
+            state = self._position(), self._claim()
+            position = state[0] or _text(self._first_position(newest))
+            if newest.last <= parse_id(position) or state[1] == (_text(newest.first), _text(newest.last)):
+                return None
+            files = list(self._store.files(self.partition, parse_id(position)))
+            lost = find_lost(self._client, self._keys, self._store, files, position)[1]
+            if lost is None or (self._position(), self._claim()) == state:
+                return lost
+        return None  # no file; the loop begins again only if another archiver has continued meanwhile
+
+    def _first_position(self, newest: File | None) -> StreamID:
+        """Return the ID after which a new consumer group begins; `newest` is the newest file, `None` if there is none.
+
+        See `ensure_group`.
+        """
+        beginning = self._beginning()
+        if newest is None or beginning == (0, 0):
+            return beginning  # if no entry is gone, compare the files with the whole stream
+        restored = self._restored()
+        return newest.last if restored is None else min(newest.last, restored)
 
     def latest(self) -> str:
         """Return the last ID that the stream has generated, or `+`, which is after every ID, if there is no stream.

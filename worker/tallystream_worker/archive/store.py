@@ -201,6 +201,20 @@ class Store:
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)
 
+    def ensure_of(self, epoch: str) -> None:
+        """Raise an `ArchiveError` if the manifest names another epoch than `epoch`, that of the data to read.
+
+        An archive without a manifest, or whose manifest has no epoch, is not refused.
+
+        Raises:
+            ArchiveError: the archive is of other data, or the manifest cannot be read.
+        """
+        if (self.manifest() or {}).get("epoch", epoch) != epoch:
+            raise ArchiveError(
+                f"{self.url} is the archive of other data (different epoch), so its events are not those of the "
+                "streams. Name the archive of this data (--archive URL, or [archive] url)"
+            )
+
     def note(self, retracted: Sequence[Retraction]) -> None:
         """Replace the retractions in the manifest by `retracted`, those that are live now.
 
@@ -310,24 +324,39 @@ class Store:
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
-        path = f"{self._root}/{_LOST}/partition={tag_of(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
+        path = f"{self._lost_folder(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
         self._put(path, after, table, {_MISSING: str(missing)})
 
-    def missing(self) -> int:
+    def missing(self, partition: int | None = None) -> int:
         """Return how many of the entries in the files of `put_lost` were not sent again, as those files state.
 
-        0 if there are no such files.
+        0 if there are no such files. With `partition`, only the files of this partition count.
 
         Raises:
             ArchiveError: the folder cannot be listed, or a file in it cannot be read.
         """
+        folder = f"{self._root}/{_LOST}" if partition is None else self._lost_folder(partition)
         found = 0
-        for info in self._list(f"{self._root}/{_LOST}", recursive=True):
+        for info in self._list(folder, recursive=True):
             if info.base_name.endswith(_SET_ASIDE):
                 if info.path not in self._missing:
                     self._missing[info.path] = _parsed(self._metadata(info.path), _MISSING, info.path, int)
                 found += self._missing[info.path]
         return found
+
+    def set_aside(self, partition: int) -> list[File]:
+        """Return the files of `put_lost` of a partition, in the order of their first IDs; `columns` reads their rows.
+
+        Raises:
+            ArchiveError: the folder cannot be listed.
+        """
+        infos = self._list(self._lost_folder(partition))
+        named = ((_NAME.fullmatch(info.base_name.removesuffix(".lost")), info) for info in infos)
+        return sorted(
+            File(parse_id(name[1]), parse_id(name[2]), info.path)
+            for name, info in named
+            if name is not None and info.base_name.endswith(_SET_ASIDE)
+        )
 
     def remove(self, file: File) -> None:
         """Remove a file; do nothing if there is no such file.
@@ -432,6 +461,9 @@ class Store:
 
     def _folder(self, day: str, partition: int) -> str:
         return f"{self._root}/day={day}/partition={tag_of(partition)}"
+
+    def _lost_folder(self, partition: int) -> str:
+        return f"{self._root}/{_LOST}/partition={tag_of(partition)}"
 
     def _days(self) -> list[str]:
         names = (_DAY.fullmatch(info.base_name) for info in self._list(self._root))

@@ -82,7 +82,7 @@ def note_retractions(settings: Settings, deployment: Deployment, archive: str, r
 
 
 def archive_of(settings: Settings, url: str | None, database: Database) -> Store | None:
-    """Return the archive of the topic of a snapshot; `None` if no archive is named. Its files are not read.
+    """Return the archive of the topic of a snapshot; `None` if no archive is named. Of its files, the manifest is read.
 
     Without a complete snapshot, return the archive of the first topic.
 
@@ -93,6 +93,7 @@ def archive_of(settings: Settings, url: str | None, database: Database) -> Store
 
     Raises:
         SnapshotError: the snapshot cannot be read.
+        ArchiveError: the archive is of other data than the snapshot, or its manifest cannot be read.
         ConfigurationError: the URL of the archive cannot be used, or the SQLite file that must exist does not.
         ImportError: an archive is named, and the package pyarrow is not installed.
     """
@@ -102,7 +103,12 @@ def archive_of(settings: Settings, url: str | None, database: Database) -> Store
     from tallystream_worker.snapshot.damage import explaining_damage  # noqa: PLC0415  # SQLAlchemy is slow to import
 
     with explaining_damage(database):
-        return Store(chosen, settings.redis.namespace, int(database.facts().get("log", FIRST_TOPIC)))
+        facts = database.facts()
+        topic = int(facts.get("log", FIRST_TOPIC))
+    store = Store(chosen, settings.redis.namespace, topic)
+    if "epoch" in facts:
+        store.ensure_of(facts["epoch"])
+    return store
 
 
 def open_archive(store: Store | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:

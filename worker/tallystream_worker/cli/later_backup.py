@@ -26,6 +26,7 @@ _OF_SNAPSHOT: Final = (
     "--once --accept-loss"
 )
 _OF_BOTH: Final = "do what is stated for the snapshot: the restore counts the later entries of the archive, too"
+_OF_EITHER: Final = "tallystream verify names the command"
 _OF_ARCHIVE: Final = (
     "tallystream archive --once, which moves these entries to files *.parquet.lost; then see the page on the archive, "
     '"Count lost entries"'
@@ -70,6 +71,8 @@ class _Position:
 def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
     """Return what the server has lost, at most one loss for the snapshot and one for the archive of the settings.
 
+    Also return one for each partition with archived entries that were set aside, and not sent again before.
+
     Only the positions of the snapshot and the names of the archive's files are compared with the streams. A backup that
     cannot be read (also because its package is not installed), or that is not of this data, is passed over, and so are
     a snapshot of another topic and a partition that cannot be read.
@@ -82,8 +85,9 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
         TallyError, redis.RedisError: the server cannot be read: see `Totals.run`.
     """
     found = [*_of_snapshot(settings, totals.deployment), *_of_archive(settings, totals.deployment)]
+    aside = list(_set_aside(settings, totals.deployment))
     if not found:
-        return []
+        return aside
     # The server is read after the backups: these may be written meanwhile.
     commands = [
         command for each in found for command in (("XINFO STREAM", each.stream), ("HGET", each.sequences, SNAPSHOTS))
@@ -100,19 +104,31 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
                 ahead.setdefault(position.backup, []).append((position, last))
             elif position.mark and position.mark not in (marks or b"").decode().split():
                 unmarked.setdefault(position.backup, []).append(position)
-        has_snapshot = any(position.mark for each in ahead.values() for position, _ in each)
-        certain = [_certain(*each[0], len(each), has_snapshot=has_snapshot) for each in ahead.values()]
-        return certain + [_possible(each) for backup, each in unmarked.items() if backup not in ahead]
+        in_snapshot = any(position.mark for each in ahead.values() for position, _ in each)
+        has_snapshot = any(position.mark for position in found)
+        certain = [
+            _certain(*each[0], len(each), in_snapshot=in_snapshot, has_snapshot=has_snapshot) for each in ahead.values()
+        ]
+        return [*certain, *(_possible(each) for backup, each in unmarked.items() if backup not in ahead), *aside]
 
     return totals.run(Query(commands, parse))
 
 
-def _certain(position: _Position, last: str, streams: int, *, has_snapshot: bool) -> BackedUpLoss:
-    """Return the loss of `streams` streams, of which `position` is one; `has_snapshot`: whether a snapshot has it too.
+def _certain(position: _Position, last: str, streams: int, *, in_snapshot: bool, has_snapshot: bool) -> BackedUpLoss:
+    """Return the loss of `streams` streams, of which `position` is one.
 
     An archive's lost entries must not be set aside before a restore: it would leave out those after the snapshot.
+
+    Args:
+        position: The position of the backup in one of these streams.
+        last: The last ID of this stream.
+        streams: The number of streams.
+        in_snapshot: Whether the snapshot has later entries than a stream.
+        has_snapshot: Whether there is a snapshot.
     """
-    remedy = _OF_BOTH if has_snapshot and not position.mark else position.remedy
+    remedy = position.remedy
+    if has_snapshot and not position.mark:
+        remedy = _OF_BOTH if in_snapshot else _OF_EITHER
     return BackedUpLoss(
         f"lost: {position.backup} has entries of {position.stream} up to {format_moment(position.last[0] / 1000)}, but "
         f"the stream ends at {last} (such streams: {streams:,}). The server has lost the later entries, for example "
@@ -158,3 +174,28 @@ def _of_archive(settings: Settings, deployment: Deployment) -> Iterator[_Positio
     for keys, file in zip(layout.keys, found.last, strict=False):
         if file is not None:
             yield _Position(f"the archive {found.place}", _OF_ARCHIVE, keys.stream, keys.sequences, file.last)
+
+
+def _set_aside(settings: Settings, deployment: Deployment) -> Iterator[BackedUpLoss]:
+    """Yield a text on the entries in files `*.parquet.lost` of each partition, unless all were sent again."""
+    if not settings.archive.url:
+        return
+    layout = deployment.layout
+    try:
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+        store = Store(settings.archive.url, layout.namespace, layout.topic)
+        if (store.manifest() or {}).get("epoch") != deployment.epoch:
+            return
+        for number, keys in enumerate(layout.keys):
+            if missing := store.missing(number):
+                tables = [store.columns(file, ["events"]) for file in store.set_aside(number)]
+                events = sum(sum(table.column("events").to_pylist()) for table in tables)
+                yield BackedUpLoss(
+                    f"lost: the archive {store.url} has entries with {events:,} events in files *.parquet.lost, which "
+                    f"{keys.stream} had lost; {missing:,} of these entries were not sent again when they were set "
+                    "aside. tallystream verify states how many of them do not count",
+                    is_certain=False,
+                )
+    except (ImportError, TallyError):
+        return

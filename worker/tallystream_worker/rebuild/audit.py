@@ -81,12 +81,14 @@ def audit(
             while the stream was read (`EntriesTrimmed`), a node failed over while the records of dropped dead letters
             were read (`ScanBroken`), or, with `followed`, dead letters were retried meanwhile; or counters differ, and
             the live topic, generation or rules changed meanwhile.
-        ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
+        ArchiveError, SnapshotError: the archive or the snapshot cannot be read; or the archive is of other data.
         CodecError: a file of the archive has a damaged row.
         EmbeddedServerError: the scratch server cannot be started, or has ended.
         redis.RedisError: one of the two servers does not reply, or rejects a command.
         OSError: a temporary file cannot be written.
     """
+    if sources.archive is not None:
+        sources.archive.ensure_of(deployment.epoch)
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_server("tally-audit-", "--appendonly", "no", "--save", ""))
         partitions = [

@@ -36,7 +36,7 @@ from tallystream_worker.process.publisher import publisher
 from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop
-from tallystream_worker.rebuild.source import archived_entries
+from tallystream_worker.rebuild.source import archived_entries, ensure_of_this_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,7 +191,10 @@ class Rebuild:
         if it is the one that is being built and had not begun anywhere before the call; if the removal fails, it stays.
 
         Raises:
-            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted.
+            ConfigurationError: entries are gone from the streams, no archive is named, and no loss is accepted; or the
+                URL of the archive cannot be used.
+            ArchiveError: entries are gone from the streams, and the archive is of other data or cannot be read.
+            ImportError: the archive is needed, and the package pyarrow is not installed.
             KeyLost: a partition has lost a key.
             StreamError: a node failed over while the records of dropped dead letters were read.
             redis.RedisError: the server does not reply, or rejects a command; call again.
@@ -208,6 +211,8 @@ class Rebuild:
                     f"{gone:,} entries are no longer in the streams, so the new counters would lack them. Name an "
                     "archive that has them (--archive URL), or count without them (--accept-loss)"
                 )
+            if gone and self._archive:
+                ensure_of_this_data(self._archive, self._deployment)
         except TallyError:
             self._leave_nothing()
             raise
@@ -264,7 +269,7 @@ class Rebuild:
                 self._leave_nothing()
             raise StreamError(
                 f"{missing:,} entries are neither in the streams nor in the archive: the new counters lack them. "
-                "Name another archive, or count without them (--accept-loss)"
+                f"Name another archive, or count without them (--accept-loss){self._set_aside()}"
             )
         failpoints.reach("rebuild-caught-up")
 
@@ -320,6 +325,22 @@ class Rebuild:
                 )
             note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
             _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
+
+    def _set_aside(self) -> str:
+        """Return a text on entries in files `*.parquet.lost`, which are not read; `""` if none are known."""
+        if not self._archive:
+            return ""
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+        layout = self._deployment.layout
+        with suppress(TallyError):
+            store = Store(self._archive, layout.namespace, layout.topic)
+            if any(store.set_aside(number) for number in range(layout.partitions)):
+                return (
+                    ". The archive has entries in files *.parquet.lost, which a rebuild leaves out: tallystream verify "
+                    "states whether they count now"
+                )
+        return ""
 
     def _is_of_archive(self, error: TallyError) -> bool:
         """Return whether an archive is named, and an error is an `ArchiveError` or a `ConfigurationError`."""

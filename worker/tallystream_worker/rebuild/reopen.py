@@ -78,7 +78,7 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
         )
     layout = deployment.layout.of(deployment.generation)
     mark = live_mark(deployment.generation, deployment.revision)
-    broken = [_broken(client, keys) for keys in layout.keys]
+    broken = [unusable_without(client, keys) for keys in layout.keys]
     if not force and (lost := next(filter(None, broken), None)):
         raise StreamError(
             f"{lost} is lost, and the other keys of its partition cannot be used without it. If you have a "
@@ -97,10 +97,14 @@ def reopen(client: redis.Redis, deployment: Deployment, *, force: bool = False) 
     return Reopened(mended, opened)
 
 
-def _broken(client: redis.Redis, keys: PartitionKeys) -> str | None:
+def unusable_without(client: redis.Redis, keys: PartitionKeys) -> str | None:
     """Return the name of a lost key without which the other keys of the partition cannot be used.
 
-    `None` if no sentinel is lost, or only that of the live generation, or if nothing is left of the partition.
+    `None` if no sentinel is lost, or only that of the live generation, or if nothing is left of the partition. If it is
+    not `None`, a reopening needs `force`.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     try:
         is_lost = is_new(client, keys)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
 
 _PAGE: Final = 500
@@ -114,6 +115,19 @@ def _is_past(held: str, id_: str) -> bool:
     `held` is empty if the stream has no entry; then the result is `True`.
     """
     return not held or parse_id(held) > parse_id(id_)
+
+
+def ensure_of_this_data(url: str, deployment: Deployment) -> None:
+    """Raise an `ArchiveError` if the archive of the live topic at a URL is of other data than the deployment.
+
+    Raises:
+        ArchiveError: as above, or the manifest of the archive cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+        ImportError: the package pyarrow is not installed.
+    """
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+    Store(url, deployment.layout.namespace, deployment.layout.topic).ensure_of(deployment.epoch)
 
 
 def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, before: str | None) -> Iterator[Entry]:

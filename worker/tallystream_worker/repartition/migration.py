@@ -23,6 +23,7 @@ from tallystream_worker.ingest.offsets import keep_offsets
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, last_step, step
 from tallystream_worker.process.failover_watch import FailoverWatch
+from tallystream_worker.rebuild.source import ensure_of_this_data
 from tallystream_worker.repartition import alerts, topic
 from tallystream_worker.repartition.catch_up import CatchUpCounter
 from tallystream_worker.repartition.copy import CopiedElsewhere, StreamCopier
@@ -114,7 +115,7 @@ class Repartition:
         self.rules = self.new.rules
         """The rules that the new topic is counted by."""
         self._accepts_loss = accept_loss
-        self._has_archive = bool(archive)
+        self._archive = archive
         self._show = show
         self._copying = StreamCopier(
             client,
@@ -134,7 +135,9 @@ class Repartition:
 
         Raises:
             ConfigurationError: entries of a partition of which nothing was copied before are gone, no archive is named,
-                and no loss is accepted; or this release cannot read the stored data. The holds stay.
+                and no loss is accepted; the URL of the archive cannot be used; or this release cannot read the stored
+                data. The holds stay.
+            ArchiveError: such entries are gone, and the archive is of other data or cannot be read. The holds stay.
             StreamError: the repartition was given up, and the holds are removed again, unless another one has begun; or
                 see `ensure_current`. The holds stay after any other error.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
@@ -157,11 +160,13 @@ class Repartition:
                 if self._copying.mark(source) == "0-0":
                     gone += int(about["entries-added"]) - int(about["length"])
                 self._of += int(about["entries-added"])
-        if gone and not self._has_archive and not self._accepts_loss:
+        if gone and not self._archive and not self._accepts_loss:
             raise ConfigurationError(
                 f"{gone:,} entries are no longer in the streams, so the new counters would lack them. "
                 "Name an archive that has them (--archive URL), or repartition without them (--accept-loss)"
             )
+        if gone and self._archive:
+            ensure_of_this_data(self._archive, self._old)
 
     def catch_up(self, counting: CatchUpCounter) -> None:
         """Copy and count until one pass over the streams copies fewer than 1,000 entries, and every copy is counted.

@@ -25,7 +25,7 @@ from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream.wire.stream_id import after as following
-from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes
+from tallystream_worker.snapshot.rule_records import NUMBERS, PLACES, recorded_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -504,7 +504,8 @@ class RestoredRules:
                 int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation
             ]
             start = "{}-{}".format(*following(parse_id(position.floor)))
-            places = {(begun or [kept.number])[0]: f"{start} {position.generated}", **places}
+            if (first := (begun or [kept.number])[0]) != number or not self._has_followed(partition, position):
+                places = {first: f"{start} {position.generated}", **places}
         elif parse_id(position.generated) == (0, 0):  # the first rules that count a partition have no place
             places = {**self._at_publication(min(places, default=kept.number + 1) - 1), **places}
         if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
@@ -515,6 +516,12 @@ class RestoredRules:
             number = max((each for each in rules if each < number), default=number)
         later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
         return Course([("", number, rules[number]), *later])
+
+    def _has_followed(self, partition: int, position: SnapshotPosition) -> bool:
+        """Return whether the snapshot has the place at which a partition began to follow the rules of the snapshot."""
+        found = msgspec.json.decode(self._facts.get(PLACES, "{}"), type=dict[int, dict[int, str]])
+        place = found.get(partition, {}).get(self._first)
+        return place is not None and not _is_after(place, position)
 
     def doubtful(self, partition: int, course: Course) -> frozenset[str] | None:
         """Return the metrics of which some events may have been counted by other rules than those of their course.

@@ -157,7 +157,7 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
         report.find("group.pending_gone", f"{keys.stream}: {id_}")
     if account.is_empty:
         report.lose(keys.ledger)
-        report.cause = "keys.lost"
+        report.explain("keys.lost")
         return
     if account.skipped:
         what = "were skipped" if account.skipped > 0 else "wait, although they have an outcome"

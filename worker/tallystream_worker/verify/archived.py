@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.archive.lost import LostEntries
     from tallystream_worker.archive.store import File, Join, Store
     from tallystream_worker.verify.report import Verification
 
@@ -40,7 +41,8 @@ class ArchivedLinks:
         number: The number of the partition.
         report: Gets the faults of the files.
 
-    The files are listed when the object is made: `check_files` checks them, and `links` yields their entries.
+    The files are listed when the object is made: `check_files` checks them, and `links` yields their entries. Entries
+    that the server has lost, and the archiver will set aside, are reported by `check_files`, and left out of all else.
 
     Raises:
         ArchiveError: the archive cannot be listed.
@@ -53,7 +55,10 @@ class ArchivedLinks:
         self._store, self._keys, self._number, self._report = store, keys, number, report
         self._position = _position(client, keys.stream)
         self._restored: bytes | None = client.execute_command("HGET", keys.sequences, RESTORED)
+        self._ahead = _ahead(client, store, keys, number)
         self._files = list(store.files(number))
+        if self._ahead is not None:
+            self._files = [file for file in self._files if file.first <= parse_id(self._ahead.after)]
         self._begins: StreamID | None = None
         self._unreadable: set[File] = set()
         self.faults = 0
@@ -82,7 +87,7 @@ class ArchivedLinks:
             held: The first ID of the stream; `None` if it is empty: then the files must reach `until`.
             until: The last ID that the stream generated.
         """
-        last = self._files[-1].last if self._files else (0, 0)
+        last = self._end
         # An entry that was removed from the stream was archived before: trimming stops at the group of the archive.
         return last >= until if held is None else last >= held or self._position is not None
 
@@ -112,8 +117,12 @@ class ArchivedLinks:
             newest: The last ID that the stream generated, read after this object was made: if the archive ends later,
                 the server has lost entries.
         """
+        if self._ahead is not None:
+            self._fault("archive.ahead", _told(self._ahead))
+            self._report.explain("archive.ahead")
+            self._report.ahead[self._number] = self._ahead
         if not self._files:
-            if self._position is not None and held is not None and held <= self._position:
+            if self._ahead is None and self._position is not None and held is not None and held <= self._position:
                 self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")
             return
         joins = [self._join(file) for file in self._files]
@@ -123,10 +132,10 @@ class ArchivedLinks:
                 self._fault("archive.overlap", f"{file.path} ends at {_text(file.last)}, after {later.path} begins")
             elif join is not None and join.before > file.last:
                 self._fault("archive.gap", f"between {_text(file.last)} and {_text(join.before)}, before {later.path}")
-        end = self._files[-1].last
+        end = self._end
         if end > newest:
             self._fault("archive.ahead", f"the archive ends at {_text(end)}, the stream at {_text(newest)}")
-            self._report.cause = self._report.cause or "archive.ahead"
+            self._report.explain("archive.ahead")
         until = None if self._restored is None else counted_only(self._restored, end)
         if until is not None and (held is None or until < held):
             self.lost.append((end, until))  # the file that will state this range is not written yet
@@ -157,13 +166,19 @@ class ArchivedLinks:
         """
         for file in self._files:
             try:
-                for link in _links(self._store, file, is_whole=held is not None and file.last >= held):
-                    if link.id <= until:
+                for link in links_of(self._store, file, is_whole=held is not None and file.last >= held):
+                    if link.id <= min(until, self._end):
                         yield link
             except TallyError as error:
                 self._note_unreadable(file, error)
                 if held is None or file.first < held:
                     interrupt()
+
+    @property
+    def _end(self) -> StreamID:
+        """The ID of the last archived entry that the server has not lost; `(0, 0)` if there is none."""
+        last = self._files[-1].last if self._files else (0, 0)
+        return last if self._ahead is None else min(last, parse_id(self._ahead.after))
 
     def _join(self, file: File) -> Join | None:
         """Return how a file joins the one before; if it cannot be read, report it and return `None`."""
@@ -184,7 +199,7 @@ class ArchivedLinks:
         self._report.find(name, f"{self._keys.stream}: {text}")
 
 
-def _links(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
+def links_of(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
     """Yield the entries of one file, each with its rows as `content` if `is_whole`.
 
     Raises:
@@ -220,6 +235,30 @@ def _position(client: redis.Redis, stream: str) -> StreamID | None:
 
     found = archived_until(client, stream)
     return None if found is None else parse_id(found)
+
+
+def _ahead(client: redis.Redis, store: Store, keys: PartitionKeys, number: int) -> LostEntries | None:
+    """Return the archived entries that the server has lost, and that are not set aside yet; `None` if there are none.
+
+    `None` too if a file cannot be read: `ArchivedLinks` reports the file.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    from tallystream_worker.archive.archiver import PartitionArchiver  # noqa: PLC0415  # pyarrow is an extra
+
+    try:
+        return PartitionArchiver(client, store, keys, number).find_lost()
+    except TallyError:
+        return None
+
+
+def _told(lost: LostEntries) -> str:
+    """Return a text on archived entries that the server has lost."""
+    return (
+        f"the stream does not have {lost.entries:,} archived entries with {lost.events:,} events, after {lost.after} "
+        f"up to {lost.until}; {lost.sent_again:,} of them were sent again"
+    )
 
 
 def _text(id_: StreamID) -> str:

@@ -108,7 +108,7 @@ def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
     recorded = changes_of(changes_of_topic(read_changes(scene.client, layout)))
     for number, keys in scene.streams():
         places = followed.places.get(number, {})
-        if changes := changes_within(recorded, places.keys()):
+        if changes := changes_within(recorded, places.keys(), followed.firsts.get(number)):
             first = places[changes[-1].number].partition(" ")[0]
             said = "; ".join(word for change in changes[-SHOWN:] for word in change.differences)
             scene.report.limit(

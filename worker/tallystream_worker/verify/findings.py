@@ -19,9 +19,20 @@ SNAPSHOT: Final = "tallystream snapshot --once --whole"
 EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapshot is right: tallystream restore --force"
 """What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
 
-_LOST: Final = (
-    "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer "
-    "has; only if there is no snapshot: tallystream reopen, which loses the events that were not counted"
+CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "archive.ahead")
+"""The findings that can explain other ones, in the order in which they must be mended."""
+
+_BY_RESTORE: Final = (
+    "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer has"
+)
+_BY_REOPENING: Final = "tallystream reopen, which loses the events that were not counted"
+_SET_ASIDE: Final = (
+    "tallystream archive --once, which moves these entries to files *.parquet.lost; then: tallystream verify, which "
+    "names those that do not count"
+)
+_BRING_BACK: Final = (
+    "stop the workers that archive; then: tallystream restore --force, which also counts the archived entries; then "
+    "start these workers; then: tallystream verify"
 )
 _CHAIN: Final = "tallystream audit, to see which counters differ; then " + REBUILD
 
@@ -33,16 +44,22 @@ class Kind:
     Attributes:
         meaning: What is wrong, in one sentence.
         remedy: The command that mends it, or what to do.
+        restore: The part of `remedy` for a deployment with a snapshot that can be restored; empty if none is needed.
+        without: The part of `remedy` for a deployment without such a snapshot; empty if `restore` is.
     """
 
     meaning: str
     remedy: str
+    restore: str = ""
+    without: str = ""
 
 
 KINDS: Final = {
     "deployment.missing": Kind(
         "The namespace has keys, but the hash that describes them is missing.",
         "tallystream restore --force, with a snapshot; without one: tallystream reopen",
+        "tallystream restore --force",
+        "tallystream reopen",
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the one that readers use, although no rebuild is running.",
@@ -69,8 +86,10 @@ KINDS: Final = {
     ),
     "rules.missing": Kind(
         "The snapshot or the archive has a later change of the rules than the server, which has lost it.",
-        "tallystream restore --force, which makes the lost changes again; only if there is no snapshot: tallystream "
-        "reopen, which makes those again that the archive has",
+        "if the snapshot has it: tallystream restore --force, which makes the lost changes again; otherwise: "
+        "tallystream reopen, which makes those again that the archive has",
+        "tallystream restore --force, which makes the lost changes again",
+        "tallystream reopen, which makes the lost changes again that the archive has",
     ),
     "keys.lost": Kind(
         "A key was deleted or evicted; other keys show that it existed.",
@@ -100,7 +119,12 @@ KINDS: Final = {
         "another client has changed the field.",
         REBUILD,
     ),
-    "log.missing": Kind("A stream was deleted, although events were appended to it.", _LOST),
+    "log.missing": Kind(
+        "A stream was deleted, although events were appended to it.",
+        f"{_BY_RESTORE}; only if there is no snapshot: {_BY_REOPENING}",
+        _BY_RESTORE,
+        _BY_REOPENING,
+    ),
     "log.deleted": Kind("Another client deleted an entry from the middle of a stream.", _CHAIN),
     "log.removed": Kind(
         "More entries are gone from a stream than workers have removed.", "find the client that runs XDEL or XTRIM"
@@ -160,8 +184,15 @@ KINDS: Final = {
     ),
     "archive.ahead": Kind(
         "The server has lost entries that the archive contains, for example because older data was put back.",
-        "tallystream archive --once, which moves these entries to files *.parquet.lost; then follow the steps in "
-        "docs/archive.md, Count lost entries",
+        f"with a snapshot from before the loss: {_BRING_BACK}; without one, or if all these entries were sent again: "
+        f"{_SET_ASIDE}",
+        _BRING_BACK,
+        _SET_ASIDE,
+    ),
+    "archive.set_aside": Kind(
+        "The archiver has set entries aside that the server had lost (files *.parquet.lost), and they do not count.",
+        "follow the steps in docs/archive.md, Count lost entries; to accept the loss, only move the folder lost out of "
+        "the archive",
     ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",

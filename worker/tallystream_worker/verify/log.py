@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.archive.store import Store
+    from tallystream_worker.verify.set_aside import SetAside
 
 _RANDOM_NAME: Final = frozenset(b"0123456789abcdef")
 _RANDOM_LENGTH: Final = 16
@@ -38,13 +40,18 @@ def check(scene: Scene) -> None:
         redis.RedisError: the server does not reply, or rejects a command.
     """
     if scene.sources.archive is None:
-        scene.report.limit("archive", "no archive is configured (--archive URL), so no entry was compared with one")
+        if not any(each.check == "archive" for each in scene.report.failed):
+            scene.report.limit("archive", "no archive is configured (--archive URL), so no entry was compared with one")
+    else:
+        from tallystream_worker.verify.set_aside import check_earlier_topics  # noqa: PLC0415  # pyarrow is an extra
+
+        check_earlier_topics(scene)
     for number, keys in enumerate(scene.deployment.layout.keys):
         if scene.client.exists(keys.stream):
             _Partition(scene, number, keys).check()
         elif entries := _appended(scene, keys):
             scene.report.find("log.missing", f"{keys.stream}: at least {entries:,} entries were appended")
-            scene.report.cause = scene.report.cause or "log.missing"
+            scene.report.explain("log.missing")
         else:
             scene.report.limit(
                 "log",
@@ -68,6 +75,7 @@ class _Partition:
         # Before the files are listed: everything up to this position is in a file then.
         archive = scene.sources.archive
         self._archived = None if archive is None else ArchivedLinks(self._client, archive, keys, number, scene.report)
+        self._set_aside = None if archive is None else _set_aside(scene, archive, keys, number)
         self._about, ledger = self._moment()
         self._appended, plain, self._gated, retired = (int(value or 0) for value in ledger)
         self._appended -= plain
@@ -104,6 +112,8 @@ class _Partition:
                 self._walk = SequenceWalk(is_whole=True)
             self._lost = self._archived.lost
         self._walk_all()
+        if self._set_aside is not None:
+            self._set_aside.report(self._report)
         self._compare_ledger()
         self._compare_records()
         self._prove()
@@ -183,6 +193,8 @@ class _Partition:
 
     def _add(self, link: Link, *, is_archived: bool) -> None:
         self._pass_lost(link.id)
+        if self._set_aside is not None:
+            self._set_aside.see(link)
         fault = self._walk.add(link)
         if fault is not None:
             names = ("archive.skips", "archive.repeated") if is_archived else ("log.gap", "log.repeated")
@@ -378,6 +390,12 @@ class _Partition:
                 "log",
                 f"{stream}: entries before {_text(walk.first)}, because neither stream nor archive has all of them",
             )
+
+
+def _set_aside(scene: Scene, archive: Store, keys: PartitionKeys, number: int) -> SetAside:
+    from tallystream_worker.verify.set_aside import SetAside  # noqa: PLC0415  # pyarrow is an extra
+
+    return SetAside(scene.client, archive, keys, number, scene.report)
 
 
 class _Ahead:

@@ -32,7 +32,7 @@ def check(scene: Scene) -> None:
     for keys in layout.keys:
         if (sentinel := lost_key(client, keys)) is not None:
             lost.append(sentinel)
-            scene.report.cause = "keys.lost"
+            scene.report.explain("keys.lost")
         lost += _hashes(client, keys, is_copying=deployment.kept is not None)
         lost += _outbox(client, keys)
         lost += _periods(scene, keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tallystream_worker.verify.scene import Scene
+
+_SNAPSHOT: Final = "the snapshot"
 
 
 def check(scene: Scene) -> None:
@@ -34,6 +36,7 @@ def check(scene: Scene) -> None:
     for place, changes, number in copies:
         lost = [int(fields["number"]) for fields in lacked(changes, deployment.epoch, recorded, highest).values()]
         if number > highest or lost:
+            scene.report.has_lost_rules |= place == _SNAPSHOT
             named = number if number > highest else lost[-1]
             scene.report.find(
                 "rules.missing",
@@ -61,6 +64,6 @@ def _copies(scene: Scene) -> Iterator[tuple[str, Mapping[str, Mapping[str, str]]
         facts = sources.snapshot.facts()
         of = (facts.get("epoch"), facts.get("namespace"), facts.get("log", str(FIRST_TOPIC)))
         if of == (deployment.epoch, deployment.layout.namespace, str(deployment.layout.topic)):
-            yield "the snapshot", _changes(facts), int(facts.get(NUMBERS[1], 0))
+            yield _SNAPSHOT, _changes(facts), int(facts.get(NUMBERS[1], 0))
     if sources.archive is not None:
         yield "the archive", sources.archive.rules(), 0

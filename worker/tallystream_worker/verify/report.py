@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import KeyLost
-from tallystream_worker.verify.findings import EITHER, REBUILD, SHOWN, SNAPSHOT, Finding
+from tallystream_worker.verify.findings import CAUSES, EITHER, KINDS, REBUILD, SHOWN, SNAPSHOT, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tallystream_worker.archive.lost import LostEntries
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ class Verification:
         lost: The keys that `lose` has added to the findings.
         proves_counters: Whether every live counter was compared with what the entries give, except expired ones.
         cause: The name of the finding that must be mended first, because it can explain the others; `""` for none.
-        recount: What mends counters in this deployment; a general text until `verify` has replaced it.
+        has_snapshot: Whether there is a snapshot that can be restored; `None` if this is not known.
+        ahead: By number of a partition, the archived entries that the server has lost, and that are not set aside yet.
+        is_ahead_of_snapshot: Whether a restore of the snapshot counts all entries in `ahead`.
+        has_lost_rules: Whether the snapshot has a change of the rules that the server has lost.
+        lost_keys_remedy: What brings the keys in `lost` back; a general text until `mends.note` has replaced it.
+        recount: What mends counters in this deployment; a general text until `mends.note` has replaced it.
     """
 
     at: float
@@ -67,6 +74,11 @@ class Verification:
     lost: set[str] = field(default_factory=set)
     proves_counters: bool = False
     cause: str = ""
+    has_snapshot: bool | None = None
+    ahead: dict[int, LostEntries] = field(default_factory=dict)
+    is_ahead_of_snapshot: bool = False
+    has_lost_rules: bool = False
+    lost_keys_remedy: str = KINDS["keys.lost"].remedy
     recount: str = REBUILD
 
     def find(self, name: str, detail: str, *, times: int = 1) -> None:
@@ -82,11 +94,19 @@ class Verification:
         if len(found.details) < SHOWN:
             found.details.append(detail)
 
+    def explain(self, name: str) -> None:
+        """Note that a finding can explain others; if several can, the first one in `CAUSES` is to be mended first.
+
+        Raises:
+            ValueError: `name` is not in `CAUSES`.
+        """
+        self.cause = min((name, *([self.cause] if self.cause else [])), key=CAUSES.index)
+
     def lose(self, key: str) -> None:
-        """Add a lost key to the findings, with the text of `KeyLost`; do nothing if it was added before."""
+        """Add a lost key to the findings; do nothing if it was added before."""
         if key not in self.lost:
             self.lost.add(key)
-            self.find("keys.lost", str(KeyLost(key)))
+            self.find("keys.lost", f"{key} was deleted or evicted, or has lost fields")
 
     def lose_field(self, key: str, field: str, remedy: str) -> None:
         """Add a field that a hash has lost to the findings; `remedy` states what to do, in a whole sentence."""
@@ -152,10 +172,24 @@ class Verification:
         """
         if self.cause in self.findings and finding.name != self.cause:
             return f"first mend {self.cause}, which can be the reason for this fault; then verify again"
-        text = finding.kind.remedy.replace(REBUILD, self.recount)
+        text = self._chosen(finding).replace(REBUILD, self.recount)
         if self.differing and SNAPSHOT in text:
             return f"first mend the counters: a new snapshot would have their wrong values; then: {text}"
         return text.replace(EITHER, SNAPSHOT) if self.proves_counters else text
+
+    def _chosen(self, finding: Finding) -> str:
+        """Return the remedy of the kind of a finding, or the part of it that is right with, or without, a snapshot."""
+        if finding.name == "keys.lost":
+            return self.lost_keys_remedy
+        kind, has_snapshot = finding.kind, self.has_snapshot
+        if finding.name == "archive.ahead" and has_snapshot:
+            is_missing = any(lost.entries > lost.sent_again for lost in self.ahead.values())
+            has_snapshot = self.is_ahead_of_snapshot and is_missing
+        if finding.name == "rules.missing" and has_snapshot:
+            has_snapshot = self.has_lost_rules  # else a restore may leave those of the archive out
+        if has_snapshot is None:
+            return kind.remedy
+        return (kind.restore if has_snapshot else kind.without) or kind.remedy
 
     def said(self) -> dict[str, object]:
         """Return the fields of a log line.

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.drill import Verdict
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
-    from tallystream_worker.verify.report import Verification
 
 _BY_HAND: Final = 26 * 3600.0
 """Seconds that a snapshot may be old if no worker takes them: they are then taken daily, for example by cron."""
@@ -168,7 +167,7 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
     newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
     if parse_id(position.generated) > parse_id(newest):
         report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
-        _explain_by_the_snapshot(report)
+        report.explain("snapshot.ahead")
         return False
     if keys.sequences not in report.lost and not put_mark(scene.client, keys, position.mark):
         held: bytes | None = scene.client.execute_command("HGET", keys.retention_holds, HOLDER)
@@ -178,7 +177,7 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
             )
         except LogLost as error:
             report.find("snapshot.ahead", f"{database.place}: {error.problem}")
-            _explain_by_the_snapshot(report)
+            report.explain("snapshot.ahead")
         else:
             report.limit(
                 "snapshot",
@@ -271,9 +270,3 @@ def _drill(scene: Scene, database: Database) -> Verdict:
         except ViewLost:
             time.sleep(_PAUSE)  # a worker takes a snapshot of the same partition
     return drill(scene.client, database, scene.deployment, archived)
-
-
-def _explain_by_the_snapshot(report: Verification) -> None:
-    """Name `snapshot.ahead` as what explains other findings: a restore also brings back what the archive has."""
-    if report.cause in ("", "archive.ahead"):
-        report.cause = "snapshot.ahead"

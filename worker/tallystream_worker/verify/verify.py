@@ -15,7 +15,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import DeploymentChanged, KeyLost, StreamError, TallyError
 from tallystream.storage.keys import Layout
 from tallystream_worker.process.failover_watch import FailoverWatch
-from tallystream_worker.rebuild.recount import recount_command
+from tallystream_worker.verify import mends
 from tallystream_worker.verify.checks import CHECKS
 from tallystream_worker.verify.report import Verification
 from tallystream_worker.verify.scene import Scene
@@ -57,7 +57,8 @@ def verify(
     Args:
         client: Client of the server.
         namespace: The first part of every key.
-        sources: The archive and the snapshot; each may be missing. The snapshot takes the place of entries only if they
+        sources: The archive and the snapshot; each may be missing. An archive of other data is not used, and stated in
+            `failed`. The snapshot takes the place of entries only if they
             are gone from the stream and the archive, also if it is preferred.
         sample: The share of the counters to compare with the entries, more than 0 and at most 1.
         show: Called now and then with the current step, from several threads. If it raises `Stopped`, so does this
@@ -83,16 +84,18 @@ def verify(
         else:
             root = Layout(namespace=namespace).root
             report.find("deployment.missing", f"{error.key} does not exist, but {root} does")
+        mends.note_snapshot(report, sources.snapshot, namespace)
         return report
     if not found.is_stored:
         pattern = namespace.translate({ord(c): f"\\{c}" for c in "*?[]\\"})
         key = next(iter(client.scan_iter(match=f"{pattern}:*", count=1000)), None)
         if key is not None:
             report.find("deployment.missing", f"{found.layout.root} does not exist, but {key.decode()} does")
+            mends.note_snapshot(report, sources.snapshot, namespace)
             return report
         found.ensure_stored()
     found.ensure_declared()
-    scene = Scene(client, found, replace(sources, prefers_snapshot=False), report, sample, show)
+    scene = Scene(client, found, _of_this_data(sources, found, report), report, sample, show)
     failovers = FailoverWatch(client, found.layout)
     for check in CHECKS:
         show(check.name)
@@ -105,10 +108,36 @@ def verify(
         except (TallyError, RedisError, OSError, *_OF_DATA) as error:  # OSError: a temporary file cannot be written
             report.fail(check.name, _reason(error, report))
     if report.findings:
-        report.recount = recount_command(client, found, sources)
+        mends.note(scene)
     _refuse_a_switch(client, scene)
     _refuse_a_failover(scene, failovers)
     return report
+
+
+def _of_this_data(sources: Sources, deployment: Deployment, report: Verification) -> Sources:
+    """Return the sources of a verification, without an archive of other data: the report states that it is not checked.
+
+    Entries of different data have no order among them, so no check can compare them. A snapshot is not preferred. An
+    archive whose manifest cannot be read is not left out, so that a check reports it.
+    """
+    found = replace(sources, prefers_snapshot=False)
+    if found.archive is None:
+        return found
+    layout = deployment.layout
+    ours = {"epoch": deployment.epoch, "namespace": layout.namespace, "partitions": layout.partitions}
+    try:
+        manifest = found.archive.manifest() or {}
+    except TallyError:
+        return found
+    if not (differing := [name for name, value in ours.items() if manifest.get(name, value) != value]):
+        return found
+    report.fail(
+        "archive",
+        f"{found.archive.url} is the archive of other data (different {', '.join(differing)}), so no entry was "
+        "compared with it. If the server has lost this data: tallystream restore --force; otherwise name another "
+        "folder in [archive] url",
+    )
+    return replace(found, archive=None)
 
 
 def _refuse_a_failover(scene: Scene, failovers: FailoverWatch) -> None:

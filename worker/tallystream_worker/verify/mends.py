@@ -1,0 +1,102 @@
+"""Notes which commands mend wrong counters and lost keys, and whether the snapshot can be restored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from tallystream.client.replies import BROKEN
+from tallystream.errors import TallyError
+from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.wire.stream_id import parse_id
+from tallystream_worker.rebuild.recount import recount_command
+from tallystream_worker.rebuild.reopen import unusable_without
+
+if TYPE_CHECKING:
+    from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.verify.report import Verification
+    from tallystream_worker.verify.scene import Scene
+
+
+def note(scene: Scene) -> None:
+    """Note in the report which command mends counters and lost keys, and whether a snapshot can be restored.
+
+    If it cannot be found out which command is right, its general text stays.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: the server does not reply.
+    """
+    sources, deployment, report = scene.sources, scene.deployment, scene.report
+    note_snapshot(report, sources.snapshot, deployment.layout.namespace, deployment.epoch)
+    report.recount = recount_command(scene.client, deployment, sources)
+    try:
+        report.is_ahead_of_snapshot = _is_before_the_loss(scene)
+        report.lost_keys_remedy = _of_lost_keys(scene)
+    except BROKEN:
+        raise
+    except (TallyError, RedisError, ValueError):
+        return  # a check has reported it
+
+
+def note_snapshot(report: Verification, database: Database | None, namespace: str, epoch: str | None = None) -> None:
+    """Note in the report whether there is a snapshot of this data that can be restored.
+
+    Its generation or topic need not be live.
+
+    Args:
+        report: The report.
+        database: The snapshot; `None` for none.
+        namespace: The namespace of the data.
+        epoch: The epoch of the data; `None` if the server has lost it.
+    """
+    report.has_snapshot = False
+    try:
+        facts = {} if database is None else database.facts()
+        partitions = range(int(facts.get("partitions", 0)))
+        is_whole = database is not None and all(database.position(number) is not None for number in partitions)
+    except (TallyError, ValueError):
+        return  # a check has reported it
+    is_own = facts.get("namespace") == namespace and epoch in (None, facts.get("epoch"))
+    report.has_snapshot = is_own and is_whole and len(partitions) > 0
+
+
+def _is_before_the_loss(scene: Scene) -> bool:
+    """Return whether a restore of the snapshot counts the archived entries that the server has lost.
+
+    The snapshot must be of the live generation, undamaged, and of before the loss.
+    """
+    database, deployment, report = scene.sources.snapshot, scene.deployment, scene.report
+    if database is None or not report.has_snapshot or "snapshot.damaged" in report.findings:
+        return False
+    if database.facts().get("log", str(FIRST_TOPIC)) != str(deployment.layout.topic):
+        return False
+    for number, lost in report.ahead.items():
+        found = database.position(number)
+        if found is None or found[1] != deployment.generation:
+            return False
+        if parse_id(found[0].generated) > parse_id(lost.after):
+            return False
+    return True
+
+
+def _of_lost_keys(scene: Scene) -> str:
+    """Return the commands that bring back the lost keys of the report, in their order."""
+    lost, layout, deployment = scene.report.lost, scene.deployment.layout, scene.deployment
+    every = layout.keys
+    needed = {key for keys in every for key in (keys.sequences, keys.topic_ledger, keys.live, keys.dropped)}
+    if scene.report.has_snapshot and lost & {*needed, layout.files}:
+        return "tallystream restore --force"
+    copied, outboxes = {keys.copied for keys in every}, {keys.outbox for keys in every}
+    reopens, drops = bool(lost & {*needed, layout.rule_changes}), bool(lost & copied)
+    is_unfinished = deployment.building is not None or deployment.moving is not None
+    steps = ["tallystream rebuild --drop"] * (drops or (reopens and is_unfinished))
+    if reopens:
+        is_forced = any(unusable_without(scene.client, keys) for keys in every)
+        steps.append("tallystream reopen --force" if is_forced else "tallystream reopen")
+    if lost - {*needed, *copied, *outboxes, layout.rule_changes, layout.files}:
+        steps.append(scene.report.recount)
+    if steps:
+        return "; then: ".join(steps)
+    created = "ingest" if layout.files in lost else "notification"
+    return f"nothing, because the next {created} creates it"

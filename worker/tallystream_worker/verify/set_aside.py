@@ -1,0 +1,137 @@
+"""Finds out whether the entries count that the archiver has set aside, because the server had lost them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tallystream.errors import TallyError
+from tallystream.storage.keys import FIRST, RESTORED
+from tallystream_worker.archive.counted_only import parse_restored
+from tallystream_worker.archive.store import Store
+from tallystream_worker.verify.archived import links_of
+from tallystream_worker.verify.scene import utc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tallystream.storage.keys import PartitionKeys
+    from tallystream.wire.stream_id import StreamID
+    from tallystream_worker.verify.report import Verification
+    from tallystream_worker.verify.scene import Scene
+    from tallystream_worker.verify.sequence_walk import Link
+
+_REBUILT: Final = "a rebuild leaves them out, and needs --accept-loss if they are gone from the stream too"
+
+
+@dataclass
+class _Sum:
+    entries: int = 0
+    events: int = 0
+
+    def add(self, link: Link) -> None:
+        self.entries += 1
+        self.events += link.events
+
+    def __str__(self) -> str:
+        return f"{self.entries:,} entries with {self.events:,} events"
+
+
+class SetAside:
+    """The entries of a partition in files `*.parquet.lost`; call `see` for each other entry, and then `report`.
+
+    Args:
+        client: The server, which states up to where a restored snapshot had counted.
+        store: The archive.
+        keys: The keys of the partition.
+        number: The number of the partition.
+        report: The report, which gets files that cannot be read, at once.
+
+    Raises:
+        ArchiveError: the files cannot be listed.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+
+    def __init__(self, client: Any, store: Store, keys: PartitionKeys, number: int, report: Verification) -> None:
+        self._keys = keys
+        self._nameless: list[Link] = []
+        self._named: dict[tuple[int, int], Link] = {}  # by hash of a producer, and number; an entry may be lost twice
+        for file in store.set_aside(number):
+            try:
+                self._add(links_of(store, file, is_whole=False))
+            except TallyError as error:
+                report.find("archive.unreadable", f"{file.path}: {error}")
+        self._sent_again = _Sum()
+        self._restored = _restored(client, keys)
+
+    def _add(self, links: Iterable[Link]) -> None:
+        for link in links:
+            if link.producer is None:
+                self._nameless.append(link)
+            else:
+                self._named[hash(link.producer), link.sequence] = link
+
+    def see(self, link: Link) -> None:
+        """Note that the stream or the archive has an entry, which producers may have sent again."""
+        if self._named and link.producer is not None:
+            lost = self._named.pop((hash(link.producer), link.sequence), None)
+            if lost is not None:
+                self._sent_again.add(lost)
+
+    def report(self, report: Verification) -> None:
+        """Report the entries that do not count; state those that count, or may count, under what is not proved.
+
+        An entry counts if it was sent again. It may count if a snapshot was restored that ends after it: it counts if
+        that snapshot was taken before the loss.
+        """
+        missing, restored = _Sum(), _Sum()
+        for link in (*self._named.values(), *self._nameless):
+            (restored if self._restored is not None and link.id <= self._restored else missing).add(link)
+        stream = self._keys.stream
+        if missing.entries:
+            report.find("archive.set_aside", f"{stream}: {missing}; {_REBUILT}", times=missing.entries)
+        if restored.entries and self._restored is not None:
+            report.limit(
+                "archive",
+                f"{stream}: whether {restored} in files *.parquet.lost count. They do if the restored snapshot, which "
+                f"ends at {utc(self._restored[0])}, was taken before the server lost them. {_REBUILT.capitalize()}. If "
+                "they count, move the files out of the archive",
+            )
+        if self._sent_again.entries:
+            report.limit(
+                "archive",
+                f"{stream}: that nothing needs {self._sent_again} in files *.parquet.lost. They were sent again, so "
+                "they count: move the files out of the archive",
+            )
+
+
+def check_earlier_topics(scene: Scene) -> None:
+    """Report the lost entries of earlier topics that were not sent again when the archiver set them aside.
+
+    Raises:
+        ArchiveError: a folder cannot be listed, or a file cannot be read.
+        ConfigurationError: the URL of the archive cannot be used.
+    """
+    archive = scene.sources.archive
+    if archive is None:
+        return
+    for topic in sorted(scene.deployment.earlier):
+        if missing := Store(archive.url, scene.deployment.layout.namespace, topic).missing():
+            scene.report.find("archive.set_aside", f"topic {topic}: {missing:,} entries; {_REBUILT}", times=missing)
+
+
+def _restored(client: Any, keys: PartitionKeys) -> StreamID | None:
+    """Return the ID up to which a restored snapshot had counted, if the live generation has these counts.
+
+    `None` if no snapshot was restored, or if a rebuild has left out entries since.
+    """
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.execute_command("HGET", keys.sequences, RESTORED)
+        pipeline.execute_command("HGET", keys.ledger, "entries:backfilled")
+        pipeline.get(keys.gone)
+        restored, backfilled, gone = pipeline.execute()
+    if restored is None:
+        return None
+    if keys.generation != FIRST and int((gone or b"0").split()[0]) > int(backfilled or 0):
+        return None
+    return parse_restored(restored)[0]
