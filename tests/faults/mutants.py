@@ -1935,7 +1935,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "layout-of-generation-one-without-the-live-key",
-        (Edit("tallystream/deployment.py", "(self.generation if each is None", "(FIRST if each is None"),),
+        (Edit("tallystream/deployment.py", "self.generation if each is None else", "FIRST if each is None else"),),
         tests=(f"{_LOST_READS}::test_a_lost_live_generation_is_not_taken_for_the_first",),
     ),
     Mutant(
@@ -2249,8 +2249,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/archiver.py",
-                "archived = min(archived, restored)",
-                "archived = max(archived, restored)",
+                "min(newest.last, restored)",
+                "max(newest.last, restored)",
             ),
         ),
         tests=(
