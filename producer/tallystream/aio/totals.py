@@ -288,7 +288,8 @@ class Totals:
 
         Args:
             question: Takes the present deployment, and returns the query; called again for each attempt.
-            after: Stream ID to wait for, in the partitions that are read; `None` does not wait.
+            after: Stream ID to wait for, in the partitions whose `position_commands` the query has (see
+                `ReadBarrier.guard`): a query without any, such as a search, does not wait. `None` does not wait.
             timeout: Most seconds to wait for `after`.
             together: Whether the query shares a pipeline with concurrent reads.
 

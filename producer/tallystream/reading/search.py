@@ -68,14 +68,16 @@ def query_subjects(
 ) -> Query[FoundSubjects]:
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
-    Each subject comes once, with the largest of its totals that were found, and the metric of this total; largest
-    first, equal totals by name. Totals of 0 are left out. The first 1,000 places of each leaderboard in each reachable
-    partition are searched; without a metric with `top`, nothing is found. `prefix` is brought into Unicode normal form
+    Each subject comes once, with the largest of its totals that were found, each at least its metric's `floor`, and the
+    metric of this total; largest first, equal totals by name. Stored totals of 0 are left out; a negative one is shown
+    as the `floor`. The first 1,000 places of each leaderboard in each reachable partition are searched; without a
+    metric with `top`, nothing is found. `prefix` is brought into Unicode normal form
     C; upper and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
 
     A total that is in several partitions, or partly in a sketch, is read whole if all its partitions are reachable;
-    otherwise, it is the sum of the places that were found. If there are more than 1,000 totals, subjects with a small
-    sum of places are left out, although their whole totals may be larger than others.
+    otherwise, it is the sum of the places that were found. If there are more than 1,000 totals, those with a small
+    sum of places are not read whole. They are ranked by this sum, so they may be left out although their whole totals
+    are larger than others.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,

@@ -36,7 +36,7 @@ class Writer:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a request's events were not appended in time, and the buffer has not been empty since.
+        """Whether a request's events were not appended in time, and no read of this has found the buffer empty since.
 
         The route sets it after a timeout, and rejects more events with 503 while it is true. It becomes false only when
         it is read: if the buffer is empty then, or there is no producer.
