@@ -281,9 +281,10 @@ class Sender:
 
         A queue with nothing to send need not back off. The first pass creates the queue of this process. Every 10
         seconds the spool is searched; each pass then adopts the events of at most one dead process, until there are no
-        more. Its files are removed when its events are delivered; its queue is watched for a minute longer. An error
-        reply that is no refusal only becomes `problem`, and so does a lost key of a partition: the entries stay queued.
-        A raised error ends the pass: the queues after it take no step.
+        more. Its files are removed when its events are delivered; its queue is watched for a minute longer. While
+        entries are sent, an error reply that is no refusal (`is_refusal`) only becomes `problem`, and so does a lost key
+        of a partition, or in a cluster the broken connection to one node: the entries stay queued. A raised error ends
+        the pass: the queues after it take no step.
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.
@@ -294,7 +295,8 @@ class Sender:
             Unconfirmed: what the closed topic has is not confirmed, so it cannot be left.
             SpoolError: a spool cannot be written, or events in it are damaged.
             OSError: the files of a spool cannot be read, or its folder cannot be listed.
-            redis.RedisError: the connection broke, or a server refuses a command or the entries.
+            redis.RedisError: the connection broke; a server refuses the entries; or another command than that which
+                sends them got an error reply, also one that is no refusal.
         """
         if any(send_queue.appender.is_closed for send_queue in self._open_queues()):
             self._validator.forget()  # read the deployment again in each pass, until it names the new topic
@@ -318,7 +320,8 @@ class Sender:
     def _step(self, send_queue: SendQueue, deployment: Deployment) -> bool:
         """Move a send queue to the live topic, and take one step of it; return `False` if it must back off.
 
-        An error reply that is no refusal, and a lost key of a partition, become `problem` and are not raised.
+        An error reply to the entries that is no refusal, and a lost key of a partition, become `problem` and are not
+        raised. An error reply to another command is raised.
 
         Raises:
             DeploymentChanged, KeyLost, SpoolError, Unconfirmed, OSError, redis.RedisError: see `_pass`.

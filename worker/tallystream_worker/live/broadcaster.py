@@ -235,7 +235,8 @@ class Broadcaster:
     async def _following(self) -> None:
         """Start the task of the passes if it does not run; wait until its first pass has ended, if it has not.
 
-        An error of the pass is not raised.
+        There must be a reader: without one, no pass is made, and the wait does not end. An error of the pass is not
+        raised.
         """
         if self._task is None or self._task.done():
             self._at = self._problem = None

@@ -27,8 +27,9 @@ class CountedFigure(msgspec.Struct, frozen=True):
     Attributes:
         metric: The metric of the counter.
         subject: The subject of the counter.
-        value: The total.
-        error: By how much the total may be too high if it is an estimate (rarely by more); 0 if it is exact.
+        value: The total, but at least the metric's `floor`.
+        error: By how much an estimate may be too high (rarely by more; after negative amounts, it may be too low); 0 if
+            the total is exact. The `floor` is not considered.
     """
 
     metric: str

@@ -138,8 +138,12 @@ class Repartition:
                 and no loss is accepted; the URL of the archive cannot be used; or this release cannot read the stored
                 data. The holds stay.
             ArchiveError: such entries are gone, and the archive is of other data or cannot be read. The holds stay.
-            StreamError: the repartition was given up, and the holds are removed again, unless another one has begun; or
-                see `ensure_current`. The holds stay after any other error.
+            ImportError: such entries are gone, an archive is named, and the package pyarrow is not installed. The holds
+                stay.
+            CodecError: the record of a dropped dead letter is damaged. The holds stay.
+            StreamError: the repartition was given up, and the holds are removed again, unless another one has begun;
+                a node failed over while the dropped dead letters were read (`ScanBroken`); or see `topic.place_holds`
+                and `ensure_current`. The holds stay after any other error.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
         for keys in self._old.layout.keys:
