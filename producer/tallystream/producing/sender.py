@@ -282,9 +282,9 @@ class Sender:
         A queue with nothing to send need not back off. The first pass creates the queue of this process. Every 10
         seconds the spool is searched; each pass then adopts the events of at most one dead process, until there are no
         more. Its files are removed when its events are delivered; its queue is watched for a minute longer. While
-        entries are sent, an error reply that is no refusal (`is_refusal`) only becomes `problem`, and so does a lost key
-        of a partition, or in a cluster the broken connection to one node: the entries stay queued. A raised error ends
-        the pass: the queues after it take no step.
+        entries are sent, an error reply that is no refusal (`is_refusal`) only becomes `problem`, and so does a lost
+        key of a partition, or in a cluster the broken connection to one node: the entries stay queued. A raised error
+        ends the pass: the queues after it take no step.
 
         Raises:
             ConfigurationError: see `EventValidator.refresh`; or the server does not support the required durability.

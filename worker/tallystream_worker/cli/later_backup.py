@@ -105,7 +105,7 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
             elif position.mark and position.mark not in (marks or b"").decode().split():
                 unmarked.setdefault(position.backup, []).append(position)
         in_snapshot = any(position.mark for each in ahead.values() for position, _ in each)
-        has_snapshot = any(position.mark for position in found)
+        has_snapshot = bool(settings.snapshot.url)  # also if it cannot be read now
         certain = [
             _certain(*each[0], len(each), in_snapshot=in_snapshot, has_snapshot=has_snapshot) for each in ahead.values()
         ]
@@ -124,7 +124,7 @@ def _certain(position: _Position, last: str, streams: int, *, in_snapshot: bool,
         last: The last ID of this stream.
         streams: The number of streams.
         in_snapshot: Whether the snapshot has later entries than a stream.
-        has_snapshot: Whether there is a snapshot.
+        has_snapshot: Whether a snapshot is configured.
     """
     remedy = position.remedy
     if has_snapshot and not position.mark:

@@ -112,6 +112,8 @@ def _run() -> int:  # noqa: PLR0911  # one for each kind of error
         return 141
     except OSError as error:
         return _say(f"{error}. Remove the cause, such as a full disk, and run the command again", 1)
+    except UnicodeEncodeError as error:
+        return _say(f"{error}. Set PYTHONIOENCODING=utf-8, and run the command again", 1)
     except OF_DATA as error:
         return _say(of_data(error), 1)
     return int(status or 0)

@@ -87,8 +87,6 @@ def audit(
         redis.RedisError: one of the two servers does not reply, or rejects a command.
         OSError: a temporary file cannot be written.
     """
-    if sources.archive is not None:
-        sources.archive.ensure_of(deployment.epoch)
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_server("tally-audit-", "--appendonly", "no", "--save", ""))
         partitions = [

@@ -117,12 +117,15 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
         ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data; or the span has a
             beginning, and no rules are published.
         ArchiveError, SnapshotError: the archive or the snapshot is needed and cannot be read, even if the snapshot is
-            not preferred.
+            not preferred; or entries are gone from the stream, and the archive is of other data.
         KeyLost: the partition has lost its stream.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     lost = _lost(stream_facts(client, deployment.layout.keys[number]))
-    archived = None if sources.archive is None or lost is None else _archived(sources.archive, number, lost)
+    archived = None
+    if sources.archive is not None and lost is not None:
+        sources.archive.ensure_of(deployment.epoch)
+        archived = _archived(sources.archive, number, lost)
     if span.begin > 0:
         return _of_range(_before(span.needs(deployment.rules)), lost, archived)
     if sources.prefers_snapshot:

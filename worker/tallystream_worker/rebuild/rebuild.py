@@ -213,7 +213,7 @@ class Rebuild:
                 )
             if gone and self._archive:
                 ensure_of_this_data(self._archive, self._deployment)
-        except TallyError:
+        except (TallyError, ImportError):
             self._leave_nothing()
             raise
 

@@ -142,8 +142,8 @@ class Repartition:
                 stay.
             CodecError: the record of a dropped dead letter is damaged. The holds stay.
             StreamError: the repartition was given up, and the holds are removed again, unless another one has begun;
-                a node failed over while the dropped dead letters were read (`ScanBroken`); or see `topic.place_holds`
-                and `ensure_current`. The holds stay after any other error.
+                a node failed over while the dropped dead letters were read (`ScanBroken`); or see `ensure_current`. The
+                holds stay after any other error.
             redis.RedisError: the server does not reply, or rejects a command; some holds may be placed.
         """
         for keys in self._old.layout.keys:

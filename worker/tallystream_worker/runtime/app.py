@@ -194,7 +194,8 @@ def _counts_otherwise(before: Metric, now: Metric) -> bool:
     """
     if now.unique not in (None, before.unique) or now.top > before.top or not {*now.windows} <= {*before.windows}:
         return True
-    kept = [[rule.retention_seconds(window) or float("inf") for window in now.windows] for rule in (before, now)]
+    windows = [*now.windows, *([now.unique] if now.unique else [])]
+    kept = [[rule.retention_seconds(window) or float("inf") for window in windows] for rule in (before, now)]
     if any(new > old for old, new in zip(*kept, strict=True)):
         return True
     same: dict[str, Any] = {

@@ -12,6 +12,7 @@ from tallystream.storage.keys import FIRST_TOPIC
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.rebuild.recount import recount_command
 from tallystream_worker.rebuild.reopen import unusable_without
+from tallystream_worker.verify.findings import KINDS
 
 if TYPE_CHECKING:
     from tallystream_worker.snapshot.database import Database
@@ -40,7 +41,7 @@ def note(scene: Scene) -> None:
 
 
 def note_snapshot(report: Verification, database: Database | None, namespace: str, epoch: str | None = None) -> None:
-    """Note in the report whether there is a snapshot of this data that can be restored.
+    """Note in the report whether there is a snapshot of this data that can be restored; `None` if it cannot be read.
 
     Its generation or topic need not be live.
 
@@ -50,13 +51,13 @@ def note_snapshot(report: Verification, database: Database | None, namespace: st
         namespace: The namespace of the data.
         epoch: The epoch of the data; `None` if the server has lost it.
     """
-    report.has_snapshot = False
+    report.has_snapshot = False if database is None else None
     try:
         facts = {} if database is None else database.facts()
         partitions = range(int(facts.get("partitions", 0)))
         is_whole = database is not None and all(database.position(number) is not None for number in partitions)
     except (TallyError, ValueError):
-        return  # a check has reported it
+        return  # it cannot be read now, but it may be right: the remedies state both cases
     is_own = facts.get("namespace") == namespace and epoch in (None, facts.get("epoch"))
     report.has_snapshot = is_own and is_whole and len(partitions) > 0
 
@@ -85,8 +86,11 @@ def _of_lost_keys(scene: Scene) -> str:
     lost, layout, deployment = scene.report.lost, scene.deployment.layout, scene.deployment
     every = layout.keys
     needed = {key for keys in every for key in (keys.sequences, keys.topic_ledger, keys.live, keys.dropped)}
-    if scene.report.has_snapshot and lost & {*needed, layout.files}:
-        return "tallystream restore --force"
+    if lost & {*needed, layout.files}:
+        if scene.report.has_snapshot is None:
+            return KINDS["keys.lost"].remedy
+        if scene.report.has_snapshot:
+            return "tallystream restore --force"
     copied, outboxes = {keys.copied for keys in every}, {keys.outbox for keys in every}
     reopens, drops = bool(lost & {*needed, layout.rule_changes}), bool(lost & copied)
     is_unfinished = deployment.building is not None or deployment.moving is not None

@@ -164,13 +164,14 @@ class Verification:
     def remedy(self, finding: Finding) -> str:
         """Return what mends a finding of this report: the remedy of its kind, with `recount` as what mends counters.
 
-        If another finding can explain it, the text names only that one, to be mended first. If counters were found to
+        If another finding can explain it, the text names only that one, to be mended first; not so for a file of the
+        archive that cannot be read, because other remedies need it. If counters were found to
         be wrong, a new snapshot would have their values: so the text states to mend these before it.
 
         Raises:
             KeyError: the finding has a name that is not in `KINDS`.
         """
-        if self.cause in self.findings and finding.name != self.cause:
+        if self.cause in self.findings and finding.name not in (self.cause, "archive.unreadable"):
             return f"first mend {self.cause}, which can be the reason for this fault; then verify again"
         text = self._chosen(finding).replace(REBUILD, self.recount)
         if self.differing and SNAPSHOT in text:
@@ -182,6 +183,8 @@ class Verification:
         if finding.name == "keys.lost":
             return self.lost_keys_remedy
         kind, has_snapshot = finding.kind, self.has_snapshot
+        if finding.name == "archive.ahead" and not self.ahead:
+            return kind.remedy  # it is not known which entries are lost
         if finding.name == "archive.ahead" and has_snapshot:
             is_missing = any(lost.entries > lost.sent_again for lost in self.ahead.values())
             has_snapshot = self.is_ahead_of_snapshot and is_missing

@@ -94,6 +94,11 @@ class SequenceWalk:
         """
         return self._is_whole
 
+    @property
+    def begins(self) -> StreamID:
+        """The ID from which every entry was added, up to the last: `(0, 0)` if the walk is whole."""
+        return (0, 0) if self._is_whole else self.first or (2**64, 0)
+
     def interrupt(self) -> None:
         """Note that entries may be missing before the next one, and forget the last entry of each producer."""
         self._is_whole = False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.errors import TallyError
 from tallystream.storage.keys import FIRST, RESTORED
 from tallystream_worker.archive.counted_only import parse_restored
-from tallystream_worker.archive.store import Store
+from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.verify.archived import links_of
 from tallystream_worker.verify.scene import utc
 
@@ -78,16 +78,30 @@ class SetAside:
             if lost is not None:
                 self._sent_again.add(lost)
 
-    def report(self, report: Verification) -> None:
+    def report(self, report: Verification, begins: StreamID) -> None:
         """Report the entries that do not count; state those that count, or may count, under what is not proved.
 
         An entry counts if it was sent again. It may count if a snapshot was restored that ends after it: it counts if
-        that snapshot was taken before the loss.
+        that snapshot was taken before the loss. It may also count if entries after it are not known: one of them may be
+        the entry that was sent again.
+
+        Args:
+            report: The report.
+            begins: The ID from which every entry was seen.
         """
-        missing, restored = _Sum(), _Sum()
+        missing, restored, unknown = _Sum(), _Sum(), _Sum()
         for link in (*self._named.values(), *self._nameless):
-            (restored if self._restored is not None and link.id <= self._restored else missing).add(link)
+            if self._restored is not None and link.id <= self._restored:
+                restored.add(link)
+            else:
+                (unknown if link.producer is not None and link.id < begins else missing).add(link)
         stream = self._keys.stream
+        if unknown.entries:
+            report.limit(
+                "archive",
+                f"{stream}: whether {unknown} in files *.parquet.lost count. They do if producers sent them again, but "
+                f"later entries are in neither the stream nor the archive. {_REBUILT.capitalize()}",
+            )
         if missing.entries:
             report.find("archive.set_aside", f"{stream}: {missing}; {_REBUILT}", times=missing.entries)
         if restored.entries and self._restored is not None:
@@ -106,18 +120,28 @@ class SetAside:
 
 
 def check_earlier_topics(scene: Scene) -> None:
-    """Report the lost entries of earlier topics that were not sent again when the archiver set them aside.
+    """State, as not proved, the lost entries of earlier topics that were not sent again before they were set aside.
+
+    They may have been sent again later, or a restored snapshot may have them. A file that cannot be read is reported.
 
     Raises:
-        ArchiveError: a folder cannot be listed, or a file cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
     """
     archive = scene.sources.archive
     if archive is None:
         return
     for topic in sorted(scene.deployment.earlier):
-        if missing := Store(archive.url, scene.deployment.layout.namespace, topic).missing():
-            scene.report.find("archive.set_aside", f"topic {topic}: {missing:,} entries; {_REBUILT}", times=missing)
+        try:
+            missing = Store(archive.url, scene.deployment.layout.namespace, topic).missing()
+        except ArchiveError as error:
+            scene.report.find("archive.unreadable", f"topic {topic}: {error}")
+            continue
+        if missing:
+            scene.report.limit(
+                "archive",
+                f"topic {topic}: whether {missing:,} entries in files *.parquet.lost count. They had not been sent "
+                f"again when the archiver moved them there. {_REBUILT.capitalize()}",
+            )
 
 
 def _restored(client: Any, keys: PartitionKeys) -> StreamID | None:

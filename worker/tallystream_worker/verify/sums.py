@@ -20,8 +20,8 @@ _ATTEMPTS: Final = 3
 def check(scene: Scene) -> None:
     """Report each metric with `max_subjects` or `seen = "bloom"` whose sum in the ledger is not that of its counters.
 
-    Only faults are added to the report, and no proof. If events of the metric are counted during each attempt, state a
-    limit. Metrics that have one of these rules by the present rules are checked.
+    Only faults are added to the report, and no proof. If entries of the partition are counted during each attempt, and
+    the sum differs, state a limit. Metrics that have one of these rules by the present rules are checked.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.
@@ -36,11 +36,12 @@ def check(scene: Scene) -> None:
 
 def _check(scene: Scene, keys: PartitionKeys, metric: str) -> None:
     for attempt in range(_ATTEMPTS):
-        before, sketched = _stated(scene, keys, metric)
+        stated = _stated(scene, keys, metric)
+        before, sketched, _ = stated
         found = _sum_of_totals(scene, keys, metric, exactly=attempt > 0) + sketched
         if found == before:
             return
-        if attempt > 0 and _stated(scene, keys, metric) == (before, sketched):
+        if attempt > 0 and _stated(scene, keys, metric) == stated:
             scene.report.find(
                 "ledger.differs",
                 f"{keys.stream}: ledger -> total@{metric} is {before:,}, but its counters add up to {found:,}",
@@ -49,10 +50,14 @@ def _check(scene: Scene, keys: PartitionKeys, metric: str) -> None:
     scene.report.limit("sums", f"{keys.stream}: {metric}: its counters were not added up, because they changed")
 
 
-def _stated(scene: Scene, keys: PartitionKeys, metric: str) -> tuple[int, int]:
-    """Return the sum of a metric's amounts in the ledger, and of those in its sketch."""
-    total, sketched = scene.client.hmget(keys.ledger, f"total@{metric}", f"sketched@{metric}")
-    return int(total or 0), int(sketched or 0)
+def _stated(scene: Scene, keys: PartitionKeys, metric: str) -> tuple[int, int, int]:
+    """Return the sum of a metric's amounts in the ledger, that of those in its sketch, and a number of counted entries.
+
+    The number rises with each batch, also if its amounts add up to 0.
+    """
+    found = scene.client.hmget(keys.ledger, f"total@{metric}", f"sketched@{metric}", "entries:settled")
+    total, sketched, settled = (int(value or 0) for value in found)
+    return total, sketched, settled
 
 
 def _sum_of_totals(scene: Scene, keys: PartitionKeys, metric: str, *, exactly: bool) -> int:
