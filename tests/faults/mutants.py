@@ -4013,6 +4013,22 @@ MUTANTS: Final = (
         tests=(f"{_LOST_END}::test_entries_that_were_sent_again_are_set_aside_and_count",),
     ),
     Mutant(
+        "verify-names-one-case-of-an-unreadable-snapshot",
+        (Edit("tallystream_worker/verify/report.py", "if has_snapshot is None:", "if False:"),),
+        tests=("tests/unit/verify/test_report.py::test_an_unreadable_snapshot_leaves_both_cases_in_the_remedies",),
+    ),
+    Mutant(
+        "verify-takes-a-part-of-the-entries-for-all",
+        (
+            Edit(
+                "tallystream_worker/verify/sequence_walk.py",
+                "return (0, 0) if self._is_whole else self.first or (2**64, 0)",
+                "return (0, 0)",
+            ),
+        ),
+        tests=("tests/unit/verify/test_sequence_walk.py::test_a_walk_states_from_where_it_is_complete",),
+    ),
+    Mutant(
         "verify-takes-no-snapshot-for-one",
         (Edit("tallystream_worker/verify/mends.py", "is_own and is_whole and len(partitions) > 0", "True"),),
         tests=(

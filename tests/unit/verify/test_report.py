@@ -41,3 +41,24 @@ def test_only_the_first_details_of_a_kind_are_kept():
         report.find("log.repeated", f"entry {number}")
     found = report.findings["log.repeated"]
     assert (found.count, found.details) == (SHOWN + 3, [f"entry {number}" for number in range(SHOWN)])
+
+
+def test_an_unreadable_snapshot_leaves_both_cases_in_the_remedies():
+    """If it is not known whether there is a snapshot, no remedy names only `reopen`, which would lose its counters."""
+    report = Verification(1.0, has_snapshot=None)
+    report.find("log.missing", "tally:log")
+    report.find("deployment.missing", "tally:meta")
+    for finding in report.in_order():
+        assert "tallystream restore --force" in report.remedy(finding)
+        assert "tallystream reopen" in report.remedy(finding)
+
+
+def test_an_unreadable_file_is_mended_first_of_all():
+    """A file that cannot be read keeps its remedy, also if entries are lost: the other commands need the file."""
+    report = Verification(1.0, has_snapshot=True)
+    report.find("archive.ahead", "entry 1-1")
+    report.find("archive.unreadable", "a.parquet")
+    report.explain("archive.ahead")
+    assert not report.remedy(report.findings["archive.unreadable"]).startswith("first mend")
+    ahead = report.remedy(report.findings["archive.ahead"])
+    assert ahead == report.findings["archive.ahead"].kind.remedy  # which entries are lost is not known

@@ -84,3 +84,13 @@ def test_the_link_of_an_entry(fields, sent):
     """Only an entry of a producer has a number; a copy and a plain entry have none."""
     link = link_of(Entry("5-1", fields))
     assert (link.id, (link.producer, link.sequence, link.events)) == ((5, 1), sent)
+
+
+def test_a_walk_states_from_where_it_is_complete():
+    """It is complete from the first entry of all; or else from the first one that was added after the interruption."""
+    found, _ = walk((b"a", 1), (b"a", 2))
+    assert found.begins == (0, 0)
+    found.interrupt()
+    assert found.begins > (2**63, 0)
+    found.add(Link((9, 0), 2, b"a", 5, is_gated=True))
+    assert found.begins == (9, 0)
