@@ -46,10 +46,12 @@ def replay(
 
     The events come partition by partition, not in order of time. Parquet needs a file (`-o`). Most events without an
     actor and an id are stored with their minute only: its first second is printed as their time, and decides whether
-    they are in the range of --from and --to.
+    they are in the range of --from and --to. If the amounts of such events of a subject in an entry are not all 1, one
+    event has their sum, and the others have 0.
 
-    Rejected and retracted events are printed too; events of dropped dead letters, and resets, are not. Entries that
-    neither the streams nor the archive have when the command begins are missing.
+    Rejected and retracted events are printed too. Resets, entries that cannot be read, and events of dead letters that
+    were dropped with a record are left out; their numbers are printed on standard error. Entries that neither the
+    streams nor the archive have when the reading of their partition begins are missing, without an error.
     """
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet cannot be written to standard output: name a file with -o FILE")
