@@ -380,8 +380,8 @@ def repartition(
     The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the
     other arguments. A call after an interruption continues the same repartition. If a call that begins a repartition is
     refused before it copies entries, because the configuration or an archive cannot be used, the repartition is given
-    up, if that succeeds. After any other error, the repartition may be unfinished: call again, or give it up with
-    `topic.give_up`. If giving up was interrupted, the old topic is reopened first.
+    up, if that succeeds. After any other error, it may be unfinished, or finished (see below). If it is unfinished,
+    call again, or give it up with `topic.give_up`. If giving up was interrupted, the old topic is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin, the URL of an archive cannot be used, or this release cannot
@@ -390,11 +390,16 @@ def repartition(
             counted for 20 seconds, another process copies the same entries, a node failed over meanwhile, a key is lost
             (`KeyLost`), or the data was replaced (`DeploymentChanged`). After `KeyLost`, a partition of the old topic
             may stay closed.
-        Unconfirmed: a step was not confirmed in time; call again to continue.
+        Unconfirmed: a step was not confirmed in time. If the new topic is not live yet, call again to continue.
         ArchiveError, CodecError: an archive cannot be read or written, or a row of it is damaged; call again to
             continue.
         ImportError: an archive is named or configured, and the package pyarrow is not installed.
-        redis.RedisError: the server did not answer, and the old topic may stay closed; call again to continue.
+        redis.RedisError: the server did not answer, and the old topic may stay closed. If the new topic is not live
+            yet, call again to continue.
+
+    After `Unconfirmed`, a failover or a `redis.RedisError`, the new topic may be live already: read the deployment
+    again. If it is, only its confirmation may be missing (see `confirm`), and another call raises a
+    `ConfigurationError`, because the old topic is kept.
 
     Any other error of `CountingLoop.run_once` is raised too.
     """

@@ -37,7 +37,9 @@ class BackedUp(Generic[_Last]):
 
 
 def read_snapshot(settings: Settings) -> BackedUp[SnapshotPosition] | None:
-    """Return the positions in the configured snapshot; `None` if there is none, or its SQLite file does not exist.
+    """Return the positions in the configured snapshot; `None` if none is configured, or its SQLite file does not exist.
+
+    If the database has no complete snapshot, `last` is empty and `epoch` is `None`.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -54,9 +56,9 @@ def read_snapshot(settings: Settings) -> BackedUp[SnapshotPosition] | None:
             return None
         try:
             partitions, topic = int(facts.get("partitions", 0)), int(facts.get("log", FIRST_TOPIC))
+            found = [database.position(number) for number in range(partitions)]
         except ValueError as error:
-            raise SnapshotError(f"{database.place}: another program has changed its facts: {error}") from None
-        found = map(database.position, range(partitions))
+            raise SnapshotError(f"{database.place}: another program has changed a value: {error}") from None
         positions = [None if each is None else each[0] for each in found]
         return BackedUp(database.place, facts.get("epoch"), topic, positions)
 
