@@ -215,9 +215,10 @@ class StreamCopier:
     def hold(self) -> None:
         """Set the retention hold of each old partition to its mark, so that only copied entries are trimmed.
 
-        Call `look` before, else this raises a `ValueError`. This calls `confirm` (see the class) before it moves a hold,
-        because entries that are trimmed could not be copied again. A hold does not change if the partition has no stream, or if no repartition to this new topic
-        reads the partition any more, because it was given up or another one has begun.
+        Call `look` before, else this raises a `ValueError`. This calls `confirm` (see the class) before it moves a
+        hold, because entries that are trimmed could not be copied again. A hold does not change if the partition has
+        no stream, or if no repartition to this new topic reads the partition any more, because it was given up or
+        another one has begun.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; some holds may have changed.
