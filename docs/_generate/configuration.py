@@ -55,9 +55,9 @@ def page(source: str) -> str:
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
-        "## `[ratio.NAME]`\n\nOne section declares one ratio. Queries for the totals of a subject also return the ratio. "
-        "`of` and `by` are lists of metrics. The ratio is the sum of the subject's totals in the metrics `of`, divided by "
-        "the sum of its totals in the metrics `by`. If the divisor is 0, the ratio is 0.\n\n"
+        "## `[ratio.NAME]`\n\nOne section declares one ratio. Queries for the totals of a subject also return the "
+        "ratio. `of` and `by` are lists of metrics. The ratio is the sum of the subject's totals in the metrics `of`, "
+        "divided by the sum of its totals in the metrics `by`. If the divisor is 0, the ratio is 0.\n\n"
         "## `[[alert]]`\n\nOne section declares one alert. [Alerts](alerts.md) lists its settings.\n\n## `zone`\n\n"
         "The time zone in which days and months begin. The default is `UTC`. Use a name of the IANA database, such as "
         '`"Europe/Vienna"`. `"localtime"` is refused, because it may be another zone on each host. Write this setting '

@@ -398,7 +398,7 @@ def repartition(
             yet, call again to continue.
 
     After `Unconfirmed`, a failover or a `redis.RedisError`, the new topic may be live already: read the deployment
-    again. If it is, only its confirmation may be missing (see `topic.confirm`), and another call raises a
+    again. If it is, only its confirmation may be missing (see `confirm`), and another call raises a
     `ConfigurationError`, because the old topic is kept.
 
     Any other error of `CountingLoop.run_once` is raised too.
