@@ -147,8 +147,8 @@ def test_the_command_that_verify_names_writes_the_record(client, server, tmp_pat
         Archive(client, Store(str(tmp_path / "archive")), Deployment.load(client)).run_once(settled=0)
     lose(client)
     (finding,) = json.loads(shell("verify", "--json", status=1).stdout)["findings"]
-    (detail,) = finding["details"]
-    command = re.search("tallystream ([a-z]+)", detail)
+    command = re.search("tallystream ([a-z]+)", finding["remedy"])
+    assert command is not None
     assert "mended tally:{tally:meta}:rules" in shell(command[1]).stdout
     assert json.loads(shell("verify", "--json").stdout)["findings"] == []
     assert [each.number for each in recorded(client)] == ([1, 2, 3] if has_archive else [3])

@@ -405,8 +405,13 @@ def test_a_partition_begins_again_without_a_snapshot(harness, snapshot, name):
 def test_a_lost_key_has_one_remedy(harness, snapshot, name):
     """Each refusal and each finding that names a deleted key names the same command, and only one kind of finding."""
     key = delete(harness, name)
-    findings = verify(harness.client, "tally", Sources(None, snapshot)).findings.values()
-    kinds = {each.name: f"{detail} {each.kind.remedy}" for each in findings for detail in each.details if key in detail}
+    report = verify(harness.client, "tally", Sources(None, snapshot))
+    kinds = {
+        each.name: f"{detail} {report.remedy(each)}"
+        for each in report.findings.values()
+        for detail in each.details
+        if key in detail
+    }
     texts = [*kinds.values(), *(text for text in use(harness) if key in text)]
     assert len(texts) > 1
     assert len(kinds) == 1
