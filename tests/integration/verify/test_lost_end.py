@@ -24,11 +24,10 @@ from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.verify import verify
-from tests.integration.verify.test_remedies import replaced, run
+from tests.integration.verify.test_remedies import lose_and_send_again, replaced, run
 from tests.integration.verify.test_verify import RULES, World, emit_each, names, world
 from tests.paths import ROOT
 from tests.rewind import copy_of, go_back
-from tests.waiting import until
 
 if TYPE_CHECKING:
     from tallystream_worker.verify.report import Verification
@@ -158,17 +157,7 @@ def test_entries_that_no_snapshot_brings_back_are_named_until_they_count(world: 
 
 def test_entries_that_were_sent_again_are_set_aside_and_count(world: World) -> None:
     """If a producer has sent all lost entries again, the files with them are stated, and are no finding."""
-    earlier = copy_of(world.client)
-    with Producer(world.harness.url, linger=0) as producer:
-        for number in range(10):
-            emit_each(producer, number)
-            producer.flush(10)
-        archive(world)
-        length = world.client.xlen(world.keys.stream)
-        go_back(world.client, earlier)
-        emit_each(producer, 10)
-        producer.flush(10)
-        until(lambda: world.client.xlen(world.keys.stream) > length, what="the entries to be sent again")
+    lose_and_send_again(world, 10, lambda: archive(world))
     world.harness.drain("closer", claim_idle=0)
     command, *_ = commands(world.verify(snapshot=False))
     run(world, command, "", TALLYSTREAM_ARCHIVE_URL=world.store.url)

@@ -296,20 +296,29 @@ def test_the_remedy_of_lost_rules_mends_them(world: World, place: str, *, is_fol
     assert "rules.missing" not in names(world.verify())
 
 
-def test_entries_that_are_sent_again_are_no_fault(world: World) -> None:
-    """If older data was put back, and the producer has sent all lost entries again, a verification finds nothing."""
+def lose_and_send_again(world: World, number: int, back_up: Callable[[], object]) -> None:
+    """Emit `number` times and call `back_up`; then put the earlier data back, and wait until all is sent again."""
     before = copy_of(world.client)
     with Producer(world.harness.url, linger=0) as producer:
-        for number in range(20):
-            emit_each(producer, number)
+        for each in range(number):
+            emit_each(producer, each)
             producer.flush(10)
-        world.harness.drain("closer", claim_idle=0)
-        Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+        back_up()
         length = world.client.xlen(world.keys.stream)
         go_back(world.client, before)
-        emit_each(producer, 20)
+        emit_each(producer, number)
         producer.flush(10)
         until(lambda: world.client.xlen(world.keys.stream) > length, what="the entries to be sent again")
+
+
+def test_entries_that_are_sent_again_are_no_fault(world: World) -> None:
+    """If older data was put back, and the producer has sent all lost entries again, a verification finds nothing."""
+
+    def take_a_snapshot() -> None:
+        world.harness.drain("closer", claim_idle=0)
+        Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+
+    lose_and_send_again(world, 20, take_a_snapshot)
     world.harness.drain("closer", claim_idle=0)
     report = world.verify(archive=False)
     assert (names(report), report.failed) == (set(), [])

@@ -126,6 +126,7 @@ class Store:
         self._below = "" if log == FIRST_TOPIC else f"/log={log}"
         self._namespace = namespace
         self._missing: dict[str, int] = {}  # by path
+        self._epoch: str | None = None  # of the data that this archive was found to be of
         try:
             if "://" in url:
                 self._fs, self._place = fs.FileSystem.from_uri(url)
@@ -204,16 +205,20 @@ class Store:
     def ensure_of(self, epoch: str) -> None:
         """Raise an `ArchiveError` if the manifest names another epoch than `epoch`, that of the data to read.
 
-        An archive without a manifest, or whose manifest has no epoch, is not refused.
+        An archive without a manifest, or whose manifest has no epoch, is not refused. The manifest is read only once
+        for an epoch that is not refused: an audit calls this for each partition.
 
         Raises:
             ArchiveError: the archive is of other data, or the manifest cannot be read.
         """
+        if self._epoch == epoch:
+            return
         if (self.manifest() or {}).get("epoch", epoch) != epoch:
             raise ArchiveError(
                 f"{self.url} is the archive of other data (different epoch), so its events are not those of the "
                 "streams. Name the archive of this data (--archive URL, or [archive] url)"
             )
+        self._epoch = epoch
 
     def note(self, retracted: Sequence[Retraction]) -> None:
         """Replace the retractions in the manifest by `retracted`, those that are live now.

@@ -51,11 +51,14 @@ def note_snapshot(report: Verification, database: Database | None, namespace: st
         namespace: The namespace of the data.
         epoch: The epoch of the data; `None` if the server has lost it.
     """
-    report.has_snapshot = False if database is None else None
+    if database is None:
+        report.has_snapshot = False
+        return
+    report.has_snapshot = None
     try:
-        facts = {} if database is None else database.facts()
+        facts = database.facts()
         partitions = range(int(facts.get("partitions", 0)))
-        is_whole = database is not None and all(database.position(number) is not None for number in partitions)
+        is_whole = all(database.position(number) is not None for number in partitions)
     except (TallyError, ValueError):
         return  # it cannot be read now, but it may be right: the remedies state both cases
     is_own = facts.get("namespace") == namespace and epoch in (None, facts.get("epoch"))
