@@ -615,6 +615,28 @@ MUTANTS: Final = (
         tests=(f"{_SNAPSHOT}::test_the_archive_is_used_if_producers_have_appended_before_a_restore",),
     ),
     Mutant(
+        "archive-after-a-lost-end-not-restored",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "        if first:\n            yield from archived(",
+                "        if first and not first:\n            yield from archived(",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_lost_log.py::test_archived_entries_after_a_lost_end_count",),
+    ),
+    Mutant(
+        "appended-before-archived-entries",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/close_partition.lua",
+                "  streams.skip(KEYS[1], ARGV[4])\n",
+                "",
+            ),
+        ),
+        tests=("tests/integration/snapshot/test_lost_log.py::test_archived_entries_after_a_lost_end_count",),
+    ),
+    Mutant(
         "restored-snapshot-is-behind",
         (
             Edit(

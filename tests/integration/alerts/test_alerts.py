@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -543,7 +544,7 @@ def test_what_has_fired_does_not_fire_again_after_a_restore(server: Server, tmp_
         store = Store(str(tmp_path / "archive"))
         Archive(harness.client, store, harness.deployment).run_once(settled=0)
         harness.client.flushall()
-        restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
+        restore(harness.client, database, partial(entries, store))
         since = noticed(harness)[len(before) :]
         assert noticed(harness)[: len(before)] == before
         assert sorted(since) == [(name, "t", "firing", "5") for name in ("busy", "viral")]

@@ -262,7 +262,7 @@ def _restore_from_archive(harness: Harness, folder: Path, database: Database) ->
     store = Store(str(folder / "archive"))
     Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
     harness.client.flushall()
-    restore(harness.client, database, lambda n, after, end: archived(store, n, after, end))
+    restore(harness.client, database, partial(archived, store))
     Snapshotter(harness.client, database, Deployment.create_or_load(harness.client)).run_once()
     return Sources(snapshot=database)  # the entries before the restore are gone
 

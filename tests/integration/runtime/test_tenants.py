@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -209,7 +210,7 @@ def test_one_archive_and_one_database_serve_several(kind: str, server: Server, t
     for name, amount in (("tally", 1), ("shop", 5), ("blog", 7)):
         store = Store(str(folder), name)
         with contextlib.closing(Database(place, name)) as database:
-            restore(server.client(), database, lambda n, after, before, store=store: entries(store, n, after, before))
+            restore(server.client(), database, partial(entries, store))
         with contextlib.closing(Totals(server.url, namespace=name)) as totals:
             assert totals.get("article:1", "view").value == amount
         found = Deployment.find(server.client(), name)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tallystream import Producer
+from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import SNAPSHOTS
@@ -21,6 +23,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.lost_log import LogLost, put_mark
+from tallystream_worker.snapshot.partition_restore import PartitionRestore
 from tallystream_worker.snapshot.point_in_time import ViewLost
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
@@ -153,7 +156,7 @@ def test_what_a_snapshot_lacks_is_counted_if_it_is_sent_again(harness, database,
         producer.emit("view", "new")
         until(lambda: producer.stats.rewound_streams, what="the rollback of the producer")
         producer.flush()
-        source = (lambda n, after, before: entries(store, n, after, before)) if archived else None
+        source = partial(entries, store) if archived else None
         (part,) = restore(harness.client, database, source, force=True).parts
         producer.emit("view", "new")
     harness.drain()
@@ -307,3 +310,45 @@ def test_a_mark_of_a_snapshot_that_was_not_written_does_no_harm(harness, databas
     emit(harness, "b")
     assert take(harness, database).whole == 0
     assert totals(database) == {"a": 10, "b": 10}
+
+
+def test_archived_entries_after_a_lost_end_count(harness, database, tmp_path, monkeypatch):
+    """A restore counts the archived entries that the stream has lost, also those after its last entry.
+
+    The archive lacks a file whose entries the stream has. Another client appends an entry during the restore, although
+    the IDs of the lost entries are ahead of the server's clock.
+    """
+    keys, folder = harness.layout.keys[0], tmp_path / "archive"
+    store = Store(str(folder))
+
+    def emit_and_archive(subject: str) -> None:
+        emit(harness, subject)
+        Archive(harness.client, store, harness.deployment).run_once(settled=0)
+
+    emit_and_archive("a")
+    take(harness, database)
+    for subject in ("kept", "gap", "later"):
+        emit_and_archive(subject)
+    removed = sorted(folder.rglob("*.parquet"))[2]
+    earlier = copy_of(harness.client)
+    harness.client.execute_command("XSETID", keys.stream, f"{server_time(harness.client) + 60_000}-0")
+    emit_and_archive("lost")
+    go_back(harness.client, earlier)
+    removed.unlink()
+    set_up = PartitionRestore._set_up
+
+    during: list[Any] = []
+
+    def append_and_set_up(*arguments: Any) -> Any:
+        if not during:
+            during.append(harness.client.xadd(keys.stream, {"metric": "view", "subject": "during"}))
+        return set_up(*arguments)
+
+    monkeypatch.setattr(PartitionRestore, "_set_up", append_and_set_up)
+    (part,) = restore(harness.client, database, partial(entries, store), force=True).parts
+    emit(harness, "after")
+    right = dict.fromkeys(("a", "kept", "gap", "later", "lost", "after"), 10) | {"during": 1}
+    assert harness.totals() == {("view", subject): value for subject, value in right.items()}
+    assert part.survived
+    assert part.missing == 0
+    assert harness.ledger()["counted"] == sum(right.values())

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_after_a_loss_everything_is_as_before(server, tmp_path_factory, drawn, s
         store = Store(str(folder / "archive"))
         Archive(harness.client, store, harness.deployment).run_once(settled=0)
         server.clear()
-        restore(harness.client, database, lambda n, after, before: entries(store, n, after, before))
+        restore(harness.client, database, partial(entries, store))
         database.close()
         expected, found = tally(happened, RULES.metric), stored(harness)
         for name in ("totals", "up", "windows", "asked"):
@@ -843,7 +844,7 @@ def test_the_archive_is_used_if_producers_have_appended_before_a_restore(harness
     with Producer(harness.url) as producer:
         producer.emit("plain", "s1", 7)
         producer.flush(10)
-    parts = restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True).parts
+    parts = restore(harness.client, database, partial(entries, store), force=True).parts
     harness.drain()
     before["plain", "s1"] = before.get(("plain", "s1"), 0) + 7
     assert harness.totals() == before
@@ -857,7 +858,7 @@ def test_an_archive_that_cannot_be_read_costs_no_counter(harness, database):
     emit_some(harness, 2)
     before = harness.totals()
 
-    def unreadable(*_: object) -> Any:
+    def unreadable(*_: object, **_options: object) -> Any:
         raise ArchiveError("the file is damaged")
         yield
 
@@ -932,7 +933,7 @@ def test_a_rebuild_after_a_restore_is_restored_exactly(harness, database, tmp_pa
     for _ in range(2):
         take(harness, database)
         harness.client.flushall()
-        restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
+        restore(harness.client, database, partial(entries, store))
         harness.layout = Deployment.create_or_load(harness.client).layout
         assert harness.totals() == before
         generation = propose(harness.client, Deployment.create_or_load(harness.client), RULES)
@@ -959,7 +960,7 @@ def test_a_rebuild_after_a_restore_counts_what_was_decided(harness, database, tm
     assert sum(before.values()) == 30
     take(harness, database)
     harness.client.flushall()
-    restore(harness.client, database, lambda n, after, end: entries(store, n, after, end))
+    restore(harness.client, database, partial(entries, store))
     chosen = Settings(RedisSettings(harness.url, partitions=2), rules=RULES)
     generation = propose(harness.client, Deployment.load(harness.client), RULES)
     build(chosen, Deployment.load(harness.client), generation, str(tmp_path / "archive"))
@@ -997,7 +998,7 @@ def test_a_log_that_was_trimmed_behind_the_snapshot_is_noticed(harness, database
         harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
     with pytest.raises(SnapshotError, match="entries after the snapshot were trimmed"):
         drill(harness.client, database, Deployment.create_or_load(harness.client))
-    restore(harness.client, database, lambda n, after, end: entries(store, n, after, end), force=True)
+    restore(harness.client, database, partial(entries, store), force=True)
     assert harness.totals() == before
     for keys in harness.layout.keys:
         harness.client.xtrim(keys.stream, maxlen=1, approximate=False)
@@ -1422,7 +1423,7 @@ def test_a_generation_that_was_rebuilt_comes_back(server, tmp_path_factory, draw
         Archive(harness.client, store, Deployment.create_or_load(harness.client)).run_once(settled=0)
         assert drill(harness.client, database, Deployment.create_or_load(harness.client)).differences == []
         server.clear()
-        restore(harness.client, database, lambda n, after, before: entries(store, n, after, before))
+        restore(harness.client, database, partial(entries, store))
         harness.layout = Deployment.create_or_load(harness.client).layout
         assert {keys.generation for keys in harness.layout.keys} == {1}
         expected, found = tally(happened, RULES.metric), stored(harness)

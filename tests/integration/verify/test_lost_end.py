@@ -62,14 +62,17 @@ def totals(world: World) -> dict[str, int]:
     return found
 
 
-def lose_the_end(world: World, *, is_copied: bool, is_followed: bool) -> dict[str, int]:
+def lose_the_end(world: World, *, is_copied: bool, is_followed: bool, is_later: bool = False) -> dict[str, int]:
     """Let the server lose archived entries; return the totals that are right if they count too.
 
     Args:
         world: The deployment.
         is_copied: Whether a snapshot has the lost entries.
         is_followed: Whether later events are counted after the loss.
+        is_later: Whether the server keeps entries that are after the snapshot.
     """
+    if is_later:
+        emit(world, 5_000)
     earlier = copy_of(world.client)
     emit(world, 10_000)
     world.copy() if is_copied else archive(world)
@@ -99,11 +102,14 @@ def test_the_loss_is_the_only_finding(world: World, *, is_followed: bool) -> Non
     assert "0 of them were sent again" in detail
 
 
+@pytest.mark.parametrize("is_later", [True, False])
 @pytest.mark.parametrize("is_followed", [True, False])
 @pytest.mark.parametrize("is_copied", [True, False])
-def test_the_named_commands_bring_everything_back(world: World, *, is_copied: bool, is_followed: bool) -> None:
+def test_the_named_commands_bring_everything_back(
+    world: World, *, is_copied: bool, is_followed: bool, is_later: bool
+) -> None:
     """With a snapshot, whether or not it has the lost entries, the first finding names a restore, which is enough."""
-    right = lose_the_end(world, is_copied=is_copied, is_followed=is_followed)
+    right = lose_the_end(world, is_copied=is_copied, is_followed=is_followed, is_later=is_later)
     report = world.verify()
     assert names(report) == {"archive.ahead", *["snapshot.ahead"] * is_copied}
     first, *_ = commands(report)

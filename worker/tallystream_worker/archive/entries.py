@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
 
 
-def entries(store: Store, partition: int, after: str = "0-0", before: str | None = None) -> Iterator[Entry]:
+def entries(
+    store: Store, partition: int, after: str = "0-0", before: str | None = None, *, with_gaps: bool = False
+) -> Iterator[Entry]:
     """Yield the archived entries of a partition, each once, in order; they fold to the same batches as the originals.
 
     Entries that are missing at the end are not noticed: if no file has the last entries of the range, the iterator ends
@@ -25,10 +27,12 @@ def entries(store: Store, partition: int, after: str = "0-0", before: str | None
         partition: The number of the partition.
         after: The ID after which to begin; `0-0` begins with the first archived entry.
         before: The ID before which to end; `None` reads to the last archived entry.
+        with_gaps: Whether to pass over entries that the archive lacks; otherwise they are an error.
 
     Raises:
-        ArchiveError: the archive cannot be listed, a file cannot be read, or a file is missing between two others; or,
-            unless `after` is `0-0`, a file is missing after `after`, or the archive begins later.
+        ArchiveError: the archive cannot be listed, or a file cannot be read. Without `with_gaps`, also if a file is
+            missing between two others; or, unless `after` is `0-0`, a file is missing after `after`, or the archive
+            begins later.
         CodecError: a file has a damaged row `raw`.
         ValueError: `after` or `before` is not a stream ID.
 
@@ -39,7 +43,7 @@ def entries(store: Store, partition: int, after: str = "0-0", before: str | None
         if end is not None and file.first >= end:
             return
         table, previous = store.read(file)
-        if parse_id(previous) > behind and after != "0-0":
+        if parse_id(previous) > behind and after != "0-0" and not with_gaps:
             raise ArchiveError(
                 f"{store.url}: entries of partition {partition} between {behind[0]}-{behind[1]} and {previous} are "
                 "missing: a file was removed, or the archive began later"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tallystream.deployment import Deployment
     from tallystream.rules.retraction import Retraction
     from tallystream_worker.archive.store import Store
-    from tallystream_worker.counting.entry import Entry
     from tallystream_worker.settings.settings import Settings
+    from tallystream_worker.snapshot.archived import ArchivedEntries
     from tallystream_worker.snapshot.database import Database
 
 
@@ -111,18 +112,16 @@ def archive_of(settings: Settings, url: str | None, database: Database) -> Store
     return store
 
 
-def open_archive(store: Store | None) -> Callable[[int, str, str | None], Iterable[Entry]] | None:
+def open_archive(store: Store | None) -> ArchivedEntries | None:
     """Return a function that reads the entries of an archive; `None` for `None`.
 
-    The function takes the number of a partition and two stream IDs, and returns an iterator of the entries after the
-    first ID and before the second; `None` as the second ID is no bound. The errors are raised during the iteration: see
-    `tallystream_worker.archive.entries.entries`.
+    The function raises its errors during the iteration: see `tallystream_worker.archive.entries.entries`.
     """
     if store is None:
         return None
     from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
-    return lambda partition, after, before: entries(store, partition, after, before)
+    return partial(entries, store)
 
 
 def _archive_url(settings: Settings, url: str | None) -> str:

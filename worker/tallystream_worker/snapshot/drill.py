@@ -29,11 +29,12 @@ from tallystream_worker.snapshot.retries import find_retries
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
 
     import redis
 
     from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.snapshot.archived import ArchivedEntries
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.live_rules import LiveRules
@@ -101,7 +102,7 @@ def drill(
     client: redis.Redis,
     database: Database,
     deployment: Deployment,
-    archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
+    archived: ArchivedEntries | None = None,
 ) -> Verdict:
     """Restore the snapshot to a temporary server, compare its values with the live ones, and return the result.
 
@@ -112,8 +113,7 @@ def drill(
         client: The server of the live counters.
         database: The database of the snapshot.
         deployment: The live deployment.
-        archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
-            ID and before the second, or (`None`) to the end. `None` for no archive.
+        archived: Reads the archived entries of a partition; `None` for no archive.
 
     Raises:
         SnapshotError: there is no complete snapshot, it is of other data or has another format, the database cannot be
@@ -133,7 +133,8 @@ def drill(
     live = Snapshotter(client, database, deployment)
     moments: list[Taken] = []
 
-    def source(partition: int, after: str, _before: str | None) -> Iterator[Entry]:
+    def source(partition: int, after: str, _: str | None, /, *, with_gaps: bool = False) -> Iterator[Entry]:
+        del with_gaps  # the temporary server has no stream yet, so all entries are read at once
         # Read the live values after the snapshot was loaded, because the worker may have replaced the snapshot.
         moment = live.take(partition, None)
         moments.append(moment)
@@ -238,7 +239,7 @@ def _behind(
     database: Database,
     partition: int,
     after: str,
-    archived: Callable[[int, str, str | None], Iterable[Entry]] | None,
+    archived: ArchivedEntries | None,
 ) -> Iterator[Entry]:
     """Yield the entries of a partition after the ID `after`, at which a snapshot ends.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -28,11 +29,12 @@ from tallystream_worker.snapshot.restore_lock import Fence
 from tallystream_worker.snapshot.restored_log import RestoredLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     import redis
 
     from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.snapshot.archived import ArchivedEntries
     from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.live_rules import Course, RestoredRules
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
@@ -108,6 +110,7 @@ class PartitionRestore:
         If the stream was restored from this snapshot before, the generation of the snapshot counts as the first one.
         """
         self._places: dict[int, str] = {}
+        self._archived_end = ""
 
     @cached_property
     def fence(self) -> Fence:
@@ -133,16 +136,17 @@ class PartitionRestore:
     def close(self) -> None:
         """Close the partition: no worker or decider counts in it.
 
-        Producers append as before; if the partition has no keys, it is opened for them. The consumer groups that count
-        are removed from the stream; `run` creates that of the first generation again. An earlier restore that still
-        runs changes nothing here from now on.
+        Producers append as before; if the partition has no keys, it is opened for them. What they append gets a later
+        ID than every archived entry that `check_archive` has read. The consumer groups that count are removed from the
+        stream; `run` creates that of the first generation again. An earlier restore that still runs changes nothing
+        here from now on.
 
         Raises:
             RestoreOvertaken: a later restore or repartition has closed the partition; nothing was changed.
             redis.RedisError: the server did not answer, or refused a command.
         """
         names = [self._keys.stream, self._keys.live, self._keys.sequences]
-        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value])
+        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value, self._archived_end])
         if answer == b"overtaken":
             raise self._lock.overtaken()
 
@@ -159,8 +163,8 @@ class PartitionRestore:
             self.fence("HSET", self._keys.adopted, *(part for place in self._places.items() for part in place))
         self.fence("SET", self._keys.live, live_mark(FIRST, revision))
 
-    def check_archive(self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None) -> None:
-        """Read the archived entries that `run` needs now, so that an error of the archive is raised before any change.
+    def check_archive(self, archived: ArchivedEntries | None) -> None:
+        """Read the archived entries that `run` needs, so that an error of the archive is raised before any change.
 
         Call it before `close`, with the argument of `run`: `archived` is called here too. Do nothing if there is no
         archive (`None`), or no snapshot of the partition.
@@ -172,24 +176,21 @@ class PartitionRestore:
         Any error of `archived` is raised too.
         """
         if (found := self._database.position(self._partition)) is not None:
-            for _ in self._old(archived, found[0]):
-                pass
+            for entry in self._old(archived, found[0]):
+                self._archived_end = entry.id
 
-    def run(
-        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, rules: RestoredRules
-    ) -> RestoredPart:
+    def run(self, archived: ArchivedEntries | None, rules: RestoredRules) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
 
         First, all present counters of the partition are deleted: every key except those that `_wipe` names.
 
-        The new stream has the entries that the snapshot may lack: those from the archive, then those that are still in
-        the stream or are appended meanwhile. Entries that producers sent again, and whose events are already there, are
-        left out. If the stream has lost nothing, and the server's memory can hold it twice, the new one also has the
-        earlier entries. Of the consumer groups, the new stream has only that of the first generation.
+        The new stream has the entries that the snapshot may lack: those of the archive and of the stream, in order of
+        IDs, then those that are appended meanwhile. Entries that producers sent again, and whose events are already
+        there, are left out. If the stream has lost nothing, and the server's memory can hold it twice, the new one also
+        has the earlier entries. Of the consumer groups, the new stream has only that of the first generation.
 
         Args:
-            archived: Called with the partition, an ID and another ID or `None`; yields the archived entries after the
-                first ID and before the second, or (`None`) to the end. `None` if there is no archive.
+            archived: Reads the archived entries; `None` for no archive.
             rules: The rules to count the later entries by.
 
         Returns:
@@ -215,7 +216,7 @@ class PartitionRestore:
             if self._database.position(self._partition) == (position, generation):
                 break  # else a worker wrote another snapshot meanwhile, which happens in a drill
         self._restore_dead(load, position)
-        survived = bool(self._client.exists(self._keys.stream))
+        survived = self._had_entries()
         generations = [generation]
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
         if restored.partition(b" ")[0] == position.mark.encode():
@@ -229,9 +230,10 @@ class PartitionRestore:
         if self._has_lost_nothing(position) and self._has_room():
             for entry in self._left("0-0", position.floor):
                 self._append(log, entry)
-        for entry in self._old(archived, position):
-            self._append(log, entry)
         copied = position.floor
+        for entry in self._later(archived, position):
+            self._append(log, entry)
+            copied = entry.id
         while True:
             # Read the last ID before the copy: if an entry is appended meanwhile, the replacement fails, and the next
             # turn copies the entry.
@@ -302,17 +304,37 @@ class PartitionRestore:
         if events := restore_dead_letters(self.fence, keys, load.dead, position.dead, later):
             load.ledger["dropped"] = load.ledger.get("dropped", 0) + events
 
-    def _old(
-        self, archived: Callable[[int, str, str | None], Iterable[Entry]] | None, position: SnapshotPosition
-    ) -> Iterator[Entry]:
-        """Yield the archived entries after the `floor` of the snapshot and before the first such entry of the stream.
+    def _old(self, archived: ArchivedEntries | None, position: SnapshotPosition) -> Iterator[Entry]:
+        """Yield the archived entries after the `floor` of the snapshot, to the end of the archive, in order of IDs.
 
-        If the stream has no such entry, yield those to the end of the archive. Without an archive (`None`), yield none.
+        Without an archive (`None`), yield none. Entries that the archive lacks are an error only before the first such
+        entry of the stream: later, the stream can have them.
         """
         if archived is None:
             return
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
+        if first:
+            yield from archived(self._partition, _before(first[0][0].decode()), None, with_gaps=True)
+
+    def _later(self, archived: ArchivedEntries | None, position: SnapshotPosition) -> Iterator[Entry]:
+        """Yield the entries of the archive and of the stream after the `floor` of the snapshot, each ID once, in order.
+
+        A server that has lost the end of its stream can have later entries again: so archived entries can lie between
+        those of the stream, and after them. If both have an ID, the entry of the stream is yielded.
+        """
+        last = ""
+        # `merge` is stable: of two equal IDs, that of the first iterator comes first.
+        for entry in heapq.merge(self._left(position.floor), self._old(archived, position), key=_order):
+            if entry.id != last:
+                yield entry
+            last = entry.id
+
+    def _had_entries(self) -> bool:
+        """Return whether the server has the stream, and an entry was ever appended to it."""
+        if not self._client.exists(self._keys.stream):
+            return False
+        return bool(self._client.xinfo_stream(self._keys.stream)["entries-added"])
 
     def _has_lost_nothing(self, position: SnapshotPosition) -> bool:
         """Return whether the stream has every entry from its first to the last one of the snapshot's moment.
@@ -441,3 +463,13 @@ class PartitionRestore:
         if not self._client.exists(self._keys.stream):
             return ""
         return str(self._client.xinfo_stream(self._keys.stream)["last-generated-id"].decode())
+
+
+def _order(entry: Entry) -> tuple[int, int]:
+    return parse_id(entry.id)
+
+
+def _before(id_: str) -> str:
+    """Return the ID directly before another one."""
+    milliseconds, number = parse_id(id_)
+    return f"{milliseconds}-{number - 1}" if number else f"{milliseconds - 1}-{2**64 - 1}"

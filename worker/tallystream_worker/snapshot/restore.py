@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
     from tallystream.storage.keys import PartitionKeys
-    from tallystream_worker.counting.entry import Entry
+    from tallystream_worker.snapshot.archived import ArchivedEntries
 
 
 _PAUSE: Final = DEPLOYMENT_AGE + 0.2
@@ -124,7 +124,7 @@ class Restored:
 def restore(  # noqa: PLR0913  # every source is handed in, and named
     client: redis.Redis,
     database: Database,
-    archived: Callable[[int, str, str | None], Iterable[Entry]] | None = None,
+    archived: ArchivedEntries | None = None,
     *,
     force: bool = False,
     accept_loss: bool = False,
@@ -158,9 +158,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         client: The server to restore to. It must have no keys of the deployment, except those of an interrupted
             restore, unless `force` is set.
         database: The database of the snapshot.
-        archived: Called with a partition, an ID and another ID or `None`; yields the archived entries after the first
-            ID and before the second, or (`None`) to the end. `None` for no archive. It is called once for each
-            partition, and with `force` twice: also before anything is changed.
+        archived: Reads the archived entries of a partition; `None` for no archive. With `force`, they are read twice:
+            also before anything is changed.
         force: Whether to replace the counters that exist on the server; the entries left in its streams are counted.
         accept_loss: Whether to restore even if events of another topic are left out: see `refuse_loss`.
         later: Called with the number of a topic; returns, by number of each later topic in the archive, its events
@@ -411,9 +410,7 @@ def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
         )
 
 
-def _check_archive(
-    partitions: Sequence[PartitionRestore], archived: Callable[[int, str, str | None], Iterable[Entry]] | None
-) -> None:
+def _check_archive(partitions: Sequence[PartitionRestore], archived: ArchivedEntries | None) -> None:
     """Read the archived entries that a restore will need: a file that cannot be read must not cost present counters.
 
     `None` reads nothing. Errors are those of `PartitionRestore.check_archive`.

@@ -59,6 +59,17 @@ local function received(id, fields)
   return fields.p == 'copy' and math.min(at, tonumber(fields.q) or at) or at
 end
 
+-- Gives the next entry of the stream a larger ID than `id`. A stream that does not exist is created, without entries.
+local function skip(stream, id)
+  if redis.call('EXISTS', stream) == 0 then
+    redis.call('XGROUP', 'CREATE', stream, 'skip', '0', 'MKSTREAM')
+    redis.call('XGROUP', 'DESTROY', stream, 'skip')
+  end
+  if is_before(last_id(stream), id) then
+    redis.call('XSETID', stream, id)
+  end
+end
+
 return {
   existing_group = existing_group,
   group = group,
@@ -68,4 +79,5 @@ return {
   last_id = last_id,
   parse_id = parse_id,
   received = received,
+  skip = skip,
 }
