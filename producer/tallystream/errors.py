@@ -192,7 +192,7 @@ _SHOWN_OF_VALUE: Final = 40
 
 
 _REMEDIES: Final = {
-    r":(seen|limit|labels):|:g\d+:(ledger|begun|gone|backfilled)$|:(forgotten|periods|resets)$": (
+    r":(total|seen|limit|labels):|:g\d+:(ledger|begun|gone|backfilled)$|:(forgotten|periods|resets)$": (
         "To repair it, rebuild the counters (tallystream rebuild; if a rebuild is not finished, give it up first with "
         "tallystream rebuild --drop)"
     ),

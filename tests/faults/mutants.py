@@ -637,6 +637,20 @@ MUTANTS: Final = (
         tests=("tests/integration/snapshot/test_lost_log.py::test_archived_entries_after_a_lost_end_count",),
     ),
     Mutant(
+        "any-number-of-python-is-a-stored-number",
+        (
+            Edit(
+                "tallystream_worker/rebuild/numbers.py",
+                "    if not _STORED.fullmatch(value):",
+                "    if not _STORED.search(value):",
+            ),
+        ),
+        tests=(
+            "tests/integration/verify/test_verify.py::test_a_number_that_no_script_can_add_to_is_never_proved",
+            "tests/integration/verify/test_verify.py::test_a_total_that_no_script_can_add_to_is_never_proved",
+        ),
+    ),
+    Mutant(
         "restored-snapshot-is-behind",
         (
             Edit(

@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, text
 
 from tallystream import Producer
 from tallystream.deployment import Deployment
+from tallystream.errors import DamagedValue
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.rules.windows import bucket
@@ -29,6 +30,7 @@ from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.repartition import to_partitions
 from tallystream_worker.process import logs
+from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.compare import compare
 from tallystream_worker.rebuild.drop import drop
@@ -1099,3 +1101,35 @@ def test_the_sum_of_a_metric_is_that_of_its_counters(server, metric, fault):
         stated, found = {"raised": (total + 1, total), "deleted": (0, total), "counter": (total, total + 3)}[fault]
         text = f"{keys.stream}: ledger -> {field} is {stated:,}, but its counters add up to {found:,}"
         assert report.findings["ledger.differs"].details == [text]
+
+
+@pytest.mark.parametrize("damage", ["+{}", " {}", "0{}", "{}_0"])
+@pytest.mark.parametrize("field", ["appended", "counted@view"])
+def test_a_number_that_no_script_can_add_to_is_never_proved(world: World, field: str, damage: str) -> None:
+    """A field of the ledger whose value Python reads as a number, but the server does not, is named; nothing is proved.
+
+    An audit refuses a value that it compares, too.
+    """
+    value = world.client.hget(world.keys.ledger, field).decode()
+    world.client.hset(world.keys.ledger, field, damage.format(value))
+    report = world.verify()
+    assert report.status != 0
+    assert any(f"the field {field} of {world.keys.ledger} has the value" in each.text for each in report.failed)
+    if field != "appended":
+        with pytest.raises(DamagedValue, match=field):
+            audit(world.client, Deployment.load(world.client), RULES)
+
+
+def test_a_total_that_no_script_can_add_to_is_never_proved(server) -> None:
+    """The same holds for an exact total of a metric with `max_subjects`, which no audit compares."""
+    rules = Rules({"few": Metric(max_subjects=3, ids=None)})
+    with Harness(server.url, rules=rules, partitions=1) as harness:
+        with Producer(harness.url) as producer:
+            producer.emit("few", "a", 23)
+            producer.flush(10)
+        harness.drain()
+        key = harness.layout.keys[0].total("few", "a")
+        harness.client.set(key, "+23")
+        report = verify(harness.client, "tally", Sources(None, None))
+        assert report.status == 2
+        assert any(f"{key} has the value" in each.text for each in report.failed)

@@ -30,6 +30,7 @@ from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.baseline import Base, Sources, choose
 from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
 from tallystream_worker.rebuild.drop import counter_keys
+from tallystream_worker.rebuild.numbers import stored_number
 from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.rebuild.report import Report, Scope
 from tallystream_worker.rebuild.scope import Provable, Span
@@ -518,11 +519,12 @@ class PartitionAudit:
         expected: dict[bytes, bytes] = self._scratch.execute_command("HGETALL", self._copy.ledger)
         inexact = self._course.inexact
         for name in sorted({*live, *expected}, key=bytes):
-            outcome, _, metric = name.decode(errors="replace").partition("@")
+            field = name.decode(errors="replace")
+            outcome, _, metric = field.partition("@")
             if outcome.partition(":")[0] not in _OUTCOMES or (inexact and (not metric or metric in inexact)):
                 continue
             self._counters += 1
-            wanted, found = int(expected.get(name, 0)), int(live.get(name, 0))
+            wanted, found = int(expected.get(name, 0)), stored_number(self._keys.ledger, live.get(name), field=field)
             if wanted != found:
                 self._wrong += 1
                 counter = f"ledger -> {name.decode(errors='replace')}"

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tallystream.errors import ConsumerGroupMissing, StreamError
+from tallystream.errors import ConsumerGroupMissing
 from tallystream.reading.ledger import OUTCOMES
 from tallystream.storage.keys import FIRST, STATED
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.rebuild.checkpoint import Checkpoint, checkpoint
+from tallystream_worker.rebuild.numbers import stored_number
 from tallystream_worker.rebuild.source import EntriesTrimmed, stream_entries
 from tallystream_worker.verify.pages import pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.verify.scene import Scene
@@ -130,9 +131,8 @@ def check(scene: Scene) -> None:
     reports these. Partitions without a stream are left out.
 
     Raises:
-        StreamError: 20,000 or more entries stayed pending, the stream was deleted or replaced meanwhile, or a field of
-            the live generation's ledger is not a whole number.
-        ValueError: a field of the topic's ledger is not a whole number.
+        StreamError: 20,000 or more entries stayed pending, or the stream was deleted or replaced meanwhile.
+        DamagedValue: a field of a ledger has a form that the server adds nothing to.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     report = scene.report
@@ -202,7 +202,7 @@ def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
 
     Raises:
         ConsumerGroupMissing: the consumer group is missing.
-        StreamError, ValueError, redis.RedisError: see `check`.
+        StreamError, redis.RedisError: see `check`.
     """
     account: PartitionAccount | None = None
     for _ in range(_TRIES):
@@ -257,8 +257,11 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
                 return None
     return PartitionAccount(
         moment,
-        {name.decode(errors="replace"): _number(keys, name, value) for name, value in ledger.items()},
-        {name: int(value or 0) for name, value in zip(_OF_THE_TOPIC, topic, strict=True)},
+        {name: stored_number(keys.ledger, value, field=name) for name, value in _named(ledger)},
+        {
+            name: stored_number(keys.topic_ledger, value, field=name)
+            for name, value in zip(_OF_THE_TOPIC, topic, strict=True)
+        },
         about["entries-added"],
         about["entries-added"] - about["length"],
         entries,
@@ -268,14 +271,8 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
     )
 
 
-def _number(keys: PartitionKeys, name: bytes, value: Any) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise StreamError(
-            f"{keys.ledger}: field {name.decode(errors='replace')} is not a whole number, so the ledger is not known; "
-            "count it again: tallystream rebuild"
-        ) from None
+def _named(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, bytes]]:
+    return ((name.decode(errors="replace"), value) for name, value in fields.items())
 
 
 def _text(id_: StreamID) -> str:

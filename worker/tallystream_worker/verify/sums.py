@@ -5,9 +5,11 @@ For such a metric, a second count of the entries proves neither. The scripts wri
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tallystream_worker.process.scan import pages_of_keys
+from tallystream_worker.rebuild.numbers import stored_number
 
 if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
@@ -55,9 +57,14 @@ def _stated(scene: Scene, keys: PartitionKeys, metric: str) -> tuple[int, int, i
 
     The number rises with each batch, also if its amounts add up to 0.
     """
-    found = scene.client.hmget(keys.ledger, f"total@{metric}", f"sketched@{metric}", "entries:settled")
-    total, sketched, settled = (int(value or 0) for value in found)
+    fields = f"total@{metric}", f"sketched@{metric}", "entries:settled"
+    values = scene.client.hmget(keys.ledger, *fields)
+    total, sketched, settled = map(partial(_number, keys), values, fields)
     return total, sketched, settled
+
+
+def _number(keys: PartitionKeys, value: bytes | None, field: str) -> int:
+    return stored_number(keys.ledger, value, field=field)
 
 
 def _sum_of_totals(scene: Scene, keys: PartitionKeys, metric: str, *, exactly: bool) -> int:
@@ -71,5 +78,6 @@ def _sum_of_totals(scene: Scene, keys: PartitionKeys, metric: str, *, exactly: b
         if exactly:
             seen.update(names)
         if names:
-            found += sum(int(value or 0) for value in scene.client.mget(names))
+            values = zip(names, scene.client.mget(names), strict=True)
+            found += sum(stored_number(name.decode(errors="replace"), value) for name, value in values)
     return found
