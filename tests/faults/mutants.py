@@ -651,6 +651,17 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "partition-opened-without-a-group",
+        (
+            Edit(
+                "tallystream/storage/lua/open_partition.lua",
+                "  if redis.call('EXISTS', stream) == 0 or not",
+                "  if redis.call('EXISTS', stream) == 2 and not",
+            ),
+        ),
+        tests=("tests/integration/counting/test_fetch.py::test_a_decision_before_the_first_worker_is_no_lost_group",),
+    ),
+    Mutant(
         "restored-snapshot-is-behind",
         (
             Edit(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from redis.exceptions import ResponseError
 
+from tallystream import Producer
+from tallystream.client.connect import connect
+from tallystream.deployment import Deployment
 from tallystream.errors import ConsumerGroupMissing, KeyLost
+from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.storage.keys import GROUP
 from tallystream_worker.counting.fetch import Fetch
 from tests.harness import Harness
@@ -170,3 +175,17 @@ def test_own_entries_that_were_trimmed_away_are_lost(harness, as_delivery):
     assert len(left) == 2
     assert fetch.lost == 18
     assert harness.pending() == left
+
+
+def test_a_decision_before_the_first_worker_is_no_lost_group(server):
+    """If `decide` counts in a new partition before any worker has started, the first worker counts what follows."""
+    with closing(connect(server.url)) as client:
+        layout = Deployment.create_or_load(client, 1).layout
+        client.hset(layout.meta, "rules", publish(Rules({"call": Metric(limit=5, per="day")})))
+        with Producer(server.url) as producer:
+            assert producer.decide("call", "k").accepted
+            producer.emit("call", "k")
+            producer.flush(10)
+        fetch = Fetch(client, layout.keys[0], "first")
+        fetch.ensure_group()
+        assert len(fetch(10, 0)) == 2

@@ -19,7 +19,7 @@ from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.dead_letters.retry import retry
-from tallystream_worker.dead_letters.store import drop, letters, shorten
+from tallystream_worker.dead_letters.store import drop, letters, records_of_dropped, shorten
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.snapshot import schema, snapshotter
 from tallystream_worker.snapshot.database import Database
@@ -263,6 +263,7 @@ def test_the_dead_letters_are_of_one_moment(harness, database, monkeypatch, chan
     harness.client.flushall()
     restore(harness.client, database)
     assert contents(harness) == before
+    assert [records_of_dropped(harness.client, keys) for keys in harness.layout.keys] == [{}, {}]
     agrees(harness, has_log=False)
 
 

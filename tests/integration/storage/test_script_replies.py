@@ -271,10 +271,10 @@ CASES: Final = [
     ),
     ("snapshot/begin_restore", "meta lock", "SET lock me", "me 0 restoring []", "begun text"),
     ("snapshot/begin_restore", "meta lock", "SET lock other", "me 0 restoring []", "overtaken"),
-    ("snapshot/close_partition", "stream live seq", GROUP, "g 5 1_restoring_5_x", "closed"),
-    ("snapshot/close_partition", "stream live seq", "HSET seq !closing 6", "g 5 1_restoring_5_x", "overtaken"),
+    ("snapshot/close_partition", "stream live seq", GROUP, "g 5 1_restoring_5_x 9-0", "closed"),
+    ("snapshot/close_partition", "stream live seq", "HSET seq !closing 6", "g 5 1_restoring_5_x 9-0", "overtaken"),
     (
-        *("snapshot/close_partition", "stream live seq", "SET live 1_restoring_5_y", "g 5 1_restoring_5_x"),
+        *("snapshot/close_partition", "stream live seq", "SET live 1_restoring_5_y", "g 5 1_restoring_5_x 9-0"),
         "overtaken",
     ),
     ("snapshot/close_other", "seq live", "", "5 !closed 2", "closed"),

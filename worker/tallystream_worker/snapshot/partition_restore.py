@@ -136,10 +136,10 @@ class PartitionRestore:
     def close(self) -> None:
         """Close the partition: no worker or decider counts in it.
 
-        Producers append as before; if the partition has no keys, it is opened for them. A new entry gets a later ID than
-        every archived entry that `check_archive` has read. The consumer groups that count are removed from the stream;
-        `run` creates that of the first generation again. An earlier restore that still runs changes nothing here from
-        now on.
+        Producers append as before; if the partition has no keys, it is opened for them. A new entry gets a later ID
+        than every archived entry that `check_archive` has read. The consumer groups that count are removed from the
+        stream; `run` creates that of the first generation again. An earlier restore that still runs changes nothing
+        here from now on.
 
         Raises:
             RestoreOvertaken: a later restore or repartition has closed the partition; nothing was changed.

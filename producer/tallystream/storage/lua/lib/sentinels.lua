@@ -79,6 +79,7 @@ end
 return {
   BEGUN = BEGUN,
   GATED = GATED,
+  GROUP = GROUP,
   is_new = is_new,
   is_stream_lost = is_stream_lost,
   lost = lost,
