@@ -662,6 +662,17 @@ MUTANTS: Final = (
         tests=("tests/integration/counting/test_fetch.py::test_a_decision_before_the_first_worker_is_no_lost_group",),
     ),
     Mutant(
+        "archive-of-other-data-replayed-with-the-streams",
+        (
+            Edit(
+                "tallystream_worker/cli/commands/replay.py",
+                "        if not Store(archive, namespace,",
+                "        if not archive and Store(archive, namespace,",
+            ),
+        ),
+        tests=("tests/integration/rebuild/test_replay.py::test_the_archive_of_an_emptied_server_is_replayed_alone",),
+    ),
+    Mutant(
         "restored-snapshot-is-behind",
         (
             Edit(

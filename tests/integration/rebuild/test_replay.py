@@ -13,6 +13,8 @@ import pytest
 from tallystream.deployment import Deployment
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
+from tallystream_worker.archive.service import Archive
+from tallystream_worker.archive.store import Store
 from tallystream_worker.rebuild.replay import Left, ReplaySelection, replay
 from tests.harness import Harness
 
@@ -57,6 +59,28 @@ def test_a_replay_that_is_ingested_counts_the_same(harness, server, tmp_path):
             empty.finish()
             assert empty.totals() == totals
             assert empty.ledger() == ledger
+
+
+def test_the_archive_of_an_emptied_server_is_replayed_alone(harness, server, tmp_path):
+    """A replay of the archive of other data prints no event of the server: ingested there, each event counts once."""
+    totals, url = harness.totals(), str(tmp_path / "archive")
+    Archive(harness.client, Store(url), harness.deployment).run_once(settled=0)
+    server.clear()
+    with Harness(server.url, rules=RULES, partitions=4) as empty, Producer(server.url) as producer:
+        producer.emit("view", "s1", 1000)
+        producer.flush(10)
+        empty.finish()
+        file = str(tmp_path / "all.ndjson")
+        done = subprocess.run(
+            [PROGRAM, "replay", "--redis", server.url, "--archive", url, "-o", file],
+            check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert "archive of other data" in done.stderr
+        environment = os.environ | {"TALLYSTREAM_REDIS_PARTITIONS": "4"}
+        subprocess.run([PROGRAM, "ingest", "--redis", server.url, file], check=True, timeout=60, env=environment)
+        empty.finish()
+        totals["view", "s1"] += 1000
+        assert empty.totals() == totals
 
 
 def test_a_range_is_replayed(harness):

@@ -202,18 +202,25 @@ class Store:
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)
 
-    def ensure_of(self, epoch: str) -> None:
-        """Raise an `ArchiveError` if the manifest names another epoch than `epoch`, that of the data to read.
+    def is_of(self, epoch: str) -> bool:
+        """Return whether the manifest names the epoch `epoch`; also `True` without a manifest, or if it has no epoch.
 
-        An archive without a manifest, or whose manifest has no epoch, is not refused. The manifest is read only once
-        for an epoch that is not refused: an audit calls this for each partition.
+        Raises:
+            ArchiveError: the manifest cannot be read.
+        """
+        return bool((self.manifest() or {}).get("epoch", epoch) == epoch)
+
+    def ensure_of(self, epoch: str) -> None:
+        """Raise an `ArchiveError` unless the archive is of the epoch `epoch`, that of the data to read: see `is_of`.
+
+        The manifest is read only once for an epoch that is not refused: an audit calls this for each partition.
 
         Raises:
             ArchiveError: the archive is of other data, or the manifest cannot be read.
         """
         if self._epoch == epoch:
             return
-        if (self.manifest() or {}).get("epoch", epoch) != epoch:
+        if not self.is_of(epoch):
             raise ArchiveError(
                 f"{self.url} is the archive of other data (different epoch), so its events are not those of the "
                 "streams. Name the archive of this data (--archive URL, or [archive] url)"

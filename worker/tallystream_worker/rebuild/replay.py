@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import CodecError, EventError
+from tallystream.storage.keys import FIRST_TOPIC
 from tallystream.wire.codec import decode
 from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.dead_letters.store import dropped
@@ -93,6 +94,32 @@ def replay(
         gone = dropped(client, keys)
         for entry in entries(client, keys, archive, partition):
             yield from _events(entry, wanted, left, gone.get(entry.id, ()))
+
+
+def replay_archive(url: str, namespace: str, wanted: ReplaySelection, left: Left) -> Iterator[dict[str, Any]]:
+    """Yield the selected events of an archive alone, as `replay` does: those of its latest topic.
+
+    A repartition has copied the events of each earlier topic to the next one. Events of dropped dead letters are
+    yielded too, because only a server has their records.
+
+    Args:
+        url: Folder or URL of the archive.
+        namespace: The namespace of the deployment whose entries are archived.
+        wanted: The events to yield.
+        left: The caller's object, to which this adds what is left out; complete when the iterator has ended.
+
+    Raises:
+        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
+        ConfigurationError: the URL of the archive cannot be used.
+        ImportError: the package pyarrow is not installed.
+    """
+    from tallystream_worker.archive.entries import entries as archived  # noqa: PLC0415  # pyarrow is an extra
+    from tallystream_worker.archive.store import Store  # noqa: PLC0415  # as above
+
+    store = Store(url, namespace, max(Store(url, namespace).later_topics(), default=FIRST_TOPIC))
+    for partition in range((store.manifest() or {}).get("partitions", 0)):
+        for entry in archived(store, partition):
+            yield from _events(entry, wanted, left, ())
 
 
 def _events(

@@ -17,11 +17,13 @@ from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import FromArchive, Where
 from tallystream_worker.cli.output import error_console
-from tallystream_worker.rebuild.replay import Left, ReplaySelection
+from tallystream_worker.rebuild.replay import Left, ReplaySelection, replay_archive
 from tallystream_worker.rebuild.replay import replay as events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import redis
 
 _PAGE: Final = 5000
 
@@ -49,6 +51,9 @@ def replay(
     they are in the range of --from and --to. If the amounts of such events of a subject in an entry are not all 1, one
     event has their sum, and the others have 0.
 
+    If the archive is of other data than that of the server, for example of a server that was emptied, only the archived
+    events are printed.
+
     Rejected and retracted events are printed too. Resets, entries that cannot be read, and events of dead letters that
     were dropped with a record are left out; their numbers are printed on standard error. Entries that neither the
     streams nor the archive have when the reading of their partition begins are missing, without an error.
@@ -66,7 +71,7 @@ def replay(
     with closing(connect(settings.redis.url)) as client:
         deployment = Deployment.find(client, settings.redis.namespace)
         deployment.ensure_stored()
-        found = events(client, deployment.layout, wanted, left, settings.archive.url if archive is None else archive)
+        found = _replayed(client, deployment, wanted, left, settings.archive.url if archive is None else archive)
         with error_console.status("reading") as status:
             written = 0
             for n in _parquet(output, found) if format == "parquet" and output else _lines(output, found):
@@ -79,6 +84,26 @@ def replay(
         error_console.print(f"{left.dropped:,} events were left out, because their dead letters were dropped")
     if left.unreadable:
         error_console.print(f"{left.unreadable:,} entries were left out, because they cannot be read")
+
+
+def _replayed(
+    client: redis.Redis, deployment: Deployment, wanted: ReplaySelection, left: Left, archive: str
+) -> Iterator[dict[str, Any]]:
+    """Return the events of the streams and the archive; only those of the archive, with a note, if it is of other data.
+
+    Errors are those of `replay` and `replay_archive`.
+    """
+    if archive:
+        from tallystream_worker.archive.store import Store  # noqa: PLC0415  # pyarrow is an extra
+
+        namespace = deployment.layout.namespace
+        if not Store(archive, namespace, deployment.layout.topic).is_of(deployment.epoch):
+            error_console.print(
+                f"{archive} is the archive of other data than that of the server: only the archived events are printed",
+                soft_wrap=True,
+            )
+            return replay_archive(archive, namespace, wanted, left)
+    return events(client, deployment.layout, wanted, left, archive)
 
 
 def _lines(output: Path | None, found: Iterator[dict[str, Any]]) -> Iterator[int]:
