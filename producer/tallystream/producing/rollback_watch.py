@@ -100,7 +100,7 @@ class RollbackWatch:
         self._suspects.add(partition)
 
     def check_soon(self) -> None:
-        """Make the next `queue_checks` check every queue that has kept entries, however recent the last check is."""
+        """Make the next `queue_checks` check its queues (those with kept entries and nothing to send) in any case."""
         self.is_unsure = True
 
     @property
