@@ -49,9 +49,9 @@ def replay(
     they are in the range of --from and --to. If the amounts of such events of a subject in an entry are not all 1, one
     event has their sum, and the others have 0.
 
-    Rejected and retracted events are printed too. Resets, entries that cannot be read, and events of dead letters that
-    were dropped with a record are left out; their numbers are printed on standard error. Entries that neither the
-    streams nor the archive have when the reading of their partition begins are missing, without an error.
+    Rejected, duplicate and retracted events are printed too. Resets, entries that cannot be read, and events of dead
+    letters that were dropped with a record are left out; their numbers are printed on standard error. Entries that
+    neither the streams nor the archive have when the reading of their partition begins are missing, without an error.
     """
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet cannot be written to standard output: name a file with -o FILE")
