@@ -82,9 +82,10 @@ class Deployment:
             that are open again, because the server's clock was ahead or `retention` was raised. Also has the marks of
             changed rules (see `tallystream.rules.parts`).
         unreachable: By number of each partition that could not be read, because its node does not answer, the error.
-            Its generation in `layout` is then `generation`, and `removed` lacks its periods.
-        durability: The place that the writes of a command must have reached before its next step: the memory of the
-            server (`memory`), a `replica`, or the disk of the server (`fsync`). The workers wait for the same.
+            If it did not answer when the deployment was read, its generation in `layout` is `generation`, and `removed`
+            lacks its periods.
+        durability: The place that writes must have reached before a `tallystream` command takes its next step, or a
+            worker its next batch: the memory of the server (`memory`), a `replica`, or the server's disk (`fsync`).
     """
 
     layout: Layout
@@ -135,6 +136,7 @@ class Deployment:
             ConfigurationError: the stored number of partitions is not `partitions`, `partitions` (if it is `None`:
                 `unless_stored`) is not 1 to 1,024, or this release cannot read the stored layout version or rules.
             DeploymentChanged: a restore has not finished.
+            DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes.
             redis.RedisError: the server does not answer, or refuses a command; some partitions may be open.
         """
         wanted = Layout(unless_stored if partitions is None else partitions, namespace)
@@ -155,10 +157,11 @@ class Deployment:
         """Return the stored deployment, with its rules; write nothing.
 
         Raises:
-            ConfigurationError: no worker has published the rules yet, or this release cannot read the stored layout
-                version or rules.
+            ConfigurationError: no deployment is stored, no worker has published its rules yet, or this release cannot
+                read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
+            DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes.
             redis.RedisError: the server does not answer, or refuses a command.
         """
         found = cls.find(client, namespace)
@@ -179,8 +182,9 @@ class Deployment:
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
             DeploymentChanged: a restore has not finished.
-            redis.RedisError: the server does not answer (with `in_part`: the node of the description does not), or it
-                refuses a command.
+            DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes.
+            redis.RedisError: the server does not answer, or refuses a command. With `in_part`, only if the node of a
+                hash that describes the deployment does not answer, or a node refuses a command.
         """
         nothing = cls(Layout(namespace=namespace))
         root = client.execute_command("HGETALL", nothing.layout.root)
@@ -364,6 +368,7 @@ class Deployment:
                 not finished, or this deployment was not stored and one is stored now.
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
+            DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes.
             redis.RedisError: the server does not answer, or refuses a command.
         """
         found = self.find(client, self.layout.namespace, in_part=in_part)
@@ -413,7 +418,7 @@ class Deployment:
 
     @property
     def is_half_switched(self) -> bool:
-        """Whether a partition counts in another generation than `generation`, and none is being built.
+        """Whether a partition counts in another generation than `generation`, and no generation is being built.
 
         A failover of its node has undone the switch there, or a switch to a kept generation is under way or was
         interrupted.
@@ -432,6 +437,9 @@ class Deployment:
             live: For each partition, in order, the value of its key `PartitionKeys.live`: only the generation in it is
                 used, also if the partition is closed. `None` if the partition has lost the key, or was not read: then
                 the layout has `generation`. Scripts and reads raise `KeyLost` if the key is lost.
+
+        Raises:
+            DamagedValue: a value does not begin with a whole number.
         """
         generations = tuple(
             self.generation if each is None else parse_live(each, keys.live)[0]

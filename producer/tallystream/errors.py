@@ -273,7 +273,7 @@ class DeploymentChanged(StreamError):
 
 
 class GenerationSwitched(StreamError):
-    """Raised if the caller's generation, topic or rules are not the live ones, so nothing was counted.
+    """Raised if the caller's generation, topic or rules are not the live ones, so its event or batch was not counted.
 
     `Producer.decide` reads the deployment again itself, so call it again. Any other caller must load the deployment
     before it tries again.

@@ -64,7 +64,8 @@ class RequestCounter:
 
         Args:
             method: The HTTP method.
-            route: The pattern of the route, such as `/articles/{id}`; `None` or empty if no route matched.
+            route: The pattern of the route, such as `/articles/{id}`. If no route matched, `None` or empty: the subject
+                then has the route `unmatched`.
             status: The status of the response; 500 if there was no response.
         """
         subject = f"{method} {route or UNMATCHED}"

@@ -201,7 +201,7 @@ class Appender:
         Raises:
             RedisError: the connection broke, or a server refused a command before the entries; entries may have been
                 written, and all of them stay queued.
-            DeploymentChanged: a restore has not finished; nothing was sent.
+            DeploymentChanged: the server may lack confirmed entries, and a restore has not finished; nothing was sent.
 
         Any error of `on_rename` is raised too. If entries were written, but their durability was not confirmed in time,
         they stay queued, `unconfirmed` grows by 1, and this alone is no error.
@@ -301,7 +301,8 @@ class Appender:
         If the gate lacks earlier entries or has no record, make the next `send` read the record and act. If the
         partition has lost a key, send nothing to it for 1 second. Otherwise the stream is full, held by a reset or
         closed: send nothing to it for 0.1 seconds; if it is closed, set `is_closed`; if it is full, add 1 to
-        `backlogged`.
+        `backlogged`. The stream then has neither the entry nor later ones, so lower `sent` of the queue to the sequence
+        before it.
 
         Args:
             partition: The partition.

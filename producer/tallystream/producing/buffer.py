@@ -82,8 +82,8 @@ class Buffer:
         emitted: Events that were added: the appended ones and those still in the buffer.
         appended: Events that are confirmed, or given up because it is not known whether the server has them.
         dropped: Events for which there was no room: dropped, or refused with `BufferFull`.
-        is_closing: Whether further events are refused.
-        is_closed: Whether the sending thread must end.
+        is_closing: Whether `refuse_more` was called: then further events are refused.
+        is_closed: Whether `close` was called: then the sending thread must end.
     """
 
     def __init__(self, settings: BufferSettings) -> None:

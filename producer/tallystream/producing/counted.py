@@ -57,6 +57,7 @@ def wait_until_counted(
         KeyLost: the deployment was deleted, although its partitions were counted, or the hash of the live topic or a
             field is lost. With another durability than that of memory, also if a partition that has counted its entries
             has lost a key; otherwise, the lost key of a partition alone does not raise this error.
+        DamagedValue: the deployment has a stored value that tallystream never writes.
         DeploymentChanged: a restore has not finished.
         redis.RedisError: the server cannot be read.
     """
@@ -99,8 +100,9 @@ def _unconfirmed(
 ) -> str:
     """Return the reason why the counting of an entry is not confirmed; `""` if it is.
 
-    Positions, write and WAIT go to one node, on one connection and in this order. So after a failover, a node that
-    lacks the counting cannot confirm it.
+    The server waits for the confirmation: at most 1 second, and not beyond the monotonic second `deadline`. Positions,
+    write and WAIT go to one node, on one connection and in this order. So after a failover, a node that lacks the
+    counting cannot confirm it.
 
     Raises:
         KeyLost: the partition has lost a key.

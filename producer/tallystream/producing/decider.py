@@ -102,6 +102,7 @@ class Decider:
                 within 1 second, or the server cannot confirm it; the error does not state the decision.
             GenerationSwitched: the counters were being switched to another generation or topic for more than 5 seconds;
                 the event was not counted and may be decided again.
+            DamagedValue: the deployment has a stored value that tallystream never writes; the event was not counted.
             DeploymentChanged: a restore is replacing the counters; the event was not counted and may be decided again.
             redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
                 metric counts once per actor, or ids count once in the metric and the event has one, and both calls
@@ -148,7 +149,7 @@ class Decider:
 
         Also return `None` if the partition is closed, or if newer rules than those of the deployment count it. If
         `None` is returned, nothing was appended. The errors are those of a call of this object, without
-        `GenerationSwitched` and `DeploymentChanged`.
+        `GenerationSwitched`, `DamagedValue` and `DeploymentChanged`.
         """
         keys = deployment.layout.keys_of(event.subject)
         rules = deployment.rules_of(keys.generation)

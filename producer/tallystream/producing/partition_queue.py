@@ -155,10 +155,11 @@ class PartitionQueue:
     def last_of(self, record: GateRecord) -> int:
         """Return the last sequence that the stream has, or may have, according to the server's record of this queue.
 
-        If the record is missing, a removed record named an entry before its horizon. So the stream has had the entries
-        before the horizon, and does not have the later ones: those would be in a record. If all confirmed entries are
-        before the horizon, entries whose replies are missing may be in the stream as well; they are included. If no
-        entry of the queue can have been in a removed record, the result is 0.
+        If there is a record, this is its sequence. If there is none, the server may have removed it: each removed
+        record named an entry before `record.horizon`. So the result is the sequence of the last confirmed entry before
+        the horizon: the stream does not have the later ones, because their record would not have been removed. If all
+        confirmed entries are before the horizon, entries whose replies are missing may be in the stream as well; they
+        are included. If no entry of the queue can have been in a removed record, the result is 0.
         """
         if record.last > 0:
             return record.last

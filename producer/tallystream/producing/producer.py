@@ -216,7 +216,8 @@ class Producer:
                 that is stored in Redis; the event was not counted.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
-            StreamError: a key of the event's metric has another type; the event was not counted.
+            StreamError: a key of the event's metric has another type, or the deployment has a stored value that
+                tallystream never writes (`DamagedValue`); the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
                 within 1 second, or cannot confirm it; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
@@ -262,6 +263,7 @@ class Producer:
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            DamagedValue: only with `wait="counted"`: the deployment has a stored value that tallystream never writes.
             KeyLost: only with `wait="counted"`: the deployment was deleted, or has lost a field; or, with another
                 `durability` than `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.

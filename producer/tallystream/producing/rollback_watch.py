@@ -100,7 +100,10 @@ class RollbackWatch:
         self._suspects.add(partition)
 
     def check_soon(self) -> None:
-        """Make the next `queue_checks` check every queue that has kept entries, however recent the last check is."""
+        """Make the next `queue_checks` check its queues, however recent the last check is.
+
+        These are the queues that have kept entries and nothing to send.
+        """
         self.is_unsure = True
 
     @property

@@ -155,12 +155,15 @@ def _sealed_for(buffer: Buffer, deployment: Deployment) -> Layout:
 def _queues(
     spool: Spool, layout: Layout, sent_first: Counter[int] | None = None, sent: Sequence[int] = ()
 ) -> list[PartitionQueue]:
-    """Return a queue without entries for each partition, with the name and the sequences that the spool has for it.
+    """Return a queue without entries for each partition, with the name and the stream ID that the spool has for it.
+
+    The last confirmed sequence of each is the one before the entries that `seal` packs by plans of a dead process (see
+    `Spool.sequences_before_plans`), less `sent_first`.
 
     Args:
         spool: The spool.
         layout: Layout of the topic.
-        sent_first: By partition, how many entries outside the plans are sent first.
+        sent_first: By partition, how many entries outside the plans the caller pushes first; `None` for none.
         sent: By partition, the last sequence that a dead process may have sent; empty if it sent nothing.
     """
     keep = KEEP_BYTES // layout.partitions

@@ -292,6 +292,7 @@ class Sender:
                 must be compared with the server: entries may be missing there, or another epoch is stored.
             KeyLost: the deployment was deleted or has lost a field, or the closed topic has lost its sequences and
                 cannot be left.
+            DamagedValue: the deployment has a stored value that tallystream never writes.
             Unconfirmed: what the closed topic has is not confirmed, so it cannot be left.
             SpoolError: a spool cannot be written, or events in it are damaged.
             OSError: the files of a spool cannot be read, or its folder cannot be listed.

@@ -236,7 +236,7 @@ class EventValidator:
 
 
 def is_spreadable(id_: str | None) -> bool:
-    """Return whether an event of a spread metric may be counted in any partition: true if it has no id.
+    """Return whether an event of a spread metric may be counted in any partition: true if `id_` is `None`.
 
     Events with the same id must be in the same partition, because a partition finds only its own repeated ids.
     """

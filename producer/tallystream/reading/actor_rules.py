@@ -31,7 +31,7 @@ class Limit(Figure, frozen=True):
     Attributes:
         metric: The metric.
         subject: The subject.
-        limit: The number of events that count in each bucket.
+        limit: The most events that count in each bucket.
         used: The number of events with a time in the bucket that the limit accepted or rejected; duplicates and late
             events are not included. It may be larger than `limit`. If `error` is `null`, the limit was added, or its
             period changed, after the bucket began or in the hour before: events that were counted before the change

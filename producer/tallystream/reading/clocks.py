@@ -41,7 +41,7 @@ def query_clock_step(layout: Layout) -> Query[ClockStep | None]:
 
 
 def write_step(step: ClockStep) -> str:
-    """Return the text of a step, for the field `CLOCK_STEP`: its time and its size, in seconds with 3 decimals."""
+    """Return the text of a step for `CLOCK_STEP`: `at`, a space, `seconds`; both in seconds with 3 decimals."""
     return f"{step.at:.3f} {step.seconds:.3f}"
 
 

@@ -34,7 +34,7 @@ class ReadCoalescer:
 
     Args:
         ask: Coroutine function that sends one query, which has the commands of all merged queries, and returns its
-            replies as a list; errors among them are not raised.
+            replies as a list. An error reply to a command is in the list, and not raised.
     """
 
     def __init__(self, ask: Callable[[Query[list[Any]]], Awaitable[list[Any]]]) -> None:

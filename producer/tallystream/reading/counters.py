@@ -124,9 +124,10 @@ class Reading(msgspec.Struct, frozen=True):
             but at least the declared floor; without the counters in `missing`. The subject of a counter is in its
             normal form here.
         positions: By number of each partition that was read, a position that the values are complete up to.
-        errors: By counter, by how much its value may be too high; only for estimates. For a spread metric, it is the
-            sum over the sketches of all partitions that were read. In at most 2 % of cases, the estimate of one sketch
-            is too high by more; after negative amounts (`max_subjects` allows them), it may be too low.
+        errors: By counter, by how much its value may be too high; only for estimates, also those of a counter in
+            `missing` that was read in part. For a spread metric, it is the sum over the sketches of all partitions that
+            were read. In at most 2 % of cases, the estimate of one sketch is too high by more; after negative amounts
+            (`max_subjects` allows them), it may be too low.
         missing: The counters that are not in `values`, because one of their partitions is not reachable.
         unreachable: The partitions that were not read.
     """
@@ -155,10 +156,10 @@ class Reading(msgspec.Struct, frozen=True):
         return as_of(list(self.positions.values()))
 
     def error(self, counter: Counter | None = None) -> int:
-        """Return by how much a value may be too high, see `errors`; 0 if it is exact, or was not read.
+        """Return by how much a value may be too high, see `errors`; 0 if `errors` does not have it.
 
         Args:
-            counter: A key of `values`, with the subject in its normal form; `None` for the largest error of all values.
+            counter: The counter, with the subject in its normal form; `None` for the largest of all `errors`.
         """
         return max(self.errors.values(), default=0) if counter is None else self.errors.get(counter, 0)
 
@@ -167,6 +168,8 @@ def query_total(
     layout: Layout, rules: Rules | None, subject: str, metric: str, removed: Mapping[str, int] = NOTHING
 ) -> Query[CounterTotal]:
     """Return a query for the total of one subject and metric.
+
+    Unreachable partitions of the layout are not read: the total is then the sum over the others, 0 if there are none.
 
     Args:
         layout: The partitions.

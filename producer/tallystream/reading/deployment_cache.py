@@ -94,7 +94,7 @@ def without_meta(latest: Deployment | None, namespace: str, error: RedisError, l
 
 
 def _deleted(layout: Layout) -> DeploymentChanged:
-    """Return the error for a deleted description of a deployment; `layout` names it."""
+    """Return the error whose text states that the description of a deployment, `layout.root`, was deleted."""
     return DeploymentChanged(
         f"{layout.root} was deleted, so the counters cannot be read. If the server has lost its data, {BRING_BACK}"
     )

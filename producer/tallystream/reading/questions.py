@@ -70,7 +70,7 @@ def of(subject: str, metrics: Iterable[str] | None) -> Question[SubjectTotals]:
 
     Args:
         subject: The subject.
-        metrics: The metrics to read; `None` for all declared metrics.
+        metrics: The metrics to read; `None` for all declared metrics. A ratio needs all its metrics among them.
     """
     wanted = None if metrics is None else list(metrics)
     return lambda deployment: query_subject(deployment.layout, deployment.rules, subject, wanted, deployment.removed)
@@ -111,8 +111,8 @@ def top(metric: str, window: str | None, n: int | None, offset: int) -> Question
         metric: A metric with `top` declared.
         window: `None` for all time; a window such as `day` for its current bucket; or a duration such as `7d` that ends
             now.
-        n: The most places; `None` for 10, or for the rest of a shorter leaderboard.
-        offset: How many places to skip.
+        n: The most places, 1 to the metric's `top`; `None` for 10, or for the rest of a shorter leaderboard.
+        offset: How many places to skip, 0 to the metric's `top` - 1.
     """
     return lambda deployment: query_top(
         deployment.layout,
@@ -149,8 +149,8 @@ def votes(subject: str, metric: str) -> Question[Votes]:
 def uniques(subject: str, metric: str, over: str | None) -> Question[Uniques]:
     """Return the `Question` (deployment -> query) for an estimate of the number of a subject's different actors.
 
-    They are those over a duration `over` that ends now, such as `7d`. If `over` is `None`, `""` or the metric's
-    `unique` window, they are those in the current bucket of that window.
+    They are those in the whole buckets that cover a duration `over` that ends now, such as `7d`. If `over` is `None`,
+    `""` or the metric's `unique` window, they are those in the current bucket of that window.
 
     The call of the `Question` raises `EventError` if the subject or `over` is not valid, or the metric is not declared
     or has no `unique`; and `ConfigurationError` if no rules are published.

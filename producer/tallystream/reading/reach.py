@@ -50,7 +50,7 @@ class Unreached(msgspec.Struct, frozen=True):
         """Return, by number, the error texts of the partitions that `known` does not have as unreachable.
 
         Raises:
-            redis.RedisError: there are none, so to ask again would not help.
+            redis.RedisError: there are none, so to ask again would not help; it is the first of `errors`.
         """
         found = {number: str(error) for number, error in self.errors.items() if number not in known.unreachable}
         if not found:

@@ -35,7 +35,7 @@ CHECKS: Final = frozenset(("GET", "EXISTS"))
 
 
 def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Replaced | Unreached]:
-    """Return the same query, but with another answer if it is not surely one of the live partitions that it reads.
+    """Return the same query, but with another answer if a partition that it reads did not answer, or may not be live.
 
     The answer is `Unreached` if the node of a partition did not answer one of the commands. It is `REPLACED` if a
     partition may no longer be the live one. That is so if, after the query's own reads, the partition has another live

@@ -32,10 +32,10 @@ class ReplicaBarrier:
         self._marks: dict[str, tuple[str, int]] = {}
 
     def query(self, layout: Layout, numbers: Sequence[int]) -> Query[bool]:
-        """Return a query for whether a replica has the counting of each of the given partitions.
+        """Return a query for whether, for each of the given partitions, a replica of its node has the counting.
 
-        The answer is `False` if a partition has not counted everything, for example after a failover, or if its node
-        does not answer; it is `True` if no partition is given. Send the query again until it is `True`.
+        The answer is also `False` if a partition has not counted everything, for example after a failover, or if its
+        node does not answer. It is `True` if no partition is given. Send the query again until it is `True`.
 
         Raises:
             redis.RedisError: a reply is another error, such as a missing right to INFO; raised by the query's `parse`.

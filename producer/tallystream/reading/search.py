@@ -69,15 +69,15 @@ def query_subjects(
     """Return a query for at most `n` subjects whose names begin with `prefix`, from the all-time leaderboards.
 
     Each subject comes once, with the largest of its totals that were found, each at least its metric's `floor`, and the
-    metric of this total; largest first, equal totals by name. Stored totals of 0 are left out; a negative one is shown
-    as the `floor`. The first 1,000 places of each leaderboard in each reachable partition are searched; without a
-    metric with `top`, nothing is found. `prefix` is brought into Unicode normal form
-    C; upper and lower case differ. `removed` is that of the deployment: see `tallystream.deployment.Deployment`.
+    metric of this total; largest first, equal totals by name. Totals that are stored as 0 are left out, whatever the
+    `floor`. The first 1,000 places of each leaderboard in each reachable partition are searched; without a metric with
+    `top`, nothing is found. `prefix` is brought into Unicode normal form C; upper and lower case differ. `removed` is
+    that of the deployment: see `tallystream.deployment.Deployment`.
 
     A total that is in several partitions, or partly in a sketch, is read whole if all its partitions are reachable;
-    otherwise, it is the sum of the places that were found. If there are more than 1,000 totals, those with a small
-    sum of places are not read whole. They are ranked by this sum, so they may be left out although their whole totals
-    are larger than others.
+    otherwise, it is the sum of the places that were found. If there are more than 1,000 totals, those with a small sum
+    of places are ranked by this sum, and only those that are then among the `n` subjects are read whole. So others may
+    be left out although their whole totals are larger.
 
     Raises:
         EventError: `prefix` is empty, too long for a subject (1,024 bytes) or has a character that no subject may have,
@@ -110,7 +110,10 @@ def query_subjects(
     def whole(
         values: dict[tuple[str, str], int], read: frozenset[tuple[str, str]]
     ) -> FoundSubjects | Query[FoundSubjects]:
-        """Show the subjects when each of their totals is in `read` or has no other part; read the others before."""
+        """Return the answer from `values`; or a query that first reads those totals of its subjects that lack a part.
+
+        A total may lack a part if it is not in `read`, and its metric is spread or partly in a sketch.
+        """
         found = show(values)
         shown = {each.subject for each in found.subjects}
         wanted = [each for each in values if each[0] in shown and each not in read and is_in_parts(each[1])]

@@ -228,8 +228,9 @@ def rolling_buckets(
 ) -> Covered:
     """Return kept buckets that cover a duration that ends at second `now`.
 
-    If fine buckets have expired or were removed, coarser ones replace them, and the cover may begin before the
-    duration. If no kept bucket has the beginning of the duration, the cover begins later, or is empty.
+    They are whole buckets, so the cover may begin before the duration, and end after it. If fine buckets have expired
+    or were removed, coarser ones replace them. If no kept bucket has the beginning of the duration, the cover begins
+    later, or is empty.
 
     Args:
         rules: The declared metrics.

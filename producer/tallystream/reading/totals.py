@@ -42,8 +42,9 @@ class Totals:
     """Reads counters; safe across threads. A counter without events is 0, or its metric's `floor` if that is above 0.
 
     `get`, `get_many`, `of` and `read` return totals; `series` and `sum` those of buckets and ranges; `top` and `search`
-    read leaderboards; `limit`, `votes` and `uniques` the state of a subject; `ledger` and `alerts` that of all events.
-    Each of them waits for the server. Call `close` at the end, or use the object in a `with` statement.
+    read leaderboards; `limit`, `votes` and `uniques` read the state of a subject; `ledger` reads the outcomes of all
+    events, and `alerts` the alerts that fire. Each of them waits for the server. Call `close` at the end, or use the
+    object in a `with` statement.
 
     Every answer is a frozen struct. Except those of `ledger`, `alerts` and `search`, it states its quality: it is
     complete up to the stream ID `as_of`, `lag` entries are not counted yet (`None`: not known), and a value is wrong by
@@ -64,9 +65,10 @@ class Totals:
     URL is that of a single server and the server is a node of a cluster, or the reverse; `DeploymentChanged`, if the
     data was deleted, or a restore has not finished; `KeyLost`, if a partition that is read has lost a key, so that
     figures may be too small, or the hash of the live topic is lost, or a field without which the deployment cannot be
-    read; `FlushTimeout`, if `after` was not counted within `timeout`, or with the durability `replica` no replica had
-    the counting within it; and `redis.RedisError`, if the server cannot be read (`NodeUnreachable`, if a cluster does
-    not answer for any partition that is needed).
+    read; `DamagedValue`, if a value that describes the deployment has a form that tallystream never writes;
+    `FlushTimeout`, if `after` was not counted within `timeout`, or with the durability `replica` no replica had the
+    counting within it; and `redis.RedisError`, if the server cannot be read (`NodeUnreachable`, if a cluster does not
+    answer for any partition that is needed).
 
     Args:
         url: The URL of Redis or Valkey; see `connect`.
@@ -98,7 +100,8 @@ class Totals:
     def deployment(self) -> Deployment:
         """The deployment; it is read from the server unless one with rules was read within the last second.
 
-        If none is stored, `is_stored` of the result is false.
+        If none is stored, `is_stored` of the result is false. If the node of a cluster that stores its description does
+        not answer, it is the one that was read last, with what the partitions on other nodes store now.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules; the URL is that of a single
@@ -106,6 +109,7 @@ class Totals:
                 read, `partitions` is not 1 to 1,024 or not the stored number.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
+            DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes.
             redis.RedisError: the server cannot be read.
         """
         return self._remembered.get() or self._reload()
@@ -201,9 +205,9 @@ class Totals:
     ) -> RollingSum:
         """Return a counter's sum over a range that ends now, from few whole buckets that cover it.
 
-        The sum is exact, or within `error`, from `start` to `end` of the answer. If buckets at the begin of the range
-        have expired, or may lack events, and no coarser ones replace them, `complete` is false, and `missing` has the
-        part that is not in the sum.
+        The sum is exact, or within `error`, from `start` to `end` of the answer. If buckets at the beginning of the
+        range have expired, or may lack events, and no coarser ones replace them, `complete` is false, and `missing` has
+        the part that is not in the sum.
 
         Args:
             subject: The subject.
@@ -314,12 +318,12 @@ class Totals:
         return self.ask(questions.alerts(n, offset))
 
     def search(self, prefix: str, n: int = 10) -> FoundSubjects:
-        """Return at most `n` (1 to 50) subjects of all-time leaderboards that begin with `prefix`, largest first.
+        """Return at most `n` (1 to 50) subjects whose names begin with `prefix`, from all-time leaderboards.
 
-        Each subject comes once, with the largest of its totals that were found, and the metric of this total. In each
-        partition, the first 1,000 places of each leaderboard are searched. Upper and lower case differ. A prefix that
-        is empty or with which no subject can begin, or an `n` out of range, is an `EventError`. See `Totals` for the
-        errors of every read.
+        Each subject comes once, with the largest of its totals that were found, and the metric of this total; largest
+        first. In each partition, the first 1,000 places of each leaderboard are searched. Upper and lower case differ.
+        A prefix that is empty or with which no subject can begin, or an `n` out of range, is an `EventError`. See
+        `Totals` for the errors of every read.
         """
         return self.ask(questions.search(prefix, n))
 
@@ -360,7 +364,14 @@ class Totals:
             query = answer
 
     def _send(self, commands: Sequence[Command], *, atomic: bool) -> list[Any]:
-        """Send commands, `atomic` in a transaction; return their replies, errors among them, as `run` describes."""
+        """Send commands, in a transaction if `atomic` is true; return their replies, errors among them.
+
+        If the server has no memory for the transaction, or no node of a cluster answers, the error is each reply.
+
+        Raises:
+            redis.RedisError: the server cannot be read.
+            ConfigurationError: as in `run`.
+        """
         with self._client.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)

@@ -45,7 +45,8 @@ class BucketSet:
         limit: The bucket of the limit; `None` if the metric has no limit.
         buckets: One bucket for each window of the metric; `None` for a window that is left out.
         labels: The label of the limit's bucket, then of each window's; `""` for no bucket.
-        text: The labels in one text, with `-` for no bucket; `""` if the metric has neither a limit nor windows.
+        text: The labels in one text, separated by spaces, with `-` for no bucket; `""` if the metric has neither a
+            limit nor windows.
         closes: For each window of the metric, the second at which its bucket closes; `None` means never, or no bucket.
         closes_first: The earliest of `closes`, in milliseconds since 1970; 2^53 if no bucket closes.
     """
@@ -75,8 +76,8 @@ class BucketSet:
 class BucketResolver:
     """A callable object that returns the `BucketSet` of a metric and a minute; `open` leaves closed buckets out of one.
 
-    It returns the same object for the same buckets, so that the object can be a dictionary key. When 100,000 pairs of
-    metric and minute are stored, all are forgotten: later calls return new objects.
+    It returns the same object for the same metric and buckets, so that the object can be a dictionary key. When 100,000
+    pairs of metric and minute are stored, all are forgotten: later calls return new objects.
 
     Attributes:
         rules: The rules of the generation; their time zone is used, too.

@@ -88,7 +88,7 @@ def _unused(changes: Sequence[RuleChange], place: int, counted: Collection[int])
     """Return the changes before `changes[place]` that may have published the first rules of its generation.
 
     The latest is first. These are the changes of this generation just before it; or, if the change just before is of
-    another generation, this one alone. The search ends at a change whose number is in `counted`: it cannot have
+    another generation, that one alone. The search ends at a change whose number is in `counted`: it cannot have
     published the first rules.
     """
     found: list[RuleChange] = []

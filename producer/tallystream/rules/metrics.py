@@ -53,7 +53,7 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         windows: The windows that are counted in addition to the total.
         retention: By window, how long its buckets are kept after their end; a window that is missing has the time in
             `RETENTION`.
-        unique: The window in whose buckets different actors are estimated.
+        unique: The window for whose buckets the number of different actors is estimated.
         top: The number of subjects in each leaderboard, 0 for no leaderboard.
         floor: A total below it is shown as this number, and so is the sum of a bucket or a range; what is stored does
             not change.
@@ -61,8 +61,8 @@ class Metric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             `forever`, `hour`, `day`, or a number of days such as `30d`.
         limit: The number of events that count for a subject in each period `per`.
         per: The period of `limit`.
-        ids: How far apart in time an event may be from the event of its subject with the same id before it, and still
-            be a copy; of copies, one counts. `None` if ids are ignored. With `once`, ids have no effect.
+        ids: How far apart in time two successive events of a subject with the same id may be, and still be copies; of
+            copies, one counts. `None` if ids are ignored. With `once`, ids have no effect.
         seen: Whether the ids are stored in a hash (`exact`) or in a Bloom filter (`bloom`).
         exact: `False` if totals are estimated in a sketch.
         max_subjects: The number of subjects in each partition with an exact total. A sketch estimates the totals of the
@@ -335,7 +335,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return found
 
     def warnings(self) -> Iterator[str]:
-        """Yield a text for each alert whose range is longer than the buckets of its metric are kept, in any window.
+        """Yield a text for each alert whose range is longer than the longest retention of the windows of its metric.
 
         Such an alert is silent while a bucket in its range has expired.
         """
@@ -366,11 +366,11 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def spread(self) -> frozenset[str]:
-        """The names of the metrics that are declared with `spread = true`."""
+        """The names of the metrics whose `spread` is true, because it is declared or `spreading` has set it."""
         return frozenset(name for name, metric in self.metric.items() if metric.spread)
 
     def spreading(self, metrics: Collection[str]) -> Rules:
-        """Return these rules with `spread` on for some metrics, even if it is not declared.
+        """Return these rules with `spread` on for the given metrics, even if it is not declared.
 
         Metrics that cannot be spread (see `Metric.unspreadable_reason`), metrics with alerts, and metrics that are not
         declared do not change.

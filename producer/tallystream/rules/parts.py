@@ -40,7 +40,9 @@ _MARKS: Final = {"limit": (LIMITS,), "top": (BOARDS, ALL_TIME), "sketch": _SPLIT
 def parts(rule: Metric, zone: str) -> str:
     """Return the parts of a rule as a text: `<part>=<value>`, separated by spaces; `""` if it has none.
 
-    Other settings, such as `retention`, `floor`, `accept_late` and the number `limit`, are not in it.
+    A part is a setting that decides which counters an event changes, and how: windows, `unique`, `top`, `ids`, `once`,
+    the period of a limit, `exact = false` and `max_subjects`. Other settings, such as `retention`, `floor`,
+    `accept_late` and the number `limit`, are not in it.
     """
     found: dict[str, object] = {window: _zoned(window, zone) for window in WINDOWS if window in rule.windows}
     if rule.unique is not None:
@@ -69,7 +71,10 @@ BLOOM: Final = "b"
 
 
 def id_label(rule: Metric, label: str) -> str:
-    """Return the last part of the key of a period of ids, from the label of the period; `""` if the label is empty."""
+    """Return the last part of the key of a period of ids; `""` if the label is empty.
+
+    It is the label of the period, with `BLOOM` (`b`) at its end if the rule has `seen = "bloom"`.
+    """
     return f"{label}{BLOOM}" if label and rule.seen == "bloom" else label
 
 

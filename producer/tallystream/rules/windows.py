@@ -215,7 +215,7 @@ def id_length(ids: str) -> int:
 
 
 def id_period(ids: str, minute: int) -> Bucket:
-    """Return the period whose ids are stored together with those of a minute, for a value of `ids`.
+    """Return the period that contains a minute, for a value of `ids`; the ids of a period are stored together.
 
     Periods follow one another from 1970, have the length `id_length`, and do not depend on a time zone. So successive
     copies are in one period or in neighbouring ones.
@@ -228,7 +228,7 @@ def id_period(ids: str, minute: int) -> Bucket:
 
 
 def labelled_id_period(ids: str, label: str) -> Bucket | None:
-    """Return the period of ids with a label that `id_period` makes; `None` if it makes no such label.
+    """Return the period of ids that has the label `label`, as `id_period` makes it; `None` if no period has it.
 
     `ids` is the rule: `minute`, `hour`, `day` or `month`.
     """

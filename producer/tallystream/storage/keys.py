@@ -87,7 +87,7 @@ FIRST_TOPIC: Final = 1
 
 
 def is_counting_group(name: str) -> bool:
-    """Return whether a consumer group is that of a generation: see `PartitionKeys.group`."""
+    """Return whether `name` has the form of a generation's consumer group: `tally`, or `tally-` and a number."""
     return re.fullmatch(rf"{GROUP}(-[0-9]+)?", name) is not None
 
 
@@ -168,8 +168,8 @@ class PartitionKeys:
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
         entries that the stream may have, and `!closed` is the topic to append to instead; if it is `""` or missing, the
         stream is open. `!closing` is the number of the last closing or reopening. `!copying` is `<topic> <stream ID>`:
-        up to where a repartition to this topic reads the stream. `!hold` is the millisecond until which a reset
-        holds appends back. `!stated` has the ID of the last entry that states an earlier time than that of its ID, and
+        a repartition to `<topic>` reads the stream up to this ID. `!hold` is the millisecond until which a reset holds
+        appends back. `!stated` has the ID of the last entry that states an earlier time than that of its ID, and
         the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at the last
         trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
         `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn`
@@ -197,14 +197,15 @@ class PartitionKeys:
 
         The second number may be missing until an entry is counted by published rules. ` closed` follows if a
         repartition, or a restore of another topic, closed the partition. While a restore replaces the counters,
-        ` restoring` follows, the number of its closing, and the token of the restore, which no other one has. Every
-        partition of the live topic has this key (see `sentinels.lua`); without it, no generation is live.
+        ` restoring` follows, the number of its closing, and the token of the restore, which no other one has. With
+        either word, or without the key, no generation is live. Every partition of the live topic has this key (see
+        `sentinels.lua`).
         """
         return self.prefix + "live"
 
     @cached_property
     def hot_subject(self) -> str:
-        """String: the subject with the most of the partition's recent events, as JSON; kept for a minute."""
+        """String: the metric and subject with the most recent events, by a sample, as JSON; kept for a minute."""
         return self.prefix + "hottest"
 
     @cached_property
@@ -240,7 +241,8 @@ class PartitionKeys:
     def gone(self) -> str:
         """String: how many entries the stream lacked when a rebuild began this generation, a space, and its first ID.
 
-        The ID is missing if the stream was empty. Only the entries before it are counted from the archive.
+        Only the entries before this ID are counted from the archive. If the stream was empty, the ID is missing, and
+        the entries up to `begun` are counted from the archive.
         """
         return self.counters + "gone"
 
@@ -248,10 +250,10 @@ class PartitionKeys:
     def adopted(self) -> str:
         """Hash: number of rules -> two stream IDs: where in the log the generation's counters began to follow them.
 
-        Entries before the first ID were counted by the rules before, and entries after the second ID are counted by
-        these. Of the entries between the two, those that were counted when the rules changed follow the rules before.
-        If there may be such entries, other than decided ones, the ledger has the field `UNORDERED` with the number.
-        The first rules of the generation are not in it.
+        Entries before the first ID follow the rules before, and entries after the second ID follow these. An entry
+        between the two follows the rules before if it was counted already when the rules changed. If there may be such
+        entries, other than decided ones, the ledger has the field `UNORDERED` with the number. The first rules of the
+        generation are not in the hash.
         """
         return self.counters + "adopted"
 
@@ -270,9 +272,10 @@ class PartitionKeys:
 
     @cached_property
     def dropped(self) -> str:
-        """Hash: consumer group, space, and ID of a dead letter that was dropped for good -> its record.
+        """Hash: consumer group, space, and ID in the dead stream -> record of a dead letter that was dropped for good.
 
-        One for all generations: no later generation counts its events.
+        No later generation counts its events: there is one hash for all generations. A dead letter that was dropped
+        without a record, because the dead stream was too large, is not in it.
         """
         return self.prefix + "dropped"
 
@@ -299,10 +302,11 @@ class PartitionKeys:
         return self.prefix + "alerts"
 
     def alerting(self, alert: str, label: str) -> str:
-        """Hash: subject -> state of `alert` in the bucket `label`: `<ID of its notification> <value>`, or `ended`.
+        """Hash: subject -> state of `alert` in the bucket `label`, which is `""` if the alert has no window.
 
-        A subject for which the alert does not fire has no other state than `ended`. One for all generations. `label` is
-        `""` if the alert has no window.
+        If the alert fires for the subject, the state is `<ID of the notification> <value when it began to fire>`. If
+        it fired until the bucket ended, and this was notified, the state is `ended`. Other subjects are missing. There
+        is one hash for all generations.
         """
         return f"{self.prefix}alerting:{alert}:{label}"
 
@@ -361,7 +365,7 @@ class PartitionKeys:
         These are the buckets of windows and the keys `unique`, `seen`, `limit` and `once`, unless they are kept
         forever. The leaderboard of a bucket is no member, although it is removed with the bucket. The score is the time
         until which the key is kept; it and the end are in milliseconds since 1970. The score is a time of the log: a
-        period is removed if no entry is left to count that was received earlier, and this was so an hour before.
+        period is removed if every entry that is not counted was received later, and the same was true an hour earlier.
         """
         return self.counters + "periods"
 
@@ -381,7 +385,10 @@ class PartitionKeys:
         return self.counters + "resets"
 
     def labels(self, metric: str) -> str:
-        """Set: the buckets of a metric's windows, `<window>:<label>`, and its periods of votes, `once:<label>`."""
+        """Set: the buckets of a metric's windows, `<window>:<label>`, and its periods of votes, `once:<label>`.
+
+        A removed bucket is not in it; a removed period of votes may be.
+        """
         return f"{self.counters}labels:{metric}"
 
     def unique(self, metric: str, label: str, subject: str) -> str:
@@ -449,9 +456,10 @@ class Layout:
 
     @property
     def confirmed(self) -> tuple[str, ...]:
-        """One key in the slot of `root`, and one in the slot of each partition; see `DurabilityCheck.confirm`.
+        """One key in the slot of `root`, and one in the slot of each partition, in this order.
 
-        Their values have no meaning: a key is written so that the server can be asked where this write is.
+        `DurabilityCheck.confirm` writes them, and asks the servers whether a replica or a disk has these writes. The
+        values have no meaning.
         """
         tags = (self.root, *(tag_of(i) for i in range(self.partitions)))
         return tuple(f"{self.namespace}:{{{tag}}}:confirmed" for tag in tags)

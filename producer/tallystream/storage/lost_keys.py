@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def sentinels_command(keys: PartitionKeys) -> tuple[Any, ...]:
-    """Return the command that counts which of a partition's keys with sentinels exist; see `has_sentinels`.
+    """Return the command that counts how many of a partition's keys with sentinels exist; see `has_sentinels`.
 
-    These are the sequences, the ledger of the topic, and the live generation; in a later generation, also its ledger.
+    These keys are the sequences, the ledger of the topic, and the live generation; in a later generation, also its
+    ledger. Lost fields of these keys are not found.
     """
     return ("EXISTS", *_sentinels(keys))
 

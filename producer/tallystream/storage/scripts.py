@@ -114,7 +114,7 @@ class Script:
         """Load the script into the server's script cache (SCRIPT LOAD); in a cluster, of every primary that answers.
 
         Raises:
-            redis.RedisError: the server does not answer, or refuses the command.
+            redis.RedisError: no server answers, or one refuses the command.
         """
         client.script_load(self.text)
 

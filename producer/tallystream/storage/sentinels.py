@@ -110,7 +110,7 @@ def refuse_lost(client: redis.Redis, keys: PartitionKeys) -> None:
 
 
 def has_lost_sequences(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a partition of a stored topic has lost its sequences, alone or with all its keys.
+    """Return whether a partition of a stored topic has lost its sequences, alone or with other keys.
 
     If it has, a missing record of a producer does not show that nothing was appended.
 

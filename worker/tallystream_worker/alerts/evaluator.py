@@ -116,9 +116,10 @@ class AlertEvaluator:
         return changed
 
     def _removed(self, layout: Layout) -> tuple[Layout, float, Mapping[str, int]]:
-        """Return the layout with more unreachable partitions, the present by a server's clock, and the removed buckets.
+        """Return the layout with what is unreachable now, the present by a server's clock, and the removed buckets.
 
-        The present is in seconds since 1970. The third value is the result of `removed_ends`.
+        To `unreachable` of the layout, add the partitions whose node does not answer. The present is in seconds since
+        1970. The third value is the result of `removed_ends` for the partitions that answered.
 
         Raises:
             redis.RedisError: no server replies, or one rejects a command.
@@ -143,11 +144,12 @@ class AlertEvaluator:
     def _end_bucket(self, keys: PartitionKeys, alert: Alert, now: float) -> int:
         """End an alert with `window` for each subject that fires in the bucket before the current; return how many.
 
-        Each end is notified. If the outbox is full, the other subjects stay firing, for the next passes. An end
-        that is not notified before the current bucket ends too is never notified.
+        Each end is notified, with the value at which the alert began to fire. If the outbox is full, the other subjects
+        stay firing, for the next passes. An end that is not notified before the current bucket ends too is never
+        notified.
 
         Raises:
-            KeyLost: the partition has lost a sentinel, and an alert has to be ended; nothing was changed.
+            KeyLost: the partition has lost a sentinel, and an alert has to be ended; the other subjects stay firing.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         assert alert.window is not None  # noqa: S101  # checked by the caller

@@ -76,7 +76,9 @@ class Notification:
     Attributes:
         keys: The keys of the partition whose outbox has the notification.
         entry: The notification's stream ID in the outbox.
-        fields: The fields in the outbox: `alert`, `state`, `metric`, `subject`, `value`, `bucket`, `fired`.
+        fields: The fields in the outbox: `alert`, `state`, `metric`, `subject`, `value`, `bucket`, `fired`. `bucket` is
+            the label, `""` without a window. `fired` is the stream ID of the notification that the alert began to fire,
+            `""` in that notification itself.
     """
 
     keys: PartitionKeys
@@ -186,7 +188,9 @@ class Notifier:
     def _collect(self, keys: PartitionKeys, *, says_so: bool) -> None:
         """Read new notifications of a partition; first remove those that an earlier pass delivered and left in it.
 
-        Read none if this object has not read the partition before, and the partition has lost a sentinel.
+        If this object has not read the partition before, first create the group if it is missing, and read what this
+        consumer name left undelivered; if the partition has lost a sentinel, read nothing. In this case, or if
+        `says_so`, also claim the notifications of this object again, and those that other workers left undelivered.
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; also if the group was lost.

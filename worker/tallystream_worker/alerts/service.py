@@ -52,6 +52,7 @@ class AlertDelivery:
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: this release cannot read the stored layout version or rules.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
+            DamagedValue: the stored deployment has a value that tallystream never writes.
         """
         found = self._live()
         if found is None:
@@ -136,7 +137,7 @@ class _Live:
         """Return the deployment; `None` if the data was deleted or replaced, or a restore has not finished.
 
         Raises:
-            ConfigurationError, KeyLost, redis.RedisError: see `Totals.deployment`.
+            ConfigurationError, KeyLost, DamagedValue, redis.RedisError: see `Totals.deployment`.
         """
         try:
             found = self._totals.deployment

@@ -94,7 +94,7 @@ class Rows:
     def add(self, entry: Entry) -> None:
         """Add the rows of one entry; one that cannot be decoded, or whose origin is not valid, becomes one `raw` row.
 
-        The number of events of a `raw` row is the one that its entry states.
+        The number of events of a `raw` row is the one that its entry states, or 1 if it states no valid one.
         """
         milliseconds, number = parse_id(entry.id)
         first = len(self)

@@ -97,8 +97,9 @@ class Archive:
         Entries younger than `settled` are left for a later call, and so are those that arrive after the call has read
         the last ID of each partition, before it writes the first file. So a call ends under any load, and writes few
         files. Also add new changes of the rules, and new identities of ingested files, from the server to the archive.
-        Store on the server how many entries in the files `*.parquet.lost` were not sent again. The first call, and the
-        next one after an archiver failed, creates missing consumer groups: see `PartitionArchiver.ensure_group`.
+        Archived entries that the server has lost are set aside, in files `*.parquet.lost`, and `on_loss` is called.
+        Store on the server how many entries in these files were not sent again. The first call, and the next one after
+        an archiver failed, creates missing consumer groups: see `PartitionArchiver.ensure_group`.
 
         Args:
             settled: Minimum age of an entry in seconds, by the server's clock; 0 leaves none.
@@ -181,8 +182,9 @@ class LiveArchive:
         Raises:
             DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            StreamError: see `PartitionArchiver.run_once`. One of its kinds is `KeyLost`: the hash of the live topic, or
-                a key of a partition, is lost.
+            KeyLost: the hash of the live topic, a field of the deployment, or a key of a partition is lost.
+            DamagedValue: a stored value of the deployment has a form that tallystream never writes.
+            StreamError: see `PartitionArchiver.run_once`.
             ArchiveError: a file could not be read, written or removed, or the files are the archive of other data.
             CodecError: a file has a damaged row `raw`.
             redis.RedisError: the server did not answer, or refused a command.

@@ -194,10 +194,10 @@ class Store:
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest (`format`, `namespace`, `partitions`, `epoch`, and `retracted` if any); `None` if none.
 
-        A damaged manifest may lack some of these; the others have the right type.
+        A damaged manifest may lack some of these.
 
         Raises:
-            ArchiveError: the manifest cannot be read.
+            ArchiveError: the manifest cannot be read, is not JSON, or has a value of another type.
         """
         found = self._read(f"{self._root}/{_MANIFEST}")
         return None if found is None else _decoded(f"{self._root}/{_MANIFEST}", found, _Manifest)

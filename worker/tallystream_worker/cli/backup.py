@@ -149,10 +149,11 @@ def archived_topics(settings: Settings, url: str | None) -> list[int]:
 
 
 def open_later_topics(settings: Settings, url: str | None) -> Callable[[int], Mapping[int, int]]:
-    """Return a function that takes the number of a topic, and returns how many events the archive has of later topics.
+    """Return a function that takes the number of a topic, and counts the events of each later topic in the archive.
 
-    The result and the errors of the function are those of `tallystream_worker.archive.later_topics.later_events`. If no
-    archive is named, the function returns an empty mapping.
+    The function returns, by number of the later topic, how many archived events it has that no repartition copied
+    there. For its result and errors, see `tallystream_worker.archive.later_topics.later_events`. If no archive is
+    named, it returns an empty mapping.
 
     Args:
         settings: The settings of the command.

@@ -177,7 +177,11 @@ def _of_archive(settings: Settings, deployment: Deployment) -> Iterator[_Positio
 
 
 def _set_aside(settings: Settings, deployment: Deployment) -> Iterator[BackedUpLoss]:
-    """Yield a text on the entries in files `*.parquet.lost` of each partition, unless all were sent again."""
+    """Yield a loss for each partition with entries in files `*.parquet.lost`, unless all of them were sent again.
+
+    The entries that were sent again are those of the moment at which the files were written, so no loss is certain. If
+    a file cannot be read, yield no further loss. If the archive is of other data, yield none.
+    """
     if not settings.archive.url:
         return
     layout = deployment.layout

@@ -33,8 +33,8 @@ def query_obstacles(layout: Layout) -> Query[list[Obstacle]]:
     """Return a query whose answer has an obstacle for each partition without its stream or group.
 
     A stream is also lost if there is a new one, which never had as many entries as the ledger states. A partition
-    without a stream has no obstacle if no event was ever appended to it. One that cannot be read, for example because
-    its node of a cluster does not answer, has none either.
+    without a stream has no obstacle if its ledger states no entry: none was appended, except plain entries that were
+    not counted. One that cannot be read, for example because its node of a cluster does not answer, has none either.
     """
 
     def parse(replies: list[Any]) -> list[Obstacle]:

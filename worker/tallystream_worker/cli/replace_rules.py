@@ -45,9 +45,7 @@ class ReplaceRules:
             ConfigurationError: the configuration states no metrics, the removal was not confirmed (without a terminal,
                 only `yes` confirms it), or `yes` is set without `replace_rules`; or this release cannot read the stored
                 data, or the URL of the server cannot be used.
-            DeploymentChanged: a restore has not finished.
-            KeyLost: the hash of the live topic is lost.
-            redis.RedisError: the server does not reply, or rejects a command.
+            DeploymentChanged, KeyLost, DamagedValue, redis.RedisError: see `Deployment.find`.
         """
         if not self.replace_rules:
             if self.yes:

@@ -37,7 +37,7 @@ class Watched(Protocol):
 
 
 class HealthProbe:
-    """The liveness and readiness of a worker; also a Prometheus collector of the state of its services.
+    """The liveness and readiness of a worker; also a Prometheus collector of its state: see `collect`.
 
     Liveness and readiness depend on the partitions that the worker serves only: a restart does not repair a full disk
     of the archive, and a snapshot or an audit may take long.
@@ -85,7 +85,11 @@ class HealthProbe:
         return reasons
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the state of the partitions and services as Prometheus metric families."""
+        """Yield five Prometheus metric families, with one sample for each partition or service.
+
+        By partition: whether it is counted, the time of its last successful pass, whether it has lost a key, and the
+        share of its `hot_subject`, if it has one. By service: whether its last pass succeeded.
+        """
         up = GaugeMetricFamily(
             "tallystream_partition_up", "1 while this worker counts the partition, else 0.", labels=["partition"]
         )
@@ -153,7 +157,7 @@ class WaitingProbe:
         return _answer("alive", [])
 
     def readiness(self) -> tuple[HTTPStatus, bytes]:
-        """Return status 503, and a JSON body with the reasons."""
+        """Return status 503, and a JSON body with `reasons`; if they are empty, with the reason `starting`."""
         return _answer("ready", self.reasons or ["starting"])
 
 

@@ -36,9 +36,9 @@ POLL: Final = 1.0
 
 
 def backup_of(settings: Settings, *, is_strict: bool = False) -> str:
-    """Return which backup has the data of the namespace, up to when, and what restores it; `""` if none has it.
+    """Return a text: which backup has data of the namespace, up to when, and what restores it; `""` if none has any.
 
-    The snapshot is looked at first; if it has the data, the archive is not mentioned. A backup that cannot be read is
+    The snapshot is looked at first; if it has data, the archive is not mentioned. A backup that cannot be read is
     passed over; with `is_strict`, the error is raised. In any case, a SQLite file that does not exist, and a snapshot
     that lacks a partition, are passed over.
 
@@ -113,7 +113,8 @@ def wait_for_data(
         tenants: The settings of each namespace.
         log: The logger.
         stop: Ends the wait when set.
-        health: Address and port at which `/readyz` answers 503 with the reason meanwhile; `None` for no answer.
+        health: Address and port at which meanwhile `/readyz` answers 503 with the reason, and `/healthz` 200; `None`
+            for no answer.
         creating: Whether the worker may create a deployment.
         hint: Text to add to the reason.
 
@@ -147,7 +148,8 @@ def wait_for_data(
 def _lacking(tenants: Sequence[Settings], *, creating: bool, is_waiting: bool) -> list[tuple[Settings, str]]:
     """Return the namespaces that lack data, each with the reason.
 
-    An error of another kind is a reason only if `is_waiting`: if the worker waits for each of `tenants` already.
+    If `is_waiting`, the worker waits for each of `tenants` already, and any other `TallyError` or `redis.RedisError` is
+    a reason, too; otherwise it is ignored.
     """
     found = []
     for settings in tenants:

@@ -79,7 +79,7 @@ class WorkerMetrics:
         self._notifications.labels(alert, outcome).inc()
 
     def __call__(self, outcome: BatchResult) -> None:
-        """Record one applied batch: its events, its estimated counters, its seconds, and how often it was stale."""
+        """Record one applied batch: its events, `keys` and `seconds`, and how often it was stale."""
         self._batches.inc()
         self._stale.inc(outcome.stale)
         self._events.observe(outcome.events)
@@ -116,7 +116,7 @@ class AuditMetrics:
 
 
 class ByNamespace(Collector):
-    """Collects the Prometheus metrics of several registries, and adds the label `namespace` to each sample.
+    """Collects the Prometheus metrics of several registries; adds the label `namespace` to each sample that lacks it.
 
     Args:
         registries: By namespace, its registry.
@@ -145,8 +145,8 @@ def serve_metrics(
 ) -> WSGIServer:
     """Serve the Prometheus metrics of a registry over HTTP in a background thread.
 
-    It ends with the process, or when the caller calls `shutdown` of the result. Every path except those of `probe` has
-    the metrics. Logs a warning if the address is not loopback.
+    It ends with the process, or when the caller calls `shutdown` of the result; then `server_close` frees the port.
+    Every path except those of `probe` has the metrics. Logs a warning if the address is not loopback.
 
     Args:
         registry: The registry.

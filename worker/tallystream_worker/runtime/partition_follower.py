@@ -100,7 +100,7 @@ class PartitionFollower:
     def stop(self, deadline: float) -> bool:
         """Finish the running batches; return whether all threads ended by the monotonic second `deadline`.
 
-        Log a warning if a thread of a partition did not end: its batch stays pending.
+        Log a warning if a thread of a partition did not end. If the process ends before it, its batch stays pending.
         """
         self.quiet()
         has_ended = self._following.stop(deadline)
@@ -117,7 +117,8 @@ class PartitionFollower:
         decisions until then; or this worker has followed such rules of the same generation. Each pass looks at 32
         partitions.
 
-        About every 15 seconds, also let the pool serve partitions that no worker serves: see `WorkerPool.share`.
+        After a change of topic, and about every 15 seconds, also let the pool serve partitions that no worker serves:
+        see `WorkerPool.share`.
 
         If nodes of a cluster do not answer, follow what the other nodes state. The node of the description must answer.
 
@@ -153,13 +154,16 @@ class PartitionFollower:
     def _without_reuse(self, found: Deployment, counting: int) -> Deployment:
         """Log a loss of rules, and give the rules that are left a number above the lost ones; return the deployment.
 
-        Without a loss, return `found`. If no rules are left, only log. If other rules were published meanwhile, they
-        keep their number.
+        Without a loss, return `found`. A smaller number is no loss if another topic or generation is live than before.
+        If no rules are left, only log. If other rules were published meanwhile, they keep their number.
 
         Args:
             found: The deployment as read now.
             counting: The highest number of the rules by which partitions were counted just before; 0 if it is not
                 known.
+
+        Raises:
+            DeploymentChanged, KeyLost, ConfigurationError, redis.RedisError: after a loss; see `publish_again`.
         """
         followed = self._found.revision
         lost = followed if found.declared is None else max(counting, followed)

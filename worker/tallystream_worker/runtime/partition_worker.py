@@ -79,7 +79,7 @@ class PartitionHealth:
         hot_subject: The subject with the most events of the partition, hot or not, by a sample of those that this
             worker counted, in which newer events weigh more; `None` if the sample shows none, as before 100
             events.
-        lost_key: The key that the partition has lost; `None` if it has lost none.
+        lost_key: The key that the last pass found lost; `None` if it found none.
     """
 
     partition: int
@@ -284,7 +284,14 @@ class PartitionWorker:
             raise GenerationSwitched(f"another generation of topic {now.layout.topic} is live than before") from None
 
     def _begin(self, found: Deployment) -> CountingLoop:
-        """Return the loop for the generation that is live in a deployment, see `_open`; the errors are the same."""
+        """Return the loop for the generation that is live in a deployment; its next fetches begin as in `_open`.
+
+        It is the present loop, unless that counts another generation or began with other rules. Creates the consumer
+        group as `_open` does.
+
+        The errors are those of `_open`, without `GenerationSwitched`: if the topic or the generation was removed since
+        the deployment was read, this is a `KeyLost` or `DeploymentChanged`.
+        """
         keys = found.layout.keys[self._partition]
         loop = self._loop
         rules = found.rules_of(keys.generation)
@@ -352,9 +359,10 @@ class PartitionWorker:
     def _latest(self, generation: int, revision: int) -> tuple[Rules, int]:
         """Return the published rules of a generation and their number.
 
-        If the number is below `revision`, the server lost the latest rules, after a partition was counted by them. If
-        the generation is live, log a warning, and publish the stored rules again with a number above `revision`. If
-        other rules were published meanwhile, or the generation is not live, the returned number may be lower.
+        If the number is below `revision`, the server lost the latest rules, after a partition was counted by them.
+        Then, if the generation is live, log a warning, and publish the stored rules again with a number above
+        `revision`. If other rules were published meanwhile, or the generation is not live, the returned number may be
+        lower.
         """
         found = self._deployment.reload(self._applying, in_part=True)
         if found.revision_of(generation) < revision and generation == found.generation:

@@ -124,6 +124,7 @@ def run_many(
         removing: By namespace, the stored metrics to remove; see `open_deployment`.
 
     Raises:
+        ConfigurationError, ImportError: see `wait_for_data`.
         TallyError, redis.RedisError: see `open_deployment`. Errors of the processes raise nothing here.
     """
     health = None if metrics_port is None else (metrics_host, metrics_port)

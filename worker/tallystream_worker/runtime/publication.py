@@ -54,14 +54,14 @@ class Published:
 
     @property
     def has_changed(self) -> bool:
-        """Whether no rules were stored before, or other ones (see `differences`), or later ones were lost."""
+        """Whether no rules were stored before, or there are `differences`, or later rules were lost."""
         return self.before is None or self.lost > 0 or bool(self.differences)
 
     @property
     def differences(self) -> list[str]:
         """The differences from the rules before, in words; empty if there are none, or no rules were stored before.
 
-        Another order of metrics, ratios, alerts or retractions is no difference.
+        Another order of metrics, ratios, alerts or retractions is no difference, although it is stored and recorded.
         """
         return [] if self.before is None else differences(self.before, self.rules)
 
@@ -71,9 +71,10 @@ def publish_rules(
 ) -> Published:
     """Publish the rules of a configuration, together with the stored metrics that it lacks; record the change.
 
-    Rules that are equal to the stored ones are not published again, and no change is recorded; except if the server
-    lost later rules that a partition was counted by: then they get a number above that of the lost ones. If another
-    process publishes rules at the same time, the rules are made again from those.
+    If the rules equal the stored ones, and are in the same order, they are not published again, and no change is
+    recorded. But if the server lost later rules that a partition was counted by, any rules are published, with a number
+    above that of the lost ones. If another process publishes rules at the same time, the rules are made again from
+    those.
 
     Args:
         client: The server.
@@ -129,11 +130,12 @@ def publish_lost(
 
     Also return whether the rules of the last one are live again. `lacked` states which changes are lost. Without one,
     write nothing, and return an empty list and `False`. The rules are those of the last lost change, together with
-    later changes on the server, which have precedence: see `merged`.
+    later changes on the server, which have precedence: see `merged`. If the two together are not valid, the stored
+    rules stay live, and the second result is `False`.
 
-    The lost changes are recorded again, in the call that stores the rules. If the stored rules differ, or if their
-    number is not above those of the lost changes, the rules get a new number. If another process publishes rules at the
-    same time, the rules are made again from those.
+    The lost changes are recorded again, in the call that stores the rules. If the stored rules differ from these, or if
+    their number is not above those of the lost changes, the rules get a new number. If another process publishes rules
+    at the same time, the rules are made again from those.
 
     Args:
         client: The server.
@@ -207,7 +209,9 @@ def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int
 
 
 def _run(script: Script, client: redis.Redis, deployment: Deployment, arguments: Sequence[Any]) -> bytes:
-    """Run a script that stores rules unless others were stored since `deployment` was read; return its status.
+    """Run a script that stores rules unless others were stored since `deployment` was read: then it returns `moved`.
+
+    Return the status of the script.
 
     Raises:
         DeploymentChanged, ConfigurationError: the data was deleted or replaced: see `Deployment.reload`.

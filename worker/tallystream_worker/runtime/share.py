@@ -21,9 +21,9 @@ _NUMBERED: Final = re.compile(r"-(\d{1,4})$")
 
 
 def query_others(layout: Layout, consumer: str) -> Query[list[int]]:
-    """Return a query for how many other consumers than `consumer` have read each partition in the last 15 seconds.
+    """Return a query for how many consumers except `consumer` have read each partition in the last 15 seconds.
 
-    It is 0 for a partition without a consumer group, and for one that cannot be read.
+    Its result is a list by partition: 0 for one without a consumer group, and for one that cannot be read.
     """
 
     def parse(replies: list[Any]) -> list[int]:
@@ -40,8 +40,9 @@ def query_others(layout: Layout, consumer: str) -> Query[list[int]]:
 def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
     """Return the numbers of at most `most` partitions to serve: those that the fewest other workers serve.
 
-    Of partitions that equally many other workers serve, processes with different names usually choose different ones:
-    names that end with a number (`worker-0`, `worker-1`) choose one after the other.
+    Of partitions that equally many other workers serve, processes with different names usually choose different ones.
+    If a name ends with a number, as `worker-2`, its choice begins with the partition `2 * most`, modulo the number of
+    partitions.
 
     Args:
         others: By number of the partition, how many other workers serve it.
@@ -56,10 +57,10 @@ def chosen(others: Sequence[int], most: int, consumer: str) -> set[int]:
 
 
 def exchanged(served: Collection[int], others: Sequence[int], beyond: int) -> Mapping[int, int]:
-    """Return which partitions that no worker serves to begin to serve: by number, the served partition to give up.
+    """Return, by partition that this process should begin to serve, the partition to give up for it; -1 for none.
 
-    It is -1 if none has to be given up. Only partitions that another worker also serves are given up, those that most
-    others serve first. Unserved partitions for which none can be given up are left out.
+    It should begin with partitions that no worker serves, in random order. It gives up only partitions that another
+    worker also serves, those that most others serve first. If none can be given up for a partition, it is left out.
 
     Args:
         served: The partitions that this process serves.

@@ -115,16 +115,16 @@ class WorkerPool:
         start_all(self.services)
 
     def notice(self, deployment: Deployment) -> None:
-        """Make every partition follow the rules of a deployment that was read later; see `PartitionWorker.notice`."""
+        """Make each served partition follow the rules of a newly read deployment; see `PartitionWorker.notice`."""
         for each in list(self._served.values()):
             each.worker.notice(deployment)
 
     def share(self, deployment: Deployment) -> int:
         """Begin to serve partitions that no worker serves; return how many of them.
 
-        For each of them, give up a partition that another worker serves too, if this process cannot serve more; if
-        there is none, leave it unserved. A partition whose consumers cannot be read counts as unserved. Do nothing if
-        this process serves all partitions. Call it between `start` and `stop`, always from the same thread.
+        If this process cannot serve more, give up a partition that another worker serves too for each of them; if there
+        is no such partition, leave it unserved. A partition whose consumers cannot be read counts as unserved. Do
+        nothing if this process serves all partitions. Call it between `start` and `stop`, always from the same thread.
 
         Args:
             deployment: The deployment as read now, with the topic of this pool.

@@ -153,9 +153,10 @@ class DataFolder:
 def snapshot_of(url: str) -> str:
     """Return the path of the snapshot that `tallystream up` takes of the server at a URL; `""` if none is found.
 
-    It is the path of `SNAPSHOT`, in the folder of the server's socket. This file may be missing if there is a snapshot
-    of another namespace next to it, in `snapshot.NAMESPACE.sqlite`. None is found if the URL does not name a Unix
-    socket, or if the path of the data folder is so long that the socket is in another folder.
+    It is the path of `SNAPSHOT`, in the folder of the server's socket, if this folder has a snapshot. If it has only
+    that of another namespace, in `snapshot.NAMESPACE.sqlite`, the returned file does not exist. None is found if the
+    URL does not name the socket of a `DataFolder`, or if the path of that folder is so long that the socket is in
+    another folder.
     """
     path = Path(unquote(url.removeprefix("unix://").partition("?")[0]))
     if not url.startswith("unix://") or path.name != _SOCKET or not (path.parent / _ADDRESS).is_file():

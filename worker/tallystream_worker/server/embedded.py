@@ -53,8 +53,8 @@ class EmbeddedServer:
         extra: More arguments of the server, which override the default ones: `["--appendfsync", "always"]`.
         binary: The server program; default: the one that `find_binary` returns.
         is_scratch: Whether the data is of no use after this process: if it ends without `stop` or `kill`, the server is
-            killed too, and the folder is removed (`stop` and `kill` leave it). If not, the server runs on, and the next
-            start in the folder first shuts it down.
+            killed too, and the folder is removed (`stop` and `kill` leave it). Without `is_scratch`, the server then
+            runs on, and the next start in the folder first shuts it down.
 
     After `kill()` and another `start()` the URL is the same, so clients find the server again.
     """

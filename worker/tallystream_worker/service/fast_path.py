@@ -29,9 +29,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 async def one_counter(scope: HTTPScope, headers: dict[bytes, bytes], totals: Totals, access: Access) -> bytes | None:
-    """Return the response body, JSON, to a plain request for one total; `None` if the router must handle the request.
+    """Return the response body, JSON, to a request for one total; `None` if the router must handle the request.
 
-    Checks the role of the request and reads the total. If the role is not sufficient, the metric is not declared, the
+    It is made only for GET of `/v1/counters/{subject}/{metric}` without parameters and without `Origin`. Checks the
+    role of the request and reads the total. If the role is not sufficient, the metric is not declared, the
     subject is not valid or the total cannot be read, the result is `None`: the router must then report the problem.
     Host, origin and URL are not checked here: the caller must have checked them.
 

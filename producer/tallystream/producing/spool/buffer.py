@@ -53,7 +53,7 @@ class Spool(Buffer):
         settings: Settings of a buffer, of which `buffer_events` and `buffer_bytes` do not apply.
         spool: Settings of the spool.
         segments: Segments of a dead process, whose events are to be delivered; `None` to create new ones at the first
-            event. `release` closes them; if the constructor raises an error, the caller must.
+            `put` or `rename`. `release` closes them; if the constructor raises an error, the caller must.
 
     Raises:
         SpoolError: the segments belong to another namespace, or are damaged.
@@ -82,7 +82,7 @@ class Spool(Buffer):
     def size(self) -> int:
         """Bytes of this buffer's records in files; a confirmed event counts until its whole file is removed.
 
-        0 before the first event, and after `release`.
+        0 while there are no files yet, and after `release`.
         """
         return 0 if self._segments is None else self._segments.size
 
@@ -115,7 +115,8 @@ class Spool(Buffer):
         """By partition, the sequence before that of the first entry that `seal` must pack by a plan of a dead process.
 
         A partition without such an entry has its value of `planned_sequences`. Entries in flight, and the entries that
-        are sent before the planned ones after a `move`, have this sequence or a lower one.
+        are sent before the planned ones after a `move`, have this sequence or a lower one. Empty before the partitions
+        are known.
         """
         return self._queues.sequences_before_plans
 
@@ -232,7 +233,8 @@ class Spool(Buffer):
         Plans of a dead process or an earlier topic come first; after them, new events are planned, without waiting for
         `linger`, up to the first full entry. A new plan is first written to the spool. If plans or records follow it,
         set `wake`. Return the number of the previous seal, and no packs, if no record follows the last plan or while 8
-        plans are unconfirmed. A plan without events, or whose events the closed topics have, makes no packs.
+        plans are unconfirmed. A plan without events, or whose events the closed topics have, makes no packs. An entry
+        whose sequence is 0 or lower after a `rename` makes none either.
 
         Raises:
             SpoolError: the plan could not be written, or its events are damaged; none of its entries may be sent.
@@ -292,9 +294,10 @@ class Spool(Buffer):
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """Close the files, after the last write; remove them, if possible, if all events are confirmed.
+        """Close the files; if all events are confirmed, remove them, as far as possible.
 
-        Set `is_released`. Without files, or if they are closed already, do nothing more.
+        Set `is_released`: nothing is written to files after this. If there are no files, or they are closed already,
+        do nothing more.
         """
         with self._lock:
             self.is_released = True

@@ -50,17 +50,19 @@ class SpoolQueues:
     def restore(self, state: records.QueueState) -> None:
         """Replace the names, sequences, topic and `since` by those of a state record.
 
-        `planned` does not change, and `state.planned_to` is ignored: recovery finds the plans in the plan records.
+        If `state.since` is empty, `since` becomes `0-0` for each partition. `planned` does not change, and
+        `state.planned_to` is ignored: recovery finds the plans in the plan records.
         """
         self.names, self.sequences, self.topic = state.names, state.sequences, state.topic
         self.since = state.since or [START] * len(state.names)
 
     @property
     def sequences_before_plans(self) -> list[int]:
-        """By partition, the sequence before that of its first entry in `planned`; that in `sequences` if it has none.
+        """By partition, the sequence before that of its first entry in `planned`.
 
-        Entries with the sequence 0 or lower are left out: after a `rename`, they are not sent. Entries in flight, and
-        the entries that are sent before the planned ones after a `switch`, have the returned sequence or a lower one.
+        A partition without an entry there has its value of `sequences`. Entries with the sequence 0 or lower are left
+        out: after a `rename`, they are not sent. Entries in flight, and the entries that are sent before the planned
+        ones after a `switch`, have the returned sequence or a lower one.
         """
         first = list(self.sequences)
         for plan in reversed(self.planned):
@@ -78,7 +80,7 @@ class SpoolQueues:
             self.sequences[partition] = sequence
 
     def rename(self, rename: records.QueueRename, sealed: Iterable[records.EntryPlan] = ()) -> None:
-        """Give a queue a new name; lower its sequences by `base`, also in the plans `sealed` and in `planned`.
+        """Set the name and `since` of a queue; lower its sequences by `base`, also in the plans `sealed` and `planned`.
 
         The plans are changed in place. An entry whose sequence is then 0 or lower must not be sent any more.
         """
@@ -110,7 +112,7 @@ class SpoolQueues:
 def new_state(namespace: str, planned_to: int, layout: Layout, since: Sequence[str] = ()) -> records.QueueState:
     """Return the record of a new queue for each partition of a layout: a new name each, and no entries.
 
-    `since` has, by partition, a stream ID that no entry of the new queue precedes; if it is empty, `0-0` is stored.
+    `since` has, by partition, a stream ID that no entry of the new queue precedes; if it is empty, each is `0-0`.
     """
     names = [new_name(SPOOL) for _ in layout.keys]
     begun = list(since) or [START] * layout.partitions

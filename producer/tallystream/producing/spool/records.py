@@ -29,7 +29,7 @@ class QueueState(msgspec.Struct, array_like=True):
         namespace: Namespace of the deployment.
         planned_to: Position up to which the events are planned.
         names: By partition, the name of its queue.
-        sequences: By partition, the last sequence that a planned entry has; 0 if there is none.
+        sequences: By partition, the last sequence that was given to an entry; 0 if there is none.
         topic: The number of the topic that the queues belong to.
         since: By partition, a stream ID that no entry of its queue precedes; an empty list if none is known.
     """
@@ -44,6 +44,8 @@ class QueueState(msgspec.Struct, array_like=True):
 
 class EntryPlan(msgspec.Struct, array_like=True):
     """Record of a plan: the events between the positions `start` and `end` become the entries of `entries`.
+
+    Events that a closed topic already has are not in them: see `left`.
 
     Attributes:
         start: Position at which the events begin; records of other kinds may be between them.

@@ -24,7 +24,8 @@ class Recovered:
     Attributes:
         queues: The queues, with the plans whose entries are not known to be confirmed.
         planned_to: Position up to which the events are planned.
-        confirmed_to: Position up to which all events are known to be confirmed, because their files were removed.
+        confirmed_to: Position up to which all events are known to be confirmed: those in removed files, and the other
+            events of a plan that begins in one.
         events: Number of events after `confirmed_to`; the server may have some of them.
         events_to: Position after the last event.
     """

@@ -93,7 +93,7 @@ class SegmentedLog:
 
     @classmethod
     def claim(cls, folder: Path) -> Self | None:
-        """Lock and return the segments in a folder; `None` if another process has the lock.
+        """Lock and return the segments in a folder; `None` if they are locked already, in this or another process.
 
         Also return `None` if the folder has no lock file that can be opened, or no file for records. `write` does not
         force the records to disk.

@@ -33,8 +33,8 @@ def archive(
 ) -> None:
     """Write every entry of the streams to Parquet files, until SIGTERM or Ctrl-C; with --once, those that exist now.
 
-    Without --once, entries younger than 2 seconds wait. An archive of other data is refused. --json has an effect only
-    with --once.
+    Without --once, entries younger than 2 seconds wait. An archive of other data is refused. If the server has no data,
+    an empty deployment is stored there. --json has an effect only with --once.
     """
     # Imported here because pyarrow is an extra: the other commands must work without it.
     from tallystream_worker.archive.service import Archive, archive_service  # noqa: PLC0415

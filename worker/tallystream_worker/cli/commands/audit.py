@@ -79,8 +79,9 @@ def audit(  # noqa: PLR0913  # the options of the command
     Each event is counted by the rules that counted it, so a change of the rules makes no difference. Counting continues
     meanwhile. If the streams were trimmed, the audit reads the older entries from the archive, or begins with a
     snapshot, or compares only the buckets that lie wholly within the entries that are left. Without --every, the exit
-    status is 1 if a counter differs. With --every, each audit is logged instead, until SIGTERM or Ctrl-C; --json has no
-    effect then, and the exit status is 0.
+    status is 1 if a counter differs. If a counter differs, but it is not known by which rules its events were counted,
+    it may be right: it is reported, and does not change the exit status. With --every, each audit is logged instead,
+    until SIGTERM or Ctrl-C; --json has no effect then, and the exit status is 0.
 
     Examples:
         tallystream audit
@@ -145,7 +146,7 @@ def _once(wanted: _Wanted, *, json: bool) -> int:
 def _run(wanted: _Wanted) -> tuple[Report, list[RuleChange], str | None]:
     """Return the report of an audit, the recorded changes of the rules within the live generation, and the remedy.
 
-    The remedy is the command that mends the differences, or what to do; `None` if no counter differs.
+    The remedy is the command that mends the differences, or what to do; `None` if `differences` of the report is empty.
 
     Errors of the audit, and of reading the deployment and its backups, are raised.
     """

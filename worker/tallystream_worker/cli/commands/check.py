@@ -78,11 +78,9 @@ def _effect(settings: Settings, url: str) -> tuple[list[str], list[str]]:
     The second list has the stored metrics that the file lacks; it is empty if the file states no metrics.
 
     Raises:
-        ConfigurationError: the worker would not start: its rules contradict stored ones, or this release cannot read
-            the stored data. Or the URL of the server cannot be used.
-        DeploymentChanged: a restore has not finished.
-        KeyLost: the hash of the live topic is lost.
-        redis.RedisError: the server does not reply, or rejects a command.
+        ConfigurationError: the rules of the file contradict stored ones, this release cannot read the stored data, or
+            the URL of the server cannot be used.
+        DeploymentChanged, KeyLost, DamagedValue, redis.RedisError: see `Deployment.find`.
     """
     with closing(connect(url)) as client:
         deployment = Deployment.find(client, settings.redis.namespace)

@@ -47,10 +47,11 @@ def dead(
     """List or show the dead letters, which are entries that could not be counted; retry or drop them.
 
     A retry counts each event once, by the current rules and as of the time at which it was appended. Events that still
-    cannot be counted are dead-lettered again. Dropped events stay in the ledger as dead, and no rebuild counts them.
-    The exit status of retry and drop is 1 if there was nothing to do, or if an event was dead-lettered again. If `ids`
-    are given, --all and --reason are ignored; if --reason is given, --all has no effect. Retry and drop need one of the
-    three. The list has the first 100; --json has all.
+    cannot be counted are dead-lettered again. If a dead letter cannot be retried, for example because the ids that
+    would show whether it is a copy are gone, the command fails, and does not retry those after it. Dropped events stay
+    in the ledger as dead, and no rebuild counts them. The exit status of retry and drop is 1 if there was nothing to
+    do, or if an event was dead-lettered again. If `ids` are given, --all and --reason are ignored; if --reason is
+    given, --all has no effect. Retry and drop need one of the three. The list has the first 100; --json has all.
 
     Parameters
     ----------

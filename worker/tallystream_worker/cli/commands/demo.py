@@ -75,8 +75,8 @@ def demo(
     """Start an embedded server, a worker and the read service, emit a load, and check that every event was counted.
 
     If all counters are right, a small load is then emitted until Ctrl-C, except with --once. At the end, the data is
-    removed. The exit status is 1 if a counter is wrong or counting stalls, and 130 if the demo is stopped before the
-    result.
+    removed. The exit status is 1 if a counter is wrong, counting stalls, or a producer fails; it is 130 if the demo is
+    stopped before the result.
     """
     settings = listening(where.stated(), None, port)
     with stop_on_signals() as stop:

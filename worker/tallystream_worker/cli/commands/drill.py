@@ -24,7 +24,8 @@ def drill(
 ) -> int:
     """Restore a snapshot into a throwaway server and compare every value with the live one.
 
-    The exit status is 1 if a value differs, or if another program has changed rows of the snapshot.
+    The entries after the snapshot are counted there too, so no value may differ, although live counting continues. The
+    exit status is 1 if a value differs, or if another program has changed rows of the snapshot.
     """
     from tallystream_worker.snapshot.drill import drill as try_out  # noqa: PLC0415
 

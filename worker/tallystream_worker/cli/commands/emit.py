@@ -31,9 +31,9 @@ def emit(
 ) -> None:
     """Emit one event, and return when it is appended, or with --wait when it is counted.
 
-    With --wait, a line states that the event was counted; if a rule of the metric may have left it out, such as its
-    limit, the line names the rule. With --json, JSON is printed instead: `state` is appended or counted, and `unless`
-    has the names of these rules. Without both, nothing is printed.
+    With --wait, a line states that the event was counted, also if it became a dead letter; if a rule of the metric may
+    have left it out, such as its limit, the line names the rule. With --json, JSON is printed instead: `state` is
+    appended or counted, and `unless` has the names of these rules. Without both, nothing is printed.
 
     If this takes longer than --timeout, the command fails, although the event may still be appended. If rules are
     stored that do not declare the metric, nothing is emitted.
@@ -75,7 +75,7 @@ def _may_leave_out(rule: Metric | None, at: float | None, id_: str | None) -> li
     """Return the names of rules that may leave an event out of the totals, although it was processed.
 
     These are `once` and `limit` if the metric has them, `ids` if the event has an id that counts once, and
-    `accept_late` if the caller has stated a time, and the metric does not count such events of every time.
+    `accept_late` if the caller has stated a time, and the metric does not count such an event if it is late.
 
     Args:
         rule: The rule of the event's metric; `None` if no rules are stored: then the list is empty.

@@ -50,7 +50,9 @@ def rebuild(
 
     The previous generation is kept until --drop; --undo switches back to it, and so to the rules that it was counted
     by. Both print how the rules differ. A worker that restarts publishes the rules of its configuration file again. Run
-    the same command again to continue an interrupted rebuild.
+    the same command again to continue an interrupted rebuild. If a switch is incomplete, because it was interrupted or
+    a failover has undone it in some partitions, a command without --undo and --drop only completes this switch: run it
+    again for what its options state.
 
     With --partitions the events are copied to a new topic and counted there by the live rules, for example
     `tallystream rebuild --partitions 16`. Before the switch, --drop gives the repartition up. After the switch it

@@ -40,8 +40,8 @@ def reopen(
     """Let counting continue after keys were lost, if there is no snapshot.
 
     If you have a snapshot, use `tallystream restore --force` instead, which brings the counters back. If a partition
-    has lost its key `seq` or `ledger` and has other keys left, this command changes nothing and fails, unless --force
-    is given.
+    has lost its key `seq` or `ledger` and has other keys left, this command changes no partition and fails, unless
+    --force is given; a lost `tally:meta` and a lost record of the rules are stored again all the same.
 
     A lost `tally:meta` is stored again, also after a change of the number of partitions. A lost record of the rules is
     written again: with its earlier changes if the configured archive has them, and with the live rules. A lost stream

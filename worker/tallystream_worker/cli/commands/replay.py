@@ -54,9 +54,9 @@ def replay(
     If the archive is of other data than that of the server, for example of a server that was emptied, only the archived
     events are printed.
 
-    Rejected and retracted events are printed too. Resets, entries that cannot be read, and events of dead letters that
-    were dropped with a record are left out; their numbers are printed on standard error. Entries that neither the
-    streams nor the archive have when the reading of their partition begins are missing, without an error.
+    Rejected, duplicate and retracted events are printed too. Resets, entries that cannot be read, and events of dead
+    letters that were dropped with a record are left out; their numbers are printed on standard error. Entries that
+    neither the streams nor the archive have when the reading of their partition begins are missing, without an error.
     """
     if format == "parquet" and output is None:
         raise ConfigurationError("Parquet cannot be written to standard output: name a file with -o FILE")

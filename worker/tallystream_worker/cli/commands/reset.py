@@ -20,11 +20,11 @@ def reset(
     json: AsJson = False,
     where: Where = Where(),
 ) -> None:
-    """Set the counters of a subject to 0; later events count from there, and the original events stay in the streams.
+    """Set the totals of a subject, also those of its buckets, to 0; later events count from there.
 
-    The command waits until the workers have counted everything, and fails if they have not within 10 seconds. It prints
-    the totals before, and leaves out those that were 0 (--json has them). A metric with `exact = false` cannot be
-    reset.
+    Limits, ids and unique actors do not change, and the original events stay in the streams. The command waits until
+    the workers have counted everything, and fails if they have not within 10 seconds. It prints the totals before, and
+    leaves out those that were 0 (--json has them). A metric with `exact = false` cannot be reset.
 
     Parameters
     ----------

@@ -48,7 +48,8 @@ def restore(
     and readers get an error. If it is interrupted, run it again.
 
     The exit status is 1 if events were retracted after the snapshot. The counters then have these events until you run
-    `tallystream rebuild`. It is also 1 if another program has changed rows of the snapshot after it was taken.
+    `tallystream rebuild`. It is also 1 if another program has changed rows of the snapshot after it was taken. Events
+    that neither the stream nor the archive has are printed as missing, and do not change it.
     """
     from tallystream_worker.snapshot.restore import restore as bring_back  # noqa: PLC0415
 
@@ -158,7 +159,8 @@ def _rules_differ(settings: Settings, result: Restored) -> bool:
     """Return whether other rules than those of the snapshot are live, or will be as soon as a worker starts.
 
     If the rules before the restore stay live, these are compared. Otherwise, those of the configuration are, or else
-    those that the server had before. A configuration that contradicts the live rules differs too.
+    those that the server had before. A configuration that contradicts the live rules differs too. Retractions are not
+    compared.
     """
     present = result.former or result.rules
     if result.kept:

@@ -41,10 +41,11 @@ def retract(  # noqa: PLR0913  # each is an option of the command
 ) -> None:
     """Take back the events that match all given options (at least one of them), as if they had never happened.
 
-    History is counted again without these events into a new generation, which then becomes live. The previous
-    generation is kept until `tallystream rebuild --drop`, and `rebuild --undo` goes back to it. The events stay in the
-    streams and the archive. Events that are appended later are counted, even if they match. If no event matches,
-    nothing is changed.
+    History is counted again by the live rules, without these events, into a new generation, which then becomes live.
+    The previous generation is kept until `tallystream rebuild --drop`, and `rebuild --undo` goes back to it. The events
+    stay in the streams and the archive. Events that are appended later are counted, even if they match. If no event
+    matches, nothing is changed. But without --dry-run, the command first completes an earlier switch that was
+    interrupted, or that a failover has undone in some partitions.
     """
     settings = where.settings()
     source = settings.archive.url if archive is None else archive

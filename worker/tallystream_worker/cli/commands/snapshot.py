@@ -34,6 +34,7 @@ def snapshot(
 ) -> None:
     """Copy changed counters into a database at an interval, until SIGTERM or Ctrl-C; with --once, only once.
 
+    If the server has no data, the command fails with --once; without --once, it stores an empty deployment there.
     --json has an effect only with --once.
     """
     from tallystream_worker.snapshot.service import snapshot_service  # noqa: PLC0415

@@ -34,7 +34,8 @@ def worker(
 ) -> int:
     """Count events until SIGTERM or Ctrl-C; the exit status is 0 then.
 
-    With several --config files, one for each namespace, the worker counts for all of these namespaces.
+    With several --config files, one for each namespace, the worker counts for all of these namespaces; [worker]
+    processes is that of the first file.
 
     The rules of the file are stored in Redis. Stored metrics that the file lacks are kept and counted; --replace-rules
     removes them.

@@ -76,8 +76,9 @@ def read_event(text: bytes | msgspec.Raw, rules: Rules) -> Event:
 def read_events(kind: str, text: bytes, rules: Rules) -> Read:
     """Return the valid events of a body, and one fault for each invalid event.
 
-    A body of lines has one event on each line; blank lines are skipped. Any other body is a list of events if `kind` is
-    that of a list or the body begins with `[`, else one event. An empty body that should be one event is a fault.
+    If `kind` is `NDJSON`, each line is one event, and blank lines are skipped. Any other body is a list of events if
+    `kind` is `CLOUD_EVENTS` or the body begins with `[`, else one event. An empty body that should be one event is a
+    fault.
 
     Args:
         kind: Media type of the body, one of `KINDS`.

@@ -119,10 +119,10 @@ def _query_lost(layout: Layout) -> Query[list[str | None]]:
 
 
 def _query_groups(layout: Layout) -> Query[list[str | None]]:
-    """Return a query for a message for each partition in reach, that the group of its live generation is missing.
+    """Return a query whose answer has, for each partition in reach, a message if its group is missing; else `None`.
 
-    The message is `None` if the group exists. If there is no stream, or Redis replies with an error, the group counts
-    as missing. If Redis does not reply, the query raises the `RedisError`.
+    The group is that of its live generation. If there is no stream, or Redis replies with an error, it counts as
+    missing. If Redis does not reply, the query raises the `RedisError`.
     """
 
     def parse(replies: list[Any]) -> list[str | None]:
