@@ -19,15 +19,15 @@ _HEAD = """# Configuration
 
 This page is for operators. It lists every setting, its default, and the environment variable that overrides it.
 
-The configuration is one file. The option `--config` names it. Without this option, programs read `tallystream.toml` in
-the working folder. If this file does not exist, they read `config/tallystream.toml`. An environment variable overrides
-the file, and an option of a command overrides both.
+The configuration is one file. The option `--config` names the file. Without this option, programs read
+`tallystream.toml` in the working folder. If there is none, they read `config/tallystream.toml`. An environment variable
+overrides the file. An option of a command overrides both.
 
-`tallystream check FILE` checks a file. For each metric, the command also prints what the metric stores in Redis, and
-how many bytes a *subject* takes. A subject is the thing that events are counted for, such as `article:1`.
+`tallystream check FILE` checks a file, and prints what each metric stores in Redis. It also prints how many bytes a
+*subject* takes. A subject is the thing that events are counted for, such as `article:1`.
 
 `config/tallystream.toml` contains every setting with its default. `python -m docs._generate.configuration` writes this
-page from its comments.
+page from the comments of this file.
 """
 
 
@@ -47,21 +47,19 @@ def page(source: str) -> str:
     rows = "\n".join(f"| `{name}` | {_cell(about)} |" for name, about in _rules(source))
     parts.append(
         "## `[metric.NAME]`\n\nOne section declares one metric: a kind of event, such as `view`. A *rule* is a feature "
-        "of a metric. [Rules](rules.md) explains each rule. [Changing rules](changing-rules.md) explains what happens "
-        "if you change a rule while events are counted.\n\n"
-        "A producer reads the rules after its first event. From then on, `emit` refuses events of metrics that are "
-        "not declared. If such an event reaches a stream in another way, it becomes a [dead letter](dead-letters.md): "
-        "it is not counted, and is kept with the reason.\n\n"
+        "of a metric, such as a limit. [Rules](rules.md) explains each rule. Before you change a rule, read "
+        "[changing rules](changing-rules.md).\n\n"
+        "An event of a metric that is not declared is not counted. It is kept as a [dead letter](dead-letters.md), or "
+        "`emit` refuses it.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
         "## `[ratio.NAME]`\n\nOne section declares one ratio. Queries for the totals of a subject also return the "
-        "ratio. `of` and `by` are lists of metrics. The ratio is the sum of the subject's totals in the metrics `of`, "
-        "divided by the sum of its totals in the metrics `by`. If the divisor is 0, the ratio is 0.\n\n"
+        "ratio. `of` and `by` are lists of metrics. The ratio is the sum of the totals in `of`, divided by the sum of "
+        "the totals in `by`. If the divisor is 0, the ratio is 0.\n\n"
         "## `[[alert]]`\n\nOne section declares one alert. [Alerts](alerts.md) lists its settings.\n\n## `zone`\n\n"
         "The time zone in which days and months begin. The default is `UTC`. Use a name of the IANA database, such as "
-        '`"Europe/Vienna"`. `"localtime"` is refused, because it may be another zone on each host. Write this setting '
-        "before the first section.\n"
+        '`"Europe/Vienna"`. `"localtime"` is refused. Write this setting before the first section.\n'
     )
     return "\n".join(parts)
 

@@ -246,7 +246,7 @@ COUNT_AGAIN: Final = (
 )
 """What counts all entries again."""
 
-GROUP_REMEDY: Final = f"if nothing was counted: tallystream worker, which creates the group; otherwise: {COUNT_AGAIN}"
+GROUP_REMEDY: Final = f"if nothing was counted: tallystream worker, which creates the group. Otherwise: {COUNT_AGAIN}"
 """What mends a missing consumer group of the workers, wherever it is noticed."""
 
 
@@ -263,7 +263,7 @@ class ConsumerGroupMissing(StreamError):
     def __init__(self, stream: str, group: str) -> None:
         super().__init__(
             f"{stream}: consumer group {group!r} is missing, so it is not known which entries are counted. Nothing is "
-            f"counted in this partition. To mend it, {GROUP_REMEDY}. If the stream was deleted too: tallystream "
+            f"counted in this partition. To mend it: {GROUP_REMEDY}. If the stream was deleted too: tallystream "
             "restore --force. If a rebuild ends with this error, first run tallystream rebuild --drop"
         )
 

@@ -165,7 +165,7 @@ class _Scene:
     def _hears(self, name: str, child: Child) -> None:
         """Let a command leave out the events that a restored snapshot has and the archive has not, if it asks for it.
 
-        docs/guarantees.md states this loss; without a loss of data, no command may ask for it.
+        docs/guarantees/not-guaranteed.md states this loss; without a loss of data, no command may ask for it.
         """
         if "neither in the streams nor in the archive" in child.said():
             self._world.expect(self._loses, child.said()[-3000:])

@@ -117,7 +117,7 @@ class RetentionSettings:
     """The bounds of the streams and of the dead letters.
 
     Bytes are memory of the server for each partition. 0 means no bound. `age` and `bytes` remove only counted
-    entries, and no entry that a program still needs: see docs/retention.md.
+    entries that no program needs any more: see docs/retention.md.
     """
 
     age: str = "7d"
@@ -152,10 +152,7 @@ class RetentionSettings:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The address of the HTTP service (`tallystream serve`, also called read service), and the access to it.
-
-    If no token is set, no request needs one.
-    """
+    """The HTTP service (`tallystream serve`, also called read service). If no token is set, no request needs one."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -199,10 +196,7 @@ class ServeSettings:
 
 @dataclass(frozen=True)
 class ArchiveSettings:
-    """The archive of all entries as Parquet files: its place, and how often a worker writes new entries to it.
-
-    `every` may be 0.1 to 86,400.
-    """
+    """The archive of all entries as Parquet files, which a worker writes. `every` may be 0.1 to 86,400."""
 
     url: str = ""
     """Folder or URL of the archive; empty for no archive."""
@@ -216,10 +210,7 @@ class ArchiveSettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """The database that a worker copies the counters to: its place, and how often changed counters are copied.
-
-    `every` may be 0.1 to 86,400.
-    """
+    """The database that a worker copies the counters to. `every` may be 0.1 to 86,400."""
 
     url: str = ""
     """SQLite file or database URL; empty for no snapshots."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import COUNT_AGAIN, GROUP_REMEDY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SHOWN: Final = 5
 """The number of details that a finding keeps; the others are only counted."""
@@ -16,18 +19,47 @@ REBUILD: Final = COUNT_AGAIN
 SNAPSHOT: Final = "tallystream snapshot --once --whole"
 """What replaces a snapshot by the live values; a verification that finds wrong counters states to mend these first."""
 
-EITHER: Final = f"if the live value is right: {SNAPSHOT}; if that of the snapshot is right: tallystream restore --force"
+EITHER: Final = f"if the live value is right: {SNAPSHOT}. If that of the snapshot is right: tallystream restore --force"
 """What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
 
 CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "archive.ahead")
 """The findings that can explain other ones, in the order in which they must be mended."""
+
+LOST_KEYS: Final = (
+    (
+        "all keys of a partition (the detail names `seq`)",
+        "tallystream restore --force (only without a snapshot: tallystream reopen)",
+    ),
+    (
+        "`seq`, and `ledger` without a generation such as `g2` in its name",
+        "tallystream restore --force (only without a snapshot: tallystream reopen --force)",
+    ),
+    ("`live` and `dropped`", "tallystream restore --force (only without a snapshot: tallystream reopen)"),
+    ("`files`", "tallystream restore --force (only without a snapshot: nothing, because the next ingest creates it)"),
+    ("`rules`, the record of the changes of the rules", "tallystream reopen"),
+    ("`copied`", "tallystream rebuild --drop"),
+    ("`alerts`", "nothing, because the next notification creates it"),
+    ("every other key", REBUILD),
+)
+"""What brings lost keys back: pairs of a kind of keys and the remedy."""
+
+LOST_FIELDS: Final = (
+    ("a field of `forgotten`", REBUILD),
+    ("`rules@N` and `revision@N`", "tallystream rebuild --drop, which removes the generation N"),
+    (
+        "`layout`, `partitions`, `epoch`, `rules` and `log`",
+        "delete the whole hash, then: tallystream restore --force (only without a snapshot: tallystream reopen)",
+    ),
+    ("every other field", "set it to the named value"),
+)
+"""What brings lost fields of hashes back: pairs of a kind of fields and the remedy."""
 
 _BY_RESTORE: Final = (
     "tallystream restore --force, which loses only events that neither the snapshot nor the archive nor a producer has"
 )
 _BY_REOPENING: Final = "tallystream reopen, which loses the events that were not counted"
 _SET_ASIDE: Final = (
-    "tallystream archive --once, which moves these entries to files *.parquet.lost; then: tallystream verify, which "
+    "tallystream archive --once, which moves these entries to files `*.parquet.lost`; then: tallystream verify, which "
     "names those that do not count"
 )
 _BRING_BACK: Final = (
@@ -37,13 +69,20 @@ _BRING_BACK: Final = (
 _CHAIN: Final = "tallystream audit, to see which counters differ; then " + REBUILD
 
 
+def by_case(cases: Sequence[tuple[str, str]]) -> str:
+    """Return a remedy that states each case, and then what to do in it: one sentence for each pair of `cases`."""
+    return ". ".join(
+        f"{'for' if number == 0 else 'For'} {case}: {remedy}" for number, (case, remedy) in enumerate(cases)
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of finding.
 
     Attributes:
-        meaning: What is wrong, in one sentence.
-        remedy: The command that mends it, or what to do.
+        meaning: What is wrong, in one sentence or two.
+        remedy: The command that mends it, or what to do; without a capital at its beginning and a full stop at its end.
         restore: The part of `remedy` for a deployment with a snapshot that can be restored; empty if none is needed.
         without: The part of `remedy` for a deployment without such a snapshot; empty if `restore` is.
     """
@@ -57,13 +96,13 @@ class Kind:
 KINDS: Final = {
     "deployment.missing": Kind(
         "The namespace has keys, but the hash that describes them is missing.",
-        "tallystream restore --force, with a snapshot; without one: tallystream reopen",
+        "if you have a snapshot: tallystream restore --force. If you have none: tallystream reopen",
         "tallystream restore --force",
         "tallystream reopen",
     ),
     "deployment.generations_differ": Kind(
-        "A partition counts in another generation than the one that readers use, although no rebuild is running.",
-        "tallystream rebuild, which switches the partition; to go back everywhere: tallystream rebuild --undo",
+        "A partition counts in another generation than the live one, although no rebuild is running.",
+        "to switch this partition too: tallystream rebuild. To switch all partitions back: tallystream rebuild --undo",
     ),
     "deployment.closed": Kind(
         "A partition is closed, so nothing is counted in it, although no repartition is running.",
@@ -71,57 +110,50 @@ KINDS: Final = {
     ),
     "deployment.tags_differ": Kind(
         "The stored hash tags are not the tags that belong to the number of partitions.",
-        "correct the two fields `partitions` and `tags` of the named hash; or run tallystream restore --force",
+        "correct the fields `partitions` and `tags` of the named hash, or: tallystream restore --force",
     ),
     "deployment.numbers_differ": Kind(
-        "The number of the live rules, or the highest number given to rules or to generations, is missing or too low.",
-        "set the named field of the named hash to the named number",
+        "A stored number is missing or too low: the number of the live rules, the highest number of rules, or the "
+        "highest number of a generation.",
+        "in the named hash, set the named field to the named number",
     ),
     "deployment.spread_missing": Kind(
         "The field that marks a metric as spread is missing, so the rule `spread` could be turned off by mistake.",
-        "set the named field of the named hash to 1",
+        "in the named hash, set the named field to 1",
     ),
     "deployment.restore_unfinished": Kind(
         "A restore is running, or was interrupted.", "if it was interrupted: run the same tallystream restore again"
     ),
-    "rules.missing": Kind(
-        "The snapshot or the archive has a later change of the rules than the server, which has lost it.",
-        "if the snapshot has it: tallystream restore --force, which makes the lost changes again; otherwise: "
-        "tallystream reopen, which makes those again that the archive has",
-        "tallystream restore --force, which makes the lost changes again",
-        "tallystream reopen, which makes the lost changes again that the archive has",
-    ),
-    "keys.lost": Kind(
-        "A key was deleted or evicted; other keys show that it existed.",
-        "for `seq`, `live`, `dropped` and the `ledger` of the topic: tallystream restore --force; only if there is no "
-        "snapshot: tallystream reopen (for `seq` and `ledger`: tallystream reopen --force); for `files`: tallystream "
-        "restore --force; without a snapshot, the next tallystream ingest creates it; for `rules`, the record of the "
-        "changes of the rules: tallystream reopen; for `copied`: tallystream rebuild --drop; for `alerts`: nothing, "
-        "because the next notification creates it; for every other key: " + REBUILD,
-    ),
-    "fields.lost": Kind(
-        "A field of a hash was deleted; other keys or fields show that it existed.",
-        "for a field of `forgotten`: " + REBUILD + "; for `rules@N` and `revision@N`: tallystream rebuild --drop; for "
-        "`layout`, `partitions`, `epoch`, `rules` and `log`: delete the whole hash, then: tallystream restore --force, "
-        "with a snapshot; without one: tallystream reopen; for every other field: set it to the named value",
-    ),
+    "keys.lost": Kind("A key was deleted or evicted. Other keys show that it existed.", by_case(LOST_KEYS)),
     "keys.mistyped": Kind(
         "A key has another type than the one that is needed: another client has replaced it.",
-        REBUILD + "; for a key that a rebuild does not replace: delete it, then mend it as a lost key (`keys.lost`)",
+        f"if the detail names no command: {REBUILD}. If it names one: delete the key, then mend it as a lost key "
+        "(`keys.lost`)",
     ),
     "keys.expiring": Kind(
         "A key has a time to live, so the server will remove it: another client has set this time.",
-        "redis-cli PERSIST KEY, for each named key; if the server has removed it already, mend it as a lost key "
+        "for each named key: redis-cli PERSIST KEY. If the server has already removed the key: mend it as a lost key "
         "(`keys.lost`)",
     ),
+    "periods.missing": Kind("A key of a period is not registered for removal, so it is never removed.", REBUILD),
+    "fields.lost": Kind(
+        "A field of a hash was deleted. Other keys or fields show that it existed.", by_case(LOST_FIELDS)
+    ),
     "fields.changed": Kind(
-        "The rules by which a partition counted a metric last are stored there, and are none that were published: "
+        "A partition stores the rules by which it last counted each metric. No worker has published these rules: "
         "another client has changed the field.",
         REBUILD,
     ),
+    "rules.missing": Kind(
+        "The server has lost a change of the rules, which the snapshot or the archive still has.",
+        "if the snapshot has the change: tallystream restore --force, which makes the lost changes again. If only the "
+        "archive has it: tallystream reopen, which also makes them again",
+        "tallystream restore --force, which makes the lost changes again",
+        "tallystream reopen, which makes the lost changes again that the archive has",
+    ),
     "log.missing": Kind(
         "A stream was deleted, although events were appended to it.",
-        f"{_BY_RESTORE}; only if there is no snapshot: {_BY_REOPENING}",
+        f"if you have a snapshot: {_BY_RESTORE}. Only if you have none: {_BY_REOPENING}",
         _BY_RESTORE,
         _BY_REOPENING,
     ),
@@ -131,10 +163,10 @@ KINDS: Final = {
     ),
     "log.gap": Kind("An entry is missing between two other entries of the same producer.", _CHAIN),
     "log.repeated": Kind(
-        "An entry of a producer is in the stream twice, so its events count twice, also in a rebuild.",
-        "delete the later entry (redis-cli XDEL), then: tallystream rebuild --accept-loss. If workers have removed "
-        "entries from the stream: tallystream rebuild --archive URL --accept-loss; without an archive that has these "
-        "entries, a rebuild would lose them, so leave the later entry",
+        "An entry of a producer is in the stream twice. Its events count twice, and a rebuild counts them twice too.",
+        "if no other entry is gone from the stream: delete the later entry (redis-cli XDEL), then: tallystream rebuild "
+        "--accept-loss. If others are gone, and an archive has them: delete the later entry, then: tallystream rebuild "
+        "--archive URL --accept-loss. If no archive has them: do nothing, because a rebuild would lose their events",
     ),
     "log.differs": Kind("A stream has more or fewer entries or events than the ledger states.", _CHAIN),
     "sequences.missing": Kind(
@@ -153,17 +185,17 @@ KINDS: Final = {
         "The position of the consumer group is after the end of the stream, so new entries are skipped.", REBUILD
     ),
     "group.moved": Kind(
-        "The position of the consumer group does not agree with the ledger: entries were skipped, or will be counted "
+        "The position of the consumer group does not agree with the ledger. Entries were skipped, or will be counted "
         "again.",
         REBUILD,
     ),
     "group.pending_gone": Kind(
         "A pending entry is gone from the stream.",
-        "without an archive: start a worker, which gives the events the outcome `trimmed` (removed before they were "
-        "counted); with an archive: tallystream rebuild --archive URL",
+        "if an archive has the entry: tallystream rebuild --archive URL. If none has it: start a worker, which gives "
+        "its events the outcome `trimmed` (removed before they were counted)",
     ),
     "ledger.unbalanced": Kind(
-        "The number of appended events is not the number of events that have an outcome or wait.", _CHAIN
+        "The number of appended events is not the number of events that have an outcome or wait to be counted.", _CHAIN
     ),
     "ledger.differs": Kind("A figure of the ledger is not the one that the entries give.", REBUILD),
     "counters.differ": Kind("A total is not the one that the entries give.", REBUILD),
@@ -176,23 +208,24 @@ KINDS: Final = {
     "leaderboards.incomplete": Kind("A subject that belongs on a leaderboard is not listed there.", REBUILD),
     "sketches.differ": Kind("A sketch does not agree with the entries, or with its sum in the ledger.", REBUILD),
     "dead.differ": Kind("The dead letters have more or fewer events than the ledger states.", REBUILD),
-    "periods.missing": Kind("A key of a period is not registered for removal, so it is never removed.", REBUILD),
     "archive.missing": Kind(
         "The archive has no file, although entries of the stream are marked as archived.",
-        "correct [archive] url, or restore the files from a copy; without a copy, only later entries are archived, and "
-        "a fault is reported until retention has removed the earlier ones from the stream",
+        "if `[archive] url` is wrong: correct it. If the files were deleted: restore them from a copy. "
+        "Without a copy, only later entries are archived. Until workers have trimmed the earlier entries, this fault "
+        "or `archive.gap` is found",
     ),
     "archive.ahead": Kind(
         "The server has lost entries that the archive contains, for example because older data was put back.",
-        f"with a snapshot from before the loss: {_BRING_BACK}; without one, or if all these entries were sent again: "
-        f"{_SET_ASIDE}",
+        "if you have a snapshot from before the loss, and not all these entries were sent again: "
+        f"{_BRING_BACK}. Otherwise: {_SET_ASIDE}",
         _BRING_BACK,
         _SET_ASIDE,
     ),
     "archive.set_aside": Kind(
-        "The archiver has set entries aside that the server had lost (files *.parquet.lost), and they do not count.",
-        "follow the steps in docs/archive.md, Count lost entries; to accept the loss, only move the folder lost out of "
-        "the archive",
+        "The server lost archived entries, and producers did not send them again. The archiver has moved them to files "
+        "`*.parquet.lost`. Their events do not count.",
+        "to count them: follow the steps in docs/archive.md, Count lost entries. To accept the loss: move the folder "
+        "`lost` out of the archive",
     ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",
@@ -203,8 +236,8 @@ KINDS: Final = {
         "compare the two named files, and remove one of them",
     ),
     "archive.repeated": Kind(
-        "An entry of a producer is in the archive twice, so a rebuild would count its events twice: a server lost the "
-        "entry after it was archived, and the producer sent the entry again.",
+        "An entry of a producer is in the archive twice, so a rebuild would count its events twice. The server had "
+        "lost the archived entry, and the producer sent it again.",
         "do not rebuild from this archive before the repeated entry is removed from its file",
     ),
     "archive.skips": Kind(
@@ -212,9 +245,9 @@ KINDS: Final = {
         "restore the file from a copy",
     ),
     "archive.unknown": Kind(
-        "The archive has an entry that is not in the stream, although retention did not remove it.",
-        "tallystream audit; do not rebuild from this archive before it is clear whether the stream lost the entry, or "
-        "the archive has an entry too many",
+        "The archive has an entry that is not in the stream, although no worker has trimmed it.",
+        "tallystream audit, to see which counters differ. Find out whether the stream has lost the entry, or the "
+        "archive has an entry too many. Until then, do not rebuild from this archive",
     ),
     "archive.unreadable": Kind(
         "A file of the archive cannot be read, or is damaged. The check continues with the other files.",
@@ -222,7 +255,7 @@ KINDS: Final = {
     ),
     "archive.lacks": Kind(
         "An entry of the stream is marked as archived, but is not in the archive.",
-        "restore the files from a copy before retention removes the entry from the stream",
+        "restore the files from a copy before workers trim the entry",
     ),
     "archive.differs": Kind(
         "An archived entry differs from the same entry of the stream.", "restore the files from a copy"
@@ -230,20 +263,22 @@ KINDS: Final = {
     "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", SNAPSHOT),
     "snapshot.other": Kind(
         "The snapshot is of other data.",
-        "if the server has lost the data of the snapshot: tallystream restore --force; otherwise: name another "
-        "database in [snapshot] url, and run tallystream snapshot --once",
+        "if the server has lost the data of the snapshot: tallystream restore --force. Otherwise: name another "
+        "database in `[snapshot] url`, then: tallystream snapshot --once",
     ),
     "snapshot.outdated": Kind("The snapshot is too old, and of an earlier topic or generation.", SNAPSHOT),
-    "snapshot.old": Kind("The last snapshot is older than it may be.", "the worker's log has the reason; " + SNAPSHOT),
+    "snapshot.old": Kind(
+        "The last snapshot is older than it may be.", "find the reason in the worker's log; then: " + SNAPSHOT
+    ),
     "snapshot.ahead": Kind(
         "The server has lost entries that the snapshot contains, for example because older data was put back.",
-        "stop the workers that archive, then: tallystream restore --force; or, to accept the loss: "
-        "tallystream snapshot --once --accept-loss",
+        "to get the lost entries back: stop the workers that archive; then: tallystream restore --force. To accept the "
+        "loss: tallystream snapshot --once --accept-loss",
     ),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",
-        "if an archive has these entries, nothing needs mending: name it with tallystream verify --archive URL; "
-        "otherwise: " + SNAPSHOT,
+        "if an archive has these entries, nothing is wrong: name it with tallystream verify --archive URL. Otherwise: "
+        + SNAPSHOT,
     ),
     "snapshot.damaged": Kind(
         "Another program has changed, removed or added rows of the snapshot after it was taken.", SNAPSHOT
