@@ -27,14 +27,14 @@ CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "archive.ahead")
 
 LOST_KEYS: Final = (
     (
-        "all keys of a partition (the detail names `seq`)",
+        "`seq`, if the partition has no other keys",
         "tallystream restore --force (only without a snapshot: tallystream reopen)",
     ),
     (
-        "`seq`, and `ledger` without a generation such as `g2` in its name",
+        "`seq`, if the partition has other keys, or `ledger` without a generation such as `g2` in its name",
         "tallystream restore --force (only without a snapshot: tallystream reopen --force)",
     ),
-    ("`live` and `dropped`", "tallystream restore --force (only without a snapshot: tallystream reopen)"),
+    ("`live` or `dropped`", "tallystream restore --force (only without a snapshot: tallystream reopen)"),
     ("`files`", "tallystream restore --force (only without a snapshot: nothing, because the next ingest creates it)"),
     ("`rules`, the record of the changes of the rules", "tallystream reopen"),
     ("`copied`", "tallystream rebuild --drop"),
@@ -45,9 +45,9 @@ LOST_KEYS: Final = (
 
 LOST_FIELDS: Final = (
     ("a field of `forgotten`", REBUILD),
-    ("`rules@N` and `revision@N`", "tallystream rebuild --drop, which removes the generation N"),
+    ("`rules@N` or `revision@N`", "tallystream rebuild --drop, which removes the generation N"),
     (
-        "`layout`, `partitions`, `epoch`, `rules` and `log`",
+        "`layout`, `partitions`, `epoch`, `rules` or `log`",
         "delete the whole hash, then: tallystream restore --force (only without a snapshot: tallystream reopen)",
     ),
     ("every other field", "set it to the named value"),
@@ -113,8 +113,8 @@ KINDS: Final = {
         "correct the fields `partitions` and `tags` of the named hash, or: tallystream restore --force",
     ),
     "deployment.numbers_differ": Kind(
-        "A stored number is missing or too low: the number of the live rules, the highest number of rules, or the "
-        "highest number of a generation.",
+        "A stored number is missing or too low: that of the live rules, of the newest rules, or of the newest "
+        "generation.",
         "in the named hash, set the named field to the named number",
     ),
     "deployment.spread_missing": Kind(
@@ -127,8 +127,8 @@ KINDS: Final = {
     "keys.lost": Kind("A key was deleted or evicted. Other keys show that it existed.", by_case(LOST_KEYS)),
     "keys.mistyped": Kind(
         "A key has another type than the one that is needed: another client has replaced it.",
-        f"if the detail names no command: {REBUILD}. If it names one: delete the key, then mend it as a lost key "
-        "(`keys.lost`)",
+        'if the detail states "Delete it": delete the key, then: tallystream verify, which prints the command that '
+        f"brings the key back, if one is needed. Otherwise: {REBUILD}",
     ),
     "keys.expiring": Kind(
         "A key has a time to live, so the server will remove it: another client has set this time.",
@@ -206,13 +206,15 @@ KINDS: Final = {
     "uniques.differ": Kind("An estimate of the number of actors is not the one that the entries give.", REBUILD),
     "leaderboards.differ": Kind("A subject has another value on a leaderboard than in its counter.", REBUILD),
     "leaderboards.incomplete": Kind("A subject that belongs on a leaderboard is not listed there.", REBUILD),
-    "sketches.differ": Kind("A sketch does not agree with the entries, or with its sum in the ledger.", REBUILD),
+    "sketches.differ": Kind(
+        "A sketch does not agree with the entries, or with the sum of its amounts in the ledger.", REBUILD
+    ),
     "dead.differ": Kind("The dead letters have more or fewer events than the ledger states.", REBUILD),
     "archive.missing": Kind(
         "The archive has no file, although entries of the stream are marked as archived.",
         "if `[archive] url` is wrong: correct it. If the files were deleted: restore them from a copy. "
-        "Without a copy, only later entries are archived. Until workers have trimmed the earlier entries, this fault "
-        "or `archive.gap` is found",
+        "If there is no copy: do nothing. Then only later entries are archived. Until workers have trimmed the earlier "
+        "ones, verify finds this fault or, in its place, `archive.gap`",
     ),
     "archive.ahead": Kind(
         "The server has lost entries that the archive contains, for example because older data was put back.",
@@ -266,9 +268,13 @@ KINDS: Final = {
         "if the server has lost the data of the snapshot: tallystream restore --force. Otherwise: name another "
         "database in `[snapshot] url`, then: tallystream snapshot --once",
     ),
-    "snapshot.outdated": Kind("The snapshot is too old, and of an earlier topic or generation.", SNAPSHOT),
+    "snapshot.outdated": Kind(
+        "The snapshot is of an earlier topic or generation, and is also too old (see `snapshot.old`).", SNAPSHOT
+    ),
     "snapshot.old": Kind(
-        "The last snapshot is older than it may be.", "find the reason in the worker's log; then: " + SNAPSHOT
+        "The last snapshot is older than twice `[snapshot] every` plus five minutes, or, if no worker takes snapshots, "
+        "older than 26 hours.",
+        "find the reason in the worker's log; then: " + SNAPSHOT,
     ),
     "snapshot.ahead": Kind(
         "The server has lost entries that the snapshot contains, for example because older data was put back.",
