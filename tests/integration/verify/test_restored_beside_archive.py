@@ -5,7 +5,6 @@ A server goes back to older data; then an archiver may run, before or only after
 
 from __future__ import annotations
 
-import datetime as dt
 import subprocess
 import sys
 from contextlib import closing
@@ -23,6 +22,7 @@ from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.snapshot.database import Database
@@ -97,10 +97,10 @@ class World:
         """Do what the page on the archive tells, to count the entries in files `*.parquet.lost`."""
         page = (ROOT / "docs" / "archive.md").read_text()
         query = page.partition("```sql\nCOPY")[2].partition("```")[0]
-        stated = dt.datetime.fromtimestamp(self.taken / 1000, dt.UTC)
+        stated = format_moment(self.taken / 1000, has_milliseconds=True)[: -len("+00:00")]  # as `restore` prints it
         kinds = "WHERE kind IN ('unit', 'sum', 'single')"
         assert kinds in query
-        query = query.replace(kinds, f"{kinds} AND received > TIMESTAMP '{stated:%Y-%m-%d %H:%M:%S.%f}'")
+        query = query.replace(kinds, f"{kinds} AND received > TIMESTAMP '{stated}'")
         query = query.replace("'archive/", f"'{self.store.url}/").replace("lost.parquet", f"{self.folder}/lost.parquet")
         duckdb.sql(f"COPY{query}")
         command = [PROGRAM, "ingest", self.folder / "lost.parquet", "--redis", self.harness.url]
@@ -163,15 +163,16 @@ def test_each_event_counts_once(
             right |= {"plain": 1, "followed": 6}
         world.archive() if is_early else None
         world.restore()
-        assert not world.findings().keys() - {"archive.ahead", "archive.set_aside"}
+        assert not world.findings().keys() - {"archive.set_aside"}
         world.emit("new", 1, running)
     right["new"] = 1
     world.archive()
     found = world.findings(snapshot=False)
-    if not is_newer and archived == "all" and is_early:
+    if not is_newer and archived == "all" and is_early:  # lost entries that only the archive has
         assert [detail.partition(";")[0].partition(": ")[2] for detail in found.pop("archive.set_aside")] == [
             "4 entries with 4 events" if is_again else "9 entries with 9 events"
         ]
+    if list(world.folder.glob("archive/lost/*/*.parquet.lost")):
         world.count_lost()
         world.archive()
         found = world.findings(snapshot=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -118,7 +119,15 @@ class ArchivedLinks:
             newest: The last ID that the stream generated, read after this object was made: if the archive ends later,
                 the server has lost entries.
         """
-        if self._ahead is not None:
+        if self._ahead is not None and self._is_left_out(self._ahead):
+            self._report.limit(
+                "archive",
+                f"{self._keys.stream}: that nothing needs {self._ahead.entries:,} archived entries with "
+                f"{self._ahead.events:,} events that the restored stream lacks. Their producers had sent them again, "
+                "and the restored snapshot has their events: the archiver moves these entries to files "
+                "*.parquet.counted",
+            )
+        elif self._ahead is not None:
             self._fault("archive.ahead", _told(self._ahead))
             self._report.explain("archive.ahead")
             self._report.ahead[self._number] = self._ahead
@@ -156,18 +165,31 @@ class ArchivedLinks:
 
         `held` is the first ID of the stream; `None` if it is empty.
         """
-        if self._restored is None:
-            return
-        found = None
-        if (until := counted_only(self._restored, self._end)) is not None:
-            found = self._end, until
-        else:
-            with suppress(TallyError):  # `links` reports a file that cannot be read
-                found = find_counted_only(self._store, self._number, self._restored)
+        found = self._unstated
         if found is None or (held is not None and held <= found[1]):
             return
         if not any(after <= found[0] and found[1] <= until for after, until in self.lost):
             self.lost = sorted([*self.lost, found])
+
+    @cached_property
+    def _unstated(self) -> tuple[StreamID, StreamID] | None:
+        """The range that only the counters have since the last restore, as in `lost`; `None` if there is none."""
+        if self._restored is None:
+            return None
+        if (until := counted_only(self._restored, self._end)) is not None:
+            return self._end, until
+        with suppress(TallyError):  # `links` reports a file that cannot be read
+            return find_counted_only(self._store, self._number, self._restored)
+        return None
+
+    def _is_left_out(self, ahead: LostEntries) -> bool:
+        """Return whether the last restore left these archived entries out, because the snapshot has their events.
+
+        `False` if an archiver has run since.
+        """
+        if self._unstated is None or ahead.sent_again < ahead.entries:
+            return False
+        return self._position is None or self._position <= self._unstated[0]
 
     def links(self, held: StreamID | None, until: StreamID, interrupt: Callable[[], object]) -> Iterator[Link]:
         """Yield the archived entries in the order of the files, without those after the ID `until`.
