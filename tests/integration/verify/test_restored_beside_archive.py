@@ -209,6 +209,8 @@ def test_entries_that_were_lost_twice_count_once(world: World) -> None:
     right = {"kept": 2, "again": 5, "later": 2}
     assert (world.findings(), world.totals()) == ({}, right)
     assert list(world.folder.glob("archive/lost/*/*.parquet.counted"))
+    limits = [each.text for each in verify(world.client, "tally", Sources(world.store)).limits]
+    assert any("that nothing needs 5 entries with 5 events" in each for each in limits)
     world.count_lost()
     assert world.totals() == right
 
