@@ -99,6 +99,7 @@ _CHANGED: Final = "tests/integration/counting/test_changed_rules.py"
 _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _RESTORED: Final = "tests/integration/verify/test_restored.py"
+_BESIDE_ARCHIVE: Final = "tests/integration/verify/test_restored_beside_archive.py"
 _LOST_END: Final = "tests/integration/verify/test_lost_end.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
@@ -2944,6 +2945,73 @@ MUTANTS: Final = (
             Edit("tallystream_worker/snapshot/other_topics.py", "if later > known}:", "if later > known}):"),
         ),
         tests=(f"{_OTHER_TOPICS}::test_the_archive_shows_a_later_topic_of_a_lost_server",),
+    ),
+    Mutant(
+        "archive-begins-in-a-range-that-only-counters-have",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "return restored if last is None else last",
+                "return restored if last is not None else last",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
+    ),
+    Mutant(
+        "archive-states-no-range-before-files-that-stay",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "if unknown is not None and unknown[0] < parse_id(common):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
+    ),
+    Mutant(
+        "what-a-snapshot-counted-is-set-aside-as-lost",
+        (Edit("tallystream_worker/archive/archiver.py", "counts = unknown is not None", "counts = False"),),
+        tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
+    ),
+    Mutant(
+        "restored-entries-are-set-aside",
+        (
+            Edit(
+                "tallystream_worker/archive/lost.py",
+                "            lost = _lacking(client, keys.stream, part)\n            known",
+                "            lost = list(part)\n            known",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
+    ),
+    Mutant(
+        "archive-continues-after-entries-that-it-lacks",
+        (
+            Edit(
+                "tallystream_worker/archive/lost.py",
+                "            if lost := _lacking(client, keys.stream, rest):",
+                "            if not (lost := _lacking(client, keys.stream, rest)):\n"
+                "                common, is_apart = part[-1].id, False\n"
+                "            else:",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_a_stream_that_came_back_is_archived_whole",),
+    ),
+    Mutant(
+        "verify-forgets-what-a-snapshot-counted",
+        (Edit("tallystream_worker/verify/set_aside.py", "store.counted(number) if self._named else ()", "()"),),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_were_lost_twice_count_once",),
+    ),
+    Mutant(
+        "audit-waits-for-the-archive-to-state-a-range",
+        (
+            Edit(
+                "tallystream_worker/rebuild/baseline.py",
+                "return begins if unstated is None else max(begins, unstated[1])",
+                "return begins",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
     ),
     Mutant(
         "archive-hides-entries-that-only-counters-have",

@@ -21,8 +21,8 @@ from tallystream.errors import StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, parse_id
-from tallystream_worker.archive.counted_only import counted_only, parse_restored
-from tallystream_worker.archive.lost import find_lost, set_aside
+from tallystream_worker.archive.counted_only import counted_only, find_counted_only, parse_restored
+from tallystream_worker.archive.lost import find_lost, set_aside, state_counted_only
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
 from tallystream_worker.counting.entry import Entry
@@ -106,9 +106,9 @@ class PartitionArchiver:
         """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
 
         If there are no files, or no entry was ever removed from the stream, the group begins before its first entry. A
-        stream that never had entries is created. After a restore, the group begins no later than the ID up to which the
-        snapshot had counted every entry, unless the stream was trimmed since. Archived entries that the server has
-        lost are set aside: see `_continue_after`.
+        stream that never had entries is created. After a restore, the group begins no later than the last archived
+        entry that the snapshot had counted with every earlier one, unless the stream was trimmed since. Archived
+        entries that the server has lost are set aside: see `_continue_after`.
 
         Raises:
             KeyLost: the group is missing, and the partition has lost a sentinel, or a stream that had entries.
@@ -144,7 +144,7 @@ class PartitionArchiver:
             if newest.last <= parse_id(position) or state[1] == (_text(newest.first), _text(newest.last)):
                 return None
             files = list(self._store.files(self.partition, parse_id(position)))
-            lost = find_lost(self._client, self._keys, self._store, files, position)[1]
+            *_, lost = find_lost(self._client, self._keys, self._store, files, position)
             if lost is None or (self._position(), self._claim()) == state:
                 return lost
         return None  # no file; the loop begins again only if another archiver has continued meanwhile
@@ -158,7 +158,10 @@ class PartitionArchiver:
         if newest is None or beginning == (0, 0):
             return beginning  # if no entry is gone, compare the files with the whole stream
         restored = self._restored()
-        return newest.last if restored is None else min(newest.last, restored)
+        if restored is None or newest.last <= restored:
+            return newest.last
+        last, _ = self._store.neighbours(self.partition, restored)
+        return restored if last is None else last
 
     def latest(self) -> str:
         """Return the last ID that the stream has generated, or `+`, which is after every ID, if there is no stream.
@@ -291,9 +294,12 @@ class PartitionArchiver:
         """If files are ahead of the group's position, continue after those entries in them that the stream has.
 
         Files are ahead if the server lost the position, and perhaps entries. The entries that it has are not written
-        again. The others are set aside, and `on_loss` is called: their producers may send them again, with other IDs.
-        (After a crash of an archiver, a file is ahead too, but the server still has its claim; then `run_once` moves
-        the group.)
+        again, up to the first difference. Later ones that it lacks are set aside, and `on_loss` is called: their
+        producers may send them again, with other IDs. (After a crash of an archiver, a file is ahead too, but the
+        server still has its claim; then `run_once` moves the group.)
+
+        If entries are only in the counters of a restored snapshot, and archived entries after them stay, the archive
+        states the range.
 
         Call it after each claim and before its file is written: then no file is written as long as files are ahead.
 
@@ -316,13 +322,18 @@ class PartitionArchiver:
         if self._position() != position:
             return True  # another archiver has settled the claim
         files = list(self._store.files(self.partition, parse_id(position)))
-        common, lost, missing = find_lost(self._client, self._keys, self._store, files, position)
+        common, is_apart, lost = find_lost(self._client, self._keys, self._store, files, position)
+        unknown = self._counted_only(parse_id(position))
         # If another archiver has continued meanwhile, the list may have a file that it wrote.
         if (self._position(), self._claim()) != (position, claim):
             return True
-        if lost is not None:
-            set_aside(self._store, self.partition, files, common, missing)
+        if is_apart:
+            counts = unknown is not None
+            set_aside(self._client, self._keys, self._store, self.partition, files, common, counted_only=counts)
             failpoints.reach("after-set-aside")
+        if unknown is not None and unknown[0] < parse_id(common):
+            files = list(self._store.files(self.partition, unknown[0]))
+            state_counted_only(self._store, self.partition, files, *unknown)
         names = [self._keys.stream, self._keys.archive]
         (answer,) = _CONTINUE(self._client, names, [ARCHIVE_GROUP, position, common])
         if lost is not None and answer == b"continued":
@@ -405,6 +416,19 @@ class PartitionArchiver:
         restored: bytes | None = self._client.execute_command("HGET", self._keys.sequences, RESTORED)
         until = None if restored is None else counted_only(restored, position)
         return "" if until is None or until >= first else _text(until)
+
+    def _counted_only(self, position: StreamID) -> tuple[StreamID, StreamID] | None:
+        """Return the range of entries after the group's position that only the counters of a restored snapshot have.
+
+        Return `None` if there is none. See `find_counted_only`.
+
+        Raises:
+            ArchiveError: the archive cannot be listed, or a file cannot be read.
+            redis.RedisError: the server did not answer, or refused a command.
+        """
+        restored: bytes | None = self._client.execute_command("HGET", self._keys.sequences, RESTORED)
+        found = None if restored is None else find_counted_only(self._store, self.partition, restored)
+        return None if found is None or found[0] < position else found
 
     def _restored(self) -> StreamID | None:
         """Return the ID up to which the restored snapshot had counted every entry.

@@ -8,6 +8,32 @@ from tallystream.wire.stream_id import parse_id
 
 if TYPE_CHECKING:
     from tallystream.wire.stream_id import StreamID
+    from tallystream_worker.archive.store import Store
+
+
+def find_counted_only(store: Store, partition: int, restored: bytes) -> tuple[StreamID, StreamID] | None:
+    """Return the range of entries that only the counters may have after the last restore; `None` if there is none.
+
+    The range is two IDs: that of the last archived entry before it, and one up to which it reaches (see
+    `counted_only`). Archived entries after the range do not matter: also the server that went back to older data may
+    have archived some. If the first one of them was pending in the snapshot, there is no range: the archive has it
+    from the time before the loss, and so it has each entry before it.
+
+    Args:
+        store: The archive.
+        partition: The number of the partition.
+        restored: The value of the field `RESTORED` of the sequences.
+
+    Raises:
+        ArchiveError: the archive cannot be listed, or a file cannot be read.
+    """
+    until, lacked = parse_restored(restored)
+    if not lacked:
+        return None
+    last, following = store.neighbours(partition, until)
+    if last is None or last >= until or following == (until[0], until[1] + 1):
+        return None
+    return last, until
 
 
 def counted_only(restored: bytes, archived: StreamID) -> StreamID | None:

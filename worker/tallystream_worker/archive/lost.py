@@ -8,8 +8,10 @@ entries up to the first one that the stream does not have are of both logs; the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from tallystream.wire.codec import COPIED, stated_events
@@ -17,9 +19,8 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.rows import entries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    import pyarrow as pa
     import redis
 
     from tallystream.storage.keys import PartitionKeys
@@ -41,7 +42,9 @@ class LostEntries:
         until: The ID of the last lost entry.
         entries: Number of lost entries.
         events: Number of events in them.
-        sent_again: Number of lost entries that their producers had sent again when the loss was found.
+        sent_again: Number of lost entries that their producers had sent again when the loss was found, or whose events
+            are in the counters of a restored snapshot: the server's record of the producer has the sequence, or a later
+            one.
     """
 
     stream: str
@@ -54,11 +57,11 @@ class LostEntries:
 
 def find_lost(
     client: redis.Redis, keys: PartitionKeys, store: Store, files: Sequence[File], position: str
-) -> tuple[str, LostEntries | None, dict[str, int]]:
+) -> tuple[str, bool, LostEntries | None]:
     """Compare the archived entries after the group's position with the stream; change nothing.
 
     The stream has an archived entry if its entry with this ID is of the same producer and sequence, or if neither of
-    the two entries has a producer and a sequence. All archived entries after the first lost one are lost, too.
+    the two entries has a producer and a sequence.
 
     Args:
         client: The server of the stream.
@@ -68,71 +71,122 @@ def find_lost(
         position: The position of the group `archive`.
 
     Returns:
-        Three values. The ID of the last archived entry before the first lost one, or of the last of all if none is
-        lost; `position` if no archived entry after it is there. A summary of the lost entries; `None` if none is lost.
-        By path of each file, how many of its lost entries were not sent again: an entry was sent again if the server's
-        record of its producer has its sequence or a later one. A copy of a repartition, and an entry without a
-        producer, count as not sent again.
+        Three values. The ID of the last archived entry up to which archive and stream have the same entries after the
+        position; `position` if there is none. Whether there are later archived entries. A summary of those of them that
+        the stream lacks, `None` if it lacks none: after a restore that read the archive, it has later ones too.
 
     Raises:
         ArchiveError: a file cannot be read.
         CodecError: a file has a damaged row `raw`.
         redis.RedisError: the server did not answer, or refused a command.
     """
-    common, until, entries, events = position, position, 0, 0
-    missing = dict.fromkeys((file.path for file in files), 0)
+    common, until, entries, events, sent_again, is_apart = position, position, 0, 0, 0, False
     for file in files:
         table, _ = store.read(file)
-        archived = [entry for entry in entries_of(table) if parse_id(entry.id) > parse_id(position)]
-        for start in range(0, len(archived), _READ):
-            part = archived[start : start + _READ]
-            there = {} if entries else _origins(client, keys.stream, part[0].id, part[-1].id)
-            lost: list[Entry] = []
-            for entry in part:
-                is_there = entry.id in there and there[entry.id] == _origin(entry.fields)  # the origin may be `None`
-                if not entries and not lost and is_there:
-                    common = entry.id
-                else:
-                    lost.append(entry)
-            if lost:
+        for part in _parts(entry for entry in entries_of(table) if parse_id(entry.id) > parse_id(position)):
+            rest = part
+            if not is_apart:
+                same = _same(client, keys.stream, common, part)
+                common = part[same - 1].id if same else common
+                rest = part[same:]
+                is_apart = bool(rest)
+            if lost := _lacking(client, keys.stream, rest):
                 entries += len(lost)
                 events += sum(stated_events(entry.fields) for entry in lost)
-                missing[file.path] += len(lost) - _sent_again(client, keys, lost)
+                sent_again += sum(_are_known(client, keys, lost))
                 until = lost[-1].id
-    if not entries:
-        return common, None, missing
-    return common, LostEntries(keys.stream, common, until, entries, events, entries - sum(missing.values())), missing
+    return common, is_apart, LostEntries(keys.stream, common, until, entries, events, sent_again) if entries else None
 
 
-def set_aside(store: Store, partition: int, files: Sequence[File], after: str, missing: Mapping[str, int]) -> None:
-    """Take the entries after the ID `after` out of the archive: move them to files that no reader finds.
+def set_aside(
+    client: redis.Redis,
+    keys: PartitionKeys,
+    store: Store,
+    partition: int,
+    files: Sequence[File],
+    after: str,
+    *,
+    counted_only: bool,
+) -> None:
+    """Take the entries after the ID `after` out of the archive: move those that the stream lacks to other files.
 
-    See `Store.put_lost`. A file that also has earlier entries is divided. Files are moved from the last to the first,
-    and each is copied before it is removed: if a crash interrupts this, a second call, with the files listed again,
-    completes it.
+    No reader of the archive finds these: see `Store.put_lost` and `Store.put_counted`. Entries that the stream has are
+    archived again later. A file that also has entries up to `after` is divided. Files are moved from the last to the
+    first, and each is copied before it is removed: if a crash interrupts this, a second call, with the files listed
+    again, completes it.
+
+    An entry without an origin in the stream, or a copy of a repartition, was not sent again. Any other one was sent
+    again if the server's record of its producer has its sequence or a later one.
 
     Args:
+        client: The server of the stream.
+        keys: The keys of the partition.
         store: The archive.
         partition: The number of the partition.
         files: The files of the partition that may have such entries, in order.
         after: The ID of the last entry that stays.
-        missing: By path of each of these files, how many of its entries after that ID were not sent again.
+        counted_only: Whether entries before these are only in the counters of a restored snapshot. The restore has left
+            out what producers had sent again of those: so the events of an entry that was sent again are counted,
+            although the stream may lack both of its copies.
 
     Raises:
         ArchiveError: a file cannot be read, written or removed.
         CodecError: a file has a damaged row `raw`.
+        redis.RedisError: the server did not answer, or refused a command; entries may be set aside already.
     """
     branch = parse_id(after)
     for file in reversed([file for file in files if file.last > branch]):
         table, previous = store.read(file)
         is_common = _is_up_to(table, branch)
-        lost = table.filter(pc.invert(is_common))
-        store.put_lost(
-            partition, max(previous, after, key=parse_id), next(entries_of(lost)).id, file, lost, missing[file.path]
-        )
+        apart = table.filter(pc.invert(is_common))
+        before = max(previous, after, key=parse_id)
+        known: dict[StreamID, bool] = {}  # by ID of each entry that the stream lacks: whether it was sent again
+        for part in _parts(entries_of(apart)):
+            lost = _lacking(client, keys.stream, part)
+            known |= zip((parse_id(entry.id) for entry in lost), _are_known(client, keys, lost), strict=True)
+        is_counted = {id_: is_known and counted_only for id_, is_known in known.items()}
+        if (counted := _chosen(apart, is_counted, True)).num_rows:  # noqa: FBT003  # the value to choose
+            store.put_counted(partition, before, next(entries_of(counted)).id, file, counted)
+        if (rest := _chosen(apart, is_counted, False)).num_rows:  # noqa: FBT003
+            missing = sum(not is_known for is_known in known.values())
+            store.put_lost(partition, before, next(entries_of(rest)).id, file, rest, missing)
         if file.first <= branch:
-            store.put(partition, previous, f"{file.first[0]}-{file.first[1]}", after, table.filter(is_common))
+            store.put(partition, previous, _text(file.first), after, table.filter(is_common))
         store.remove(file)
+
+
+def state_counted_only(store: Store, partition: int, files: Sequence[File], after: StreamID, until: StreamID) -> None:
+    """State in the archive that entries after the ID `after`, up to `until`, may be only in the counters.
+
+    The file with the next archived entry states it. If this file also has entries up to `after`, it is divided; a crash
+    meanwhile leaves entries in two files, and a second call, with the files listed again, completes it.
+
+    Args:
+        store: The archive.
+        partition: The number of the partition.
+        files: The files of the partition that have later entries than `after`, in order; at least one.
+        after: The ID of the last archived entry before the range.
+        until: The ID up to which the range reaches.
+
+    Raises:
+        ArchiveError: a file cannot be read, written or removed.
+        CodecError: a file has a damaged row `raw`.
+    """
+    for file in files:
+        table, previous = store.read(file)
+        if file.first > after:
+            stated = store.join(file).lost
+            if stated is None or stated < until:
+                first, last = _text(file.first), _text(file.last)
+                store.put(partition, previous, first, last, table, lost=_text(until), again=True)
+            return
+        is_before = _is_up_to(table, after)
+        rest = table.filter(pc.invert(is_before))
+        first = next(entries_of(rest)).id
+        store.put(partition, _text(after), first, _text(file.last), rest, lost=_text(until))
+        store.put(partition, previous, _text(file.first), _text(after), table.filter(is_before))
+        store.remove(file)
+        return
 
 
 def _is_up_to(table: pa.Table, last: StreamID) -> Any:
@@ -143,18 +197,44 @@ def _is_up_to(table: pa.Table, last: StreamID) -> Any:
     return pc.or_(is_before, is_same)
 
 
-def _origins(client: redis.Redis, stream: str, first: str, last: str) -> dict[str, tuple[bytes, bytes] | None]:
-    """Return, by ID, the producer and sequence of each entry of a stream from the ID `first` to the ID `last`.
+def _chosen(table: pa.Table, values: Mapping[StreamID, bool], value: bool) -> pa.Table:
+    """Return the rows of the entries for whose IDs `values` has this value."""
+    received = table.column("received").cast("int64").to_pylist()
+    numbers = table.column("received_n").to_pylist()
+    return table.filter(pa.array([values.get(id_) is value for id_ in zip(received, numbers, strict=True)], pa.bool_()))
 
-    The value is `None` for an entry that has no producer or no sequence.
-    """
-    found: dict[str, tuple[bytes, bytes] | None] = {}
-    while True:
-        page: Any = client.xrange(stream, first, last, count=_READ)
-        found |= {id_.decode(): _origin(fields) for id_, fields in page}
-        if len(page) < _READ:
-            return found
-        first = f"({page[-1][0].decode()}"
+
+def _parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield entries in lists that one call to the server can ask for."""
+    entries = iter(entries)
+    while part := list(islice(entries, _READ)):
+        yield part
+
+
+def _same(client: redis.Redis, stream: str, after: str, archived: Sequence[Entry]) -> int:
+    """Return how many of these entries, from the first on, are the next ones of a stream after the ID `after`."""
+    found: Any = client.xrange(stream, f"({after}", archived[-1].id, count=len(archived))
+    same = 0
+    for entry, (id_, fields) in zip(archived, found, strict=False):
+        if id_.decode() != entry.id or _origin(fields) != _origin(entry.fields):
+            break
+        same += 1
+    return same
+
+
+def _lacking(client: redis.Redis, stream: str, archived: Sequence[Entry]) -> list[Entry]:
+    """Return those of these entries that a stream lacks."""
+    if not archived:
+        return []
+    with client.pipeline(transaction=False) as pipeline:
+        for entry in archived:
+            pipeline.xrange(stream, entry.id, entry.id)
+        replies = pipeline.execute()
+    return [
+        entry
+        for entry, found in zip(archived, replies, strict=True)
+        if not found or _origin(found[0][1]) != _origin(entry.fields)
+    ]
 
 
 def _origin(fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes] | None:
@@ -162,10 +242,17 @@ def _origin(fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes] | None:
     return (producer, sequence) if b"v" in fields and producer is not None and sequence.isdigit() else None
 
 
-def _sent_again(client: redis.Redis, keys: PartitionKeys, lost: Iterable[Entry]) -> int:
-    origins = [origin for entry in lost if (origin := _origin(entry.fields)) is not None and origin[0] != COPIED]
-    if not origins:
-        return 0
-    known: Any = client.hmget(keys.sequences, [producer for producer, _ in origins])
-    pairs = zip(origins, known, strict=True)
-    return sum(record is not None and int(record.split()[0]) >= int(sequence) for (_, sequence), record in pairs)
+def _are_known(client: redis.Redis, keys: PartitionKeys, lost: Sequence[Entry]) -> list[bool]:
+    """Return for each of these entries whether the server's record of its producer has its sequence or a later one."""
+    origins = [_origin(entry.fields) for entry in lost]
+    named = [origin for origin in origins if origin is not None and origin[0] != COPIED]
+    if not named:
+        return [False] * len(lost)
+    records: Any = client.hmget(keys.sequences, [producer for producer, _ in named])
+    pairs = zip(named, records, strict=True)
+    known = {origin: record is not None and int(record.split()[0]) >= int(origin[1]) for origin, record in pairs}
+    return [origin is not None and known.get(origin, False) for origin in origins]
+
+
+def _text(stream_id: StreamID) -> str:
+    return f"{stream_id[0]}-{stream_id[1]}"

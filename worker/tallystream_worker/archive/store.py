@@ -5,6 +5,7 @@
     <url>/_files.json                                                  what ingested files were identified by
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
     <url>/lost/partition=p0.425/<first id>_<last id>.parquet.lost      entries that the server has lost
+    <url>/lost/partition=p0.425/<first id>_<last id>.parquet.counted   such entries that count: see `put_counted`
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
     <url>/log=2/_tallystream.json, ...                                 the same for a later topic, after a repartition
 
@@ -55,6 +56,7 @@ _AFTER: Final = b"tallystream.after"
 _COUNTED_ONLY: Final = b"tallystream.lost"
 _LOST: Final = "lost"
 _SET_ASIDE: Final = ".parquet.lost"
+_IN_COUNTERS: Final = ".parquet.counted"
 _MISSING: Final = b"tallystream.missing"
 _DAY_MS: Final = 86_400_000
 
@@ -300,8 +302,10 @@ class Store:
         found = self._read(f"{self._root}/{_FILES}")
         return {} if found is None else _decoded(f"{self._root}/{_FILES}", found, dict[str, int])
 
-    def put(self, partition: int, after: str, first: str, last: str, table: pa.Table, *, lost: str = "") -> None:
-        """Write one file atomically; do nothing if a file of the same name exists.
+    def put(
+        self, partition: int, after: str, first: str, last: str, table: pa.Table, *, lost: str = "", again: bool = False
+    ) -> None:
+        """Write one file atomically; do nothing if a file of the same name exists, unless `again` is set.
 
         Args:
             partition: The number of the partition.
@@ -312,13 +316,15 @@ class Store:
             table: The rows, as `Rows.table` returns them.
             lost: If entries between `after` and the first one may be lost, so that only the counters have their events:
                 an ID that is not before the last of them; else empty.
+            again: Whether to replace a file of the same name, which has the same rows.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
         if lost:
             table = table.replace_schema_metadata({**(table.schema.metadata or {}), _COUNTED_ONLY: lost})
-        self._put(f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet", after, table)
+        path = f"{self._folder(day_of(parse_id(first)), partition)}/{first}_{last}.parquet"
+        self._put(path, after, table, again=again)
 
     def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table, missing: int) -> None:
         """Write the rows of a file that the server has lost to a file in the folder `lost`, which no reader finds.
@@ -338,6 +344,17 @@ class Store:
         """
         path = f"{self._lost_folder(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
         self._put(path, after, table, {_MISSING: str(missing)})
+
+    def put_counted(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
+        """Write, as `put_lost`, entries that the server has lost, and whose events are in its counters.
+
+        The name of the file ends in `.parquet.counted`.
+
+        Raises:
+            ArchiveError: the file could not be written; the message contains the reason.
+        """
+        path = f"{self._lost_folder(partition)}/{first}_{file.last[0]}-{file.last[1]}{_IN_COUNTERS}"
+        self._put(path, after, table)
 
     def missing(self, partition: int | None = None) -> int:
         """Return how many of the entries in the files of `put_lost` were not sent again, as those files state.
@@ -362,13 +379,20 @@ class Store:
         Raises:
             ArchiveError: the folder cannot be listed.
         """
-        infos = self._list(self._lost_folder(partition))
-        named = ((_NAME.fullmatch(info.base_name.removesuffix(".lost")), info) for info in infos)
-        return sorted(
-            File(parse_id(name[1]), parse_id(name[2]), info.path)
-            for name, info in named
-            if name is not None and info.base_name.endswith(_SET_ASIDE)
-        )
+        return self._in_lost_folder(partition, _SET_ASIDE)
+
+    def counted(self, partition: int) -> list[File]:
+        """Return the files of `put_counted` of a partition, in the order of `set_aside`; `columns` reads their rows.
+
+        Raises:
+            ArchiveError: the folder cannot be listed.
+        """
+        return self._in_lost_folder(partition, _IN_COUNTERS)
+
+    def _in_lost_folder(self, partition: int, ending: str) -> list[File]:
+        infos = [info for info in self._list(self._lost_folder(partition)) if info.base_name.endswith(ending)]
+        named = ((_NAME.fullmatch(info.base_name.removesuffix(ending) + ".parquet"), info) for info in infos)
+        return sorted(File(parse_id(name[1]), parse_id(name[2]), info.path) for name, info in named if name is not None)
 
     def remove(self, file: File) -> None:
         """Remove a file; do nothing if there is no such file.
@@ -384,8 +408,16 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise ArchiveError(f"{file.path} cannot be removed: {error}") from error
 
-    def _put(self, path: str, after: str, table: pa.Table, more: Mapping[bytes, str] = MappingProxyType({})) -> None:
-        if self._is_there(path):
+    def _put(
+        self,
+        path: str,
+        after: str,
+        table: pa.Table,
+        more: Mapping[bytes, str] = MappingProxyType({}),
+        *,
+        again: bool = False,
+    ) -> None:
+        if not again and self._is_there(path):
             return  # written by a run that was killed before it moved the group
         metadata = {**(table.schema.metadata or {}), b"tallystream.format": FORMAT, _AFTER: after, **more}
         sink = pa.BufferOutputStream()
@@ -402,6 +434,28 @@ class Store:
             if files := self._files(day, partition):
                 return files[-1]
         return None
+
+    def neighbours(self, partition: int, id_: StreamID) -> tuple[StreamID | None, StreamID | None]:
+        """Return the ID of the last archived entry up to an ID, and of the first one after it; `None` for no entry.
+
+        If each archived entry is after `id_`, the first result is the ID after which the archive begins, but at most
+        `id_`. If no entry is archived, both are `None`.
+
+        Raises:
+            ArchiveError: the archive cannot be listed, or a file cannot be read.
+        """
+        last: StreamID | None = None
+        for file in self.files(partition):
+            if file.first > id_:
+                return min(self.join(file).before, id_) if last is None else last, file.first
+            if file.last > id_:
+                table = self.columns(file, ["received", "received_n"])
+                numbers = table.column("received_n").to_pylist()
+                ids = list(zip(table.column("received").cast("int64").to_pylist(), numbers, strict=True))
+                later = (each for each in ids if each > id_)
+                return max(each for each in ids if each <= id_), min(later, default=file.last)
+            last = file.last
+        return last, None
 
     def beginning(self, partition: int) -> StreamID | None:
         """Return the ID after which the archive of a partition has every entry up to its last one, as two numbers.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
-from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.storage.keys import FIRST_TOPIC, RESTORED
 from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream_worker.archive.counted_only import find_counted_only
 from tallystream_worker.process.moments import format_moment
 from tallystream_worker.process.stream_facts import stream_facts
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.deployment import Deployment
+    from tallystream.storage.keys import PartitionKeys
     from tallystream_worker.archive.store import Store
     from tallystream_worker.rebuild.scope import Span
     from tallystream_worker.settings.settings import Settings
@@ -125,7 +127,7 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
     archived = None
     if sources.archive is not None and lost is not None:
         sources.archive.ensure_of(deployment.epoch)
-        archived = _archived(sources.archive, number, lost)
+        archived = _archived(client, sources.archive, deployment.layout.keys[number], number, lost)
     if span.begin > 0:
         return _of_range(_before(span.needs(deployment.rules)), lost, archived)
     if sources.prefers_snapshot:
@@ -167,13 +169,18 @@ def _lost(info: Any) -> StreamID | None:
     return (milliseconds, number - 1) if number else _before(milliseconds)
 
 
-def _archived(store: Store, number: int, lost: StreamID) -> StreamID | None:
+def _archived(client: redis.Redis, store: Store, keys: PartitionKeys, number: int, lost: StreamID) -> StreamID | None:
     """Return the ID after which the archive has every entry up to the ID `lost`; `None` if it ends before `lost`.
 
-    A file that was removed between two others is not noticed here.
+    A file that was removed between two others is not noticed here. Entries that only the counters have since the last
+    restore are noticed also if no file states them yet.
     """
-    newest = store.newest(number)
-    return None if newest is None or newest.last < lost else store.beginning(number)
+    newest, begins = store.newest(number), store.beginning(number)
+    if newest is None or begins is None or newest.last < lost:
+        return None
+    restored: Any = client.execute_command("HGET", keys.sequences, RESTORED)
+    unstated = None if restored is None else find_counted_only(store, number, restored)
+    return begins if unstated is None else max(begins, unstated[1])
 
 
 def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, database: Database | None) -> Base:

@@ -5,7 +5,9 @@ The events are read only from files that may have entries of the stream, with wh
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +15,7 @@ from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import StreamID, parse_id
-from tallystream_worker.archive.counted_only import counted_only
+from tallystream_worker.archive.counted_only import counted_only, find_counted_only
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.archived_rows import ArchivedRows
 from tallystream_worker.verify.sequence_walk import Link, link_of
@@ -117,7 +119,15 @@ class ArchivedLinks:
             newest: The last ID that the stream generated, read after this object was made: if the archive ends later,
                 the server has lost entries.
         """
-        if self._ahead is not None:
+        if self._ahead is not None and self._is_left_out(self._ahead):
+            self._report.limit(
+                "archive",
+                f"{self._keys.stream}: that nothing needs {self._ahead.entries:,} archived entries with "
+                f"{self._ahead.events:,} events that the restored stream lacks. Their producers had sent them again, "
+                "and the restored snapshot has their events: the archiver moves these entries to files "
+                "*.parquet.counted",
+            )
+        elif self._ahead is not None:
             self._fault("archive.ahead", _told(self._ahead))
             self._report.explain("archive.ahead")
             self._report.ahead[self._number] = self._ahead
@@ -136,9 +146,7 @@ class ArchivedLinks:
         if end > newest:
             self._fault("archive.ahead", f"the archive ends at {_text(end)}, the stream at {_text(newest)}")
             self._report.explain("archive.ahead")
-        until = None if self._restored is None else counted_only(self._restored, end)
-        if until is not None and (held is None or until < held):
-            self.lost.append((end, until))  # the file that will state this range is not written yet
+        self._add_unstated(held)
         if self._position is not None and self._position > end:
             self._fault("archive.gap", f"between {_text(end)} and {_text(self._position)}, after the last file")
         if joins[0] is None:
@@ -151,6 +159,37 @@ class ArchivedLinks:
             self._report.limit(
                 "archive", f"{self._keys.stream}: entries up to {_text(self._begins)}, before the archive begins"
             )
+
+    def _add_unstated(self, held: StreamID | None) -> None:
+        """Add the range that the last restore has left to `lost`, unless a file states it: it may not be written yet.
+
+        `held` is the first ID of the stream; `None` if it is empty.
+        """
+        found = self._unstated
+        if found is None or (held is not None and held <= found[1]):
+            return
+        if not any(after <= found[0] and found[1] <= until for after, until in self.lost):
+            self.lost = sorted([*self.lost, found])
+
+    @cached_property
+    def _unstated(self) -> tuple[StreamID, StreamID] | None:
+        """The range that only the counters have since the last restore, as in `lost`; `None` if there is none."""
+        if self._restored is None:
+            return None
+        if (until := counted_only(self._restored, self._end)) is not None:
+            return self._end, until
+        with suppress(TallyError):  # `links` reports a file that cannot be read
+            return find_counted_only(self._store, self._number, self._restored)
+        return None
+
+    def _is_left_out(self, ahead: LostEntries) -> bool:
+        """Return whether the last restore left these archived entries out, because the snapshot has their events.
+
+        `False` if an archiver has run since.
+        """
+        if self._unstated is None or ahead.sent_again < ahead.entries:
+            return False
+        return self._position is None or self._position <= self._unstated[0]
 
     def links(self, held: StreamID | None, until: StreamID, interrupt: Callable[[], object]) -> Iterator[Link]:
         """Yield the archived entries in the order of the files, without those after the ID `until`.

@@ -40,6 +40,8 @@ class _Sum:
 class SetAside:
     """The entries of a partition in files `*.parquet.lost`; call `see` for each other entry, and then `report`.
 
+    An entry in a file `*.parquet.counted` counts like one that was sent again.
+
     Args:
         client: The server, which states up to where a restored snapshot had counted.
         store: The archive.
@@ -62,6 +64,12 @@ class SetAside:
             except TallyError as error:
                 report.find("archive.unreadable", f"{file.path}: {error}")
         self._sent_again = _Sum()
+        for file in store.counted(number) if self._named else ():
+            try:
+                for link in links_of(store, file, is_whole=False):
+                    self.see(link)
+            except TallyError as error:
+                report.find("archive.unreadable", f"{file.path}: {error}")
         self._restored = _restored(client, keys)
 
     def _add(self, links: Iterable[Link]) -> None:

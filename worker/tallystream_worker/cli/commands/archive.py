@@ -67,7 +67,7 @@ def archive(
 def _report(lost: LostEntries) -> None:
     error_console.print(
         f"{lost.stream}: the server has lost {lost.entries:,} archived entries ({lost.events:,} events) after "
-        f"{lost.after} up to {lost.until}; {lost.sent_again:,} of them were sent again. They are set aside, in files "
-        "*.parquet.lost",
+        f"{lost.after} up to {lost.until}; {lost.sent_again:,} of them were sent again, or a restored snapshot has "
+        "their events. They are set aside, in the folder lost of the archive",
         soft_wrap=True,
     )
