@@ -50,8 +50,8 @@ class CountingLoop:
         subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
             counting.
         durability: What must confirm each applied batch. The loop waits at most 1 second for it before the next batch.
-            If the batch is not confirmed by then, `run_once` raises `Unconfirmed`; a later call applies the next batch
-            all the same.
+            If it does not confirm the batch in time, `run_once` raises `Unconfirmed`; a later call applies the next
+            batch all the same.
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
