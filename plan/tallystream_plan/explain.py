@@ -132,8 +132,8 @@ def drivers(plan: Plan) -> list[PlanLine]:
 def document(load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int) -> dict[str, Any]:
     """Return a plan, its load and its constants as a dict for JSON, in bytes, cores and bytes per second.
 
-    Only `memory_bytes` includes the headroom. `replicas` is the number of all replicas together. `measured` has the
-    constants in their own units, such as microseconds.
+    Of its figures, only `memory_bytes` includes the headroom. Its `replicas` is the number of all replicas together.
+    Its `measured` has the constants in their own units, such as microseconds.
 
     Args:
         load: The expected load.

@@ -72,9 +72,9 @@ def plan(
         costs: The measured constants.
         settings: The settings; `worker.max_keys` and the retention are used.
         node_memory: Bytes of memory of one server.
-        partitions: Fixed number of partitions, at least 1, which is not checked, also not whether it suffices for the
-            primaries; `None` for the smallest power of two from 4 on that suffices: one primary, or at least
-            `PER_PRIMARY` (2) partitions for each primary.
+        partitions: Fixed number of partitions, at least 1; not checked, so it may not suffice for the primaries. `None`
+            for the smallest power of two from 4 on that suffices: one primary, or at least `PER_PRIMARY` (2) partitions
+            for each primary.
 
     Raises:
         ConfigurationError: `partitions` is `None`, and even the largest possible number does not suffice.

@@ -151,7 +151,8 @@ class Producer:
                 that is stored in Redis; the event was not counted.
             StreamFull: the stream has reached its limit of entries; the event was not counted.
             KeyLost: the partition or the deployment has lost a key; the event was not counted.
-            StreamError: a key of the event's metric has another type; the event was not counted.
+            StreamError: a key of the event's metric has another type, or the deployment has a stored value that
+                tallystream never writes (`DamagedValue`); the event was not counted.
             Unconfirmed: the event was decided (counted or rejected), but the server did not confirm its `durability`
                 within 1 second, or cannot confirm it; deciding it again may count it twice.
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
@@ -186,6 +187,7 @@ class Producer:
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged: only with `wait="counted"`: a restore has not finished.
+            DamagedValue: only with `wait="counted"`: the deployment has a stored value that tallystream never writes.
             KeyLost: only with `wait="counted"`: the deployment was deleted, or has lost a field; or, with another
                 `durability` than `memory`, a partition has lost a key.
             redis.RedisError: only with `wait="counted"`: the server cannot be read.
@@ -196,10 +198,11 @@ class Producer:
     async def close(self, timeout: float = 5.0) -> None:
         """Wait for decisions and writes under way, deliver the buffered events, then stop; a second call does nothing.
 
-        From now on `emit` and `decide` raise a `TallyError`. Before it stops, the producer checks that the server has
-        the latest confirmed entries, and sends lost ones again if it still keeps them. If the server does not answer
-        within 2 seconds, the check is left out, and logged; see `tallystream.Producer.close` for a cluster. If the call
-        is cancelled, the producer is still stopped, in a thread; also if an error is raised, except `RuntimeError`.
+        From now on `emit` and `decide` raise a `TallyError`. If all events were delivered, the producer checks that the
+        server has the latest confirmed entries, and sends lost ones again if it still keeps them. If the server does
+        not answer within 2 seconds, or before `timeout` has passed, the check is left out, and logged; see
+        `tallystream.Producer.close` for a cluster. If the call is cancelled, the producer is still stopped, in a
+        thread; also if an error is raised, except `RuntimeError`.
 
         Args:
             timeout: Most seconds for the delivery. The wait for the decisions and writes before it, and the wait for

@@ -97,6 +97,7 @@ class Totals:
                 read, `partitions` is not 1 to 1,024 or not the stored number. Later, a repartition may change it.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             KeyLost: the hash of the live topic is lost, or a field without which the deployment cannot be read.
+            DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes.
             TallyError: this object is closed, and the deployment must be read.
             redis.RedisError: the server cannot be read.
         """
@@ -109,7 +110,7 @@ class Totals:
         is among these nodes, the description is the one that was read last.
 
         Raises:
-            NodeUnreachable: the node of the description does not answer, and the description was never read.
+            NodeUnreachable: the node of the description does not answer, and no deployment with rules was read before.
         """
         remembered, inner = self._remembered, self._inner
         try:
@@ -141,8 +142,8 @@ class Totals:
     ) -> SubjectTotals:
         """Return a subject's totals by metric, and their declared ratios.
 
-        With `metrics` `None`, those of all declared metrics; an undeclared one is an `EventError`. See
-        `tallystream.Totals.of`.
+        With `metrics` `None`, those of all declared metrics; an undeclared one is an `EventError`. A ratio needs all
+        its metrics among those that are read. See `tallystream.Totals.of`.
         """
         return await self.ask(questions.of(subject, metrics), after, timeout, together=True)
 
@@ -162,7 +163,8 @@ class Totals:
         """Return the sum of a counter in the whole buckets that cover a duration that ends now, such as `8h`.
 
         `start` and `end` of the answer state what is summed, in seconds since 1970. If buckets at the begin have
-        expired and no coarser ones replace them, `complete` is false. See `tallystream.Totals.sum`.
+        expired, or may lack events, and no coarser ones replace them, `complete` is false. A metric without windows is
+        an `EventError`. See `tallystream.Totals.sum`.
         """
         return await self.ask(questions.rolling_sum(subject, metric, over), after, timeout)
 
@@ -226,8 +228,9 @@ class Totals:
     async def search(self, prefix: str, n: int = 10) -> FoundSubjects:
         """Return at most `n` (1 to 50) subjects of all-time leaderboards whose names begin with `prefix`.
 
-        Each subject comes once, with the metric in which its total is largest; the largest of these totals comes first.
-        An empty or invalid `prefix`, or an `n` out of range, is an `EventError`. See `tallystream.Totals.search`.
+        In each partition, the first 1,000 places of each leaderboard are searched. Each subject comes once, with the
+        largest of its totals that were found, and the metric of this total; largest first. An empty or invalid
+        `prefix`, or an `n` out of range, is an `EventError`. See `tallystream.Totals.search`.
         """
         return await self.ask(questions.search(prefix, n))
 
@@ -287,7 +290,7 @@ class Totals:
         yet, the answer is that of the closed partition.
 
         Args:
-            question: Takes the present deployment, and returns the query; called again for each attempt.
+            question: Takes the present deployment, and returns the query; called at least once for each attempt.
             after: Stream ID to wait for, in the partitions whose `position_commands` the query has (see
                 `ReadBarrier.guard`): a query without any, such as a search, does not wait. `None` does not wait.
             timeout: Most seconds to wait for `after`.

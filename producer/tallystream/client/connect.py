@@ -73,7 +73,8 @@ def connect(url: str, *, block: float = 0.0, timeout: float = TIMEOUT, most: int
             for no bound.
 
     Raises:
-        ConfigurationError: the URL cannot be parsed, or has an option that a connection of its kind does not have.
+        ConfigurationError: the URL cannot be parsed, or has an option that a connection of its kind does not have, or
+            whose value is not valid.
     """
     settings: dict[str, Any] = {
         "protocol": 3,
@@ -128,12 +129,18 @@ def without_credentials(url: str) -> str:
 
 
 def _is_secret(text: str) -> bool:
-    """Return whether a text has the name of an option with a user or a password, such as `ssl_password`."""
+    """Return whether a part of a URL has an option with a user or a password, such as `ssl_password=...`.
+
+    The part may be percent-encoded. A name without `=` is no option.
+    """
     return _SECRET.search(unquote(text)) is not None
 
 
 def _without_user(address: str, *, is_path: bool) -> str:
-    """Return the part of a URL between `://` and the options without user and password; `is_path` for a `unix` URL."""
+    """Return `address` without its user and password; it is the part of a URL between `://` and the options.
+
+    `is_path` states that the URL begins with `unix://`: the address then ends with a path, which may have an `@`.
+    """
     if not is_path:
         return address.rpartition("@")[2]
     if address.startswith("/"):
@@ -149,7 +156,7 @@ def connect_reader(url: str) -> redis.Redis:
     execute a command after the client has given it up.
 
     Raises:
-        ConfigurationError: the URL cannot be parsed.
+        ConfigurationError: the URL cannot be parsed, or has an option that is unknown or not valid.
     """
     return connect(url, timeout=SILENCE if url.startswith(_CLUSTER) else TIMEOUT)
 
@@ -167,7 +174,12 @@ def _with_absolute_path(url: str) -> str:
 
 
 def _from_url(url: str, settings: dict[str, Any], bound: dict[str, Any]) -> redis.Redis:
-    """Return a client of one server; `bound` has the settings of `Bounded`, or is empty.
+    """Return a client of one server, without connecting.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`; its options have precedence over `settings`.
+        settings: Settings of the pool and its connections.
+        bound: Settings of `Bounded`; empty for a pool without a bound.
 
     Raises:
         ValueError: the URL cannot be parsed, or has an option that is unknown or not valid.
@@ -246,7 +258,7 @@ def _primary(url: _SentinelUrl, settings: dict[str, Any], bound: dict[str, Any])
 
 
 class _PrimaryPool(redis.sentinel.SentinelConnectionPool):
-    """A pool of connections to the primary; closing them also closes the connections to the Sentinels."""
+    """A pool of connections to the primary; to close it also closes the connections to the Sentinels."""
 
     def disconnect(self, inuse_connections: bool = True) -> None:
         """Close the connections to the primary and to the Sentinels, with `inuse_connections` also those in use."""
@@ -281,7 +293,11 @@ class _SentinelUrl:
 
     @classmethod
     def parse(cls, url: str) -> _SentinelUrl:
-        """Parse the URL of a primary at Sentinels; raise a `ValueError` if it does not have the form above."""
+        """Parse the URL of a primary at Sentinels.
+
+        Raises:
+            ValueError: the URL does not have the form that `_SentinelUrl` states, or a port is not 1 to 65535.
+        """
         found = _SENTINEL_SHAPE.fullmatch(url)
         if found is None:
             raise ValueError("it does not name Sentinels and a primary")
@@ -313,9 +329,11 @@ class _ClusterUrl:
 
     @classmethod
     def parse(cls, url: str) -> _ClusterUrl:
-        """Parse the URL of a cluster; raise a `ValueError` if it does not have the form above.
+        """Parse the URL of a cluster, without a check of its options.
 
-        The options are not checked.
+        Raises:
+            ValueError: the URL does not have the form that `_ClusterUrl` states, names a database other than 0, or has
+                a port that is not 1 to 65535.
         """
         found = _CLUSTER_SHAPE.fullmatch(url)
         if found is None:

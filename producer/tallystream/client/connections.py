@@ -37,7 +37,8 @@ class _Counted:
     def connect_check_health(self, *args: Any, **options: Any) -> None:
         """Connect and do the handshake, unless connected; the arguments are those of the redis-py connection.
 
-        After any exception the connection is closed, so that no command is sent before a whole handshake.
+        If there is any exception, close the connection, and raise the exception: so no command is sent before a whole
+        handshake.
         """
         try:
             super().connect_check_health(*args, **options)  # type: ignore[misc]
@@ -46,7 +47,10 @@ class _Counted:
             raise
 
     def pack_commands(self, commands: Any) -> Any:
-        """Return the bytes of some commands; the next call of `send_packed_command` must send all of them."""
+        """Return the bytes of some commands, in one or more parts, and keep the number of the commands.
+
+        The next call of `send_packed_command` must send all of them: it takes this for the number of the replies.
+        """
         commands = list(commands)
         self._packed = len(commands)
         return super().pack_commands(commands)  # type: ignore[misc]

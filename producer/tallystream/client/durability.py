@@ -118,7 +118,8 @@ class DurabilityCheck:
             the script has run.
 
         Raises:
-            KeyLost: the partition has lost a key, and the script has changed nothing.
+            KeyLost: the partition has lost a key, or the key has another type; the script has appended and counted
+                nothing.
             redis.RedisError: the script failed; or the connection broke, or a reply was missing, and the script may
                 have run or not.
         """
@@ -138,12 +139,12 @@ class DurabilityCheck:
     def confirm(self, client: redis.Redis, names: Iterable[str]) -> str:
         """Wait until all writes that the servers of some keys have executed before this call have the durability.
 
-        The servers wait at most a second. If not all confirm, and there are several keys, the server of each key is
-        asked again, and waits at most 0.1 seconds, until one does not confirm. For `memory`, do nothing.
+        To do so, set these keys, which expire after a minute. The servers wait at most a second. If not all confirm,
+        and there are several keys, each key is set again, and its server waits at most 0.1 seconds, until one does not
+        confirm; if all do, the writes are confirmed. For `memory`, do nothing.
 
-        A replica, and the append-only file, get the writes of a server in their order. So a write after them is
-        confirmed only together with all of them, whichever connection they came from. That write sets the given keys,
-        which expire after a minute.
+        A replica, and the append-only file, get the writes of a server in their order. So the write of a key is
+        confirmed only together with all writes before it, whichever connection they came from.
 
         Args:
             client: The server or the cluster.
@@ -152,7 +153,7 @@ class DurabilityCheck:
         Returns:
             The reason why the writes are not confirmed, with the address, if it is known, of a server that has not
             confirmed them; empty if they are confirmed, and for `memory`. Errors of Redis are a reason and are not
-            raised, except the one below.
+            raised, except a missing permission.
 
         Raises:
             redis.ResponseError: the user lacks the permission for a command.

@@ -39,6 +39,8 @@ class _FailoverAware:
     def read_response(self, *args: Any, **options: Any) -> Any:
         """Wait for the next reply and return it; the arguments are those of the redis-py connection.
 
+        After 1.5 seconds without a byte, call `is_replaced`, and then again every 0.25 seconds.
+
         Raises:
             redis.ResponseError: the reply is an error.
             redis.ConnectionError: the connection broke, or the node was replaced while it did not reply.

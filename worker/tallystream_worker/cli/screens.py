@@ -110,7 +110,10 @@ class StatusScreen:
         self._last = (at, appended, counted)
 
     def plain(self) -> LedgerRates | None:
-        """Return the last ledger and its rates; `None` before the first reading."""
+        """Return the last ledger and its rates, rounded to one decimal; `None` before the first reading.
+
+        The rates are `None` if no rate was calculated yet.
+        """
         if self._ledger_summary is None:
             return None
         appended, counted = (

@@ -25,7 +25,10 @@ _GIVE_UP: Final = "tallystream rebuild --drop"
 
 
 def unfinished(deployment: Deployment) -> Iterator[str]:
-    """Yield one line for an unfinished rebuild or retraction, and one for an unfinished repartition."""
+    """Yield a line for an unfinished rebuild or retraction, and a line for an unfinished repartition.
+
+    Each line has the commands to continue it and to give it up. The deployment is not read again.
+    """
     if (number := deployment.building) is not None:
         live, new = deployment.declared, deployment.others.get(number)
         is_retraction = live is not None and new is not None and len(new.retracted) > len(live.retracted)
@@ -43,9 +46,10 @@ def unfinished(deployment: Deployment) -> Iterator[str]:
 
 @contextmanager
 def stating_unfinished(settings: Settings, deployment: Deployment) -> Iterator[None]:
-    """If an error ends the context, print to standard error what is unfinished then; raise the error unchanged.
+    """If an error ends the context, print to standard error the lines of `unfinished` then; raise the error unchanged.
 
-    Print nothing if the error itself states how to give it up, or if the server cannot be read.
+    Print nothing if the error itself states how to give it up, if it is not a `TallyError`, `RedisError`, `OSError` or
+    `ImportError`, or if the server cannot be read.
     """
     try:
         yield
@@ -61,7 +65,8 @@ def stating_unfinished(settings: Settings, deployment: Deployment) -> Iterator[N
 def stating_unfinished_restore(client: redis.Redis, namespace: str) -> Iterator[None]:
     """If an error ends the context, and a restore is unfinished then, print this to standard error; raise the error.
 
-    Print nothing if another restore is running or has taken over, or if the server cannot be read.
+    Print nothing if another restore is running or has taken over, if the error is not a `TallyError`, `RedisError`,
+    `OSError` or `ImportError`, or if the server cannot be read.
     """
     from tallystream_worker.snapshot.restore_lock import RestoreOvertaken  # noqa: PLC0415  # only `restore` needs it
 

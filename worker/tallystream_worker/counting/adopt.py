@@ -56,9 +56,10 @@ def _adopt(client: redis.Redis, keys: PartitionKeys, rules: Rules, *, is_copy: b
 
 
 def adopt_as(client: redis.Redis, keys: PartitionKeys, rules: Rules, forgotten: Mapping[str, str]) -> None:
-    """Record in a copy of a partition that rules count, for metrics for which the partition itself has recorded it.
+    """Record in a copy of a partition that metrics are counted by these rules from now on, as `adopt` does.
 
-    As in `adopt`, a metric for which the copy has no record of earlier rules is left alone.
+    Metrics that are counted by other rules, or by none, according to `forgotten`, are left alone. So are metrics for
+    which the copy has no record of earlier rules.
 
     Args:
         client: The server of the copy.

@@ -217,7 +217,7 @@ def try_apply(
 
 
 def dead_entry_arguments(batch: FoldResult) -> list[Any]:
-    """Return the dead letters of a batch as the flat list of arguments that `dead_letters/lua/add.lua` reads."""
+    """Return the arguments of all dead letters of a batch, see `dead_entry`, one dead letter after the other."""
     return [argument for dead in batch.dead for argument in dead_entry(dead)]
 
 

@@ -165,8 +165,9 @@ def places(singles: Iterable[Single], first: int = 0) -> Iterator[int]:
 def _items(payload: Payload, first: int) -> Iterator[tuple[Any, ...]]:
     """Yield each item of a payload as the tuple whose digest identifies it in the record of a dropped dead letter.
 
-    `without` compares these digests. The payload must have no `visits`, because they are not yielded. The tuple of a
-    single event contains its place, to which `first` is added: see `places`.
+    An item is a subject of a group, or a single event; resets are not yielded. `without` compares these digests. The
+    payload must have no `visits`, because they are not yielded. The tuple of a single event contains its place, to
+    which `first` is added: see `places`.
     """
     for group in payload.groups:
         yield from ((group.metric, group.minute, subject) for subject in group.ones)

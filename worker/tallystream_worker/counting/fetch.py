@@ -83,8 +83,9 @@ class Fetch:
         """Create the stream and its consumer group, at the beginning of the stream, if they do not exist.
 
         Raises:
-            KeyLost: the partition has lost a key without which entries would be appended or counted twice, or its
-                stream was deleted after entries had been appended, or the generation, a later one, has not begun here.
+            KeyLost: the partition has lost a key without which entries would be appended or counted twice; or its
+                stream was deleted after entries had been appended; or the generation is not the first one, and has not
+                begun in this partition.
             ConsumerGroupMissing: entries were counted, but the group, which remembers which ones, is gone. A new group
                 would count entries twice (from the beginning of the stream) or never (from its end), so an operator
                 has to decide.
@@ -160,7 +161,7 @@ class Fetch:
         """Return the next own pending entries after the last ones returned, oldest first; empty at the end.
 
         Each is read once in a recovery, so an entry that fails again does not delay the entries after it. Entries that
-        were trimmed are left out, and acknowledged.
+        were trimmed are left out, acknowledged, and added to `lost`.
         """
         again = self._delivered_again if self._as_delivery else self._still_held
         while found := again(count):

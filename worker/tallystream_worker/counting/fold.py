@@ -47,7 +47,7 @@ class Fold:
             This bounds the time for which one script call blocks the server.
         max_deliveries: An entry that was delivered more often than this becomes a dead letter without being decoded,
             unless it is an entry of resets, this generation counted it when it was appended, or it has dropped dead
-            letters (see `dropped`): of these, one of a part of the entry shows that a fold has read the entry before.
+            letters (see `dropped`).
         begun: The last stream ID before the generation began; `0-0` for the first generation. The events of entries up
             to it, like those of plain entries, are added to `appended` in the ledger of the generation.
         watching: Whether alerts may fire. A rebuild turns them off: the alerts of its events have fired before.
@@ -186,8 +186,8 @@ def _without(
 ) -> tuple[Payload, list[Single]]:
     """Return a payload without its dropped and retracted events; also return all single events of the whole payload.
 
-    Also add the numbers of retracted events, by metric, to the result. If the result has no sample, the returned
-    payload becomes its sample.
+    In both, each visit is a single. Also add the numbers of retracted events, by metric, to the result. If the result
+    has no sample, the returned payload becomes its sample.
 
     Args:
         result: The result of the fold so far.

@@ -65,9 +65,9 @@ class PayloadFold:
     ) -> None:
         """Add the events of an entry to the batch of a result, and their numbers to its `settled` and `counted`.
 
-        Excluded events, and events that break a rule, are added to the dead letters of the result. For late events, see
-        `record_if_late`. The subjects of groups and columns are not checked here: `Fold` does this. Resets are added to
-        the batch; one of a metric that is not declared or not exact is ignored.
+        Excluded events, and events that cannot be counted, are added to the dead letters of the result. For late
+        events, see `record_if_late`. The subjects of groups and columns are not checked here: `Fold` does this. Resets
+        are added to the batch; a reset is ignored if it is excluded, or if its metric is not declared or not exact.
 
         Args:
             result: The result to add to.

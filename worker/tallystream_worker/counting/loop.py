@@ -49,8 +49,9 @@ class CountingLoop:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.
         subscribers: Each is called with the `BatchResult` of each applied batch; an error of one does not affect the
             counting.
-        durability: What must confirm each applied batch. The loop waits at most 1 second for it before the next batch;
-            then `run_once` raises `Unconfirmed`, and a later call applies the next batch all the same.
+        durability: What must confirm each applied batch. The loop waits at most 1 second for it before the next batch.
+            If it does not confirm the batch in time, `run_once` raises `Unconfirmed`; a later call applies the next
+            batch all the same.
         follow: Called with the number of newer rules that count the partition; makes `fold` use them, and returns
             whether it does.
         live_only: Count only while the generation is the live one. A rebuild counts a generation that is not.
@@ -100,8 +101,8 @@ class CountingLoop:
         Entries that became dead letters are included. Trimmed entries, which the fetch acknowledges, are not. If it
         raises, the batches before the error are counted, and the other fetched entries stay pending. Call
         `fetch.recover()` after an error, so that the next call begins with them. An entry that fails alone stays
-        pending without an error, until it is delivered again. Entries that must be counted before a reset are claimed,
-        counted and included in the result.
+        pending without an error, until it is delivered again. Entries that must be counted before others, see `Early`,
+        are claimed, counted and included in the result.
 
         Args:
             block: Seconds to wait for new entries if there are none, at least 0.001; 0 does not wait.
@@ -143,6 +144,8 @@ class CountingLoop:
             StreamError: see `_count_first`.
             Exception: any other error, under the conditions of `Quarantine.bisect`. If it is an error of the connection
                 to Redis, the last batch may or may not have been applied.
+
+        Any error of `follow` is raised too.
         """
         match try_apply(
             self._client,

@@ -44,8 +44,8 @@ class Quarantine:
 
     The caller applies the batches of `batches`. Errors of the fold are handled there; if applying a batch fails, call
     `bisect` with its entries and the error, and apply the batches that it yields. Call `clear` after each counted
-    batch. An entry that fails alone is put in no other batch and stays pending; if 8 do with no counted batch between
-    them, the error of the last is raised.
+    batch. An entry that fails alone stays pending, and is in no batch until it is given to `batches` again. If 8
+    entries fail alone with no counted batch between them, the error of the last is raised.
 
     Args:
         fold: Folds entries into one batch; returns the batch, and the entries that are not in it.

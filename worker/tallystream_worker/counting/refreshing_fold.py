@@ -17,8 +17,8 @@ class RefreshingFold:
     """Folds entries, and folds them again by the published rules if its own rules may be outdated.
 
     They may be outdated if a metric is not declared, or if a subject seems to be in the wrong partition: another worker
-    may have published rules that declare or spread the metric. `follow` and `notice` read the published rules if those
-    of the fold have a lower number than the given one.
+    may have published rules that declare or spread the metric. If those of the fold have a lower number than the given
+    one, `follow` reads the published rules at once, and the next call of the object does after `notice`.
 
     Args:
         rules: The rules to begin with.

@@ -115,8 +115,8 @@ def retry(client: redis.Redis, layout: Layout, rules: Rules, letter: DeadLetter,
 def moves(result: FoldResult, letter: DeadLetter) -> dict[str, int]:
     """Return what a retry adds to the ledger, by field, without zeros: it takes the events out of `dead`.
 
-    `result` is the fold of the dead letter. Events that are dead again are added to `dead` again. The fields about
-    entries, and `appended`, are not in it: they had the entry before.
+    `result` is the fold of the dead letter. Events that are dead again are added to `dead` again. `appended`, `plain`
+    and the numbers of entries do not change, because they contain the original entry already.
     """
     found = Counter(
         {name: by for name, by in result.ledger.items() if not name.startswith(("appended", "plain", "entries:"))}

@@ -142,7 +142,7 @@ def drop(client: redis.Redis, keys: PartitionKeys, letters: Iterable[DeadLetter]
         StreamError: a repartition has closed the partition, or a restore replaces its counters; nothing was dropped.
         KeyLost: the partition has lost a key; nothing was dropped.
         redis.RedisError: the dead letters may or may not have been dropped; dropping them again is safe.
-        CodecError: the `source` of a dead letter that was not given up is not a stream ID; nothing was dropped.
+        CodecError: the `source` of a dead letter is not a stream ID; nothing was dropped.
     """
     done = _drop(client, keys, [(letter, _record(letter)) for letter in letters])
     if done is None:
@@ -209,6 +209,7 @@ def shorten(client: redis.Redis, keys: PartitionKeys, most_bytes: int) -> tuple[
 
     Raises:
         KeyLost: the partition has lost a key; nothing was dropped.
+        CodecError: the `source` of one that was given up is not a stream ID; nothing was dropped.
         redis.RedisError: the server does not reply, or rejects a command; the dead letters may or may not be dropped.
     """
     used = (client.memory_usage(keys.dead) or 0) / most_bytes if most_bytes else 0.0

@@ -46,7 +46,7 @@ class IngestFailed(TallyError):
 class IngestRun:
     """Runs the jobs of an ingest until the server has what they appended.
 
-    Call `run` once, then `run_lost` until it returns `False`; `total` has the outcome.
+    Call `run` once, then `run_lost` until it returns `False` or `stop` is set; `total` has the outcome.
 
     Args:
         jobs: The jobs to run.
@@ -98,7 +98,7 @@ class IngestRun:
 
         Raises:
             Unconfirmed: the events are not confirmed in time.
-            ConfigurationError, DeploymentChanged, KeyLost: see `Deployment.create_or_load`.
+            ConfigurationError, DeploymentChanged, KeyLost, DamagedValue: see `Deployment.create_or_load`.
             RedisError: the server does not answer, or refuses the commands.
         """
         segments = [segment for progress in self._latest.values() for segment in progress.segments]
@@ -121,8 +121,8 @@ class IngestRun:
     def run_lost(self) -> bool:
         """Run the jobs again of which the server has lost events; return whether there were any.
 
-        Call it again until it returns `False`: the server may lose events while the jobs run. If `stop` is set
-        meanwhile, some jobs may not be run to their end, and the result is `True` all the same.
+        If it returns `True`, call it again, unless `stop` is set: the server may lose events while the jobs run. If
+        `stop` is set, some jobs may not be run to their end, and the result is `True` all the same.
 
         Raises:
             IngestFailed: jobs were run again 5 times before, and the server has lost events once more; or see `run`.

@@ -31,7 +31,7 @@ class IngestProgress:
             line that is counted from an offset other than 0 also has this offset, as `begin`. `line` is `None` if it is
             not known. Lines that were noted together have one example.
         last_ids: By topic and partition, the stream ID of the last entry that this run is known to have appended. An
-            entry whose reply was lost is not known.
+            entry is left out if its reply was lost, or if `ChunkSender` did not append all of its burst.
         waiting_for: Why nothing is appended at the moment; `None` if nothing prevents it.
         segments: The segments that were read to their end and appended; `add` leaves them out.
     """
@@ -104,7 +104,7 @@ def lines_before(path: str, offsets: Sequence[int]) -> dict[int, int]:
 
     Args:
         path: The path of the file, which is not compressed.
-        offsets: Offsets in bytes, more than 0, in ascending order, not beyond the end of the file.
+        offsets: Offsets in bytes, more than 0, strictly ascending, not beyond the end of the file.
     """
     found: dict[int, int] = {}
     at = ends = 0

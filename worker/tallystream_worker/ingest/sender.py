@@ -37,7 +37,8 @@ class ChunkSender:
 
     Args:
         gate: Appends the chunks.
-        progress: Gets the number of appended events, the last stream IDs, and why nothing is appended.
+        progress: Gets the number of appended events, why nothing is appended, and, when all chunks of a burst are
+            appended, the last stream IDs.
         report: Called, in the thread, if nothing can be appended at the moment, before each further attempt; returns
             whether to continue.
     """

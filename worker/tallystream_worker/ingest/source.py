@@ -100,6 +100,8 @@ class Source:
     def __iter__(self) -> Iterator[Line]:
         """Yield the lines that are not blank, from the line of `seek` on, or else from the beginning.
 
+        The `end` of `seek` does not end the iteration.
+
         Raises:
             SourceError: the file cannot be read to its end; the lines before the error were yielded.
         """

@@ -136,10 +136,11 @@ class Broadcaster:
 
         The first totals are those of the counters that the reader follows by name. With `since` they are those of all
         followed counters that changed after that position; if these cannot be found, the reader gets a reset and the
-        totals of the counters that it follows by name. Waits for the first pass if none has ended yet. If that pass
-        fails, a reader of counters gets a reset, and its totals with the first pass that succeeds. While passes fail,
-        the reader also gets a message `stale`. If it follows the overview or leaderboards, it gets them as they were
-        last read; what was never read comes with a later pass.
+        totals of the counters that it follows by name. If no pass has ended since the passes began to run, wait for the
+        first one. If no pass has succeeded, a reader of counters gets a reset, and the totals of the counters that it
+        follows by name with the first pass that succeeds. While passes fail, the reader also gets a message `stale`. If
+        it follows the overview or leaderboards, it gets them as they were last read; what was never read comes with a
+        later pass. If `since` is ahead of the last pass, wait for the next one.
 
         Call `leave` when the reader's connection has ended. After an error, the reader is not there.
 
@@ -153,6 +154,7 @@ class Broadcaster:
             ConfigurationError: this release cannot read the stored data.
             DeploymentChanged: the stored data was deleted, or a restore has not finished.
             KeyLost: a partition of a counter that the reader follows, or the hash of the live topic, has lost a key.
+            DamagedValue: a value that describes the deployment has a form that tallystream never writes.
             RedisError: the deployment or the counters cannot be read.
         """
         if self._ended or len(self._readers) >= MAX_READERS:
@@ -227,6 +229,7 @@ class Broadcaster:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             KeyLost: a partition, or the hash of the live topic, has lost a key.
+            DamagedValue: a value that describes the deployment has a form that tallystream never writes.
             RedisError: a figure cannot be read.
             TallyError: the broadcaster is closed.
         """
@@ -256,8 +259,8 @@ class Broadcaster:
     async def _attempt(self) -> float:
         """Make one pass; return the seconds to wait before the next one.
 
-        An error of the pass is not raised: it is logged, unless it repeats the error before (see `StateLog`). At the
-        first of several errors in a row, the readers get a message `stale`.
+        An error of the pass is not raised: it is logged, unless it repeats the error before (see `StateLog`). If the
+        pass before did not fail, or this is the first one, the readers get a message `stale`.
         """
         try:
             await self._pass(await self._totals.deployment())
@@ -272,7 +275,7 @@ class Broadcaster:
 
     @property
     def _pace(self) -> float:
-        """Seconds from the end of a pass to the next one: 0.25, and more with more than 125 readers.
+        """Seconds from the end of a pass to the next one: the number of readers / 500, but at least 0.25.
 
         Each pass serves all readers, so that a message is made and encoded once.
         """
@@ -330,8 +333,8 @@ class Broadcaster:
         """Give the readers the totals of the counters that changed since the last pass: see `_found`.
 
         Also give them the totals of the counters that they follow by name in the partitions `returned`, which were
-        unreachable before. In the first pass, give them the totals of all counters that they follow by name, and no
-        others. After the data was replaced or rewound, give them a reset and these totals.
+        unreachable before. If no pass has succeeded before, give them the totals of all counters that they follow by
+        name, and no others. If the data was replaced or rewound, give them a reset and these totals.
         """
         data, before = cursor.data_of(deployment), self._at
         end = _vector(positions)
@@ -357,8 +360,8 @@ class Broadcaster:
         position of the messages unchanged; else it becomes `positions`.
 
         If too many counters of one subscription changed, reset its readers, and return only its counters that are
-        followed by name. If a stream no longer has its entry at `before`, reset all readers, and also return all
-        counters that are followed by name in the partitions with new entries.
+        followed by name in the partitions with new entries. If a stream no longer has its entry at `before`, reset all
+        readers, and also return all counters that are followed by name in these partitions.
         """
         end, layout = _vector(positions), deployment.layout
         moved = {number for number, old in enumerate(before) if end[number] != old}
@@ -410,9 +413,10 @@ class Broadcaster:
     async def _read(self, counters: set[Counter]) -> dict[Counter, tuple[int, int]]:
         """Read and return, by counter, the total and its error.
 
-        Leave out counters whose subject is not valid, and those in partitions whose nodes do not answer. The error is
-        by how much an estimated total may be too high; 0 if it is exact: see `Reading.errors`. Any error of
-        `Totals.read` but `NodeUnreachable` is raised, such as an `EventError` for a metric whose name is not valid.
+        Leave out counters whose subject is not valid or not in normal form, and those in partitions whose nodes do not
+        answer. The error is by how much an estimated total may be too high; 0 if it is exact: see `Reading.errors`. Any
+        error of `Totals.read` but `NodeUnreachable` is raised, such as an `EventError` for a metric whose name is not
+        valid.
         """
         wanted = [counter for counter in counters if _is_normal(counter[0])]
         found: dict[Counter, tuple[int, int]] = {}
@@ -429,7 +433,7 @@ class Broadcaster:
 
         If no pass has succeeded yet, give only a reset. If `since` is ahead of the last pass, first wait for the next
         pass. If nodes do not answer, it is not known how far their partitions are counted: that is a reason for a reset
-        only if this service has read them after `since`.
+        only if the position that this service last read of such a partition is after `since`.
 
         Args:
             reader: The reader.
@@ -437,7 +441,7 @@ class Broadcaster:
             resumes: Whether the reader gave a position.
             since: That position; `None` if there is none, or if it is of other data.
 
-        Any error of `Totals.read`, `Totals.deployment` and `changed_between` is raised.
+        Any error of `_read`, `Totals.deployment` and `changed_between` is raised.
         """
         if self._at is None:  # no pass has succeeded yet
             reader.reset("the counters could not be read when this stream began", "")

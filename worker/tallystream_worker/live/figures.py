@@ -88,14 +88,16 @@ class Figures:
     async def now(self) -> Overview:
         """Read and return the present overview; the workers and the snapshots are read at most once a second.
 
-        If that fails, the calls of the next second return them as they were read before: at first 0 workers and no
-        snapshot.
+        If that fails, the error is raised, and the calls of the next second return them as they were read before: at
+        first 0 workers and no snapshot.
 
         Raises:
             ConfigurationError: no worker has published the rules yet, or this release cannot read the stored data.
             DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
             KeyLost: a partition, or the hash of the live topic, has lost a key.
+            DamagedValue: a value that describes the deployment has a form that tallystream never writes.
             RedisError: a figure cannot be read.
+            TallyError: the `Totals` are closed.
         """
         return (await self._read_ledger(await self._totals.deployment()))[1]
 

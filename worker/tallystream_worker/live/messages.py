@@ -151,7 +151,7 @@ class MessageBatch:
         return MessageBatch(values, id_, self.as_of, self.lag) if values else None
 
     def after(self, earlier: MessageBatch) -> MessageBatch:
-        """Return a batch with the totals of `earlier` and of this batch, and with the position of this batch.
+        """Return a batch with the totals of `earlier` and of this batch; its other attributes are those of this batch.
 
         If both have a counter, the result has the total of this batch. Calls with the same earlier batch return the
         same object, so that the result is encoded once for all readers.

@@ -66,6 +66,7 @@ class Overview(msgspec.Struct, frozen=True):
         workers: The number of running workers: those that have read in the last 10 seconds.
         snapshot_age_seconds: Seconds since the latest snapshot; `None` if there is none, or if it is not known.
         snapshot_every_seconds: Seconds between two snapshots; `None` if no worker takes them, or if it is not known.
+            The interval of a worker that died stays.
         as_of: The stream ID up to which every entry is counted.
         at: The time of the overview by this host's clock, in seconds since 1970.
         unreachable: The partitions that are not in the figures, because their nodes of the cluster do not answer; then

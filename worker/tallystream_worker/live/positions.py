@@ -30,11 +30,11 @@ class Positions:
 
     @classmethod
     def of(cls, ledger: Ledger) -> Positions:
-        """Return the positions that were read with a ledger."""
+        """Return the positions that were read with a ledger, and the partitions that it lacks."""
         return cls({each.stream: each.position for each in ledger.partitions}, ledger.unreachable)
 
     def lacking(self, unreachable: list[UnreachablePartition]) -> Positions:
-        """Return a copy that states that these partitions were not read."""
+        """Return a copy with the given partitions as `unreachable`, in place of those that it has."""
         return replace(self, unreachable=unreachable)
 
     def in_order(self, layout: Layout, before: Sequence[CountingPosition]) -> list[CountingPosition]:

@@ -124,7 +124,7 @@ class ClockWatch:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
             DeploymentChanged: the data was deleted or replaced meanwhile; a step was logged, not published.
 
         Before an error is raised, the largest step that was found is logged, and published if possible.

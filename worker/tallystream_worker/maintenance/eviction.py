@@ -87,7 +87,7 @@ class EvictionWatch:
         Raises:
             redis.RedisError: a server does not reply, or rejects the command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
         """
         looked = _Looked(self._client)
 

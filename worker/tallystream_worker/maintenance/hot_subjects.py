@@ -182,7 +182,7 @@ class HotSubjects:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic is lost.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
         """
         tracker = self._tracker()
         tracker.tick()

@@ -88,8 +88,8 @@ class LossFinder:
 
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
-            KeyLost: the hash of the live topic is lost; or a partition has lost a key, which is raised after all
-                partitions were tried.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
+            KeyLost: a partition has lost a key; raised after all partitions were tried.
             ConfigurationError: this release cannot read the stored layout version or rules.
         """
         for_each_partition(self._client, self._deployment, self._partition)

@@ -51,6 +51,7 @@ def for_each_partition(
     Raises:
         redis.RedisError, KeyLost: the deployment could not be read; or the first error of the job: after all
             partitions, or at once if a single server does not answer.
+        DamagedValue: a value that describes the deployment has a form that tallystream never writes.
         NodeUnreachable: nodes do not answer, and there is no other error; raised after all other partitions.
         ConfigurationError: this release cannot read the stored layout version or rules.
     """

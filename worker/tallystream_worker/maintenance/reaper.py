@@ -135,7 +135,8 @@ class Reaper:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic, or a key of a partition, is lost.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
+            KeyLost: a partition has lost a key.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RulesAdopter:
-    """Records in every partition since when the published rules count.
+    """Records in every partition that its metrics are counted by the published rules from now on: see `adopt`.
 
     `run_once` makes one pass; the service calls it about every 2 seconds.
 
@@ -46,7 +46,8 @@ class RulesAdopter:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
             ConfigurationError: this release cannot read the stored layout version or rules.
-            KeyLost: the hash of the live topic, or a key of a partition that has to be changed, is lost.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
+            KeyLost: a partition that has to be changed has lost a key.
         """
 
         def adopt_one(_number: int, keys: PartitionKeys, found: Deployment) -> None:
@@ -57,7 +58,7 @@ class RulesAdopter:
 
 
 def rules_service(settings: Settings, deployment: Deployment, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that records about every 2 seconds since when the published rules count.
+    """Return the service, not started, that runs a `RulesAdopter` about every 2 seconds.
 
     Raises:
         ConfigurationError: the URL of the server cannot be used.

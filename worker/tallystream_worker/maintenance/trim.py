@@ -55,7 +55,7 @@ class Trimmed:
 
     @property
     def nearly_full(self) -> bool:
-        """Whether the stream has 80 % of the entries at which appends are refused, or more."""
+        """Whether the stream has 80 % of the entries at which appends are refused, or more; false without a limit."""
         return 0 < self.limit * _NEARLY <= self.entries
 
 
@@ -134,8 +134,9 @@ class Trimmer:
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules.
             redis.RedisError: the server does not reply, or rejects a command; see `for_each_partition`.
-            KeyLost: the hash of the live topic is lost; or a partition has lost a key, which is raised after all
-                partitions were tried.
+            KeyLost, DamagedValue: the description of the deployment is lost in part, or damaged.
+            KeyLost: a partition has lost a key; raised after all partitions were tried.
+            CodecError: see `shorten`; the partitions after that one are not tried.
         """
         for_each_partition(self._client, self._deployment, self._partition)
 

@@ -58,7 +58,7 @@ def confirm(
         also: The layout of another topic, whose slots are also confirmed.
 
     Raises:
-        Unconfirmed: it was not confirmed within about 10 seconds.
+        Unconfirmed: it was not confirmed within about 10 seconds, for example because a server does not reply.
         redis.ResponseError: the user lacks the permission for a command.
         ConfigurationError: the server is a node of a cluster, and the URL of the client names none, or the reverse.
     """

@@ -28,7 +28,8 @@ def note(client: redis.Redis, deployment: Deployment, fields: Mapping[str, Any])
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
-        ConfigurationError: this release cannot read the description that is stored now; nothing was changed.
+        ConfigurationError, DamagedValue: this release cannot read the description that is stored now; nothing was
+            changed.
         KeyLost: the data is still stored, but this hash was deleted (that of a later topic), or a hash of the
             description has lost a field; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
@@ -48,7 +49,8 @@ def note_durability(client: redis.Redis, deployment: Deployment, durability: Dur
     is sent to the server.
 
     Raises:
-        DeploymentChanged, ConfigurationError, KeyLost, redis.RedisError: see `add`; nothing was changed.
+        DeploymentChanged, ConfigurationError, DamagedValue, KeyLost: see `add`; nothing was changed.
+        redis.RedisError: the server does not reply, or rejects the command.
     """
     if deployment.durability != durability:
         (answer,) = _NOTE(client, [deployment.layout.root], [deployment.epoch, DURABILITY, durability])
@@ -64,7 +66,8 @@ def add(client: redis.Redis, deployment: Deployment, key: str, field: str, by: i
 
     Raises:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was changed.
-        ConfigurationError: this release cannot read the description that is stored now; nothing was changed.
+        ConfigurationError, DamagedValue: this release cannot read the description that is stored now; nothing was
+            changed.
         KeyLost: the data is still stored, but this hash was deleted (that of a later topic), or a hash of the
             description has lost a field; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command, for example if the field is not a number.

@@ -59,7 +59,7 @@ class FailoverWatch:
                 )
 
     def _ids(self) -> list[str]:
-        """Return, by place of the name, the replication ID of its node; each node is asked once."""
+        """Return the replication ID of the node of each name, in the order of the names; ask each node once."""
         with self._client.pipeline(transaction=False) as pipeline:
             for name in self._names:
                 pipeline.exists(name)  # so that the client knows the node of each slot that has moved

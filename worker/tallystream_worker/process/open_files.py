@@ -29,10 +29,11 @@ class OpenFiles:
         self._reserved = 0
 
     def reserve(self, wanted: int, least: int = 0) -> int:
-        """Reserve `wanted` files, or as many as there are, but at least `least`; return how many were reserved.
+        """Reserve `wanted` files, or as many as are free, but at least `least`; return how many were reserved.
 
-        The soft limit of the process is raised as far as needed and allowed, at most to the hard limit, and never
-        lowered.
+        `OTHERS` (96) files are not free: they are for uses without a reservation. `least` files are reserved even if
+        fewer are free. The soft limit of the process is raised as far as needed and allowed, at most to the hard limit,
+        and never lowered.
         """
         with self._lock:
             room = _allow(OTHERS + self._reserved + wanted) - OTHERS - self._reserved

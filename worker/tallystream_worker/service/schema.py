@@ -71,10 +71,12 @@ class SchemaPage(JsonRenderPlugin):
 
 
 def completed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of an OpenAPI description with request bodies, the schema of errors, and the tokens.
+    """Return a copy of an OpenAPI description with more in it: bodies, errors, and tokens.
 
-    In each route, the responses with a status of 400 or more are replaced by one `default` with the schema of errors.
-    `/v1/decide` also gets 409 and 429, which are equal to its 200.
+    `/v1/events` and `/v1/decide` get a request body. In each operation, the responses with a status of 400 or more are
+    replaced by one `default` with the schema of errors; it is added if there are none. `/v1/decide` also gets 409 and
+    429, which are equal to its 200. Each operation but those that are open to everyone gets an optional bearer token.
+    A response 204 has no content. `schema` is not changed.
     """
     components = schema.get("components", {})
     paths = {

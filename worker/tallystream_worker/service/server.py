@@ -87,11 +87,10 @@ def _claim(serve: ServeSettings, *, any_port: bool) -> socket.socket:
 
     Granian listens with SO_REUSEPORT, so a second service on the same port would silently get half of the requests.
     This socket is bound without SO_REUSEPORT, which fails if the port is in use. Then the option is set, so that
-    granian can bind the same port.
+    granian can bind the same port. If the port is in use, and `any_port` is true, a free port is bound instead.
 
     Raises:
-        ConfigurationError: the address cannot be bound. If only its port is in use, and `any_port` is true, a free port
-            is bound instead.
+        ConfigurationError: the address cannot be bound.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
@@ -179,11 +178,10 @@ class _Thread(threading.Thread):
         asyncio.get_running_loop().call_soon(server.stop)
 
     def _let_granian_leave(self) -> None:
-        """Wait at most a second for the end of the native threads that began since this object was made.
+        """Wait at most a second for the end of the threads that began since this object was made, but not of Python's.
 
-        They are those of granian. If the system does not list threads, wait 0.05 seconds. The last thread needs the
-        Python interpreter once more after it has reported its end. If the interpreter ends first, the process dies with
-        SIGABRT (granian issue 693).
+        They are those of granian. If the system does not list threads, wait 0.05 seconds. If the interpreter ended
+        before the last of them, the process would die with SIGABRT (granian issue 693).
         """
         if not self._threads_before:
             time.sleep(_LEAVE_BLINDLY)

@@ -32,8 +32,9 @@ _DEAD_LIMIT: Final = "!dead"
 class ServerStats:
     """Statistics of the server, the workers, the streams, the last snapshot and the last audit.
 
-    In a cluster, the figures of the server (`memory_used`, `memory_max`, `evicted`) are those of one node. From
-    `snapshot` on, the figures are those that workers have stored for the live topic.
+    In a cluster, the figures of the server (`memory_used`, `memory_max`, `evicted`) are those of one node. The figures
+    from `snapshot` on are those that workers have stored in the hash of the topic. If its node does not answer, they
+    are `None`, and `archive_lost` is 0. In the figures by stream, a stream whose figure cannot be read is left out.
 
     Attributes:
         memory_used: Bytes that the server uses; `None` if they cannot be read, for example for lack of permission.
@@ -41,10 +42,11 @@ class ServerStats:
         evicted: Number of keys that the server has evicted since it started; `None` if it cannot be read.
         workers: Number of different consumer names that have read in any partition within the last 15 seconds; a
             partition that cannot be read adds none.
-        serving: The same number for each partition, by stream; a partition whose node does not answer is left out.
+        serving: The number of these in each partition, by stream. It is 0 without a consumer group, and if the
+            consumers cannot be read although the node answers.
         stream_entries: Number of entries by stream, counted ones included.
         stream_limits: Number of entries at which appends are rejected, by stream with a bound.
-        dead_bytes: Bytes of the dead letters by stream.
+        dead_bytes: Bytes of the dead letters by the stream that their entries came from; 0 if there are none.
         dead_limits: Bytes above which the oldest dead letters are dropped, by stream with a bound.
         snapshot: Time of the last snapshot in seconds since 1970; `None` before the first.
         snapshot_every: Seconds between two snapshots; `None` if no worker takes them. After the crash of a worker that
@@ -55,11 +57,9 @@ class ServerStats:
         verified: Last verification of a worker: its end in seconds since 1970, the number of kinds of faults, and the
             number of checks that could not be made; `None` before the first.
         step: Last step of a server's clock that a worker noticed; `None` if there was none.
-        archive_lost: Number of entries in the files `*.parquet.lost` of the archive, which the server has lost, that
-            producers had not sent again when the archiver found the loss; 0 if it is not known.
-
-    The figures from `snapshot` on are those that workers have stored for the live topic. If the node that has them does
-    not answer, they are `None`, and `archive_lost` is 0.
+        archive_lost: Number of archived entries that the server has lost, and that producers had not sent again when
+            the archiver found the loss; 0 if it is not known. It is 0 again when the files `*.parquet.lost` with these
+            entries have been moved away.
     """
 
     memory_used: int | None
@@ -80,12 +80,9 @@ class ServerStats:
 
 
 def query_server_stats(layout: Layout) -> Query[ServerStats]:
-    """Return a query for the statistics; figures of servers and streams that cannot be read are left out.
+    """Return a query for the statistics; see `ServerStats` for figures that cannot be read.
 
-    But the number of a stream in `serving` is 0 if it has no consumer group, or its consumers cannot be read although
-    its node answers. If the node of the topic's hash does not answer, the figures from
-    `snapshot` on are `None`, and `archive_lost` is 0. The query raises any other error of the command that reads the
-    hash.
+    Only an error of the command that reads the hash of the topic is raised, if its node answers.
     """
     commands: list[Command] = [("INFO", "memory"), ("INFO", "stats")]
     for keys in layout.keys:

@@ -21,20 +21,20 @@ _HOLDS: Final = 0.1
 
 
 class StreamCapacity:
-    """Tells whether streams have room for events; each result that it reads from the server is used for 0.1 seconds."""
+    """Checks whether streams have room for events; each result that it reads is used for 0.1 seconds."""
 
     def __init__(self) -> None:
         self._full: frozenset[int] = frozenset()
         self._until = 0.0
 
     async def is_there_for(self, events: Sequence[Event], totals: Totals, layout: Layout) -> bool:
-        """Return whether the streams of all events' subjects have room, as read at most 0.1 seconds ago.
+        """Return whether the streams of all events' subjects have room; see `query_full`.
 
-        For an event of a spread metric, too, only the stream of its subject is checked. The streams of all partitions
-        are read.
+        For an event of a spread metric, too, only the stream of its subject is checked. If the last result is 0.1
+        seconds old, read the streams of all partitions; otherwise use that result.
 
         Raises:
-            RedisError: the stream of a partition cannot be read.
+            RedisError: the stream of a partition, also of one without these subjects, cannot be read.
         """
         if time.monotonic() >= self._until:
             self._full = await totals.run(query_full(layout))
@@ -47,7 +47,7 @@ class StreamCapacity:
 def query_full(layout: Layout) -> Query[frozenset[int]]:
     """Return a query for the numbers of the partitions whose streams are full, so that they accept no more entries.
 
-    The query raises the `RedisError` if a partition cannot be read.
+    A stream without a limit is never full. The query raises the `RedisError` if a partition cannot be read.
     """
     commands: list[Command] = []
     for keys in layout.keys:

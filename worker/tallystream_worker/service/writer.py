@@ -36,10 +36,10 @@ class Writer:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a request's events were not appended in time, and no read of this has found the buffer empty since.
+        """Whether events of an earlier request, which were not appended in time, may still be in the buffer.
 
-        The route sets it after a timeout, and rejects more events with 503 while it is true. It becomes false only when
-        it is read: if the buffer is empty then, or there is no producer.
+        The route sets it to true after a timeout, and rejects more events with 503 while it is true. A read of this
+        property sets it to false if the buffer is empty, or if there is no producer.
         """
         self._is_stalled = self._is_stalled and self._producer is not None and self._producer.stats.buffered > 0
         return self._is_stalled

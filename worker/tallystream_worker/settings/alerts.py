@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hook:
-    """The webhook of an alert, with its signing key read: the target of the alert's notifications."""
+    """The target of an alert's notifications: the webhook, and the key that signs them; empty for no signature."""
 
     url: str
     """The http or https URL to which notifications are posted."""
@@ -28,7 +28,7 @@ class Hook:
 
 
 class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
-    """An `[[alert]]` table: the fields of the condition, and a webhook with its secret."""
+    """An `[[alert]]` table: the fields of the condition, a webhook, and the place of its secret; both may be empty."""
 
     webhook: str = ""
     """URL to which notifications are posted; empty if the alert is only logged."""
@@ -44,16 +44,18 @@ class AlertTable(Alert, frozen=True, forbid_unknown_fields=True):
         )
 
     def hook(self, environment: Mapping[str, str] | None) -> Hook | None:
-        """Return the target of the notifications, with the secret read; `None` if the alert has no webhook.
+        """Return the target of the notifications, with the secret read as its key; `None` if there is no webhook.
+
+        If the webhook has no secret, the key is empty: notifications are not signed.
 
         Args:
             environment: Variables, for a secret of the form `env:NAME`; `None` reads no secret, and only checks its
                 form: then the key is empty.
 
         Raises:
-            ConfigurationError: the URL is not http or https, or has no host; there is a secret without a webhook; the
-                secret is neither `env:NAME` nor `file:PATH`, its variable is not set, its file cannot be read, it is
-                empty, or it begins with `whsec_` and the rest is not base64.
+            ConfigurationError: the URL is not http or https, or has no host or no valid port; there is a secret without
+                a webhook; the secret is neither `env:NAME` nor `file:PATH`, its variable is not set, its file cannot be
+                read, it is empty, or it begins with `whsec_` and the rest is not base64.
         """
         where = f"[[alert]] {self.name[:64]!r}"
         if not self.webhook:

@@ -116,8 +116,9 @@ class WorkerSettings:
 class RetentionSettings:
     """The bounds of the streams and of the dead letters.
 
-    Bytes are memory of the server for each partition. 0 means no bound. `age` and `bytes` remove only counted
-    entries that no program needs any more: see docs/retention.md.
+    Bytes are memory of the server for each partition. 0 bytes mean no bound. If `backlog_bytes` is not 0, `bytes` must
+    be more than 0 and at most `backlog_bytes`. `age` and `bytes` remove only counted entries, and no entry that a
+    program still needs: see docs/retention.md.
     """
 
     age: str = "7d"
@@ -196,7 +197,10 @@ class ServeSettings:
 
 @dataclass(frozen=True)
 class ArchiveSettings:
-    """The archive of all entries as Parquet files, which a worker writes. `every` may be 0.1 to 86,400."""
+    """The archive of all entries as Parquet files: its place, and how often a worker writes new entries to it.
+
+    `every` may be 0.1 to 86,400 seconds.
+    """
 
     url: str = ""
     """Folder or URL of the archive; empty for no archive."""
@@ -210,7 +214,10 @@ class ArchiveSettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """The database that a worker copies the counters to. `every` may be 0.1 to 86,400."""
+    """The database that a worker copies the counters to: its place, and how often changed counters are copied.
+
+    `every` may be 0.1 to 86,400 seconds.
+    """
 
     url: str = ""
     """SQLite file or database URL; empty for no snapshots."""
@@ -285,14 +292,16 @@ class Settings:
     def rules_over(self, stored: Rules | None, removing: Collection[str] = ()) -> Rules:
         """Return the rules to count by: those that the configuration states, else the stored ones, else the default.
 
-        If it states any rules, stored metrics that it lacks are kept, because another configuration may declare them.
-        Kept with them are their alerts, except those with a name that the configuration has too, and the ratios that
-        name a kept metric, if none of their metrics is removed. Stored retractions are kept, too. The time zone is that
-        of the configuration, or UTC.
+        If it states any rules, stored metrics that it lacks are kept, because another configuration may declare them;
+        if it states no metrics, all of them. The alerts of kept metrics are kept, and so are the ratios that name a
+        kept metric, unless they also name a metric that the result lacks. An alert or ratio of the configuration
+        replaces a stored one with its name. Stored retractions are kept, too. The time zone is that of the
+        configuration, or UTC.
 
         Args:
             stored: The stored rules; `None` if none are stored: then the result is `rules`.
-            removing: The metrics that are not kept; ignored if the configuration states no rules.
+            removing: Stored metrics that are not kept. It has no effect on metrics that the configuration states, or if
+                it states no rules.
 
         Raises:
             ConfigurationError: the rules of the configuration and the kept ones are not valid together, for example
@@ -323,7 +332,10 @@ class Settings:
             ) from None
 
     def missing_from(self, stored: Rules | None) -> list[str]:
-        """Return, sorted, the stored metrics that the configuration lacks; empty if it states no metrics."""
+        """Return, sorted, the stored metrics that the configuration lacks.
+
+        If `stored` is `None`, or the configuration states no metrics, the list is empty.
+        """
         if stored is None or not (self.states_rules and self.states_metrics):
             return []
         return sorted(stored.metric.keys() - self.rules.metric.keys())

@@ -19,8 +19,8 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 def to_toml(rules: Rules) -> str:
     """Return the text of a configuration file that states these rules: the zone, metrics, ratios and alerts.
 
-    Settings of metrics and ratios with their default are left out; the zone and the subject of an alert are always
-    there. Retractions are no setting, and webhooks are not published: neither is in it.
+    Settings of metrics with their default are left out, and so are unset ones of alerts. The zone, and the subject of
+    each alert, are always there. Retractions are no setting, and webhooks are not published: neither is in it.
     """
     return "\n".join(_lines(rules)) + "\n"
 

@@ -66,7 +66,7 @@ class ClusterClient(redis.Redis):
             redis.ConnectionError, redis.TimeoutError: the command may or may not have been executed, and is not sent
                 again, even if it only reads.
             ConfigurationError: the server is not a node of a cluster.
-            ValueError: the pattern of a SCAN has no hash tag.
+            ValueError: a SCAN has no pattern, or its pattern has no hash tag, or only one with a wildcard.
         """
         key = key_of(args)
         if key is None:

@@ -63,7 +63,8 @@ class ClusterPipeline(Pipeline):
             redis.RedisError: the first error among the replies, with `raise_on_error`; other commands may have been
                 executed.
             ConfigurationError: a server is not a node of a cluster; commands may have been executed.
-            ValueError: the pattern of a SCAN has no hash tag; nothing was sent.
+            ValueError: a SCAN has no pattern, or its pattern has no hash tag, or only one with a wildcard; nothing was
+                sent.
         """
         staged = self.command_stack
         try:
@@ -107,7 +108,8 @@ class _Run:
             redis.ConnectionError, redis.TimeoutError: none of the commands got a reply; not raised by a transaction
                 with WAIT or WAITAOF.
             ConfigurationError: a server is not a node of a cluster; commands may have been executed.
-            ValueError: the pattern of a SCAN has no hash tag; nothing was sent.
+            ValueError: a SCAN has no pattern, or its pattern has no hash tag, or only one with a wildcard; nothing was
+                sent.
         """
         parts, following = parts_of(self._commands)
         replies = self._replies

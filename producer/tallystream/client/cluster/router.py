@@ -108,7 +108,8 @@ class Router:
         not sent yet.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError, ClusterDownError: the last attempt failed after the deadline.
+            redis.ConnectionError, redis.TimeoutError, ClusterDownError: the last attempt failed after the deadline. A
+                refused password is among these errors.
             ConfigurationError, redis.RedisError: any other error of `owner`; raised at once.
         """
         while True:
@@ -127,9 +128,10 @@ class Router:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: no node returned the slot map, or the node that serves the slot
-                is marked as failed, and failed less than half a second ago or did not answer a ping.
+                is marked as failed, and failed less than half a second ago, did not answer a ping, or refused the
+                password.
             ClusterDownError: no node is known to serve the slot.
-            redis.RedisError: a node refused the password, CLUSTER SLOTS or the ping.
+            redis.RedisError: a node refused CLUSTER SLOTS or the ping.
             ConfigurationError: the server is not a node of a cluster.
         """
         self.refresh()

@@ -57,7 +57,7 @@ def key_of(command: Command) -> str | bytes | None:
     A command that this module does not list is assumed to have its first argument, if any, as its first key.
 
     Raises:
-        ValueError: the pattern of a SCAN has no hash tag.
+        ValueError: a SCAN has no pattern, or its pattern has no hash tag, or only one with a wildcard.
     """
     name, *subcommand = command[0].upper().split()
     if name in _KEYLESS:
@@ -78,9 +78,11 @@ def key_of(command: Command) -> str | bytes | None:
 
 
 def _scanned(command: Command) -> str:
-    """Return the pattern of a SCAN; raise `ValueError` if it has no hash tag, or only one with a wildcard.
+    """Return the pattern of a SCAN: the argument after MATCH, which must be in capital letters.
 
-    Then keys on any node may match it. The word MATCH is found only in capital letters.
+    Raises:
+        ValueError: there is no pattern; or it has no hash tag, or only one with a wildcard, so that keys on any node
+            may match it.
     """
     pattern = next((str(command[i + 1]) for i in range(2, len(command) - 1) if command[i] in ("MATCH", b"MATCH")), "")
     if not re.search(r"\{[^*?\[\]\\{}]+\}", pattern):
@@ -147,7 +149,7 @@ def parts_of(commands: Sequence[Command]) -> tuple[list[CommandPart], list[int]]
         The parts, and the places of `WAIT` and `WAITAOF`, which each node gets after its other commands.
 
     Raises:
-        ValueError: the pattern of a SCAN has no hash tag.
+        ValueError: a SCAN has no pattern, or its pattern has no hash tag, or only one with a wildcard.
     """
     parts: dict[int | None, CommandPart] = {}
     following: list[int] = []
@@ -185,8 +187,10 @@ def least(replies: Sequence[Any]) -> Any:
 def to_send_again(commands: Sequence[Command], part: CommandPart, replies: Sequence[Any]) -> list[int]:
     """Return the places of the commands of a part to send again: all from the first that was not executed, or none.
 
-    They may be sent again if all of them only read, or if each of them got MOVED or ASK: so the order of writes stays,
-    and no write is executed twice. Reads among them may be executed twice. Otherwise the list is empty.
+    A command was not executed if its reply is MOVED, ASK, TRYAGAIN, CLUSTERDOWN or MASTERDOWN; after an error of the
+    connection, it may have been. The commands from the first one on may be sent again if all of them only read, or if
+    each of them got MOVED or ASK: so the order of writes stays, and no write is executed twice. Reads among them may be
+    executed twice. Otherwise the list is empty.
 
     Args:
         commands: The commands of the whole pipeline.

@@ -59,7 +59,8 @@ class Node:
     Attributes:
         address: Host and port.
         client: Client of the node.
-        failed: Whether the node did not answer, and has not answered a ping since.
+        failed: Whether the node was marked as failed (`Topology.fail`, `Topology.suspect`), and has not answered a ping
+            since.
         retry_at: Monotonic second before which a failed node is not tried again.
     """
 
@@ -128,7 +129,7 @@ class Topology:
     def refresh_candidates(self) -> Iterator[Address]:
         """Yield the addresses to ask for the slot map, each once: the nodes of the latest one, then the seeds.
 
-        Nodes that are marked as failed come last.
+        Its replicas are among the nodes. Nodes that are marked as failed come last.
         """
         known = dict.fromkeys([*self._members, *self._seeds])
         yield from sorted(known, key=lambda address: address in self._nodes and self._nodes[address].failed)
@@ -136,7 +137,7 @@ class Topology:
     def apply_map(self, reply: list[Any], asked: Address) -> list[Node]:
         """Replace the slot map by a node's reply to CLUSTER SLOTS, and remove the nodes that are not in the reply.
 
-        The map is then not stale.
+        A node that is in the reply only as a replica stays. The map is then not stale.
 
         Args:
             reply: The reply.
@@ -163,7 +164,7 @@ class Topology:
         return [self._nodes.pop(address) for address in left]
 
     def looked_in_vain(self, error: RedisError) -> None:
-        """Record the time and the error of a read of the slot map that no node answered; the present map stays in use.
+        """Record the time and the error of a read of the slot map that failed at every node; the present map stays.
 
         Args:
             error: The error of the last node that was asked.
@@ -212,7 +213,7 @@ class Topology:
         )
 
     def apply_redirect(self, slot: int | None, error: RedisError, by: Node) -> None:
-        """Record the new node of a slot after MOVED, and mark the slot map as stale after MOVED or CLUSTERDOWN.
+        """Record the new node of a slot after MOVED; mark the slot map as stale after MOVED, CLUSTERDOWN or MASTERDOWN.
 
         Do nothing after any other error. After MOVED other slots may have moved, too; a node that replies CLUSTERDOWN
         may have left the cluster.
@@ -246,8 +247,8 @@ class Topology:
     def fail(self, node: Node, error: RedisError) -> None:
         """Mark a node as failed, not to be tried again for half a second, and the slot map as stale.
 
-        Do nothing if `error` is a refused password, or too many connections in the client's own pool: neither shows
-        that the node has failed.
+        Do nothing if `error` is a wrong or missing password, or too many connections in the client's own pool: neither
+        shows that the node has failed.
         """
         if isinstance(error, (AuthenticationError, MaxConnectionsError)):
             return

@@ -42,7 +42,7 @@ def parse(lines: Iterable[Line], mapping: Mapping = VIEWS) -> Iterator[LineOutco
     means "not given"; only the column `subject` is required, and its cell is used even if it is empty. A row
     without a metric gets that of `mapping`, and one without an amount gets 1. `at` is a number of seconds since 1970,
     or a text in RFC 3339 with its zone. A row is one line: a cell cannot contain a line break, even if it is quoted.
-    The event is not checked.
+    A row with more or fewer cells than the header is not an event. The event is not checked.
     """
     rows = iter(lines)
     for header in rows:
