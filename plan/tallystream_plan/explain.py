@@ -39,7 +39,7 @@ class PlanLine:
 def lines(
     load: ExpectedLoad, plan: Plan, costs: Costs, settings: Settings, replicas: int, node_memory: float
 ) -> list[PlanLine]:
-    """Return what a load needs, each figure with its reason: partitions, servers, workers, memory, traffic.
+    """Return what a load needs, each figure with its reason, such as the partitions, servers, memory and traffic.
 
     Args:
         load: The expected load.

@@ -50,5 +50,5 @@ def worker_seconds(packing: Packing, costs: Costs) -> float:
 
 
 def producer_seconds(load: ExpectedLoad, packing: Packing, costs: Costs) -> float:
-    """Return how many cores emitting uses in all apps together: seconds of processor time per second."""
+    """Return how many cores the producers in all apps together use: seconds of processor time per second."""
     return (load.events * costs.producer.event + packing.entries * costs.producer.entry) * MICROSECOND

@@ -24,10 +24,10 @@ _LENGTHS: Final = {"minute": MINUTE, "hour": HOUR, "day": DAY, "month": 30 * DAY
 def counter_bytes(load: ExpectedLoad, partitions: int, costs: Costs) -> dict[str, float]:
     """Return the bytes of the counters of all partitions, by metric and rule, such as `view: hours`.
 
-    The names are for people. The bytes are those after a year of events at the rate of the peak, without headroom. A
-    rule that needs no memory is left out. A leaderboard is in the memory of its total, window or sketch. Exact ids and
-    Bloom filters are not included, nor are unique actors of metrics whose events have no actors (see
-    `ExpectedLoad.bears_actors`).
+    The names are for people. The bytes are those after a year of events at the rate of the peak, when older buckets
+    have expired; without headroom. A rule that needs no memory is left out. A leaderboard is in the memory of its
+    total, window or sketch. Not included are exact ids, Bloom filters, alerts, the sketch of `max_subjects`, and unique
+    actors of metrics whose events have no actors (see `ExpectedLoad.bears_actors`).
     """
     found: dict[str, float] = {}
     for name, rule in load.metrics.items():

@@ -173,7 +173,8 @@ class Producer:
         An event that a rule rejects, or that becomes a dead letter, is in no total: it is waited for until it has this
         outcome. An event whose `emit` has not returned yet may be left out. Dropped events, and those of dead processes
         in the spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended, and
-        `wait="counted"` does not wait for them either. If the call is cancelled, the events are still sent.
+        `wait="counted"` does not wait for them either. The buffered events are sent without waiting for `linger`, also
+        if the call is cancelled.
 
         Args:
             timeout: Most seconds to wait; `None` for no limit.

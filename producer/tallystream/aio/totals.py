@@ -54,7 +54,8 @@ class Totals:
         partitions: Expected number of partitions; each read checks it against the stored one until a read has found
             published rules. `None` does not check it.
         namespace: First part of every key.
-        durability: With `replica`, a read with `after` also waits until a replica has the counting.
+        durability: With `replica`, a read with `after` also waits until a replica has the counting. The server's user
+            needs the right to INFO.
 
     Raises:
         ConfigurationError: the URL or `durability` is invalid.
@@ -89,7 +90,7 @@ class Totals:
     async def deployment(self) -> Deployment:
         """Return the deployment of this namespace; read it unless one with rules was read within the last second.
 
-        If none is stored, `is_stored` of the result is false.
+        If none is stored, `is_stored` of the result is false. If nodes of a cluster do not answer, see `reload`.
 
         Raises:
             ConfigurationError: this release cannot read the stored layout version or rules; the URL is that of a single
@@ -122,7 +123,7 @@ class Totals:
         return remembered.put(found)
 
     async def get(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> CounterTotal:
-        """Return the total of a subject's metric, in `value`: at least the declared floor; 0 without events and floor.
+        """Return the total of a subject's metric, in `value`; if it is below the declared floor, `value` is the floor.
 
         A metric that the published rules do not declare is an `EventError`. See `tallystream.Totals.get`.
         """
@@ -181,15 +182,17 @@ class Totals:
         """Return the subjects with the largest totals of a metric, or sums of a `window`, largest first.
 
         With `window` `None`, the totals of all time; with a name such as `day`, the sums of its current bucket; with a
-        duration such as `7d`, those of the range that ends now. At most `n` subjects, after the first `offset`; with
-        `n` `None`, at most 10. A metric without a leaderboard is an `EventError`. See `tallystream.Totals.top`.
+        duration such as `7d`, those of the range that ends now. At most `n` subjects (1 to the metric's `top`), after
+        the first `offset` (0 to `top` - 1); with `n` `None`, at most 10. A number out of range, or a metric without a
+        leaderboard or without this window, is an `EventError`. See `tallystream.Totals.top`.
         """
         return await self.ask(questions.top(metric, window, n, offset), after, timeout)
 
     async def limit(self, subject: str, metric: str, *, after: str | None = None, timeout: float = 5.0) -> Limit:
         """Return how much of a subject's limit is used and remains in the current bucket, and when the bucket ends.
 
-        A metric without a limit is an `EventError`. See `tallystream.Totals.limit`.
+        With `per = "total"`, the bucket never ends, and `reset_at` is `None`. A metric without a limit is an
+        `EventError`. See `tallystream.Totals.limit`.
         """
         return await self.ask(questions.limit(subject, metric), after, timeout)
 
@@ -294,7 +297,8 @@ class Totals:
             after: Stream ID to wait for, in the partitions whose `position_commands` the query has (see
                 `ReadBarrier.guard`): a query without any, such as a search, does not wait. `None` does not wait.
             timeout: Most seconds to wait for `after`.
-            together: Whether the query shares a pipeline with concurrent reads.
+            together: Whether the query shares a pipeline with concurrent reads. Then its `parse` must not return
+                another query, and its `atomic` has no effect.
 
         Raises:
             EventError: `after` is not a stream ID, or an argument of the query is invalid.

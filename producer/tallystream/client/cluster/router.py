@@ -104,8 +104,7 @@ class Router:
     def await_owner(self, slot: int, deadline: float) -> Node:
         """Return the node that serves a slot, as `owner`; if it fails, try again until the monotonic second `deadline`.
 
-        A node that is not marked as failed is returned without a ping. Trying again is safe, because the command was
-        not sent yet.
+        Trying again is safe, because the command was not sent yet.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError, ClusterDownError: the last attempt failed after the deadline. A
@@ -122,6 +121,8 @@ class Router:
 
     def owner(self, slot: int | None) -> Node:
         """Return the node that serves a slot; read the slot map again first, if it is stale.
+
+        If the node is marked as failed, ping it; otherwise return it without a ping. See `refresh` and `check`.
 
         Args:
             slot: The slot; `None` for any primary, preferably one that is not marked as failed.
