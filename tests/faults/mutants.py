@@ -2457,6 +2457,11 @@ MUTANTS: Final = (
         tests=(f"{_VERIFY}::test_periods_that_were_kept_forever_are_no_fault",),
     ),
     Mutant(
+        "verify-takes-periods-of-an-earlier-zone-for-faults",
+        (Edit("tallystream_worker/verify/keys.py", " for zone in zones)", " for zone in ())"),),
+        tests=(f"{_VERIFY_CHANGED}::test_a_change_of_the_zone_is_no_fault",),
+    ),
+    Mutant(
         "restored-rules-without-a-number",
         (
             Edit(
