@@ -197,7 +197,10 @@ _OF_FIELDS: Final = {
     r":seq !limit$": "Delete the field (redis-cli HDEL); a worker that runs writes it again",
     r":seq !hold$": "Delete the field (redis-cli HDEL); only a reset that runs needs it",
     r":seq !closed$": "If no repartition runs, delete the field (redis-cli HDEL)",
-    r":seq !closing$": "Set it to the value of the field closing of the key NAMESPACE:meta",
+    r":seq !closing$": (
+        "Set it to the value of the field closing of the key NAMESPACE:meta; if there is no such field, delete the "
+        "field (redis-cli HDEL)"
+    ),
     r":holds ": "Set it to 0-0; the reader with this name writes it again",
 }
 """By a pattern in a key's name, a space and a field's name, what to do if the field has another form; the first pattern
