@@ -178,17 +178,33 @@ class DamagedValue(StreamError, ValueError):
     """
 
     def __init__(self, key: str, value: bytes, *, field: str | None = None) -> None:
-        remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
+        remedy = next((each for pattern, each in _OF_FIELDS.items() if re.search(pattern, f"{key} {field}")), None)
+        if remedy is None:
+            remedy = next(remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, key))
+            remedy = f"Set it to its former value, or delete the whole key. {remedy}"
         what = key if field is None else f"the field {field} of {key}"
         shown = value[:_SHOWN_OF_VALUE].decode(errors="backslashreplace") + ("..." if value[_SHOWN_OF_VALUE:] else "")
         super().__init__(
-            f"{what} has the value '{shown}', which tallystream never writes: another client has changed it. Set it to "
-            f"its former value, or delete the whole key. {remedy}"
+            f"{what} has the value '{shown}', which tallystream never writes: another client has changed it. {remedy}"
         )
 
 
 _SHOWN_OF_VALUE: Final = 40
 """The most bytes of a damaged value that an error shows."""
+
+
+_OF_FIELDS: Final = {
+    r":seq !limit$": "Delete the field (redis-cli HDEL); a worker that runs writes it again",
+    r":seq !hold$": "Delete the field (redis-cli HDEL); only a reset that runs needs it",
+    r":seq !closed$": "If no repartition runs, delete the field (redis-cli HDEL)",
+    r":seq !closing$": (
+        "Set it to the value of the field closing of the key NAMESPACE:meta; if there is no such field, delete the "
+        "field (redis-cli HDEL)"
+    ),
+    r":holds ": "Set it to 0-0; the reader with this name writes it again",
+}
+"""By a pattern in a key's name, a space and a field's name, what to do if the field has another form; the first pattern
+that matches applies."""
 
 
 _REMEDIES: Final = {

@@ -102,6 +102,7 @@ _RESTORED: Final = "tests/integration/verify/test_restored.py"
 _BESIDE_ARCHIVE: Final = "tests/integration/verify/test_restored_beside_archive.py"
 _LOST_END: Final = "tests/integration/verify/test_lost_end.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
+_FORMS: Final = "test_a_value_in_a_form_that_no_script_writes_is_never_proved"
 _VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
@@ -641,15 +642,50 @@ MUTANTS: Final = (
         "any-number-of-python-is-a-stored-number",
         (
             Edit(
-                "tallystream_worker/rebuild/numbers.py",
-                "    if not _STORED.fullmatch(value):",
-                "    if not _STORED.search(value):",
+                "tallystream/storage/stored_values.py",
+                "    if not _SIGNED.fullmatch(value):",
+                "    if not _SIGNED.search(value):",
             ),
         ),
         tests=(
             "tests/integration/verify/test_verify.py::test_a_number_that_no_script_can_add_to_is_never_proved",
             "tests/integration/verify/test_verify.py::test_a_total_that_no_script_can_add_to_is_never_proved",
         ),
+    ),
+    *(
+        Mutant(name, (edit,), tests=(f"{_VERIFY}::{test}",))
+        for name, test, edit in (
+            (
+                "any-mark-that-begins-with-a-number-is-live",
+                _FORMS,
+                Edit("tallystream/storage/deployment_hash.py", "_LIVE.fullmatch(value)", "_LIVE.match(value)"),
+            ),
+            (
+                "any-digits-are-a-number-of-rules",
+                _FORMS,
+                Edit("tallystream/storage/deployment_hash.py", "not NUMBER.fullmatch(value)", "not value.isdigit()"),
+            ),
+            (
+                "verify-reads-any-record-of-a-producer",
+                _FORMS,
+                Edit("tallystream_worker/verify/log.py", "RECORD.fullmatch(value)", "RECORD.match(value)"),
+            ),
+            (
+                "verify-trusts-the-forms-of-values",
+                _FORMS,
+                Edit("tallystream_worker/verify/checks.py", '    Check("forms", forms.check),\n', ""),
+            ),
+            (
+                "verify-compares-the-whole-part-of-a-score",
+                _FORMS,
+                Edit("tallystream_worker/verify/leaderboards.py", "elif score != value:", "elif int(score) != value:"),
+            ),
+            (
+                "audit-compares-the-whole-part-of-a-score",
+                "test_an_audit_names_a_place_on_a_leaderboard_that_is_no_whole_number",
+                Edit("tallystream_worker/rebuild/values.py", "if score.is_integer() else score", "if True else score"),
+            ),
+        )
     ),
     Mutant(
         "partition-opened-without-a-group",
@@ -2478,6 +2514,11 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_VERIFY}::test_periods_that_were_kept_forever_are_no_fault",),
+    ),
+    Mutant(
+        "verify-takes-periods-of-an-earlier-zone-for-faults",
+        (Edit("tallystream_worker/verify/keys.py", " for zone in zones)", " for zone in ())"),),
+        tests=(f"{_VERIFY_CHANGED}::test_a_change_of_the_zone_is_no_fault",),
     ),
     Mutant(
         "restored-rules-without-a-number",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import DamagedValue
 from tallystream.storage.keys import FIRST_TOPIC, LAYOUT, Layout, tag_of
+from tallystream.storage.stored_values import NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,6 +60,7 @@ _DIGITS: Final = 16
 
 _SPREAD: Final = "spread@"
 _RESTORING: Final = re.compile(rb" restoring ([0-9]+)")
+_LIVE: Final = re.compile(rb"([1-9]\d*)(?: [1-9]\d*)?((?: restoring \d+ \S+)?(?: closed)?)")
 
 
 def fields_of(layout: Layout, epoch: str) -> dict[str, Any]:
@@ -81,12 +83,13 @@ def parse_live(value: bytes, key: str) -> tuple[int, bool]:
     It is not open if the value has a word: `closed`, or `restoring`.
 
     Raises:
-        DamagedValue: the value does not begin with a whole number; the error names `key`.
+        DamagedValue: the value has another form than `live_mark` returns, with or without such words after it; the
+            error names `key`. Scripts compare the value as a text, so they would take it for another generation.
     """
-    generation, *words = value.split() or [b""]
-    if not generation.isdigit():
+    found = _LIVE.fullmatch(value)
+    if found is None:
         raise DamagedValue(key, value)
-    return int(generation), all(word.isdigit() for word in words)  # else a word, such as `closed`
+    return int(found[1]), not found[2]
 
 
 def restoring_number(value: bytes) -> int:
@@ -164,9 +167,10 @@ def whole_number(value: bytes, field: str) -> int:
     """Return the value of a field of a topic's hash as a whole number.
 
     Raises:
-        DamagedValue: the value is not a whole number; the error names the field.
+        DamagedValue: the value is not a whole number, or has another form than tallystream writes, such as `01`; the
+            error names the field.
     """
-    if not value.isdigit() or len(value) > _DIGITS:
+    if not NUMBER.fullmatch(value) or len(value) > _DIGITS:
         raise DamagedValue(_HASH, value, field=field)
     return int(value)
 

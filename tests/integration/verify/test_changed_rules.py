@@ -131,6 +131,22 @@ def test_a_change_of_rules_is_no_fault(world, change, adopted):
     assert world.found() == {}
 
 
+def test_a_change_of_the_zone_is_no_fault(world):
+    """Periods that were registered with their end in the zone before are registered; those without an end are not."""
+    world.publish(replace(world.harness.rules, zone="Pacific/Auckland"))
+    assert world.found() == {}
+    world.adopt()
+    assert world.found() == {}
+    world.count()
+    assert world.found() == {}
+    world.copy()
+    assert world.found() == {}
+    world.publish(replace(world.harness.rules, zone="Asia/Kolkata"))
+    assert world.found() == {}
+    world.client.delete(world.keys.periods)
+    assert world.found().keys() == {"periods.missing"}
+
+
 def test_retried_dead_letters_are_no_fault(world):
     """Events that a retry has counted are not missed in the snapshot, nor are dropped ones."""
     world.client.xadd(world.keys.stream, {"metric": "unknown", "subject": "plain"})

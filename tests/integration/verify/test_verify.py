@@ -1125,3 +1125,67 @@ def test_a_total_that_no_script_can_add_to_is_never_proved(server) -> None:
         report = verify(harness.client, "tally", Sources(None, None))
         assert report.status == 2
         assert any(f"{key} has the value" in each.text for each in report.failed)
+
+
+FORMS = {
+    "a mark of the live generation with a zero": ("live", None, "0{}"),
+    "a mark of the live generation with another number": ("live", None, "{} 1 7"),
+    "the number of the rules": ("meta", "revision", "01"),
+    "the highest number of rules": ("meta", "newest-revision", "+1"),
+    "the highest number of a generation": ("meta", "newest", "1_0"),
+    "the record of a producer with a sign": ("seq", "producer", "+{}"),
+    "the record of a producer with a zero": ("seq", "producer", "0_{}"),
+    "the record of a producer with another ID": ("seq", "producer", "{}-0"),
+    "the most entries": ("seq", "!limit", "abc"),
+    "the time until which appends are held back": ("seq", "!hold", "abc"),
+    "the number of a closing": ("seq", "!closing", "01"),
+    "the horizon of removed records": ("seq", "!reaped", "abc"),
+    "a retention hold": ("holds", "snapshot", "abc"),
+    "a place on a leaderboard": ("top:view", "first", ""),
+}
+
+
+def first_of(world: World) -> str:
+    """Return the subject on the first place of a leaderboard."""
+    return world.client.zrevrange(world.keys.top("view"), 0, 0)[0].decode()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_value_in_a_form_that_no_script_writes_is_never_proved(world: World, form: str) -> None:
+    """A value that Python reads as right, but that scripts compare or calculate with as it is written, is named."""
+    name, field, damage = FORMS[form]
+    key = world.layout.meta if name == "meta" else world.keys.prefix + name
+    if field == "producer":
+        field = next(each.decode() for each in world.client.hkeys(key) if not each.startswith(b"!"))
+    if field is None:
+        value = damage.format(world.client.get(key).decode())
+        world.client.set(key, value)
+    elif damage:
+        value = damage.format((world.client.hget(key, field) or b"").decode())
+        world.client.hset(key, field, value)
+    else:
+        world.client.zincrby(key, 0.25, first_of(world))
+        value = ".25"
+    try:
+        report = world.verify()
+    except DamagedValue as error:  # it is in the description of the deployment
+        texts = [str(error)]
+    else:
+        assert report.status != 0
+        texts = [text for each in report.findings.values() for text in each.details]
+        texts += [each.text for each in report.failed]
+    assert any(key in text or "the hash that describes" in text for text in texts if value in text)
+
+
+def test_an_audit_names_a_place_on_a_leaderboard_that_is_no_whole_number(world: World) -> None:
+    """An audit compares the whole score of a leaderboard, not only its whole part."""
+    world.client.zincrby(world.keys.top("view"), 0.25, first_of(world))
+    report = audit(world.client, Deployment.load(world.client), RULES)
+    assert [each.counter for each in report.differences] == [f"top:view -> {first_of(world)}"]
+
+
+def test_a_snapshot_names_a_number_of_a_closing_in_another_form(world: World) -> None:
+    """A snapshot is not taken after a closing whose number no script can compare; the error names it, and its mend."""
+    world.client.hset(world.keys.sequences, "!closing", "abc")
+    with pytest.raises(DamagedValue, match=f"!closing of {world.keys.sequences} .* NAMESPACE:meta"):
+        world.copy()

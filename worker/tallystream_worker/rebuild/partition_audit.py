@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.client.server_time import parse_time
 from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.sentinels import refuse_lost
+from tallystream.storage.stored_values import stored_number
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.adopt import adopt_as
 from tallystream_worker.counting.entry import Entry
@@ -30,7 +31,6 @@ from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.baseline import Base, Sources, choose
 from tallystream_worker.rebuild.checkpoint import AppliedEntries, Checkpoint, checkpoint
 from tallystream_worker.rebuild.drop import counter_keys
-from tallystream_worker.rebuild.numbers import stored_number
 from tallystream_worker.rebuild.removed import RemovedPeriods
 from tallystream_worker.rebuild.report import Report, Scope
 from tallystream_worker.rebuild.scope import Provable, Span

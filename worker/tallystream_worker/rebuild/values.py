@@ -134,7 +134,8 @@ class Piece:
         if self.kind == "top":
             # Whether a leaderboard has a subject whose value is 0 again depends on how its events were batched, so
             # reads leave it out.
-            return {f"{self.name} -> {_text(member)}": int(float(score)) for member, score in reply if float(score)}
+            scores = {f"{self.name} -> {_text(member)}": exact(float(score)) for member, score in reply if float(score)}
+            return {name: score if isinstance(score, int) else str(score) for name, score in scores.items()}
         value = reply if isinstance(reply, int) else _value(reply)
         return {self.name: value} if value else {}
 
@@ -270,6 +271,11 @@ def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
 
 def _text(raw: bytes) -> str:
     return raw.decode(errors="backslashreplace").replace("\n", " ")
+
+
+def exact(score: float) -> int | float:
+    """Return a score of a leaderboard as a whole number; unchanged if it is none, which no counter has."""
+    return int(score) if score.is_integer() else score
 
 
 def _value(raw: bytes | None) -> Value:

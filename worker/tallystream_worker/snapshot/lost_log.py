@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.storage.keys import CLOSING, HORIZONS, REAPED, REAPED_SPOOL
 from tallystream.storage.scripts import Script
+from tallystream.storage.stored_values import stored_number
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.database import SnapshotError
@@ -61,9 +62,11 @@ def last_closing(client: redis.Redis, keys: PartitionKeys) -> int:
     may not have recorded its number yet.
 
     Raises:
+        DamagedValue: the number has another form than scripts write.
         redis.RedisError: the server did not answer, or refused the command.
     """
-    return int(client.execute_command("HGET", keys.sequences, f"!{CLOSING}") or 0)
+    field = f"!{CLOSING}"
+    return stored_number(keys.sequences, client.execute_command("HGET", keys.sequences, field), field=field)
 
 
 def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = "", closing: int = 0) -> bool:

@@ -73,7 +73,7 @@ def bucket_of(group: Group) -> str | None:
             return None
 
 
-def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
+def period_of(name: str, rules: Rules, zone: str | None = None) -> tuple[Bucket, int] | None:
     """Return the period of a bucket, and the millisecond since 1970 until which its keys are kept (0: forever).
 
     The times in the period itself are seconds.
@@ -81,6 +81,7 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
         rules: The declared metrics.
+        zone: The time zone in which days and months begin; `None` for that of `rules`.
 
     Returns:
         `None` if the metric is not declared, the label is invalid, or the period never ends. Also `None` for a bucket
@@ -97,7 +98,7 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
     length = {"limit": rule.per, "once": rule.once, "unique": rule.unique}.get(kind, kind)
     if length is None or length in ("total", "forever"):
         return None
-    period = labelled(length, label, rules.zone)
+    period = labelled(length, label, zone or rules.zone)
     if period is None:
         return None
     if kind in ("limit", "once"):
@@ -105,7 +106,7 @@ def period_of(name: str, rules: Rules) -> tuple[Bucket, int] | None:
     return period, (rule.closes(length, period.end) or 0) * 1000
 
 
-def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
+def removal_of(name: str, rules: Rules, zone: str | None = None) -> tuple[int, int] | None:
     """Return the end of a bucket and the time until which its keys are kept, both in milliseconds since 1970.
 
     Return `None` instead of this pair if the keys are kept forever, or if the label names no period. A bucket for which
@@ -114,14 +115,15 @@ def removal_of(name: str, rules: Rules) -> tuple[int, int] | None:
     Args:
         name: The name of the bucket, as `bucket_of` returns it.
         rules: The declared metrics.
+        zone: The time zone in which days and months begin; `None` for that of `rules`.
     """
-    if (found := period_of(name, rules)) is not None:
+    if (found := period_of(name, rules, zone)) is not None:
         return (found[0].end * 1000, found[1]) if found[1] else None
     kind, _, label = name.split(":", 2)
     label = label.removesuffix(BLOOM) if kind == "seen" else label
     # A label such as `31d-661` names its length, and may be as long as the label of a month.
     window = length[1] if (length := _LENGTH.fullmatch(label)) else _WINDOWS.get(len(label))
-    period = labelled(window, label, rules.zone) if window else None
+    period = labelled(window, label, zone or rules.zone) if window else None
     return None if period is None else (period.end * 1000, (period.end + _LEFTOVER) * 1000)
 
 

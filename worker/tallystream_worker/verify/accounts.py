@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from tallystream.errors import ConsumerGroupMissing
 from tallystream.reading.ledger import OUTCOMES
 from tallystream.storage.keys import FIRST, STATED
+from tallystream.storage.stored_values import stored_number
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.rebuild.checkpoint import Checkpoint, checkpoint
-from tallystream_worker.rebuild.numbers import stored_number
 from tallystream_worker.rebuild.source import EntriesTrimmed, stream_entries
 from tallystream_worker.verify.pages import pages
 

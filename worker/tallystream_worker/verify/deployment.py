@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from tallystream.storage.deployment_hash import parse_live
+from tallystream.storage.deployment_hash import parse_live, whole_number
 from tallystream.storage.keys import FIRST, tag_of
 
 if TYPE_CHECKING:
     from tallystream_worker.verify.scene import Scene
+
+_NUMBERS: Final = ("revision", "newest-revision", "newest", "generation", "building")
+"""The fields of the description that have the numbers of rules and of generations."""
 
 
 def check(scene: Scene) -> None:
@@ -76,13 +79,17 @@ def _check_numbers(scene: Scene, counting: int) -> None:
 
     `counting` is the highest number of rules by which a partition counts the live generation; 0 for none. It must be
     read before, because rules are stored before a partition is counted by them.
+
+    Raises:
+        DamagedValue: a field has another form than tallystream writes.
     """
     deployment, layout = scene.deployment, scene.deployment.layout
     with scene.client.pipeline(transaction=True) as pipeline:
-        pipeline.hmget(layout.meta, "revision", "newest-revision", "newest", "generation", "building")
+        pipeline.hmget(layout.meta, _NUMBERS)
         pipeline.xrange(layout.rule_changes)
         found, records = pipeline.execute()
-    revision, highest, newest, generation, building = (int(value or 0) for value in found)
+    values = zip(found, _NUMBERS, strict=True)
+    revision, highest, newest, generation, building = (whole_number(value or b"0", name) for value, name in values)
     recorded = [int(fields[b"number"]) for _, fields in records]
     if revision < counting or (recorded and not revision):
         least = max(counting, *recorded[-1:], 1)

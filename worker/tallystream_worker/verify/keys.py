@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import ConfigurationError
@@ -18,7 +19,7 @@ from tallystream_worker.snapshot.names import bucket_of, parse, removal_of
 from tallystream_worker.verify.pages import pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from tallystream.rules.metrics import Rules
     from tallystream.storage.keys import PartitionKeys
@@ -165,15 +166,18 @@ def _leftover(  # one line for each kind
 
 def _check_periods(scene: Scene) -> None:
     former, kept = _former_rules(scene), 0
+    zones = {rules.zone for rules in former} - {scene.rules.zone}
     for _, keys in scene.streams():
-        for page in pages(_periods(scene, keys)):
+        for page in pages(_periods(scene, keys, zones)):
             with scene.client.pipeline(transaction=True) as pipeline:
-                for name, member in page:
+                for name, members in page:
                     pipeline.exists(keys.counters + name)
-                    pipeline.zscore(keys.periods, member)
-                replies = pipeline.execute()
-            for (name, _), exists, score in zip(page, replies[::2], replies[1::2], strict=True):
-                if not exists or score is not None:
+                    for member in members:
+                        pipeline.zscore(keys.periods, member)
+                replies = iter(pipeline.execute())
+            for name, members in page:
+                exists, *scores = islice(replies, 1 + len(members))
+                if not exists or any(score is not None for score in scores):
                     continue
                 if any(_is_kept_forever(name, rules) for rules in former):
                     kept += 1
@@ -215,12 +219,14 @@ def _is_kept_forever(name: str, rules: Rules) -> bool:
     return bucket is not None and bucket.split(":", 2)[1] in rules.metric and removal_of(bucket, rules) is None
 
 
-def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
-    """Scan a partition; yield each key of a period that workers remove some day, and the member that registers it.
+def _periods(scene: Scene, keys: PartitionKeys, zones: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+    """Scan a partition; yield each key of a period that workers remove some day, and the members that may register it.
 
-    The keys are without prefix; a key may come twice. The member is the one that the sorted set `periods` must have.
-    Left out are leaderboards, and keys of a declared metric whose rule lacks their window, uniques or ids. Keys of a
-    metric that is not declared are not left out.
+    The keys are without prefix; a key may come twice. The sorted set `periods` must have one of the members. A member
+    begins with the end of the period, by the rules that were in use when it was registered: of a day or a month, the
+    end depends on the zone, which is that of the present rules or one of `zones`. Left out are leaderboards, and keys
+    of a declared metric whose rule lacks their window, uniques or ids. Keys of a metric that is not declared are not
+    left out.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command; raised while the pairs are iterated.
@@ -234,4 +240,6 @@ def _periods(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[str, str]]:
         bucket = bucket_of(found[0]) or (name if name.startswith("seen:") else None)
         if bucket is None or (removal := removal_of(bucket, scene.rules)) is None:
             continue
-        yield name, f"{removal[0]} {name}"
+        others = (removal_of(bucket, scene.rules, zone) for zone in zones)
+        ends = {removal[0], *(end for end, _ in filter(None, others))}
+        yield name, [f"{end} {name}" for end in ends]

@@ -15,6 +15,7 @@ from tallystream.reading.leaderboards import bound_field
 from tallystream.rules.parts import ALL_TIME, BOARDS, board_length
 from tallystream.rules.windows import labelled
 from tallystream_worker.rebuild.drop import counter_keys
+from tallystream_worker.rebuild.values import exact
 from tallystream_worker.verify.pages import PAGE, pages
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class _Board:
     key: str
     values: str
     window: str | None
-    scores: dict[bytes, int]
+    scores: dict[bytes, int | float]
 
     def counter(self, subject: bytes) -> str:
         """Return the full name of a subject's counter: the prefix of all counters, then its `Difference.counter`."""
@@ -51,7 +52,7 @@ class _Board:
         return len(self.scores) >= board_length(self.rule.top)
 
     @property
-    def last(self) -> int:
+    def last(self) -> int | float:
         return min(self.scores.values(), default=0)
 
     def may_be_wrong(self, subject: bytes, value: int) -> bool:
@@ -140,8 +141,8 @@ def _removed(scene: Scene) -> dict[str, int]:
     return removed_ends([scene.client.hgetall(keys.forgotten) for keys in scene.deployment.layout.keys], scene.rules)
 
 
-def _scores(scene: Scene, key: str) -> dict[bytes, int]:
-    return {member: int(score) for member, score in scene.client.zrange(key, 0, -1, withscores=True)}
+def _scores(scene: Scene, key: str) -> dict[bytes, int | float]:
+    return {member: exact(score) for member, score in scene.client.zrange(key, 0, -1, withscores=True)}
 
 
 def _totals(scene: Scene, keys: PartitionKeys, prefix: str) -> Iterator[tuple[bytes, int]]:
@@ -176,14 +177,14 @@ def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[
         value = int(raw or 0)
         where = f"{board.key}: {subject.decode(errors='replace')}"
         if score is not None:
-            if raw is None and int(score):
+            if raw is None and score:
                 scene.report.differing.add((keys.stream, counter.removeprefix(keys.counters)))
                 name = "counters.differ" if board.window is None else "buckets.differ"
-                scene.report.find(name, f"{counter} does not exist, but {board.key} lists it with {int(score):,}")
-            elif int(score) != value:
-                scene.report.find("leaderboards.differ", f"{where} has {int(score):,}, its counter {value:,}")
+                scene.report.find(name, f"{counter} does not exist, but {board.key} lists it with {exact(score):,}")
+            elif score != value:
+                scene.report.find("leaderboards.differ", f"{where} has {exact(score):,}, its counter {value:,}")
             continue
         is_full = length >= board_length(board.rule.top)
-        bounds = ([int(last[0][1])] if is_full else []) + ([] if bound is None else [int(bound)])
+        bounds = ([last[0][1]] if is_full else []) + ([] if bound is None else [int(bound)])
         if value > max(bounds) if bounds else value != 0:
             scene.report.find("leaderboards.incomplete", f"{where} with {value:,} is not listed")

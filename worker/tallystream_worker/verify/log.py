@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.storage.keys import FIRST_TOPIC, REAPED, REAPED_SPOOL
+from tallystream.storage.stored_values import RECORD
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.archived import ArchivedLinks
@@ -275,7 +276,6 @@ class _Partition:
         later: list[tuple[bytes, int, StreamID]] = []
         seen: set[int] = set()  # HSCAN may return a field twice
         for producer, value in self._client.hscan_iter(self._keys.sequences, count=1000):
-            number, _, id_ = value.partition(b" ")
             if (
                 producer.startswith(b"!")
                 or (producer.startswith(SOURCE) and b"@" in producer)
@@ -283,9 +283,10 @@ class _Partition:
             ):
                 continue
             seen.add(hash(producer))
-            record = int(number), _id(id_)
-            last = self._walk.take(producer)
-            if record[1] > self._until:
+            record, last = _record(value), self._walk.take(producer)
+            if record is None:
+                self._find_record(producer, f"the value '{value.decode(errors='backslashreplace')}'", last)
+            elif record[1] > self._until:
                 later.append((producer, *record))
             elif last is None:
                 if self._walk.first is not None and record[1] >= self._walk.first:
@@ -340,11 +341,13 @@ class _Partition:
                     )
 
     def _differs(self, producer: bytes, record: tuple[int, StreamID], last: tuple[int, StreamID] | None) -> None:
+        self._find_record(producer, f"{record[0]:,} at {_text(record[1])}", last)
+
+    def _find_record(self, producer: bytes, record: str, last: tuple[int, StreamID] | None) -> None:
         there = "the stream has no such entry" if last is None else f"its last entry is {last[0]:,} at {_text(last[1])}"
         self._report.find(
             "sequences.differ",
-            f"{self._keys.sequences}: {producer.decode(errors='replace')} has {record[0]:,} at {_text(record[1])}, but "
-            + there,
+            f"{self._keys.sequences}: {producer.decode(errors='replace')} has {record}, but {there}",
         )
 
     def _prove_archive(self) -> None:
@@ -410,6 +413,12 @@ class _Ahead:
 
     def step(self) -> None:
         self.next = next(self._links, None)
+
+
+def _record(value: bytes) -> tuple[int, StreamID] | None:
+    """Return the number and the ID in the record of a producer; `None` if it has another form than scripts write."""
+    found = RECORD.fullmatch(value)
+    return None if found is None else (int(found[1]), (int(found[2]), int(found[3])))
 
 
 def _is_random(producer: bytes) -> bool:

@@ -8,7 +8,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import read
 from tallystream.rules.parts import PARTS, SKETCHES, parts
-from tallystream.storage.deployment_hash import parse_live
+from tallystream.storage.deployment_hash import parse_live, whole_number
 from tallystream.storage.keys import FIRST, LEFT
 from tallystream.storage.rule_changes import counted_numbers, read_changes
 from tallystream_worker.rebuild.describe import counted_generations
@@ -95,7 +95,7 @@ def _of_the_root(scene: Scene) -> None:
         is_left = f"{layout.topic}:{layout.partitions}" in left or layout.topic == deployment.kept
         if not is_left and any(scene.client.exists(keys.stream) for keys in layout.keys):
             scene.report.lose_field(root, "kept", f"Set it to {layout.topic}")
-    newest = int(scene.client.hget(root, "newest-log") or 0)
+    newest = whole_number(scene.client.hget(root, "newest-log") or b"0", "newest-log")
     if deployment.earlier and newest < deployment.layout.topic:
         scene.report.lose_field(root, "newest-log", f"Set it to {deployment.layout.topic} or a higher number")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from tallystream.storage.stored_values import stored_number
 from tallystream_worker.process.scan import pages_of_keys
-from tallystream_worker.rebuild.numbers import stored_number
 
 if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys

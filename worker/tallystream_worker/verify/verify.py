@@ -68,6 +68,8 @@ def verify(
         ConfigurationError: nothing is stored in the namespace, this release cannot read the stored data, or no worker
             has published the rules yet.
         KeyLost: the description of the deployment was lost, or lost a field, during the verification.
+        DamagedValue: a number in that description, or the mark of a live generation, has another form than tallystream
+            writes.
         Stopped: `show` raised it.
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
         redis.RedisError: the server rejects INFO, or a command that reads the description of the deployment.
