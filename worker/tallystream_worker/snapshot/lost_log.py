@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.storage.keys import PartitionKeys
+    from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _MARK: Final = Script("tallystream_worker.snapshot", "mark")
 _READ: Final = 1000
+
+HOLDER: Final = "snapshot"
+"""The name of the retention hold of the snapshots."""
 
 
 class LogLost(SnapshotError):
@@ -86,6 +90,34 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
     """
     (answer,) = _MARK(client, [keys.sequences, keys.live], [known, added, closing])
     return bool(answer == b"marked")
+
+
+def has_everything(
+    client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, database: Database, number: int
+) -> bool:
+    """Return whether a partition has the mark of its snapshot, and so everything that the snapshot contains.
+
+    Without the mark, the server has lost data of the snapshot. If the result is `False`, it has the events all the
+    same: no entry of the snapshot is lost, or all were sent again. The generation of the snapshot need not be live, nor
+    its topic.
+
+    Args:
+        client: The server of the partition.
+        keys: The keys of the partition, in the topic of the snapshot.
+        position: The position of the snapshot.
+        database: The database of the snapshot, which has the records of its producers.
+        number: The number of the partition.
+
+    Raises:
+        LogLost: entries of the snapshot are missing, and not all of them were surely sent again.
+        SnapshotError: the database cannot be used.
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    if put_mark(client, keys, position.mark):
+        return True
+    held: bytes | None = client.execute_command("HGET", keys.retention_holds, HOLDER)
+    ensure_sent_again(client, keys, position, database.producers(number), "0-0" if held is None else held.decode())
+    return False
 
 
 def ensure_sent_again(
