@@ -143,7 +143,8 @@ class Snapshotter:
 
         Raises:
             LogLost: the server has lost entries that the last snapshot of a partition contains, and they were not all
-                sent again; that snapshot is unchanged.
+                sent again; or (`PassedOver`) lacks them because another snapshot was restored since. That snapshot is
+                unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
             ScanBroken: see `take`; nothing was written for that partition.
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
@@ -236,7 +237,9 @@ class Snapshotter:
             SnapshotError: the database cannot be used.
             redis.RedisError: the server did not answer, or refused a command.
         """
-        return before.mark if has_everything(self._client, keys, before, self._database, partition) else ""
+        live = self._deployment.layout
+        is_there = has_everything(self._client, keys, before, self._database, partition, live)
+        return before.mark if is_there else ""
 
     def _refuse_lost(self, facts: Mapping[str, str]) -> None:
         """Check for lost entries of a snapshot of an earlier release or another topic, which is replaced as a whole.

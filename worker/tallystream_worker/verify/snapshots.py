@@ -194,10 +194,10 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
 def _state_of(
     scene: Scene, keys: PartitionKeys, number: int, database: Database, position: SnapshotPosition
 ) -> str:
-    """Return whether the server has what a partition of the snapshot has; if entries are lost, report this.
+    """Return whether the server has what a partition of the snapshot has; if it lacks entries, report this.
 
     The result is `_THERE`, `_SENT_AGAIN` (data was lost, and producers have sent all its entries again) or `_LOST`.
-    Entries are lost if the snapshot ends after the end of the stream. They may also be lost if the server lacks the
+    Entries are lost, or a restore of another snapshot has passed them over, if the snapshot ends after the stream. They may also be lost if the server lacks the
     mark of the snapshot: the IDs do not show whether a server has lost entries and got later ones since. The mark is
     not looked for if the key that has it (the sequences) is lost.
 
@@ -209,23 +209,27 @@ def _state_of(
         database: The database of the snapshot.
         position: The position of the partition in the snapshot.
     """
-    from tallystream_worker.snapshot.lost_log import LogLost, has_everything  # noqa: PLC0415  # as above
+    from tallystream_worker.snapshot.lost_log import (  # noqa: PLC0415  # as above
+        LogLost,
+        PassedOver,
+        has_everything,
+        passed_over,
+    )
 
-    report = scene.report
-    if keys.topic == scene.deployment.layout.topic:
-        end, newest = position.generated, scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
-        if parse_id(end) > parse_id(newest):
-            report.find("snapshot.ahead", f"{database.place}: {end}, but {keys.stream} ends at {newest}")
-            report.explain("snapshot.ahead")
-            return _LOST
-    if keys.sequences in report.lost:
-        return _THERE
+    report, client, live = scene.report, scene.client, scene.deployment.layout
     try:
-        return _THERE if has_everything(scene.client, keys, position, database, number) else _SENT_AGAIN
+        if keys.topic == live.topic:
+            end, newest = position.generated, client.xinfo_stream(keys.stream)["last-generated-id"].decode()
+            if parse_id(end) > parse_id(newest):
+                raise passed_over(client, keys, position, live) or LogLost(f"{end}, but {keys.stream} ends at {newest}")
+        if keys.sequences in report.lost or has_everything(client, keys, position, database, number, live):
+            return _THERE
     except LogLost as error:
-        report.find("snapshot.ahead", f"{database.place}: {error.problem}")
-        report.explain("snapshot.ahead")
+        name = "snapshot.passed_over" if isinstance(error, PassedOver) else "snapshot.ahead"
+        report.find(name, f"{database.place}: {error.problem}")
+        report.explain(name)
         return _LOST
+    return _SENT_AGAIN
 
 
 def _check_forgotten(scene: Scene, keys: PartitionKeys, copied: Mapping[str, str]) -> None:
