@@ -163,28 +163,13 @@ def passed_over(
     restored = 0
     for each in [keys] if keys.topic == live.topic else live.keys:
         found: Any = client.hmget(each.sequences, [RESTORED, RESTORED_AT])
-        restored = max(restored, restored_since(*found, position))
+        restored = max(restored, position.passed_over(*found))
     if not restored:
         return None
     return PassedOver(
         f"{keys.stream}: another snapshot was restored at {format_moment(restored / 1000)}, after this one was taken "
         f"({format_moment(position.taken / 1000)}), and the server lacks entries of this one"
     )
-
-
-def restored_since(restored: bytes | None, at: bytes | None, position: SnapshotPosition) -> int:
-    """Return when another snapshot was restored after the one of a position was taken; 0 if none was.
-
-    The result is in milliseconds since 1970.
-
-    Args:
-        restored: The value of the field `RESTORED` of the partition's sequences; `None` if there is none.
-        at: That of `RESTORED_AT`.
-        position: The position of the snapshot in the partition.
-    """
-    if restored is None or at is None or restored.partition(b" ")[0] == position.mark.encode():
-        return 0
-    return int(at) if int(at) > position.taken else 0
 
 
 def ensure_sent_again(
