@@ -407,7 +407,7 @@ def test_a_loss_after_a_restore_is_not_called_a_choice(harness, database, tmp_pa
     emit(harness, "lost")
     take(harness, database)
     go_back(harness.client, earlier)
-    with pytest.raises(LogLost, match="the server has lost entries after [1-9]"):
+    with pytest.raises(LogLost, match=r"the server has lost entries after [1-9]"):
         take(harness, database)
     assert totals(database) == {"a": 10, "lost": 10}
 
@@ -420,5 +420,5 @@ def test_no_entry_is_named_if_none_is_left(harness, database):
     take(harness, database)
     go_back(harness.client, earlier)
     harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
-    with pytest.raises(LogLost, match="the server has lost entries up to [1-9]"):
+    with pytest.raises(LogLost, match=r"the server has lost entries up to [1-9]"):
         take(harness, database)

@@ -851,8 +851,8 @@ def test_each_finding_is_found_by_a_test():
 
 
 OTHERWISE = {
-    "keys.mistyped", "log.gap", "group.pending_gone", "archive.ahead", "archive.skips", "snapshot.behind", "snapshot.passed_over",
-    "snapshot.outdated", "archive.set_aside",
+    "keys.mistyped", "log.gap", "group.pending_gone", "archive.ahead", "archive.skips", "snapshot.behind",
+    "snapshot.outdated", "snapshot.passed_over", "archive.set_aside",
 }  # fmt: skip
 """Findings of separate tests."""
 

@@ -96,9 +96,7 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
     # The server is read after the backups: these may be written meanwhile.
     fields = (SNAPSHOTS, RESTORED, RESTORED_AT)
     commands = [
-        command
-        for each in found
-        for command in (("XINFO STREAM", each.stream), ("HMGET", each.sequences, *fields))
+        command for each in found for command in (("XINFO STREAM", each.stream), ("HMGET", each.sequences, *fields))
     ]
 
     def parse(replies: list[Any]) -> list[BackedUpLoss]:

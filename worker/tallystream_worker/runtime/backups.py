@@ -40,7 +40,8 @@ class BackedUp(Generic[_Last]):
 def read_snapshot(settings: Settings) -> BackedUp[SnapshotPosition] | None:
     """Return the positions in the configured snapshot; `None` if there is none, or its SQLite file does not exist.
 
-    If none is configured, it is the snapshot that `tallystream up` takes of this server: see `snapshot_of`. If the database has no complete snapshot, `last` is empty and `epoch` is `None`.
+    If none is configured, the positions are those of the snapshot that `tallystream up` takes of this server: see
+    `snapshot_of`. If the database has no complete snapshot, `last` is empty and `epoch` is `None`.
 
     Raises:
         ConfigurationError: the URL cannot be used.

@@ -200,10 +200,11 @@ def ensure_sent_again(
         missing.append(f"those up to {position.unsent} may be of clients that send nothing again")
     if not missing:
         return
-    after = _last_common(client, keys.stream, position)
+    last = _last_common(client, keys.stream, position)
+    after = f"after {last} " if last else ""
     raise LogLost(
-        f"{keys.stream}: the server has lost entries {f'after {after} ' * bool(after)}up to {position.generated}, which "
-        f"the snapshot contains; {' and '.join(missing)}"
+        f"{keys.stream}: the server has lost entries {after}up to {position.generated}, which the snapshot contains; "
+        f"{' and '.join(missing)}"
     )
 
 

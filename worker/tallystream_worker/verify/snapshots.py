@@ -191,15 +191,13 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
     return True
 
 
-def _state_of(
-    scene: Scene, keys: PartitionKeys, number: int, database: Database, position: SnapshotPosition
-) -> str:
+def _state_of(scene: Scene, keys: PartitionKeys, number: int, database: Database, position: SnapshotPosition) -> str:
     """Return whether the server has what a partition of the snapshot has; if it lacks entries, report this.
 
     The result is `_THERE`, `_SENT_AGAIN` (data was lost, and producers have sent all its entries again) or `_LOST`.
-    Entries are lost, or a restore of another snapshot has passed them over, if the snapshot ends after the stream. They may also be lost if the server lacks the
-    mark of the snapshot: the IDs do not show whether a server has lost entries and got later ones since. The mark is
-    not looked for if the key that has it (the sequences) is lost.
+    Entries are lost, or a restore of another snapshot has passed them over, if the snapshot ends after the stream. They
+    may also be lost if the server lacks the mark of the snapshot: the IDs do not show whether a server has lost entries
+    and got later ones since. The mark is not looked for if the key that has it (the sequences) is lost.
 
     Args:
         scene: The verification, whose report gets the loss.

@@ -147,13 +147,7 @@ def restore(
             "the present configuration, events of new metrics become dead letters. Then run: tallystream rebuild",
             soft_wrap=True,
         )
-    if passed := _passed_over(settings, parts):
-        console.print(
-            f"The snapshot {passed}, which the configuration names, was not restored. If it has entries that the server "
-            "lacks, it is not replaced. To keep the restored counters, and replace it, run: tallystream snapshot --once "
-            "--accept-loss",
-            soft_wrap=True,
-        )
+    _print_passed_over(settings, parts)
     if damaged:
         console.print(
             f"Another program has changed, removed or added rows of the snapshot after it was taken, in the tables "
@@ -181,19 +175,24 @@ def _rules_differ(settings: Settings, result: Restored) -> bool:
     return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
 
 
-def _passed_over(settings: Settings, parts: Sequence[RestoredPart]) -> str:
-    """Return the place of the configured snapshot if it is of another moment than the restored one; else `""`.
+def _print_passed_over(settings: Settings, parts: Sequence[RestoredPart]) -> None:
+    """Print which command replaces the configured snapshot, if it is of another moment than the restored one.
 
-    Also `""` if it has no snapshot of a partition, or cannot be read.
+    Print nothing if it has no snapshot of a partition, or cannot be read.
     """
     try:
         found = read_snapshot(settings)
     except TallyError:
-        return ""
+        return
     if found is None or not found.last or None in found.last:
-        return ""
-    moments = [each.taken for each in found.last if each is not None]
-    return "" if moments == [part.taken for part in parts] else found.place
+        return
+    if [each.taken for each in found.last if each is not None] != [part.taken for part in parts]:
+        console.print(
+            f"The snapshot {found.place}, which the configuration names, was not restored. If it has entries that the "
+            "server lacks, it is not replaced. To keep the restored counters, and replace it, run: tallystream "
+            "snapshot --once --accept-loss",
+            soft_wrap=True,
+        )
 
 
 def _moment(milliseconds: int) -> str:

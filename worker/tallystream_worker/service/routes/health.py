@@ -53,12 +53,13 @@ async def readyz(
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
     Otherwise respond 503, also while a restore has not finished. If the server was emptied, and a backup has the data,
-    the only reason names the backup, and the command that restores it. The service stays ready if there are dead letters, if
-    dead letters were dropped, if another program removed entries before they were counted, if the server has lost
-    archived entries, or if the ledger does not balance. In a cluster, it also stays ready if nodes do not answer, as
-    long as one partition can be read, and the service has read the description of the data once: the service then
-    answers in part. In these cases, the response has `warnings`, as far as the figures can be read, but only to a
-    request with a token or a session, if this service needs tokens.
+    the only reason names the backup, and the command that restores it.
+
+    The service stays ready if there are dead letters, if dead letters were dropped, if another program removed entries
+    before they were counted, if the server has lost archived entries, or if the ledger does not balance. In a cluster,
+    it also stays ready if nodes do not answer, as long as one partition can be read, and the service has read the
+    description of the data once: the service then answers in part. In these cases, the response has `warnings`, as far
+    as the figures can be read, but only to a request with a token or a session, if this service needs tokens.
     """
     if reasons := await _reasons_against(totals, backup):
         if not access.knows(request):
