@@ -95,12 +95,13 @@ def test_an_emptied_server_of_up_names_its_snapshot(tmp_path, monkeypatch) -> No
             shell = Shell(server.url, tmp_path)
             shell("emit", "view", "article:1", "--wait")
         shell("snapshot", "data/snapshot.sqlite", "--once")
-        client.flushall()
         with serving(settings, backup=backup_text(settings)) as url:
+            assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+            client.flushall()
             for begin in (lambda: None, lambda: shell("emit", "view", "article:1")):
                 begin()
                 (reason,) = httpx.get(f"{url}/readyz").json()["reasons"]
-                assert reason.startswith(f"{server.url} has no data of this deployment. The snapshot {tmp_path}/data/")
+                assert f"{server.url} has no data of this deployment. The snapshot {tmp_path}/data/" in reason
                 command = reason.rpartition("run: tallystream ")[2]
                 with pytest.raises(NothingDeclared, match=f"so this worker waits.*{command}"):
                     refuse_lost_data(client, settings, creating=True)

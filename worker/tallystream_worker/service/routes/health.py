@@ -12,7 +12,14 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, ConsumerGroupMissing, KeyLost, NodeUnreachable, StreamError
+from tallystream.errors import (
+    ConfigurationError,
+    ConsumerGroupMissing,
+    DeploymentDeleted,
+    KeyLost,
+    NodeUnreachable,
+    StreamError,
+)
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.deployment_hash import ARCHIVE_LOST
@@ -105,6 +112,9 @@ async def _reasons_against(totals: Totals, backup: Backup) -> list[str]:
         return [reason for pair in zip(lost, missing, strict=True) if (reason := pair[0] or pair[1])]
     except NodeUnreachable as error:
         return [str(error)]
+    except DeploymentDeleted as error:
+        found = await asyncio.to_thread(backup.text)
+        return [f"{error}. {found}" if found else str(error)]
     except (ConfigurationError, StreamError) as error:  # also of a restore that has not finished
         return [str(error)]
     except RedisError as error:
