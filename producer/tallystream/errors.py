@@ -288,6 +288,10 @@ class DeploymentChanged(StreamError):
     """Raised if the data that this process started with was deleted or replaced, or is being restored."""
 
 
+class DeploymentDeleted(DeploymentChanged):
+    """Raised if the hash that describes the data was deleted since this process read it."""
+
+
 class GenerationSwitched(StreamError):
     """Raised if the caller's generation, topic or rules are not the live ones, so its event or batch was not counted.
 

@@ -100,6 +100,7 @@ _RESET: Final = "tests/integration/rebuild/test_reset.py"
 _RESET_EXACT: Final = "tests/integration/rebuild/test_reset_exact.py"
 _RESTORED: Final = "tests/integration/verify/test_restored.py"
 _BESIDE_ARCHIVE: Final = "tests/integration/verify/test_restored_beside_archive.py"
+_LOST_GENERATION: Final = "tests/integration/verify/test_lost_generation.py"
 _LOST_END: Final = "tests/integration/verify/test_lost_end.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _FORMS: Final = "test_a_value_in_a_form_that_no_script_writes_is_never_proved"
@@ -742,12 +743,83 @@ MUTANTS: Final = (
         "verify-without-the-mark-of-the-snapshot",
         (
             Edit(
-                "tallystream_worker/verify/snapshots.py",
-                "not put_mark(scene.client, keys, position.mark):",
-                "not put_mark(scene.client, keys, ''):",
+                "tallystream_worker/snapshot/lost_log.py",
+                "if put_mark(client, keys, position.mark):",
+                "if put_mark(client, keys, ''):",
             ),
         ),
         tests=("tests/integration/verify/test_remedies.py::test_the_finding_that_explains_the_others_comes_first",),
+    ),
+    Mutant(
+        "verify-judges-a-snapshot-by-its-generation",
+        (
+            Edit(
+                "tallystream_worker/verify/snapshots.py",
+                "elif _state_of(scene, keys, number, database, found[0]) == _LOST:",
+                "elif False:",
+            ),
+        ),
+        tests=(f"{_LOST_GENERATION}::test_older_data_of_another_generation_is_found",),
+    ),
+    Mutant(
+        "verify-judges-a-snapshot-by-its-topic",
+        (Edit("tallystream_worker/verify/snapshots.py", "    if is_lost:\n        return True\n", ""),),
+        tests=(f"{_LOST_GENERATION}::test_older_data_of_another_generation_is_found",),
+    ),
+    Mutant(
+        "snapshot-of-another-topic-replaced-unchecked",
+        (
+            Edit(
+                "tallystream_worker/snapshot/snapshotter.py",
+                "        elif self._moved:\n            if not accept_loss:\n",
+                "        elif self._moved:\n            if False:\n",
+            ),
+        ),
+        tests=(f"{_LOST_GENERATION}::test_older_data_of_another_generation_is_found",),
+    ),
+    Mutant(
+        "restore-does-not-state-its-time",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "            RESTORED_AT: str(server_time(client)),\n",
+                "",
+            ),
+        ),
+        tests=(f"{_LOST_LOG}::test_a_snapshot_that_a_restore_has_passed_over_is_named",),
+    ),
+    Mutant(
+        "loss-after-a-restore-is-called-a-choice",
+        (
+            Edit(
+                "tallystream_worker/snapshot/point_in_time.py",
+                "return int(at) if int(at) > self.taken else 0",
+                "return int(at)",
+            ),
+        ),
+        tests=(f"{_LOST_LOG}::test_a_loss_after_a_restore_is_not_called_a_choice",),
+    ),
+    Mutant(
+        "status-takes-a-passed-over-snapshot-for-a-loss",
+        (
+            Edit(
+                "tallystream_worker/cli/later_backup.py",
+                "snapshot.passed_over(restored, at) if snapshot is not None and is_unmarked else 0",
+                "0",
+            ),
+        ),
+        tests=("tests/integration/cli/test_lost_data.py::test_each_command_names_a_restore_of_another_file",),
+    ),
+    Mutant(
+        "worker-does-not-find-the-snapshot-of-up",
+        (
+            Edit(
+                "tallystream_worker/runtime/backups.py",
+                "settings.snapshot.url or snapshot_of(settings.redis.url)",
+                "settings.snapshot.url",
+            ),
+        ),
+        tests=("tests/integration/cli/test_lost_data.py::test_an_emptied_server_of_up_names_its_snapshot",),
     ),
     Mutant(
         "restored-snapshot-is-never-behind",
@@ -1658,10 +1730,9 @@ MUTANTS: Final = (
         "snapshot-after-a-loss-reads-only-changes",
         (
             Edit(
-                "tallystream_worker/snapshot/snapshotter.py",
-                '_ALL if held is None else held.decode())\n        return ""',
-                '_ALL if held is None else held.decode())\n        put_mark(self._client, keys, "", before.mark)\n'
-                "        return before.mark",
+                "tallystream_worker/snapshot/lost_log.py",
+                "        raise\n    return False\n",
+                '        raise\n    put_mark(client, keys, "", position.mark)\n    return True\n',
             ),
         ),
         tests=(

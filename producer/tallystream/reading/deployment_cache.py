@@ -10,7 +10,7 @@ from tallystream.client.error_text import text_of
 from tallystream.client.replies import is_unreachable
 from tallystream.client.server_time import parse_time
 from tallystream.deployment import Deployment
-from tallystream.errors import BRING_BACK, DeploymentChanged, NodeUnreachable
+from tallystream.errors import BRING_BACK, DeploymentDeleted, NodeUnreachable
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.rules.parts import PARTS, lacking
 from tallystream.storage.deployment_hash import live_topic
@@ -93,9 +93,9 @@ def without_meta(latest: Deployment | None, namespace: str, error: RedisError, l
     return query_partitions(latest)
 
 
-def _deleted(layout: Layout) -> DeploymentChanged:
+def _deleted(layout: Layout) -> DeploymentDeleted:
     """Return the error whose text states that the description of a deployment, `layout.root`, was deleted."""
-    return DeploymentChanged(
+    return DeploymentDeleted(
         f"{layout.root} was deleted, so the counters cannot be read. If the server has lost its data, {BRING_BACK}"
     )
 

@@ -64,6 +64,10 @@ RESTORED: Final = "!restored"
 """Field of the sequences, about the last restore of the partition: the mark of the snapshot, the ID up to which every
 entry was in its counters, and the number of entries in its counters that the restored stream lacked."""
 
+RESTORED_AT: Final = "!restored-at"
+"""Field of the sequences: when the last restore of the partition ran, in milliseconds since 1970, by the server's
+clock."""
+
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
 
@@ -174,7 +178,8 @@ class PartitionKeys:
         trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
         `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn`
         and `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
-        `mark.lua`), and `!restored` is about the last restore of the partition (see `RESTORED`).
+        `mark.lua`). `!restored` and `!restored-at` are about the last restore of the partition (see `RESTORED` and
+        `RESTORED_AT`).
         """
         return self.prefix + "seq"
 

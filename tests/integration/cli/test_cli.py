@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -243,6 +246,26 @@ def test_no_server(alone, command):
     assert "--redis" in error
     assert "tallystream up" in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_server_that_reads_its_data(alone):
+    """If the server has just started, and still reads its data, one line asks to wait: no other server is needed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as connection:
+                        while connection.recv(65_536):
+                            connection.sendall(b"-LOADING Valkey is loading the dataset in memory\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        error = alone("status", "--redis", url, status=1).stderr
+    expected = (
+        "has just started, and reads its data: Valkey is loading the dataset in memory. Wait, and run the command"
+    )
+    assert error == f"tallystream: {url} {expected} again\n"
 
 
 @pytest.mark.parametrize("command", ["archive --once", "verify", "audit", "rebuild", "replay"])

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from contextlib import closing
 
+import httpx
 import pytest
 
 from tallystream import Producer
 from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
+from tallystream.errors import NothingDeclared
 from tallystream.reading.totals import Totals
 from tallystream.rules.retraction import Retraction
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.cli.later_backup import find_losses
+from tallystream_worker.cli.lost_data import backup_text
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.retract import ends, propose_without
 from tallystream_worker.repartition import topic
 from tallystream_worker.runtime.app import counting
-from tallystream_worker.runtime.lost_data import backup_of
+from tallystream_worker.runtime.lost_data import backup_of, refuse_lost_data
+from tallystream_worker.server.embedded import EmbeddedServer
+from tallystream_worker.service.server import serving
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
 from tests.harness import Harness
+from tests.http_service import settings_for
 from tests.integration.cli.test_cli import Shell
 from tests.integration.repartition.test_migration import moved
 from tests.rewind import copy_of, go_back
@@ -74,6 +81,33 @@ def test_each_command_names_the_snapshot_of_an_emptied_server(counted: Shell, *,
     assert ("are lost" in restored) == ("If entries were appended after" in restored)
     with closing(Totals(counted.url)) as totals:
         assert totals.get("article:1", "view").value == 1 + has_producer
+
+
+def test_an_emptied_server_of_up_names_its_snapshot(tmp_path, monkeypatch) -> None:
+    """On an emptied server of `tallystream up`, `/readyz` and a worker that only has its URL name the snapshot of `up`.
+
+    The worker waits. This is so although a producer has begun to use the server.
+    """
+    monkeypatch.setattr("tallystream_worker.runtime.partition_worker.BLOCK", 0.05)  # the worker is stopped often
+    with EmbeddedServer(tmp_path / "data") as server, closing(connect(server.url)) as client:
+        settings = settings_for(server.url)
+        with counting(settings, logs.configure(quiet=True)):
+            shell = Shell(server.url, tmp_path)
+            shell("emit", "view", "article:1", "--wait")
+        shell("snapshot", "data/snapshot.sqlite", "--once")
+        with serving(settings, backup=backup_text(settings)) as url:
+            assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+            client.flushall()
+            for begin in (lambda: None, lambda: shell("emit", "view", "article:1")):
+                begin()
+                (reason,) = httpx.get(f"{url}/readyz").json()["reasons"]
+                assert f"{server.url} has no data of this deployment. The snapshot {tmp_path}/data/" in reason
+                command = reason.rpartition("run: tallystream ")[2]
+                with pytest.raises(NothingDeclared, match=f"so this worker waits.*{command}"):
+                    refuse_lost_data(client, settings, creating=True)
+            shell(*shlex.split(command))
+            assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+        refuse_lost_data(client, settings, creating=True)
 
 
 def test_each_command_names_the_archive_of_an_emptied_server(counted: Shell) -> None:
@@ -161,6 +195,32 @@ def test_status_names_the_backup_with_later_entries(counted: Shell, backup: str)
         if backup == "snapshot":
             counted("restore", "--force")
             assert "lost" not in counted("status").stderr
+
+
+def test_each_command_names_a_restore_of_another_file(counted: Shell) -> None:
+    """After a restore of an older file, `restore`, `status` and `snapshot` first name what keeps the counters.
+
+    After that command, they name no loss.
+    """
+    (counted.folder / "tallystream.toml").write_text('[snapshot]\nurl = "tally.sqlite"\n', encoding="utf-8")
+    replacing = "tallystream snapshot --once --accept-loss"
+    with closing(connect(counted.url)) as client:
+        counted("snapshot", "older.sqlite", "--once")
+        with counting(Settings(redis=RedisSettings(url=counted.url)), logs.configure(quiet=True)):
+            counted("emit", "view", "article:1", "--wait")
+        counted("snapshot", "--once")
+        assert replacing not in counted("restore", "--force").stdout
+        for keys in Deployment.load(client).layout.keys:
+            client.xtrim(keys.stream, maxlen=0, approximate=False)
+        told = counted("restore", "older.sqlite", "--force").stdout
+        assert "The snapshot tally.sqlite, which the configuration names, was not restored" in told
+        assert replacing in told
+        (line,) = json.loads(counted("status", "--json", status=1).stdout)["lost"]
+        assert re.match("passed over: another snapshot was restored at 20.*, after the snapshot tally.sqlite was", line)
+        for told in (line, counted("snapshot", "--once", status=1).stderr):
+            assert -1 < told.find(replacing) < told.find("tallystream restore --force")
+        counted(*replacing.split()[1:])
+        assert counted.json("status")["lost"] == []
 
 
 def test_status_states_one_order_if_both_backups_have_later_entries(counted: Shell) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -352,3 +354,71 @@ def test_archived_entries_after_a_lost_end_count(harness, database, tmp_path, mo
     assert part.survived
     assert part.missing == 0
     assert harness.ledger()["counted"] == sum(right.values())
+
+
+def copy_to(database: Database, file: Path) -> Database:
+    """Copy a database to another file, as an operator does, and return it."""
+    with sqlite3.connect(database.place) as connection, closing(sqlite3.connect(file)) as other:
+        connection.backup(other)
+    return Database(str(file))
+
+
+@pytest.mark.parametrize("is_emptied", [True, False])
+def test_a_snapshot_that_a_restore_has_passed_over_is_named(harness, database, tmp_path, is_emptied):
+    """After a restore of an older file, the error names that restore, and first the command that replaces the snapshot.
+
+    The snapshot is unchanged until one of the two commands runs. The error names no entry after which entries are lost.
+    """
+    emit(harness, "a")
+    take(harness, database)
+    with closing(copy_to(database, tmp_path / "older.sqlite")) as older:
+        emit(harness, "passed-over")
+        take(harness, database)
+        if is_emptied:
+            harness.client.flushall()
+        else:
+            harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
+        restore(harness.client, older, force=True)
+    for _ in range(2):
+        with pytest.raises(LogLost) as refused:
+            take(harness, database)
+        found = re.search("another snapshot was restored at .* after this one was taken", str(refused.value))
+        assert found, refused.value
+        assert "after 0-0" not in str(refused.value)
+        replacing, going_back = (str(refused.value).index(each) for each in ("--once --accept-loss", "restore --force"))
+        assert replacing < going_back
+        emit(harness, "b")
+    assert totals(database) == {"a": 10, "passed-over": 10}
+    take(harness, database, accept_loss=True)
+    assert totals(database) == {"a": 10, "b": 20}
+    emit(harness, "c")
+    assert take(harness, database).whole == 0
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_loss_after_a_restore_is_not_called_a_choice(harness, database, tmp_path, is_other):
+    """If the server loses entries that were counted after a restore, the error is about the loss, not the restore."""
+    emit(harness, "a")
+    take(harness, database)
+    with closing(copy_to(database, tmp_path / "older.sqlite")) as older:
+        restore(harness.client, older if is_other else database, force=True)
+    take(harness, database)
+    earlier = copy_of(harness.client)
+    emit(harness, "lost")
+    take(harness, database)
+    go_back(harness.client, earlier)
+    with pytest.raises(LogLost, match=r"the server has lost entries after [1-9]"):
+        take(harness, database)
+    assert totals(database) == {"a": 10, "lost": 10}
+
+
+def test_no_entry_is_named_if_none_is_left(harness, database):
+    """If a stream that lost entries has no entry, the error names only the last lost one."""
+    emit(harness, "a")
+    earlier = copy_of(harness.client)
+    emit(harness, "lost")
+    take(harness, database)
+    go_back(harness.client, earlier)
+    harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
+    with pytest.raises(LogLost, match=r"the server has lost entries up to [1-9]"):
+        take(harness, database)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +27,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.runtime.publication import publish_again, publish_rules
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
 from tests.http_service import http_service
@@ -97,6 +100,19 @@ def ahead_unseen(world: World) -> None:
     world.harness.drain("closer", claim_idle=0)
 
 
+def passed_over(world: World) -> None:
+    """An older copy of the snapshot was restored, and the stream lacks the later entries."""
+    older = world.folder / "older.sqlite"
+    with sqlite3.connect(world.database.place) as connection, closing(sqlite3.connect(older)) as other:
+        connection.backup(other)
+    world.emit()
+    world.harness.drain("closer", claim_idle=0)
+    world.copy()
+    world.client.flushall()
+    with closing(Database(str(older))) as database:
+        restore(world.client, database)
+
+
 def behind(world: World) -> None:
     """Entries after the snapshot are gone from the stream."""
     world.emit(10)
@@ -121,6 +137,8 @@ CASES: Final[dict[str, tuple[str, Callable[[World], None], int]]] = {
     "older data, to accept": ("snapshot.ahead", ahead, 1),
     "older data and later events, to restore": ("snapshot.ahead", ahead_unseen, 0),
     "older data and later events, to accept": ("snapshot.ahead", ahead_unseen, 1),
+    "an older file, to accept": ("snapshot.passed_over", passed_over, 0),
+    "an older file, to go back": ("snapshot.passed_over", passed_over, 1),
     "removed entries": ("snapshot.behind", behind, 0),
     "a changed row": ("snapshot.damaged", changed("UPDATE totals SET value = value + 1"), 0),
     "a removed row": ("snapshot.differs", changed("DELETE FROM votes"), 0),

@@ -150,7 +150,9 @@ def test_a_counter_that_is_wrong_after_a_restore_is_mended_by_the_named_command(
         assert remedy == f"tallystream rebuild --archive {world.store.url}"
     else:
         assert words == ["tallystream", "restore", "--force"]
-        assert "do not run tallystream snapshot --whole" in remedy
+        assert "First copy the snapshot" in remedy
+        assert "an automatic one" in remedy
+        assert "snapshot --whole replaces all" in remedy
     environment = {**os.environ, "TALLYSTREAM_REDIS_URL": world.harness.url}
     environment |= {"TALLYSTREAM_SNAPSHOT_URL": str(world.folder / "snapshot.sqlite")}
     program = Path(sys.executable).with_name(words[0])

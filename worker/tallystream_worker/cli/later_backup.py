@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
 
 from tallystream.errors import TallyError
 from tallystream.reading.query import Query
-from tallystream.storage.keys import SNAPSHOTS
+from tallystream.storage.keys import RESTORED, RESTORED_AT, SNAPSHOTS
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream_worker.process.moments import format_moment
 from tallystream_worker.runtime.backups import read_archive, read_snapshot
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from tallystream.deployment import Deployment
     from tallystream.reading.totals import Totals
     from tallystream_worker.settings.settings import Settings
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
-_OF_SNAPSHOT: Final = (
-    "stop the workers that archive, then: tallystream restore --force; or, to accept the loss: tallystream snapshot "
-    "--once --accept-loss"
-)
+_GO_BACK: Final = "stop the workers that archive, then: tallystream restore --force"
+_REPLACE: Final = "tallystream snapshot --once --accept-loss"
+_OF_SNAPSHOT: Final = f"{_GO_BACK}; or, to accept the loss: {_REPLACE}"
 _OF_BOTH: Final = "do what is stated for the snapshot: the restore counts the later entries of the archive, too"
 _OF_EITHER: Final = "tallystream verify names the command"
 _OF_ARCHIVE: Final = (
@@ -40,7 +41,7 @@ class BackedUpLoss:
     Attributes:
         text: The loss, the backup that has the data, and what to do, in a few sentences.
         is_certain: Whether the backup has later entries than a stream. If not, producers may have sent the lost entries
-            again.
+            again, or the server may have them.
     """
 
     text: str
@@ -57,7 +58,8 @@ class _Position:
         stream: The key of the stream.
         sequences: The key of the hash in which the server keeps the marks of snapshots.
         last: The last stream ID that the backup knows.
-        mark: The mark of the snapshot, which the server has too unless it has lost it; `""` for an archive.
+        snapshot: The position of the snapshot, whose mark the server has too unless it has lost it; `None` for an
+            archive.
     """
 
     backup: str
@@ -65,13 +67,16 @@ class _Position:
     stream: str
     sequences: str
     last: StreamID
-    mark: str = ""
+    snapshot: SnapshotPosition | None = None
 
 
 def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
     """Return what the server has lost, at most one loss for the snapshot and one for the archive of the settings.
 
     Also return one for each partition with archived entries that were set aside, and not sent again before.
+
+    If another snapshot was restored after that of the settings was taken, the loss is that of this snapshot: see
+    `_passed_over`.
 
     Only the positions of the snapshot and the names of the archive's files are compared with the streams. A backup that
     cannot be read (also because its package is not installed), or that is not of this data, is passed over, and so are
@@ -89,26 +94,38 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
     if not found:
         return aside
     # The server is read after the backups: these may be written meanwhile.
+    fields = (SNAPSHOTS, RESTORED, RESTORED_AT)
     commands = [
-        command for each in found for command in (("XINFO STREAM", each.stream), ("HGET", each.sequences, SNAPSHOTS))
+        command for each in found for command in (("XINFO STREAM", each.stream), ("HMGET", each.sequences, *fields))
     ]
 
     def parse(replies: list[Any]) -> list[BackedUpLoss]:
         ahead: dict[str, list[tuple[_Position, str]]] = {}
         unmarked: dict[str, list[_Position]] = {}
-        for position, about, marks in zip(found, replies[::2], replies[1::2], strict=True):
-            if isinstance(about, RedisError) or isinstance(marks, RedisError):
+        passed: list[tuple[_Position, int]] = []
+        is_further = False
+        for position, about, records in zip(found, replies[::2], replies[1::2], strict=True):
+            if isinstance(about, RedisError) or isinstance(records, RedisError):
                 continue  # the stream is lost, or its node does not answer: other lines of the command state that
+            marks, restored, at = records
             last = about["last-generated-id"].decode()
-            if position.last > parse_id(last):
+            is_ahead, snapshot = position.last > parse_id(last), position.snapshot
+            is_unmarked = snapshot is not None and snapshot.mark not in (marks or b"").decode().split()
+            since = snapshot.passed_over(restored, at) if snapshot is not None and is_unmarked else 0
+            if since:
+                passed.append((position, since))
+                is_further = is_further or is_ahead
+            elif is_ahead:
                 ahead.setdefault(position.backup, []).append((position, last))
-            elif position.mark and position.mark not in (marks or b"").decode().split():
+            elif is_unmarked:
                 unmarked.setdefault(position.backup, []).append(position)
-        in_snapshot = any(position.mark for each in ahead.values() for position, _ in each)
+        in_snapshot = any(position.snapshot for each in ahead.values() for position, _ in each)
         has_snapshot = bool(settings.snapshot.url)  # also if it cannot be read now
         certain = [
             _certain(*each[0], len(each), in_snapshot=in_snapshot, has_snapshot=has_snapshot) for each in ahead.values()
         ]
+        if passed:
+            certain.append(_passed_over(*max(passed, key=itemgetter(1)), len(passed), is_certain=is_further))
         return [*certain, *(_possible(each) for backup, each in unmarked.items() if backup not in ahead), *aside]
 
     return totals.run(Query(commands, parse))
@@ -127,7 +144,7 @@ def _certain(position: _Position, last: str, streams: int, *, in_snapshot: bool,
         has_snapshot: Whether a snapshot is configured.
     """
     remedy = position.remedy
-    if has_snapshot and not position.mark:
+    if has_snapshot and position.snapshot is None:
         remedy = _OF_BOTH if in_snapshot else _OF_EITHER
     return BackedUpLoss(
         f"lost: {position.backup} has entries of {position.stream} up to {format_moment(position.last[0] / 1000)}, but "
@@ -147,6 +164,23 @@ def _possible(positions: list[_Position]) -> BackedUpLoss:
     )
 
 
+def _passed_over(position: _Position, restored: int, streams: int, *, is_certain: bool) -> BackedUpLoss:
+    """Return a text about a snapshot after which another one was restored, in `streams` streams.
+
+    Args:
+        position: The position of the snapshot in one of these streams.
+        restored: When the other one was restored, in milliseconds since 1970.
+        streams: The number of these streams.
+        is_certain: Whether the snapshot has later entries than one of the streams.
+    """
+    return BackedUpLoss(
+        f"passed over: another snapshot was restored at {format_moment(restored / 1000)}, after {position.backup} was "
+        f"taken (such streams: {streams:,}). While the server lacks entries of it, it is not replaced. To keep the "
+        f"present counters: {_REPLACE}; or, to go back to it: {_GO_BACK}",
+        is_certain=is_certain,
+    )
+
+
 def _of_snapshot(settings: Settings, deployment: Deployment) -> Iterator[_Position]:
     layout = deployment.layout
     try:
@@ -160,7 +194,7 @@ def _of_snapshot(settings: Settings, deployment: Deployment) -> Iterator[_Positi
         if end is not None:
             position, last = end
             place = f"the snapshot {found.place}"
-            yield _Position(place, _OF_SNAPSHOT, keys.stream, keys.sequences, last, position.mark)
+            yield _Position(place, _OF_SNAPSHOT, keys.stream, keys.sequences, last, position)
 
 
 def _of_archive(settings: Settings, deployment: Deployment) -> Iterator[_Position]:

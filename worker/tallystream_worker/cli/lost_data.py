@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tallystream.client.connect import without_credentials
 from tallystream.errors import NothingDeclared, TallyError
-from tallystream_worker.cli.options import current_settings, current_url
+from tallystream_worker.cli.options import current_settings
 from tallystream_worker.runtime.lost_data import backup_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tallystream.deployment import Deployment
     from tallystream_worker.settings.settings import Settings
 
@@ -21,8 +24,20 @@ def explained(error: TallyError) -> str:
     settings = current_settings()
     if not isinstance(error, NothingDeclared) or settings is None:
         return str(error)
-    found = backup_of(settings)
-    return f"{current_url()} has no data of this deployment. {found}" if found else str(error)
+    return backup_text(settings)() or str(error)
+
+
+def backup_text(settings: Settings) -> Callable[[], str]:
+    """Return a function that returns a text about the backup that has the data of an emptied server; `""` for none.
+
+    A backup that cannot be read counts as none.
+    """
+
+    def text() -> str:
+        found = backup_of(settings)
+        return f"{without_credentials(settings.redis.url)} has no data of this deployment. {found}" if found else ""
+
+    return text
 
 
 def ensure_data(settings: Settings, deployment: Deployment) -> None:

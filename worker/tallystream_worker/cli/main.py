@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NoReturn, cast
 
 from cyclopts import App
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from tallystream.client.error_text import text_of
 from tallystream.client.replies import BROKEN, is_certificate_untrusted
@@ -155,6 +155,8 @@ def _unreachable(error: RedisError) -> str:
             "authority that signed the certificate, and use the host name that is in the certificate"
         )
     problem = str(error).rstrip(".")
+    if isinstance(error, BusyLoadingError):
+        return f"{current_url()} has just started, and reads its data: {problem}. Wait, and run the command again"
     if _OF_UP.is_socket() and current_url() != f"unix://{_OF_UP}":
         advice = f"Here is a server of tallystream up: export TALLYSTREAM_REDIS_URL=unix://{_OF_UP}"
     else:

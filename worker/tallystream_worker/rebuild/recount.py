@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from tallystream_worker.rebuild.baseline import Sources
 
 _RESTORE: Final = (
-    "tallystream restore --force (a rebuild is refused, because entries are gone from the streams). Until then, do not "
-    "run tallystream snapshot --whole: it would replace the right values in the snapshot"
+    "tallystream restore --force (a rebuild is refused, because entries are gone from the streams). First copy the "
+    "snapshot, or stop the workers that take snapshots: a snapshot, also an automatic one, replaces the right value of "
+    "a counter if the counter has had an event since, and tallystream snapshot --whole replaces all"
 )
 _NOTHING: Final = (
     "find the archive that has the entries which are gone from the streams, then: tallystream rebuild --archive URL. "

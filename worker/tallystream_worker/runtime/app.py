@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec.structs import replace as changed
 from redis.exceptions import RedisError
 
 from tallystream.client.connect import connect
@@ -138,7 +137,7 @@ def _report(published: Published, deployment: Deployment, settings: Settings, lo
         log.warning(
             "rules.changed",
             metrics=", ".join(changes),
-            problem="counts from before the change do not follow the new rules",
+            problem="figures of these metrics are not exact: events from before the change do not follow the new rules",
             action="run: tallystream rebuild",
         )
 
@@ -169,7 +168,7 @@ def _report_unconfirmed(
 
 
 def without_history(before: Rules, now: Rules) -> list[str]:
-    """Return, sorted, the names of the metrics whose earlier events were counted by other rules: a rebuild helps these.
+    """Return, sorted, the names of the metrics with figures that are not exact, by the rules `now`, until a rebuild.
 
     A metric that only one of the two declares is left out. If the zones differ, all metrics that both declare are
     returned.
@@ -182,32 +181,27 @@ def without_history(before: Rules, now: Rules) -> list[str]:
     return [
         name
         for name, metric in sorted(now.metric.items())
-        if name in before.metric and (moved or _counts_otherwise(before.metric[name], metric))
+        if name in before.metric and (moved or _needs_earlier_events(before.metric[name], metric))
     ]
 
 
-def _counts_otherwise(before: Metric, now: Metric) -> bool:
-    """Return whether a rebuild by the rules `now` could change a figure that queries by these rules read.
+def _needs_earlier_events(before: Metric, now: Metric) -> bool:
+    """Return whether figures of a metric are not exact until its earlier events are counted by the rules `now`.
 
-    It cannot if only `description`, `floor` or `spread` differ, or if something is left out that was counted before: a
-    window, a part of `retention` or of `top`, or `unique`.
+    docs/changing-rules.md lists these changes: a rule begins that has state of earlier events, or it needs more of it
+    than was kept. All other changes apply to later events, or leave out something that was counted before.
     """
     if now.unique not in (None, before.unique) or now.top > before.top or not {*now.windows} <= {*before.windows}:
         return True
+    if now.limit is not None and (before.limit is None or now.per != before.per):
+        return True
+    if (now.once is not None and before.once is None) or now.exact != before.exact:
+        return True
+    if before.max_subjects is not None and (now.max_subjects is None or now.max_subjects > before.max_subjects):
+        return True
     windows = [*now.windows, *([now.unique] if now.unique else [])]
     kept = [[rule.retention_seconds(window) or float("inf") for window in windows] for rule in (before, now)]
-    if any(new > old for old, new in zip(*kept, strict=True)):
-        return True
-    same: dict[str, Any] = {
-        "description": "",
-        "floor": None,
-        "spread": False,
-        "windows": (),
-        "retention": {},
-        "top": 0,
-        "unique": None,
-    }
-    return changed(before, **same) != changed(now, **same)
+    return any(new > old for old, new in zip(*kept, strict=True))
 
 
 class Worker:

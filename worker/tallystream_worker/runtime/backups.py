@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
+from tallystream_worker.server.data_folder import snapshot_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,19 +38,20 @@ class BackedUp(Generic[_Last]):
 
 
 def read_snapshot(settings: Settings) -> BackedUp[SnapshotPosition] | None:
-    """Return the positions in the configured snapshot; `None` if none is configured, or its SQLite file does not exist.
+    """Return the positions in the configured snapshot; `None` if there is none, or its SQLite file does not exist.
 
-    If the database has no complete snapshot, `last` is empty and `epoch` is `None`.
+    If none is configured, the positions are those of the snapshot that `tallystream up` takes of this server: see
+    `snapshot_of`. If the database has no complete snapshot, `last` is empty and `epoch` is `None`.
 
     Raises:
         ConfigurationError: the URL cannot be used.
         SnapshotError: the database cannot be used, or is damaged.
     """
-    if not settings.snapshot.url:
+    if not (url := settings.snapshot.url or snapshot_of(settings.redis.url)):
         return None
     from tallystream_worker.snapshot.database import Database, SnapshotError  # noqa: PLC0415  # SQLAlchemy is slow
 
-    with closing(Database(settings.snapshot.url, settings.redis.namespace, is_there=True)) as database:
+    with closing(Database(url, settings.redis.namespace, is_there=True)) as database:
         try:
             facts = database.facts()
         except ConfigurationError:  # the SQLite file does not exist

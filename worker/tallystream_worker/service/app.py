@@ -1,6 +1,6 @@
 """Builds the read service: its routes, errors, limits and security headers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -29,7 +29,7 @@ from tallystream_worker.service.routes.alerts import alerts
 from tallystream_worker.service.routes.counters import Counters
 from tallystream_worker.service.routes.dashboard import page, part
 from tallystream_worker.service.routes.events import Events
-from tallystream_worker.service.routes.health import healthz, readyz
+from tallystream_worker.service.routes.health import Backup, healthz, readyz
 from tallystream_worker.service.routes.live import live, live_socket
 from tallystream_worker.service.routes.metrics import ExtraMetrics, metrics
 from tallystream_worker.service.routes.overview import Summary
@@ -121,12 +121,16 @@ class ReadService(Litestar):
                 headers.extend_header_value(name, value)
 
 
-def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Litestar:
+def create_app(
+    settings: Settings, extra: CollectorRegistry | None = None, backup: Callable[[], str] = lambda: ""
+) -> Litestar:
     """Return the application of the read service; it connects to the server of the counters when a request needs it.
 
     Args:
         settings: The configuration.
         extra: More Prometheus metrics for `/metrics`: those of workers in the same process.
+        backup: Called in another thread if the server has no rules of this data; returns a text on the backup that has
+            the data, or `""`.
 
     Raises:
         ConfigurationError: a file of tokens cannot be read or is empty, or a token is not 16 to 512 printable ASCII
@@ -178,6 +182,7 @@ def create_app(settings: Settings, extra: CollectorRegistry | None = None) -> Li
             "store": Provide(lambda: store, sync_to_thread=False),
             "limits": Provide(lambda: settings.serve, sync_to_thread=False),
             "access": Provide(lambda: access, sync_to_thread=False),
+            "backup": Provide(lambda: Backup(backup), sync_to_thread=False),
             "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),
         },
         plugins=[problems.plugin()],

@@ -22,7 +22,7 @@ from tallystream_worker.process.listen_address import warn_if_exposed
 from tallystream_worker.service.app import create_app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from litestar import Litestar
     from prometheus_client import CollectorRegistry
@@ -50,7 +50,13 @@ _LEAVE_BLINDLY: Final = 0.05
 
 
 @contextmanager
-def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_port: bool = False) -> Iterator[str]:
+def serving(
+    settings: Settings,
+    extra: CollectorRegistry | None = None,
+    *,
+    any_port: bool = False,
+    backup: Callable[[], str] = lambda: "",
+) -> Iterator[str]:
     """Run the read service in a thread within the context, and yield its URL when it accepts connections.
 
     At the end of the context, live streams are ended, and running requests have `read_timeout` and 15 seconds more to
@@ -61,6 +67,7 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
         settings: The configuration; port 0 takes a free port.
         extra: More Prometheus metrics for `/metrics`.
         any_port: Take a free port if the configured one is in use.
+        backup: See `create_app`.
 
     Raises:
         ConfigurationError: the service cannot listen on the address, or a token is not valid or cannot be read.
@@ -71,7 +78,7 @@ def serving(settings: Settings, extra: CollectorRegistry | None = None, *, any_p
     warn_if_exposed(serve)
     with claim:
         host, port = claim.getsockname()[:2]
-        thread = _Thread(create_app(settings, extra), host, port)
+        thread = _Thread(create_app(settings, extra, backup), host, port)
         if sys.platform != "linux":
             claim.close()  # on other systems only one socket can have the port
         thread.start()

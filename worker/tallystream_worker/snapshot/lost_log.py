@@ -1,8 +1,11 @@
-"""Finds out whether the server has lost entries that a stored snapshot contains.
+"""Finds out whether the server has lost entries that a stored snapshot contains, or a restore has passed them over.
 
 A failover to a replica that lagged, an append-only file that was cut, or an older RDB file takes the end of the log
 away. New entries then follow, with later IDs, so an ID does not show the loss. Each snapshot therefore leaves a mark in
 the partition: see `mark.lua`. If the mark is there, so is everything that the snapshot contains.
+
+A restore of another snapshot takes the mark away too. It is the choice of an operator, who may have named the wrong
+file: so the snapshot that was passed over is not replaced either, but the error is another one.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ import uuid
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.storage.keys import CLOSING, HORIZONS, REAPED, REAPED_SPOOL
+from tallystream.storage.keys import CLOSING, HORIZONS, REAPED, REAPED_SPOOL, RESTORED, RESTORED_AT
 from tallystream.storage.scripts import Script
 from tallystream.storage.stored_values import stored_number
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.process.moments import format_moment
 from tallystream_worker.snapshot.database import SnapshotError
 
 if TYPE_CHECKING:
@@ -23,11 +27,15 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tallystream.storage.keys import PartitionKeys
+    from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.snapshot.database import Database
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _MARK: Final = Script("tallystream_worker.snapshot", "mark")
 _READ: Final = 1000
+
+HOLDER: Final = "snapshot"
+"""The name of the retention hold of the snapshots."""
 
 
 class LogLost(SnapshotError):
@@ -37,13 +45,23 @@ class LogLost(SnapshotError):
         problem: Which entries of which stream are lost; also an attribute. The message has it, and what to do.
     """
 
+    to_do = (
+        "To go back to it, stop the workers that archive, and run: tallystream restore --force. To accept the loss and "
+        "replace it, run: tallystream snapshot --once --accept-loss"
+    )
+
     def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"{problem}. The snapshot is unchanged. To go back to it, stop the workers that archive, and run: "
-            "tallystream restore --force. To accept the loss and replace it, run: tallystream snapshot --once "
-            "--accept-loss"
-        )
+        super().__init__(f"{problem}. The snapshot is unchanged. {self.to_do}")
         self.problem = problem
+
+
+class PassedOver(LogLost):
+    """Raised instead of `LogLost` if another snapshot was restored after this one was taken."""
+
+    to_do = (
+        "To keep the present counters, and replace it, run: tallystream snapshot --once --accept-loss. To go back to "
+        "it instead, stop the workers that archive, and run: tallystream restore --force"
+    )
 
 
 def next_mark(mark: str) -> str:
@@ -91,6 +109,72 @@ def put_mark(client: redis.Redis, keys: PartitionKeys, known: str, added: str = 
     return bool(answer == b"marked")
 
 
+def has_everything(
+    client: redis.Redis,
+    keys: PartitionKeys,
+    position: SnapshotPosition,
+    database: Database,
+    number: int,
+    live: Layout,
+) -> bool:
+    """Return whether a partition has the mark of its snapshot, and so everything that the snapshot contains.
+
+    Without the mark, the server has lost data of the snapshot. If the result is `False`, it has the events all the
+    same: no entry of the snapshot is lost, or all were sent again. The generation of the snapshot need not be live, nor
+    its topic.
+
+    Args:
+        client: The server of the partition.
+        keys: The keys of the partition, in the topic of the snapshot.
+        position: The position of the snapshot.
+        database: The database of the snapshot, which has the records of its producers.
+        number: The number of the partition.
+        live: The layout of the live topic.
+
+    Raises:
+        LogLost: entries of the snapshot are missing, and not all of them were surely sent again. It is `PassedOver` if
+            another snapshot was restored after this one was taken.
+        SnapshotError: the database cannot be used.
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    if put_mark(client, keys, position.mark):
+        return True
+    held: bytes | None = client.execute_command("HGET", keys.retention_holds, HOLDER)
+    try:
+        ensure_sent_again(client, keys, position, database.producers(number), "0-0" if held is None else held.decode())
+    except LogLost:
+        if passed := passed_over(client, keys, position, live):
+            raise passed from None
+        raise
+    return False
+
+
+def passed_over(
+    client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, live: Layout
+) -> PassedOver | None:
+    """Return the error about a snapshot without a mark if another snapshot was restored after it was taken; or `None`.
+
+    Args:
+        client: The server of the partition.
+        keys: The keys of the partition, in the topic of the snapshot.
+        position: The position of the snapshot.
+        live: The layout of the live topic. If the snapshot is of another one, a restore of any partition counts.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    restored = 0
+    for each in [keys] if keys.topic == live.topic else live.keys:
+        found: Any = client.hmget(each.sequences, [RESTORED, RESTORED_AT])
+        restored = max(restored, position.passed_over(*found))
+    if not restored:
+        return None
+    return PassedOver(
+        f"{keys.stream}: another snapshot was restored at {format_moment(restored / 1000)}, after this one was taken "
+        f"({format_moment(position.taken / 1000)}), and the server lacks entries of this one"
+    )
+
+
 def ensure_sent_again(
     client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, producers: Mapping[str, str], held: str
 ) -> None:
@@ -119,9 +203,11 @@ def ensure_sent_again(
         missing.append(f"those up to {position.unsent} may be of clients that send nothing again")
     if not missing:
         return
+    last = _last_common(client, keys.stream, position)
+    after = f"after {last} " if last else ""
     raise LogLost(
-        f"{keys.stream}: the server has lost entries after {_last_common(client, keys.stream, position)} up to "
-        f"{position.generated}, which the snapshot contains; {' and '.join(missing)}"
+        f"{keys.stream}: the server has lost entries {after}up to {position.generated}, which the snapshot contains; "
+        f"{' and '.join(missing)}"
     )
 
 
@@ -176,5 +262,6 @@ def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, st
 
 
 def _last_common(client: redis.Redis, stream: str, position: SnapshotPosition) -> str:
+    """Return the ID of the last entry of a stream that the snapshot may have; `""` if there is none."""
     found: Any = client.xrevrange(stream, position.generated, "-", count=1)
-    return found[0][0].decode() if found else "0-0"
+    return found[0][0].decode() if found else ""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
+from tallystream.client.server_time import server_time
 from tallystream.errors import ConsumerGroupMissing, GenerationSwitched
 from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import BEGUN, CLOSING, FIRST, FIRST_RULES, GROUP, RESTORED, SNAPSHOTS
+from tallystream.storage.keys import BEGUN, CLOSING, FIRST, FIRST_RULES, GROUP, RESTORED, RESTORED_AT, SNAPSHOTS
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
@@ -426,6 +427,7 @@ class PartitionRestore:
             f"!{CLOSING}": self._lock.closing,
             SNAPSHOTS: log.position.mark,
             RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
+            RESTORED_AT: str(server_time(client)),
         }
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 

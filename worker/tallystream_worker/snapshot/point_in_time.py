@@ -132,6 +132,17 @@ class SnapshotPosition:
             return True
         return self._is_restored(client.execute_command("HGET", keys.sequences, RESTORED), gone)
 
+    def passed_over(self, restored: bytes | None, at: bytes | None) -> int:
+        """Return when another snapshot was restored after this moment, in milliseconds since 1970; 0 if none was.
+
+        Args:
+            restored: The field `RESTORED` of the partition's sequences; `None` if there is none.
+            at: The field `RESTORED_AT`; `None` if there is none.
+        """
+        if restored is None or at is None or restored.partition(b" ")[0] == self.mark.encode():
+            return 0
+        return int(at) if int(at) > self.taken else 0
+
     def _is_restored(self, restored: bytes | None, gone: int) -> bool:
         """Return whether a stream lacks no more than the entries that its last restore left out.
 

@@ -66,6 +66,7 @@ from tallystream_worker.snapshot.retractions import (
 )
 from tallystream_worker.snapshot.rule_records import NEWEST_TOPIC, NUMBERS, restore_rule_records
 from tallystream_worker.snapshot.schema import FORMAT
+from tallystream_worker.snapshot.snapshotter import layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -199,7 +200,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
     """
     facts, damaged = _facts(database), database.damaged()
     with explaining_damage(database):
-        layout = Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
+        layout = layout_of(facts)
     with explaining_damage(database, layout.partitions), RestoreLock(client, layout, waiting) as lock:
         root: dict[bytes, bytes] = client.execute_command("HGETALL", layout.root)
         lock.note(root)

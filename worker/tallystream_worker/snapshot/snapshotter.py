@@ -18,7 +18,7 @@ import msgspec
 from tallystream.rules.metrics import publish
 from tallystream.rules.windows import next_id_label
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
-from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL
+from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL, Layout
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.dead_letters.store import RETRIED, records_of_dropped
@@ -31,7 +31,7 @@ from tallystream_worker.snapshot.changed_keys import SEPARATOR, ChangedKeys
 from tallystream_worker.snapshot.database import Database, SnapshotError
 from tallystream_worker.snapshot.dead_letters import DeadLetterReader
 from tallystream_worker.snapshot.ingested_files import FILES, ingested_files
-from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, last_closing, next_mark, put_mark
+from tallystream_worker.snapshot.lost_log import HOLDER, LogLost, has_everything, last_closing, next_mark, put_mark
 from tallystream_worker.snapshot.names import was_removed
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
@@ -42,15 +42,12 @@ from tallystream_worker.snapshot.values import ValueReader
 from tallystream_worker.snapshot.write import Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import redis
 
     from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
-
-HOLDER: Final = "snapshot"
-"""The name of the retention hold of the snapshots."""
 
 _ALL: Final = "0-0"
 """The stream ID in the retention hold before the first snapshot: nothing is trimmed."""
@@ -134,8 +131,8 @@ class Snapshotter:
 
         If a partition no longer has the mark of its last snapshot (see `lost_log`), and no entry of that snapshot is
         lost or all were sent again, every counter of the partition is read. A snapshot of an earlier release or of
-        another topic is replaced in one transaction; that of another topic without a check for lost entries, and so is
-        one whose tables this release cannot read.
+        another topic is replaced in one transaction; without a check for lost entries if this release cannot read its
+        tables.
 
         Args:
             whole: Whether to read every counter, and not only those that changed. Every counter is also read if the
@@ -146,7 +143,8 @@ class Snapshotter:
 
         Raises:
             LogLost: the server has lost entries that the last snapshot of a partition contains, and they were not all
-                sent again; that snapshot is unchanged.
+                sent again; or (`PassedOver`) lacks them because another snapshot was restored since. That snapshot is
+                unchanged.
             ViewLost: the values of one moment could not be read; nothing was written for that partition.
             ScanBroken: see `take`; nothing was written for that partition.
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
@@ -164,13 +162,15 @@ class Snapshotter:
         self._files = stored.get(FILES, "{}")
         whole = whole or {name: stored[name] for name in stored if name not in {*RECORDS, FILES}} != self._facts
         if self._replaced:
-            if not (accept_loss or self._moved):
-                self._refuse_lost()
+            if not accept_loss:
+                self._refuse_lost(stored)
             with self._database.at_once():  # until the commit, the snapshot of the earlier release stays
                 self._database.renew()
                 done = replace(self._round(whole=True, accept_loss=accept_loss), replaced=self._replaced)
             self._replaced = ""
         elif self._moved:
+            if not accept_loss:
+                self._refuse_lost(stored)
             with self._database.at_once():  # until the commit, the snapshot of the topic before stays
                 self._database.clear()
                 done = self._round(whole=True, accept_loss=accept_loss)
@@ -237,22 +237,21 @@ class Snapshotter:
             SnapshotError: the database cannot be used.
             redis.RedisError: the server did not answer, or refused a command.
         """
-        if put_mark(self._client, keys, before.mark):
-            return before.mark
-        held: bytes | None = self._client.execute_command("HGET", keys.retention_holds, HOLDER)
-        producers = self._database.producers(partition)
-        ensure_sent_again(self._client, keys, before, producers, _ALL if held is None else held.decode())
-        return ""
+        live = self._deployment.layout
+        is_there = has_everything(self._client, keys, before, self._database, partition, live)
+        return before.mark if is_there else ""
 
-    def _refuse_lost(self) -> None:
-        """Check for lost entries of a snapshot of an earlier release; do nothing if its tables cannot be read.
+    def _refuse_lost(self, facts: Mapping[str, str]) -> None:
+        """Check for lost entries of a snapshot of an earlier release or another topic, which is replaced as a whole.
+
+        `facts` are those of the snapshot. Do nothing if this release cannot read the tables of the snapshot.
 
         Raises:
             LogLost: see `_known`.
             redis.RedisError: the server did not answer, or refused a command.
         """
         try:
-            for partition, keys in enumerate(self._deployment.layout.keys):
+            for partition, keys in enumerate(layout_of(facts).keys):
                 if (before := self._database.position(partition)) is not None:
                     self._known(partition, keys, before[0])
         except LogLost:
@@ -470,6 +469,11 @@ class Snapshotter:
 def _retried(cut: PointInTimeView) -> int | None:
     found = cut.ledger.get(RETRIED.encode())
     return None if found is None else int(found)
+
+
+def layout_of(facts: Mapping[str, str]) -> Layout:
+    """Return the layout of the topic that a snapshot is of, with the keys of the first generation, by its facts."""
+    return Layout(int(facts["partitions"]), facts["namespace"], topic=int(facts.get("log", FIRST_TOPIC)))
 
 
 def facts_of(deployment: Deployment) -> dict[str, str]:

@@ -22,7 +22,7 @@ SNAPSHOT: Final = "tallystream snapshot --once --whole"
 EITHER: Final = f"if the live value is right: {SNAPSHOT}. If that of the snapshot is right: tallystream restore --force"
 """What mends a difference between the snapshot and live values; if an audit proves the live ones, only the first."""
 
-CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "archive.ahead")
+CAUSES: Final = ("keys.lost", "log.missing", "snapshot.ahead", "snapshot.passed_over", "archive.ahead")
 """The findings that can explain other ones, in the order in which they must be mended."""
 
 LOST_KEYS: Final = (
@@ -280,6 +280,12 @@ KINDS: Final = {
         "The server has lost entries that the snapshot contains, for example because older data was put back.",
         "to get the lost entries back: stop the workers that archive; then: tallystream restore --force. To accept the "
         "loss: tallystream snapshot --once --accept-loss",
+    ),
+    "snapshot.passed_over": Kind(
+        "Another snapshot was restored after this one was taken, and the server lacks entries of this one. This one is "
+        "not replaced until one of the two commands runs.",
+        "to keep the present counters: tallystream snapshot --once --accept-loss. To go back to this snapshot: stop the "
+        "workers that archive; then: tallystream restore --force",
     ),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",

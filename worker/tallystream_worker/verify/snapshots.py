@@ -30,6 +30,11 @@ _SLACK: Final = 300.0
 _TRIES: Final = 5
 _PAUSE: Final = 0.5
 
+_THERE: Final = "there"
+_SENT_AGAIN: Final = "sent again"
+_LOST: Final = "lost"
+"""The results of `_state_of`."""
+
 
 def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
@@ -40,8 +45,9 @@ def check(scene: Scene) -> None:
     not restored, unless it is only too old or changed, or the server lacks such ends or marks.
 
     Report a limit if there is no snapshot database. Report one too, and do not restore the snapshot, if it is young
-    enough, but of another generation of the topic or of an earlier topic; or if the server has lost data of it that
-    producers have sent again. In both cases the next snapshot can be restored. Report a limit too if restored values
+    enough, but of another generation of the topic or of an earlier topic, and the server has lost none of its events;
+    or if the server has lost data of it that producers have sent again. In both cases the next snapshot can be
+    restored. Report a limit too if restored values
     differ, and live counters were found to be wrong, which may be the reason. Values that differ and may be right,
     because it is not known which rules counted their events, are reported as not checked.
 
@@ -67,7 +73,7 @@ def check(scene: Scene) -> None:
     layout = scene.deployment.layout
     expected = {"epoch": scene.deployment.epoch, "namespace": layout.namespace, "log": str(layout.topic)}
     if differing := [name for name, value in expected.items() if facts.get(name, str(FIRST_TOPIC)) != value]:
-        if differing != ["log"] or not _is_of_earlier_topic(scene, database, facts.get("log", str(FIRST_TOPIC))):
+        if differing != ["log"] or not _is_of_another_topic(scene, database, facts):
             report.find("snapshot.other", f"{database.place}: another {', '.join(differing)}")
         return
     oldest, is_sound = float("inf"), True
@@ -79,12 +85,17 @@ def check(scene: Scene) -> None:
             is_sound = False
             continue
         oldest = min(oldest, found[0].taken)
-        if found[1] != keys.generation and _was_live(scene, found[1]) and not _is_old(scene, found[0].taken):
+        if found[1] == keys.generation:
+            is_sound = _is_within(scene, number, database, found[0]) and is_sound
+            _check_forgotten(scene, keys, database.forgotten(number))
+        elif _state_of(scene, keys, number, database, found[0]) == _LOST:
+            is_sound = False
+        elif _was_live(scene, found[1]) and not _is_old(scene, found[0].taken):
             superseded[found[1]] = min(found[0].taken, superseded.get(found[1], found[0].taken))
         else:
-            is_sound = _is_within(scene, number, database, *found) and is_sound
-            if found[1] == keys.generation:
-                _check_forgotten(scene, keys, database.forgotten(number))
+            name = "snapshot.outdated" if _was_live(scene, found[1]) else "snapshot.other"
+            report.find(name, f"{database.place}: generation {found[1]} of {keys.stream}")
+            is_sound = False
     for generation, taken in sorted(superseded.items()):
         report.limit(
             "snapshot",
@@ -97,15 +108,26 @@ def check(scene: Scene) -> None:
         _check_restore(scene, database, oldest, damaged)
 
 
-def _is_of_earlier_topic(scene: Scene, database: Database, topic: str) -> bool:
-    """Return whether a snapshot is of an earlier topic; if so, report this: as a limit, or as a fault if it is too old.
+def _is_of_another_topic(scene: Scene, database: Database, facts: Mapping[str, str]) -> bool:
+    """Return whether a snapshot is of an earlier topic, or has events that the server has lost; if so, report this.
 
-    `topic` is the number that the snapshot states for its topic; another text is no earlier topic. Also return `False`
-    if the snapshot has no partition of that topic.
+    The loss is reported as a fault, also if the server does not state the topic: older data may have been put back. An
+    earlier topic is reported as a limit, or as a fault if the snapshot is too old. Return `False` for facts that state
+    no number, and if the snapshot has no partition.
     """
-    partitions = scene.deployment.earlier.get(int(topic)) if topic.isdigit() else None
-    taken = [found[0].taken for number in range(partitions or 0) if (found := database.position(number)) is not None]
-    if not taken:
+    from tallystream_worker.snapshot.snapshotter import layout_of  # noqa: PLC0415  # SQLAlchemy takes its time
+
+    topic = facts.get("log", str(FIRST_TOPIC))
+    if not (topic.isdigit() and facts.get("partitions", "").isdigit()):
+        return False
+    taken, is_lost = [], False
+    for number, keys in enumerate(layout_of(facts).keys):
+        if (found := database.position(number)) is not None:
+            taken.append(found[0].taken)
+            is_lost = _state_of(scene, keys, number, database, found[0]) == _LOST or is_lost
+    if is_lost:
+        return True
+    if not taken or int(topic) not in scene.deployment.earlier:
         return False
     if _is_old(scene, min(taken)):
         scene.report.find("snapshot.outdated", f"{database.place}: topic {topic}, of {utc(min(taken))}")
@@ -141,54 +163,71 @@ def _check_rows(scene: Scene, database: Database) -> int:
     return scene.report.faults - before
 
 
-def _is_within(scene: Scene, number: int, database: Database, position: SnapshotPosition, generation: int) -> bool:
-    """Return whether a partition of the snapshot can be restored on trial; if not, report the first reason.
+def _is_within(scene: Scene, number: int, database: Database, position: SnapshotPosition) -> bool:
+    """Return whether a partition of a snapshot of the live generation can be restored on trial; if not, report why.
 
-    It can if the generation of the snapshot is live, the snapshot ends at or before the end of the stream, the server
-    has the mark of the snapshot, and the stream has all entries after the snapshot, or there is an archive. The mark
-    shows whether a server has lost entries and got later ones since: the IDs do not. It is not looked for if the key
-    that has it (the sequences) is lost.
+    It can if the server has everything that the snapshot has (see `_state_of`), and the stream has all entries after
+    the snapshot, or there is an archive.
 
     Args:
         scene: The verification, whose report gets the reason.
         number: The number of the partition.
         database: The database of the snapshot.
         position: The position of the partition in the snapshot.
-        generation: The generation that the snapshot is of.
     """
-    from tallystream_worker.snapshot.lost_log import LogLost, ensure_sent_again, put_mark  # noqa: PLC0415  # as above
-    from tallystream_worker.snapshot.snapshotter import HOLDER  # noqa: PLC0415  # as above
-
     report, keys = scene.report, scene.deployment.layout.keys[number]
-    if generation != keys.generation:
-        name = "snapshot.outdated" if _was_live(scene, generation) else "snapshot.other"
-        report.find(name, f"{database.place}: generation {generation} of {keys.stream}")
-        return False
-    newest = scene.client.xinfo_stream(keys.stream)["last-generated-id"].decode()
-    if parse_id(position.generated) > parse_id(newest):
-        report.find("snapshot.ahead", f"{database.place}: {position.generated}, but {keys.stream} ends at {newest}")
-        report.explain("snapshot.ahead")
-        return False
-    if keys.sequences not in report.lost and not put_mark(scene.client, keys, position.mark):
-        held: bytes | None = scene.client.execute_command("HGET", keys.retention_holds, HOLDER)
-        try:
-            ensure_sent_again(
-                scene.client, keys, position, database.producers(number), "0-0" if held is None else held.decode()
-            )
-        except LogLost as error:
-            report.find("snapshot.ahead", f"{database.place}: {error.problem}")
-            report.explain("snapshot.ahead")
-        else:
-            report.limit(
-                "snapshot",
-                f"{database.place}: {keys.stream} lost data of the snapshot, and producers have sent all its entries "
-                "again: the next snapshot can be restored on trial",
-            )
+    state = _state_of(scene, keys, number, database, position)
+    if state == _SENT_AGAIN:
+        report.limit(
+            "snapshot",
+            f"{database.place}: {keys.stream} lost data of the snapshot, and producers have sent all its entries "
+            "again: the next snapshot can be restored on trial",
+        )
+    if state != _THERE:
         return False
     if not position.is_reached(scene.client, keys) and scene.sources.archive is None:
         report.find("snapshot.behind", f"{database.place}: {keys.stream} begins after {position.floor}")
         return False
     return True
+
+
+def _state_of(scene: Scene, keys: PartitionKeys, number: int, database: Database, position: SnapshotPosition) -> str:
+    """Return whether the server has what a partition of the snapshot has; if it lacks entries, report this.
+
+    The result is `_THERE`, `_SENT_AGAIN` (data was lost, and producers have sent all its entries again) or `_LOST`.
+    Entries are lost, or a restore of another snapshot has passed them over, if the snapshot ends after the stream. They
+    may also be lost if the server lacks the mark of the snapshot: the IDs do not show whether a server has lost entries
+    and got later ones since. The mark is not looked for if the key that has it (the sequences) is lost.
+
+    Args:
+        scene: The verification, whose report gets the loss.
+        keys: The keys of the partition in the topic of the snapshot. If this topic is not live, its stream may have
+            been removed.
+        number: The number of the partition.
+        database: The database of the snapshot.
+        position: The position of the partition in the snapshot.
+    """
+    from tallystream_worker.snapshot.lost_log import (  # noqa: PLC0415  # as above
+        LogLost,
+        PassedOver,
+        has_everything,
+        passed_over,
+    )
+
+    report, client, live = scene.report, scene.client, scene.deployment.layout
+    try:
+        if keys.topic == live.topic:
+            end, newest = position.generated, client.xinfo_stream(keys.stream)["last-generated-id"].decode()
+            if parse_id(end) > parse_id(newest):
+                raise passed_over(client, keys, position, live) or LogLost(f"{end}, but {keys.stream} ends at {newest}")
+        if keys.sequences in report.lost or has_everything(client, keys, position, database, number, live):
+            return _THERE
+    except LogLost as error:
+        name = "snapshot.passed_over" if isinstance(error, PassedOver) else "snapshot.ahead"
+        report.find(name, f"{database.place}: {error.problem}")
+        report.explain(name)
+        return _LOST
+    return _SENT_AGAIN
 
 
 def _check_forgotten(scene: Scene, keys: PartitionKeys, copied: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from tallystream.client.connect import connect
-from tallystream.errors import ConfigurationError
+from tallystream.errors import ConfigurationError, TallyError
 from tallystream.rules.metrics import publish
 from tallystream_worker.cli.backup import (
     archive_of,
@@ -25,8 +25,11 @@ from tallystream_worker.cli.output import console, error_console, print_json, pr
 from tallystream_worker.cli.regained import regained_text
 from tallystream_worker.cli.unfinished import stating_unfinished_restore
 from tallystream_worker.process.moments import format_moment
+from tallystream_worker.runtime.backups import read_snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.partition_restore import RestoredPart
     from tallystream_worker.snapshot.restore import Restored
@@ -145,6 +148,7 @@ def restore(
             "the present configuration, events of new metrics become dead letters. Then run: tallystream rebuild",
             soft_wrap=True,
         )
+    _print_passed_over(settings, parts)
     if damaged:
         console.print(
             f"Another program has changed, removed or added rows of the snapshot after it was taken, in the tables "
@@ -171,6 +175,26 @@ def _rules_differ(settings: Settings, result: Restored) -> bool:
         except ConfigurationError:  # a worker states the reason when it starts
             return True
     return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
+
+
+def _print_passed_over(settings: Settings, parts: Sequence[RestoredPart]) -> None:
+    """Print which command replaces the configured snapshot, if it is of another moment than the restored one.
+
+    Print nothing if it has no snapshot of a partition, or cannot be read.
+    """
+    try:
+        found = read_snapshot(settings)
+    except TallyError:
+        return
+    if found is None or not found.last or None in found.last:
+        return
+    if [each.taken for each in found.last if each is not None] != [part.taken for part in parts]:
+        console.print(
+            f"The snapshot {found.place}, which the configuration names, was not restored. If it has entries that the "
+            "server lacks, it is not replaced. To keep the restored counters, and replace it, run: tallystream "
+            "snapshot --once --accept-loss",
+            soft_wrap=True,
+        )
 
 
 def _moment(milliseconds: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tallystream_worker.cli.lost_data import backup_text
 from tallystream_worker.cli.options import Host, Port, Where, listening
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.process import logs
@@ -13,6 +14,6 @@ def serve(*, host: Host = None, port: Port = None, where: Where = Where()) -> No
     """Serve totals over HTTP, with /metrics for Prometheus, until SIGTERM or Ctrl-C."""
     settings = listening(where.settings(), host, port)
     logs.configure()
-    with stop_on_signals() as stop, serving(settings) as url:
+    with stop_on_signals() as stop, serving(settings, backup=backup_text(settings)) as url:
         error_console.print(f"serving on {url}")
         wait_for(stop)

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from prometheus_client import CollectorRegistry
 
+from tallystream_worker.cli.lost_data import backup_text
 from tallystream_worker.cli.options import Host, Port, Where, listening
 from tallystream_worker.cli.output import error_console
 from tallystream_worker.cli.replace_rules import ReplaceRules
@@ -59,7 +60,7 @@ def up(
         removing = replacing.removing(settings)
         worker = stack.enter_context(counting(settings, log, [WorkerMetrics(registry)], removing=removing))
         registry.register(HealthProbe(worker))
-        url = stack.enter_context(serving(settings, registry))
+        url = stack.enter_context(serving(settings, registry, backup=backup_text(settings)))
         error_console.print(
             f"server     {settings.redis.url}\ndashboard  {url}\nCtrl-C stops everything; the counters are kept",
             soft_wrap=True,  # a path that is longer than a line stays in one piece

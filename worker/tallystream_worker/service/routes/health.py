@@ -1,5 +1,8 @@
 """The routes of health: whether the process lives, and whether the counters can be read and are kept up to date."""
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, Final
@@ -9,7 +12,14 @@ from litestar.di import NamedDependency
 from redis.exceptions import RedisError, ResponseError
 
 from tallystream.aio import Totals
-from tallystream.errors import ConfigurationError, ConsumerGroupMissing, KeyLost, NodeUnreachable, StreamError
+from tallystream.errors import (
+    ConfigurationError,
+    ConsumerGroupMissing,
+    DeploymentDeleted,
+    KeyLost,
+    NodeUnreachable,
+    StreamError,
+)
 from tallystream.reading.ledger import query_ledger
 from tallystream.reading.query import Query, raise_on_error
 from tallystream.storage.deployment_hash import ARCHIVE_LOST
@@ -22,6 +32,16 @@ from tallystream_worker.service.tokens import Role
 _SHOWN: Final = 10
 
 
+@dataclass(frozen=True)
+class Backup:
+    """What `/readyz` calls if the server has no rules of this data: `text` returns which backup has the data.
+
+    The text has the command that restores it; it is empty if no backup is known to have the data.
+    """
+
+    text: Callable[[], str]
+
+
 @get("/healthz", tags=["health"], summary="Whether the process is alive", role=Role.OPEN)
 async def healthz() -> dict[str, str]:
     """Respond 200 in any state of Redis, because a restart of this process would not change that."""
@@ -32,20 +52,23 @@ async def healthz() -> dict[str, str]:
 async def readyz(
     totals: NamedDependency[Totals],
     access: NamedDependency[Access],
+    backup: NamedDependency[Backup],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
     """Respond 200 if Redis replies, it has data in the layout of this release, and all partitions can be counted.
 
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
-    Otherwise respond 503, also while a restore has not finished. The service stays ready if there are dead letters, if
-    dead letters were dropped, if another program removed entries before they were counted, if the server has lost
-    archived entries, or if the ledger does not balance. In a cluster, it also stays ready if nodes do not answer, as
-    long as one partition can be read, and the service has read the description of the data once: the service then
-    answers in part. In these cases, the response has `warnings`, as far as the figures can be read, but only to a
-    request with a token or a session, if this service needs tokens.
+    Otherwise respond 503, also while a restore has not finished. If the server was emptied, and a backup has the data,
+    the only reason names the backup, and the command that restores it.
+
+    The service stays ready if there are dead letters, if dead letters were dropped, if another program removed entries
+    before they were counted, if the server has lost archived entries, or if the ledger does not balance. In a cluster,
+    it also stays ready if nodes do not answer, as long as one partition can be read, and the service has read the
+    description of the data once: the service then answers in part. In these cases, the response has `warnings`, as far
+    as the figures can be read, but only to a request with a token or a session, if this service needs tokens.
     """
-    if reasons := await _reasons_against(totals):
+    if reasons := await _reasons_against(totals, backup):
         if not access.knows(request):
             raise problem(
                 HTTPStatus.SERVICE_UNAVAILABLE, "not ready; a request with a token or a session gets the reasons"
@@ -75,9 +98,11 @@ async def _warnings(totals: Totals) -> list[str]:
     return [*away[:_SHOWN], *(f"{number:,} {what}" for number, what in found if number)]
 
 
-async def _reasons_against(totals: Totals) -> list[str]:
+async def _reasons_against(totals: Totals, backup: Backup) -> list[str]:
     try:
         deployment = await totals.reload()  # not the cached one
+        if deployment.declared is None and (found := await asyncio.to_thread(backup.text)):
+            return [found]
         deployment.ensure_stored()
         layout = deployment.in_reach.layout
         lost = await totals.run(_query_lost(layout))
@@ -87,6 +112,9 @@ async def _reasons_against(totals: Totals) -> list[str]:
         return [reason for pair in zip(lost, missing, strict=True) if (reason := pair[0] or pair[1])]
     except NodeUnreachable as error:
         return [str(error)]
+    except DeploymentDeleted as error:
+        found = await asyncio.to_thread(backup.text)
+        return [f"{error}. {found}" if found else str(error)]
     except (ConfigurationError, StreamError) as error:  # also of a restore that has not finished
         return [str(error)]
     except RedisError as error:
