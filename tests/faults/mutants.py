@@ -4067,7 +4067,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/live_rules.py",
-                "or not self._has_followed(partition, position):",
+                "or not (number in begun or number == first):",
                 "or True:",
             ),
         ),

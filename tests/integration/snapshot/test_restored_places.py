@@ -200,13 +200,12 @@ def test_a_restore_leaves_the_counters_proved(world, script, has_archive, is_emp
         assert world.numbers() == before
     elif at_snapshot is not None:
         assert world.numbers() == at_snapshot
-    world.rules()
-    for _ in range(2):
+    for step in ("rules", "rules"):
         for archive in {has_archive, False}:
             for snapshot in (True, False):
                 found = world.found(archive=archive, snapshot=snapshot)
                 assert found == {} or ("overtake" in script and found.keys() <= {"failed", "audit"})
-        world.count()
+        world.play(f"{step} count")
         if has_archive:
             world.archive()
         world.snapshot()
