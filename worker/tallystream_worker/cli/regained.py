@@ -22,8 +22,8 @@ def regained_text(numbers: Sequence[int], *, is_live: bool) -> str:
         lost = f"The server had lost the changes of the rules with the numbers {', '.join(named)}: they are"
         they = "they contradict"
     if is_live:
-        return f"{lost} live again, with what was changed after the loss; see tallystream rules --history"
+        return f"{lost} live again, with the changes after the loss; see tallystream rules --history"
     return (
-        f"{lost} recorded again, but not live, because {they} what was changed after the loss. See tallystream rules "
+        f"{lost} recorded again, but not live, because {they} the changes after the loss. See tallystream rules "
         "--history, then start a worker whose configuration has what was lost"
     )

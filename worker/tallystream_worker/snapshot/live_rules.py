@@ -523,7 +523,7 @@ class RestoredRules:
     def _of_another_generation(kept: LiveRules, partition: int, begun: Collection[int]) -> int:
         """Return the number of the rules that counted a partition in the generation of `kept` at the snapshot's moment.
 
-        `begun` has the numbers of the rules that it had begun to follow there by then.
+        `begun` has the numbers of the rules that it followed there before that moment.
         """
         if begun:
             return max(begun)

@@ -146,7 +146,7 @@ class PartitionRestore:
     def close(self) -> None:
         """Close the partition: no worker or decider counts in it.
 
-        Producers append as before; if the partition has no keys, it is opened for them. What they append gets a later
+        Producers append as before; if the partition has no keys, it is opened for them. Their new entries get a later
         ID than every archived entry that `check_archive` has read. The consumer groups that count are removed from the
         stream; `run` creates that of the first generation again. An earlier restore that still runs changes nothing
         here from now on.

@@ -1,4 +1,4 @@
-"""Copies records of a deployment into a snapshot and back: its rules, where they count, and highest numbers."""
+"""Copies records of a deployment into a snapshot and back: changes of its rules, their places, and highest numbers."""
 
 from __future__ import annotations
 
