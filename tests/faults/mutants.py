@@ -88,6 +88,9 @@ _RESTORED_DEAD: Final = "tests/integration/snapshot/test_dead_letters.py"
 _PUBLICATION: Final = "tests/integration/runtime/test_publication.py"
 _LOST_CHANGES: Final = "tests/integration/snapshot/test_lost_changes.py"
 _KEPT_RULES: Final = "tests/integration/snapshot/test_kept_rules.py"
+_RESTORED_PLACES: Final = "tests/integration/snapshot/test_restored_places.py"
+_UNFOLLOWED: Final = "valkey-1 partition-count rules snapshot-archive-emptied"
+_UNFOLLOWED_TWICE: Final = "valkey-1 partition-count rules rules snapshot-archive-emptied"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
 _TWO_RESTORES: Final = "tests/integration/snapshot/test_two_restores.py"
 _ARCHIVE: Final = "tests/integration/archive/test_archive.py"
@@ -1307,11 +1310,62 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/live_rules.py",
-                "if number in places and _is_after(places[number], position):",
-                "if False:",
+                "        if first is not None and first <= self._first and first in self._by_number:",
+                "        if False:",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py", "        if self._first in recorded:", "        if False:"
             ),
         ),
         tests=(f"{_KEPT_RULES}::test_rules_that_were_published_but_not_followed_at_the_snapshot",),
+    ),
+    Mutant(
+        "snapshot-without-the-place-of-rules-that-count-nothing-yet",
+        (Edit("tallystream_worker/snapshot/rule_records.py", "    if 0 < followed < latest:", "    if False:"),),
+        tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED}]",),
+    ),
+    Mutant(
+        "snapshot-without-the-number-of-the-first-rules",
+        (
+            Edit(
+                "tallystream_worker/snapshot/rule_records.py",
+                "ledger = {FIRST_RULES: first} if first else {}",
+                "ledger: dict[str, int] = {}",
+            ),
+        ),
+        tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED_TWICE}]",),
+    ),
+    Mutant(
+        "restore-loads-by-rules-that-counted-nothing",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "self._first if found is None else self._counting(partition, found[0], first)",
+                "self._first",
+            ),
+        ),
+        tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED_TWICE}]",),
+    ),
+    Mutant(
+        "regained-rules-are-of-the-generation-that-published-them",
+        (Edit("tallystream_worker/snapshot/lost_changes.py", "max(self._of_snapshot, int(", "max(0, int("),),
+        tests=(f"{_RESTORED_PLACES}::test_older_data_of_an_earlier_generation_leaves_the_counters_proved",),
+    ),
+    Mutant(
+        "restore-counts-by-the-first-rules-of-an-older-generation",
+        (
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "        if begun:\n            return max(begun)\n",
+                "",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/live_rules.py",
+                "            later = {each: place for each, place in places.items() if _is_after(place, position)}\n",
+                "            later = dict(places)\n",
+            ),
+        ),
+        tests=(f"{_RESTORED_PLACES}::test_older_data_of_an_earlier_generation_leaves_the_counters_proved",),
     ),
     Mutant(
         "restore-with-rules-that-the-server-went-back-to",
@@ -4229,7 +4283,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/live_rules.py",
-                "or not self._has_followed(partition, position):",
+                "or not (number in begun or number == first):",
                 "or True:",
             ),
         ),

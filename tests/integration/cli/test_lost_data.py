@@ -128,6 +128,24 @@ def test_each_command_names_the_archive_of_an_emptied_server(counted: Shell) -> 
             assert totals.get("article:1", "view").value == 1
 
 
+@pytest.mark.parametrize("backup", ["snapshot", "archive", ""])
+def test_status_names_the_backup_if_the_description_was_deleted(counted: Shell, backup: str) -> None:
+    """If `tally:meta` was deleted, `status` and `get` name the backup that has the data; or that none has it."""
+    url = "tally.sqlite" if backup == "snapshot" else "archive"
+    if backup:
+        (counted.folder / "tallystream.toml").write_text(f'[{backup}]\nurl = "{url}"\n', encoding="utf-8")
+        counted(backup, "--once")
+    with closing(connect(counted.url)) as client:
+        client.delete("tally:meta")
+    for command in ("status", "get article:1 view"):
+        told = counted(*command.split(), status=1).stderr
+        assert "tally:meta was deleted" in told
+        assert "tallystream status" not in told
+        has = "has its events up to 20" if backup == "archive" else "has it up to 20"
+        assert (f"If the server has lost its data: the {backup} {url} {has}" in told) == bool(backup)
+        assert ("none that is configured has it" in told) == (not backup)
+
+
 def test_an_empty_server_without_a_backup_has_no_deployment(fresh_server, tmp_path) -> None:
     """If nothing shows that the server had data, each command prints that no deployment is stored."""
     shell = Shell(fresh_server().url, tmp_path)

@@ -93,6 +93,27 @@ def test_the_history_names_each_change(server, shell):
     assert place["first"] == place["last"]
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_the_history_states_that_it_is_lost(server, shell, *, is_whole):
+    """If the record of the changes, or the last change in it, is lost, `rules --history` fails and names what mends it.
+
+    With `--json`, it still prints the recorded changes.
+    """
+    with Harness(server.url, rules=Rules({"view": Metric()})) as harness:
+        for windows in ((), ("hour",)):
+            publish(server.url, Rules({"view": Metric(windows=windows)}))
+        client, name = harness.client, harness.layout.rule_changes
+        if is_whole:
+            client.delete(name)
+        else:
+            client.xdel(name, client.xrevrange(name, count=1)[0][0])
+        told = shell("rules", "--history", status=1).stderr
+        assert f"{name}: the server has lost the record of the change 2, whose rules are live" in told
+        assert ("tallystream reopen" if is_whole else "tallystream verify") in told
+        changes = json.loads(shell("rules", "--history", "--json", status=1).stdout)["changes"]
+        assert [change["number"] for change in changes] == ([] if is_whole else [1])
+
+
 def test_an_audit_counts_each_event_by_the_rules_of_its_time(server, tmp_path):
     """After a change of the rules, an audit finds no difference.
 

@@ -334,5 +334,6 @@ def test_a_restore_states_that_a_lost_change_is_not_live(world):
     assert (done.regained, done.is_regained_live, done.rules) == ([3], False, OLD)
     assert world.state()[2] == OLD
     told = regained_text(done.regained, is_live=done.is_regained_live)
-    assert "(3): they are recorded again, but not live" in told
+    assert "had lost the change of the rules with the number 3: it is recorded again, but not live" in told
+    assert "with the numbers 3, 4: they are live" in regained_text([3, 4], is_live=True)
     assert_right(world)

@@ -68,5 +68,5 @@ def test_of_two_snapshots_at_once_one_is_stored_whole(server, tmp_path):
         for writer in writers:
             writer.join(30)
         (error,) = [writer.error for writer in writers if writer.error is not None]
-        assert "another snapshot was written meanwhile" in str(error)
+        assert "has written a later snapshot meanwhile" in str(error)
         assert database.damaged(0) == []

@@ -1,13 +1,18 @@
-"""Explains an error about a server without data: if a backup has the data, the error names it and what restores it."""
+"""Explains an error about lost data: if a backup has the data, the error names it and what restores it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tallystream.client.connect import without_credentials
-from tallystream.errors import NothingDeclared, TallyError
+from tallystream.errors import BRING_BACK, NothingDeclared, TallyError
 from tallystream_worker.cli.options import current_settings
 from tallystream_worker.runtime.lost_data import backup_of
+
+_NO_BACKUP: Final = (
+    "name the snapshot or the archive that has the data in the configuration ([snapshot] url, [archive] url), and run "
+    "the command again: none that is configured has it"
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +22,19 @@ if TYPE_CHECKING:
 
 
 def explained(error: TallyError) -> str:
-    """Return the text of an error; of `NothingDeclared`, if a backup has data of the namespace, a text about that.
+    """Return the text of an error; if it is about lost data, it names the backup that has data of the namespace.
 
-    The backups are those of `current_settings`. One that cannot be read counts as none.
+    If no backup has it, the text states this, instead of a command that names the backup. The backups are those of
+    `current_settings`. One that cannot be read counts as none.
     """
-    settings = current_settings()
-    if not isinstance(error, NothingDeclared) or settings is None:
-        return str(error)
-    return backup_text(settings)() or str(error)
+    settings, text = current_settings(), str(error)
+    if settings is None or not (isinstance(error, NothingDeclared) or BRING_BACK in text):
+        return text
+    if isinstance(error, NothingDeclared):
+        return backup_text(settings)() or text.replace(BRING_BACK, _NO_BACKUP)
+    if not (found := backup_of(settings)):
+        return text.replace(BRING_BACK, _NO_BACKUP)
+    return f"{text.rpartition(BRING_BACK)[0].removesuffix(', ')}: {found[:1].lower()}{found[1:]}"
 
 
 def backup_text(settings: Settings) -> Callable[[], str]:

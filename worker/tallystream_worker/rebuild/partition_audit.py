@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import parse_time
 from tallystream.errors import KeyLost, StreamError
+from tallystream.storage.keys import FIRST_RULES
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.storage.stored_values import stored_number
 from tallystream.wire.stream_id import parse_id
@@ -335,11 +336,12 @@ class PartitionAudit:
         rules, to_load = None, self._rules
         if self._followed is not None:
             rules = RestoredRules(self._sources.snapshot.facts(), self._deployment.layout, self._followed, [])
-            to_load = rules.to_load
+            first = self._sources.snapshot.ledger(self._number).get(FIRST_RULES)
+            to_load = rules.to_load(self._number, self._sources.snapshot.position(self._number), first)
         load = TableLoader(self._scratch, self._copy.counters, to_load)
         found = load.run(self._sources.snapshot, self._number)
         if rules is not None:
-            course = rules.course(self._number, found[0], [found[1]])
+            course = rules.course(self._number, found[0], [found[1]], load.ledger.get(FIRST_RULES))
             self._follow(course)
             self._doubt(rules.doubtful(self._number, course))
         self._loaded = [letter_of(self._number, id_, decode_letter(value)) for id_, value in load.dead.items()]

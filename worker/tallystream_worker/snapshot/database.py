@@ -244,7 +244,10 @@ class Database:
             held = select(schema.positions).where(schema.positions.c.partition == partition)
             found = connection.execute(held).one_or_none()
             if (found.taken if found else None) != (before.taken if before else None):
-                raise SnapshotError(f"{self.place}: another snapshot was written meanwhile; this one is discarded")
+                raise SnapshotError(
+                    f"{self.place}: another process, such as a worker, has written a later snapshot meanwhile. This "
+                    "one is discarded, and nothing need be done"
+                )
             writer = PartitionWriter(connection, partition, self._schema)
             rows = writer.write(taken)
             position = taken.position

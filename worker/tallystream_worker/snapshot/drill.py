@@ -14,6 +14,7 @@ import msgspec
 
 from tallystream.deployment import Deployment
 from tallystream.errors import StreamError
+from tallystream.storage.keys import FIRST_RULES
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.adopt import adopt_as
 from tallystream_worker.counting.entry import Entry
@@ -181,7 +182,8 @@ def _doubts(database: Database, deployment: Deployment, partition: int, followed
     if followed is None or found is None:
         return frozenset()
     rules = RestoredRules(database.facts(), deployment.layout, followed, [])
-    doubtful = rules.doubtful(partition, rules.course(partition, found[0], [found[1]]))
+    course = rules.course(partition, found[0], [found[1]], database.ledger(partition).get(FIRST_RULES))
+    doubtful = rules.doubtful(partition, course)
     return frozenset({_ANY}) if doubtful is None else doubtful
 
 

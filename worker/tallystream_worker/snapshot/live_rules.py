@@ -25,7 +25,7 @@ from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream.wire.stream_id import after as following
-from tallystream_worker.snapshot.rule_records import NUMBERS, PLACES, recorded_changes
+from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes, recorded_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -458,8 +458,6 @@ class RestoredRules:
         """The rules that are live after the restore."""
         self.of_snapshot: Final = replace(old, retracted=retracted)
         """The rules that the counters of the snapshot were counted by, with the retractions of `live`."""
-        self.to_load: Final = _keeping(self.of_snapshot, self.live)
-        """The rules `of_snapshot`, but buckets are kept for as long as by `live`."""
         self.are_kept: Final = kept is not None
         """Whether `live` are the rules of the argument `live`, and not those of the snapshot."""
         spread = kept.spread if kept is not None and kept.topic == layout.topic else []
@@ -482,46 +480,96 @@ class RestoredRules:
         found = {**dict(recorded_changes(self._facts)), **dict(self._kept.changes if self._kept is not None else [])}
         return sorted(found.items(), key=lambda change: parse_id(change[0]))
 
-    def course(self, partition: int, position: SnapshotPosition, generations: Sequence[int]) -> Course:
+    def course(
+        self, partition: int, position: SnapshotPosition, generations: Sequence[int], first: int | None
+    ) -> Course:
         """Return the course of the rules in a partition after the snapshot; without kept rules, those of the snapshot.
 
-        All of them have the retractions of `live`, and its retention for each metric that it has.
+        All of them have the retractions of `live`, and its retention for each metric that it has. The places before
+        the snapshot are in the course, too, but its first rules are those that counted at the snapshot's moment.
 
         Args:
             partition: The number of the partition.
             position: The position of the snapshot.
             generations: The numbers that the generation of the snapshot has had.
+            first: The number of the first rules that counted the partition, in the ledger of the snapshot; `None` if
+                the ledger does not state it.
         """
-        number, kept = self._first, self._kept
+        recorded = self._places(partition)
+        begun = {each: place for each, place in recorded.items() if not _is_after(place, position)}
+        number, kept = self._counting(partition, position, first), self._kept
         if kept is None:
-            return Course([("", number, self.to_load)])
+            return self._course(number, recorded)
         after = "{}-{}".format(*following(parse_id(position.generated)))
         places = kept.places.get(partition) if kept.topic == self._topic else None
         if places is None:  # the places are lost, or of another topic: use the moments of publication
-            places = self._at_publication(kept.number)
+            places = {**recorded, **self._at_publication(kept.number)}
         elif kept.generation not in generations:  # a rebuild has counted all entries by other rules
-            begun = [
-                int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation
-            ]
+            later = {each: place for each, place in places.items() if _is_after(place, position)}
+            of_it = self._of_another_generation(kept, partition, places.keys() - later.keys())
             start = "{}-{}".format(*following(parse_id(position.floor)))
-            if (first := (begun or [kept.number])[0]) != number or not self._has_followed(partition, position):
-                places = {first: f"{start} {position.generated}", **places}
+            if of_it != number or not (number in begun or number == first):
+                later = {of_it: f"{start} {position.generated}", **later}
+            places = {**begun, **later}
         elif parse_id(position.generated) == (0, 0):  # the first rules that count a partition have no place
             places = {**self._at_publication(min(places, default=kept.number + 1) - 1), **places}
-        if kept.number not in places and (kept.number != self._first or self.live != self.of_snapshot):
+        else:
+            places = {**begun, **places}
+        if kept.number not in places and (kept.number != number or self.live != self.of_snapshot):
             places = {**places, kept.number: f"{after} {position.generated}"}
-        rules = {**self._recorded, number: self.to_load}
-        if number in places and _is_after(places[number], position):
-            # The rules of the snapshot were published before it, and the partition followed them only after it.
-            number = max((each for each in rules if each < number), default=number)
+        return self._course(number, places)
+
+    @staticmethod
+    def _of_another_generation(kept: LiveRules, partition: int, begun: Collection[int]) -> int:
+        """Return the number of the rules that counted a partition in the generation of `kept` at the snapshot's moment.
+
+        `begun` has the numbers of the rules that it followed there before that moment.
+        """
+        if begun:
+            return max(begun)
+        if partition in kept.firsts:
+            return kept.firsts[partition]
+        numbers = [int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation]
+        return (numbers or [kept.number])[0]
+
+    def to_load(self, partition: int, found: tuple[SnapshotPosition, int] | None, first: int | None) -> Rules:
+        """Return the rules by which a partition of the snapshot is loaded: those that counted it, see `course`.
+
+        Its buckets are kept for as long as by `live`. `found` has the position of the snapshot; if it is `None`,
+        because there is no snapshot of the partition, return the rules of the snapshot.
+        """
+        return self._by_number[self._first if found is None else self._counting(partition, found[0], first)]
+
+    def _places(self, partition: int) -> dict[int, str]:
+        """Return the places of a partition in the snapshot, by number, of the rules that are known."""
+        found = recorded_places(self._facts).get(partition, {})
+        return {number: place for number, place in found.items() if number in self._by_number}
+
+    def _counting(self, partition: int, position: SnapshotPosition, first: int | None) -> int:
+        """Return the number of the rules that counted a partition at the snapshot's moment; see `course`."""
+        recorded = self._places(partition)
+        begun = [(_first(place), each) for each, place in recorded.items() if not _is_after(place, position)]
+        if begun:
+            return max(begun)[1]
+        if first is not None and first <= self._first and first in self._by_number:
+            return first
+        if self._first in recorded:  # the rules of the snapshot were published, and the partition did not follow them
+            return max((each for each in self._by_number if each < self._first), default=self._first)
+        return self._first
+
+    def _course(self, number: int, places: Mapping[int, str]) -> Course:
+        """Return a course that begins with the rules with a number; places of unknown rules are left out."""
+        rules = self._by_number
         later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
         return Course([("", number, rules[number]), *later])
 
-    def _has_followed(self, partition: int, position: SnapshotPosition) -> bool:
-        """Return whether the snapshot has the place at which a partition began to follow the rules of the snapshot."""
-        found = msgspec.json.decode(self._facts.get(PLACES, "{}"), type=dict[int, dict[int, str]])
-        place = found.get(partition, {}).get(self._first)
-        return place is not None and not _is_after(place, position)
+    @cached_property
+    def _by_number(self) -> dict[int, Rules]:
+        """The rules that may count an entry, by number: those in `_recorded`, and those of the snapshot.
+
+        Those of the snapshot keep buckets for as long as `live`, too.
+        """
+        return {**self._recorded, self._first: _keeping(self.of_snapshot, self.live)}
 
     def doubtful(self, partition: int, course: Course) -> frozenset[str] | None:
         """Return the metrics of which some events may have been counted by other rules than those of their course.
@@ -628,9 +676,9 @@ def _last(place: str) -> tuple[int, int]:
 
 
 def _is_after(place: str, position: SnapshotPosition) -> bool:
-    """Return whether the partition came to a place after a snapshot; `False` if nothing shows this."""
+    """Return whether no entry of a snapshot is at or after a place, except entries after a pending one."""
     is_later = _last(place) > parse_id(position.generated)
-    return is_later or _first(place) > following(parse_id(position.floor))
+    return is_later or _first(place) >= following(parse_id(position.floor))
 
 
 def moment_of(name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
 from tallystream.client.server_time import server_time
@@ -20,7 +19,7 @@ from tallystream.wire.stream_id import StreamID, before, parse_id
 from tallystream.wire.stream_id import after as following
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.snapshot.live_rules import LiveRules, moment_of, uncounted
-from tallystream_worker.snapshot.rule_records import NUMBERS, PLACES, recorded_changes
+from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes, recorded_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +42,7 @@ def regain(
     facts: Mapping[str, str],
     archived: Mapping[str, Mapping[str, str]],
     taken: int,
+    generation: int,
     noted: Callable[[Sequence[Retraction]], Sequence[Retraction]],
 ) -> tuple[LiveRules | None, list[int], bool]:
     """Return the rules of a server together with the changes that it has lost, and the numbers of these changes.
@@ -65,6 +65,7 @@ def regain(
         facts: The facts of the snapshot.
         archived: The changes in the archive of the topic, by ID; empty without an archive.
         taken: The millisecond at which the snapshot was taken.
+        generation: The number of the generation of the snapshot's counters.
         noted: Called with retractions; returns those that were noted elsewhere and are not among them. It is called
             only if the server has no rules of this data.
 
@@ -91,7 +92,7 @@ def regain(
     if not lost:
         return live, [], False
     server = live if live is not None and is_ours else _of_snapshot(facts, layout, recorded)
-    loss = _Loss(client, layout, server, facts, known, lost)
+    loss = _Loss(client, layout, server, facts, known, lost, generation)
     found = loss.live(counts=is_ours)
     if not is_ours and (added := noted(found.rules.retracted)):
         found = _retracting(client, found, added)
@@ -194,6 +195,7 @@ class _Loss:
         facts: The facts of the snapshot.
         known: The changes that the server has.
         lost: The changes that it has lost; not empty.
+        generation: The number of the generation of the snapshot's counters.
     """
 
     def __init__(
@@ -204,9 +206,10 @@ class _Loss:
         facts: Mapping[str, str],
         known: Changes,
         lost: Changes,
+        generation: int,
     ) -> None:
         self._client, self._layout, self._server, self._facts = client, layout, server, facts
-        self._known, self._lost = known, lost
+        self._known, self._lost, self._of_snapshot = known, lost, generation
         self._first, self._last = min(map(parse_id, lost)), max(map(parse_id, lost))
         self._base = [fields for name, fields in known.items() if parse_id(name) < self._first][-1]
         told = [int(fields["number"]) for fields in (*known.values(), *lost.values())]
@@ -276,7 +279,8 @@ class _Loss:
 
     @property
     def _generation(self) -> int:
-        return int(list(self._lost.values())[-1]["generation"])
+        """The number of the generation that was live before the loss: a rebuild may have made it after the changes."""
+        return max(self._of_snapshot, int(list(self._lost.values())[-1]["generation"]))
 
     def _all(self) -> Changes:
         return {**self._known, **self._lost, **self._since}
@@ -332,13 +336,13 @@ class _Loss:
         """Return the places of a partition: see `LiveRules.places`.
 
         Those of lost changes are from the snapshot; of a change that only the archive has, it is the moment of the
-        change.
+        change. If the server has no places of this data and topic, all those of the snapshot are used.
         """
-        of_snapshot = msgspec.json.decode(self._facts[PLACES], type=dict[int, dict[int, str]]).get(partition, {})
+        of_snapshot = recorded_places(self._facts).get(partition, {})
         recorded = dict(recorded_changes(self._facts))
         changes = _ordered(self._all())
-        begun = next(name for name, fields in changes.items() if int(fields["generation"]) == self._generation)
-        found = {}
+        begun = next((name for name, each in changes.items() if int(each["generation"]) == self._generation), "")
+        found = {} if is_same else dict(of_snapshot)
         for name, fields in self._lost.items():
             number = int(fields["number"])
             if number in of_snapshot:

@@ -125,6 +125,16 @@ class PartitionRestore:
         )
 
     @property
+    def generation(self) -> int:
+        """The number of the generation of the partition's counters in the snapshot; `FIRST` if there is none.
+
+        Raises:
+            SnapshotError: the database cannot be used.
+        """
+        found = self._database.position(self._partition)
+        return FIRST if found is None else found[1]
+
+    @property
     def taken(self) -> int:
         """The millisecond at which the snapshot of the partition was taken; 0 if there is none.
 
@@ -154,7 +164,7 @@ class PartitionRestore:
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
-        Also write the places at which the partition began to follow rules after the snapshot.
+        Also write the places at which the partition began to follow rules, and how many there are.
 
         Raises:
             RestoreOvertaken: another restore has taken over; this one did not open the partition.
@@ -162,6 +172,7 @@ class PartitionRestore:
         """
         if self._places:
             self.fence("HSET", self._keys.adopted, *(part for place in self._places.items() for part in place))
+            self.fence("HSET", self._keys.ledger, "entries:adopted", len(self._places))
         self.fence("SET", self._keys.live, live_mark(FIRST, revision))
 
     def check_archive(self, archived: ArchivedEntries | None) -> None:
@@ -211,7 +222,9 @@ class PartitionRestore:
         """
         while True:
             self._wipe()
-            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), rules.to_load, self.fence)
+            first = self._database.ledger(self._partition).get(FIRST_RULES)
+            to_load = rules.to_load(self._partition, self._database.position(self._partition), first)
+            load = TableLoader(self._client, self._keys.ledger.removesuffix("ledger"), to_load, self.fence)
             position, generation = load.run(self._database, self._partition)
             failpoints.reach("after-load")
             if self._database.position(self._partition) == (position, generation):
@@ -222,10 +235,10 @@ class PartitionRestore:
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
         if restored.partition(b" ")[0] == position.mark.encode():
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
-        course = rules.course(self._partition, position, [*generations, generation])
+        course = rules.course(self._partition, position, [*generations, generation], load.ledger.get(FIRST_RULES))
         self._places = course.places
         self.newest = generation
-        if course.places and course.first:
+        if course.places and course.first and course.first not in course.places:
             load.ledger.setdefault(FIRST_RULES, course.first)
         log = RestoredLog(position, generation, load)
         if self._has_lost_nothing(position) and self._has_room():

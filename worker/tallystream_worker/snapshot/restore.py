@@ -224,7 +224,8 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         if live is None:
             taken = min(each.taken for each in partitions)
             found = with_earlier(find_live_rules(client, layout, root), lambda: changes)
-            live, regained, is_live = regain(client, layout, found, facts, changes, taken, noted_without)
+            generation = max(each.generation for each in partitions)
+            live, regained, is_live = regain(client, layout, found, facts, changes, taken, generation, noted_without)
         lacking = _lacking(
             client, layout, facts, read_rules(facts["rules"].encode()), noted, live if regained else None
         )
@@ -361,7 +362,7 @@ def _end(
         "epoch": facts["epoch"], "partitions": facts["partitions"],
     }  # fmt: skip
     records = at_root if layout.topic == FIRST_TOPIC else fences[0]
-    restore_rule_records(records, fences, layout, facts, rules.changes(), change)
+    restore_rule_records(records, layout, rules.changes(), change)
     restore_ingested_files(fences[0], layout, facts, files)
     described = fields | {"rules": published, "revision": number}
     described |= {NUMBERS[0]: newest, NUMBERS[1]: max(highest, number), **spread_fields(rules.spread)}

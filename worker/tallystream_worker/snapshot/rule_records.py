@@ -1,4 +1,4 @@
-"""Copies records of a deployment into the facts of a snapshot and back: changes of its rules, and highest numbers."""
+"""Copies records of a deployment into a snapshot and back: changes of its rules, their places, and highest numbers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.storage.deployment_hash import number
-from tallystream.storage.keys import FIRST_TOPIC
+from tallystream.storage.keys import FIRST_RULES, FIRST_TOPIC, UNORDERED
 from tallystream.storage.rule_changes import read_changes
+from tallystream.wire.stream_id import after, parse_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import redis
 
     from tallystream.deployment import Deployment
-    from tallystream.storage.keys import Layout
+    from tallystream.storage.keys import Layout, PartitionKeys
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
     from tallystream_worker.snapshot.restore_lock import Fence
 
 CHANGES: Final = "rule-changes"
@@ -24,7 +26,8 @@ CHANGES: Final = "rule-changes"
 
 PLACES: Final = "rule-places"
 """The fact with the places at which the partitions began to follow the rules of these changes: by partition, the fields
-of `PartitionKeys.adopted` in the live generation."""
+of `PartitionKeys.adopted` in the live generation. If a partition has counted nothing yet by the rules of the snapshot,
+their place is its first entry that the snapshot lacks."""
 
 NUMBERS: Final = ("newest", "newest-revision")
 """The facts with the highest number of a generation and of rules. A restored deployment uses no number again, because
@@ -41,10 +44,9 @@ RECORDS: Final = frozenset({CHANGES, PLACES, NEWEST_TOPIC, *NUMBERS})
 
 
 def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
-    """Return the facts `RECORDS` by name: the changes of the rules, their places, and the highest numbers.
+    """Return the facts `RECORDS` by name, without `PLACES`: the changes of the rules, and the highest numbers.
 
-    The changes end with the last one that published the rules of `deployment`; if none did, there are no changes and no
-    places.
+    The changes end with the last one that published the rules of `deployment`; if none did, there are no changes.
 
     Raises:
         redis.RedisError: the server did not answer, or refused a command.
@@ -53,20 +55,56 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     revision = str(deployment.revision).encode()
     known = [at for at, (_, fields) in enumerate(changes) if fields[b"number"] == revision]
     changes = changes[: known[-1] + 1] if known else []
-    numbers = {fields[b"number"] for _, fields in changes}
-    places = {}
-    for partition, keys in enumerate(deployment.layout.keys):
-        adopted: dict[bytes, bytes] = client.execute_command("HGETALL", keys.adopted)
-        if found := {name.decode(): place.decode() for name, place in adopted.items() if name in numbers}:
-            places[partition] = found
     listed = [
         (name.decode(), {field.decode(): text.decode() for field, text in each.items()}) for name, each in changes
     ]
-    found = {CHANGES: msgspec.json.encode(listed).decode(), PLACES: msgspec.json.encode(places).decode()}
+    found = {CHANGES: msgspec.json.encode(listed).decode()}
     root = client.execute_command("HGETALL", deployment.layout.root)
     found[NEWEST_TOPIC] = str(settled_topic(root, deployment.layout.topic))
     highest: list[bytes | None] = client.execute_command("HMGET", deployment.layout.meta, *NUMBERS)
     return found | {name: (number or b"0").decode() for name, number in zip(NUMBERS, highest, strict=True)}
+
+
+def rule_places(
+    client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, numbers: Collection[int]
+) -> tuple[dict[int, str], dict[str, int]]:
+    """Return by number where a partition began to follow rules, and the fields of the ledger that belong to these.
+
+    Call it after the counters at `position` were read. If the partition has counted nothing yet by the rules with the
+    highest number, their place is the first entry that is not in the snapshot. The fields are `FIRST_RULES`, if the
+    number is known, and `UNORDERED` for that place: entries after it may be in the snapshot.
+
+    Args:
+        client: The server.
+        keys: The keys of the partition, in the generation of the snapshot.
+        position: The position of the snapshot.
+        numbers: The numbers of the recorded rules, up to that of the rules of the snapshot; other places are left out.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.hgetall(keys.adopted)
+        pipeline.hget(keys.ledger, FIRST_RULES)
+        pipeline.get(keys.live)
+        adopted, stated, live = pipeline.execute()
+    found = {int(name): place.decode() for name, place in adopted.items()}
+    counting = (live or b"").split()[1:2]
+    if stated is not None:
+        first = int(stated)
+    else:
+        first = int(counting[0]) if counting and counting[0].isdigit() and not found else 0
+    places = {name: place for name, place in found.items() if name in numbers}
+    ledger = {FIRST_RULES: first} if first else {}
+    latest, followed = max(numbers, default=0), max([first, *places])
+    if 0 < followed < latest:
+        places[latest] = "{}-{} {}".format(*after(parse_id(position.floor)), position.generated)
+        if position.pending:
+            most = len(position.pending) + 1
+            held: Any = client.xrange(keys.stream, position.pending[0], position.delivered, count=most)
+            if len(held) == most:
+                ledger[f"{UNORDERED}{latest}"] = 1
+    return places, ledger
 
 
 def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
@@ -97,6 +135,11 @@ def recorded_numbers(client: redis.Redis, deployment: Deployment) -> tuple[dict[
     return recorded, max([newest, deployment.revision, *recorded.values()])
 
 
+def recorded_places(facts: Mapping[str, str]) -> dict[int, dict[int, str]]:
+    """Return the places in a snapshot, by partition and by number of rules; a partition without places is missing."""
+    return msgspec.json.decode(facts.get(PLACES, "{}"), type=dict[int, dict[int, str]])
+
+
 def recorded_changes(facts: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
     """Return the changes of the rules in a snapshot, oldest first: the ID and the fields of each."""
     return msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])
@@ -104,22 +147,15 @@ def recorded_changes(facts: Mapping[str, str]) -> list[tuple[str, dict[str, str]
 
 def restore_rule_records(
     records: Fence,
-    partitions: Sequence[Fence],
     layout: Layout,
-    facts: Mapping[str, str],
     changes: Sequence[tuple[str, Mapping[str, str]]],
     latest: Mapping[str, str],
 ) -> None:
-    """Write changes of the rules and the places of a snapshot to a server; the highest numbers are not written.
-
-    The changes that the server has are removed. A place of the same rules in the same partition is replaced, and other
-    places stay.
+    """Write changes of the rules to a server, in place of those that it has; highest numbers are not written.
 
     Args:
         records: Runs the writes to the record of changes.
-        partitions: The fences that run the writes to the partitions, by partition number.
         layout: The keys, of the first generation.
-        facts: The facts of the snapshot.
         changes: The changes to write: the ID and the fields of each, oldest first.
         latest: The fields of a last change, which is written, with the present time in its ID, if no other change has
             its `number` and that is not 0.
@@ -136,7 +172,3 @@ def restore_rule_records(
     if latest["number"] not in {"0", *(each["number"] for _, each in changes)}:
         written.append(("XADD", layout.rule_changes, "*", *(part for field in latest.items() for part in field)))
     records.run(written)
-    for partition, places in msgspec.json.decode(facts[PLACES], type=dict[int, dict[str, str]]).items():
-        partitions[partition](
-            "HSET", layout.keys[partition].adopted, *(part for place in places.items() for part in place)
-        )

@@ -35,7 +35,7 @@ from tallystream_worker.snapshot.lost_log import HOLDER, LogLost, has_everything
 from tallystream_worker.snapshot.names import was_removed
 from tallystream_worker.snapshot.point_in_time import PointInTimeView, SnapshotPosition, ViewLost, open_view
 from tallystream_worker.snapshot.retractions import RETRACTED, encode_retractions
-from tallystream_worker.snapshot.rule_records import RECORDS, rule_records
+from tallystream_worker.snapshot.rule_records import PLACES, RECORDS, recorded_changes, rule_places, rule_records
 from tallystream_worker.snapshot.schema import FORMAT
 from tallystream_worker.snapshot.uncounted import encode_uncounted
 from tallystream_worker.snapshot.values import ValueReader
@@ -182,7 +182,9 @@ class Snapshotter:
 
     def _round(self, *, whole: bool, accept_loss: bool) -> Round:
         rows, wholes, moments, files = 0, 0, [], -1
-        records = rule_records(self._client, self._deployment)  # first, so that no place is after its partition's rows
+        records = rule_records(self._client, self._deployment)
+        numbers = {int(fields["number"]) for _, fields in recorded_changes(records)}
+        places: dict[int, dict[int, str]] = {}
         for partition, keys in enumerate(self._deployment.layout.keys):
             before = self._database.position(partition)
             # Also before the first commit: if the process crashes after it, later entries must still exist.
@@ -191,6 +193,10 @@ class Snapshotter:
             known = "" if before is None or accept_loss else self._known(partition, keys, before[0])
             builds_on = known and not whole and before is not None and before[1] == keys.generation
             taken = self.take(partition, before[0] if before and builds_on else None)
+            found, stated = rule_places(self._client, keys, taken.position, numbers)
+            if found:
+                places[partition] = found
+            taken = replace(taken, ledger={**taken.ledger, **stated})
             # After the rows were read, and before they are committed: so each committed offset has its identity.
             files = self._state_files(files)
             # If data was lost while it was read, do not overwrite the snapshot that can restore it. The mark shows it
@@ -207,6 +213,7 @@ class Snapshotter:
             wholes += taken.whole
             moments.append(taken.position.taken)
             self._client.hset(keys.retention_holds, HOLDER, taken.position.floor)
+        records[PLACES] = msgspec.json.encode(places).decode()
         records[FILES] = ingested_files(self._client, self._deployment.layout, self._files)
         if whole:
             self._database.state({**self._facts, **records}, whole=True)

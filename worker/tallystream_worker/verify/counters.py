@@ -77,7 +77,7 @@ def check(scene: Scene) -> None:
     scene.report.proves_counters = scene.sample >= 1 and not found.unproved
     scene.report.prove(
         "counters",
-        f"{found.counters - found.wrong:,} counters are what {found.entries:,} entries give",
+        f"{found.counters - found.wrong:,} counters are what {_sources(found)}",
         faults_before=scene.report.faults,  # the counters that differ are not among them
         counters=found.counters - found.wrong,
         entries=found.entries,
@@ -85,6 +85,13 @@ def check(scene: Scene) -> None:
     _limit(scene, found, followed)
     if followed is not None:
         _state_earlier_rules(scene, followed)
+
+
+def _sources(found: Audited) -> str:
+    """Return in words what an audit compared the counters with."""
+    if "snapshot" not in {scope.base for scope in found.scopes}:
+        return f"{found.entries:,} entries give"
+    return f"the snapshot and {found.entries:,} later entries give" if found.entries else "the snapshot gives"
 
 
 def _state_uncertain(scene: Scene, uncertain: Sequence[Difference]) -> None:

@@ -284,8 +284,8 @@ KINDS: Final = {
     "snapshot.passed_over": Kind(
         "Another snapshot was restored after this one was taken, and the server lacks entries of this one. This one is "
         "not replaced until one of the two commands runs.",
-        "to keep the present counters: tallystream snapshot --once --accept-loss. To go back to this snapshot: stop the "
-        "workers that archive; then: tallystream restore --force",
+        "to keep the present counters: tallystream snapshot --once --accept-loss. To go back to this snapshot: stop "
+        "the workers that archive; then: tallystream restore --force",
     ),
     "snapshot.behind": Kind(
         "Entries after the snapshot are gone from the stream, so a restore would lack them.",
