@@ -1882,8 +1882,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/archiver.py",
-                "        if lost is not None:\n            set_aside",
-                "        if False:\n            set_aside",
+                "        if is_apart:\n            counts",
+                "        if False:\n            counts",
             ),
         ),
         tests=(f"{_LOST_ENTRIES}::test_entries_that_were_sent_again_are_archived_once",),
@@ -2469,8 +2469,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/archiver.py",
-                "min(newest.last, restored)",
-                "max(newest.last, restored)",
+                "if restored is None or newest.last <= restored:",
+                "if True:",
             ),
         ),
         tests=(
@@ -4342,7 +4342,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/store.py",
-                'if (self.manifest() or {}).get("epoch", epoch) != epoch:',
+                "if not self.is_of(epoch):",
                 "if False:",
             ),
         ),
