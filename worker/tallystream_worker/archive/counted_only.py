@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import after, parse_id
 
 if TYPE_CHECKING:
     from tallystream.wire.stream_id import StreamID
@@ -31,7 +31,7 @@ def find_counted_only(store: Store, partition: int, restored: bytes) -> tuple[St
     if not lacked:
         return None
     last, following = store.neighbours(partition, until)
-    if last is None or last >= until or following == (until[0], until[1] + 1):
+    if last is None or last >= until or following == after(until):
         return None
     return last, until
 

@@ -16,7 +16,7 @@ from tallystream.errors import ConsumerGroupMissing, GenerationSwitched
 from tallystream.storage.deployment_hash import live_mark
 from tallystream.storage.keys import BEGUN, CLOSING, FIRST, FIRST_RULES, GROUP, RESTORED, RESTORED_AT, SNAPSHOTS
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import StreamID, before, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -329,7 +329,9 @@ class PartitionRestore:
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
         if first:
-            yield from archived(self._partition, _before(first[0][0].decode()), None, with_gaps=True)
+            yield from archived(
+                self._partition, "{}-{}".format(*before(parse_id(first[0][0].decode()))), None, with_gaps=True
+            )
 
     def _later(self, archived: ArchivedEntries | None, position: SnapshotPosition) -> Iterator[Entry]:
         """Yield the entries of the archive and of the stream after the `floor` of the snapshot, each ID once, in order.
@@ -480,11 +482,5 @@ class PartitionRestore:
         return str(self._client.xinfo_stream(self._keys.stream)["last-generated-id"].decode())
 
 
-def _order(entry: Entry) -> tuple[int, int]:
+def _order(entry: Entry) -> StreamID:
     return parse_id(entry.id)
-
-
-def _before(id_: str) -> str:
-    """Return the ID directly before another one."""
-    milliseconds, number = parse_id(id_)
-    return f"{milliseconds}-{number - 1}" if number else f"{milliseconds - 1}-{2**64 - 1}"

@@ -16,7 +16,7 @@ from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.codec import was_decided
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import before, parse_id
 from tallystream_worker.process.stream_facts import stream_facts
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ class SnapshotPosition:
         """The ID up to which every entry is applied; a restore needs the entries after it."""
         if not self.pending:
             return self.delivered
-        milliseconds, number = parse_id(self.pending[0])
-        before = (milliseconds, number - 1) if number else (milliseconds - 1, 2**64 - 1)
-        return "{}-{}".format(*min(before, parse_id(self.delivered)))
+        return "{}-{}".format(*min(before(parse_id(self.pending[0])), parse_id(self.delivered)))
 
     def includes(self, entry: Entry, generation: int) -> bool:
         """Return whether an entry had been applied by this moment to the counters that the position is of.
