@@ -90,7 +90,7 @@ def test_older_data_of_another_generation_is_found(world: World, case: str, *, i
     if is_followed:
         return
     url, older = str(world.folder / "snapshot.sqlite"), copy_of(world.client)
-    commands = re.findall(r"tallystream (?!verify)[^;,]*", report.remedy(report.findings["snapshot.ahead"]))
+    commands = re.findall(r"tallystream (?!verify)[^;,.]*", report.remedy(report.findings["snapshot.ahead"]))
     forced = " --accept-loss" * (case == "the server of a later topic")  # the restore names this option
     for command in (commands[0] + forced, commands[1]):
         go_back(world.client, older)

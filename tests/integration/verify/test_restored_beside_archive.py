@@ -5,6 +5,7 @@ A server goes back to older data; then an archiver may run, before or only after
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -210,7 +211,8 @@ def test_entries_that_were_lost_twice_count_once(world: World) -> None:
     assert (world.findings(), world.totals()) == ({}, right)
     assert list(world.folder.glob("archive/lost/*/*.parquet.counted"))
     limits = [each.text for each in verify(world.client, "tally", Sources(world.store)).limits]
-    assert any("that nothing needs 5 entries with 5 events" in each for each in limits)
+    # Among them is the entry that was appended after the first loss, if the archiver had it before the second one.
+    assert any(re.search("that nothing needs ([56]) entries with \\1 events", each) for each in limits)
     world.count_lost()
     assert world.totals() == right
 
