@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -569,8 +569,12 @@ def test_a_paused_run_does_not_reopen_what_another_has_closed(server, monkeypatc
             assert harness.client.get(keys.live) == b"1 closed"
 
 
-def test_a_paused_run_does_not_activate_what_another_has_reopened(server, monkeypatch):
-    """If a run is paused while another one fails and reopens the topic, it does not make its own topic live."""
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_a_paused_run_does_not_activate_what_another_has_reopened(server, monkeypatch, is_checked):
+    """If a run is paused while another one fails and reopens the topic, it does not make its own topic live.
+
+    With `is_checked`, it is paused after it has checked that the old topic is closed.
+    """
     with Harness(server.url, partitions=2, rules=PLAIN) as harness, Producer(server.url) as producer:
         producer.emit("view", "a", 3)
         producer.flush()
@@ -585,7 +589,16 @@ def test_a_paused_run_does_not_activate_what_another_has_reopened(server, monkey
             producer.emit("view", "a", 4)  # the topic is open
             producer.flush()
 
-        interrupted(harness, monkeypatch, fail, drained=True)
+        ensure = topic.ensure_closed
+
+        def check_and_fail(*arguments: Any) -> None:
+            ensure(*arguments)
+            monkeypatch.setattr(topic, "ensure_closed", ensure)
+            fail()
+
+        if is_checked:
+            monkeypatch.setattr(topic, "ensure_closed", check_and_fail)
+        interrupted(harness, monkeypatch, (lambda: None) if is_checked else fail, drained=True)
         harness.drain()
         assert Deployment.load(harness.client).layout == deployment.layout
         assert harness.totals() == {("view", "a"): 7}
