@@ -46,7 +46,8 @@ def check(scene: Scene) -> None:
 
     Each counter that is a fault is also added to `differing` of the report, so that later checks leave it out. The
     limits of the report get the counters that could not be compared, and why; if none could, this is no error, but a
-    limit as well. They also state before which entry earlier rules counted. `proves_counters` of the report is set.
+    limit as well. They also state before which entry earlier rules counted. Also set `proves_counters` of the report to
+    whether every counter was compared, expired ones aside.
 
     Raises:
         StreamError, ArchiveError, SnapshotError, CodecError, EmbeddedServerError: see `audit`.
