@@ -81,7 +81,10 @@ class SetAside:
                 self._named[hash(link.producer), link.sequence] = link
 
     def see(self, link: Link) -> None:
-        """Note that the stream or the archive has an entry: a lost one of the same producer and number was sent again."""
+        """Note that the stream or the archive has an entry.
+
+        A lost entry of the same producer with the same number was then sent again.
+        """
         if self._named and link.producer is not None:
             lost = self._named.pop((hash(link.producer), link.sequence), None)
             if lost is not None:

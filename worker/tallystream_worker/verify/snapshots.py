@@ -201,8 +201,8 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
 def _state_of(scene: Scene, keys: PartitionKeys, number: int, database: Database, position: SnapshotPosition) -> str:
     """Return whether the server has what a partition of the snapshot has; if entries are lost, report this.
 
-    The result is `_THERE`, `_SENT_AGAIN` (the mark is missing, but no entry is lost, or all were sent again) or `_LOST`.
-    Only `_LOST` is reported, as a fault. Entries are lost, or a restore of another snapshot has passed them
+    The result is `_THERE`, `_SENT_AGAIN` (the mark is missing, but no entry is lost, or all were sent again) or
+    `_LOST`. Only `_LOST` is reported, as a fault. Entries are lost, or a restore of another snapshot has passed them
     over, if the snapshot ends after the stream. They may also be lost if the server lacks the mark of the snapshot: the
     IDs do not show whether a server has lost entries and got later ones since. If the key that has the mark (the
     sequences) is lost, the mark is not looked for, and the result is `_THERE`.
