@@ -125,7 +125,10 @@ class CatchUpCounter:
         return "entries of the new streams were not read" if self.waiting else ""
 
     def _shorten(self) -> None:
-        """Archive the topic if an archive is configured, and trim what is counted, archived and past retention."""
+        """Archive the topic if an archive is configured, and trim what is counted, archived and past retention.
+
+        `trim` is called at most 20 times for a partition; what is left then is trimmed by a later call.
+        """
         if self._archive is not None:
             self._archive.run_once(settled=0)
         for keys in self._deployment.layout.keys:
