@@ -35,8 +35,9 @@ _TRIMS: Final = 20
 class CatchUpCounter:
     """Counts the entries of a topic that is not live yet; a context manager that closes its connections at its end.
 
-    The constructor creates the consumer groups of the topic. If an archive is configured, it also writes the manifest
-    of the topic's archive if there is none. Not thread-safe.
+    The constructor creates the streams and the consumer groups of the topic that do not exist. If an archive is
+    configured, it also writes the manifest of the topic's archive if there is none, and the live retractions into it.
+    Not thread-safe.
 
     Args:
         settings: The configuration.
