@@ -8,7 +8,7 @@ TallyError
 |- NodeUnreachable       no partition that a read needs can be read, because nodes of the cluster do not answer
 |- Unconfirmed           a write, such as a decision, was executed, but no replica or disk confirmed it in time
 |- SpoolError            the spool cannot be written, or its events cannot be delivered
-|- ConfigurationError    a setting is invalid, or does not fit the server or the stored deployment
+|- ConfigurationError    the settings, or the state of the server, data or host, do not allow a call
 |  '- NothingDeclared    no deployment is stored, or no worker has published its rules yet
 |- CodecError            the fields of an entry cannot be decoded
 |  '- UnknownVersion     the entry has a wire version that this release cannot decode; it is dead-lettered
@@ -119,7 +119,11 @@ class SpoolError(TallyError):
 
 
 class ConfigurationError(TallyError):
-    """Raised if a setting is invalid, or does not fit the server or the deployment that is stored there."""
+    """Raised if the settings, or the state of the server, of its data or of this host, do not allow what was called.
+
+    For example: a setting is invalid or does not fit the stored deployment, the stored data is of another release, no
+    rules are published yet (`NothingDeclared`), a package is missing, or a rebuild or repartition is not finished.
+    """
 
 
 class NothingDeclared(ConfigurationError):

@@ -214,9 +214,10 @@ class Totals:
         return await self.ask(questions.uniques(subject, metric, over), after, timeout)
 
     async def ledger(self) -> LedgerSummary:
-        """Return the numbers of events by outcome, of all partitions in sum, and the lag of each partition in entries.
+        """Return the numbers of events by outcome, in sum, and the lag of each partition in entries.
 
-        See `tallystream.Totals.ledger`.
+        The sums do not include partitions whose nodes of a cluster do not answer: `unreachable` names them. The `lag`
+        and `unaccounted` of the whole are then `None`. See `tallystream.Totals.ledger`.
         """
         return await self.ask(questions.ledger())
 

@@ -151,10 +151,12 @@ class RollbackWatch:
     def roll_back(self, layout: Layout, queues: Sequence[PartitionQueue]) -> list[SealedEntry]:
         """Roll the queue of each suspected partition back to the last entry that the stream has.
 
-        A queue whose record matches it does not change. If the record was removed, so that the next entry cannot follow
-        under the same name, the queue begins again under a new name. If another epoch is stored, first do the same as
-        `follow`. If a partition has lost its sequences, or no deployment is stored (and `epoch` is not `None`), its
-        queue does not change. The attribute `damaged` is set to these partitions. No partition is suspected afterwards.
+        If no partition is suspected, read nothing and change no queue, whatever epoch is stored. Otherwise, if another
+        epoch is stored, first do the same as `follow`, for all queues. A queue whose record matches it does not change.
+        If the record was removed, so that the next entry cannot follow under the same name, the queue begins again
+        under a new name. If a partition has lost its sequences, or no deployment is stored (and `epoch` is not `None`),
+        its queue does not change. The attribute `damaged` is set to these partitions. No partition is suspected
+        afterwards.
 
         Returns:
             The waiting entries that are not sent again, because a removed record may have covered them; also those of

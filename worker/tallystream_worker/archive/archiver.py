@@ -129,7 +129,7 @@ class PartitionArchiver:
             self._continue_after(position)
 
     def find_lost(self) -> LostEntries | None:
-        """Return the archived entries that `ensure_group` would set aside now, or `None`; change nothing.
+        """Return a summary of the entries that `ensure_group` would set aside now, `None` for none; change nothing.
 
         The stream must exist.
 
@@ -186,10 +186,10 @@ class PartitionArchiver:
         the result is `None`: there are no more such entries, or another archiver has taken them meanwhile. 0 is not the
         end: a file can have 0 events, for example if all its entries are resets.
 
-        If there is an entry to write, and an archiver was interrupted after it had claimed entries, these are written
-        first, also those after `until` or younger than `settled`. If files are ahead of the group, it is moved before a
-        file is written, as by `ensure_group`: archived entries that the server has lost are set aside, and `on_loss` is
-        called.
+        If there is no entry to write, nothing is changed. Otherwise, if an archiver was interrupted after it had
+        claimed entries, these are written first, also those after `until` or younger than `settled`. If files are ahead
+        of the group, it is moved before a file is written, as by `ensure_group`: archived entries that the server has
+        lost are set aside, and `on_loss` is called.
 
         Args:
             until: The ID of the last entry to write, from `latest`; `+` for no limit. With a limit, repeated calls end
@@ -239,8 +239,8 @@ class PartitionArchiver:
     def _settle(self, position: str, first: str, last: str, count: str) -> bool:
         """Move the group past the entries of a complete file; return `False` if the file had to be removed.
 
-        The group may have been lost while the file was written, and another archiver may have begun to write the same
-        entries to a file of another name. Then this file is removed.
+        If the server does not have this claim any more, the group is not moved. Another archiver may then have begun to
+        write some of the entries to a file of another name. If so, this file is removed.
 
         Args:
             position: The group's position when the range was claimed.
@@ -249,8 +249,8 @@ class PartitionArchiver:
             count: Number of entries in the file.
 
         Raises:
-            redis.RedisError: the server did not answer, or refused a command. `NOGROUP` if the group does not exist;
-                then, too, the file was removed if that was necessary.
+            redis.RedisError: the server did not answer, or refused a command. `NOGROUP` if the server has the claim,
+                but no group; then, too, the file was removed if that was necessary.
             ArchiveError: the archive cannot be listed, or a file not be read or removed.
         """
         try:
@@ -263,7 +263,7 @@ class PartitionArchiver:
         return bool(answer == b"settled") or not self._remove_stray(position, first, last)
 
     def _remove_stray(self, position: str, first: str, last: str) -> bool:
-        """Remove the file of a claim that was lost, if its entries are, or will be, in files of another claim.
+        """Remove the file of a claim that was lost, if some of its entries are, or will be, in files of other claims.
 
         If another archiver has settled the same claim, the file stays: the next one follows it, or the group's position
         is its end. Arguments and errors: see `_settle`.
@@ -291,12 +291,12 @@ class PartitionArchiver:
         return True
 
     def _continue_after(self, position: str) -> bool:
-        """If files are ahead of the group's position, continue after those entries in them that the stream has.
+        """If files are ahead of the group's position, move it up to the first difference between them and the stream.
 
-        Files are ahead if the server lost the position, and perhaps entries. The entries that it has are not written
-        again, up to the first difference. Later ones that it lacks are set aside, and `on_loss` is called: their
-        producers may send them again, with other IDs. (After a crash of an archiver, a file is ahead too, but the
-        server still has its claim; then `run_once` moves the group.)
+        Files are ahead if the server lost the position, and perhaps entries. Entries up to the difference are not
+        written again. Of the later ones in the files, those that the stream lacks are set aside, and `on_loss` is
+        called: their producers may send them again, with other IDs. Those that it has are archived again. (After a
+        crash of an archiver, a file is ahead too, but the server still has its claim; then `run_once` moves the group.)
 
         If entries are only in the counters of a restored snapshot, and archived entries after them stay, the archive
         states the range.
@@ -418,9 +418,9 @@ class PartitionArchiver:
         return "" if until is None or until >= first else _text(until)
 
     def _counted_only(self, position: StreamID) -> tuple[StreamID, StreamID] | None:
-        """Return the range of entries after the group's position that only the counters of a restored snapshot have.
+        """Return the range of entries that only the counters of a restored snapshot may have: see `find_counted_only`.
 
-        Return `None` if there is none. See `find_counted_only`.
+        Return `None` if there is none, or if it begins before `position`, the group's position.
 
         Raises:
             ArchiveError: the archive cannot be listed, or a file cannot be read.
@@ -455,7 +455,7 @@ class PartitionArchiver:
         return None if trimmed else begins
 
     def _beginning(self) -> tuple[int, int]:
-        """Return the ID after which the archive of this stream begins, if there are no files.
+        """Return the ID after which an archive of this stream without files begins; files are not looked for.
 
         `(0, 0)` if no entry was ever removed from the stream, or there is no stream. Otherwise the ID just before the
         first entry; if no entry is left, the last ID that the stream generated.

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 def find_counted_only(store: Store, partition: int, restored: bytes) -> tuple[StreamID, StreamID] | None:
     """Return the range of entries that only the counters may have after the last restore; `None` if there is none.
 
-    The range is two IDs: that of the last archived entry before it, and one up to which it reaches (see
-    `counted_only`). Archived entries after the range do not matter: also the server that went back to older data may
-    have archived some. If the first one of them was pending in the snapshot, there is no range: the archive has it
-    from the time before the loss, and so it has each entry before it.
+    If no entry is archived, return `None` too.
+
+    The range is two IDs: that of the last archived entry before it (if there is none, the ID after which the archive
+    begins), and one up to which it reaches (see `counted_only`). Archived entries after the range do not matter: also
+    the server that went back to older data may have archived some. If the first one of them was pending in the
+    snapshot, there is no range: the archive has it from the time before the loss, and so it has each entry before it.
 
     Args:
         store: The archive.

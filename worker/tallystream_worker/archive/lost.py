@@ -37,8 +37,8 @@ class LostEntries:
 
     Attributes:
         stream: The name of the stream.
-        after: The ID of the last archived entry before the first lost one; if there is none after the position of the
-            group `archive`, this position.
+        after: The ID of the last archived entry up to which archive and stream have the same entries after the position
+            of the group `archive`; this position if there is none.
         until: The ID of the last lost entry.
         entries: Number of lost entries.
         events: Number of events in them.
@@ -73,7 +73,7 @@ def find_lost(
     Returns:
         Three values. The ID of the last archived entry up to which archive and stream have the same entries after the
         position; `position` if there is none. Whether there are later archived entries. A summary of those of them that
-        the stream lacks, `None` if it lacks none: after a restore that read the archive, it has later ones too.
+        the stream lacks; `None` if it lacks none. After a restore that read the archive, it may have some of them.
 
     Raises:
         ArchiveError: a file cannot be read.
@@ -110,12 +110,12 @@ def set_aside(
 ) -> None:
     """Take the entries after the ID `after` out of the archive: move those that the stream lacks to other files.
 
-    No reader of the archive finds these: see `Store.put_lost` and `Store.put_counted`. Entries that the stream has are
-    archived again later. A file that also has entries up to `after` is divided. Files are moved from the last to the
-    first, and each is copied before it is removed: if a crash interrupts this, a second call, with the files listed
-    again, completes it.
+    No reader of the archive finds these. `Store.put_lost` writes them; but if `counted_only` is set, those that were
+    sent again are written by `Store.put_counted`. Entries that the stream has are archived again later. A file that
+    also has entries up to `after` is divided. Files are moved from the last to the first, and each is copied before it
+    is removed: if a crash interrupts this, a second call, with the files listed again, completes it.
 
-    An entry without an origin in the stream, or a copy of a repartition, was not sent again. Any other one was sent
+    An entry without a producer and a sequence, or a copy of a repartition, was not sent again. Any other one was sent
     again if the server's record of its producer has its sequence or a later one.
 
     Args:
@@ -205,14 +205,17 @@ def _chosen(table: pa.Table, values: Mapping[StreamID, bool], value: bool) -> pa
 
 
 def _parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Yield entries in lists that one call to the server can ask for."""
+    """Yield entries, in their order, in lists of at most 256: one call to the server asks for a list."""
     entries = iter(entries)
     while part := list(islice(entries, _READ)):
         yield part
 
 
 def _same(client: redis.Redis, stream: str, after: str, archived: Sequence[Entry]) -> int:
-    """Return how many of these entries, from the first on, are the next ones of a stream after the ID `after`."""
+    """Return how many of these entries, from the first on, are the next ones of a stream after the ID `after`.
+
+    Entries are compared as by `find_lost`.
+    """
     found: Any = client.xrange(stream, f"({after}", archived[-1].id, count=len(archived))
     same = 0
     for entry, (id_, fields) in zip(archived, found, strict=False):
@@ -223,7 +226,7 @@ def _same(client: redis.Redis, stream: str, after: str, archived: Sequence[Entry
 
 
 def _lacking(client: redis.Redis, stream: str, archived: Sequence[Entry]) -> list[Entry]:
-    """Return those of these entries that a stream lacks."""
+    """Return those of these entries that a stream lacks, compared as by `find_lost`."""
     if not archived:
         return []
     with client.pipeline(transaction=False) as pipeline:
@@ -243,7 +246,10 @@ def _origin(fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes] | None:
 
 
 def _are_known(client: redis.Redis, keys: PartitionKeys, lost: Sequence[Entry]) -> list[bool]:
-    """Return for each of these entries whether the server's record of its producer has its sequence or a later one."""
+    """Return for each of these entries whether the server's record of its producer has its sequence or a later one.
+
+    `False` for an entry without a producer and a sequence, and for a copy of a repartition.
+    """
     origins = [_origin(entry.fields) for entry in lost]
     named = [origin for origin in origins if origin is not None and origin[0] != COPIED]
     if not named:

@@ -267,9 +267,9 @@ class Store:
             self._write(f"{self._root}/{_RULES}", msgspec.json.encode(present | dict(changes)))
 
     def rules(self) -> dict[str, dict[str, str]]:
-        """Return the changes of the rules: by ID, which has the server's time in milliseconds, the recorded fields.
+        """Return the changes of the rules: the recorded fields of each change by its ID, as `1764540000000-0`.
 
-        Empty if none were added.
+        The first number of an ID is the server's time in milliseconds. Empty if none were added.
 
         Raises:
             ArchiveError: the changes cannot be read.
@@ -329,7 +329,8 @@ class Store:
     def put_lost(self, partition: int, after: str, first: str, file: File, table: pa.Table, missing: int) -> None:
         """Write the rows of a file that the server has lost to a file in the folder `lost`, which no reader finds.
 
-        Its name ends in `.parquet.lost`. Do nothing if there is a file of this name.
+        Its name has the ID `first` and the last ID of `file`, and ends in `.parquet.lost`. Do nothing if there is a
+        file of this name.
 
         Args:
             partition: The number of the partition.
@@ -376,6 +377,8 @@ class Store:
     def set_aside(self, partition: int) -> list[File]:
         """Return the files of `put_lost` of a partition, in the order of their first IDs; `columns` reads their rows.
 
+        `File.last` is the last ID of the file that had the entries; it may be after the last entry of this one.
+
         Raises:
             ArchiveError: the folder cannot be listed.
         """
@@ -383,6 +386,8 @@ class Store:
 
     def counted(self, partition: int) -> list[File]:
         """Return the files of `put_counted` of a partition, in the order of `set_aside`; `columns` reads their rows.
+
+        For `File.last`, see `set_aside`.
 
         Raises:
             ArchiveError: the folder cannot be listed.
@@ -660,7 +665,9 @@ _ENCODING: Final[dict[str, Any]] = {
 
 
 def _write_whole(path: Path, content: Any) -> None:
-    """Write a file, with its folder: write a temporary file, flush it to disk and rename it; a crash leaves old or new.
+    """Write a file, and create its folder if necessary; after a crash, the file has the old content or the new one.
+
+    The content is written to a temporary file, which is flushed to disk and renamed.
 
     All other temporary files for this path are removed: those that killed runs left, and those of other processes that
     write the file at the same time. Such a process returns without an error, and the content written here stays. So

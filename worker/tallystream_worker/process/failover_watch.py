@@ -59,7 +59,7 @@ class FailoverWatch:
                 )
 
     def _ids(self) -> list[str]:
-        """Return the replication ID of the node of each name, in the order of the names; ask each node once."""
+        """Return the replication ID of the node of each key in `_names`, in their order; ask each node once."""
         with self._client.pipeline(transaction=False) as pipeline:
             for name in self._names:
                 pipeline.exists(name)  # so that the client knows the node of each slot that has moved

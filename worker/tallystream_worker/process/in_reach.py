@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 def for_each_in_reach(client: redis.Redis, layout: Layout, job: Callable[[int, PartitionKeys], None]) -> None:
     """Run a job in each partition; in a cluster, leave out partitions whose node does not answer.
 
-    After the first job that a node does not answer, no further partition of this node is tried: each would take until
-    the timeout.
+    If a node does not answer a job, later partitions of this node are not tried: each would take until the timeout.
 
     Args:
         client: The connection to the partitions.
@@ -34,7 +33,8 @@ def for_each_in_reach(client: redis.Redis, layout: Layout, job: Callable[[int, P
     Raises:
         NodeUnreachable: nodes did not answer; raised after all other partitions. It names the streams and the nodes.
 
-    Any other error of the job is raised at once. So is the error of a server that is no cluster, and does not answer.
+    Any other error of the job is raised at once. If the server is no cluster and does not answer, this error is also
+    raised at once.
     """
     missing: dict[str, str | None] = {}
     locate = client.node_of if isinstance(client, ClusterClient) else lambda _: None

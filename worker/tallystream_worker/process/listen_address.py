@@ -15,7 +15,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that a text is; `None` if the text is a host name or empty. No name is looked up."""
+    """Return the IP address that a text is; `None` for any other text, such as a host name. No name is looked up."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

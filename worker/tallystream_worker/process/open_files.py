@@ -32,8 +32,8 @@ class OpenFiles:
         """Reserve `wanted` files, or as many as are free, but at least `least`; return how many were reserved.
 
         `OTHERS` (96) files are not free: they are for uses without a reservation. `least` files are reserved even if
-        fewer are free. The soft limit of the process is raised as far as needed and allowed, at most to the hard limit,
-        and never lowered.
+        fewer are free. The soft limit of the process is raised as far as needed, at most to the hard limit, and never
+        lowered. If the system refuses to raise it, it is unchanged.
         """
         with self._lock:
             room = _allow(OTHERS + self._reserved + wanted) - OTHERS - self._reserved
@@ -52,7 +52,11 @@ OPEN_FILES: Final = OpenFiles()
 
 
 def _allow(files: int) -> int:
-    """Return how many of `files` files this process may open, after raising its limit as far as needed and allowed."""
+    """Return how many of `files` files this process may open; raise its soft limit first, if that is too low.
+
+    The limit is raised at most to the hard limit. If the system refuses this, it is unchanged. On Windows, return
+    `files`.
+    """
     if sys.platform == "win32":
         return files
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -25,8 +25,8 @@ def partition_names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[
     """Yield the full name of each key of a partition in its topic, and the name without the prefix.
 
     The names are found by SCAN, so a key may come twice; if a node fails over or a slot moves meanwhile, keys may be
-    missing. The keys of the topic itself that begin like those of its first partition are among them. A
-    `redis.RedisError` is raised while the names are iterated.
+    missing. The keys of all generations are among them. For partition 0 of a later topic than the first, so are the
+    keys `meta` and `rules` of the topic. A `redis.RedisError` is raised while the names are iterated.
     """
     prefix = keys.prefix.encode()
     pattern = keys.prefix.translate({ord(c): f"\\{c}" for c in "*?[]\\"}) + "*"

@@ -41,14 +41,14 @@ class StateLog:
         """The present problem; `None` while the thing works."""
 
     def failed(self, problem: str, **fields: object) -> None:
-        """Record a problem; log it as an error with `fields`, unless it is the present one, apart from numbers."""
+        """Record a problem; log it as an error with `fields`, unless the present one is the same (see `kind_of`)."""
         if self.problem is None or kind_of(problem) != kind_of(self.problem):
             self._log.error(self._failed, problem=problem, **fields)
             self._next = self._works
         self.problem = problem
 
     def failed_with(self, error: Exception) -> None:
-        """Record an exception as the problem; log it as an error, unless it is the present one, apart from numbers.
+        """Record an exception as the problem; log it as an error, unless the present one is the same (see `kind_of`).
 
         A `RedisError` or `TallyError` is logged with its text only, any other exception also with its traceback.
         """
@@ -88,5 +88,5 @@ class StreamStates:
 
 
 def kind_of(problem: str) -> str:
-    """Return a problem with each number replaced by `#`, together with the letters a to f next to its digits."""
+    """Return a problem with `#` in place of each number, which includes the letters a to f next to its digits."""
     return re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", problem)

@@ -34,10 +34,11 @@ def stream_facts(client: redis.Redis, keys: PartitionKeys) -> dict[str, Any]:
 
 
 def last_generated(client: redis.Redis, keys: PartitionKeys) -> str:
-    """Return the last ID that a stream has generated; `0-0` if the partition has no entry yet, and so no stream.
+    """Return the last ID that a stream has generated; `0-0` if it never had an entry, even if it does not exist.
 
     Raises:
-        KeyLost: the partition has lost its stream or a sentinel.
+        KeyLost: the stream does not exist, and a ledger states that it had entries, or the partition has lost a
+            sentinel. If the stream exists, the sentinels are not checked.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     try:
@@ -49,6 +50,6 @@ def last_generated(client: redis.Redis, keys: PartitionKeys) -> str:
 
 
 def _has_had_entries(client: redis.Redis, keys: PartitionKeys) -> bool:
-    """Return whether a ledger of a partition states that entries were appended to its stream."""
+    """Return whether the ledger of the topic states appended entries, or that of the generation counted ones."""
     gated = client.hget(keys.topic_ledger, "entries:gated")
     return any(int(number or 0) for number in (gated, client.hget(keys.ledger, "entries:settled")))

@@ -15,10 +15,10 @@ _SCRIPT: Final = Script("tallystream_worker.process", "unless_lost")
 
 
 def write_unless_lost(client: redis.Redis, keys: PartitionKeys, command: str, *arguments: Any) -> Any:
-    """Run a command that writes one key of a partition, and return its reply.
+    """Run a command that writes one key of a partition, unless the partition has lost a sentinel; return the reply.
 
-    Without this check, the command would create the key in a partition that has lost all its keys. Then the partition
-    would look as if something of it were left.
+    Without this check of the sentinels (see `lost_key`), the command would create the key in a partition that has lost
+    all its keys. Then the partition would look as if something of it were left.
 
     Args:
         client: The server.
@@ -27,7 +27,7 @@ def write_unless_lost(client: redis.Redis, keys: PartitionKeys, command: str, *a
         arguments: Its arguments, at most 7,000. The first one is the key.
 
     Raises:
-        KeyLost: the partition has lost a key; nothing was changed.
+        KeyLost: the partition has lost a sentinel; nothing was changed.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     _, reply = _SCRIPT(client, [keys.stream, arguments[0]], [*command.split(), *arguments])

@@ -111,16 +111,17 @@ def opened(
 def choose(client: redis.Redis, deployment: Deployment, number: int, sources: Sources, span: Span) -> Base:
     """Return the base of the audit of partition `number`: where its fold begins, and from what.
 
-    If the span has a beginning, no snapshot is used. Otherwise, the snapshot of `sources` is always the base if it is
-    preferred. If it is not preferred, it is used only if entries are gone that the archive does not have. It is then
-    passed over if it is missing, incomplete, outdated or of other data.
+    If the span has a beginning, the fold begins with the entries that the span needs, or with the oldest available
+    entry if that is later; no snapshot is used. Otherwise, a preferred snapshot is the base. If none is preferred, and
+    the stream and the archive have every entry, all are folded. If they lack entries, the snapshot of `sources` is the
+    base. If that is missing, incomplete, outdated or of other data, the fold begins with the oldest available entry.
 
     Raises:
         ConfigurationError: the preferred snapshot is missing, incomplete, outdated or of other data; or the span has a
             beginning, and no rules are published.
-        ArchiveError, SnapshotError: the archive or the snapshot is needed and cannot be read, even if the snapshot is
-            not preferred; or entries are gone from the stream, and the archive is of other data.
-        KeyLost: the partition has lost its stream.
+        ArchiveError: entries are gone from the stream, and the archive cannot be read or is of other data.
+        SnapshotError: the snapshot is needed and cannot be read, even if it is not preferred.
+        KeyLost: the partition has no stream.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     lost = _lost(stream_facts(client, deployment.layout.keys[number]))
@@ -159,7 +160,8 @@ def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None
 def _lost(info: Any) -> StreamID | None:
     """Return the highest ID that an entry which is gone from the stream can have; `None` if no entry is gone.
 
-    The oldest entries are taken to be the ones that are gone: entries that were deleted from the middle may be later.
+    `info` is the reply of XINFO STREAM. The oldest entries are taken to be the ones that are gone: entries that were
+    deleted from the middle may be later.
     """
     if info["entries-added"] == info["length"]:
         return None
@@ -172,8 +174,8 @@ def _lost(info: Any) -> StreamID | None:
 def _archived(client: redis.Redis, store: Store, keys: PartitionKeys, number: int, lost: StreamID) -> StreamID | None:
     """Return the ID after which the archive has every entry up to the ID `lost`; `None` if it ends before `lost`.
 
-    A file that was removed between two others is not noticed here. Entries that only the counters have since the last
-    restore are noticed also if no file states them yet.
+    Return `None` also if it has no entry. A file that was removed between two others is not noticed here. Entries that
+    only the counters have since the last restore are not after the ID, even if no file states them yet.
     """
     newest, begins = store.newest(number), store.beginning(number)
     if newest is None or begins is None or newest.last < lost:

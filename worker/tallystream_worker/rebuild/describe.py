@@ -112,8 +112,10 @@ def describe(
             number again.
 
     Raises:
-        StreamError: it is not known which events were retracted, and `force` is not set. Nothing was changed.
-        NothingDeclared: no key of a deployment is stored.
+        StreamError: it is not known which events were retracted, and `force` is not set; or (`DamagedValue`) a stored
+            value has a form that tallystream never writes. Nothing was changed.
+        NothingDeclared: the live topic has neither a recorded change of its rules nor a partition with sequences or a
+            ledger.
         ConfigurationError: the number of partitions or the live generation is not known; or this release cannot read
             the recorded rules; or a hash is lost, and the partitions show that a restore has not finished. At most the
             hash of the live topic was stored.
@@ -148,7 +150,7 @@ def describe(
 
 
 def retracted_events(client: redis.Redis, layout: Layout) -> int:
-    """Return how many events the counters of a layout leave out because they were retracted, by the ledgers."""
+    """Return how many events the counters of a layout leave out because they were retracted, as its ledgers state."""
     with client.pipeline(transaction=False) as pipeline:
         for keys in layout.keys:
             pipeline.hget(keys.ledger, "retracted")
@@ -442,6 +444,7 @@ def _generations(client: redis.Redis, layout: Layout, latest: Mapping[str, bytes
 
     Raises:
         ConfigurationError: the partitions do not count the same generation.
+        DamagedValue: the live generation of a partition has a value that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     values = [(value, keys.live) for keys in layout.keys if (value := client.execute_command("GET", keys.live))]

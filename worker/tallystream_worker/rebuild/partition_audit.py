@@ -93,11 +93,11 @@ class PartitionAudit:
 
     Args:
         client: Client of the server of the live counters.
-        scratch: Client of the server of the scratch counters.
+        scratch: Client of the server of the scratch counters; it has no key of this partition yet.
         deployment: The deployment to audit.
         rules: The rules that the counters should be counted by.
         number: The number of the partition.
-        sources: The archive and the snapshot to use in place of entries that are gone from the stream.
+        sources: The archive and the snapshot that may be used: see `choose`.
         span: The buckets to compare; if unlimited, all counters.
         sample: The share of the keys that is compared, from 0 to 1; see `audit`.
         followed: See `audit`.
@@ -157,9 +157,11 @@ class PartitionAudit:
                 of the snapshot; or the span has a beginning, and no rules are published.
             ConsumerGroupMissing: the partition has a stream, but its live consumer group is missing.
             StreamError: 20,000 or more entries stayed pending, the stream was replaced, entries were trimmed while the
-                stream was read (`EntriesTrimmed`), or, with `followed`, dead letters were retried meanwhile.
-            ArchiveError, SnapshotError: the archive or the snapshot cannot be read.
-            CodecError: a file of the archive has a damaged row.
+                stream was read (`EntriesTrimmed`), a node failed over while the records of dropped dead letters were
+                read (`ScanBroken`), another client has changed the scratch counters, a figure of the live ledger is
+                damaged (`DamagedValue`), or, with `followed`, dead letters were retried meanwhile.
+            ArchiveError, SnapshotError: the archive or the snapshot cannot be read, or the archive is of other data.
+            CodecError: a row of the archive, or the record of a dropped dead letter, is damaged.
             redis.RedisError: one of the two servers does not reply, or rejects a command.
             OSError: the temporary file with live values cannot be written.
 
@@ -236,7 +238,8 @@ class PartitionAudit:
     def _retry(self, followed: LiveRules) -> None:
         """Count in the scratch counters the dead letters that were retried on the live server.
 
-        Also note the metrics for which the result of the retries is not known.
+        Those that were given up (delivered too often) are left out. Dead letters that were dropped without a record may
+        be counted too. Also note the metrics for which the result of the retries is not known.
         """
         layout = self._deployment.layout
         ledger: dict[bytes, bytes] = self._client.execute_command("HGETALL", self._keys.ledger)
@@ -260,9 +263,12 @@ class PartitionAudit:
 
         Raises:
             ConfigurationError: see `choose` and `_load`.
-            ArchiveError, CodecError, SnapshotError: the archive or the snapshot cannot be read, or has a damaged row.
-            StreamError: the stream was deleted, replaced or trimmed while its first entry was read.
+            ArchiveError, CodecError, SnapshotError: see `choose`, `_load` and `_count_archive`.
+            KeyLost: the partition has lost its stream, or the scratch counters have lost a key.
+            StreamError: another client has changed the scratch counters.
             redis.RedisError: one of the two servers does not reply, or rejects a command.
+
+        An error of `show` is raised too.
         """
         while True:
             base = choose(self._client, self._deployment, self._number, self._sources, self._span)
@@ -283,9 +289,10 @@ class PartitionAudit:
         return base, 0.0 if base.gone is None else base.gone / 1000
 
     def _load_resets(self, after: str) -> None:
-        """Give the scratch counters the last live resets up to the ID `after`; none if `after` is empty.
+        """Copy the last reset of each subject to the scratch counters, unless its ID is after `after`.
 
-        The entries up to `after` are left out. Periods of votes that begin later state the last reset of their subject.
+        If `after` is empty, copy none. The fold leaves out the entries up to `after`, but periods of votes that begin
+        later state the last reset of their subject.
         """
         found: Any = self._client.hgetall(self._keys.resets)
         if old := {
@@ -296,12 +303,17 @@ class PartitionAudit:
     def _count_archive(self, after: str) -> str:
         """Fold the archived entries after `after` that are gone from the stream; return the ID of the last of them.
 
-        Without such entries, return `after`, or `0-0` if `after` is empty.
+        These are the ones before the first entry of the stream. If the stream is empty or deleted, all archived entries
+        after `after` are folded, without an error. Entries that the archive lacks at its end are not noticed. If no
+        entry is folded, return `after`, or `0-0` if `after` is empty.
 
         Raises:
-            ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
-            StreamError: the stream was deleted, replaced or trimmed while its first entry was read.
+            ArchiveError, CodecError: the archive cannot be read, a row is damaged, or a file is missing between two
+                others or, unless `after` is empty or `0-0`, directly after it.
+            StreamError: another client has changed the scratch counters, or (`KeyLost`) they have lost a key.
             redis.RedisError: one of the two servers does not reply, or rejects a command.
+
+        An error of `show` is raised too.
         """
         from tallystream_worker.archive.entries import entries  # noqa: PLC0415  # pyarrow is an extra
 
@@ -320,7 +332,7 @@ class PartitionAudit:
     def _load(self) -> SnapshotPosition | None:
         """Replace the scratch counters by the snapshot; return its position, `None` if it has become unusable.
 
-        Also note until when the snapshot keeps its buckets, its dead letters, and by which rules later entries count.
+        Also note its dead letters, the time until which it keeps each bucket, and the rules that count later entries.
 
         Raises:
             ConfigurationError: this release cannot read the rules of the snapshot or of the server.
@@ -391,8 +403,9 @@ class PartitionAudit:
     def _set_last_id(self, reached: str) -> None:
         """Set the last ID of the scratch stream to the one that the live stream had when the rules changed last.
 
-        Only changes up to the ID `reached` matter; without one, do nothing. The scratch stream is created if it does
-        not exist. From this last ID, the script that counts by new rules derives since when they count (`parts.lua`).
+        Only changes whose first ID in `Course.ranges` is not after `reached` matter; the highest of their second IDs is
+        set. If there is no such change, do nothing. The scratch stream is created if it does not exist. From this last
+        ID, the script that counts by new rules derives since when they count (`parts.lua`).
         """
         lasts = [last for first, last in self._course.ranges if first <= parse_id(reached)]
         if not lasts:
@@ -406,7 +419,10 @@ class PartitionAudit:
         self._ends.update((key.removeprefix(prefix), end) for key, end in folded.batch.ends.items())
 
     def _new(self, every: Iterable[Piece]) -> Iterator[Piece]:
-        """Yield pieces without the counters that an earlier piece had, also one of an earlier call."""
+        """Yield pieces without the counters that an earlier piece had, also one of an earlier call.
+
+        A piece without any other counter is left out.
+        """
         for piece in every:
             if (left := piece.without(self._compared)) is not None:
                 self._compared.update(map(hash, left.names()))
@@ -494,9 +510,10 @@ class PartitionAudit:
     def _note(
         self, piece: Piece, wanted: Mapping[str, Value], found: Mapping[str, Value], wrong: dict[str, Difference]
     ) -> list[str]:
-        """Add the counters of a piece whose values differ to `wrong`, by their names, and return these names.
+        """Add to `wrong`, by name, each counter of a piece whose two values differ and must not; return the names.
 
-        `wanted` has the values that the entries give, and `found` has the live values, both by counter.
+        Some subjects of a leaderboard may be missing on one side: see `differing`. `wanted` has the values that the
+        entries give, and `found` has the live values, both by counter.
         """
         shrunk: frozenset[str] = frozenset()
         if piece.kind == "top":

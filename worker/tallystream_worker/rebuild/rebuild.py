@@ -78,7 +78,7 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
             still kept, partitions count a generation of which the server has no record, `rules` no longer spread a
-            metric whose events are spread, or no rules are published.
+            metric whose events are spread, no rules are published, or this release cannot read the stored data.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
         Unconfirmed, FailedOver: the number was not confirmed in time, or a node failed over meanwhile. Call again.
@@ -197,6 +197,7 @@ class Rebuild:
             ImportError: the archive is needed, and the package pyarrow is not installed.
             KeyLost: a partition has lost a key.
             StreamError: a node failed over while the records of dropped dead letters were read.
+            CodecError: the record of a dropped dead letter is damaged.
             redis.RedisError: the server does not reply, or rejects a command; call again.
         """
         has_begun = any(partition.has_begun() for partition in self._partitions)

@@ -116,7 +116,8 @@ def unusable_without(client: redis.Redis, keys: PartitionKeys) -> str | None:
 def _has_remains(client: redis.Redis, keys: PartitionKeys) -> bool:
     """Return whether a partition without sentinels has other keys that existed before the loss.
 
-    A stream without consumer groups is not such a key: another client has appended plain entries since the loss.
+    A stream without consumer groups is not such a key: another client has appended plain entries since the loss. The
+    keys of `_NO_COUNTERS` are ignored too.
     """
     for name, below in _names(client, keys):
         if below in _NO_COUNTERS or (name == keys.stream.encode() and not client.xinfo_groups(keys.stream)):
@@ -140,7 +141,10 @@ def _names(client: redis.Redis, keys: PartitionKeys) -> Iterator[tuple[bytes, by
 
 
 def _open(client: redis.Redis, keys: PartitionKeys, mark: str) -> None:
-    """Open a partition without keys, with the generation of `keys` as the live one, in one script call."""
+    """Open a partition without keys, with the generation of `keys` as the live one, in one script call.
+
+    `mark` is the value for the key of the live generation: see `live_mark`.
+    """
     if keys.generation == FIRST:
         open_partition(client, keys, mark)
     else:

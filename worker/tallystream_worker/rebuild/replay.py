@@ -71,8 +71,8 @@ def replay(
     first second of their minute, and have it as `at`. If the amounts of such events of a subject were not all 1, one
     event has their sum, and the others have 0. `at` is in seconds since 1970. Rejected, duplicate and retracted events
     are yielded too, and those of dead letters, if they can be decoded and the dead letter was not dropped with a record
-    (see `dead_letters.store.dropped`). Entries that are neither in the streams nor in the archive when their partition
-    is begun are missing, without an error.
+    (see `dead_letters.store.dropped`). If entries are neither in the stream nor in the archive when their partition is
+    begun, they are missing without an error, unless the archive lacks a file between two others.
 
     Args:
         client: Client of the server of the streams.
@@ -82,7 +82,9 @@ def replay(
         archive: URL of the archive to read first, `""` for none.
 
     Raises:
-        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
+        ArchiveError: the archive cannot be read, or a file of it is missing between two others, or directly after an
+            entry that was read.
+        CodecError: a row of the archive, or the record of a dropped dead letter, is damaged.
         ConfigurationError: the URL of the archive cannot be used.
         ImportError: an archive is named, and the package pyarrow is not installed.
         EntriesTrimmed: entries were trimmed before they were read, and the archive lacks them.
@@ -100,7 +102,8 @@ def replay_archive(url: str, namespace: str, wanted: ReplaySelection, left: Left
     """Yield the selected events of an archive alone, as `replay` does: those of its latest topic.
 
     A repartition has copied the events of each earlier topic to the next one. Events of dropped dead letters are
-    yielded too, because only a server has their records.
+    yielded too, because only a server has their records. If the topic's archive has no manifest, nothing is yielded,
+    without an error. Entries that are missing at the beginning or the end of the archive are not noticed.
 
     Args:
         url: Folder or URL of the archive.
@@ -109,7 +112,8 @@ def replay_archive(url: str, namespace: str, wanted: ReplaySelection, left: Left
         left: The caller's object, to which this adds what is left out; complete when the iterator has ended.
 
     Raises:
-        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
+        ArchiveError, CodecError: the archive cannot be read, a file of it is missing between two others, or a row is
+            damaged.
         ConfigurationError: the URL of the archive cannot be used.
         ImportError: the package pyarrow is not installed.
     """

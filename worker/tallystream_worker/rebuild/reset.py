@@ -65,8 +65,10 @@ class _Part:
 def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: list[str]) -> dict[str, int]:
     """Set the totals and the sums in buckets of a subject to 0; return the totals before, by metric.
 
-    Limits, stored ids and unique actors do not change, nor does a part of a total that is in a sketch (of a metric that
-    has `max_subjects`, or had it or `exact = false` before).
+    The numbers of votes up are set to 0 too. Limits, stored ids and unique actors do not change, nor does a part of a
+    total that is in a sketch (of a metric that has `max_subjects`, or had it or `exact = false` before); the result
+    lacks this part. An entry for the reset is appended to the stream of each partition that may have counters of the
+    subject, so a rebuild keeps the reset.
 
     Events that were appended before the call, and those that are counted while it waits, are taken away; later events
     count. Producers keep their events for a moment, until the workers have counted everything in the partition.
@@ -142,11 +144,12 @@ class _Run:
         return [_Part(layout.keys[partition], tuple(names)) for partition, names in sorted(by_partition.items())]
 
     def _time(self, parts: Iterable[_Part]) -> int:
-        """Wait, partition by partition, until everything is counted; return a time that is after all IDs at the waits.
+        """Wait, partition by partition, until everything is counted; return a time for the resets.
 
-        The time is in milliseconds since 1970; 100 if no partition has a stream. In each partition, appends are held
-        back until up to a second after its wait. With the same time in all partitions, the resets stay in their place
-        in the log if a repartition merges the partitions in the order of their IDs. The errors are those of `_reset`.
+        It is after the last ID that each stream has at the end of its wait, in milliseconds since 1970; 100 if no
+        partition has a stream. In each partition, appends are held back until up to a second after its wait. With the
+        same time in all partitions, the resets stay in their place in the log if a repartition merges the partitions in
+        the order of their IDs. The errors are those of `_reset`.
         """
         ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
         return max(ready, default=0) + _MARGIN

@@ -51,6 +51,8 @@ class Effect:
 def ends(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     """Return the last ID that each stream has generated, by stream; a retraction that is made now reaches up to these.
 
+    The ID is `0-0` if the stream never had an entry.
+
     Raises:
         KeyLost: a partition has lost its stream, or a sentinel.
         redis.RedisError: the server does not reply, or rejects a command.

@@ -135,7 +135,9 @@ class Scheduled:
 
 
 def audit_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that runs an audit whenever the interval `[audit] every` has passed.
+    """Return the service, not started, that runs an audit if `[audit] every` has passed since the end of the last one.
+
+    The last one may be of another worker. The service checks at least every 60 seconds whether an audit is due.
 
     The caller must make sure that `[audit] every` is not empty: an empty one stands for no audits.
 

@@ -44,8 +44,9 @@ class Span:
     def needs(self, rules: Rules) -> int:
         """Return the millisecond (since 1970) from which entries must be read to prove the buckets.
 
-        It is `MAX_AHEAD` before the earliest of: the range, the period in which it begins of each limit that has
-        periods, and the period of ids before the one in which it begins; 0 if that is before 1970.
+        It is `MAX_AHEAD` before the earliest of these times: the begin of the range; for each limit with periods, the
+        begin of the period in which the range begins; for each metric with ids, `_id_start` of the minute in which the
+        range begins. It is 0 if that is before 1970.
         """
         minute = int(self.begin) // 60
         limits = {rule.per for rule in rules.metric.values() if rule.per not in (None, "total")}
@@ -117,7 +118,11 @@ class Provable:
         return not any(f"seen:{metric}:{period.label}" in self._remembered for period in periods)
 
     def _bucket(self, name: str) -> Bucket | None:
-        """Return the bucket that a counter belongs to; `None` if it has none, such as a total, or its rule lacks it."""
+        """Return the bucket that a counter belongs to; `None` if it has none, such as a total.
+
+        Also return `None` for a limit, votes, ids or unique actors if the rules lack the metric, or its rule no longer
+        has such a period.
+        """
         found = parse(name.removeprefix("top:"), self._rules)
         if found is None:
             return None
@@ -135,9 +140,9 @@ class Provable:
 
 
 def _id_start(ids: str, minute: int) -> int:
-    """Return the second from which an event may be the original of a copy in the period of ids of a minute.
+    """Return the earliest second of an event that may have a copy in the period of ids that contains a minute.
 
-    The period is that of `id_period`; the result is `id_length` before its begin, in seconds since 1970.
+    The result is `id_length` before the begin of this period (see `id_period`), in seconds since 1970.
 
     Args:
         ids: A value of `Metric.ids`: `minute`, `hour`, `day` or `month`.

@@ -56,14 +56,16 @@ def stream_entries(
     """Yield the entries of a stream after the ID `after` (`""`: all) up to and with the ID `until` (`+`: all).
 
     They are read `count` at a time while the caller iterates, so with `until` `+` also entries that are appended
-    meanwhile. A stream that does not exist has no entries. Entries that are trimmed before the first page is read are
-    missing, without an error, unless `first` is given: the ID of the entry that was the first in the stream, and how
-    many entries the stream had lost then.
+    meanwhile.
+
+    `first` is the ID of the entry that was the first in the stream at an earlier time, and how many entries the stream
+    had lost then. If it is not given, a stream that does not exist has no entries, and entries that are trimmed
+    before the first page is read are missing, without an error.
 
     Raises:
         EntriesTrimmed: entries were trimmed before they were read, after the first page was, or since the first entry
             was `first`.
-        KeyLost: the stream was deleted while entries of it were still to be read.
+        KeyLost: the stream was deleted while entries of it were still to be read, or, with `first`, does not exist.
         StreamError: the stream was replaced by one that had, or has lost, fewer entries; no other one is noticed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
@@ -120,6 +122,8 @@ def _is_past(held: str, id_: str) -> bool:
 def ensure_of_this_data(url: str, deployment: Deployment) -> None:
     """Raise an `ArchiveError` if the archive of the live topic at a URL is of other data than the deployment.
 
+    An archive without a manifest, or whose manifest has no epoch, is accepted.
+
     Raises:
         ArchiveError: as above, or the manifest of the archive cannot be read.
         ConfigurationError: the URL of the archive cannot be used.
@@ -135,10 +139,11 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
 
     If `after` is empty, they begin with the first; if `before` is `None`, they end with the last.
 
-    Entries that are missing at the end are not noticed.
+    Entries that are missing at the end, or, if `after` is empty, at the beginning, are not noticed.
 
     Raises:
-        ArchiveError: the archive cannot be read, or a file of it is missing between two others or after `after`.
+        ArchiveError: the archive cannot be read; a file of it is missing between two others; or, if `after` is not
+            empty, a file is missing after `after`, or the archive begins later.
         CodecError: a file has a damaged row.
         ConfigurationError: the URL of the archive cannot be used.
         ImportError: the package pyarrow is not installed.
@@ -152,14 +157,16 @@ def archived_entries(url: str, keys: PartitionKeys, partition: int, after: str, 
 def entries(
     client: redis.Redis, keys: PartitionKeys, archive: str, partition: int, until: str = "+"
 ) -> Iterator[Entry]:
-    """Yield the entries of a partition: the archived ones (none if `archive` is `""`), then those in its stream.
+    """Yield each entry of a partition once: from the archive those that its stream lacks, then those in the stream.
 
-    `archive` is the URL of the archive. `until` is the last ID that is read from the stream; it does not limit the
-    archived entries. Entries that are trimmed from the stream meanwhile are read from the archive.
+    `archive` is the URL of the archive; if it is `""`, only the stream is read. `until` is the last ID that is read
+    from the stream; it does not limit the archived entries. Entries that are trimmed from the stream meanwhile are read
+    from the archive. Entries that were trimmed before the iteration began are left out, without an error, if there is
+    no archive, or if they are before its first entry or after its last one.
 
     Raises:
-        ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
-        EntriesTrimmed: entries were trimmed from the stream before they were read, and the archive lacks them.
+        ArchiveError, CodecError: the archive cannot be read, a file between two others is missing, or a row is damaged.
+        EntriesTrimmed: entries were trimmed from the stream during the iteration, and the archive lacks them.
         KeyLost, StreamError: the stream was deleted or replaced before all its entries were read.
         ConfigurationError: the URL of the archive cannot be used.
         ImportError: an archive is named, and the package pyarrow is not installed.

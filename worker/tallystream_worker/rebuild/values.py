@@ -43,8 +43,8 @@ class Difference:
         stream: The stream of its partition.
         counter: Its key without the generation's prefix; if it is a field of a hash or a member of a sorted set,
             followed by ` -> ` and that name.
-        expected: The expected value; `None` if the counter should be absent (or, outside the ledger, 0).
-        found: The value found; `None` if the counter is absent (or, outside the ledger, 0).
+        expected: The expected value; `None` if the counter should be absent or 0, but 0 if it is in the ledger.
+        found: The value found; `None` if the counter is absent or 0, but 0 if it is in the ledger.
     """
 
     stream: str
@@ -121,7 +121,8 @@ class Piece:
         """Return the values in the reply to `command`, without those that are absent, empty or 0.
 
         They are by counter, named like `Difference.counter`. If the reply is the error of a key of another type, each
-        counter has a text as its value.
+        counter has a text as its value; a leaderboard is then one counter. A plain number in a key of another type is
+        absent instead.
         """
         if is_wrong_type(reply):
             named = [f"{self.name} -> {_text(field)}" for field in self.fields]
@@ -263,7 +264,8 @@ def replies_of(pipeline: Pipeline) -> list[Any]:
 def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
     """Return the metrics of which a leaderboard may lack subjects that belong on it, by any of these ledgers.
 
-    A ledger has a field `unlisted` for each of them, for example after a value fell.
+    A ledger has a field `unlisted@<metric>` or `unlisted:<window>@<metric>` for each of these leaderboards, for example
+    after a value fell.
     """
     marks = (field.decode(errors="replace").partition("@") for ledger in ledgers for field in ledger)
     return frozenset(metric for mark, _, metric in marks if mark.partition(":")[0] == "unlisted")
@@ -274,7 +276,7 @@ def _text(raw: bytes) -> str:
 
 
 def exact(score: float) -> int | float:
-    """Return a score of a leaderboard as a whole number; unchanged if it is none, which no counter has."""
+    """Return a score of a leaderboard as an `int`; return it unchanged if it is not a whole number."""
     return int(score) if score.is_integer() else score
 
 

@@ -54,6 +54,8 @@ def carry(client: redis.Redis, rules: Rules, old: Layout, new: Layout) -> None:
 def _by_home(value: Any, layout: Layout) -> dict[int, Any]:
     """Split the state of an alert by subject; return the part of each partition, by partition number.
 
+    A part has the form of `value`. A partition without a subject has none.
+
     Args:
         value: A mapping, subject -> state, or a list of pairs of a subject and the millisecond of its last count.
         layout: The layout whose partitions are meant.

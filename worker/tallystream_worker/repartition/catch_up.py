@@ -35,8 +35,9 @@ _TRIMS: Final = 20
 class CatchUpCounter:
     """Counts the entries of a topic that is not live yet; a context manager that closes its connections at its end.
 
-    The constructor creates the consumer groups of the topic. If an archive is configured, it also writes the manifest
-    of the topic's archive if there is none. Not thread-safe.
+    The constructor creates the streams and the consumer groups of the topic that do not exist. If an archive is
+    configured, it also writes the manifest of the topic's archive if there is none, and the live retractions into it.
+    Not thread-safe.
 
     Args:
         settings: The configuration.
@@ -125,7 +126,10 @@ class CatchUpCounter:
         return "entries of the new streams were not read" if self.waiting else ""
 
     def _shorten(self) -> None:
-        """Archive the topic if an archive is configured, and trim what is counted, archived and past retention."""
+        """Archive the topic if an archive is configured, and trim what is counted, archived and past retention.
+
+        `trim` is called at most 20 times for a partition; what is left then is trimmed by a later call.
+        """
         if self._archive is not None:
             self._archive.run_once(settled=0)
         for keys in self._deployment.layout.keys:

@@ -65,8 +65,8 @@ CopyPart = tuple[int, list[Any]]
 class CopiedElsewhere(StreamError):
     """Raised if another process copies the same entries, or the topic that is copied to was given up or replaced.
 
-    Also raised if servers have gone back to older data in a failover. In the first and in this case, call `look` to
-    read the marks again, and continue from them.
+    Also raised if servers have gone back to older data in a failover. Unless the topic was given up or replaced, call
+    `look` to read the marks again, and continue from them.
     """
 
 
@@ -125,6 +125,7 @@ class StreamCopier:
 
         Raises:
             ScanBroken: a node failed over while the dropped dead letters were read; call again.
+            CodecError: the record of a dropped dead letter is damaged.
             redis.RedisError: the server does not reply, or rejects a command.
         """
         self._dropped = [dropped(self._client, keys) for keys in self._old.keys]
@@ -163,6 +164,7 @@ class StreamCopier:
             Unconfirmed: the entries to copy, or the copies, were not confirmed in time; the holds stay. Any other error
                 of `confirm` is raised too.
             ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
+            ScanBroken, CodecError: see `look`.
             ConfigurationError: the URL of the archive cannot be used.
             ImportError: archived entries are needed, and the package pyarrow is not installed.
             redis.RedisError: the last page may be copied or not; call `look`, then copy again. Also raised if an
@@ -191,10 +193,12 @@ class StreamCopier:
         return self.entries - before
 
     def _read(self, reading: ReadingMarks) -> list[str]:
-        """Record that the old partitions are read to their ends, and return these; the errors are those of `advance`.
+        """Record that the old partitions are read to their ends, and return the ID of each end.
 
         Raises:
-            CopiedElsewhere: old and new partitions have gone back to older data together.
+            CopiedElsewhere: old and new partitions have gone back to older data together; the marks are read again.
+
+        The errors of `advance` and `look` are raised too.
         """
         try:
             return reading.advance(self._furthest())
@@ -233,6 +237,9 @@ class StreamCopier:
     def _from(self, source: int) -> Iterator[tuple[int, Entry]]:
         """Yield pairs of `source` and an entry of this old partition after its mark: archived ones first.
 
+        If the stream has an entry up to the mark, or this object has read the archive before, the archive is left out.
+        With `reading`, the entries of the stream are those up to the end that was recorded last.
+
         Raises:
             StreamError, redis.RedisError: see `_archived` and `stream_entries`.
             ArchiveError, CodecError, ConfigurationError, ImportError: see `_archived`.
@@ -254,8 +261,8 @@ class StreamCopier:
         """Yield the archived entries of an old partition after the ID `mark` and before `before` (`None`: to the end).
 
         Raises:
-            StreamError: entries are neither in the stream nor in the archive, and no loss is accepted; raised at the
-                end.
+            StreamError: entries are neither in the stream nor in the archive, also entries up to `mark`, and no loss
+                is accepted; raised at the end.
             ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
             ConfigurationError, ImportError: see `archived_entries`.
             redis.RedisError: there is no stream, or the server does not reply.

@@ -248,6 +248,7 @@ class Repartition:
             StreamError: the repartition was given up, another run continued it, the rules changed, or a failover has
                 opened a partition of the old topic, which is live.
             FailedOver, Unconfirmed: the new topic is live, but a node may lose that, or has lost it.
+            DeploymentChanged, KeyLost, ConfigurationError: see `ensure_current`.
             redis.RedisError: a server does not reply, or rejects a command; the new topic may be live or not.
         """
         with step(self._client, self._old, "the new topic is live", also=self.new.layout):
@@ -306,7 +307,7 @@ class Repartition:
     def ensure_current(self) -> None:
         """Raise a `StreamError` if the repartition was given up, or the live rules have changed.
 
-        They are compared with those of the deployment that this object was made with. Also raise the error if the
+        The rules are compared with those of the deployment that this object was made with. Also raise the error if the
         repartition has ended (the new topic is live), with the same text as if it was given up.
 
         Raises:
@@ -377,11 +378,12 @@ def repartition(
 ) -> Layout:
     """Copy all events into a new topic with `partitions` partitions, make it live, and return its layout.
 
-    The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024; see `Repartition` for the
-    other arguments. A call after an interruption continues the same repartition. If a call that begins a repartition is
-    refused before it copies entries, because the configuration or an archive cannot be used, the repartition is given
-    up, if that succeeds. After any other error, it may be unfinished, or finished (see below). If it is unfinished,
-    call again, or give it up with `topic.give_up`. If giving up was interrupted, the old topic is reopened first.
+    The old topic is kept until `topic.drop` removes it. `partitions` must be 1 to 1,024: any other number begins a
+    repartition that can only be given up (see `topic.propose`). See `Repartition` for the other arguments. A call after
+    an interruption continues the same repartition. If a call that begins a repartition is refused before it copies
+    entries, because the configuration or an archive cannot be used, the repartition is given up, if that succeeds.
+    After any other error, it may be unfinished, or finished (see below). If it is unfinished, call again, or give it up
+    with `topic.give_up`. If giving up was interrupted, the old topic is reopened first.
 
     Raises:
         ConfigurationError: the repartition cannot begin, the URL of an archive cannot be used, or this release cannot
@@ -391,8 +393,8 @@ def repartition(
             (`KeyLost`), or the data was replaced (`DeploymentChanged`). After `KeyLost`, a partition of the old topic
             may stay closed.
         Unconfirmed: a step was not confirmed in time. If the new topic is not live yet, call again to continue.
-        ArchiveError, CodecError: an archive cannot be read or written, or a row of it is damaged; call again to
-            continue.
+        ArchiveError, CodecError: an archive cannot be read or written, or a row of it or the record of a dropped dead
+            letter is damaged; call again to continue.
         ImportError: an archive is named or configured, and the package pyarrow is not installed.
         redis.RedisError: the server did not answer, and the old topic may stay closed. If the new topic is not live
             yet, call again to continue.

@@ -52,7 +52,9 @@ class ReadingMarks:
         self._confirm = confirm
 
     def advance(self, copied: Sequence[str]) -> list[str]:
-        """Record that each old partition is read up to its end, and return this end, a stream ID, of each.
+        """Record that each old partition is read up to its end; return the ends by partition.
+
+        An end is the last ID of the stream, `0-0` if there is no stream.
 
         Args:
             copied: By partition, the ID up to which any of its entries were copied.

@@ -62,6 +62,7 @@ class StragglerCopier:
             StreamError: entries were trimmed while the old streams were read (`EntriesTrimmed`), an old stream was
                 replaced, a node failed over while the dropped dead letters were read (`ScanBroken`), or (`KeyLost`) an
                 old stream was deleted or a partition of the live topic has lost a key.
+            CodecError: the record of a dropped dead letter is damaged.
             ConfigurationError: this release cannot read the rules of the old topic.
             redis.RedisError: the last page may be copied or not; call again.
         """
@@ -71,13 +72,14 @@ class StragglerCopier:
             return 0  # another worker was first
 
     def copy_all(self, deployment: Deployment) -> int:
-        """Copy as `__call__` does; in cases in which that may copy only a part and return 0, try again for 10 seconds.
+        """Copy as `__call__` does, and return how many entries the last attempt has copied.
 
-        Return how many entries the last attempt has copied; earlier attempts may have copied others.
+        If another worker copies the same entries, a failover takes copies back meanwhile, or the live topic was
+        replaced, try again for 10 seconds. Then earlier attempts may have copied other entries.
 
         Raises:
-            CopiedElsewhere: for 10 seconds, workers copied the same entries, or another topic was live.
-            StreamError, ConfigurationError, redis.RedisError: see `__call__`.
+            CopiedElsewhere: one of these is still so after 10 seconds.
+            StreamError, CodecError, ConfigurationError, redis.RedisError: see `__call__`.
         """
         until = time.monotonic() + _PATIENCE
         while True:

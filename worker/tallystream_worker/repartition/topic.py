@@ -88,8 +88,8 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
 def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Rules) -> Deployment:
     """Return the deployment of a new topic; store its hash, with its rules, unless it is stored already.
 
-    The recorded changes of the rules are copied with the hash, and the partitions of the topic are opened. The topic's
-    retractions apply to the copies that are marked with them.
+    The recorded changes of the rules are copied with the hash, and the partitions of the topic are opened. The stored
+    rules differ from `rules` in the retractions: these apply only to the copies that are marked with them.
 
     Args:
         client: The server.
@@ -129,7 +129,8 @@ def _numbers(client: redis.Redis, deployment: Deployment, layout: Layout, rules:
 
     The fields are `revision`, the number of the rules, and `newest-revision`, the highest number. If the rules are not
     equal to those of the live topic, they get a new number, above all earlier ones, and the change is recorded, in the
-    new topic only. Changes that were recorded in the new topic before are replaced.
+    new topic only. Changes that were recorded in the new topic before are replaced. Of the copied records, only the
+    last states a number of partitions, that of the new topic, and only if it is the record of these rules.
     """
     records, revision = read_changes(client, deployment.layout), deployment.revision
     newest = int(client.hget(deployment.layout.meta, "newest-revision") or revision)
@@ -309,8 +310,9 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
     nothing if a repartition is unfinished, or if another topic than that of `deployment` is live.
 
     Raises:
-        KeyLost: a closed partition has lost a key, and was not reopened; raised after the partitions of all nodes were
-            tried, and before a hold is removed. Or the hash of the live topic is lost.
+        KeyLost: a partition is closed, and it or another one has lost a key; the partition that lost it was not
+            reopened. Raised after the partitions of all nodes were tried, and before a hold is removed. Or the hash of
+            the live topic is lost.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         ConfigurationError: this release cannot read the stored data.
         redis.RedisError: the server does not reply, or rejects a command; call again.
@@ -320,10 +322,10 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
 
 
 def reopen_if_settled(client: redis.Redis, deployment: Deployment) -> bool:
-    """Reopen the live topic if it is closed, and return `True`.
+    """Reopen the live topic if it is closed; return `True`, also if it was open.
 
-    Do nothing, and return `False`, if a repartition is unfinished, or if another topic than that of `deployment` is
-    live. Retention holds stay. The errors are those of `settle`.
+    If a repartition is unfinished, or if another topic than that of `deployment` is live, do nothing, and return
+    `False`. Retention holds stay. The errors are those of `settle`.
     """
     now = deployment.reload(client)
     if now.moving is not None or now.layout.topic != deployment.layout.topic:
@@ -367,6 +369,7 @@ def drop(client: redis.Redis, deployment: Deployment) -> int:
         StreamError: a node failed over meanwhile, workers copied the same entries for 10 seconds, another topic is live
             now, old streams were trimmed or replaced meanwhile, or (`KeyLost`) an old stream was deleted or a partition
             of the live topic has lost a key; nothing was removed.
+        CodecError: the record of a dropped dead letter is damaged; nothing was removed.
         ConfigurationError: this release cannot read the rules of the earlier topic; nothing was removed.
         Unconfirmed: the copies were not confirmed in time, and nothing was removed; or the removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
@@ -415,5 +418,8 @@ def _remove(client: redis.Redis, layout: Layout, kept: frozenset[bytes]) -> int:
 
 
 def _remove_partition(client: redis.Redis, keys: PartitionKeys, kept: frozenset[bytes]) -> int:
-    """Remove the keys of a partition; those whose names without the prefix are in `kept` stay."""
+    """Remove the keys of a partition, and return how many were removed.
+
+    The keys whose names without the prefix are in `kept` stay.
+    """
     return unlink_all(client, (name for name, below in partition_names(client, keys) if below not in kept))

@@ -28,7 +28,8 @@ class BackedUp(Generic[_Last]):
         place: The file, folder or URL of the backup; of a database, without user and password.
         epoch: The epoch of the data; `None` if the backup does not state it.
         topic: The number of the topic.
-        last: By partition, what the backup has last; `None` if it has nothing of the partition.
+        last: By partition, the position of the snapshot, or the last file of the archive; `None` if the backup has
+            nothing of the partition.
     """
 
     place: str
@@ -38,10 +39,11 @@ class BackedUp(Generic[_Last]):
 
 
 def read_snapshot(settings: Settings) -> BackedUp[SnapshotPosition] | None:
-    """Return the positions in the configured snapshot; `None` if there is none, or its SQLite file does not exist.
+    """Return the positions in the configured snapshot.
 
-    If none is configured, the positions are those of the snapshot that `tallystream up` takes of this server: see
-    `snapshot_of`. If the database has no complete snapshot, `last` is empty and `epoch` is `None`.
+    If none is configured, they are those of the snapshot that `tallystream up` takes of this server: see `snapshot_of`.
+    If there is no such snapshot either, or the SQLite file does not exist, return `None`. If the database has no
+    complete snapshot, `last` is empty and `epoch` is `None`.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -66,7 +68,9 @@ def read_snapshot(settings: Settings) -> BackedUp[SnapshotPosition] | None:
 
 
 def read_archive(settings: Settings, topic: int = FIRST_TOPIC) -> BackedUp[File] | None:
-    """Return the last files of a topic in the configured archive; `None` if there is no archive.
+    """Return the last files of a topic in the configured archive; `None` if no archive is configured.
+
+    If the archive has no manifest of the topic, `last` is empty and `epoch` is `None`.
 
     Raises:
         ConfigurationError: the URL cannot be used.
@@ -84,9 +88,10 @@ def read_archive(settings: Settings, topic: int = FIRST_TOPIC) -> BackedUp[File]
 
 
 def archived_topics(settings: Settings) -> list[int]:
-    """Return the numbers of all topics that may be in the configured archive; none if there is no archive.
+    """Return the numbers of all topics that may be in the configured archive; empty if no archive is configured.
 
-    The errors are those of `read_archive`.
+    They are the first topic, even if nothing of it is archived, and the later topics that have a folder there. The
+    errors are those of `read_archive`.
     """
     if not settings.archive.url:
         return []

@@ -105,9 +105,10 @@ def wait_for_data(
 ) -> None:
     """Wait until `refuse_lost_data` finds no lost data in any namespace, or until `stop` is set.
 
-    The reason is logged, and, unless `stop` is set, the end of the wait too. If nothing has to be waited for, return at
-    once; so too if there are only other errors that keep a worker from its start. But in a namespace whose data was
-    lost, any `TallyError` or `redis.RedisError` prolongs the wait, because a restore may be running.
+    The check is repeated every second. The reason is logged, and, unless `stop` is set, the end of the wait too. If
+    nothing has to be waited for, return at once; so too if there are only other errors that keep a worker from its
+    start. But in a namespace whose data was lost, any `TallyError` or `redis.RedisError` prolongs the wait, because a
+    restore may be running.
 
     Args:
         tenants: The settings of each namespace.
@@ -149,7 +150,7 @@ def _lacking(tenants: Sequence[Settings], *, creating: bool, is_waiting: bool) -
     """Return the namespaces that lack data, each with the reason.
 
     If `is_waiting`, the worker waits for each of `tenants` already, and any other `TallyError` or `redis.RedisError` is
-    a reason, too; otherwise it is ignored.
+    a reason, too; otherwise it is ignored. An `ImportError` is raised: see `refuse_lost_data`.
     """
     found = []
     for settings in tenants:

@@ -73,7 +73,8 @@ class PartitionHealth:
 
     Attributes:
         partition: Number of the partition.
-        problem: Why the partition is not counted, `starting` before the first pass ends; `None` while it is counted.
+        problem: Why the last pass failed; `None` if it succeeded; `starting` before the first pass ends. A failure that
+            is a part of a switch (`PartitionWorker.is_normal`) does not change it.
         passed: Monotonic second at which the last successful pass ended; see `ServiceHealth`.
         tried: Monotonic second at which the last pass began, successful or not; see `ServiceHealth`.
         hot_subject: The subject with the most events of the partition, hot or not, by a sample of those that this
@@ -215,17 +216,18 @@ class PartitionWorker:
     def notice(self, deployment: Deployment) -> None:
         """If the rules of `deployment` have a higher number, count by the published rules from the next batch on.
 
-        They are read from the server then. Before the first pass, do nothing: it reads them. Safe across threads.
+        The pass of that batch reads them from the server; this call reads nothing. Before the first pass, do
+        nothing: that pass reads them. Safe across threads.
         """
         if self._fold is not None:
             generation, fold = self._fold
             fold.notice(deployment.revision_of(generation))
 
     def is_normal(self, error: Exception) -> bool:
-        """Return whether an error is a `GenerationSwitched`, for up to 10 seconds: then it is taken for normal.
+        """Return whether an error is a `GenerationSwitched` in the first 10 seconds of a switch.
 
         It is raised while a repartition switches, and until the pool of the new topic has replaced this one. The first
-        call with it after a successful pass begins the 10 seconds.
+        call with it after a successful pass begins the 10 seconds; after these, return false until a pass succeeds.
         """
         if not isinstance(error, GenerationSwitched):
             return False
@@ -284,7 +286,7 @@ class PartitionWorker:
             raise GenerationSwitched(f"another generation of topic {now.layout.topic} is live than before") from None
 
     def _begin(self, found: Deployment) -> CountingLoop:
-        """Return the loop for the generation that is live in a deployment; its next fetches begin as in `_open`.
+        """Return the loop for the live generation of a deployment; it begins with this consumer's pending entries.
 
         It is the present loop, unless that counts another generation or began with other rules. Creates the consumer
         group as `_open` does.
@@ -360,8 +362,8 @@ class PartitionWorker:
         """Return the published rules of a generation and their number.
 
         If the number is below `revision`, the server lost the latest rules, after a partition was counted by them.
-        Then, if the generation is live, log a warning, and publish the stored rules again with a number above
-        `revision`. If other rules were published meanwhile, or the generation is not live, the returned number may be
+        Then, if the generation is live, publish the stored rules again with a number above `revision`, and log a
+        warning. If other rules were published meanwhile, or the generation is not live, the returned number may be
         lower.
         """
         found = self._deployment.reload(self._applying, in_part=True)

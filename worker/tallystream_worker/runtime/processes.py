@@ -58,7 +58,7 @@ def run_one(
         publishing: Whether to publish the rules of the settings; see `open_deployment`.
 
     Raises:
-        ConfigurationError: the settings disagree with the stored data, or the port cannot be used.
+        ConfigurationError: the port cannot be used; or see `Worker`.
         DeploymentChanged, KeyLost, ArchiveError, ImportError, redis.RedisError: see `Worker`.
     """
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1

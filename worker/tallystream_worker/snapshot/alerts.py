@@ -71,8 +71,8 @@ def read(client: redis.Redis, keys: PartitionKeys, rules: Rules, since: int, now
 def commands(prefix: str, name: str, value: str, expires: int) -> Iterator[tuple[Any, ...]]:
     """Yield the Redis commands (tuples of name and arguments) that write one state of `read` back; send nothing.
 
-    Any other hash, as a JSON object, is also written back: a snapshot stores some with the states. If a hash exists on
-    the server, its other fields stay. The key of any other state must not exist.
+    `value` may also be any other hash, as a JSON object: a snapshot stores some with the states. If the hash exists on
+    the server, its fields that `value` lacks stay. If the state is not a hash, its key must not exist.
 
     Args:
         prefix: The prefix of the partition to write to.

@@ -22,6 +22,7 @@ class ArchivedEntries(Protocol):
             partition: The number of the partition.
             after: The ID after which to begin.
             before: The ID before which to end; `None` reads to the last archived entry.
-            with_gaps: Whether to pass over entries that the archive lacks; otherwise they are an error.
+            with_gaps: Whether to pass over entries that the archive lacks; otherwise they raise an `ArchiveError`. Not
+                all are noticed: those that are missing at the end never are.
         """
         ...

@@ -47,7 +47,7 @@ class ChangedKeys:
         items: By group (see `Group`), the items.
         producers: By producer, the last sequence that was added, and the ID of its entry.
         unsent: The ID of the last entry that no producer sends again if the server loses it; `None` if none was added.
-        resets: The metrics and subjects that were reset; `add` does not add their counters, `reset` does.
+        resets: The metrics and subjects that were reset. `add` does not add the counters that a reset changes.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -63,7 +63,7 @@ class ChangedKeys:
 
         If the entry cannot be decoded, add none of these. If no producer would send it again, set `unsent` in any case.
         The counters that a reset changes are left to `reset`, and the other buckets of replaced votes and ids to
-        `replaced`. Leaderboards and sketches are not added.
+        `replaced`. Leaderboards and Count-Min sketches are not added.
         """
         producer, sequence = entry.fields.get(b"p"), entry.fields.get(b"q", b"")
         is_of_producer = producer is not None and sequence.isdigit() and producer != COPIED

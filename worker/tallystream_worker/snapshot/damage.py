@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def explaining_damage(database: Database, partitions: int = 0) -> Iterator[None]:
-    """Raise a `SnapshotError` for an error of a value in the context, if another program has changed rows since.
+    """Raise a `SnapshotError` in place of an error in the context, if another program has changed the snapshot.
+
+    Only a `ValueError`, `LookupError` or `MsgspecError` that is not a `TallyError` is replaced, and only if the facts,
+    or rows of the partitions, were changed, removed or added after the snapshot was taken. Any other error is raised
+    unchanged.
 
     Args:
         database: The snapshot.
-        partitions: The number of its partitions whose rows may be the reason; the facts may always be.
+        partitions: The number of its partitions if their rows are checked too; 0 to check only the facts.
     """
     try:
         yield

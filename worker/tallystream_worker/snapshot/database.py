@@ -92,7 +92,7 @@ class Database:
     def place(self) -> str:
         """The URL or file of the snapshots, without user and password, for messages.
 
-        Before the first use, it is the URL as given, even if the namespace has a separate file or schema.
+        Before the first use, it is that of the given URL, even if the namespace has a separate file or schema.
         """
         return without_credentials(self._place)
 
@@ -289,10 +289,11 @@ class Database:
             return list(connection.execute(select(schema.buckets).where(schema.buckets.c.partition == partition)))
 
     def read(self, partition: int) -> Iterator[tuple[Table, list[Any]]]:
-        """Yield pairs of a table and up to 20,000 of a partition's rows in it: `partition_tables`, then `positions`.
+        """Yield pairs: a table, and up to 20,000 of a partition's rows in it.
 
-        A table with more rows is in several pairs, one without rows in none. If another snapshot is written meanwhile,
-        the rows may be of both: compare `position` before and after.
+        The tables are those of `partition_tables`, then `positions`. A table with more rows is in several pairs, one
+        without rows in none. If another snapshot is written meanwhile, the rows may be of both: compare `position`
+        before and after.
         """
         with self._transaction() as connection:
             for table in (*partition_tables(), schema.positions):

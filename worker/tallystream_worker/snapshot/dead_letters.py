@@ -33,7 +33,8 @@ class DeadLetterReader:
     Args:
         cut: The open view.
         keys: The keys of the partition.
-        before: The position of the last snapshot, which the next one changes; `None` to read all dead letters.
+        before: The position of the last snapshot, which the next one changes; `None` to read all dead letters. All are
+            also read if one was removed since. In both cases, `is_anew` is true.
     """
 
     def __init__(self, cut: PointInTimeView, keys: PartitionKeys, before: SnapshotPosition | None) -> None:

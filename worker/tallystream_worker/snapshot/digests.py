@@ -56,12 +56,15 @@ class Digest:
 
     @property
     def text(self) -> str:
-        """The digest as it is stored: the number of rows, a space, and the sum in hexadecimal digits."""
+        """The digest as it is stored: the number of rows, a space, and the sum in 32 hexadecimal digits."""
         return f"{self.rows} {self.sum:032x}"
 
 
 class TableDigests:
-    """Continues the stored digests while rows are written, in an open transaction; the caller stores `rows` at the end.
+    """Computes the new digests of tables from the stored ones and from the rows that a transaction changes.
+
+    The caller changes the rows, and at the end writes what the method `rows` returns. The argument `partition` of a
+    method is `OF_NO_PARTITION` if the table has no partitions.
 
     Args:
         connection: A connection with an open transaction.

@@ -66,9 +66,9 @@ class DrillDifference:
     restored: str | None
 
     def is_of(self, metrics: Collection[str]) -> bool:
-        """Return whether the value is of one of these metrics; `_ANY` stands for any metric.
+        """Return whether the value is of one of these metrics; always true if `_ANY` is among them.
 
-        Each word of the key is compared, so a value of a subject or an actor with such a name counts too.
+        Each part of the key between colons is compared. So a value of a subject or actor with such a name counts too.
         """
         return _ANY in metrics or any(word in metrics for part in self.key for word in part.split(":"))
 
@@ -80,7 +80,8 @@ class Verdict:
     Attributes:
         compared: Number of live values that were read. It includes those of buckets that may have been removed
             meanwhile, which are not compared.
-        differing: Number of values that differ, also of those that exist only live or only after the restore.
+        differing: Number of values that differ, also of those that exist only live or only after the restore, except
+            sums of 0.
         differences: The first hundred of them.
         parts: The results of the restore, in the order of the partitions.
         damaged: The tables of no partition, such as `facts`, in which another program has changed, removed or added
@@ -105,10 +106,10 @@ def drill(
     deployment: Deployment,
     archived: ArchivedEntries | None = None,
 ) -> Verdict:
-    """Restore the snapshot to a temporary server, compare its values with the live ones, and return the result.
+    """Restore the snapshot and the entries after it to a temporary server, and compare its values with the live ones.
 
-    Counting continues, and the snapshot is not changed. While the values of a partition are read, a view of it is open
-    on the live server: another snapshot of it waits for about 5 seconds, and then fails with `ViewLost`.
+    Counting continues, and the snapshot is not changed. While the live values of a partition are read, a view of it is
+    open: another snapshot of this partition waits for about 5 seconds at most, and then fails with `ViewLost`.
 
     Args:
         client: The server of the live counters.
@@ -176,7 +177,8 @@ def drill(
 def _doubts(database: Database, deployment: Deployment, partition: int, followed: LiveRules | None) -> frozenset[str]:
     """Return the metrics of which it is not known by which rules all their events after the snapshot were counted.
 
-    `_ANY` alone if these may be any metrics. Empty if `followed` is `None`, or the partition has no snapshot.
+    `_ANY` alone if these may be any metrics. Empty if `followed` is `None` or is not kept (see `kept_rules`), or if the
+    partition has no snapshot.
     """
     found = database.position(partition)
     if followed is None or found is None:
@@ -192,7 +194,7 @@ def _catch_up(
 ) -> frozenset[str]:
     """Do in a restored partition what was done in the live one after the snapshot, and is in no entry of the stream.
 
-    Dead letters were retried, and workers recorded that rules count before an event was counted by them.
+    These are retries of dead letters, and records of workers that rules count although no event was counted by them.
 
     Args:
         client: The temporary server.
@@ -250,6 +252,7 @@ def _behind(
     Raises:
         SnapshotError: the stream may lack some of the entries, and `archived` is `None`; or the database cannot be
             used.
+        KeyLost: the partition has lost its stream.
         redis.RedisError: the server did not answer, or refused a command.
 
     Any error of `archived` is raised too.

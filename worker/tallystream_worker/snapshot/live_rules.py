@@ -107,9 +107,9 @@ class LiveRules(msgspec.Struct, frozen=True):
 def followed_rules(
     client: redis.Redis, layout: Layout, archived: Callable[[], Mapping[str, Mapping[str, str]]] = dict
 ) -> LiveRules | None:
-    """Return the rules of a server, and where the partitions of its live topic began to follow them; `None` for none.
+    """Return the rules of a server, and where the partitions of its live topic began to follow them.
 
-    See `find_live_rules`, also for the errors, and `with_earlier` for `archived`.
+    See `find_live_rules`, also for `None` and the errors, and `with_earlier` for `archived`.
     """
     return with_earlier(find_live_rules(client, layout, client.execute_command("HGETALL", layout.root)), archived)
 
@@ -156,6 +156,8 @@ def find_live_rules(client: redis.Redis, layout: Layout, root: Mapping[bytes, by
         root: The fields of the server's root hash; empty if there is none.
 
     Raises:
+        DamagedValue: a field that describes the deployment, or the live generation of a partition, has a value that
+            tallystream never writes.
         redis.RedisError: the server did not answer, or refused a command.
     """
     if RESTORING.encode() in root:
@@ -221,7 +223,7 @@ def _changes(client: redis.Redis, layout: Layout) -> list[tuple[str, dict[str, s
 
 
 def _all_places(client: redis.Redis, layout: Layout, number: int) -> dict[int, dict[int, str]]:
-    """Return, by partition, the places in the generations of a layout: see `LiveRules.places`.
+    """Return `LiveRules.places` of the partitions of a layout, whose generations must be the live ones.
 
     `number` is that of the live rules. A partition that `_places` returns `None` for is left out.
     """
@@ -313,7 +315,10 @@ class Course:
 
     @cached_property
     def inexact(self) -> frozenset[str]:
-        """The metrics whose counters depend on the order of the events, by any of the rules."""
+        """The metrics with `max_subjects` or `seen = "bloom"` in any of the rules.
+
+        Their counters depend on the order of the events.
+        """
         return frozenset(
             name
             for _, _, rules in self._steps
@@ -335,8 +340,8 @@ class Course:
     def fold(self, make: Callable[[Rules], FoldEntries]) -> FoldEntries:
         """Return a fold that counts each entry by its rules; `make` returns the fold for given rules.
 
-        One call of the fold counts only some of its entries, all by the same rules: the earliest of these entries. It
-        returns the result and the entries that are left, for the next call.
+        One call of the fold counts only entries of the same rules: of the earliest rules that count any of its entries.
+        It returns the result and the entries that are left, for the next call.
         """
         folds = [make(rules) for _, _, rules in self._steps]
 
@@ -391,8 +396,8 @@ class GenerationRules:
     def _unplaced(self, live: LiveRules, stated: int | None) -> list[int]:
         """Return the numbers of the rules that may have counted the entries before the first place, the earliest first.
 
-        Empty if no such rules are recorded. `stated` is the number that the ledger states for these rules; `None` if it
-        states none. Call it only if there is a place.
+        `stated` is the number that the ledger states for these rules; `None` if it states none. If the rules `stated`
+        are recorded, return only this number. Empty if no such rules are recorded. Call it only if there is a place.
         """
         if stated in self._rules:
             return [stated]
@@ -422,7 +427,7 @@ class GenerationRules:
 
 
 def _changed(before: Rules, after: Rules) -> frozenset[str]:
-    """Return the metrics whose rules differ; if the zone differs, every metric."""
+    """Return the metrics whose rules differ, or that only one has; if the zone differs, every metric of both."""
     names = before.metric.keys() | after.metric.keys()
     return frozenset(
         name for name in names if before.zone != after.zone or before.metric.get(name) != after.metric.get(name)
@@ -483,10 +488,13 @@ class RestoredRules:
     def course(
         self, partition: int, position: SnapshotPosition, generations: Sequence[int], first: int | None
     ) -> Course:
-        """Return the course of the rules in a partition after the snapshot; without kept rules, those of the snapshot.
+        """Return the course of the rules in a partition after the snapshot.
 
-        All of them have the retractions of `live`, and its retention for each metric that it has. The places before
-        the snapshot are in the course, too, but its first rules are those that counted at the snapshot's moment.
+        Without kept rules, its places are those in the snapshot. If the kept rules are of another topic, or lack the
+        places of the partition, the moments at which changes were recorded are used as places after the snapshot.
+
+        All rules have the retractions of `live`, and its retention for each metric that it has. The places before the
+        snapshot are in the course, too, but its first rules are those that counted at the snapshot's moment.
 
         Args:
             partition: The number of the partition.
@@ -558,7 +566,7 @@ class RestoredRules:
         return self._first
 
     def _course(self, number: int, places: Mapping[int, str]) -> Course:
-        """Return a course that begins with the rules with a number; places of unknown rules are left out."""
+        """Return a course whose first rules have the number `number`; places of unknown rules are left out."""
         rules = self._by_number
         later = [(place, each, rules[each]) for each, place in places.items() if each in rules]
         return Course([("", number, rules[number]), *later])
@@ -585,9 +593,9 @@ class RestoredRules:
         return course.doubtful(kept.unordered.get(partition, []))
 
     def _at_publication(self, newest: int) -> dict[int, str]:
-        """Return places, by number, for the changes of the rules after those of the snapshot, up to and with a number.
+        """Return, by number, the moments at which changes of the rules were recorded, as places: see `moment_of`.
 
-        They are the moments at which the changes were recorded.
+        Only numbers above that of the rules of the snapshot are in it, up to and including `newest`.
         """
         return {
             int(fields["number"]): moment_of(name)
@@ -654,6 +662,9 @@ def uncounted(client: redis.Redis, keys: PartitionKeys) -> str | None:
 
     The first ID is that of the first pending entry or, if none is pending, the one after the last delivered ID. The
     second is the last ID of the stream. Return `None` without the stream or its consumer group.
+
+    Raises:
+        redis.RedisError: the server did not answer.
     """
     with suppress(ResponseError):  # no stream
         about: Any = client.xinfo_stream(keys.stream)
@@ -676,7 +687,7 @@ def _last(place: str) -> tuple[int, int]:
 
 
 def _is_after(place: str, position: SnapshotPosition) -> bool:
-    """Return whether no entry of a snapshot is at or after a place, except entries after a pending one."""
+    """Return whether the first ID of a place is after the floor of a position, or its second ID after `generated`."""
     is_later = _last(place) > parse_id(position.generated)
     return is_later or _first(place) >= following(parse_id(position.floor))
 

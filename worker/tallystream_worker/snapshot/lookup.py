@@ -60,9 +60,10 @@ def _deleted(table: Table, number: int) -> Delete:
 
 
 def _is_one_of(table: Table, number: int) -> ColumnElement[bool]:
-    """Return the condition that a row has one of some primary keys, whose values are parameters.
+    """Return the condition that a row has one of `number` primary keys; the values are parameters.
 
-    It is no IN of rows, for which SQLite reads the whole table.
+    The parameters of the first key are named `<column>_0`, those of the second `<column>_1`, and so on. It is no IN of
+    rows, for which SQLite reads the whole table.
     """
     columns = list(table.primary_key)
     return or_(*(and_(*(each == bindparam(f"{each.name}_{i}") for each in columns)) for i in range(number)))

@@ -54,9 +54,10 @@ def regain(
     and it is in the snapshot, or it is in the archive and was made after the snapshot. If they have no change in
     common, no change is lost. A server without rules of this data counts as one that has the changes of the snapshot.
 
-    The rules that are returned are those of the last lost change, with what was changed on the server after the loss
-    (see `merged`). They may have a new number, as a new change: then the entries counted until now keep the rules that
-    counted them.
+    The rules that are returned are those of the last lost change, with what was changed on the server after the loss.
+    If the two together are not valid (see `merged`), they are those of the server. What `noted` returns is added to
+    their retractions. They may have a new number, as a new change: then the entries counted until now keep the rules
+    that counted them. Nothing is written to the server.
 
     Args:
         client: The server to restore to.
@@ -66,8 +67,8 @@ def regain(
         archived: The changes in the archive of the topic, by ID; empty without an archive.
         taken: The millisecond at which the snapshot was taken.
         generation: The number of the generation of the snapshot's counters.
-        noted: Called with retractions; returns those that were noted elsewhere and are not among them. It is called
-            only if the server has no rules of this data.
+        noted: Called with the retractions of the rules to return; returns those that were noted elsewhere and are not
+            among them. It is called only if a change is lost and the server has no rules of this data.
 
     Raises:
         ConfigurationError: this release cannot read the rules of a change that it needs.
@@ -100,7 +101,7 @@ def regain(
 
 
 def _retracting(client: redis.Redis, live: LiveRules, added: Sequence[Retraction]) -> LiveRules:
-    """Return the rules of a server with more retractions, as a new change with the next number."""
+    """Return `live` with the retractions `added` to its rules, as a new change with the next number; write nothing."""
     rules = live.rules
     last, fields = live.changes[-1]
     name = _text(max((server_time(client), 0), following(parse_id(last))))
@@ -123,7 +124,7 @@ def lacked(
 
     A change is lost if the server has recorded neither its ID nor its number, and if it is later than what the server
     has: its number is above every number of the server, or its ID is after that of the last change which both have.
-    So a lost change is left out if the server has given its number to other rules.
+    So a change whose number the server has given to other rules does not count as lost.
 
     Args:
         copies: The changes in the backup, by ID; those of another epoch are left out.
@@ -186,15 +187,15 @@ def _either(base: Mapping[str, _Value], lost: Mapping[str, _Value], present: Map
 
 
 class _Loss:
-    """The changes of the rules before a loss, the lost ones, and those after it.
+    """The changes of the rules before a loss, the lost ones, and those after it; `live` merges them.
 
     Args:
         client: The server.
         layout: The layout of the topic to restore.
         server: The rules of the server.
         facts: The facts of the snapshot.
-        known: The changes that the server has.
-        lost: The changes that it has lost; not empty.
+        known: The changes that the server has, oldest first; the first one was made before the loss.
+        lost: The changes that it has lost, oldest first; not empty.
         generation: The number of the generation of the snapshot's counters.
     """
 
@@ -224,6 +225,8 @@ class _Loss:
 
     def live(self, *, counts: bool) -> LiveRules:
         """Return the rules to restore: those of the last lost change, with what the server has changed after the loss.
+
+        If the two together are not valid rules, return those of the server: see `merged`. Set `is_live`.
 
         Call it once: it numbers changes again, and keeps these numbers in the object. Nothing is written to the server.
 
@@ -279,19 +282,28 @@ class _Loss:
 
     @property
     def _generation(self) -> int:
-        """The number of the generation that was live before the loss: a rebuild may have made it after the changes."""
+        """The number of the generation that was live before the loss.
+
+        It is the higher one of that of the snapshot's counters and that in the last lost change.
+        """
         return max(self._of_snapshot, int(list(self._lost.values())[-1]["generation"]))
 
     def _all(self) -> Changes:
         return {**self._known, **self._lost, **self._since}
 
     def _next(self, change: Mapping[str, str]) -> dict[str, str]:
-        """Return a change of this process like `change`, with the next number, which becomes the newest one."""
+        """Return a copy of the fields of a change, with this process as `by` and the next number as `number`.
+
+        The object then has this number as the newest one.
+        """
         self._newest += 1
         return {**change, "number": str(self._newest), "by": publisher()}
 
     def _renumber(self, *, always: bool) -> None:
-        """Give the changes after the loss new numbers, if one of theirs is not above all lost ones, or `always`."""
+        """Give the changes after the loss new numbers, but only if `always`, or one is not above all lost ones.
+
+        The new numbers are above every known one.
+        """
         numbers = list(dict.fromkeys(int(fields["number"]) for fields in self._since.values()))
         if numbers and (always or min(numbers) <= max(int(fields["number"]) for fields in self._lost.values())):
             self._renumbered = {number: self._newest + place for place, number in enumerate(numbers, 1)}
@@ -302,7 +314,9 @@ class _Loss:
             }
 
     def _resumed(self) -> dict[int, str]:
-        """Return, by partition, the place of its first entry after the loss: its ID, a space, and the ID before it.
+        """Return, by partition, the place of its first entry after the loss.
+
+        A place is the ID of the entry, a space, and the stream ID directly below it, which need be of no entry.
 
         This is the first entry whose millisecond is later than that of the first lost change. A partition is left out
         if it has no such entry, or has a place of a lost change (its node has lost nothing), or has begun with this
@@ -333,10 +347,20 @@ class _Loss:
         *,
         is_same: bool,
     ) -> dict[int, str]:
-        """Return the places of a partition: see `LiveRules.places`.
+        """Return the places of a partition, by number of rules: see `LiveRules.places`.
 
-        Those of lost changes are from the snapshot; of a change that only the archive has, it is the moment of the
-        change. If the server has no places of this data and topic, all those of the snapshot are used.
+        The places of lost changes are from the snapshot. If only the archive has a change, its place is the moment of
+        the change; it has none if it is of another generation, or the first one of its generation. The other places are
+        those on the server. If these are lost, the places of the changes after the loss are the moments of the changes.
+
+        Args:
+            partition: The number of the partition.
+            keys: The keys of the partition.
+            resumed: The place of the first change after the loss: see `_resumed`; `None` to keep the one found.
+            again: The ID and the fields of the change that publishes the merged rules; `None` if there is none. Its
+                place is the first entry that is not counted.
+            is_same: Whether the server has places of this data and topic. If not, all places of the snapshot are used,
+                and those of the changes after the loss are the moments of the changes.
         """
         of_snapshot = recorded_places(self._facts).get(partition, {})
         recorded = dict(recorded_changes(self._facts))
@@ -364,8 +388,8 @@ class _Loss:
     def _followed(self, partition: int) -> dict[int, str] | None:
         """Return the places of a partition on the server; `None` if they are lost.
 
-        If the partition has followed a lost change, it has not followed the rules before the loss again: a place of
-        these that is not before that of the change is left out.
+        If the partition has followed lost changes, it has not followed the rules before the loss again: if the place of
+        these rules is not before that of the last lost change that it has followed, the place is left out.
         """
         places = self._server.places.get(partition)
         if places is None or not (followed := self._lost_numbers & places.keys()):

@@ -119,9 +119,9 @@ def has_everything(
 ) -> bool:
     """Return whether a partition has the mark of its snapshot, and so everything that the snapshot contains.
 
-    Without the mark, the server has lost data of the snapshot. If the result is `False`, it has the events all the
-    same: no entry of the snapshot is lost, or all were sent again. The generation of the snapshot need not be live, nor
-    its topic.
+    Without the mark, the server has lost data of the snapshot, or another snapshot was restored. If the result is
+    `False`, it has the events all the same: no entry of the snapshot is lost, or all were sent again. An empty mark
+    counts as there. The generation of the snapshot need not be live, nor its topic.
 
     Args:
         client: The server of the partition.
@@ -180,8 +180,9 @@ def ensure_sent_again(
 ) -> None:
     """Raise `LogLost` if a partition without the snapshot's mark may lack events of the entries of the snapshot.
 
-    It lacks none if the stream has the snapshot's last entry, or may have trimmed it. It also lacks none if producers
-    have sent every lost entry again. Nothing is sent or changed here.
+    It lacks none if the stream has the snapshot's last entry, or may have trimmed it. It also lacks none if every
+    producer has sent its lost entries again, and the stream has the entry `position.unsent`, or may have trimmed it:
+    entries up to that one may be of clients that send nothing again. Nothing is sent or changed here.
 
     Args:
         client: The server of the stream.
@@ -241,10 +242,10 @@ def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
 
 
 def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, str]) -> Iterator[str]:
-    """Yield the producers and sources of which the server has fewer entries than the snapshot, by their records.
+    """Yield the names in `producers` of those whose last sequence on the server is below that in the snapshot.
 
-    One without a record on the server is left out if its last entry is before the horizon up to which the server has
-    removed records.
+    One without a record on the server is yielded too, unless its last entry in the snapshot is before the horizon up
+    to which the server has removed such records.
     """
     found: Any = client.hmget(keys.sequences, HORIZONS)
     horizons = {name: parse_id(value.split()[0].decode()) for name, value in zip(HORIZONS, found, strict=True) if value}
@@ -262,6 +263,6 @@ def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, st
 
 
 def _last_common(client: redis.Redis, stream: str, position: SnapshotPosition) -> str:
-    """Return the ID of the last entry of a stream that the snapshot may have; `""` if there is none."""
+    """Return the ID of the last entry in a stream up to the last ID of the snapshot; `""` if there is none."""
     found: Any = client.xrevrange(stream, position.generated, "-", count=1)
     return found[0][0].decode() if found else ""

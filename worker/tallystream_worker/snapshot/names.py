@@ -87,6 +87,9 @@ def period_of(name: str, rules: Rules, zone: str | None = None) -> tuple[Bucket,
         `None` if the metric is not declared, the label is invalid, or the period never ends. Also `None` for a bucket
         of ids, of a limit, of votes or of unique actors, if the rule has no such setting. A window such as `hour` need
         not be in the rule.
+
+    Raises:
+        ConfigurationError: the period is a day or a month, and there is no time zone `zone`.
     """
     kind, metric, label = name.split(":", 2)
     rule = rules.metric.get(metric)
@@ -116,6 +119,9 @@ def removal_of(name: str, rules: Rules, zone: str | None = None) -> tuple[int, i
         name: The name of the bucket, as `bucket_of` returns it.
         rules: The declared metrics.
         zone: The time zone in which days and months begin; `None` for that of `rules`.
+
+    Raises:
+        ConfigurationError: the period is a day or a month, and there is no time zone `zone`.
     """
     if (found := period_of(name, rules, zone)) is not None:
         return (found[0].end * 1000, found[1]) if found[1] else None

@@ -38,22 +38,24 @@ def refuse_loss(
     - The topic that is live on the server is of the same data, and has a higher number than that of the snapshot.
     - It is of the same data, has a lower number, and events were appended to it after the snapshot.
     - It is of other data, has another number, and events were appended to it.
-    - `tally:meta` is gone, but a stream of the snapshot's topic is closed: a later topic has replaced it.
+    - The root hash is gone, but a stream of the snapshot's topic is closed: a later topic has replaced it.
     - The archive has events of a later topic that were not copied from an earlier one.
 
     Later topics that were given up before the snapshot, or on the server since then, are no proof. If an interrupted
-    restore of the same topic is repeated, nothing is checked.
+    restore of the same topic is repeated, nothing is checked. If one of another topic was interrupted, that topic
+    counts as live, and as of the same data.
 
     Args:
         client: The server to restore to.
         database: The database of the snapshot, which must be complete.
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash; empty if there is none.
-        archived: Called with the number of a topic; returns, by number of each later topic, its archived events that
-            were not copied.
+        archived: Called with the number of a topic; returns, by number of each later topic that has archived events
+            which were not copied, how many these are.
 
     Raises:
-        StreamError: the restore would leave out events.
+        StreamError: the restore would leave out events; or another client has damaged a field of the root hash or of
+            the live topic's hash (`DamagedValue`).
         SnapshotError: the database cannot be used.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
         redis.RedisError: the server did not answer, or refused a command.
@@ -89,6 +91,7 @@ def present_topic(client: redis.Redis, namespace: str, root: Mapping[bytes, byte
     If the root hash states that a restore runs or was interrupted, they are those of the topic that it restores.
 
     Raises:
+        DamagedValue: one of the numbers on the server is not a whole number.
         redis.RedisError: the server did not answer, or refused the command.
     """
     if RESTORING.encode() in root:
@@ -113,7 +116,10 @@ def former_epoch(root: Mapping[bytes, bytes]) -> str:
 
 
 def _restored(root: Mapping[bytes, bytes]) -> tuple[int, int | None, str]:
-    """Return what `RESTORED_TOPIC` states; without it, the first topic, and no partitions and no epoch."""
+    """Return the numbers of the topic and of its partitions, and the epoch, in the field `RESTORED_TOPIC`.
+
+    Without this field, return `FIRST_TOPIC`, `None` and `""`.
+    """
     if (stated := root.get(RESTORED_TOPIC.encode())) is None:
         return FIRST_TOPIC, None, ""
     topic, partitions, epoch = stated.decode().split(" ")
@@ -130,8 +136,8 @@ def _loss(found: str, topic: int) -> StreamError:
 def _own_events(client: redis.Redis, layout: Layout, since: int) -> Iterator[int]:
     """Yield, for each page of entries in a topic's streams, the number of the events that were appended there.
 
-    Events that a repartition has copied there are left out, and so are entries whose ID has a time up to and with the
-    millisecond `since`.
+    Events that a repartition has copied there are left out. If `since` is not 0, entries whose ID has this millisecond
+    or an earlier one are left out too.
     """
     for keys in layout.keys:
         after = f"{since}-{2**64 - 1}" if since else "0-0"

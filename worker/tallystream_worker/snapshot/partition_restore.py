@@ -58,12 +58,13 @@ class RestoredPart:
         rows: Number of rows of counters that were read from the snapshot.
         taken: The moment of the snapshot, in milliseconds since 1970.
         replayed: Number of entries that were found, and that no worker had acknowledged at the snapshot's moment; they
-            are counted now, unless the snapshot contains them because they were decided.
+            are counted now, unless the snapshot contains them because they were decided. Entries that were left out,
+            because producers had sent them again, are not among them.
         until: The ID of the last entry that was found; if none was, the last ID of the stream at the snapshot's moment.
         missing: Number of events that were appended and not counted at the moment of the snapshot, and were not found.
-        survived: Whether the server had a stream when its entries were read: the old one, or one that producers have
-            begun since. If it had none, any number of entries after `until` may be missing; `missing` does not have
-            their events.
+        survived: Whether, when the entries were read, the server had a stream to which an entry was ever appended: the
+            old one, or one that producers have begun since. If not, any number of entries after `until` may be missing;
+            `missing` does not have their events.
         damaged: The tables of the snapshot in which another program has changed, removed or added rows of the partition
             after it was taken. Their rows are restored unchanged.
     """
@@ -164,7 +165,7 @@ class PartitionRestore:
     def open(self, revision: int) -> None:
         """Let workers and deciders count in the restored generation, the first one; `revision` numbers its rules.
 
-        Also write the places at which the partition began to follow rules, and how many there are.
+        First, write to the server the places at which the partition began to follow rules, and how many there are.
 
         Raises:
             RestoreOvertaken: another restore has taken over; this one did not open the partition.
@@ -310,7 +311,9 @@ class PartitionRestore:
 
         Args:
             load: The tables of the snapshot.
-            position: The moment of the snapshot.
+            position: The position of the snapshot.
+
+        Any error of `restore_dead_letters` is raised too.
         """
         keys = self._keys
         records = records_of_dropped(self._client, keys)
@@ -321,8 +324,9 @@ class PartitionRestore:
     def _old(self, archived: ArchivedEntries | None, position: SnapshotPosition) -> Iterator[Entry]:
         """Yield the archived entries after the `floor` of the snapshot, to the end of the archive, in order of IDs.
 
-        Without an archive (`None`), yield none. Entries that the archive lacks are an error only before the first such
-        entry of the stream: later, the stream can have them.
+        Without an archive (`None`), yield none. Entries that the archive lacks are an error only before the first entry
+        of the stream after `floor`: later, the stream can have them. If the stream has no such entry, they are always
+        an error.
         """
         if archived is None:
             return

@@ -72,8 +72,8 @@ class SnapshotPosition:
         pending: The IDs of the pending entries, in order.
         mark: The mark of the snapshot in the partition, a text that `next_mark` has returned (see `mark.lua`); `""`
             before the mark is put, or if the view is no snapshot.
-        unsent: The ID of an entry after which every entry up to `generated` is of a producer, which sends it again if
-            the server loses it; `0-0` if all entries are known to be. It may be later than needed.
+        unsent: The ID of an entry. If the server loses an entry after it, up to `generated`, a producer sends that
+            entry again. `0-0` if this is known for all entries. The ID may be later than needed.
         uncounted: The producers and sequences of the entries up to `generated` that are not applied, as
             `encode_uncounted` returns them: JSON with a list of ranges `[first, last]` by producer; `""` for none.
         dead: The state of the dead stream: the number of entries that were ever added, its length, its first ID and its
@@ -131,7 +131,9 @@ class SnapshotPosition:
         return self._is_restored(client.execute_command("HGET", keys.sequences, RESTORED), gone)
 
     def passed_over(self, restored: bytes | None, at: bytes | None) -> int:
-        """Return when another snapshot was restored after this moment, in milliseconds since 1970; 0 if none was.
+        """Return when the last restore ran, if it ran after this moment and restored another snapshot; else 0.
+
+        The result is in milliseconds since 1970. Earlier restores do not count.
 
         Args:
             restored: The field `RESTORED` of the partition's sequences; `None` if there is none.
@@ -142,10 +144,10 @@ class SnapshotPosition:
         return int(at) if int(at) > self.taken else 0
 
     def _is_restored(self, restored: bytes | None, gone: int) -> bool:
-        """Return whether a stream lacks no more than the entries that its last restore left out.
+        """Return whether a stream lacks exactly as many entries as its last restore left out, so that none was trimmed.
 
-        The restored snapshot contains these. Return `False` if there was no restore, or if this position is before that
-        of the restored snapshot.
+        The restored snapshot contains these entries. Return `False` also if there was no restore, or if it restored
+        another snapshot with a later `floor` than this position.
 
         Args:
             restored: The field `RESTORED` of the sequences; `None` if there is none.
@@ -172,7 +174,8 @@ class PointInTimeView:
             the topic's ledger (less its `plain`), and `plain` is left out.
         strings: By key, the value at the moment of each string written since; `None` if it did not exist.
         fields: By key and field, the value at the moment of each field written since; `None` if it did not exist.
-        copies: By key of a structure written since, whether it was copied before; `False` if it did not exist.
+        copies: By key of a structure written since: `True` if a script copied it before the write, `False` if it did
+            not exist. Copies that `open_view` has made are not included.
         removed: By ID of each dead letter removed since, the names and values of its fields; it may have been added
             since.
     """
@@ -193,7 +196,7 @@ class PointInTimeView:
         return f"{self.key}:copy:{self.token}:{key}"
 
     def take(self) -> None:
-        """Fetch some of the old values that the server has stored, and keep the view open for another 30 seconds.
+        """Fetch some of the old values that the server has stored, and keep the view open for 30 seconds from now.
 
         After 3 seconds without a call, another snapshot of the partition may close it.
 

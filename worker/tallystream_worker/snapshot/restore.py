@@ -171,8 +171,10 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         retracted: Retractions that another source, such as the archive, knows.
         files: The identities of ingested files that the archive knows: see `Store.files_ingested`.
         changes: The changes of the rules that the archive has, by ID: see `Store.rules`.
-        followed: The rules to keep as if they had been live on the server before; `None` for those that were.
-        durability: What must have the restored counters before the restore ends, if the root hash states nothing.
+        followed: The rules to keep as if they had been live on the server before; `None` for those that were. With
+            these rules, no lost change is made again, and `changes` is ignored.
+        durability: The durability that the restored counters must have before the restore ends, if the root hash states
+            none.
         waiting: Called with a text about the process of another restore if this one waits for its lock: it waits until
             that lock expires, about 10 seconds at most, if the process does not renew it.
         progress: Called with the result of each partition after it is restored. Readers still get an error then, until
@@ -187,6 +189,7 @@ def restore(  # noqa: PLR0913  # every source is handed in, and named
         RestoreOvertaken: another restore is running, and nothing was changed; or another one has taken over, and
             nothing that it writes was changed.
         StreamError: a node failed over, or a slot moved to another one, while counters were restored.
+        DamagedValue: a value on the server has a form that tallystream never writes.
         CodecError: the record of a dropped dead letter, or the `source` of a dead letter, is damaged.
         Unconfirmed: the restore, or its last step, was not confirmed in time.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; or this release
@@ -333,7 +336,10 @@ def _end(
     lock: RestoreLock,
     files: Mapping[str, int],
 ) -> None:
-    """Write the records and the description of a restored topic, open its partitions, and end the restore.
+    """Write the records of a restored topic, open its partitions, and end the restore.
+
+    The call that ends it also writes the description of the deployment to the root hash. If the topic is not the first
+    one, its own description is written before its partitions are opened.
 
     Args:
         client: The server.
@@ -379,7 +385,7 @@ def _end(
 
 
 def _earlier(facts: Mapping[str, str]) -> dict[int, int]:
-    """Return, by number of each topic before that of the snapshot, its partitions."""
+    """Return, by number of each topic before that of the snapshot, its number of partitions."""
     return {int(topic): int(count) for topic, _, count in (e.partition(":") for e in facts.get("earlier", "").split())}
 
 
@@ -387,7 +393,8 @@ def _facts(database: Database) -> dict[str, str]:
     """Return the facts of the snapshot; they are never empty.
 
     Raises:
-        SnapshotError: there is no complete snapshot, it has another format, or the database cannot be used.
+        SnapshotError: there is no complete snapshot, this release cannot read it (see `ensure_readable`), or the
+            database cannot be used.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
     """
     facts = database.facts()
@@ -399,10 +406,14 @@ def _facts(database: Database) -> dict[str, str]:
 
 
 def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
-    """Check that this release reads the tables of a snapshot, by its facts.
+    """Raise an error unless the facts of a snapshot state the format and the key layout that this release reads.
+
+    Args:
+        database: The database of the snapshot, named in the error; it is not read.
+        facts: The facts of the snapshot.
 
     Raises:
-        SnapshotError: the snapshot has another format, or the layout of another release.
+        SnapshotError: the snapshot has another format or another key layout, or the facts do not state them.
     """
     form, layout = facts.get("format", "unknown"), facts.get("layout", "unknown")
     if (form, layout) != (FORMAT, str(LAYOUT)):
@@ -413,9 +424,9 @@ def ensure_readable(database: Database, facts: Mapping[str, str]) -> None:
 
 
 def _check_archive(partitions: Sequence[PartitionRestore], archived: ArchivedEntries | None) -> None:
-    """Read the archived entries that a restore will need: a file that cannot be read must not cost present counters.
+    """Read the archived entries that a restore will need, so that an error of the archive is raised before any change.
 
-    `None` reads nothing. Errors are those of `PartitionRestore.check_archive`.
+    If `archived` is `None`, read nothing. The errors are those of `PartitionRestore.check_archive`.
     """
     for each in partitions:
         each.check_archive(archived)
@@ -501,21 +512,23 @@ def _others(
 ) -> list[tuple[PartitionKeys, dict[Any, Any]]]:
     """Return the keys of each partition to close, of other topics that may be open, with fields for its sequences.
 
-    These are the live topic of the server (after an interrupted restore: that of this restore, and the topics that it
-    leaves) if its size is known, the one that a repartition fills, the first topic if it is in `earlier`, and the
-    partitions of the other topics in `earlier` whose sequences the server has lost, or all if it has other data. The
-    topic to restore is never among them.
+    The partitions are those of the live topic of the server (after an interrupted restore: of the topic of that
+    restore, and of the topics that it leaves) if its size is known, of the topic that a repartition fills, and of the
+    first topic if it is in `earlier`. Of the other topics in `earlier`, they are those whose sequences the server has
+    lost, or all if it has other data. The topic to restore is never among them.
 
-    If the server has lost the sequences of an earlier topic, or they are of other data, no record shows which entries
-    that topic had; the restored topic has copies of these. The horizon (see `lib/producers.lua`) becomes the largest
-    ID, as if all records had been removed.
+    The fields always have `CLOSED`, with the number of the topic to restore.
+
+    If the server has lost the sequences of a partition of an earlier topic, or has other data, no record shows which
+    entries that partition had; the restored topic has copies of these. Its fields then also have `HORIZONS` (see
+    `lib/producers.lua`), with the largest ID, as if all records had been removed.
 
     Args:
         client: The server to restore to.
         layout: The layout of the topic to restore.
         root: The fields of the server's root hash.
-        epoch: The epoch of the snapshot; if the server has another one, it was emptied.
-        earlier: By number of each earlier topic, its partitions.
+        epoch: The epoch of the snapshot; if the server has another one, it has other data.
+        earlier: By number of each earlier topic, its number of partitions.
     """
     live, present = present_topic(client, layout.namespace, root)
     counting = {topic: partitions for topic, partitions in earlier.items() if topic == FIRST_TOPIC}
@@ -583,7 +596,7 @@ def _numbers(
     """Return, by the names `NUMBERS`, the highest number of a generation and of rules on the server or in the snapshot.
 
     A missing number counts as 0. On the server, these are the numbers in the root hash and in that of the topic to
-    restore. `live` may have a higher number of rules.
+    restore, and the highest number of rules that `live` has (`newest`).
 
     Args:
         client: The server to restore to.

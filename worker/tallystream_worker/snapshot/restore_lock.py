@@ -175,7 +175,8 @@ class RestoreLock:
     def overtaken(self) -> RestoreOvertaken:
         """Return, not raise, the error of a restore that another one has taken over from.
 
-        The lock is read to name the other process. It is not checked whether one has taken over.
+        The lock is read to name the other process. If it cannot be read, or no other process has it, the error names
+        none. It is not checked whether another restore has taken over.
         """
         with suppress(RedisError):
             if (holder := self._client.get(self.key)) is not None and holder != self.value.encode():
@@ -240,11 +241,11 @@ class Fence:
     def run(self, commands: Sequence[tuple[Any, ...]]) -> None:
         """Run several commands, and drop their replies.
 
-        Most are sent together: a later one may run although an earlier one has failed. Long ones are run as by a call
-        of this object.
+        Most are sent together: a later one may run although an earlier one has failed. Long ones are run in parts, or
+        after a check, as a call of this object runs them.
 
         Args:
-            commands: The commands, each with the arguments of a call of this object; none does nothing.
+            commands: The commands, each with the arguments of a call of this object. If there are none, do nothing.
 
         Raises:
             RestoreOvertaken: another restore has taken over; the commands since then were not run.

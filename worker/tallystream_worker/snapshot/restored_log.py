@@ -82,8 +82,10 @@ class RestoredLog:
         not above that of its producer is such a copy, and is left out: the snapshot or an earlier entry has its events.
         But if the snapshot lacks the events, and no earlier entry has them, the copy takes the place of the lost entry.
 
-        The returned entry differs only if its event was decided (counted in the call that appended it): its field `d`,
-        the generation that counted it, becomes 1 if the snapshot contains its effect, and 0 if it is to be counted.
+        The returned entry differs only if its event was decided (counted in the call that appended it). Its field `d`,
+        the generation that counted it, becomes 1 if that is the generation of the snapshot, and the snapshot contains
+        its effect. Otherwise `d` becomes 0: the event is counted when the entry is delivered, like other events. If the
+        entry was acknowledged at the snapshot's moment, the event was counted so already.
         """
         id_, events = parse_id(entry.id), stated_events(entry.fields)
         gated = was_sequenced(entry.fields)
@@ -138,10 +140,11 @@ class RestoredLog:
     def ledger(self) -> dict[str, int]:
         """Return the ledger of the restored stream, by field; call it after the last `add`.
 
-        It is the ledger of the snapshot; the events that scripts have appended since are added to `appended`, and
-        missing events to `trimmed`. Of the snapshot's fields `entries:...`, only `FIRST_RULES` and those that begin
-        with `UNORDERED` stay; `entries:gated`, `entries:retired`, `entries:settled` and `entries:plain` are those of
-        the restored stream. If the snapshot lacks `plain`, it is added.
+        It is the ledger of the snapshot; the events that scripts have appended since are added to `appended`. If
+        `missing` is above 0, it is added to `trimmed`. Of the snapshot's fields `entries:...`, only `FIRST_RULES` and
+        those that begin with `UNORDERED` stay. `entries:gated`, `entries:settled` and `entries:plain` are those of the
+        entries that `add` has returned; the last two also contain `gone`. `entries:retired` is `gone`. If the snapshot
+        lacks `plain`, it is added.
         """
         account = {**self._ledger, "entries:gated": self._gated, "entries:retired": self.gone}
         account |= {"entries:settled": self._settled + self.gone, "entries:plain": self._settled_plain + self.gone}

@@ -38,9 +38,9 @@ def find_retries(
     """Return the dead letters of a partition that were retried, and the metrics for which the result is not known.
 
     Dead letters that were given up (delivered too often) are left out. If dead letters were dropped without a record,
-    these may be among those that are returned. The result of the retries is not known, so that `doubtful` has all their
-    metrics, if a change of the rules is recorded after the last retry, subjects were reset, or dead letters were
-    dropped without a record.
+    these may be among those that are returned. If a change of the rules is recorded after the last retry, subjects were
+    reset, or dead letters were dropped without a record, the result of the retries is not known: `doubtful` has all
+    metrics of the returned dead letters.
 
     Args:
         before: The dead letters that there would be if none had been retried or dropped: those of a copy of the

@@ -68,11 +68,14 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
 def rule_places(
     client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, numbers: Collection[int]
 ) -> tuple[dict[int, str], dict[str, int]]:
-    """Return by number where a partition began to follow rules, and the fields of the ledger that belong to these.
+    """Return by number of rules the place at which a partition began to follow them, and fields of the ledger.
 
-    Call it after the counters at `position` were read. If the partition has counted nothing yet by the rules with the
-    highest number, their place is the first entry that is not in the snapshot. The fields are `FIRST_RULES`, if the
-    number is known, and `UNORDERED` for that place: entries after it may be in the snapshot.
+    A place has two IDs, with a space between: see `PartitionKeys.adopted`. Call this after the counters at `position`
+    were read. If the partition has counted by earlier rules that are known, but not yet by the rules with the highest
+    number, the place of the latter has the ID after the `floor` of the position, and its `generated`.
+
+    The fields are `FIRST_RULES`, if that number is known, and, if the partition has acknowledged entries after this
+    added place, `UNORDERED` with the highest number, with the value 1.
 
     Args:
         client: The server.
@@ -157,8 +160,8 @@ def restore_rule_records(
         records: Runs the writes to the record of changes.
         layout: The keys, of the first generation.
         changes: The changes to write: the ID and the fields of each, oldest first.
-        latest: The fields of a last change, which is written, with the present time in its ID, if no other change has
-            its `number` and that is not 0.
+        latest: The fields of a last change. If its `number` is not 0, and no other change has this number, it is
+            written with the present time in its ID.
 
     Raises:
         RestoreOvertaken: another restore has taken over.

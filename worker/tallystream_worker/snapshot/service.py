@@ -56,6 +56,7 @@ class LiveSnapshot:
             DeploymentChanged: the server has other data than the worker began with, or a restore has not finished.
             ConfigurationError: this release cannot read the stored layout version or rules, or no worker has published
                 rules yet.
+            DamagedValue: a stored value has a form that tallystream never writes.
             KeyLost: a partition has lost a key (see `Snapshotter.run_once`), or the hash that describes the deployment
                 has lost a field, or (of a later topic) is lost itself.
             SnapshotError, ViewLost, ScanBroken: see `Snapshotter` and its `run_once`.

@@ -66,7 +66,7 @@ class Round:
         rows: Number of values of counters that were written, changed or not, or that do not exist and were removed.
         whole: Number of partitions of which every counter was read, and not only the changed ones.
         taken: The earliest moment of a partition, in milliseconds since 1970.
-        replaced: The format of the snapshot of an earlier release that this one has replaced; empty if it has not.
+        replaced: The format of the snapshot of an earlier release that this one has replaced; empty if there was none.
     """
 
     rows: int
@@ -251,7 +251,8 @@ class Snapshotter:
     def _refuse_lost(self, facts: Mapping[str, str]) -> None:
         """Check for lost entries of a snapshot of an earlier release or another topic, which is replaced as a whole.
 
-        `facts` are those of the snapshot. Do nothing if this release cannot read the tables of the snapshot.
+        `facts` are those of the snapshot. If this release cannot read its tables, or the database cannot be used, check
+        no more, and return without an error.
 
         Raises:
             LogLost: see `_known`.
@@ -297,7 +298,7 @@ class Snapshotter:
         return self._take(partition, before)
 
     def _take(self, partition: int, before: SnapshotPosition | None) -> Taken:
-        """Read a partition once; see `take`."""
+        """Read a partition as `take` does, but raise the first `ScanBroken`."""
         keys = self._deployment.layout.keys[partition]
         known = self._database.ledger(partition).get(RETRIED) if before is not None else None
         touched = ChangedKeys(self._rules)
@@ -396,7 +397,10 @@ class Snapshotter:
         return reading
 
     def _touch(self, touched: ChangedKeys, keys: PartitionKeys, after: str, until: str) -> str:
-        """Add what the entries after `after`, up to `until`, may have changed; return the last ID, or `after`."""
+        """Add the entries after the ID `after`, up to `until`, to `touched`; return the ID of the last one.
+
+        Return `after` if there are none.
+        """
         while True:
             found: Any = self._client.xrange(keys.stream, f"({after}", until, count=_READ)
             for id_, fields in found:
@@ -415,9 +419,9 @@ class Snapshotter:
             after = entries[-1].id if entries else position.generated
 
     def _touch_reset(self, touched: ChangedKeys, keys: PartitionKeys) -> None:
-        """Add the counters of the subjects in `touched.resets` to `touched.items`, by the labels of their metrics.
+        """Add to `touched.items` the counters that the resets in `touched.resets` may have changed.
 
-        The labels, those of buckets and periods, are read from the server. See `ChangedKeys.reset`.
+        The labels of the buckets and periods of their metrics are read from the server. See `ChangedKeys.reset`.
 
         Raises:
             redis.RedisError: the server did not answer, or refused the command.
@@ -427,9 +431,14 @@ class Snapshotter:
             touched.reset(metric, subject, (each.decode() for each in found))
 
     def _touch_replaced(self, touched: ChangedKeys) -> None:
-        """Add the buckets that replaced votes and ids were counted in, by their records in the last snapshot.
+        """Add to `touched.items` the counters of windows and limits that the votes and ids in it had changed before.
 
-        An event with an id may also replace the first event of the next period of ids, which becomes its copy.
+        Their records in the last snapshot state these: a new vote or event may replace the recorded one. A new event
+        may also make the recorded event with the same id in the next period a duplicate, so the records of that period
+        are read too.
+
+        Raises:
+            SnapshotError: the database cannot be used.
         """
         for group, items in list(touched.items.items()):
             if group[0] not in ("votes", "ids"):
@@ -446,9 +455,14 @@ class Snapshotter:
                 touched.replaced(group[1], subject, record.split(" ", 2)[2] if record.count(" ") > 1 else "")
 
     def _reaches(self, keys: PartitionKeys, before: SnapshotPosition) -> bool:
-        """Return whether the stream surely still has every entry that the last snapshot lacks.
+        """Return whether no entry that the last snapshot lacks was trimmed from the stream; `False` if this is unknown.
 
-        Also return `False` if its last ID is before that of the snapshot, because it has lost data then.
+        Also return `False` if the last ID of the stream is before that of the snapshot, because the stream has lost
+        data then. Entries that another client removed are not noticed.
+
+        Raises:
+            KeyLost: the partition has lost its stream.
+            redis.RedisError: the server did not answer, or refused a command.
         """
         is_further = parse_id(self._generated(keys)) >= parse_id(before.generated)
         return is_further and before.is_reached(self._client, keys)

@@ -88,10 +88,10 @@ class PartitionWriter:
     def write(self, taken: Taken) -> int:
         """Write all that was taken; return the number of values of counters, also of those that do not exist.
 
-        If the snapshot is whole, all other rows of the partition are removed and not counted; else they stay, but for
-        the alerts, which replace all stored ones, and, with `dead_anew`, the dead letters. Rows of buckets that were
-        removed (by `forgotten` and `was_removed` of `taken`) are deleted. The position and the digests are not written:
-        see `finish`.
+        The rows of counters that do not exist are deleted. If the snapshot is whole, all other rows of the partition
+        are deleted too, and not counted. If not, they stay; but the alerts replace all stored ones, and so do the dead
+        letters if `dead_anew` is set. Rows of buckets that were removed (by both `forgotten` and `was_removed` of
+        `taken`) are deleted. The position and the digests are not written: see `finish`.
         """
         self._whole = taken.whole
         if taken.whole:
@@ -109,7 +109,7 @@ class PartitionWriter:
         return rows
 
     def finish(self, position: dict[str, Any]) -> None:
-        """Write the row of the position, and the digests of all rows that were written or removed; call `write` first.
+        """Write the row of the position, and the new digests of the changed tables; call `write` first.
 
         Args:
             position: The values of all columns of `schema.positions`, by name.

@@ -45,7 +45,7 @@ class PartitionAccount:
         gone: How many of them the stream does not have any more.
         entries: The number of entries that wait for a worker: those after the position of the consumer group, and the
             pending ones that the stream has. Decided ones among them are counted already.
-        events: The number of events in the waiting entries that `appended` has and that have no outcome.
+        events: The number of events in waiting entries that are in `appended` and have no outcome.
         is_stated: Whether a waiting entry that a script appended states an earlier time than that of its ID.
         vanished: IDs that are pending, and not in the stream.
     """
@@ -62,7 +62,7 @@ class PartitionAccount:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the ledger has no field, although entries have an outcome."""
+        """Whether the ledger has no field, although some entry that was appended does not wait any more."""
         return not self.ledger and self.added > self.entries
 
     @property
@@ -72,9 +72,9 @@ class PartitionAccount:
 
     @property
     def removed(self) -> int:
-        """How many entries are gone for another reason than retention, and are not in the ledger yet.
+        """How many entries are gone and are in neither `entries:retired` (retention) nor `entries:removed`.
 
-        Below 0 if the ledger states more entries than are gone.
+        Below 0 if these two state more entries than are gone.
         """
         return self.gone - self.topic["entries:retired"] - self.ledger.get("entries:removed", 0)
 
@@ -125,10 +125,12 @@ class PartitionAccount:
 def check(scene: Scene) -> None:
     """Report entries that were skipped or will get a second outcome, and ledgers whose events do not balance.
 
-    Also report a consumer group that is missing or ahead of its stream, a lost ledger, a lost mark of entries that
-    state an earlier time, and pending entries that are gone from the stream. What balances is added as proved. Events
-    without an outcome are not reported if entries are gone for another reason than retention: the check of the log
-    reports these. Partitions without a stream are left out.
+    Also report a consumer group that is missing or ahead of its stream, a lost ledger, an outcome that is not the sum
+    of its metrics, a wrong `entries:plain`, a lost mark of entries that state an earlier time, and pending entries that
+    are gone from the stream. A partition without a fault is added as proved. Events without an outcome are not reported
+    if entries are gone for another reason than retention: the check of the log reports these entries. If entries are
+    trimmed faster than they can be read, or were removed before they were counted, the limits of the report state it.
+    Partitions without a stream are left out.
 
     Raises:
         StreamError: 20,000 or more entries stayed pending, or the stream was deleted or replaced meanwhile.
@@ -202,7 +204,7 @@ def _settled(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
 
     Raises:
         ConsumerGroupMissing: the consumer group is missing.
-        StreamError, redis.RedisError: see `check`.
+        StreamError, DamagedValue, redis.RedisError: see `check`.
     """
     account: PartitionAccount | None = None
     for _ in range(_TRIES):

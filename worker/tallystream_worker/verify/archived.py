@@ -82,8 +82,8 @@ class ArchivedLinks:
     def reaches(self, held: StreamID | None, until: StreamID) -> bool:
         """Return whether the archive reaches the first entry of the stream, so that no entry is missing between them.
 
-        If the stream has entries and the consumer group of the archive, the result is `True` for any files, because
-        retention removes only archived entries. Entries that another client removed may be missing.
+        If the stream has entries, and the consumer group of the archive exists, the result is `True`, even without
+        files, because retention removes only archived entries. Entries that another client removed may be missing.
 
         Args:
             held: The first ID of the stream; `None` if it is empty: then the files must reach `until`.
@@ -97,7 +97,7 @@ class ArchivedLinks:
         """Return whether an entry of the stream must be in a file.
 
         `False` if there are no files, if nothing archives the stream, if the entry precedes the beginning of the
-        archive, if it is not archived yet, or if its file cannot be read.
+        archive, if it is not archived yet, or if `is_unreadable` returns `True` for it.
         """
         if self._begins is None or self._position is None or self.is_unreadable(id_):
             return False
@@ -110,9 +110,10 @@ class ArchivedLinks:
     def check_files(self, held: StreamID | None, newest: StreamID) -> None:
         """Report files that overlap or cannot be read, gaps, and entries that the server has lost; set `lost`.
 
-        Without files, report a fault only if the stream still has entries that are marked as archived. If the archive
-        begins after the first entry that was ever appended, and the stream has no earlier one either, report a limit
-        instead of a gap before the files.
+        Entries that the server has lost are also added to `ahead` of the report. If the last restore left them out,
+        because the snapshot has their events, report a limit instead. Without files, report a fault only if the stream
+        still has entries that are marked as archived. If the archive begins after the first entry that was ever
+        appended, and the stream has no earlier one either, report a limit instead of a gap before the files.
 
         Args:
             held: The first ID of the stream; `None` if it is empty.
@@ -161,9 +162,10 @@ class ArchivedLinks:
             )
 
     def _add_unstated(self, held: StreamID | None) -> None:
-        """Add the range that the last restore has left to `lost`, unless a file states it: it may not be written yet.
+        """Add the range in `_unstated` to `lost`, because the file that will state it may not be written yet.
 
-        `held` is the first ID of the stream; `None` if it is empty.
+        Do nothing if there is no such range, if a range in `lost` contains it, or if the stream begins at or before the
+        last ID of the range. `held` is the first ID of the stream; `None` if it is empty.
         """
         found = self._unstated
         if found is None or (held is not None and held <= found[1]):
@@ -173,7 +175,10 @@ class ArchivedLinks:
 
     @cached_property
     def _unstated(self) -> tuple[StreamID, StreamID] | None:
-        """The range that only the counters have since the last restore, as in `lost`; `None` if there is none."""
+        """The range that only the counters may have since the last restore, as in `lost`.
+
+        `None` if there is none, or if it cannot be read from the archive.
+        """
         if self._restored is None:
             return None
         if (until := counted_only(self._restored, self._end)) is not None:
@@ -185,7 +190,7 @@ class ArchivedLinks:
     def _is_left_out(self, ahead: LostEntries) -> bool:
         """Return whether the last restore left these archived entries out, because the snapshot has their events.
 
-        `False` if an archiver has run since.
+        `False` if not all of them are in `sent_again`, or if an archiver has run since.
         """
         if self._unstated is None or ahead.sent_again < ahead.entries:
             return False
@@ -201,7 +206,7 @@ class ArchivedLinks:
             held: The first ID of the stream; a file that reaches it is read whole, and its entries have a `content`.
                 `None` for an empty stream.
             until: The last ID to yield.
-            interrupt: Called before the next entry is yielded, if entries are left out that the stream may lack.
+            interrupt: Called after each file that cannot be read to its end, if the stream may lack entries of it.
         """
         for file in self._files:
             try:
@@ -279,7 +284,7 @@ def _position(client: redis.Redis, stream: str) -> StreamID | None:
 def _ahead(client: redis.Redis, store: Store, keys: PartitionKeys, number: int) -> LostEntries | None:
     """Return the archived entries that the server has lost, and that are not set aside yet; `None` if there are none.
 
-    `None` too if a file cannot be read: `ArchivedLinks` reports the file.
+    `None` too if the archive cannot be listed or a file cannot be read: `ArchivedLinks` finds this again.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.

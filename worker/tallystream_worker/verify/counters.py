@@ -41,11 +41,13 @@ def check(scene: Scene) -> None:
     """Report counters whose values are not what the entries give, counted again in a scratch server.
 
     Each entry is counted by the rules that counted it, if the server states these, else by the present rules. A counter
-    that differs, and of which it is not known which rules counted it, is no fault: the report states it as not checked.
+    that differs, and of which it is not known which rules counted it, is no fault: it is added to the failed checks of
+    the report. Only a sample of the keys is compared if `sample` of the scene is below 1.
 
-    Each counter that is reported is also added to `differing` of the report, so that later checks leave it out. The
+    Each counter that is a fault is also added to `differing` of the report, so that later checks leave it out. The
     limits of the report get the counters that could not be compared, and why; if none could, this is no error, but a
-    limit as well. They also state up to where entries were counted by earlier rules.
+    limit as well. They also state before which entry earlier rules counted. Also set `proves_counters` of the report to
+    whether every counter was compared, expired ones aside.
 
     Raises:
         StreamError, ArchiveError, SnapshotError, CodecError, EmbeddedServerError: see `audit`.
@@ -88,7 +90,7 @@ def check(scene: Scene) -> None:
 
 
 def _sources(found: Audited) -> str:
-    """Return in words what an audit compared the counters with."""
+    """Return in words, as `5 entries give`, what an audit compared the counters with: entries, a snapshot, or both."""
     if "snapshot" not in {scope.base for scope in found.scopes}:
         return f"{found.entries:,} entries give"
     return f"the snapshot and {found.entries:,} later entries give" if found.entries else "the snapshot gives"
@@ -107,7 +109,7 @@ def _state_uncertain(scene: Scene, uncertain: Sequence[Difference]) -> None:
 
 
 def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
-    """Add to the limits, for each partition that had earlier rules, the ID up to which they counted, and the changes.
+    """Add to the limits, for each partition that had earlier rules, the ID before which they counted, and the changes.
 
     Of the changes, only the last `SHOWN` are named.
     """
@@ -129,8 +131,9 @@ def _state_earlier_rules(scene: Scene, followed: LiveRules) -> None:
 def _limit(scene: Scene, found: Audited, followed: LiveRules | None) -> None:
     """Add to the limits of `scene.report` which counters the audit does not prove, and why.
 
-    These are the counters that it left out, and those of metrics whose counters depend on the order of events. Call it
-    once for an audit: another call adds the same statements again.
+    These are counts up to a snapshot, which the audit takes as correct, the counters that it left out, and those of
+    metrics whose counters depend on the order of events. Call it once for an audit: another call adds the same
+    statements again.
 
     Args:
         scene: The verification.

@@ -14,10 +14,13 @@ _TRIES: Final = 5
 
 
 def check(scene: Scene) -> None:
-    """Report partitions whose dead letters do not have the events that the ledger enters as dead and not dropped.
+    """Report partitions whose dead letters do not have as many events as the ledger states: `dead` less `dropped`.
 
     Dead letters that change during each of five readings are stated in the report's limits, as not proved: this does
     not change the exit status.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     for number, keys in scene.streams():
         for _ in range(_TRIES):

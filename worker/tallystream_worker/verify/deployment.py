@@ -15,13 +15,20 @@ _NUMBERS: Final = ("revision", "newest-revision", "newest", "generation", "build
 
 
 def check(scene: Scene) -> None:
-    """Report hash tags that differ, partitions whose live generation is not the deployment's, and closed partitions.
+    """Report wrong hash tags, partitions whose live generation is not the deployment's, and closed partitions.
 
-    Also report numbers of rules or generations that are missing or too low, and missing marks of spread metrics.
+    The stored hash tags are wrong if they are not those that belong to the number of partitions. Also report numbers of
+    rules or generations that are missing or too low, and missing marks of spread metrics. If nothing is wrong, the
+    number of partitions, the topic and the generation are added as proved.
 
     A rebuild that is not finished explains other generations, and a repartition explains closed partitions: then these
     are not reported. Such an operation is a limit of the report, and so is a kept generation or topic. A partition that
     has lost the key of its live generation is left out: the check of lost keys reports it.
+
+    Raises:
+        DamagedValue: the live generation of a partition, or a field of the description, has another form than
+            tallystream writes.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     deployment, report, client = scene.deployment, scene.report, scene.client
     layout, faults_before = deployment.layout, report.faults
@@ -75,7 +82,11 @@ def check(scene: Scene) -> None:
 
 
 def _check_numbers(scene: Scene, counting: int) -> None:
-    """Report fields of the description that are missing, or lower than a number in use.
+    """Report `revision`, `newest-revision` and `newest` in the description, if they are lower than a number in use.
+
+    These are the numbers of the present rules, of the newest rules and of the newest generation. A missing one counts
+    as 0 (`newest`: 1), so it is not reported if no higher number is in use. `revision` is also reported if it is 0
+    although changes of the rules are recorded.
 
     `counting` is the highest number of rules by which a partition counts the live generation; 0 for none. It must be
     read before, because rules are stored before a partition is counted by them.

@@ -70,7 +70,7 @@ _CHAIN: Final = "tallystream audit, to see which counters differ; then " + REBUI
 
 
 def by_case(cases: Sequence[tuple[str, str]]) -> str:
-    """Return a remedy that states each case, and then what to do in it: one sentence for each pair of `cases`."""
+    """Return a remedy for several cases, from pairs of a case and what to do: `for CASE: REMEDY. For CASE: REMEDY`."""
     return ". ".join(
         f"{'for' if number == 0 else 'For'} {case}: {remedy}" for number, (case, remedy) in enumerate(cases)
     )
@@ -81,10 +81,10 @@ class Kind:
     """A kind of finding.
 
     Attributes:
-        meaning: What is wrong, in one sentence or two.
+        meaning: What is wrong, in whole sentences.
         remedy: The command that mends it, or what to do; without a capital at its beginning and a full stop at its end.
-        restore: The part of `remedy` for a deployment with a snapshot that can be restored; empty if none is needed.
-        without: The part of `remedy` for a deployment without such a snapshot; empty if `restore` is.
+        restore: What to do if there is a snapshot whose restore mends it; empty if `remedy` is the same in all cases.
+        without: What to do if there is no such snapshot; empty if `restore` is.
     """
 
     meaning: str

@@ -26,9 +26,10 @@ scripts that cannot read them write them again."""
 
 
 def check(scene: Scene) -> None:
-    """State, as checks that could not be made, fields of the sequences and retention holds that have another form.
+    """State, as checks that could not be made, damaged fields of the sequences, and damaged retention holds.
 
-    With such a value, scripts that append, trim or close fail, or decide wrongly.
+    They are damaged if they have another form than tallystream writes: then scripts that append, trim or close fail, or
+    decide wrongly. The records of producers, which are other fields of the sequences, are not checked here.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.

@@ -52,11 +52,14 @@ _OF_A_TOPIC: Final = frozenset(
 
 
 def check(scene: Scene) -> None:
-    """Report keys that are not in use, as a limit of the verification, and three kinds of faults.
+    """Report keys of the namespace that are not in use, as a limit of the verification, and three kinds of faults.
 
     The faults are keys of another type than the one that is needed, keys that the server will remove because another
     client has set a time to live, and keys of periods that nothing will remove: such a key is not registered in the
     sorted set `periods` of its partition. If earlier rules kept its period forever, it is reported as a limit instead.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     deployment = scene.deployment
     namespace, names = deployment.layout.namespace, Counter[str]()
@@ -99,7 +102,11 @@ def _may_expire(name: str) -> bool:
 
 
 def _types_of(name: str) -> tuple[str, ...]:
-    """Return the types that a key may have; the caller must pass its name without the namespace, and no leftover."""
+    """Return the types that a key may have, such as `zset`.
+
+    `name` is without the namespace and the colon after it. For a key that is not in use (see `_leftover`), the result
+    has no meaning.
+    """
     if name == "meta":
         return ("hash",)
     found = _NAME.fullmatch(name)
@@ -134,12 +141,13 @@ def _leftover(  # one line for each kind
 ) -> str | None:
     """Return a text on why a key is not in use, such as `topic 2, which is not kept`; `None` if it may be in use.
 
-    A key whose name has no known form counts as not in use.
+    A key whose name has no known form counts as not in use. If `topics` has several topics, every generation may be in
+    use.
 
     Args:
-        name: The key without the namespace.
-        topics: By the number of each kept topic, the hash tags of its partitions.
-        generations: The numbers of the kept generations.
+        name: The key without the namespace and the colon after it.
+        topics: By the numbers of the live topic and of the kept one, if there is one, the hash tags of its partitions.
+        generations: The numbers of the first generation, the live one, kept ones, and one that a rebuild builds.
         moving: The topic that a repartition builds; `None` if none runs.
     """
     if name == "meta":
@@ -194,7 +202,7 @@ def _check_periods(scene: Scene) -> None:
 def _former_rules(scene: Scene) -> list[Rules]:
     """Return the rules in the record of their changes, present ones last, as far as this release can read them.
 
-    Only about the last 1,000 changes are recorded.
+    Only about the last 1,000 changes are recorded. Empty if none is recorded.
     """
     found = []
     for _, fields in read_changes(scene.client, scene.deployment.layout):
@@ -223,10 +231,11 @@ def _periods(scene: Scene, keys: PartitionKeys, zones: Collection[str]) -> Itera
     """Scan a partition; yield each key of a period that workers remove some day, and the members that may register it.
 
     The keys are without prefix; a key may come twice. The sorted set `periods` must have one of the members. A member
-    begins with the end of the period, by the rules that were in use when it was registered: of a day or a month, the
-    end depends on the zone, which is that of the present rules or one of `zones`. Left out are leaderboards, and keys
-    of a declared metric whose rule lacks their window, uniques or ids. Keys of a metric that is not declared are not
-    left out.
+    is the end of the period in milliseconds since 1970, a space, and the key. The end of a day or a month depends on
+    the zone at the time of the registration, which is that of the present rules or one of `zones`.
+
+    Left out are leaderboards, and keys of a declared metric whose rule lacks their window, uniques or ids. Keys of a
+    metric that is not declared are not left out.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command; raised while the pairs are iterated.

@@ -42,7 +42,10 @@ class _Board:
     scores: dict[bytes, int | float]
 
     def counter(self, subject: bytes) -> str:
-        """Return the full name of a subject's counter: the prefix of all counters, then its `Difference.counter`."""
+        """Return the full name of a subject's counter: the key of its total, or `<key of the bucket> -> <subject>`.
+
+        Without the prefix of all counters, it is a `Difference.counter`.
+        """
         if self.window is None:
             return self.values + subject.decode(errors="surrogateescape")
         return f"{self.values} -> {subject.decode(errors='backslashreplace')}"
@@ -56,7 +59,11 @@ class _Board:
         return min(self.scores.values(), default=0)
 
     def may_be_wrong(self, subject: bytes, value: int) -> bool:
-        """Return whether the leaderboard, as it was read, disagrees with a value that was read later."""
+        """Return whether a subject's place has another value, or the subject is left out although it is large enough.
+
+        `value` is that of its counter, which was read after the leaderboard: so `True` is only a suspicion. It is large
+        enough if it is above the last value of a full leaderboard, or not 0 if the leaderboard is not full.
+        """
         if subject in self.scores:
             return self.scores[subject] != value
         return value > self.last if self.is_full else value != 0
@@ -65,12 +72,15 @@ class _Board:
 def check(scene: Scene) -> None:
     """Report places without the value of their counter, and subjects that are left out although they are large enough.
 
-    If a place has a value, but its counter does not exist, the counter is reported. Counters that the check of the
-    counters has reported are left out.
+    If a place has another value than 0, but its counter does not exist, the counter is reported. Counters that the
+    check of the counters has reported are left out. The number of leaderboards without a fault is added as proved.
 
     Leaderboards of metrics with a sketch are stated in the report's limits, as not proved: this does not change the
-    exit status. Those that may lack subjects, because `top` was added or raised, are left out without a report; so are
-    those of buckets that do not exist.
+    exit status. Those that may lack subjects, because the rule was changed (see `_boards`), are left out without a
+    report; so are leaderboards of buckets, if the leaderboard does not exist.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     for metric, rule in sorted(scene.rules.metric.items()):
         if rule.top and (not rule.exact or rule.max_subjects is not None):
@@ -137,7 +147,10 @@ def _boards(scene: Scene, keys: PartitionKeys) -> Iterator[tuple[_Board, Iterabl
 
 
 def _removed(scene: Scene) -> dict[str, int]:
-    """Return, by `<kind>:<metric>`, the latest end of a removed bucket, and the marks of changed rules, in seconds."""
+    """Return, by `<kind>:<metric>`, the ends of removed buckets, and the marks of changed rules, in seconds since 1970.
+
+    Each is the latest one of all partitions. A mark is 2^53 while a partition has not counted by the changed rule.
+    """
     return removed_ends([scene.client.hgetall(keys.forgotten) for keys in scene.deployment.layout.keys], scene.rules)
 
 
@@ -155,10 +168,11 @@ def _totals(scene: Scene, keys: PartitionKeys, prefix: str) -> Iterator[tuple[by
 
 
 def _look_again(scene: Scene, keys: PartitionKeys, board: _Board, suspects: set[bytes]) -> None:
-    """Read the counter of each suspect again, with the leaderboard, at one moment; report the suspects that are wrong.
+    """Read the counter of each suspect again, with the leaderboard, and report the suspects that are wrong.
 
-    A counter that does not exist, but is listed with another value than 0, is also added to `differing`. Subjects whose
-    counter is in `differing` already are left out.
+    Both are read at one moment, another one for each suspect. If a subject is listed with another value than 0, but its
+    counter does not exist, the counter is reported in place of the leaderboard, and added to `differing`. Subjects
+    whose counter is in `differing` already are left out.
     """
     for subject in sorted(suspects):
         counter = board.counter(subject)

@@ -33,8 +33,9 @@ _RANDOM_LENGTH: Final = 16
 def check(scene: Scene) -> None:
     """Report entries that were lost or appended twice, in the streams, in the archive, and for each producer.
 
-    Also report streams that were deleted, and ledgers and records of producers that disagree with the entries. Report a
-    limit if no archive is configured, and for entries that are not archived yet. What agrees is added as proved.
+    Also report entries that differ between stream and archive, streams that were deleted, and ledgers and records of
+    producers that disagree with the entries. What agrees is added as proved. Report a limit for entries that are not
+    archived yet. If there is no archive, report a limit, unless `failed` states already why it cannot be used.
 
     Raises:
         ArchiveError: the archive cannot be listed. A file that cannot be read is only reported.
@@ -61,7 +62,7 @@ def check(scene: Scene) -> None:
 
 
 def _appended(scene: Scene, keys: PartitionKeys) -> int:
-    """Return how many entries a partition without a stream has had, as far as its ledgers state them."""
+    """Return how many entries a partition without a stream has had at least, by its ledgers; 0 if they state none."""
     with scene.client.pipeline(transaction=True) as pipeline:
         pipeline.execute_command("HGET", keys.topic_ledger, "entries:gated")
         pipeline.execute_command("HGET", keys.ledger, "entries:settled")
@@ -300,9 +301,10 @@ class _Partition:
         self._compare_missing()
 
     def _compare_later(self, records: list[tuple[bytes, int, StreamID]]) -> None:
-        """Report each record that names an entry appended since the check began, if it is not this producer's entry.
+        """Report each record whose entry does not exist, or has another producer or number.
 
-        An entry that retention has removed meanwhile is no fault.
+        Each record has the producer, the number and the ID of the entry, which was appended after the check began. An
+        entry that retention has removed meanwhile is no fault.
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for _, _, id_ in records:
@@ -319,8 +321,8 @@ class _Partition:
     def _compare_missing(self) -> None:
         """Report producers without a record, except those whose record may have been removed for their silence.
 
-        Producers whose last entry is not in the stream any more are left out. If all records are lost with their key,
-        only the key is reported, because its repair differs.
+        Producers whose last entry is not in the stream any more are left out. If the key of the records is lost, do
+        nothing: the check of lost keys has reported it, and its repair differs.
         """
         if self._keys.sequences in self._report.lost:
             return
@@ -402,9 +404,9 @@ def _set_aside(scene: Scene, archive: Store, keys: PartitionKeys, number: int) -
 
 
 class _Ahead:
-    """An iterator of entries that is one ahead: `next` is the present entry, `None` after the last one.
+    """Reads an iterator of entries: `next` is the entry that was read last, `None` after the end.
 
-    `step` puts the entry after it into `next`. The first entry is read when the object is made.
+    `step` reads the entry after it into `next`. The first entry is read when the object is made.
     """
 
     def __init__(self, links: Iterator[Link]) -> None:

@@ -28,12 +28,14 @@ _COPIES: Final = "copies:"
 
 
 def check(scene: Scene) -> None:
-    """Report fields that are missing, although another field or key shows that they existed; also changed rules.
+    """Report fields that are missing, although another field or key shows that they existed.
 
-    Fields whose loss shows in figures are left out: the checks of the figures report these.
+    Fields whose loss shows in figures are left out: the checks of the figures report these. Also report partitions that
+    have counted a metric by rules that no worker has published.
 
     Raises:
-        KeyLost, DeploymentChanged, ConfigurationError: the deployment cannot be read again: see `Deployment.find`.
+        KeyLost, DeploymentChanged, ConfigurationError, DamagedValue: the deployment cannot be read again: see
+            `Deployment.find`.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     _of_generations(scene)
@@ -79,9 +81,10 @@ def _of_generations(scene: Scene) -> None:
 
 
 def _of_the_root(scene: Scene) -> None:
-    """Report missing fields about topics: which one is kept, its number of partitions, and the highest number of one.
+    """Report missing fields about topics: the kept one, its number of partitions, and the highest number of a topic.
 
-    An earlier topic has streams while it is kept. A topic that was given up has them until they are removed.
+    The field of the kept topic is missing if an earlier topic has a stream, but is neither the kept one nor one whose
+    keys wait to be removed. The highest number is also reported if it is lower than that of the live topic.
     """
     deployment, root = scene.deployment, scene.deployment.layout.root
     if deployment.kept is not None and deployment.kept_layout is None:
@@ -101,11 +104,14 @@ def _of_the_root(scene: Scene) -> None:
 
 
 def _of_rules(scene: Scene, keys: PartitionKeys, published: Mapping[str, Collection[str]]) -> None:
-    """Report missing parts of the rules by which the metrics of a partition were counted, and changed parts.
+    """Report fields of `PartitionKeys.forgotten` that are missing or changed; do nothing if it has no field.
 
-    The script that counts the first event of a metric writes them. Without them, a change of the rules leaves no mark,
-    so reads would not state which buckets lack events. The former forms of ids are written together with a mark.
-    Do nothing if the partition has no field of this hash (`PartitionKeys.forgotten`).
+    If an event of a metric was counted, `!rules:<metric>` must exist: it has the parts of the rule by which the
+    partition last counted the metric. Without it, a change of the rules leaves no mark, so reads would not state which
+    buckets lack events. `!former:<metric>` and `copies:<metric>` are written together: if one exists, both must.
+
+    `published` has, by metric, the parts that its rules have had: other parts were changed. The parts of a metric that
+    is not in it may be any.
     """
     client = scene.client
     with client.pipeline(transaction=True) as pipeline:
@@ -133,7 +139,7 @@ def _of_rules(scene: Scene, keys: PartitionKeys, published: Mapping[str, Collect
 
 
 def _published_parts(scene: Scene) -> dict[str, set[str]]:
-    """Return, by metric that is declared, the parts that its rules have had; empty if some rules are not known.
+    """Return, by metric that is declared, the texts of the parts of all its rules; empty if some rules are not known.
 
     They are not known if the first change of the rules is not recorded any more, if a partition has followed rules that
     are not recorded (the server has lost their change), or if this release cannot read one.
@@ -159,8 +165,9 @@ def _of_the_ledger(scene: Scene, keys: PartitionKeys) -> None:
     """Report two fields of the topic's ledger that the next rebuild needs.
 
     One is the number of records of dropped dead letters, by which a loss of records is noticed: it is reported if it is
-    missing or too low. The other is the number of events of plain entries (which another client added), written
-    together with the number of these entries: it is reported if it is missing and the first generation is live.
+    lower than the number of records that exist; if it is missing, it counts as 0. The other is the number of events of
+    plain entries (which another client added): it is reported if it is missing, the first generation is live, and the
+    ledger states plain entries. Do nothing if the ledger does not exist.
     """
     found: Any
     with scene.client.pipeline(transaction=True) as pipeline:

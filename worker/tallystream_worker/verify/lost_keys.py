@@ -21,7 +21,14 @@ _UNLESS_LOST = ("limit", "seen")
 
 
 def check(scene: Scene) -> None:
-    """Report keys that do not exist, or lack records, although another key shows that they existed."""
+    """Report keys that do not exist, or lack records, although another key shows that they existed.
+
+    If a partition has lost a sentinel (see `lost_key`), only the first one that it lacks is reported, and the report
+    notes that lost keys can explain other findings.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
     deployment, client = scene.deployment, scene.client
     layout = deployment.layout
     lost: list[str] = []

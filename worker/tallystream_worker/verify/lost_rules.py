@@ -19,11 +19,12 @@ _SNAPSHOT: Final = "the snapshot"
 
 
 def check(scene: Scene) -> None:
-    """Report the snapshot and the archive if they have a later change of the rules than the server.
+    """Report the snapshot and the archive, each if it has a later change of the rules than the server.
 
     Such a change is lost on the server; one whose number the server has given to other rules is not reported. A
     snapshot also has the highest number that its changes had; if it is above every number of the server, a change is
-    lost too. Changes of another epoch or topic are left out. Without a snapshot and an archive, nothing is checked.
+    lost too. If the snapshot has a lost change, `Verification.has_lost_rules` is set. Changes of another epoch are left
+    out, and so is a snapshot of another topic. Without a snapshot and an archive, nothing is checked.
 
     Raises:
         SnapshotError, ArchiveError: the snapshot or the archive cannot be read.
@@ -46,7 +47,10 @@ def check(scene: Scene) -> None:
 
 
 def _changes(facts: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
-    """Return the changes of the rules in a snapshot; none if they are damaged, which another check reports."""
+    """Return by ID the changes of the rules in the facts of a snapshot; none if they are missing or damaged.
+
+    Another check reports this.
+    """
     try:
         return dict(recorded_changes(facts))
     except (KeyError, msgspec.MsgspecError):

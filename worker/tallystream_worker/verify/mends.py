@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def note(scene: Scene) -> None:
     """Note in the report which command mends counters and lost keys, and whether a snapshot can be restored.
 
-    If it cannot be found out which command is right, its general text stays.
+    Also note whether a restore of it counts the archived entries that the server has lost. If it cannot be found out
+    which command is right, its general text stays. Call it after all checks.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: the server does not reply.
@@ -41,9 +42,9 @@ def note(scene: Scene) -> None:
 
 
 def note_snapshot(report: Verification, database: Database | None, namespace: str, epoch: str | None = None) -> None:
-    """Note in the report whether there is a snapshot of this data that can be restored; `None` if it cannot be read.
+    """Set `report.has_snapshot`: whether there is a snapshot of this data that can be restored.
 
-    Its generation or topic need not be live.
+    Set it to `None` if the snapshot cannot be read. Its generation or topic need not be live.
 
     Args:
         report: The report.
@@ -68,7 +69,11 @@ def note_snapshot(report: Verification, database: Database | None, namespace: st
 def _is_before_the_loss(scene: Scene) -> bool:
     """Return whether a restore of the snapshot counts the archived entries that the server has lost.
 
-    The snapshot must be of the live generation, undamaged, and of before the loss.
+    The snapshot must be of the live topic, undamaged, and, in each partition that has lost entries, of the live
+    generation and of before the loss. `True` if there is such a snapshot, but no lost entry.
+
+    Raises:
+        SnapshotError, ConfigurationError, ValueError: the snapshot cannot be read: see `Database.position`.
     """
     database, deployment, report = scene.sources.snapshot, scene.deployment, scene.report
     if database is None or not report.has_snapshot or "snapshot.damaged" in report.findings:
@@ -85,7 +90,14 @@ def _is_before_the_loss(scene: Scene) -> bool:
 
 
 def _of_lost_keys(scene: Scene) -> str:
-    """Return the commands that bring back the lost keys of the report, in their order."""
+    """Return the commands that bring back the lost keys of the report, in their order, or that none is needed.
+
+    Return the general text if a snapshot is needed, and it is not known whether there is one. The report must have its
+    `has_snapshot` and `recount`.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
     lost, layout, deployment = scene.report.lost, scene.deployment.layout, scene.deployment
     every = layout.keys
     needed = {key for keys in every for key in (keys.sequences, keys.topic_ledger, keys.live, keys.dropped)}

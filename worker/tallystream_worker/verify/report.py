@@ -31,11 +31,11 @@ class Proof:
 
 @dataclass(frozen=True)
 class NotProved:
-    """A statement that a verification does not prove.
+    """A statement that a verification does not prove, or a check that it could not make.
 
     Attributes:
         check: The name of the check.
-        text: What is not proved, and why.
+        text: What is not proved or could not be checked, and why.
     """
 
     check: str
@@ -113,12 +113,13 @@ class Verification:
         self.find("fields.lost", f"{key} has lost its field {field}. {remedy}")
 
     def mistype(self, key: str, kind: str, *, is_replaced: bool) -> None:
-        """Add a key that has another type than the one that is needed to the findings; a second call adds it again.
+        """Add to the findings a key of another type than the one that is needed; a second call adds it again.
 
         Args:
             key: The name of the key.
             kind: The type that it has.
-            is_replaced: Whether a rebuild replaces the key; if not, the text of `KeyLost` is added, with its remedy.
+            is_replaced: Whether a rebuild replaces the key; if not, the detail is the text of `KeyLost`, which has a
+                remedy.
         """
         self.find("keys.mistyped", f"{key} has the type {kind}" if is_replaced else str(KeyLost(key, kind)))
 
@@ -162,11 +163,13 @@ class Verification:
         return sorted(self.findings.values(), key=lambda finding: finding.name != self.cause)
 
     def remedy(self, finding: Finding) -> str:
-        """Return what mends a finding of this report: the remedy of its kind, with `recount` as what mends counters.
+        """Return what mends a finding of this report: the text of `_chosen`, with `recount` as what mends counters.
 
         If another finding can explain it, the text names only that one, to be mended first; not so for a file of the
-        archive that cannot be read, because other remedies need it. If counters were found to
-        be wrong, a new snapshot would have their values: so the text states to mend these before it.
+        archive that cannot be read, because other remedies need it. If the remedy includes a new snapshot, and counters
+        were found to be wrong, the text states to mend these first: else the snapshot would have their values. If no
+        counter is wrong, and `proves_counters`, the text replaces a choice between the live value and that of the
+        snapshot by a new snapshot.
 
         Raises:
             KeyError: the finding has a name that is not in `KINDS`.
@@ -179,7 +182,11 @@ class Verification:
         return text.replace(EITHER, SNAPSHOT) if self.proves_counters else text
 
     def _chosen(self, finding: Finding) -> str:
-        """Return the remedy of the kind of a finding, or the part of it that is right with, or without, a snapshot."""
+        """Return the remedy of the kind of a finding, or its `restore` or `without`, if one of these is right.
+
+        For lost keys, return `lost_keys_remedy`. `restore` is right if there is a snapshot whose restore mends the
+        finding. If it is not known whether there is a snapshot, return the remedy of the kind, which states both cases.
+        """
         if finding.name == "keys.lost":
             return self.lost_keys_remedy
         kind, has_snapshot = finding.kind, self.has_snapshot

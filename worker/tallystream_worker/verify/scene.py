@@ -46,13 +46,20 @@ class Scene:
         return self.deployment.rules
 
     def streams(self) -> Iterator[tuple[int, PartitionKeys]]:
-        """Yield the number and the keys of each partition that has a stream."""
+        """Yield the number and the keys of each partition of the live topic whose stream exists on the server.
+
+        Raises:
+            redis.RedisError: while iterating: the server does not reply, or rejects the command.
+        """
         for number, keys in enumerate(self.deployment.layout.keys):
             if self.client.exists(keys.stream):
                 yield number, keys
 
 
 def utc(milliseconds: float) -> str:
-    """Return a time in milliseconds since 1970 as text in UTC, rounded down to the second; at most the year 9999."""
+    """Return a time in milliseconds since 1970 as text, such as `2026-01-31 23:59:59 UTC`.
+
+    The time is rounded down to the second. A time after the year 9999, also infinity, gives the end of that year.
+    """
     moment = dt.datetime.fromtimestamp(min(milliseconds, _LATEST) // 1000, dt.UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")

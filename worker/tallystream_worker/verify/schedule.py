@@ -33,10 +33,13 @@ _RENEW: Final = 10.0
 
 
 class ScheduledVerification:
-    """Runs a verification in a call of `run_once` when one is due: when the interval `[verify] every` has passed.
+    """Runs a verification in a call of `run_once` if one is due.
+
+    One is due if none is recorded for the topic, or the interval `[verify] every` has passed since the last recorded
+    one of any worker.
 
     Args:
-        settings: The configuration.
+        settings: The configuration; `[verify] every` must not be empty.
         client: Client of the server.
         log: Logs an error if something is wrong, or else a warning if a check could not be made.
         stopping: Ends a running verification when set.
@@ -63,9 +66,9 @@ class ScheduledVerification:
             redis.ConnectionError, redis.TimeoutError: also if the server did not reply during the verification.
             ImportError: an archive is configured, and the package pyarrow is not installed.
 
-        If the verification fails or is stopped, or its result cannot be recorded, calls within the interval or 15
-        minutes, whichever is shorter, do nothing. After an error before the verification began, the next call tries
-        again.
+        If the archive or the snapshot cannot be opened, the verification fails or is stopped, or its result cannot be
+        recorded, calls of this object within the interval or 15 minutes, whichever is shorter, do nothing. After an
+        earlier error, the next call tries again.
         """
         deployment = Deployment.find(self._client, self._settings.redis.namespace)
         if deployment.declared is None or time.monotonic() < self._again_at or not self._is_due(deployment):
@@ -117,12 +120,13 @@ class ScheduledVerification:
 
 
 def verify_service(settings: Settings, log: FilteringBoundLogger) -> PeriodicService:
-    """Return the service, not started, that verifies whenever the interval `[verify] every` has passed.
+    """Return the service, not started, that verifies whenever one is due: see `ScheduledVerification`.
 
-    The caller must make sure that `[verify] every` is not empty: an empty one stands for no verifications.
+    Call this only if `[verify] every` is not empty: if it is empty, no verifications are wanted.
 
     Raises:
         ConfigurationError: the URL of the server is invalid.
+        ValueError: `[verify] every` is empty.
     """
     client, stopping = connect(settings.redis.url), threading.Event()
     scheduled = ScheduledVerification(settings, client, log, stopping)

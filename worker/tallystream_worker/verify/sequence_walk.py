@@ -96,7 +96,11 @@ class SequenceWalk:
 
     @property
     def begins(self) -> StreamID:
-        """The ID from which every entry was added, up to the last: `(0, 0)` if the walk is whole."""
+        """The ID from which every entry was added, up to the last.
+
+        `(0, 0)` if the walk is whole. If it is not, the ID of the first entry since it began or was interrupted;
+        `(2**64, 0)`, which is after every ID, before there is one.
+        """
         return (0, 0) if self._is_whole else self.first or (2**64, 0)
 
     def interrupt(self) -> None:
@@ -108,8 +112,8 @@ class SequenceWalk:
     def add(self, link: Link) -> Fault | None:
         """Add the next entry; return what is wrong with its number, `None` if nothing is or it has no producer.
 
-        A repeat, and a gap in the numbers, are wrong; a gap is not if the producer is an ingested file. If `is_whole`,
-        the first number of a producer must be 1, or there is a gap before it.
+        A repeat is wrong: a number that is not above that of the producer's entry before. A gap in the numbers is
+        wrong, unless the producer is an ingested file. If `is_whole`, a first number other than 1 is a gap too.
         """
         self.first = self.first or link.id
         self.last = link.id

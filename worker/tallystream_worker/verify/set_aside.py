@@ -38,9 +38,10 @@ class _Sum:
 
 
 class SetAside:
-    """The entries of a partition in files `*.parquet.lost`; call `see` for each other entry, and then `report`.
+    """The lost entries of a partition: those in files `*.parquet.lost`.
 
-    An entry in a file `*.parquet.counted` counts like one that was sent again.
+    Call `see` for each entry of the stream and of the archive, and then `report`. A lost entry that is also in a file
+    `*.parquet.counted` is treated as sent again.
 
     Args:
         client: The server, which states up to where a restored snapshot had counted.
@@ -80,22 +81,25 @@ class SetAside:
                 self._named[hash(link.producer), link.sequence] = link
 
     def see(self, link: Link) -> None:
-        """Note that the stream or the archive has an entry, which producers may have sent again."""
+        """Note that the stream or the archive has an entry.
+
+        A lost entry of the same producer with the same number was then sent again.
+        """
         if self._named and link.producer is not None:
             lost = self._named.pop((hash(link.producer), link.sequence), None)
             if lost is not None:
                 self._sent_again.add(lost)
 
     def report(self, report: Verification, begins: StreamID) -> None:
-        """Report the entries that do not count; state those that count, or may count, under what is not proved.
+        """Report the lost entries that do not count; state those that count, or may count, under what is not proved.
 
-        An entry counts if it was sent again. It may count if a snapshot was restored that ends after it: it counts if
-        that snapshot was taken before the loss. It may also count if entries after it are not known: one of them may be
-        the entry that was sent again.
+        An entry counts if it was sent again. It may count if a snapshot was restored that ends at or after it: it
+        counts if that snapshot was taken before the loss. It may also count if it has a producer and is before
+        `begins`: an entry that was not seen may be the one that was sent again.
 
         Args:
             report: The report.
-            begins: The ID from which every entry was seen.
+            begins: The ID from which every entry of the stream and the archive was seen.
         """
         missing, restored, unknown = _Sum(), _Sum(), _Sum()
         for link in (*self._named.values(), *self._nameless):
@@ -128,9 +132,10 @@ class SetAside:
 
 
 def check_earlier_topics(scene: Scene) -> None:
-    """State, as not proved, the lost entries of earlier topics that were not sent again before they were set aside.
+    """State, as not proved, how many lost entries of each earlier topic were not sent again before they were set aside.
 
-    They may have been sent again later, or a restored snapshot may have them. A file that cannot be read is reported.
+    They may have been sent again later, or a restored snapshot may have them. If a file of a topic cannot be read, this
+    is a fault, and the entries of the topic are not stated. Without an archive, do nothing.
 
     Raises:
         ConfigurationError: the URL of the archive cannot be used.
@@ -155,7 +160,7 @@ def check_earlier_topics(scene: Scene) -> None:
 def _restored(client: Any, keys: PartitionKeys) -> StreamID | None:
     """Return the ID up to which a restored snapshot had counted, if the live generation has these counts.
 
-    `None` if no snapshot was restored, or if a rebuild has left out entries since.
+    `None` if no snapshot was restored, or if a rebuild made this generation and lacked entries for it.
     """
     with client.pipeline(transaction=True) as pipeline:
         pipeline.execute_command("HGET", keys.sequences, RESTORED)

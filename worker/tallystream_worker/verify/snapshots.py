@@ -39,17 +39,19 @@ _LOST: Final = "lost"
 def check(scene: Scene) -> None:
     """Report a snapshot that is missing, too old, of other data, or not equal to the live values after a restore.
 
-    The snapshot is restored to a temporary server. Also report ends of removed periods and marks of changed rules that
-    the snapshot has and the server lacks; a snapshot that is ahead of the stream; one whose later entries are gone
-    while there is no archive; and one in which another program has changed rows. A snapshot with one of these faults is
-    not restored, unless it is only too old or changed, or the server lacks such ends or marks.
+    The snapshot is restored to a temporary server. If the values are equal, and no row was changed, this is a proof.
 
-    Report a limit if there is no snapshot database. Report one too, and do not restore the snapshot, if it is young
-    enough, but of another generation of the topic or of an earlier topic, and the server has lost none of its events;
-    or if the server has lost data of it that producers have sent again. In both cases the next snapshot can be
-    restored. Report a limit too if restored values
-    differ, and live counters were found to be wrong, which may be the reason. Values that differ and may be right,
-    because it is not known which rules counted their events, are reported as not checked.
+    Also report ends of removed periods and marks of changed rules that the snapshot has and the server lacks; a
+    snapshot that is ahead of the stream; one whose entries a restore of another snapshot has passed over; one whose
+    later entries are gone while there is no archive; and one in which another program has changed rows. A snapshot with
+    one of these faults is not restored, unless it is only too old or changed, or the server lacks such ends or marks.
+
+    Add a limit in place of a fault if no snapshot is configured. Add one too, and do not restore the snapshot, if it is
+    young enough, but of another generation of the topic or of an earlier topic, and the server has lost none of its
+    events; or if the server has lost data of it that producers have sent again. In both cases the next snapshot can be
+    restored. Add a limit too if restored values differ, and live counters were found to be wrong, which may be the
+    reason. Values that differ and may be right, because it is not known which rules counted their events, are stated
+    as not checked (`failed`).
 
     Raises:
         SnapshotError: the snapshot has another format or layout, or the database cannot be used.
@@ -112,8 +114,8 @@ def _is_of_another_topic(scene: Scene, database: Database, facts: Mapping[str, s
     """Return whether a snapshot is of an earlier topic, or has events that the server has lost; if so, report this.
 
     The loss is reported as a fault, also if the server does not state the topic: older data may have been put back. An
-    earlier topic is reported as a limit, or as a fault if the snapshot is too old. Return `False` for facts that state
-    no number, and if the snapshot has no partition.
+    earlier topic is reported as a limit, or as a fault if the snapshot is too old. Return `False`, and report nothing,
+    if the topic or the number of partitions in the facts is no number, and if the snapshot has no partition.
     """
     from tallystream_worker.snapshot.snapshotter import layout_of  # noqa: PLC0415  # SQLAlchemy takes its time
 
@@ -153,7 +155,11 @@ def _was_live(scene: Scene, generation: int) -> bool:
 
 
 def _check_rows(scene: Scene, database: Database) -> int:
-    """Report each table of which another program has changed, removed or added rows; return how many there are."""
+    """Report, for each partition, the tables of which another program has changed, removed or added rows.
+
+    The table of the facts, which are of no partition, is checked too. Return the number of faults: a table with such
+    rows of two partitions is two.
+    """
     before = scene.report.faults
     for number in (None, *range(scene.deployment.layout.partitions)):
         scene.show(f"reading {database.place}")
@@ -167,7 +173,8 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
     """Return whether a partition of a snapshot of the live generation can be restored on trial; if not, report why.
 
     It can if the server has everything that the snapshot has (see `_state_of`), and the stream has all entries after
-    the snapshot, or there is an archive.
+    the snapshot, or there is an archive. The reason is a limit if producers have sent all lost entries again, else a
+    fault.
 
     Args:
         scene: The verification, whose report gets the reason.
@@ -192,12 +199,13 @@ def _is_within(scene: Scene, number: int, database: Database, position: Snapshot
 
 
 def _state_of(scene: Scene, keys: PartitionKeys, number: int, database: Database, position: SnapshotPosition) -> str:
-    """Return whether the server has what a partition of the snapshot has; if it lacks entries, report this.
+    """Return whether the server has what a partition of the snapshot has; if entries are lost, report this.
 
-    The result is `_THERE`, `_SENT_AGAIN` (data was lost, and producers have sent all its entries again) or `_LOST`.
-    Entries are lost, or a restore of another snapshot has passed them over, if the snapshot ends after the stream. They
-    may also be lost if the server lacks the mark of the snapshot: the IDs do not show whether a server has lost entries
-    and got later ones since. The mark is not looked for if the key that has it (the sequences) is lost.
+    The result is `_THERE`, `_SENT_AGAIN` (the mark is missing, but no entry is lost, or all were sent again) or
+    `_LOST`. Only `_LOST` is reported, as a fault. Entries are lost, or a restore of another snapshot has passed them
+    over, if the snapshot ends after the stream. They may also be lost if the server lacks the mark of the snapshot: the
+    IDs do not show whether a server has lost entries and got later ones since. If the key that has the mark (the
+    sequences) is lost, the mark is not looked for, and the result is `_THERE`.
 
     Args:
         scene: The verification, whose report gets the loss.
@@ -248,12 +256,18 @@ def _check_age(scene: Scene, database: Database, oldest: float) -> None:
 
 
 def _is_old(scene: Scene, taken: float) -> bool:
-    """Return whether a snapshot of a time in milliseconds since 1970 is older than it may be; not if it is infinite."""
+    """Return whether a snapshot that was taken at a time is older than it may be (`_most`).
+
+    The time is in milliseconds since 1970; infinity, which stands for no snapshot, gives `False`.
+    """
     return _most(scene) < (server_time(scene.client) - taken) / 1000
 
 
 def _most(scene: Scene) -> float:
-    """Return how many seconds old a snapshot may be."""
+    """Return how many seconds old a snapshot may be.
+
+    It is twice the interval in which workers take them, and 5 minutes; 26 hours if no worker takes them.
+    """
     every = scene.client.hget(scene.deployment.layout.meta, SNAPSHOT_EVERY)
     return 2 * float(every) + _SLACK if every else _BY_HAND
 

@@ -23,9 +23,11 @@ def check(scene: Scene) -> None:
     """Report each metric with `max_subjects` or `seen = "bloom"` whose sum in the ledger is not that of its counters.
 
     Only faults are added to the report, and no proof. If entries of the partition are counted during each attempt, and
-    the sum differs, state a limit. Metrics that have one of these rules by the present rules are checked.
+    the sum differs, state a limit. Metrics that have one of these rules by the present rules are checked, in each
+    partition that has a stream.
 
     Raises:
+        DamagedValue: a total, or a number in the ledger, has another form than tallystream writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     metrics = [
@@ -55,7 +57,10 @@ def _check(scene: Scene, keys: PartitionKeys, metric: str) -> None:
 def _stated(scene: Scene, keys: PartitionKeys, metric: str) -> tuple[int, int, int]:
     """Return the sum of a metric's amounts in the ledger, that of those in its sketch, and a number of counted entries.
 
-    The number rises with each batch, also if its amounts add up to 0.
+    The number rises with each batch, also if its amounts add up to 0. A missing field is 0.
+
+    Raises:
+        DamagedValue: a field has another form than tallystream writes.
     """
     fields = f"total@{metric}", f"sketched@{metric}", "entries:settled"
     values = scene.client.hmget(keys.ledger, *fields)
@@ -70,7 +75,11 @@ def _number(keys: PartitionKeys, value: bytes | None, field: str) -> int:
 def _sum_of_totals(scene: Scene, keys: PartitionKeys, metric: str, *, exactly: bool) -> int:
     """Return the sum of the exact totals of a metric in a partition; a key of another type counts as 0.
 
-    SCAN can return a key twice. With `exactly`, it is added once, which needs memory for the name of each key.
+    SCAN can return a key twice. With `exactly`, it is added once, which needs memory for the name of each key. Without
+    it, the sum can be wrong.
+
+    Raises:
+        DamagedValue: a total has another form than tallystream writes.
     """
     found, seen = 0, set[bytes]()
     for page in pages_of_keys(scene.client, keys.ledger, keys.total(metric, "")):

@@ -58,8 +58,8 @@ def verify(
         client: Client of the server.
         namespace: The first part of every key.
         sources: The archive and the snapshot; each may be missing. An archive of other data is not used, and stated in
-            `failed`. The snapshot takes the place of entries only if they
-            are gone from the stream and the archive, also if it is preferred.
+            `failed`. The snapshot takes the place of entries only if they are gone from the stream and the archive,
+            also if it is preferred.
         sample: The share of the counters to compare with the entries, more than 0 and at most 1.
         show: Called now and then with the current step, from several threads. If it raises `Stopped`, so does this
             function, but only after running audits of partitions have ended: raise it in every later call too.
@@ -117,7 +117,7 @@ def verify(
 
 
 def _of_this_data(sources: Sources, deployment: Deployment, report: Verification) -> Sources:
-    """Return the sources of a verification, without an archive of other data: the report states that it is not checked.
+    """Return the sources of a verification, without an archive of other data: it is stated in `report.failed`.
 
     Entries of different data have no order among them, so no check can compare them. A snapshot is not preferred. An
     archive whose manifest cannot be read is not left out, so that a check reports it.
@@ -182,7 +182,9 @@ def _refuse_a_switch(client: redis.Redis, scene: Scene) -> None:
     Proofs and limits stay.
 
     Raises:
-        ConfigurationError, KeyLost: the description of the deployment cannot be read now, or has lost a field.
+        ConfigurationError: this release cannot read the stored layout version or rules.
+        KeyLost: the description of the deployment is lost, or has lost a field.
+        DamagedValue: a value in that description, or a live generation, has another form than tallystream writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     try:

@@ -178,8 +178,11 @@ def _pack_summed(
 ) -> None:
     """Sum the rows of one metric, of a slice that begins at `row`, by subject and minute, and pack the sums.
 
-    The rows have a subject and a time, and no actor or id. Rows that break a rule are not packed; `note` is called with
-    them as by `pack_rows`.
+    The rows have a subject, a valid time, and an amount below 2^40 in size, and no actor or id. Of each subject, all
+    rows were appended before, or none: no offset of `packer.boundaries` is within the slice. This is not checked.
+
+    Rows that were appended before are not packed, but added to `packer.known`. Rows that break a rule are not packed;
+    `note` is called with them as by `pack_rows`.
     """
     rows = _accepted(pc, metric, rows, packer, note)
     if not rows.num_rows:
