@@ -116,9 +116,9 @@ class WorkerSettings:
 class RetentionSettings:
     """The bounds of the streams and of the dead letters.
 
-    Bytes are memory of the server for each partition. 0 bytes mean no bound. If `backlog_bytes` is not 0, `bytes` must
-    be more than 0 and at most `backlog_bytes`. `age` and `bytes` remove only counted entries, and no entry that a
-    program still needs: see docs/retention.md.
+    Each partition has its own bounds in bytes of server memory. 0 bytes mean no bound. If `backlog_bytes` is not 0,
+    `bytes` must be more than 0 and at most `backlog_bytes`. `age` and `bytes` remove only counted entries, and no entry
+    that a program still needs: see docs/retention.md.
     """
 
     age: str = "7d"
