@@ -49,8 +49,8 @@ def page(source: str) -> str:
         "## `[metric.NAME]`\n\nOne section declares one metric: a kind of event, such as `view`. A *rule* is a feature "
         "of a metric, such as a limit. [Rules](rules.md) explains each rule. Before you change a rule, read "
         "[changing rules](changing-rules.md).\n\n"
-        "If a producer has read the rules, `emit` refuses an event of a metric that is not declared. Otherwise, a worker "
-        "keeps the event as a [dead letter](dead-letters.md), and does not count it.\n\n"
+        "If a producer has read the rules, `emit` refuses an event of a metric that is not declared. Otherwise, a "
+        "worker keeps the event as a [dead letter](dead-letters.md), and does not count it.\n\n"
         f"| rule | meaning |\n| --- | --- |\n{rows}\n"
     )
     parts.append(
