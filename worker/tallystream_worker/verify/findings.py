@@ -31,7 +31,11 @@ LOST_KEYS: Final = (
         "tallystream restore --force (only without a snapshot: tallystream reopen)",
     ),
     (
-        "`seq`, if the partition has other keys, or `ledger` without a generation such as `g2` in its name",
+        "`seq`, if the partition has other keys",
+        "tallystream restore --force (only without a snapshot: tallystream reopen --force)",
+    ),
+    (
+        "`ledger`, if its name has no generation such as `g2`",
         "tallystream restore --force (only without a snapshot: tallystream reopen --force)",
     ),
     ("`live` or `dropped`", "tallystream restore --force (only without a snapshot: tallystream reopen)"),
@@ -45,7 +49,10 @@ LOST_KEYS: Final = (
 
 LOST_FIELDS: Final = (
     ("a field of `forgotten`", REBUILD),
-    ("`rules@N` or `revision@N`", "tallystream rebuild --drop, which removes the generation N"),
+    (
+        "`rules@N` or `revision@N`",
+        "tallystream rebuild --drop, which removes the generation N. This is never the live one",
+    ),
     (
         "`layout`, `partitions`, `epoch`, `rules` or `log`",
         "delete the whole hash, then: tallystream restore --force (only without a snapshot: tallystream reopen)",
@@ -102,7 +109,8 @@ KINDS: Final = {
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the live one, although no rebuild is running.",
-        "to switch this partition too: tallystream rebuild. To switch all partitions back: tallystream rebuild --undo",
+        "to count in the live generation in all partitions: tallystream rebuild. To go back to the previous generation "
+        "in all partitions: tallystream rebuild --undo",
     ),
     "deployment.closed": Kind(
         "A partition is closed, so nothing is counted in it, although no repartition is running.",
@@ -113,8 +121,7 @@ KINDS: Final = {
         "correct the fields `partitions` and `tags` of the named hash, or: tallystream restore --force",
     ),
     "deployment.numbers_differ": Kind(
-        "A stored number is missing or too low: that of the live rules, of the newest rules, or of the newest "
-        "generation.",
+        "A stored number, which identifies rules or a generation, is missing or too low.",
         "in the named hash, set the named field to the named number",
     ),
     "deployment.spread_missing": Kind(
@@ -140,8 +147,7 @@ KINDS: Final = {
         "A field of a hash was deleted. Other keys or fields show that it existed.", by_case(LOST_FIELDS)
     ),
     "fields.changed": Kind(
-        "A partition stores the rules by which it last counted each metric. No worker has published these rules: "
-        "another client has changed the field.",
+        "Another client has changed the rules of a metric in a partition: no worker has published these rules.",
         REBUILD,
     ),
     "rules.missing": Kind(
@@ -164,9 +170,10 @@ KINDS: Final = {
     "log.gap": Kind("An entry is missing between two other entries of the same producer.", _CHAIN),
     "log.repeated": Kind(
         "An entry of a producer is in the stream twice. Its events count twice, and a rebuild counts them twice too.",
-        "if no other entry is gone from the stream: delete the later entry (redis-cli XDEL), then: tallystream rebuild "
-        "--accept-loss. If others are gone, and an archive has them: delete the later entry, then: tallystream rebuild "
-        "--archive URL --accept-loss. If no archive has them: do nothing, because a rebuild would lose their events",
+        "if all entries are in the stream: delete the later one of the two (redis-cli XDEL), then: tallystream rebuild "
+        "--accept-loss (accept the loss of the deleted entry). If entries are gone from the stream, and an archive has "
+        "them: delete the later one of the two, then: tallystream rebuild --archive URL --accept-loss. If no archive "
+        "has them: do nothing, because a rebuild would lose their events",
     ),
     "log.differs": Kind("A stream has more or fewer entries or events than the ledger states.", _CHAIN),
     "sequences.missing": Kind(
@@ -213,13 +220,13 @@ KINDS: Final = {
     "archive.missing": Kind(
         "The archive has no file, although entries of the stream are marked as archived.",
         "if `[archive] url` is wrong: correct it. If the files were deleted: restore them from a copy. "
-        "If there is no copy: do nothing. Then only later entries are archived. Until workers have trimmed the earlier "
-        "ones, verify finds this fault or, in its place, `archive.gap`",
+        "If there is no copy: do nothing. New entries are still archived. Until workers have trimmed the entries of "
+        "the deleted files, verify finds this fault or, in its place, `archive.gap`",
     ),
     "archive.ahead": Kind(
         "The server has lost entries that the archive contains, for example because older data was put back.",
-        "if you have a snapshot from before the loss, and not all these entries were sent again: "
-        f"{_BRING_BACK}. Otherwise: {_SET_ASIDE}",
+        "if the detail states that all these entries were sent again, or if you have no snapshot from before the loss: "
+        f"{_SET_ASIDE}. Otherwise: {_BRING_BACK}",
         _BRING_BACK,
         _SET_ASIDE,
     ),
@@ -282,8 +289,8 @@ KINDS: Final = {
         "loss: tallystream snapshot --once --accept-loss",
     ),
     "snapshot.passed_over": Kind(
-        "Another snapshot was restored after this one was taken, and the server lacks entries of this one. This one is "
-        "not replaced until one of the two commands runs.",
+        "Another snapshot was restored after this one was taken, and the server lacks entries of this one. Until "
+        "you decide, no new snapshot replaces this one.",
         "to keep the present counters: tallystream snapshot --once --accept-loss. To go back to this snapshot: stop "
         "the workers that archive; then: tallystream restore --force",
     ),
