@@ -217,7 +217,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "group-recreated-at-0",
-        (Edit("tallystream_worker/counting/lua/ensure_group.lua", "if not OF_THE_TOPIC[field] then", "if false then"),),
+        (
+            Edit(
+                "tallystream_worker/counting/lua/ensure_group.lua",
+                "elseif tonumber(settled or '0') > 0 then",
+                "elseif false then",
+            ),
+        ),
         (23,),
         "BLMX",
     ),
@@ -692,12 +698,12 @@ MUTANTS: Final = (
         )
     ),
     Mutant(
-        "partition-opened-without-a-group",
+        "decisions-taken-for-a-lost-group",
         (
             Edit(
-                "tallystream/storage/lua/open_partition.lua",
-                "  if redis.call('EXISTS', stream) == 0 or not",
-                "  if redis.call('EXISTS', stream) == 2 and not",
+                "tallystream_worker/counting/lua/ensure_group.lua",
+                "if KEYS[2] ~= KEYS[3] then",
+                "if KEYS[2] then",
             ),
         ),
         tests=("tests/integration/counting/test_fetch.py::test_a_decision_before_the_first_worker_is_no_lost_group",),

@@ -40,8 +40,6 @@ def open_partitions(client: redis.Redis, layout: Layout, revision: int = 0) -> N
 def open_partition(client: redis.Redis, keys: PartitionKeys, live: str) -> None:
     """Let one partition take and count events; change nothing if it was opened or closed before.
 
-    Its stream is created, and the consumer group of the first generation.
-
     `live` is the value for the key of the live generation: see `live_mark`. When to call it: see `open_partitions`.
 
     Raises:

@@ -141,7 +141,15 @@ CASES: Final = [
     ("counting/apply", "stream dead ledger live", f"{PENDING}; {NO_LEDGER}", "g batch:a:1-1 1", "damaged text"),
     ("counting/apply", "stream dead ledger live", f"{PENDING}; DEL live", "g batch:a:1-1 1", "damaged text"),
     ("counting/ensure_group", "stream ledger ledger", "", "g", "ready"),
-    ("counting/ensure_group", "stream ledger ledger", f"{GROUP}; HSET ledger counted 1", "g-2", "missing text"),
+    (
+        *(
+            "counting/ensure_group",
+            "stream ledger ledger",
+            f"{GROUP}; XADD stream 1-1 a b; HSET ledger entries:settled 1",
+        ),
+        *("g-2", "missing text"),
+    ),
+    ("counting/ensure_group", "stream begun ledger", f"{GROUP}; HSET begun counted 1", "g-2", "missing text"),
     ("counting/ensure_group", "stream g2:ledger ledger", "", "g-2", "damaged text"),
     ("counting/ensure_group", "stream ledger ledger", NO_LEDGER, "g", "damaged text"),
     ("dead_letters/retry", "dead dead ledger live stream", DEAD, "batch:a:1-1 1 1-1", "applied"),

@@ -79,7 +79,6 @@ end
 return {
   BEGUN = BEGUN,
   GATED = GATED,
-  GROUP = GROUP,
   is_new = is_new,
   is_stream_lost = is_stream_lost,
   lost = lost,
