@@ -93,7 +93,7 @@ class NodeUnreachable(TallyError, redis.ConnectionError):
     Args:
         nodes: By the name of a key that cannot be read, such as the stream of a partition, the address of its node as
             `host:port`; `None` if it is not known which node serves the key.
-        problem: The error of one of the nodes.
+        problem: The text of the error of one of the nodes.
 
     Attributes:
         keys: The names of the keys, in the order of the argument `nodes`.

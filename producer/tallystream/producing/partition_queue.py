@@ -174,7 +174,10 @@ class PartitionQueue:
 
     @property
     def skip(self) -> int | None:
-        """The last sequence before the `hole`, if the first waiting entry directly follows the hole; else `None`."""
+        """The last sequence before the `hole`, if no entry after the hole is confirmed; else `None`.
+
+        If it is not `None`, the first waiting entry directly follows the hole; but there may be no waiting entry.
+        """
         return self.hole[0] if self.hole is not None and self.hole[1] == self.confirmed else None
 
     def confirmed_after(self, last: int) -> int:

@@ -97,6 +97,7 @@ class EventValidator:
             DeploymentChanged: a restore has not finished, and this producer has not read the deployment before.
             KeyLost: the deployment was deleted, although workers have counted entries, or a key of it is lost; see
                 `Deployment.create_or_load`.
+            DamagedValue: the deployment has a stored value that tallystream never writes.
             redis.RedisError: the deployment cannot be read.
         """
         deployment = self.deployment

@@ -45,6 +45,8 @@ def query_deployment(partitions: int | None, namespace: str) -> Query[Deployment
             the query's `parse`.
         DeploymentChanged: there is no description of a deployment, although the first partition of the first topic has
             a stream, or figures in its ledger; or a restore has not finished. Raised by the query's `parse`.
+        DamagedValue: a field, or the live generation of a partition, has a value that tallystream never writes; raised
+            by the `parse` of the query, or of a further query that it returns.
     """
     unstored = Deployment(Layout(DEFAULT_PARTITIONS if partitions is None else partitions, namespace))
     first = unstored.layout.keys[0]  # these keys have the same names for every number of partitions
@@ -86,6 +88,8 @@ def without_meta(latest: Deployment | None, namespace: str, error: RedisError, l
     Raises:
         NodeUnreachable: `latest` is `None`, so that it is not known which partitions there are; raised by this call,
             before there is a query.
+        DamagedValue: the live generation of a partition has a value that tallystream never writes; raised by the
+            query's `parse`.
     """
     if latest is None:
         root = Layout(namespace=namespace).root
@@ -110,7 +114,8 @@ def query_partitions(deployment: Deployment) -> Query[Deployment]:
 
     This is the live generation of each partition, if there was a rebuild, and `removed` (see `removed_ends`). A
     partition that has lost its key `live` gets `deployment.generation`. The partitions whose node does not answer are
-    the `unreachable` ones of the copy.
+    the `unreachable` ones of the copy. The query's `parse` raises `DamagedValue` if a live generation has a value that
+    tallystream never writes.
     """
     fresh = replace(deployment, unreachable={})
     return _query_live(fresh).then(_query_removed) if deployment.was_rebuilt else _query_removed(fresh)

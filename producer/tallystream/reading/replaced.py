@@ -44,6 +44,9 @@ def checked(query: Query[Answer], deployment: Deployment) -> Query[Answer | _Rep
     query is not called. Each further query that its `parse` returns is checked in the same way. If the deployment is
     not stored, return `query` itself: it has no partitions to check.
 
+    The `parse` of the returned query raises `DamagedValue` if the live generation of a partition has a value that
+    tallystream never writes.
+
     Args:
         query: The query.
         deployment: The deployment that the query was made for.

@@ -108,8 +108,8 @@ class Archive:
             KeyLost: a partition has lost a key: see `PartitionArchiver.ensure_group`; or the number of lost entries has
                 changed, and a hash that describes the deployment is lost or lacks a field.
             StreamError, ArchiveError, CodecError, redis.RedisError: see `PartitionArchiver`; call again to continue.
-            DeploymentChanged, ConfigurationError: the number of lost entries has changed, and could not be stored on
-                the server, because the deployment was replaced or cannot be read.
+            DeploymentChanged, ConfigurationError, DamagedValue: the number of lost entries has changed, and could not
+                be stored on the server, because the deployment was replaced or cannot be read.
         """
         if not self._begun:
             for archivist in self.archivists:

@@ -73,8 +73,8 @@ def build(
             stored rules, and none are published; or the URL of the server or of the archive cannot be used.
         StreamError: entries are missing, or another rebuild counts the generation; no switch was made. Or a third
             generation is live, this one did not catch up with the live one, a node failed over meanwhile, a partition
-            has lost a key (`KeyLost`), or the data was replaced (`DeploymentChanged`); some partitions may have
-            switched.
+            has lost a key (`KeyLost`), a stored value has a form that tallystream never writes (`DamagedValue`), or the
+            data was replaced (`DeploymentChanged`); some partitions may have switched.
         Unconfirmed: the switch was not confirmed in time; some or all partitions have switched.
         ArchiveError, CodecError: the archive cannot be read, or a row of it is damaged; no switch was made.
         ImportError: an archive is named, and the package pyarrow is not installed; no switch was made.

@@ -125,6 +125,9 @@ def drop_topics(client: redis.Redis, deployment: Deployment) -> dict[int, int]:
             `topic.give_up`.
         DeploymentChanged: the data was deleted or replaced meanwhile, or a restore has not finished.
         ConfigurationError: this release cannot read the stored layout version or rules.
+        DamagedValue: a stored value has a form that tallystream never writes.
+        CodecError: the record of a dropped dead letter is damaged, so the topic from before the last repartition was
+            not removed.
         redis.RedisError: the server does not reply, or rejects a command.
 
     After an error, some topics may be dropped, and others not: read the deployment again, and call again.

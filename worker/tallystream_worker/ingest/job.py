@@ -137,6 +137,7 @@ def run(job: Job, store: RedisSettings, report: Report = lambda _: True) -> Inge
         ConfigurationError: the stored data disagrees with `store`, or is of another release; the URL of `store` cannot
             be used; or the format is Parquet, and pyarrow is not installed.
         DeploymentChanged: a restore has not finished.
+        DamagedValue: the deployment has a stored value that tallystream never writes.
         Unconfirmed, StreamError: the identity of the file is not confirmed; nothing more was appended.
         KeyLost: the deployment or a partition has lost a key; nothing more was appended to that partition.
         RedisError: the server cannot be reached at the beginning of the job or of a segment, or rejects the appends and
@@ -220,7 +221,8 @@ def _append_rows(
 
     Raises:
         SourceMoved: the segment must be read again.
-        SourceError, OSError, pyarrow.ArrowException, Unconfirmed, StreamError, redis.RedisError: see `run`.
+        SourceError, OSError, pyarrow.ArrowException, ConfigurationError, Unconfirmed, StreamError, redis.RedisError:
+            see `run`.
     """
     identity = _identified(client, deployment, head_and_tail(job.path, PREFIX), job)
     begin = job.first * SEGMENT_ROWS

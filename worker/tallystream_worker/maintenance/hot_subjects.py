@@ -79,7 +79,7 @@ def advice(hot: HotSubject, rules: Rules | None) -> str:
 
 
 class HotSubjectTracker:
-    """Tracks the subject with the most events of each partition; any thread calls it with each applied batch.
+    """Tracks the most frequent subject of each partition, by a sample; any thread calls it with each applied batch.
 
     `of` returns the subject of a partition; `tick` ends the period over which its events per second are measured.
 

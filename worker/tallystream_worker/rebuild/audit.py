@@ -78,11 +78,12 @@ def audit(
         KeyLost: a partition has lost its stream or a sentinel (see `lost_key`).
         ConsumerGroupMissing: a partition has a stream, but its live consumer group is missing.
         StreamError: 20,000 or more entries of a partition stayed pending, its stream was replaced, entries were trimmed
-            while the stream was read (`EntriesTrimmed`), or a node failed over while the records of dropped dead
-            letters were read (`ScanBroken`). With `followed` also: dead letters were retried meanwhile; or counters
-            differ, and the live topic, generation or rules changed meanwhile.
+            while the stream was read (`EntriesTrimmed`), a node failed over while the records of dropped dead letters
+            were read (`ScanBroken`), or a figure of a live ledger is damaged (`DamagedValue`). With `followed` also:
+            dead letters were retried meanwhile; or counters differ, and the live topic, generation or rules changed
+            meanwhile.
         ArchiveError, SnapshotError: the archive or the snapshot cannot be read; or the archive is of other data.
-        CodecError: a file of the archive has a damaged row.
+        CodecError: a row of the archive, or the record of a dropped dead letter, is damaged.
         EmbeddedServerError: the scratch server cannot be started, or has ended.
         redis.RedisError: one of the two servers does not reply, or rejects a command.
         OSError: a temporary file cannot be written.
@@ -110,7 +111,8 @@ def _ensure_unchanged(client: redis.Redis, deployment: Deployment, followed: Liv
     """Raise a `StreamError` if the live topic, generation or rules of a server are not those of `followed` any more.
 
     Raise it also if the number of the rules in `deployment`, which may be older, is not that of `followed`. The places
-    at which the partitions began to follow the rules count too; recorded changes of the rules do not.
+    at which the partitions began to follow the rules count too; recorded changes of the rules do not. The errors of
+    `followed_rules` are raised too.
     """
     now = followed_rules(client, deployment.layout)
     is_same = now is not None and replace(now, changes=followed.changes) == followed

@@ -41,7 +41,7 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
         ConfigurationError: the generation is live in a partition, or for readers (as `deployment` states), or this
             release cannot read the stored data; nothing was removed.
         StreamError: a node failed over meanwhile, the data was deleted or replaced (`DeploymentChanged`), or the
-            description of the deployment is lost (`KeyLost`); nothing was removed.
+            description of the deployment is lost (`KeyLost`) or damaged (`DamagedValue`); nothing was removed.
         Unconfirmed: the switch to the live generation was not confirmed in time, and nothing was removed; or the
             removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.

@@ -81,6 +81,7 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
             metric whose events are spread, no rules are published, or this release cannot read the stored data.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        DamagedValue: a stored value has a form that tallystream never writes.
         Unconfirmed, FailedOver: the number was not confirmed in time, or a node failed over meanwhile. Call again.
         redis.RedisError: the server does not reply, or rejects a command; a number may be reserved. Call again.
     """
@@ -238,7 +239,8 @@ class Rebuild:
         Raises:
             StreamError: entries that are gone from the streams are not counted at the end (the archive lacks them, or
                 `stopping` was set), and no loss is accepted; another rebuild counts archived entries of the same
-                generation; or (`KeyLost`) a partition has lost a key.
+                generation; (`KeyLost`) a partition has lost a key; or (`DamagedValue`) the live generation of a
+                partition has a value that tallystream never writes.
             ArchiveError, CodecError: the archive cannot be read, a file of it is missing, or a row is damaged.
             ConfigurationError: the URL of the archive cannot be used.
             ImportError: archived entries are needed, and the package pyarrow is not installed.
@@ -283,7 +285,8 @@ class Rebuild:
             Unconfirmed: the switch was not confirmed in time.
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
                 third generation is live, or the partition is closed, or a node failed over meanwhile, or (`KeyLost`)
-                the partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
+                the partition has lost a key, or (`DamagedValue`) a stored value has a form that tallystream never
+                writes, or (`DeploymentChanged`) the data was deleted or replaced.
             ConfigurationError: this release cannot read the stored data.
             redis.RedisError: the server does not reply, or rejects a command, as it does if the generation was removed.
 

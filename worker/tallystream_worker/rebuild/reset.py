@@ -84,9 +84,10 @@ def reset(client: redis.Redis, deployment: Deployment, subject: str, metrics: li
         StreamError: a metric is spread and a repartition runs (nothing was changed); or the workers did not count
             everything within 10 seconds, nothing was counted yet, a counter is not a whole number or in a key of
             another type, a repartition has closed the streams, the generation or the rules changed again after 10
-            seconds, (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
-            If a metric is spread, some partitions may be reset in these cases. Or a node failed over meanwhile, and the
-            subject is reset or not.
+            seconds, (`KeyLost`) a partition has lost a key, (`DamagedValue`) a value that describes the deployment has
+            a form that tallystream never writes, or (`DeploymentChanged`) the data was deleted or replaced. If a metric
+            is spread, some partitions may be reset in these cases. Or a node failed over meanwhile, and the subject is
+            reset or not.
         ConfigurationError: no rules are published (nothing was changed), or this release cannot read the rules that
             were published meanwhile.
         Unconfirmed: the subject is reset, and this was not confirmed in time.
@@ -147,9 +148,9 @@ class _Run:
         """Wait, partition by partition, until everything is counted; return a time for the resets.
 
         It is after the last ID that each stream has at the end of its wait, in milliseconds since 1970; 100 if no
-        partition has a stream. In each partition, appends are held back until up to a second after its wait. With the
-        same time in all partitions, the resets stay in their place in the log if a repartition merges the partitions in
-        the order of their IDs. The errors are those of `_reset`.
+        partition has a stream. In each partition, appends are held back until up to a second after its wait; but
+        decisions and plain entries are not. With the same time in all partitions, the resets stay in their place in the
+        log if a repartition merges the partitions in the order of their IDs. The errors are those of `_reset`.
         """
         ready = [int(reply[0]) for part in parts for answer, *reply in [self._call(part, "")] if answer == b"ready"]
         return max(ready, default=0) + _MARGIN
@@ -184,12 +185,13 @@ class _Run:
     def _call(self, part: _Part, at: int | str) -> Any:
         """Call the script until nothing waits to be counted; return its reply, a list with the status as bytes first.
 
-        While it waits, and for up to a second after that, appends are held back.
+        While it waits, and for up to a second after that, appends of producers and of ingested files are held back.
+        Decisions and plain entries are not: more of them may be appended at any time.
 
         Args:
             part: The partition, and the metrics to reset.
             at: The millisecond (since 1970) of the ID of the reset's entry, 0 for the present; `""` to reset nothing,
-                and only hold appends back.
+                and only hold these appends back.
 
         Returns:
             `[b"reset", total, ...]`: the reset was counted; the totals before, in the order of the metrics of the part.

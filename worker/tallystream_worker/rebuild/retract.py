@@ -120,7 +120,7 @@ def propose_without(client: redis.Redis, deployment: Deployment, retraction: Ret
     Raises:
         ConfigurationError: a repartition is running, another generation is being built, an old one is still kept,
             partitions count a generation of which the server has no record, or no rules are published.
-        DeploymentChanged, KeyLost, Unconfirmed, FailedOver, redis.RedisError: see `propose`.
+        DeploymentChanged, KeyLost, DamagedValue, Unconfirmed, FailedOver, redis.RedisError: see `propose`.
     """
     rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
     return propose(client, replace(deployment, declared=rules), rules)

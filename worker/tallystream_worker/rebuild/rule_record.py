@@ -49,6 +49,7 @@ def record_again(client: redis.Redis, deployment: Deployment, archived: Mapping[
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the hash of the live topic is lost.
         ConfigurationError: the hash of the live topic changed, and this release cannot read what is stored now.
+        DamagedValue: a stored value has a form that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     layout = deployment.layout

@@ -88,6 +88,7 @@ class Repartition:
         ConfigurationError: the repartition was begun with other rules, keys of an earlier one with another number of
             partitions are left in the new topic, or no rules are published.
         KeyLost: a partition of the new topic, or its hash, has lost a key or a field.
+        DamagedValue: a field of the hash of the new topic has a value that tallystream never writes.
         Unconfirmed, FailedOver: the new topic is not confirmed in time, or a node failed over.
         redis.RedisError: the server does not reply, or rejects a command.
     """
@@ -210,7 +211,8 @@ class Repartition:
             Unconfirmed: the copies, or the switch, were not confirmed in time; the old topic is live, or the new one.
             StreamError: the repartition was given up, another run continued it, the rules changed since it began, a
                 node failed over meanwhile, entries are missing, copies wait and none was counted for 20 seconds,
-                (`KeyLost`) a partition has lost a key, or (`DeploymentChanged`) the data was deleted or replaced.
+                (`KeyLost`) a partition has lost a key, (`DamagedValue`) a stored value has a form that tallystream
+                never writes, or (`DeploymentChanged`) the data was deleted or replaced.
             ArchiveError, CodecError: an archive cannot be read or written, or a row of it is damaged; the old topic is
                 live.
             ConfigurationError: this release cannot read the stored data, or the URL of an archive cannot be used; the
@@ -248,7 +250,7 @@ class Repartition:
             StreamError: the repartition was given up, another run continued it, the rules changed, or a failover has
                 opened a partition of the old topic, which is live.
             FailedOver, Unconfirmed: the new topic is live, but a node may lose that, or has lost it.
-            DeploymentChanged, KeyLost, ConfigurationError: see `ensure_current`.
+            DeploymentChanged, KeyLost, DamagedValue, ConfigurationError: see `ensure_current`.
             redis.RedisError: a server does not reply, or rejects a command; the new topic may be live or not.
         """
         with step(self._client, self._old, "the new topic is live", also=self.new.layout):
@@ -313,8 +315,8 @@ class Repartition:
         Raises:
             FailedOver: a node failed over since this object was made, and may have lost a part of what was copied or
                 recorded.
-            StreamError: one of these, or (`DeploymentChanged`) the data was deleted or replaced, or (`KeyLost`) the
-                hash of the live topic is lost.
+            StreamError: one of these, or (`DeploymentChanged`) the data was deleted or replaced, (`KeyLost`) the hash
+                of the live topic is lost, or (`DamagedValue`) a stored value has a form that tallystream never writes.
             ConfigurationError: this release cannot read the stored data.
             redis.RedisError: the server does not reply, or rejects a command.
         """
@@ -390,8 +392,8 @@ def repartition(
             read the stored data; the message states the remedy.
         StreamError: the repartition was given up, the rules changed, entries are missing, copies wait and none was
             counted for 20 seconds, another process copies the same entries, a node failed over meanwhile, a key is lost
-            (`KeyLost`), or the data was replaced (`DeploymentChanged`). After `KeyLost`, a partition of the old topic
-            may stay closed.
+            (`KeyLost`), a stored value has a form that tallystream never writes (`DamagedValue`), or the data was
+            replaced (`DeploymentChanged`). After `KeyLost`, a partition of the old topic may stay closed.
         Unconfirmed: a step was not confirmed in time. If the new topic is not live yet, call again to continue.
         ArchiveError, CodecError: an archive cannot be read or written, or a row of it or the record of a dropped dead
             letter is damaged; call again to continue.

@@ -60,6 +60,7 @@ def propose(client: redis.Redis, deployment: Deployment, partitions: int) -> Lay
             or a generation is being built.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        DamagedValue: a stored value has a form that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects the command; the topic may be begun. Call again.
     """
     if deployment.building is not None:
@@ -100,6 +101,7 @@ def begin(client: redis.Redis, deployment: Deployment, layout: Layout, rules: Ru
     Raises:
         ConfigurationError: the topic was begun with other rules, or with another number of partitions; they stay.
         KeyLost: a partition of the new topic has lost a key, or its hash a field.
+        DamagedValue: a field of that hash has a value that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     rules = changed(rules, retracted=after_copying(rules.retracted))
@@ -159,6 +161,7 @@ def next_closing(client: redis.Redis, deployment: Deployment) -> int:
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished; nothing was stored.
         KeyLost: the root hash has lost a field; nothing was stored.
         ConfigurationError: this release cannot read the stored data; nothing was stored.
+        DamagedValue: a stored value has a form that tallystream never writes; nothing was stored.
         redis.RedisError: the server does not reply, or rejects the command.
     """
     return add(client, deployment, deployment.layout.root, CLOSING)
@@ -190,7 +193,8 @@ def reopen(client: redis.Redis, deployment: Deployment, closing: int) -> None:
     """Reopen every partition of the deployment's topic; producers then append the entries that were refused meanwhile.
 
     A partition that is not closed stays open, and from now on `close` with a lower number than `closing` does not close
-    it. Nothing changes in a partition that a later closing than `closing` has changed; it may stay closed.
+    it. Nothing changes in a partition that a later closing than `closing` has changed; it may stay closed. `closing` is
+    the number that `next_closing` returned.
 
     Raises:
         KeyLost: a partition has lost a key, and was not reopened.
@@ -276,8 +280,8 @@ def give_up(client: redis.Redis, deployment: Deployment) -> int:
             repaired, `settle` reopens it. If the root hash has lost a field, no partition was reopened.
         Unconfirmed: the live topic was reopened and its holds were removed, but the removal of a topic was not
             confirmed in time: call `drop_left`, which does the rest.
-        ConfigurationError: this release cannot read the stored data; the repartition was given up, and nothing else was
-            done.
+        ConfigurationError, DamagedValue: the stored data cannot be read; the repartition was given up, and nothing else
+            was done.
         redis.RedisError: the server does not reply, or rejects a command: the call is interrupted, as above.
     """
     moving = deployment.moving
@@ -315,6 +319,7 @@ def settle(client: redis.Redis, deployment: Deployment) -> None:
             the live topic is lost.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         ConfigurationError: this release cannot read the stored data.
+        DamagedValue: a stored value has a form that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command; call again.
     """
     if reopen_if_settled(client, deployment):

@@ -79,6 +79,7 @@ def open_deployment(
             not support the configured durability, or may evict keys and `[redis] eviction` is `refuse`.
         DeploymentChanged: a restore has not finished, or the data was replaced meanwhile.
         KeyLost: the stored deployment is lost or not complete; the rules are not published.
+        DamagedValue: the deployment has a stored value that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     client = connect(settings.redis.url)
@@ -227,7 +228,7 @@ class Worker:
     Raises:
         ConfigurationError: the stored data disagrees with the settings (see `open_deployment`); or the URL of the
             archive or of the snapshot database cannot be used.
-        DeploymentChanged, KeyLost: see `open_deployment`.
+        DeploymentChanged, KeyLost, DamagedValue: see `open_deployment`.
         ArchiveError: the archive belongs to another deployment, or its manifest cannot be read or written.
         ImportError: `settings.archive.url` is set, and the package pyarrow is not installed.
         redis.RedisError: the server does not reply, or rejects a command.

@@ -68,7 +68,7 @@ def refuse_lost_data(client: redis.Redis, settings: Settings, *, creating: bool)
             what to do.
         ConfigurationError: the server has no rules, and the URL of a backup cannot be used; or see `Deployment.find`.
         ImportError: the server has no rules, an archive is configured, and the package pyarrow is not installed.
-        DeploymentChanged, KeyLost, redis.RedisError: see `Deployment.find`.
+        DeploymentChanged, KeyLost, DamagedValue, redis.RedisError: see `Deployment.find`.
     """
     deployment = Deployment.find(client, settings.redis.namespace)
     if deployment.declared is not None:

@@ -128,6 +128,7 @@ class PartitionFollower:
         Raises:
             redis.RedisError: the server does not reply, or rejects a command.
             ConfigurationError: the stored data is of another release.
+            DamagedValue: a stored value has a form that tallystream never writes.
             KeyLost: the stored deployment is not complete.
 
         An exception from the construction or the start of a new pool is raised, too. After any error, the pool in
@@ -163,7 +164,8 @@ class PartitionFollower:
                 known.
 
         Raises:
-            DeploymentChanged, KeyLost, ConfigurationError, redis.RedisError: after a loss; see `publish_again`.
+            DeploymentChanged, KeyLost, DamagedValue, ConfigurationError, redis.RedisError: after a loss; see
+                `publish_again`.
         """
         followed = self._found.revision
         lost = followed if found.declared is None else max(counting, followed)

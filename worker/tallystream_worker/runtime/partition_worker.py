@@ -183,6 +183,7 @@ class PartitionWorker:
                 finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
+            DamagedValue: a stored value has a form that tallystream never writes.
             StreamError: the server may evict keys, and nothing was read; or see `CountingLoop.run_once`.
             ConfigurationError: no rules are published, or the stored data is of another release.
             redis.RedisError: the server does not reply, or rejects a command.
@@ -273,6 +274,7 @@ class PartitionWorker:
             DeploymentChanged: the server has the data of another deployment, or none, or a restore has not finished.
             ConsumerGroupMissing: entries were counted, but the consumer group is gone.
             KeyLost: the partition has lost a key.
+            DamagedValue: a stored value has a form that tallystream never writes.
             ConfigurationError: no rules are published, or the stored data is of another release.
             redis.RedisError: the server does not reply, or rejects a command.
         """
@@ -314,7 +316,7 @@ class PartitionWorker:
         Raises:
             GenerationSwitched: another topic is live than the one of this worker.
             NodeUnreachable: the node of this partition does not answer.
-            DeploymentChanged, KeyLost, ConfigurationError, redis.RedisError: see `Deployment.reload`.
+            DeploymentChanged, KeyLost, DamagedValue, ConfigurationError, redis.RedisError: see `Deployment.reload`.
         """
         found = self._deployment.reload(self._applying, in_part=True)
         if found.layout.topic != self._deployment.layout.topic:

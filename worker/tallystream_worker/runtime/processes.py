@@ -59,7 +59,7 @@ def run_one(
 
     Raises:
         ConfigurationError: the port cannot be used; or see `Worker`.
-        DeploymentChanged, KeyLost, ArchiveError, ImportError, redis.RedisError: see `Worker`.
+        DeploymentChanged, KeyLost, DamagedValue, ArchiveError, ImportError, redis.RedisError: see `Worker`.
     """
     consumer, several = tenants[0].worker.consumer, len(tenants) > 1
     registries: dict[str, CollectorRegistry] = {}

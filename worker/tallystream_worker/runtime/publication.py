@@ -87,6 +87,7 @@ def publish_rules(
             this release cannot read the rules that another process published meanwhile.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        DamagedValue: a stored value has a form that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     while True:
@@ -117,6 +118,7 @@ def publish_again(client: redis.Redis, deployment: Deployment, above: int) -> De
         ConfigurationError: the stored data is of another release.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        DamagedValue: a stored value has a form that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     _store(client, deployment, deployment.rules, above)
@@ -147,6 +149,7 @@ def publish_lost(
             whose events are spread.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
+        DamagedValue: a stored value has a form that tallystream never writes.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     while True:
@@ -211,11 +214,20 @@ def _store(client: redis.Redis, deployment: Deployment, rules: Rules, above: int
 def _run(script: Script, client: redis.Redis, deployment: Deployment, arguments: Sequence[Any]) -> bytes:
     """Run a script that stores rules unless others were stored since `deployment` was read: then it returns `moved`.
 
-    Return the status of the script.
+    Return the status of the script. The number of the rules is compared, not the epoch. So if the data was replaced,
+    the status is `moved`; but if the new rules have the same number, the rules are stored in the new data. Of lost
+    fields, only `layout` is noticed.
+
+    Args:
+        script: The script. Its keys are the hash and the recorded changes of the topic of `deployment`.
+        client: The server.
+        deployment: The deployment that was read.
+        arguments: The arguments of the script after its first one, which is the number of the rules of `deployment`.
 
     Raises:
-        DeploymentChanged, ConfigurationError: the data was deleted or replaced: see `Deployment.reload`.
-        KeyLost: the hash of the topic is lost, or has lost fields.
+        DeploymentChanged: the data was deleted (the root hash is gone), or a restore has not finished.
+        KeyLost: the hash of a later topic is gone, or the hash of the topic has lost its field `layout`.
+        ConfigurationError, DamagedValue: one of these, and the deployment cannot be read: see `Deployment.reload`.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     layout = deployment.layout

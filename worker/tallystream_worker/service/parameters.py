@@ -43,6 +43,7 @@ async def published(totals: Totals, *metrics: str) -> Rules:
         ConfigurationError: no rules are declared yet, or the stored data is of another release.
         DeploymentChanged: the stored deployment was deleted, or a restore has not finished.
         KeyLost: the hash that describes the deployment or its live topic is lost, or has lost a field.
+        DamagedValue: a value that describes the deployment has a form that tallystream never writes.
         EventError: the name of a metric is not valid.
         ProblemDetailsException: 404 if a metric is not declared.
         RedisError: the rules cannot be read.

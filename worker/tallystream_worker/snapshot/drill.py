@@ -123,6 +123,8 @@ def drill(
         ViewLost: the live values of one moment could not be read.
         ScanBroken: a live node failed over or restarted while its keys were listed, three times.
         KeyLost: a live partition has lost a key.
+        DamagedValue: a field that describes the live deployment, or a live generation, has a value that tallystream
+            never writes.
         StreamError: entries after the snapshot could not be counted on the temporary server.
         ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist; no worker has
             published the rules yet; or this release cannot read those of the snapshot.

@@ -544,7 +544,8 @@ class RestoredRules:
         """Return the rules by which a partition of the snapshot is loaded: those that counted it, see `course`.
 
         Its buckets are kept for as long as by `live`. `found` has the position of the snapshot; if it is `None`,
-        because there is no snapshot of the partition, return the rules of the snapshot.
+        because there is no snapshot of the partition, return the rules of the snapshot. The second item of `found` is
+        not used. `first` is that of `course`.
         """
         return self._by_number[self._first if found is None else self._counting(partition, found[0], first)]
 

@@ -244,8 +244,9 @@ def _has_had(client: redis.Redis, stream: str, id_: str, held: str) -> bool:
 def _behind(client: redis.Redis, keys: PartitionKeys, producers: Mapping[str, str]) -> Iterator[str]:
     """Yield the names in `producers` of those whose last sequence on the server is below that in the snapshot.
 
-    One without a record on the server is yielded too, unless its last entry in the snapshot is before the horizon up
-    to which the server has removed such records.
+    One without a record on the server is yielded too, unless its last entry in the snapshot is before the horizon up to
+    which the server has removed such records. `producers` has the records of producers in the snapshot, as
+    `Database.producers` returns them; its horizons are ignored.
     """
     found: Any = client.hmget(keys.sequences, HORIZONS)
     horizons = {name: parse_id(value.split()[0].decode()) for name, value in zip(HORIZONS, found, strict=True) if value}

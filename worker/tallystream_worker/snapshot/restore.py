@@ -289,6 +289,7 @@ def _begin(
         archived: The numbers of the topics in the archive.
 
     Raises:
+        DamagedValue: a number in the root hash or in the hash of the live topic is not a whole number.
         RestoreOvertaken: another restore has taken over.
         redis.RedisError: the server did not answer, or refused a command.
     """

@@ -149,6 +149,7 @@ class Snapshotter:
             ScanBroken: see `take`; nothing was written for that partition.
             KeyLost: a partition has lost a key; nothing was written for it, so its last snapshot can repair it. Or a
                 hash that describes the deployment is lost or lacks a field.
+            DamagedValue: a stored value has a form that tallystream never writes.
             SnapshotError: the database cannot be used, or another process wrote a snapshot meanwhile.
             DeploymentChanged: the server has other data now, or a restore has not finished; nothing more was written.
             ConfigurationError: this release cannot read the description that the server has now.

@@ -57,7 +57,8 @@ class ValueReader:
             touched: By group, the items to read.
 
         Raises:
-            ViewLost: the view is no longer open.
+            ViewLost: the view is no longer open. If `("structures",)` is the only group, this is not noticed here: the
+                view's `close` raises it.
             redis.RedisError: the server did not answer, or refused a command.
         """
         self._run(self._reads(touched))

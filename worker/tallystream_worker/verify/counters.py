@@ -51,6 +51,7 @@ def check(scene: Scene) -> None:
 
     Raises:
         StreamError, ArchiveError, SnapshotError, CodecError, EmbeddedServerError: see `audit`.
+        DamagedValue: see `followed_rules`.
         redis.RedisError: a server does not reply, or rejects a command.
         OSError: a temporary file cannot be written.
     """

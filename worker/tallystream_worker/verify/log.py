@@ -356,8 +356,9 @@ class _Partition:
         """Add to the report how many entries are equal in stream and archive, and how many are not archived yet.
 
         Call it after `_walk_all`, which reports each entry that differs. Do nothing if no archive is configured. The
-        first number is added as proved, or as not proved if any fault of this partition's archive was reported; it is
-        left out if it is 0. The second one is added as a limit, unless it is 0.
+        first number is added as proved, or as not proved if any fault of this partition's archive was reported, other
+        than one of the files that are set aside (see `SetAside`); it is left out if it is 0. The second one is added as
+        a limit, unless it is 0.
         """
         if self._archived is None:
             return

@@ -28,6 +28,7 @@ def check(scene: Scene) -> None:
 
     Raises:
         DamagedValue: a total, or a number in the ledger, has another form than tallystream writes.
+        ScanBroken: a node failed over or restarted, or a slot moved to another node, while keys were listed.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     metrics = [
@@ -80,6 +81,8 @@ def _sum_of_totals(scene: Scene, keys: PartitionKeys, metric: str, *, exactly: b
 
     Raises:
         DamagedValue: a total has another form than tallystream writes.
+        ScanBroken: see `pages_of_keys`.
+        redis.RedisError: the server does not reply, or rejects a command.
     """
     found, seen = 0, set[bytes]()
     for page in pages_of_keys(scene.client, keys.ledger, keys.total(metric, "")):

@@ -78,8 +78,8 @@ class RuleReads(Controller):
         """Return the score of a subject, and the numbers of votes for and against it.
 
         The score is `up - down`, and 0 without votes. But if `error` is `null`, because `once` was added to a metric
-        with events, it also has the amounts of earlier events. Respond 404 if the metric is not declared, and 400 if it
-        has no votes (no `once`).
+        with events, the score also has the amounts of earlier events, and `down`, which is computed from it, may be
+        wrong. Respond 404 if the metric is not declared, and 400 if it has no votes (no `once`).
         """
         name = subject_in_path(subject)
         await published(totals, metric)
