@@ -1364,6 +1364,21 @@ MUTANTS: Final = (
         tests=(f"{_OTHER_FORM}[valkey-top and window added-count stall rules count snapshot claim-emptied]",),
     ),
     Mutant(
+        "snapshot-without-the-sketch-of-earlier-rules",
+        (
+            Edit(
+                "tallystream_worker/snapshot/snapshotter.py",
+                "{name for name, parts in counted.items() if counts_in_sketch(parts)}",
+                "set()",
+            ),
+            Edit("tallystream_worker/snapshot/snapshotter.py", "strict=True) if found]", "strict=True) if False]"),
+        ),
+        tests=(
+            f"{_OTHER_FORM}[valkey-exact=false removed-count rules snapshot-emptied]",
+            f"{_OTHER_FORM}[valkey-exact=false removed-count rules one snapshot-emptied]",
+        ),
+    ),
+    Mutant(
         "restored-buckets-are-removed-by-rules-that-did-not-count-them",
         (
             Edit(

@@ -179,6 +179,10 @@ class World:
             for key in map(bytes.decode, self.client.scan_iter(match=f"{keys.counters}top:*", count=1000))
         }
 
+    def sketches(self) -> list[bytes | None]:
+        """Return the sketch of the metric `view` in each partition."""
+        return [self.client.get(keys.sketch("view")) for keys in self.harness.layout.keys]
+
     def periods(self) -> list[dict[bytes, float]]:
         """Return until when the keys of each period are kept, of each partition."""
         return [dict(self.client.zrange(keys.periods, 0, -1, withscores=True)) for keys in self.harness.layout.keys]
@@ -312,10 +316,12 @@ def test_a_restore_reads_the_form_that_the_snapshot_has(server, tmp_path, forms,
             world.play(script)
             world.archive()
             before, boards, periods = world.numbers(), world.boards(), world.periods()
+            sketches = world.sketches()
             if is_emptied:
                 world.client.flushall()
             world.restore(archive=True)
             assert world.numbers() == before
+            assert world.sketches() == sketches
             compare_stored(world, boards, periods, was_adopted="adopt" in script)
 
 

@@ -59,6 +59,7 @@ class TableLoader:
         self.expires: dict[str, int] = {}
         self._now = server_time(client)
         self._parts: dict[str, str] = {}
+        self._structures: set[str] = set()
         self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.rows = 0
         self.ledger: dict[str, int] = {}
@@ -190,6 +191,8 @@ class TableLoader:
 
     def _rank(self) -> None:
         for key, board in self._boards.items():
+            if key in self._structures:
+                continue
             cap = self._board_length(_metric_of(key))
             board.sort(key=_by_rank, reverse=True)
             name = self._counters + key
@@ -200,6 +203,7 @@ class TableLoader:
             return
         key = self._counters + name
         if name.startswith("top:"):
+            self._structures.add(name)
             if places := json.loads(value):
                 self._queue("ZADD", key, *(part for subject, score in places for part in (score, subject)))
         else:
