@@ -1326,6 +1326,17 @@ MUTANTS: Final = (
         tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED}]",),
     ),
     Mutant(
+        "snapshot-without-a-place-of-rules-that-lost-theirs",
+        (
+            Edit(
+                "tallystream_worker/snapshot/rule_records.py",
+                "    if followed < counting and counting in numbers:",
+                "    if False:",
+            ),
+        ),
+        tests=(f"{_RESTORED_PLACES}::test_a_restore_counts_by_the_rules_whose_place_was_lost",),
+    ),
+    Mutant(
         "snapshot-without-the-number-of-the-first-rules",
         (
             Edit(

@@ -13,6 +13,7 @@ from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream.producing.decider import Decider
 from tallystream.rules.metrics import Metric, Rules
+from tallystream.storage.keys import FIRST_RULES, UNORDERED
 from tallystream.wire.event import Event
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
@@ -27,7 +28,9 @@ from tallystream_worker.runtime.app import open_deployment
 from tallystream_worker.settings.settings import RedisSettings, Settings
 from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.live_rules import followed_rules
+from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.rule_records import rule_places
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.verify import verify
 from tests.harness import Harness
@@ -323,6 +326,50 @@ def test_a_restore_reads_the_form_that_the_snapshot_has(server, tmp_path, forms,
             assert world.numbers() == before
             assert world.sketches() == sketches
             compare_stored(world, boards, periods, was_adopted="adopt" in script)
+
+
+@pytest.mark.parametrize(
+    ("live", "stated", "places", "fields"),
+    [
+        ("1 2", None, {}, {FIRST_RULES: 2}),
+        (
+            "1 2",
+            1,
+            {2: "5-0 5-0"},
+            {FIRST_RULES: 1, f"{UNORDERED}2": 1},
+        ),  # it counts by the latest rules, but their place is lost
+        ("1 1", None, {2: "5-1 5-0"}, {FIRST_RULES: 1}),
+        ("2 1", None, {}, {}),  # the number is of another generation, which has just become live
+    ],
+)
+def test_a_place_is_added_for_rules_without_one(server, live, stated, places, fields):
+    """The number of the rules that count a partition is used, if it is of the generation of the snapshot."""
+    with Harness(server.url, rules=RULES[0], partitions=1) as harness:
+        (keys,) = harness.layout.keys
+        harness.client.set(keys.live, live)
+        if stated is not None:
+            harness.client.hset(keys.ledger, FIRST_RULES, stated)
+        position = SnapshotPosition(taken=5, delivered="5-0", generated="5-0")
+        assert rule_places(harness.client, keys, position, {1, 2}) == (places, fields)
+
+
+def test_a_restore_counts_by_the_rules_whose_place_was_lost(world):
+    """If the key with the places is lost before a snapshot, later entries follow the rules that counted last.
+
+    An audit then proves nothing of metrics that these rules changed, and states no false difference.
+    """
+    world.play("count rules count")
+    for keys in world.harness.layout.keys:
+        world.client.delete(keys.adopted)
+    world.play("snapshot one archive")
+    before = world.numbers()
+    world.client.flushall()
+    world.restore(archive=True)
+    assert world.numbers() == before
+    deployment = Deployment.load(world.client)
+    followed = followed_rules(world.client, deployment.layout, world.store.rules)
+    audited = audit(world.client, deployment, deployment.rules, sources=Sources(world.store, None), followed=followed)
+    assert not audited.differences
 
 
 LOST = [
