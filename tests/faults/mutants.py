@@ -89,6 +89,7 @@ _PUBLICATION: Final = "tests/integration/runtime/test_publication.py"
 _LOST_CHANGES: Final = "tests/integration/snapshot/test_lost_changes.py"
 _KEPT_RULES: Final = "tests/integration/snapshot/test_kept_rules.py"
 _RESTORED_PLACES: Final = "tests/integration/snapshot/test_restored_places.py"
+_OTHER_FORM: Final = f"{_RESTORED_PLACES}::test_a_restore_reads_the_form_that_the_snapshot_has"
 _UNFOLLOWED: Final = "valkey-1 partition-count rules snapshot-archive-emptied"
 _UNFOLLOWED_TWICE: Final = "valkey-1 partition-count rules rules snapshot-archive-emptied"
 _COUNTED_ONLY: Final = "tests/integration/snapshot/test_counted_only.py"
@@ -1331,6 +1332,17 @@ MUTANTS: Final = (
         tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED}]",),
     ),
     Mutant(
+        "snapshot-without-a-place-of-rules-that-lost-theirs",
+        (
+            Edit(
+                "tallystream_worker/snapshot/rule_records.py",
+                "    if followed < counting and counting in numbers:",
+                "    if False:",
+            ),
+        ),
+        tests=(f"{_RESTORED_PLACES}::test_a_restore_counts_by_the_rules_whose_place_was_lost",),
+    ),
+    Mutant(
         "snapshot-without-the-number-of-the-first-rules",
         (
             Edit(
@@ -1345,12 +1357,59 @@ MUTANTS: Final = (
         "restore-loads-by-rules-that-counted-nothing",
         (
             Edit(
-                "tallystream_worker/snapshot/live_rules.py",
-                "self._first if found is None else self._counting(partition, found[0], first)",
-                "self._first",
+                "tallystream_worker/snapshot/load.py",
+                "            return counted_board_length(parts)\n",
+                "            pass\n",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/load.py",
+                "rule = self._rules.followed.metric.get(metric)",
+                "rule = self._rules.written.metric.get(metric)",
             ),
         ),
-        tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED_TWICE}]",),
+        tests=(f"{_OTHER_FORM}[valkey-top and window added-count rules snapshot-emptied]",),
+    ),
+    Mutant(
+        "restore-builds-no-leaderboard-of-rules-that-overtook-an-entry",
+        (
+            Edit(
+                "tallystream_worker/snapshot/load.py",
+                "            return counted_board_length(parts)\n",
+                "            pass\n",
+            ),
+        ),
+        tests=(f"{_OTHER_FORM}[valkey-top and window added-count stall rules count snapshot claim-emptied]",),
+    ),
+    Mutant(
+        "snapshot-without-the-sketch-of-earlier-rules",
+        (
+            Edit(
+                "tallystream_worker/snapshot/snapshotter.py",
+                "{name for name, parts in counted.items() if counts_in_sketch(parts)}",
+                "set()",
+            ),
+            Edit("tallystream_worker/snapshot/snapshotter.py", "strict=True) if found]", "strict=True) if False]"),
+        ),
+        tests=(
+            f"{_OTHER_FORM}[valkey-exact=false removed-count rules snapshot-emptied]",
+            f"{_OTHER_FORM}[valkey-exact=false removed-count rules one snapshot-emptied]",
+        ),
+    ),
+    Mutant(
+        "restored-buckets-are-removed-by-rules-that-did-not-count-them",
+        (
+            Edit(
+                "tallystream_worker/snapshot/load_rules.py",
+                "for rules in (self.followed, self.written)",
+                "for rules in (self.followed,)",
+            ),
+            Edit(
+                "tallystream_worker/snapshot/load_rules.py",
+                "return removal_of(bucket, self.written)",
+                "return removal_of(bucket, self.followed)",
+            ),
+        ),
+        tests=(f"{_OTHER_FORM}[valkey-metric added-count stall rules count snapshot claim-emptied]",),
     ),
     Mutant(
         "regained-rules-are-of-the-generation-that-published-them",

@@ -110,6 +110,16 @@ def lacking(stored: str, rule: Metric, zone: str) -> Iterator[str]:
             yield part
 
 
+def counts_in_sketch(stored: str) -> bool:
+    """Return whether the rule with the parts `stored` has `exact = false` or `max_subjects`."""
+    return not {"sketch", "quota"}.isdisjoint(part.partition("=")[0] for part in stored.split())
+
+
+def counted_board_length(stored: str) -> int:
+    """Return `board_length` of the rule with the parts `stored`; 0 if it has no leaderboard."""
+    return int(dict(part.split("=", 1) for part in stored.split()).get("top", 0))
+
+
 def board_length(top: int) -> int:
     """Return how many subjects a leaderboard stores to show `top`; 0 if `top` is 0.
 

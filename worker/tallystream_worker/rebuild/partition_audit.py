@@ -39,6 +39,7 @@ from tallystream_worker.rebuild.source import stream_entries
 from tallystream_worker.rebuild.values import Difference, Piece, chunks, differing, metric_of, pieces, shrunk_in
 from tallystream_worker.snapshot.dead_letters import decode_letter
 from tallystream_worker.snapshot.live_rules import Course, GenerationRules, RestoredRules
+from tallystream_worker.snapshot.load_rules import LoadRules
 from tallystream_worker.snapshot.names import bucket_of, key_of, parse
 from tallystream_worker.snapshot.retries import find_retries
 
@@ -345,7 +346,7 @@ class PartitionAudit:
         assert self._sources.snapshot is not None  # noqa: S101  # else it was not chosen
         for key in counter_keys(self._scratch, self._copy):
             self._scratch.unlink(key)
-        rules, to_load = None, self._rules
+        rules, to_load = None, LoadRules(self._rules, self._rules)
         if self._followed is not None:
             rules = RestoredRules(self._sources.snapshot.facts(), self._deployment.layout, self._followed, [])
             first = self._sources.snapshot.ledger(self._number).get(FIRST_RULES)

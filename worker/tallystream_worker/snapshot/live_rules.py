@@ -25,6 +25,7 @@ from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import StreamID, parse_id
 from tallystream.wire.stream_id import after as following
+from tallystream_worker.snapshot.load_rules import LoadRules
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes, recorded_places
 
 if TYPE_CHECKING:
@@ -540,14 +541,16 @@ class RestoredRules:
         numbers = [int(fields["number"]) for _, fields in kept.changes if int(fields["generation"]) == kept.generation]
         return (numbers or [kept.number])[0]
 
-    def to_load(self, partition: int, found: tuple[SnapshotPosition, int] | None, first: int | None) -> Rules:
-        """Return the rules by which a partition of the snapshot is loaded: those that counted it, see `course`.
+    def to_load(self, partition: int, found: tuple[SnapshotPosition, int] | None, first: int | None) -> LoadRules:
+        """Return the rules by which a partition of the snapshot is loaded.
 
-        Its buckets are kept for as long as by `live`. `found` has the position of the snapshot; if it is `None`,
-        because there is no snapshot of the partition, return the rules of the snapshot. The second item of `found` is
-        not used. `first` is that of `course`.
+        All of them keep buckets for as long as `live`. `found` has the position of the snapshot; `None` if there is no
+        snapshot of the partition. For `first`, see `course`.
         """
-        return self._by_number[self._first if found is None else self._counting(partition, found[0], first)]
+        rules = self._by_number
+        number = self._first if found is None else self._counting(partition, found[0], first)
+        earlier = [rules[each] for each in sorted(rules, reverse=True) if each < self._first]
+        return LoadRules(rules[self._first], rules[number], earlier)
 
     def _places(self, partition: int) -> dict[int, str]:
         """Return the places of a partition in the snapshot, by number, of the rules that are known."""

@@ -7,19 +7,19 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.client.server_time import server_time
-from tallystream.rules.parts import board_length
+from tallystream.rules.parts import PARTS, board_length, counted_board_length
 from tallystream.storage.keys import PartitionKeys
 from tallystream_worker.snapshot import alerts, schema
 from tallystream_worker.snapshot.database import SnapshotError
 from tallystream_worker.snapshot.digests import Digest, differing_digests
-from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of, removal_of
+from tallystream_worker.snapshot.names import HASHES, bucket_of, item_of, key_of
 
 if TYPE_CHECKING:
     import redis
 
-    from tallystream.rules.metrics import Rules
     from tallystream_worker.snapshot.changed_keys import Group
     from tallystream_worker.snapshot.database import Database
+    from tallystream_worker.snapshot.load_rules import LoadRules
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
     from tallystream_worker.snapshot.restore_lock import Fence
 
@@ -34,7 +34,7 @@ class TableLoader:
     Args:
         client: The client of the server, which must have no counters of this partition.
         counters: The prefix of the keys to write.
-        rules: The rules that the counters were counted by.
+        rules: The rules of the counters.
         fence: Runs the writes; `None` if no other process writes to the server.
 
     Attributes:
@@ -50,7 +50,7 @@ class TableLoader:
             those of another snapshot that was written meanwhile.
     """
 
-    def __init__(self, client: redis.Redis, counters: str, rules: Rules, fence: Fence | None = None) -> None:
+    def __init__(self, client: redis.Redis, counters: str, rules: LoadRules, fence: Fence | None = None) -> None:
         self._client = client
         self._fence = fence
         self._commands: list[tuple[Any, ...]] = []
@@ -58,6 +58,8 @@ class TableLoader:
         self._rules = rules
         self.expires: dict[str, int] = {}
         self._now = server_time(client)
+        self._parts: dict[str, str] = {}
+        self._structures: set[str] = set()
         self._boards: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.rows = 0
         self.ledger: dict[str, int] = {}
@@ -84,6 +86,11 @@ class TableLoader:
             raise SnapshotError(f"{database.place} contains no snapshot of partition {partition}")
         stored = database.digests(partition)
         digests: dict[str, Digest] = defaultdict(Digest)
+        self._parts = {
+            name.removeprefix(PARTS): parts
+            for name, parts in database.forgotten(partition).items()
+            if name.startswith(PARTS)
+        }
         for bucket in database.buckets(partition):
             self.expires[bucket.name] = bucket.expires
         for table, rows in database.read(partition):
@@ -136,7 +143,7 @@ class TableLoader:
         The rules decide how long that is, and not `expires`. Do nothing if the keys are kept forever, or if the label
         of the bucket names no period.
         """
-        if (found := removal_of(bucket, self._rules)) is None:
+        if (found := self._rules.removal(bucket)) is None:
             return
         end, until = found
         for first in range(0, len(keys), _FIELDS):
@@ -152,31 +159,41 @@ class TableLoader:
         self._queue("SADD", f"{self._counters}labels:{metric}", f"{kind}:{label}")
 
     def _board(self, group: Group, items: list[tuple[str, Any]]) -> None:
-        """Collect the values of a group for its leaderboard, if the rules declare one; drop the lowest of a long one.
+        """Collect the values of a group for its leaderboard, if the partition has one; drop the lowest of a long one.
 
         A group with a leaderboard is the totals of a metric, or one bucket of a window. A leaderboard is long if it has
-        over four times its final length. The totals of a metric with `max_subjects` or `exact = false` are skipped: the
-        snapshot stores their leaderboard as a structure.
+        over four times its final length. The totals are skipped if the snapshot stores their leaderboard as a
+        structure.
         """
         if group[0] not in ("totals", "windows"):
             return
         metric = group[1] if group[0] == "totals" else group[2]
-        rule = self._rules.metric.get(metric)
-        if rule is None or not rule.top:
+        cap = self._board_length(metric)
+        if not cap or (group[0] == "totals" and self._rules.stores_board(metric)):
             return
-        if group[0] == "totals" and (rule.max_subjects is not None or not rule.exact):
-            return  # this leaderboard is stored as a structure
         key = f"top:{metric}" if group[0] == "totals" else "top:" + key_of(group)
-        cap = board_length(rule.top)
         board = self._boards[key]
         board += [(value, item) for item, value in items]
         if len(board) > 4 * cap:
             board.sort(key=_by_rank, reverse=True)
             del board[cap:]
 
+    def _board_length(self, metric: str) -> int:
+        """Return how many subjects a leaderboard of a metric has at most; 0 if the partition has no leaderboards of it.
+
+        The parts by which the metric was counted last decide this. If the snapshot lacks them, the rules that the
+        partition followed do.
+        """
+        if (parts := self._parts.get(metric)) is not None:
+            return counted_board_length(parts)
+        rule = self._rules.followed.metric.get(metric)
+        return 0 if rule is None else board_length(rule.top)
+
     def _rank(self) -> None:
         for key, board in self._boards.items():
-            cap = board_length(self._rules.metric[_metric_of(key)].top)
+            if key in self._structures:
+                continue
+            cap = self._board_length(_metric_of(key))
             board.sort(key=_by_rank, reverse=True)
             name = self._counters + key
             self._queue("ZADD", name, *(part for value, item in board[:cap] for part in (value, item)))
@@ -186,6 +203,7 @@ class TableLoader:
             return
         key = self._counters + name
         if name.startswith("top:"):
+            self._structures.add(name)
             if places := json.loads(value):
                 self._queue("ZADD", key, *(part for subject, score in places for part in (score, subject)))
         else:

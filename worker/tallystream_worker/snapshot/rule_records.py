@@ -73,10 +73,11 @@ def rule_places(
 
     A place has two IDs, with a space between: see `PartitionKeys.adopted`. Call this after the counters at `position`
     were read. If the partition has counted by earlier rules that are known, but not yet by the rules with the highest
-    number, the place of the latter has the ID after the `floor` of the position, and its `generated`.
+    number, the place of the latter has the ID after the `floor` of the position, and its `generated`. If it counts by
+    rules whose place is missing, their place has `floor` and `generated`.
 
-    The fields are `FIRST_RULES`, if that number is known, and, if the partition has acknowledged entries after this
-    added place, `UNORDERED` with the highest number, with the value 1.
+    The fields are `FIRST_RULES`, if that number is known, and `UNORDERED` with the number of an added place, with the
+    value 1, if the partition may have acknowledged entries on the other side of this place.
 
     Args:
         client: The server.
@@ -93,14 +94,19 @@ def rule_places(
         pipeline.get(keys.live)
         adopted, stated, live = pipeline.execute()
     found = {int(name): place.decode() for name, place in adopted.items()}
-    counting = (live or b"").split()[1:2]
-    if stated is not None:
-        first = int(stated)
-    else:
-        first = int(counting[0]) if counting and counting[0].isdigit() and not found else 0
+    generation, _, rest = (live or b"").partition(b" ")
+    number = rest.partition(b" ")[0]
+    # A rebuild may have made another generation live since the counters were read.
+    counting = int(number) if generation == b"%d" % keys.generation and number.isdigit() else 0
+    if stated is None:
+        stated = 0 if found else counting
+    first = int(stated)
     places = {name: place for name, place in found.items() if name in numbers}
     ledger = {FIRST_RULES: first} if first else {}
     latest, followed = max(numbers, default=0), max([first, *places])
+    if followed < counting and counting in numbers:  # the key with its place is lost, or a restore has numbered it anew
+        places[counting], ledger[f"{UNORDERED}{counting}"] = f"{position.floor} {position.generated}", 1
+        followed = counting
     if 0 < followed < latest:
         places[latest] = "{}-{} {}".format(*after(parse_id(position.floor)), position.generated)
         if position.pending:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tallystream.rules.metrics import publish
+from tallystream.rules.parts import PARTS, counts_in_sketch
 from tallystream.rules.windows import next_id_label
 from tallystream.storage.deployment_hash import SNAPSHOT_AT
 from tallystream.storage.keys import DUE, FIRST_TOPIC, HORIZONS, LAYOUT, UNTIL, Layout
@@ -314,8 +315,7 @@ class Snapshotter:
             read = self._touch(touched, keys, before.floor, "+")
             self._touch_reset(touched, keys)
             self._touch_replaced(touched)
-        copy = [name for metric, rule in self._rules.metric.items() if rule.max_subjects is not None or not rule.exact
-                for name in (f"sketch:{metric}", f"top:{metric}")]  # fmt: skip
+        copy = self._structures(keys)
         counters = keys.ledger.removesuffix("ledger")
         cut = open_view(self._client, keys, [counters + name for name in copy])
         if before is not None and _retried(cut) != known:
@@ -367,6 +367,33 @@ class Snapshotter:
             dead_anew=dead.is_anew,
             was_removed=partial(was_removed, rules=self._rules, ends=removed),
         )
+
+    def _structures(self, keys: PartitionKeys) -> list[str]:
+        """Return the names of the sketches of a partition, and of the leaderboards that its totals do not give.
+
+        These are the sketch and the leaderboard of each metric that the rules, or those that counted it last, count in
+        a sketch. Of another metric, it is the sketch that earlier rules have left. Some keys may not exist.
+
+        Raises:
+            redis.RedisError: the server did not answer, or refused a command.
+        """
+        stored: Any = self._client.hgetall(keys.forgotten)
+        counted = {
+            name.decode().removeprefix(PARTS): parts.decode()
+            for name, parts in stored.items()
+            if name.startswith(PARTS.encode())
+        }
+        sketched = {
+            name for name, rule in self._rules.metric.items() if rule.max_subjects is not None or not rule.exact
+        }
+        sketched |= {name for name, parts in counted.items() if counts_in_sketch(parts)}
+        others = sorted({*self._rules.metric, *counted} - sketched)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for metric in others:
+                pipeline.exists(keys.sketch(metric))
+            left = [metric for metric, found in zip(others, pipeline.execute(), strict=True) if found]
+        names = [name for metric in sorted(sketched) for name in (f"sketch:{metric}", f"top:{metric}")]
+        return names + [f"sketch:{metric}" for metric in left]
 
     def _read(
         self,
