@@ -258,7 +258,11 @@ BRING_BACK: Final = (
     "restore the snapshot (tallystream restore --force); tallystream status names the snapshot or the archive that has "
     "the data"
 )
-"""What to do about lost data. An error does not name the backup, because it may be sent to clients of HTTP."""
+"""What to do about lost data.
+
+An error does not name the backup, because it may be sent to any client of HTTP. Only `/readyz` names it, and only to a
+client that gets the reasons: one with a token or a session, if the service needs tokens.
+"""
 
 COUNT_AGAIN: Final = (
     "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "

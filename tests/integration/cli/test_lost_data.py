@@ -7,9 +7,12 @@ import re
 import shlex
 import sys
 from contextlib import closing
+from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
+from pyarrow import fs
 
 from tallystream import Producer
 from tallystream.client.connect import connect
@@ -25,10 +28,11 @@ from tallystream_worker.process import logs
 from tallystream_worker.rebuild.retract import ends, propose_without
 from tallystream_worker.repartition import topic
 from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.backups import read_archive
 from tallystream_worker.runtime.lost_data import backup_of, refuse_lost_data
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.service.server import serving
-from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
+from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings, SnapshotSettings
 from tests.harness import Harness
 from tests.http_service import settings_for
 from tests.integration.cli.test_cli import Shell
@@ -39,6 +43,9 @@ COMMANDS = (
     "status", "status --json", "get article:1 view", "top view", "audit", "rebuild", "dead", "rules", "replay",
     "retract --actor a", "reset view article:1", "reopen", "snapshot --once", "drill",
 )  # fmt: skip
+
+
+TOKENS = {"read_token": "reader-" + "r" * 20, "admin_token": "admin-" + "a" * 20}
 
 
 @pytest.fixture
@@ -126,6 +133,38 @@ def test_each_command_names_the_archive_of_an_emptied_server(counted: Shell) -> 
         counted(*shlex.split(ingest))
         with closing(Totals(counted.url)) as totals:
             assert totals.get("article:1", "view").value == 1
+
+
+@pytest.mark.parametrize("backup", ["snapshot", "archive"])
+def test_the_backup_is_named_without_secrets_and_not_to_everyone(counted: Shell, monkeypatch, backup: str) -> None:
+    """No text has the user or the password of a backup's URL; an anonymous client of a service with tokens gets none.
+
+    The texts are those of `/readyz` and of a worker that waits.
+    """
+    folder, secrets = counted.folder, ("KEY", "SECRET")
+    counted(backup, str(folder / backup), "--once")
+    local = SimpleNamespace(from_uri=lambda _: (fs.LocalFileSystem(), str(folder / backup)))
+    monkeypatch.setattr(fs, "FileSystem", local)
+    url = "s3://KEY:SECRET@bucket/path" if backup == "archive" else f"sqlite:///{folder}/snapshot"
+    chosen = ArchiveSettings(url=url) if backup == "archive" else SnapshotSettings(url=url)
+    settings = replace(settings_for(counted.url, **TOKENS), **{backup: chosen})
+    empty(counted)
+    with serving(settings, backup=backup_text(settings)) as service, closing(connect(counted.url)) as client:
+        bodies = {
+            token: httpx.get(f"{service}/readyz", headers={"Authorization": f"Bearer {token}"} if token else {}).text
+            for token in ("", "unknown-token-of-somebody", *TOKENS.values())
+        }
+        with pytest.raises(NothingDeclared) as refused:
+            refuse_lost_data(client, settings, creating=True)
+        counted("emit", "view", "article:1")
+        assert httpx.get(f"{service}/readyz").status_code == 503
+    for text in (*bodies.values(), str(refused.value), read_archive(settings).place if backup == "archive" else ""):
+        assert not any(secret in text for secret in secrets), text
+    place = "s3://bucket/path" if backup == "archive" else f"{folder}/snapshot"
+    for token, body in bodies.items():
+        assert (place in body) == (token in TOKENS.values()), body
+        assert (counted.url in body) == (token in TOKENS.values()), body
+    assert place in str(refused.value)
 
 
 @pytest.mark.parametrize("backup", ["snapshot", "archive", ""])

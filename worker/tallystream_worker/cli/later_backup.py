@@ -230,9 +230,9 @@ def _set_aside(settings: Settings, deployment: Deployment) -> Iterator[BackedUpL
                 tables = [store.columns(file, ["events"]) for file in store.set_aside(number)]
                 events = sum(sum(table.column("events").to_pylist()) for table in tables)
                 yield BackedUpLoss(
-                    f"lost: the archive {store.url} has entries with {events:,} events in files *.parquet.lost, which "
-                    f"{keys.stream} had lost; {missing:,} of these entries were not sent again when they were set "
-                    "aside. tallystream verify states how many of them do not count",
+                    f"lost: the archive {store.place} has entries with {events:,} events in files *.parquet.lost, "
+                    f"which {keys.stream} had lost; {missing:,} of these entries were not sent again when they were "
+                    "set aside. tallystream verify states how many of them do not count",
                     is_certain=False,
                 )
     except (ImportError, TallyError):
