@@ -781,6 +781,17 @@ MUTANTS: Final = (
         tests=(f"{_LOST_GENERATION}::test_older_data_of_another_generation_is_found",),
     ),
     Mutant(
+        "snapshot-of-a-later-topic-replaced-after-a-restore",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_log.py",
+                "if keys.topic > live.topic and (passed",
+                "if False and (passed",
+            ),
+        ),
+        tests=(f"{_LOST_GENERATION}::test_a_snapshot_of_a_later_topic_that_a_restore_has_passed_over_is_kept",),
+    ),
+    Mutant(
         "restore-does-not-state-its-time",
         (
             Edit(

@@ -5,7 +5,8 @@ away. New entries then follow, with later IDs, so an ID does not show the loss. 
 the partition: see `mark.lua`. If the mark is there, so is everything that the snapshot contains.
 
 A restore of another snapshot takes the mark away too. It is the choice of an operator, who may have named the wrong
-file: so the snapshot that was passed over is not replaced either, but the error is another one.
+file: so the snapshot that was passed over is not replaced either, but the error is another one. A restore of an earlier
+topic leaves the streams of the later one, and so the marks in them: only the time of the restore shows what happened.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def has_everything(
 
     Without the mark, the server has lost data of the snapshot, or another snapshot was restored. If the result is
     `False`, it has the events all the same: no entry of the snapshot is lost, or all were sent again. An empty mark
-    counts as there. The generation of the snapshot need not be live, nor its topic.
+    counts as there. The generation of the snapshot need not be live, nor its topic; but if the topic is later than the
+    live one, which only a restore leaves, the live topic lacks its events, whatever its streams have.
 
     Args:
         client: The server of the partition.
@@ -137,6 +139,8 @@ def has_everything(
         SnapshotError: the database cannot be used.
         redis.RedisError: the server did not answer, or refused a command.
     """
+    if keys.topic > live.topic and (passed := passed_over(client, keys, position, live)):
+        raise passed
     if put_mark(client, keys, position.mark):
         return True
     held: bytes | None = client.execute_command("HGET", keys.retention_holds, HOLDER)
@@ -152,7 +156,9 @@ def has_everything(
 def passed_over(
     client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, live: Layout
 ) -> PassedOver | None:
-    """Return the error about a snapshot without a mark if another snapshot was restored after it was taken; or `None`.
+    """Return the error about a snapshot if another snapshot was restored after it was taken; or `None`.
+
+    Call it if the partition lacks the mark of the snapshot, or the topic of the snapshot is later than the live one.
 
     Args:
         client: The server of the partition.
