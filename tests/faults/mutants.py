@@ -807,8 +807,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/point_in_time.py",
-                "return int(at) if int(at) > self.taken else 0",
-                "return int(at)",
+                "return moment if is_other and moment > self.taken else 0",
+                "return moment if is_other else 0",
             ),
         ),
         tests=(f"{_LOST_LOG}::test_a_loss_after_a_restore_is_not_called_a_choice",),
@@ -818,7 +818,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/cli/later_backup.py",
-                "snapshot.passed_over(restored, at) if snapshot is not None and is_unmarked else 0",
+                "snapshot.passed_over(position.sequences, restored, at) if snapshot is not None and is_unmarked else 0",
                 "0",
             ),
         ),
@@ -840,8 +840,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/point_in_time.py",
-                "return gone == int(then) and (mark",
-                "return gone >= int(then) and (mark",
+                "return gone == then and (mark",
+                "return gone >= then and (mark",
             ),
         ),
         tests=(f"{_RESTORED}::test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore",),

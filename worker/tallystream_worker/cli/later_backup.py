@@ -115,7 +115,9 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
             last = about["last-generated-id"].decode()
             is_ahead, snapshot = position.last > parse_id(last), position.snapshot
             is_unmarked = snapshot is not None and snapshot.mark not in (marks or b"").decode().split()
-            since = snapshot.passed_over(restored, at) if snapshot is not None and is_unmarked else 0
+            since = (
+                snapshot.passed_over(position.sequences, restored, at) if snapshot is not None and is_unmarked else 0
+            )
             if since:
                 passed.append((position, since))
                 is_further = is_further or is_ahead or position.is_later

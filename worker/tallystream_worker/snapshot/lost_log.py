@@ -137,6 +137,7 @@ def has_everything(
         LogLost: entries of the snapshot are missing, and not all of them were surely sent again. It is `PassedOver` if
             another snapshot was restored after this one was taken.
         SnapshotError: the database cannot be used.
+        DamagedValue: another client has changed the record of a restore.
         redis.RedisError: the server did not answer, or refused a command.
     """
     if keys.topic > live.topic and (passed := passed_over(client, keys, position, live)):
@@ -167,12 +168,13 @@ def passed_over(
         live: The layout of the live topic. If the snapshot is of another one, a restore of any partition counts.
 
     Raises:
+        DamagedValue: another client has changed the record of a restore.
         redis.RedisError: the server did not answer, or refused a command.
     """
     restored = 0
     for each in [keys] if keys.topic == live.topic else live.keys:
         found: Any = client.hmget(each.sequences, [RESTORED, RESTORED_AT])
-        restored = max(restored, position.passed_over(*found))
+        restored = max(restored, position.passed_over(each.sequences, *found))
     if not restored:
         return None
     return PassedOver(
