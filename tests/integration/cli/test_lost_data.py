@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -22,8 +24,10 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.retraction import Retraction
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.commands.restore import restore as restore_command
 from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.cli.lost_data import backup_text
+from tallystream_worker.cli.options import Where
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.retract import ends, propose_without
 from tallystream_worker.repartition import topic
@@ -33,6 +37,7 @@ from tallystream_worker.runtime.lost_data import backup_of, refuse_lost_data
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.service.server import serving
 from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings, SnapshotSettings
+from tallystream_worker.snapshot.restore import restore
 from tests.harness import Harness
 from tests.http_service import settings_for
 from tests.integration.cli.test_cli import Shell
@@ -278,6 +283,30 @@ def test_each_command_names_a_restore_of_another_file(counted: Shell) -> None:
             assert -1 < told.find(replacing) < told.find("tallystream restore --force")
         counted(*replacing.split()[1:])
         assert counted.json("status")["lost"] == []
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_snapshot_of_a_worker_after_a_restore_is_not_called_another_one(
+    counted: Shell, monkeypatch, capsys, *, is_named: bool
+) -> None:
+    """If a worker takes a snapshot before the command ends, the command does not state that another one was restored.
+
+    This is also so if a copy of the configured snapshot was restored.
+    """
+    file = counted.folder / "tally.sqlite"
+    config = counted.folder / "tallystream.toml"
+    config.write_text(f'[snapshot]\nurl = "{file}"\n', encoding="utf-8")
+    counted("snapshot", "--once")
+    named = shutil.copy(file, f"{counted.folder}/copy.sqlite") if is_named else None
+
+    def then_take(*arguments: Any, **options: Any) -> Any:
+        done = restore(*arguments, **options)
+        counted("snapshot", "--once")
+        return done
+
+    monkeypatch.setattr("tallystream_worker.snapshot.restore.restore", then_take)
+    assert restore_command(named, force=True, where=Where(redis=counted.url, config=config)) == 0
+    assert "was not restored" not in capsys.readouterr().out
 
 
 def test_status_states_one_order_if_both_backups_have_later_entries(counted: Shell) -> None:
