@@ -1194,7 +1194,7 @@ def test_a_snapshot_names_a_number_of_a_closing_in_another_form(world: World) ->
 
 
 def test_the_hold_of_a_reader_that_is_gone_can_be_deleted() -> None:
-    """The remedy of a damaged hold names the case that nobody writes it again, so that trimming does not stop."""
+    """The remedy of a damaged hold names the case that no reader writes it again, so that trimming does not stop."""
     text = str(DamagedValue("tally:{0}:holds", b"abc", field="archive"))
     assert "Set it to 0-0" in text
     assert "If no such reader runs any more, delete the field" in text

@@ -21,7 +21,7 @@ PATIENCE: Final = 1.0
 class BackupLookup:
     """Returns the text on the backup that has the data of an emptied server.
 
-    At most one lookup runs at a time, in a thread of its own: the database may not answer for minutes, and other work
+    At most one lookup runs at a time, in a separate thread: the database may not answer for minutes, and other work
     must not wait for it. The thread does not keep the process from its end.
 
     Args:
