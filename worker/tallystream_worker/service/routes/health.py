@@ -43,7 +43,7 @@ async def readyz(
     backup: NamedDependency[BackupLookup],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Respond 200 if Redis replies, it has data in the layout of this release, and all partitions can be counted.
+    """Respond 200 if Redis replies, it has rules in the layout of this release, and all partitions can be counted.
 
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
@@ -95,6 +95,7 @@ async def _reasons_against(totals: Totals, backup: BackupLookup | None) -> list[
         if deployment.declared is None and backup is not None and (found := await backup.text()):
             return [found]
         deployment.ensure_stored()
+        deployment.ensure_declared()  # also if a producer has begun to use an emptied server
         layout = deployment.in_reach.layout
         lost = await totals.run(_query_lost(layout))
         missing = await totals.run(_query_groups(layout))
