@@ -205,7 +205,14 @@ _OF_FIELDS: Final = {
         "Set it to the value of the field closing of the key NAMESPACE:meta; if there is no such field, delete the "
         "field (redis-cli HDEL)"
     ),
-    r":holds ": "Set it to 0-0; the reader with this name writes it again",
+    r":seq !restored(-at)?$": (
+        "Delete the field (redis-cli HDEL); it only shows whether the server lacks entries of a snapshot because of a "
+        "restore"
+    ),
+    r":holds ": (
+        "Set it to 0-0; the reader with this name writes it again. If no such reader runs any more, delete the field "
+        "(redis-cli HDEL): with 0-0, nothing would be trimmed"
+    ),
 }
 """By a pattern in a key's name, a space and a field's name, what to do if the field has another form; the first pattern
 that matches applies."""
@@ -258,7 +265,11 @@ BRING_BACK: Final = (
     "restore the snapshot (tallystream restore --force); tallystream status names the snapshot or the archive that has "
     "the data"
 )
-"""What to do about lost data. An error does not name the backup, because it may be sent to clients of HTTP."""
+"""What to do about lost data.
+
+An error does not name the backup, because it may be sent to any client of HTTP. Only `/readyz` names it, and only to a
+client that gets the reasons: one with a token or a session, if the service needs tokens.
+"""
 
 COUNT_AGAIN: Final = (
     "tallystream rebuild (if entries are gone from the streams: tallystream rebuild --archive URL; without an archive: "

@@ -788,6 +788,17 @@ MUTANTS: Final = (
         tests=(f"{_LOST_GENERATION}::test_older_data_of_another_generation_is_found",),
     ),
     Mutant(
+        "snapshot-of-a-later-topic-replaced-after-a-restore",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lost_log.py",
+                "if keys.topic > live.topic and (passed",
+                "if False and (passed",
+            ),
+        ),
+        tests=(f"{_LOST_GENERATION}::test_a_snapshot_of_a_later_topic_that_a_restore_has_passed_over_is_kept",),
+    ),
+    Mutant(
         "restore-does-not-state-its-time",
         (
             Edit(
@@ -803,8 +814,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/point_in_time.py",
-                "return int(at) if int(at) > self.taken else 0",
-                "return int(at)",
+                "return moment if is_other and moment > self.taken else 0",
+                "return moment if is_other else 0",
             ),
         ),
         tests=(f"{_LOST_LOG}::test_a_loss_after_a_restore_is_not_called_a_choice",),
@@ -814,7 +825,7 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/cli/later_backup.py",
-                "snapshot.passed_over(restored, at) if snapshot is not None and is_unmarked else 0",
+                "snapshot.passed_over(position.sequences, restored, at) if snapshot is not None and is_unmarked else 0",
                 "0",
             ),
         ),
@@ -836,8 +847,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/snapshot/point_in_time.py",
-                "return gone == int(then) and (mark",
-                "return gone >= int(then) and (mark",
+                "return gone == then and (mark",
+                "return gone >= then and (mark",
             ),
         ),
         tests=(f"{_RESTORED}::test_a_snapshot_is_behind_if_entries_are_removed_after_its_restore",),

@@ -29,6 +29,9 @@ HORIZON: Final = re.compile(rf"{_ID} {_ID}".encode())
 EARLIER: Final = re.compile(rf"{_ID} {_NUMBER}".encode())
 """The value of `STATED`: a stream ID and a time in milliseconds."""
 
+RESTORATION: Final = re.compile(rf"(\S*) ({_ID}) ({_NUMBER})".encode())
+"""The value of `RESTORED`: the mark of a snapshot, a stream ID and a number of entries; three groups."""
+
 _SIGNED: Final = re.compile(rb"0|-?[1-9]\d*")
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from contextlib import closing
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+from pyarrow import fs
 
 from tallystream import Producer
 from tallystream.client.connect import connect
@@ -19,16 +24,20 @@ from tallystream.reading.totals import Totals
 from tallystream.rules.retraction import Retraction
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
+from tallystream_worker.cli.commands.restore import restore as restore_command
 from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.cli.lost_data import backup_text
+from tallystream_worker.cli.options import Where
 from tallystream_worker.process import logs
 from tallystream_worker.rebuild.retract import ends, propose_without
 from tallystream_worker.repartition import topic
 from tallystream_worker.runtime.app import counting
+from tallystream_worker.runtime.backups import read_archive
 from tallystream_worker.runtime.lost_data import backup_of, refuse_lost_data
 from tallystream_worker.server.embedded import EmbeddedServer
 from tallystream_worker.service.server import serving
-from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings
+from tallystream_worker.settings.settings import ArchiveSettings, RedisSettings, Settings, SnapshotSettings
+from tallystream_worker.snapshot.restore import restore
 from tests.harness import Harness
 from tests.http_service import settings_for
 from tests.integration.cli.test_cli import Shell
@@ -39,6 +48,9 @@ COMMANDS = (
     "status", "status --json", "get article:1 view", "top view", "audit", "rebuild", "dead", "rules", "replay",
     "retract --actor a", "reset view article:1", "reopen", "snapshot --once", "drill",
 )  # fmt: skip
+
+
+TOKENS = {"read_token": "reader-" + "r" * 20, "admin_token": "admin-" + "a" * 20}
 
 
 @pytest.fixture
@@ -126,6 +138,38 @@ def test_each_command_names_the_archive_of_an_emptied_server(counted: Shell) -> 
         counted(*shlex.split(ingest))
         with closing(Totals(counted.url)) as totals:
             assert totals.get("article:1", "view").value == 1
+
+
+@pytest.mark.parametrize("backup", ["snapshot", "archive"])
+def test_the_backup_is_named_without_secrets_and_not_to_everyone(counted: Shell, monkeypatch, backup: str) -> None:
+    """No text has the user or the password of a backup's URL; an anonymous client of a service with tokens gets none.
+
+    The texts are those of `/readyz` and of a worker that waits.
+    """
+    folder, secrets = counted.folder, ("KEY", "SECRET")
+    counted(backup, str(folder / backup), "--once")
+    local = SimpleNamespace(from_uri=lambda _: (fs.LocalFileSystem(), str(folder / backup)))
+    monkeypatch.setattr(fs, "FileSystem", local)
+    url = "s3://KEY:SECRET@bucket/path" if backup == "archive" else f"sqlite:///{folder}/snapshot"
+    chosen = ArchiveSettings(url=url) if backup == "archive" else SnapshotSettings(url=url)
+    settings = replace(settings_for(counted.url, **TOKENS), **{backup: chosen})
+    empty(counted)
+    with serving(settings, backup=backup_text(settings)) as service, closing(connect(counted.url)) as client:
+        bodies = {
+            token: httpx.get(f"{service}/readyz", headers={"Authorization": f"Bearer {token}"} if token else {}).text
+            for token in ("", "unknown-token-of-somebody", *TOKENS.values())
+        }
+        with pytest.raises(NothingDeclared) as refused:
+            refuse_lost_data(client, settings, creating=True)
+        counted("emit", "view", "article:1")
+        assert httpx.get(f"{service}/readyz").status_code == 503
+    for text in (*bodies.values(), str(refused.value), read_archive(settings).place if backup == "archive" else ""):
+        assert not any(secret in text for secret in secrets), text
+    place = "s3://bucket/path" if backup == "archive" else f"{folder}/snapshot"
+    for token, body in bodies.items():
+        assert (place in body) == (token in TOKENS.values()), body
+        assert (counted.url in body) == (token in TOKENS.values()), body
+    assert place in str(refused.value)
 
 
 @pytest.mark.parametrize("backup", ["snapshot", "archive", ""])
@@ -239,6 +283,30 @@ def test_each_command_names_a_restore_of_another_file(counted: Shell) -> None:
             assert -1 < told.find(replacing) < told.find("tallystream restore --force")
         counted(*replacing.split()[1:])
         assert counted.json("status")["lost"] == []
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_snapshot_of_a_worker_after_a_restore_is_not_called_another_one(
+    counted: Shell, monkeypatch, capsys, *, is_named: bool
+) -> None:
+    """If a worker takes a snapshot before the command ends, the command does not state that another one was restored.
+
+    This is also so if a copy of the configured snapshot was restored.
+    """
+    file = counted.folder / "tally.sqlite"
+    config = counted.folder / "tallystream.toml"
+    config.write_text(f'[snapshot]\nurl = "{file}"\n', encoding="utf-8")
+    counted("snapshot", "--once")
+    named = shutil.copy(file, f"{counted.folder}/copy.sqlite") if is_named else None
+
+    def then_take(*arguments: Any, **options: Any) -> Any:
+        done = restore(*arguments, **options)
+        counted("snapshot", "--once")
+        return done
+
+    monkeypatch.setattr("tallystream_worker.snapshot.restore.restore", then_take)
+    assert restore_command(named, force=True, where=Where(redis=counted.url, config=config)) == 0
+    assert "was not restored" not in capsys.readouterr().out
 
 
 def test_status_states_one_order_if_both_backups_have_later_entries(counted: Shell) -> None:

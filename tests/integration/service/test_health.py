@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tallystream import Producer
 from tallystream.errors import KeyLost
 from tallystream.storage.keys import GROUP
+from tallystream_worker.service import backup_lookup
+from tallystream_worker.service.server import serving
 from tests.harness import Harness
-from tests.http_service import http_service
+from tests.http_service import http_service, settings_for
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -51,6 +57,68 @@ def test_an_empty_server_is_alive_and_not_ready(server: Server) -> None:
         answer = http.get("/readyz")
     assert answer.status_code == 503
     assert "tally:meta does not exist" in answer.json()["reasons"][0]
+
+
+def test_the_backup_is_looked_up_once_for_many_probes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes of an emptied server share one lookup of the backup, at most one runs, and its text is kept for a while.
+
+    An anonymous client of a service with tokens causes none.
+    """
+    monkeypatch.setattr(backup_lookup, "KEPT", 0.5)
+    token, calls, running = "reader-" + "r" * 20, [], threading.Semaphore(1)
+
+    def look_up() -> str:
+        assert running.acquire(blocking=False)
+        time.sleep(0.1)  # time for the other probes
+        calls.append(time.monotonic())
+        running.release()
+        return f"the backup {len(calls)}"
+
+    def probe(http: httpx.Client) -> str:
+        answer = http.get("/readyz", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 503
+        return str(answer.json()["reasons"][0])
+
+    with (
+        serving(settings_for(server.url, read_token=token), backup=look_up) as url,
+        httpx.Client(base_url=url) as http,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        assert [http.get("/readyz").status_code for _ in range(3)] == [503] * 3
+        assert not calls
+        assert set(pool.map(probe, [http] * 8)) == {"the backup 1"}
+        until(lambda: probe(http) == "the backup 2", timeout=10, what="the text to be too old")
+        assert calls[1] - calls[0] >= backup_lookup.KEPT
+
+
+@pytest.mark.parametrize("has_producer", [False, True])
+def test_readyz_answers_although_the_backup_does_not(server: Server, has_producer: bool) -> None:
+    """If the database of the backup does not answer, `/readyz` answers 503 within two seconds, without the backup.
+
+    Many probes start one lookup, and the service stops although it has not ended. This is so although a producer has
+    begun to use the emptied server.
+    """
+    if has_producer:
+        with Producer(server.url) as producer:
+            producer.emit("view", "a")
+            producer.flush()
+    calls, end = [], threading.Event()
+
+    def look_up() -> str:
+        calls.append(1)
+        end.wait(60)
+        return "the backup"
+
+    try:
+        with serving(settings_for(server.url), backup=look_up) as url, ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: httpx.get(f"{url}/readyz", timeout=20), range(8)))
+    finally:
+        end.set()
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "tallystream restore --force" in answer.json()["reasons"][0]
+        assert answer.elapsed.total_seconds() < 2
+    assert len(calls) == 1
 
 
 def test_every_missing_group_is_named(server: Server) -> None:

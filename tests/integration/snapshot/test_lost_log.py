@@ -16,8 +16,9 @@ import pytest
 from tallystream import Producer
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
+from tallystream.errors import DamagedValue
 from tallystream.rules.metrics import Metric, Rules
-from tallystream.storage.keys import SNAPSHOTS
+from tallystream.storage.keys import RESTORED, RESTORED_AT, SNAPSHOTS
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive
 from tallystream_worker.archive.store import Store
@@ -393,6 +394,19 @@ def test_a_snapshot_that_a_restore_has_passed_over_is_named(harness, database, t
     assert totals(database) == {"a": 10, "b": 20}
     emit(harness, "c")
     assert take(harness, database).whole == 0
+
+
+@pytest.mark.parametrize(("field", "value"), [(RESTORED_AT, "+5"), (RESTORED_AT, "abc"), (RESTORED, "abc")])
+def test_a_damaged_record_of_a_restore_is_named(harness, database, field, value):
+    """If another client has changed the record of a restore, the error names the field and what mends it."""
+    lose_the_end(harness, database)
+    (keys,) = harness.layout.keys
+    harness.client.hset(keys.sequences, mapping={RESTORED: "x.y 0-0 1", RESTORED_AT: "5"} | {field: value})
+    with pytest.raises(DamagedValue, match=rf"the field {field} of {re.escape(keys.sequences)} .* Delete the field"):
+        take(harness, database)
+    harness.client.hdel(keys.sequences, field)
+    with pytest.raises(LogLost):
+        take(harness, database)
 
 
 @pytest.mark.parametrize("is_other", [True, False])

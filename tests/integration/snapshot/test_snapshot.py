@@ -885,6 +885,23 @@ def test_a_copy_of_the_file_is_a_whole_snapshot(harness, tmp_path):
     assert harness.totals() == before
 
 
+@pytest.mark.parametrize("namespace", ["tally", "ns"])
+def test_a_look_at_an_empty_postgresql_creates_nothing(postgresql, namespace):
+    """With `is_there`, a look at a PostgreSQL database without a snapshot creates neither a schema nor a table."""
+    url = emptied(postgresql)
+    found = (
+        "SELECT count(*) FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname IN ('public', 'ns')"
+    )
+    with closing(Database(url, namespace, is_there=True)) as database:
+        assert (database.facts(), database.position(0)) == ({}, None)
+        with database._at_url.connect() as connection:
+            assert connection.execute(text(found)).scalar() == 0
+            assert connection.execute(text("SELECT count(*) FROM pg_namespace WHERE nspname ~ '^tally_'")).scalar() == 0
+        with closing(Database(url, namespace)) as other:
+            other.state({"namespace": namespace})
+        assert database.facts() == {"namespace": namespace}
+
+
 def test_what_is_missing_is_said(harness, database):
     """A restore reports the number of events that waited at the snapshot and are lost, and the ledger agrees."""
     emit_some(harness, 1)

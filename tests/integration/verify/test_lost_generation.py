@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tallystream.deployment import Deployment
+from tallystream.reading.totals import Totals
+from tallystream_worker.cli.later_backup import find_losses
 from tallystream_worker.cli.repartition import to_partitions
-from tallystream_worker.settings.settings import RedisSettings, Settings
-from tallystream_worker.snapshot.lost_log import LogLost
+from tallystream_worker.settings.settings import RedisSettings, Settings, SnapshotSettings
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.lost_log import LogLost, PassedOver
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.integration.verify.test_remedies import run
@@ -99,3 +103,29 @@ def test_older_data_of_another_generation_is_found(world: World, case: str, *, i
             world.harness.layout = Deployment.load(world.client).layout
             assert world.harness.totals() == right
     assert not {each for each in names(world.verify(archive=False)) if each.startswith("snapshot.")}
+
+
+def test_a_snapshot_of_a_later_topic_that_a_restore_has_passed_over_is_kept(world: World) -> None:
+    """After a restore of an earlier topic, the snapshot of the later one is kept, also if its streams are still there.
+
+    The error and `tallystream status` name the restore, until the loss is accepted.
+    """
+    repartitioned(world)
+    count(world)
+    url = str(world.folder / "later.sqlite")
+    settings = Settings(RedisSettings(world.harness.url), rules=RULES, snapshot=SnapshotSettings(url=url))
+    with closing(Database(url)) as later, closing(Totals(world.harness.url)) as totals:
+        Snapshotter(world.client, later, Deployment.load(world.client)).run_once()
+        right = later.facts()
+        restored(world)
+        count(world)
+        assert Deployment.load(world.client).layout.topic == totals.deployment.layout.topic == 1
+        for is_whole in (False, True):
+            with pytest.raises(PassedOver, match=r"another snapshot was restored at .* after this one was taken"):
+                Snapshotter(world.client, later, Deployment.load(world.client)).run_once(whole=is_whole)
+        assert later.facts() == right
+        (loss,) = find_losses(settings, totals)
+        assert (loss.is_certain, loss.text.startswith("passed over: another snapshot was restored")) == (True, True)
+        Snapshotter(world.client, later, Deployment.load(world.client)).run_once(accept_loss=True)
+        assert find_losses(settings, totals) == []
+        Snapshotter(world.client, later, Deployment.load(world.client)).run_once()

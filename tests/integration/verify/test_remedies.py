@@ -113,6 +113,18 @@ def passed_over(world: World) -> None:
         restore(world.client, database)
 
 
+def passed_over_of_a_later_topic(world: World) -> None:
+    """A copy of the snapshot from before a repartition was restored, on a server that was not emptied."""
+    older = world.folder / "older.sqlite"
+    with sqlite3.connect(world.database.place) as connection, closing(sqlite3.connect(older)) as other:
+        connection.backup(other)
+    settings = Settings(RedisSettings(world.harness.url), rules=RULES)
+    to_partitions(settings, Deployment.load(world.client), 2, "", accept_loss=False, json=True)
+    Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
+    with closing(Database(str(older))) as database:
+        restore(world.client, database, force=True, accept_loss=True)
+
+
 def behind(world: World) -> None:
     """Entries after the snapshot are gone from the stream."""
     world.emit(10)
@@ -139,6 +151,8 @@ CASES: Final[dict[str, tuple[str, Callable[[World], None], int]]] = {
     "older data and later events, to accept": ("snapshot.ahead", ahead_unseen, 1),
     "an older file, to accept": ("snapshot.passed_over", passed_over, 0),
     "an older file, to go back": ("snapshot.passed_over", passed_over, 1),
+    "an older file of an earlier topic, to accept": ("snapshot.passed_over", passed_over_of_a_later_topic, 0),
+    "an older file of an earlier topic, to go back": ("snapshot.passed_over", passed_over_of_a_later_topic, 1),
     "removed entries": ("snapshot.behind", behind, 0),
     "a changed row": ("snapshot.damaged", changed("UPDATE totals SET value = value + 1"), 0),
     "a removed row": ("snapshot.differs", changed("DELETE FROM votes"), 0),

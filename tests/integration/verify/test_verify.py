@@ -1140,6 +1140,8 @@ FORMS = {
     "the time until which appends are held back": ("seq", "!hold", "abc"),
     "the number of a closing": ("seq", "!closing", "01"),
     "the horizon of removed records": ("seq", "!reaped", "abc"),
+    "the time of a restore": ("seq", "!restored-at", "+5"),
+    "the record of a restore": ("seq", "!restored", "abc"),
     "a retention hold": ("holds", "snapshot", "abc"),
     "a place on a leaderboard": ("top:view", "first", ""),
 }
@@ -1189,3 +1191,10 @@ def test_a_snapshot_names_a_number_of_a_closing_in_another_form(world: World) ->
     world.client.hset(world.keys.sequences, "!closing", "abc")
     with pytest.raises(DamagedValue, match=f"!closing of {world.keys.sequences} .* NAMESPACE:meta"):
         world.copy()
+
+
+def test_the_hold_of_a_reader_that_is_gone_can_be_deleted() -> None:
+    """The remedy of a damaged hold names the case that no reader writes it again, so that trimming does not stop."""
+    text = str(DamagedValue("tally:{0}:holds", b"abc", field="archive"))
+    assert "Set it to 0-0" in text
+    assert "If no such reader runs any more, delete the field" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -43,3 +44,21 @@ def test_a_missing_file_is_named_each_time(tmp_path: Path) -> None:
         for _ in range(3):
             with pytest.raises(ConfigurationError, match=r"/x\.ns\.db: there is no such snapshot"):
                 database.facts()
+
+
+@pytest.mark.parametrize("begin", ["", "CREATE TABLE notes (text)", "PRAGMA journal_mode = DELETE"])
+def test_a_look_at_a_file_does_not_change_it(tmp_path: Path, begin: str) -> None:
+    """With `is_there`, a look at a database without a snapshot, or in another journal mode, writes nothing."""
+    file = tmp_path / "x.ns.db"
+    if "PRAGMA" in begin:
+        with closing(Database(str(tmp_path / "x.db"), "ns")) as database:
+            database.state({"namespace": "ns"})
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(begin)
+        connection.execute("PRAGMA user_version = 1")  # so that there is a file
+    before = file.read_bytes()
+    with closing(Database(str(tmp_path / "x.db"), "ns", is_there=True)) as database:
+        assert database.facts() == ({"namespace": "ns"} if "PRAGMA" in begin else {})
+        assert database.position(0) is None
+    assert file.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["x.ns.db"]

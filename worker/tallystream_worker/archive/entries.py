@@ -45,7 +45,7 @@ def entries(
         table, previous = store.read(file)
         if parse_id(previous) > behind and after != "0-0" and not with_gaps:
             raise ArchiveError(
-                f"{store.url}: entries of partition {partition} between {behind[0]}-{behind[1]} and {previous} are "
+                f"{store.place}: entries of partition {partition} between {behind[0]}-{behind[1]} and {previous} are "
                 "missing: a file was removed, or the archive began later"
             )
         after = f"{file.last[0]}-{file.last[1]}"

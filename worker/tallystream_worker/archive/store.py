@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from tallystream.client.connect import without_credentials
 from tallystream.errors import ConfigurationError, TallyError
 from tallystream.rules.retraction import Retraction
 from tallystream.storage.keys import FIRST_TOPIC, MAX_PARTITIONS, NAMESPACE, tag_of
@@ -136,8 +137,14 @@ class Store:
                 self._fs, self._place = fs.LocalFileSystem(), str(Path(url).expanduser().resolve())
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise ConfigurationError(
-                f"archive.url: {url!r} cannot be used: {error}. Write a folder, or a URL such as s3://BUCKET/PATH"
+                f"archive.url: {self.place!r} cannot be used: {error}. Write a folder, or a URL such as "
+                "s3://BUCKET/PATH"
             ) from None
+
+    @property
+    def place(self) -> str:
+        """The URL or folder that was given, without user and password, for messages."""
+        return without_credentials(self.url)
 
     @cached_property
     def _root(self) -> str:
@@ -186,8 +193,8 @@ class Store:
             differing = [name for name in ("format", "namespace", "partitions") if theirs.get(name) != ours[name]]
             if differing or theirs.get("epoch") not in epochs:
                 raise ArchiveError(
-                    f"{self.url} is the archive of other data (different {', '.join(differing) or 'epoch'}): archiving "
-                    "there would mix both. Name an empty folder in [archive] url"
+                    f"{self.place} is the archive of other data (different {', '.join(differing) or 'epoch'}): "
+                    "archiving there would mix both. Name an empty folder in [archive] url"
                 )
             if theirs["epoch"] == epochs[0]:
                 return
@@ -224,7 +231,7 @@ class Store:
             return
         if not self.is_of(epoch):
             raise ArchiveError(
-                f"{self.url} is the archive of other data (different epoch), so its events are not those of the "
+                f"{self.place} is the archive of other data (different epoch), so its events are not those of the "
                 "streams. Name the archive of this data (--archive URL, or [archive] url)"
             )
         self._epoch = epoch

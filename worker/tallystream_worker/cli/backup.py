@@ -29,7 +29,7 @@ def open_snapshot(settings: Settings, url: str | None, *, is_there: bool = False
         settings: The settings of the command.
         url: SQLite file or database URL from the command line.
         is_there: Require that a SQLite file exists: if not, the first use raises a `ConfigurationError`. Otherwise the
-            first use creates it. Tables that a PostgreSQL database lacks are created in both cases.
+            first use creates it, or the tables that a PostgreSQL database lacks.
 
     Raises:
         ConfigurationError: no database is named, or its URL cannot be used.
@@ -53,9 +53,8 @@ def snapshot_url(settings: Settings, url: str | None) -> str:
 def note_retractions(settings: Settings, deployment: Deployment, archive: str, retracted: Sequence[Retraction]) -> None:
     """Write the retractions that are live from now on into the snapshot of the settings, and into an archive.
 
-    A backup that does not exist yet, or that has these retractions, is not changed (but tables that a PostgreSQL
-    database lacks are created). A snapshot whose URL cannot be used, or whose driver is not installed, is skipped
-    without an error.
+    A backup that does not exist yet, or that has these retractions, is not changed. A snapshot whose URL cannot be
+    used, or whose driver is not installed, is skipped without an error.
 
     Args:
         settings: The settings of the command.

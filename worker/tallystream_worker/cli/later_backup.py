@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError
@@ -60,6 +60,8 @@ class _Position:
         last: The last stream ID that the backup knows.
         snapshot: The position of the snapshot, whose mark the server has too unless it has lost it; `None` for an
             archive.
+        is_later: Whether the snapshot is of a later topic than the live one. The stream and the sequences are then of
+            the live topic, and only a restore is looked for there.
     """
 
     backup: str
@@ -68,6 +70,7 @@ class _Position:
     sequences: str
     last: StreamID
     snapshot: SnapshotPosition | None = None
+    is_later: bool = False
 
 
 def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
@@ -80,7 +83,8 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
 
     Only the positions of the snapshot and the names of the archive's files are compared with the streams. A backup that
     cannot be read (also because its package is not installed), or that is not of this data, is passed over, and so are
-    a snapshot of another topic and a partition that cannot be read.
+    a snapshot of an earlier topic and a partition that cannot be read. Of a snapshot of a later topic, only a restore
+    of another one is found.
 
     Args:
         settings: The configuration, which names the backups.
@@ -111,10 +115,14 @@ def find_losses(settings: Settings, totals: Totals) -> list[BackedUpLoss]:
             last = about["last-generated-id"].decode()
             is_ahead, snapshot = position.last > parse_id(last), position.snapshot
             is_unmarked = snapshot is not None and snapshot.mark not in (marks or b"").decode().split()
-            since = snapshot.passed_over(restored, at) if snapshot is not None and is_unmarked else 0
+            since = (
+                snapshot.passed_over(position.sequences, restored, at) if snapshot is not None and is_unmarked else 0
+            )
             if since:
                 passed.append((position, since))
-                is_further = is_further or is_ahead
+                is_further = is_further or is_ahead or position.is_later
+            elif position.is_later:
+                continue
             elif is_ahead:
                 ahead.setdefault(position.backup, []).append((position, last))
             elif is_unmarked:
@@ -171,7 +179,7 @@ def _passed_over(position: _Position, restored: int, streams: int, *, is_certain
         position: The position of the snapshot in one of these streams.
         restored: When the other one was restored, in milliseconds since 1970.
         streams: The number of these streams.
-        is_certain: Whether the snapshot has later entries than one of the streams.
+        is_certain: Whether the snapshot has later entries than one of the streams, or is of a later topic.
     """
     return BackedUpLoss(
         f"passed over: another snapshot was restored at {format_moment(restored / 1000)}, after {position.backup} was "
@@ -185,15 +193,21 @@ def _of_snapshot(settings: Settings, deployment: Deployment) -> Iterator[_Positi
     layout = deployment.layout
     try:
         found = read_snapshot(settings)
-        if found is None or (found.epoch, found.topic) != (deployment.epoch, layout.topic):
+        if found is None or found.epoch != deployment.epoch or found.topic < layout.topic:
             return
         ends = [(each, parse_id(each.generated)) if each is not None else None for each in found.last]
     except (TallyError, ValueError):  # another program may have changed a position
         return
+    place = f"the snapshot {found.place}"
+    if found.topic > layout.topic:
+        oldest = min((each for each in found.last if each is not None), key=attrgetter("taken"), default=None)
+        if oldest is not None:
+            for keys in layout.keys:
+                yield _Position(place, _OF_SNAPSHOT, keys.stream, keys.sequences, (0, 0), oldest, is_later=True)
+        return
     for keys, end in zip(layout.keys, ends, strict=False):
         if end is not None:
             position, last = end
-            place = f"the snapshot {found.place}"
             yield _Position(place, _OF_SNAPSHOT, keys.stream, keys.sequences, last, position)
 
 
@@ -230,9 +244,9 @@ def _set_aside(settings: Settings, deployment: Deployment) -> Iterator[BackedUpL
                 tables = [store.columns(file, ["events"]) for file in store.set_aside(number)]
                 events = sum(sum(table.column("events").to_pylist()) for table in tables)
                 yield BackedUpLoss(
-                    f"lost: the archive {store.url} has entries with {events:,} events in files *.parquet.lost, which "
-                    f"{keys.stream} had lost; {missing:,} of these entries were not sent again when they were set "
-                    "aside. tallystream verify states how many of them do not count",
+                    f"lost: the archive {store.place} has entries with {events:,} events in files *.parquet.lost, "
+                    f"which {keys.stream} had lost; {missing:,} of these entries were not sent again when they were "
+                    "set aside. tallystream verify states how many of them do not count",
                     is_certain=False,
                 )
     except (ImportError, TallyError):

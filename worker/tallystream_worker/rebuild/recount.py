@@ -59,5 +59,5 @@ def recount_command(client: redis.Redis, deployment: Deployment, sources: Source
     if any(base.is_snapshot for base in bases):
         return _RESTORE
     if sources.archive is not None and any(base.is_archived for base in bases):
-        return f"tallystream rebuild --archive {sources.archive.url}"
+        return f"tallystream rebuild --archive {sources.archive.place}"
     return "tallystream rebuild"

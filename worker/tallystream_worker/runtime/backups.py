@@ -25,7 +25,7 @@ class BackedUp(Generic[_Last]):
     """The contents of a backup of one topic.
 
     Attributes:
-        place: The file, folder or URL of the backup; of a database, without user and password.
+        place: The file, folder or URL of the backup; of a URL, without user and password.
         epoch: The epoch of the data; `None` if the backup does not state it.
         topic: The number of the topic.
         last: By partition, the position of the snapshot, or the last file of the archive; `None` if the backup has
@@ -84,7 +84,7 @@ def read_archive(settings: Settings, topic: int = FIRST_TOPIC) -> BackedUp[File]
     store = Store(settings.archive.url, settings.redis.namespace, topic)
     manifest = store.manifest() or {}
     newest = [store.newest(number) for number in range(manifest.get("partitions", 0))]
-    return BackedUp(settings.archive.url, manifest.get("epoch"), topic, newest)
+    return BackedUp(store.place, manifest.get("epoch"), topic, newest)
 
 
 def archived_topics(settings: Settings) -> list[int]:

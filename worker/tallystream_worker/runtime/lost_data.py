@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry
 from redis.exceptions import RedisError
 
-from tallystream.client.connect import connect
+from tallystream.client.connect import connect, without_credentials
 from tallystream.client.error_text import text_of
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError, NothingDeclared, TallyError
@@ -181,7 +181,7 @@ def _of_archive(settings: Settings) -> str:
     files = [file for each in topics if each is not None for file in each.last if file is not None]
     if not files:
         return ""
-    url, last = settings.archive.url, max(file.last[0] for file in files)
+    url, last = without_credentials(settings.archive.url), max(file.last[0] for file in files)
     return (
         f"The archive {url} has its events up to {format_moment(last / 1000)}, but there is no snapshot to restore. To "
         "count the events again, name another folder in [archive] url, start a worker, and run: tallystream replay "

@@ -19,6 +19,7 @@ from tallystream.aio import Totals
 from tallystream_worker.live.broadcaster import Broadcaster
 from tallystream_worker.service import problems
 from tallystream_worker.service.access import Access
+from tallystream_worker.service.backup_lookup import BackupLookup
 from tallystream_worker.service.compression import delivered
 from tallystream_worker.service.early_response import watched
 from tallystream_worker.service.examples import illustrate
@@ -29,7 +30,7 @@ from tallystream_worker.service.routes.alerts import alerts
 from tallystream_worker.service.routes.counters import Counters
 from tallystream_worker.service.routes.dashboard import page, part
 from tallystream_worker.service.routes.events import Events
-from tallystream_worker.service.routes.health import Backup, healthz, readyz
+from tallystream_worker.service.routes.health import healthz, readyz
 from tallystream_worker.service.routes.live import live, live_socket
 from tallystream_worker.service.routes.metrics import ExtraMetrics, metrics
 from tallystream_worker.service.routes.overview import Summary
@@ -130,7 +131,7 @@ def create_app(
         settings: The configuration.
         extra: More Prometheus metrics for `/metrics`: those of workers in the same process.
         backup: Called in another thread if the server has no rules of this data; returns a text on the backup that has
-            the data, or `""`.
+            the data, or `""`. It is never called twice at a time, and its text is kept for ten seconds.
 
     Raises:
         ConfigurationError: a file of tokens cannot be read or is empty, or a token is not 16 to 512 printable ASCII
@@ -138,6 +139,7 @@ def create_app(
     """
     store = settings.redis
     access = Access(tokens_of(settings.serve))
+    lookup = BackupLookup(backup)
 
     @asynccontextmanager
     async def reading(app: Litestar) -> AsyncIterator[None]:
@@ -182,7 +184,7 @@ def create_app(
             "store": Provide(lambda: store, sync_to_thread=False),
             "limits": Provide(lambda: settings.serve, sync_to_thread=False),
             "access": Provide(lambda: access, sync_to_thread=False),
-            "backup": Provide(lambda: Backup(backup), sync_to_thread=False),
+            "backup": Provide(lambda: lookup, sync_to_thread=False),
             "extra": Provide(lambda: ExtraMetrics(extra), sync_to_thread=False),
         },
         plugins=[problems.plugin()],

@@ -48,6 +48,8 @@ class SnapshotError(TallyError):
 class Database:
     """The database of the snapshots of one namespace. It connects, and creates missing tables, when it is first used.
 
+    With `is_there`, it creates nothing, and does not change how the database works.
+
     Args:
         url: A file for SQLite, or an SQLAlchemy URL: `postgresql://USER:PASSWORD@HOST/NAME`, `sqlite:///FILE`. The
             caller must make sure that it is not empty: an empty one is a database in memory.
@@ -55,7 +57,8 @@ class Database:
             separate file (SQLite) or schema (PostgreSQL) next to it is used. An empty database belongs to the default
             namespace.
         is_there: Whether the snapshot must exist. If so, a missing SQLite file raises `ConfigurationError` at first
-            use; otherwise it is created. PostgreSQL is not checked.
+            use; otherwise it is created. A database without tables counts as one without a snapshot: `facts` and
+            `position` return that, and other methods raise `SnapshotError`.
 
     Raises:
         ConfigurationError: the URL cannot be used, or the driver of the database is not installed; no connection is
@@ -109,6 +112,8 @@ class Database:
             ConfigurationError: the database was opened with `is_there`, and its SQLite file does not exist.
         """
         with self._transaction() as connection:
+            if self._has_no_tables(connection):
+                return {}
             return {row.name: row.value for row in connection.execute(select(schema.facts))}
 
     def state(self, facts: Mapping[str, str], *, whole: bool = False) -> None:
@@ -187,6 +192,8 @@ class Database:
             ValueError: another program has written a text in place of a number.
         """
         with self._transaction() as connection:
+            if self._has_no_tables(connection):
+                return None
             row = connection.execute(
                 select(schema.positions).where(schema.positions.c.partition == partition)
             ).one_or_none()
@@ -360,7 +367,7 @@ class Database:
             raise SnapshotError(f"{self.place} cannot be used: {problem}") from error
 
     def _prepare(self) -> None:
-        """Choose the file or schema of this namespace, set `owner`, and create missing tables.
+        """Choose the file or schema of this namespace, set `owner`, and create missing tables unless `is_there`.
 
         After a failure, call it again: it chooses again, by the snapshot at the URL itself.
 
@@ -384,14 +391,19 @@ class Database:
         if is_sqlite:
             if self._is_there and not Path(engine.url.database or "").exists():
                 raise ConfigurationError(f"{engine.url.database}: there is no such snapshot")
-            if not event.contains(engine, "connect", _prepare_sqlite):
+            if not self._is_there and not event.contains(engine, "connect", _prepare_sqlite):
                 event.listen(engine, "connect", _prepare_sqlite)
-        with engine.begin() as connection:
-            if schema_ is not None:
-                connection.execute(CreateSchema(schema_, if_not_exists=True))
-            for table in schema.metadata.sorted_tables:  # create_all() checks first: no atomic step
-                connection.execute(CreateTable(table, if_not_exists=True))
+        if not self._is_there:
+            with engine.begin() as connection:
+                if schema_ is not None:
+                    connection.execute(CreateSchema(schema_, if_not_exists=True))
+                for table in schema.metadata.sorted_tables:  # create_all() checks first: no atomic step
+                    connection.execute(CreateTable(table, if_not_exists=True))
         self._engine, self._schema = engine, schema_
+
+    def _has_no_tables(self, connection: Connection) -> bool:
+        """Return whether the database may have no tables, and has none; without `is_there`, they were created."""
+        return self._is_there and not inspect(connection).has_table(schema.facts.name, self._schema)
 
     def _owner(self) -> str | None:
         """Return the namespace of the snapshot at the URL itself; `None` if there is none."""

@@ -5,7 +5,8 @@ away. New entries then follow, with later IDs, so an ID does not show the loss. 
 the partition: see `mark.lua`. If the mark is there, so is everything that the snapshot contains.
 
 A restore of another snapshot takes the mark away too. It is the choice of an operator, who may have named the wrong
-file: so the snapshot that was passed over is not replaced either, but the error is another one.
+file: so the snapshot that was passed over is not replaced either, but the error is another one. A restore of an earlier
+topic leaves the streams of the later one, and so the marks in them: only the time of the restore shows what happened.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def has_everything(
 
     Without the mark, the server has lost data of the snapshot, or another snapshot was restored. If the result is
     `False`, it has the events all the same: no entry of the snapshot is lost, or all were sent again. An empty mark
-    counts as there. The generation of the snapshot need not be live, nor its topic.
+    counts as there. The generation of the snapshot need not be live, nor its topic; but if the topic is later than the
+    live one, which only a restore leaves, the live topic lacks its events, whatever its streams have.
 
     Args:
         client: The server of the partition.
@@ -135,8 +137,11 @@ def has_everything(
         LogLost: entries of the snapshot are missing, and not all of them were surely sent again. It is `PassedOver` if
             another snapshot was restored after this one was taken.
         SnapshotError: the database cannot be used.
+        DamagedValue: another client has changed the record of a restore.
         redis.RedisError: the server did not answer, or refused a command.
     """
+    if keys.topic > live.topic and (passed := passed_over(client, keys, position, live)):
+        raise passed
     if put_mark(client, keys, position.mark):
         return True
     held: bytes | None = client.execute_command("HGET", keys.retention_holds, HOLDER)
@@ -152,7 +157,9 @@ def has_everything(
 def passed_over(
     client: redis.Redis, keys: PartitionKeys, position: SnapshotPosition, live: Layout
 ) -> PassedOver | None:
-    """Return the error about a snapshot without a mark if another snapshot was restored after it was taken; or `None`.
+    """Return the error about a snapshot if another snapshot was restored after it was taken; or `None`.
+
+    Call it if the partition lacks the mark of the snapshot, or the topic of the snapshot is later than the live one.
 
     Args:
         client: The server of the partition.
@@ -161,12 +168,13 @@ def passed_over(
         live: The layout of the live topic. If the snapshot is of another one, a restore of any partition counts.
 
     Raises:
+        DamagedValue: another client has changed the record of a restore.
         redis.RedisError: the server did not answer, or refused a command.
     """
     restored = 0
     for each in [keys] if keys.topic == live.topic else live.keys:
         found: Any = client.hmget(each.sequences, [RESTORED, RESTORED_AT])
-        restored = max(restored, position.passed_over(*found))
+        restored = max(restored, position.passed_over(each.sequences, *found))
     if not restored:
         return None
     return PassedOver(

@@ -12,9 +12,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.errors import TallyError
-from tallystream.storage.keys import RESTORED
+from tallystream.errors import DamagedValue, TallyError
+from tallystream.storage.keys import RESTORED, RESTORED_AT
 from tallystream.storage.scripts import Script
+from tallystream.storage.stored_values import RESTORATION, stored_number
 from tallystream.wire.codec import was_decided
 from tallystream.wire.stream_id import before, parse_id
 from tallystream_worker.process.stream_facts import stream_facts
@@ -116,6 +117,7 @@ class SnapshotPosition:
 
         Raises:
             KeyLost: the partition has lost its stream.
+            DamagedValue: another client has changed the record of the last restore.
             redis.RedisError: the server did not answer, or refused a command.
         """
         about = stream_facts(client, keys)
@@ -128,35 +130,57 @@ class SnapshotPosition:
                 return True
         elif parse_id(about["first-entry"][0].decode()) <= last:
             return True
-        return self._is_restored(client.execute_command("HGET", keys.sequences, RESTORED), gone)
+        return self._is_restored(keys.sequences, client.execute_command("HGET", keys.sequences, RESTORED), gone)
 
-    def passed_over(self, restored: bytes | None, at: bytes | None) -> int:
+    def passed_over(self, sequences: str, restored: bytes | None, at: bytes | None) -> int:
         """Return when the last restore ran, if it ran after this moment and restored another snapshot; else 0.
 
         The result is in milliseconds since 1970. Earlier restores do not count.
 
         Args:
-            restored: The field `RESTORED` of the partition's sequences; `None` if there is none.
+            sequences: The name of the partition's key of sequences.
+            restored: The field `RESTORED` of this key; `None` if there is none.
             at: The field `RESTORED_AT`; `None` if there is none.
-        """
-        if restored is None or at is None or restored.partition(b" ")[0] == self.mark.encode():
-            return 0
-        return int(at) if int(at) > self.taken else 0
 
-    def _is_restored(self, restored: bytes | None, gone: int) -> bool:
+        Raises:
+            DamagedValue: another client has changed one of the fields.
+        """
+        if restored is None or at is None:
+            return 0
+        moment = stored_number(sequences, at, field=RESTORED_AT)
+        is_other = _parse_restored(sequences, restored)[0] != self.mark
+        return moment if is_other and moment > self.taken else 0
+
+    def _is_restored(self, sequences: str, restored: bytes | None, gone: int) -> bool:
         """Return whether a stream lacks exactly as many entries as its last restore left out, so that none was trimmed.
 
         The restored snapshot contains these entries. Return `False` also if there was no restore, or if it restored
         another snapshot with a later `floor` than this position.
 
         Args:
-            restored: The field `RESTORED` of the sequences; `None` if there is none.
+            sequences: The name of the partition's key of sequences.
+            restored: The field `RESTORED` of this key; `None` if there is none.
             gone: The number of entries that the stream lacks.
+
+        Raises:
+            DamagedValue: another client has changed the field.
         """
         if restored is None:
             return False
-        mark, floor, then = restored.decode().split(" ")
-        return gone == int(then) and (mark == self.mark or parse_id(floor) <= parse_id(self.floor))
+        mark, floor, then = _parse_restored(sequences, restored)
+        return gone == then and (mark == self.mark or parse_id(floor) <= parse_id(self.floor))
+
+
+def _parse_restored(sequences: str, value: bytes) -> tuple[str, str, int]:
+    """Return the mark, the stream ID and the number in the field `RESTORED` of the key `sequences`.
+
+    Raises:
+        DamagedValue: another client has changed the field.
+    """
+    if (found := RESTORATION.fullmatch(value)) is None:
+        raise DamagedValue(sequences, value, field=RESTORED)
+    mark, id_, number = found.groups()
+    return mark.decode(errors="replace"), id_.decode(), int(number)
 
 
 @dataclass

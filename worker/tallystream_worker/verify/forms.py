@@ -1,4 +1,4 @@
-"""Checks the forms of values that scripts read, and that no other check of a verification calculates with."""
+"""Checks the forms of values that scripts or snapshots read, and with which no other check of a verification works."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import DamagedValue
-from tallystream.storage.keys import CLOSED, CLOSING, REAPED, REAPED_SPOOL, STATED
-from tallystream.storage.stored_values import EARLIER, HORIZON, ID, NUMBER
+from tallystream.storage.keys import CLOSED, CLOSING, REAPED, REAPED_SPOOL, RESTORED, RESTORED_AT, STATED
+from tallystream.storage.stored_values import EARLIER, HORIZON, ID, NUMBER, RESTORATION
 
 if TYPE_CHECKING:
     from tallystream_worker.verify.scene import Scene
@@ -17,6 +17,8 @@ _FIELDS: Final = {
     "!hold": NUMBER,
     CLOSED: re.compile(rb"|" + NUMBER.pattern),
     f"!{CLOSING}": NUMBER,
+    RESTORED: RESTORATION,
+    RESTORED_AT: NUMBER,
     REAPED: HORIZON,
     REAPED_SPOOL: HORIZON,
     STATED: EARLIER,
@@ -28,8 +30,9 @@ scripts that cannot read them write them again."""
 def check(scene: Scene) -> None:
     """State, as checks that could not be made, damaged fields of the sequences, and damaged retention holds.
 
-    They are damaged if they have another form than tallystream writes: then scripts that append, trim or close fail, or
-    decide wrongly. The records of producers, which are other fields of the sequences, are not checked here.
+    They are damaged if they have another form than tallystream writes: then scripts that append, trim or close, and
+    checks for lost entries, fail or decide wrongly. The records of producers, which are other fields of the sequences,
+    are not checked here.
 
     Raises:
         redis.RedisError: the server does not reply, or rejects a command.

@@ -203,9 +203,10 @@ def _state_of(scene: Scene, keys: PartitionKeys, number: int, database: Database
 
     The result is `_THERE`, `_SENT_AGAIN` (the mark is missing, but no entry is lost, or all were sent again) or
     `_LOST`. Only `_LOST` is reported, as a fault. Entries are lost, or a restore of another snapshot has passed them
-    over, if the snapshot ends after the stream. They may also be lost if the server lacks the mark of the snapshot: the
-    IDs do not show whether a server has lost entries and got later ones since. If the key that has the mark (the
-    sequences) is lost, the mark is not looked for, and the result is `_THERE`.
+    over, if the snapshot ends after the stream; a restore of an earlier topic has passed over those of a later one.
+    They may also be lost if the server lacks the mark of the snapshot: the IDs do not show whether a server has lost
+    entries and got later ones since. If the key that has the mark (the sequences) is lost, the mark is not looked for,
+    and the result is `_THERE`.
 
     Args:
         scene: The verification, whose report gets the loss.

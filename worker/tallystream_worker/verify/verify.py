@@ -135,7 +135,7 @@ def _of_this_data(sources: Sources, deployment: Deployment, report: Verification
         return found
     report.fail(
         "archive",
-        f"{found.archive.url} is the archive of other data (different {', '.join(differing)}), so no entry was "
+        f"{found.archive.place} is the archive of other data (different {', '.join(differing)}), so no entry was "
         "compared with it. If the server has lost this data: tallystream restore --force; otherwise name another "
         "folder in [archive] url",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tallystream.client.connect import connect
+from tallystream.client.connect import connect, without_credentials
 from tallystream.deployment import Deployment
 from tallystream.errors import ConfigurationError
 from tallystream_worker.cli.options import DAY, AsJson, Where, flag, number
@@ -55,7 +55,10 @@ def archive(
             if json:
                 print_json({"archive": chosen.url, "events": events, "seconds": round(seconds, 3)})
             else:
-                console.print(f"archived {events:,} events in {seconds:.1f} s to {chosen.url}", soft_wrap=True)
+                console.print(
+                    f"archived {events:,} events in {seconds:.1f} s to {without_credentials(chosen.url)}",
+                    soft_wrap=True,
+                )
             return
     with (
         stop_on_signals() as stop,

@@ -30,8 +30,10 @@ from tallystream_worker.runtime.backups import read_snapshot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tallystream_worker.runtime.backups import BackedUp
     from tallystream_worker.settings.settings import Settings
     from tallystream_worker.snapshot.partition_restore import RestoredPart
+    from tallystream_worker.snapshot.point_in_time import SnapshotPosition
     from tallystream_worker.snapshot.restore import Restored
 
 
@@ -66,6 +68,7 @@ def restore(
         if not json:
             error_console.print(f"waiting for the lock of another restore ({process})", soft_wrap=True)
 
+    configured = _configured(settings)
     began = time.monotonic()
     with (
         closing(connect(settings.redis.url)) as client,
@@ -148,7 +151,7 @@ def restore(
             "the present configuration, events of new metrics become dead letters. Then run: tallystream rebuild",
             soft_wrap=True,
         )
-    _print_passed_over(settings, parts)
+    _print_passed_over(configured, database.place, parts)
     if damaged:
         console.print(
             f"Another program has changed, removed or added rows of the snapshot after it was taken, in the tables "
@@ -177,16 +180,27 @@ def _rules_differ(settings: Settings, result: Restored) -> bool:
     return publish(replace(present, retracted=())) != publish(replace(result.of_snapshot, retracted=()))
 
 
-def _print_passed_over(settings: Settings, parts: Sequence[RestoredPart]) -> None:
-    """Print which command replaces the configured snapshot, if it is of another moment than the restored one.
+def _configured(settings: Settings) -> BackedUp[SnapshotPosition] | None:
+    """Return the configured snapshot; `None` if it lacks a partition, or cannot be read.
 
-    Print nothing if it has no snapshot of a partition, or cannot be read.
+    Call it before the restore: when partitions are open again, workers may take the next snapshot.
     """
     try:
         found = read_snapshot(settings)
     except TallyError:
-        return
-    if found is None or not found.last or None in found.last:
+        return None
+    return None if found is None or not found.last or None in found.last else found
+
+
+def _print_passed_over(found: BackedUp[SnapshotPosition] | None, place: str, parts: Sequence[RestoredPart]) -> None:
+    """Print which command replaces the configured snapshot, if it is of another moment than the restored one.
+
+    Args:
+        found: The configured snapshot before the restore; `None` for none.
+        place: The place of the restored snapshot.
+        parts: The restored partitions.
+    """
+    if found is None or found.place == place:
         return
     if [each.taken for each in found.last if each is not None] != [part.taken for part in parts]:
         console.print(

@@ -1,8 +1,5 @@
 """The routes of health: whether the process lives, and whether the counters can be read and are kept up to date."""
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, Final
@@ -26,20 +23,11 @@ from tallystream.storage.deployment_hash import ARCHIVE_LOST
 from tallystream.storage.keys import Layout
 from tallystream.storage.lost_keys import lost_commands, parse_lost
 from tallystream_worker.service.access import Access
+from tallystream_worker.service.backup_lookup import BackupLookup
 from tallystream_worker.service.problems import problem
 from tallystream_worker.service.tokens import Role
 
 _SHOWN: Final = 10
-
-
-@dataclass(frozen=True)
-class Backup:
-    """What `/readyz` calls if the server has no rules of this data: `text` returns which backup has the data.
-
-    The text has the command that restores it; it is empty if no backup is known to have the data.
-    """
-
-    text: Callable[[], str]
 
 
 @get("/healthz", tags=["health"], summary="Whether the process is alive", role=Role.OPEN)
@@ -52,15 +40,16 @@ async def healthz() -> dict[str, str]:
 async def readyz(
     totals: NamedDependency[Totals],
     access: NamedDependency[Access],
-    backup: NamedDependency[Backup],
+    backup: NamedDependency[BackupLookup],
     request: Request[Any, Any, Any],
 ) -> dict[str, Any]:
-    """Respond 200 if Redis replies, it has data in the layout of this release, and all partitions can be counted.
+    """Respond 200 if Redis replies, it has rules in the layout of this release, and all partitions can be counted.
 
     A partition can be counted if its stream has the consumer group of the workers, and the partition has not lost a key
     that workers need. Lost ids and limits of periods are not found here, and whether a worker runs is not checked.
     Otherwise respond 503, also while a restore has not finished. If the server was emptied, and a backup has the data,
-    the only reason names the backup, and the command that restores it.
+    the only reason names the backup, and the command that restores it. The backups are looked at for at most one
+    second, and at most every ten seconds; without a result, the reason does not name the backup.
 
     The service stays ready if there are dead letters, if dead letters were dropped, if another program removed entries
     before they were counted, if the server has lost archived entries, or if the ledger does not balance. In a cluster,
@@ -68,13 +57,14 @@ async def readyz(
     description of the data once: the service then answers in part. In these cases, the response has `warnings`, as far
     as the figures can be read, but only to a request with a token or a session, if this service needs tokens.
     """
-    if reasons := await _reasons_against(totals, backup):
-        if not access.knows(request):
+    is_told = access.knows(request)
+    if reasons := await _reasons_against(totals, backup if is_told else None):
+        if not is_told:
             raise problem(
                 HTTPStatus.SERVICE_UNAVAILABLE, "not ready; a request with a token or a session gets the reasons"
             )
         raise problem(HTTPStatus.SERVICE_UNAVAILABLE, "; ".join(reasons[:_SHOWN]), reasons=reasons[:_SHOWN])
-    warnings = await _warnings(totals) if access.knows(request) else []
+    warnings = await _warnings(totals) if is_told else []
     return {"status": "ready"} | ({"warnings": warnings} if warnings else {})
 
 
@@ -98,12 +88,14 @@ async def _warnings(totals: Totals) -> list[str]:
     return [*away[:_SHOWN], *(f"{number:,} {what}" for number, what in found if number)]
 
 
-async def _reasons_against(totals: Totals, backup: Backup) -> list[str]:
+async def _reasons_against(totals: Totals, backup: BackupLookup | None) -> list[str]:
+    """Return why the service is not ready; empty if it is. Without `backup`, no reason names the backup."""
     try:
         deployment = await totals.reload()  # not the cached one
-        if deployment.declared is None and (found := await asyncio.to_thread(backup.text)):
+        if deployment.declared is None and backup is not None and (found := await backup.text()):
             return [found]
         deployment.ensure_stored()
+        deployment.ensure_declared()  # also if a producer has begun to use an emptied server
         layout = deployment.in_reach.layout
         lost = await totals.run(_query_lost(layout))
         missing = await totals.run(_query_groups(layout))
@@ -113,7 +105,7 @@ async def _reasons_against(totals: Totals, backup: Backup) -> list[str]:
     except NodeUnreachable as error:
         return [str(error)]
     except DeploymentDeleted as error:
-        found = await asyncio.to_thread(backup.text)
+        found = "" if backup is None else await backup.text()
         return [f"{error}. {found}" if found else str(error)]
     except (ConfigurationError, StreamError) as error:  # also of a restore that has not finished
         return [str(error)]
