@@ -1958,8 +1958,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/archiver.py",
-                "        if is_apart:\n            counts",
-                "        if False:\n            counts",
+                "        if is_apart:\n            places",
+                "        if False:\n            places",
             ),
         ),
         tests=(f"{_LOST_ENTRIES}::test_entries_that_were_sent_again_are_archived_once",),
@@ -1974,8 +1974,8 @@ MUTANTS: Final = (
         (
             Edit(
                 "tallystream_worker/archive/archiver.py",
-                "if (self._position(), self._claim()) != (position, claim):",
-                "self._position()\n        if False:",
+                "            return (self._position(), self._claim()) == (position, claim)",
+                "            self._position()\n            return True",
             ),
             Edit(
                 "tallystream_worker/archive/lua/continue_after.lua", "~= ARGV[2] then\n  return", "== '' then\n  return"
@@ -3212,7 +3212,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "what-a-snapshot-counted-is-set-aside-as-lost",
-        (Edit("tallystream_worker/archive/archiver.py", "counts = unknown is not None", "counts = False"),),
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "left_out = None if unknown is None else",
+                "left_out = None and",
+            ),
+        ),
         tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
     ),
     Mutant(
@@ -3241,8 +3247,61 @@ MUTANTS: Final = (
     ),
     Mutant(
         "verify-forgets-what-a-snapshot-counted",
-        (Edit("tallystream_worker/verify/set_aside.py", "store.counted(number) if self._named else ()", "()"),),
+        (Edit("tallystream_worker/verify/set_aside.py", "for file in store.counted(number):", "for file in ():"),),
         tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_were_lost_twice_count_once",),
+    ),
+    Mutant(
+        "verify-takes-what-a-replaced-snapshot-counted-as-counted",
+        (Edit("tallystream_worker/verify/set_aside.py", "left_out.mark == store.snapshot_of(file)", "True"),),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_of_replaced_counters_are_not_taken_as_counted",),
+    ),
+    Mutant(
+        "verify-takes-what-a-snapshot-counted-as-rebuilt",
+        (Edit("tallystream_worker/verify/set_aside.py", "self._restored is not None and left_out", "left_out"),),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_of_replaced_counters_are_not_taken_as_counted",),
+    ),
+    Mutant(
+        "entries-given-up-after-a-restore-are-set-aside-as-counted",
+        (
+            Edit(
+                "tallystream_worker/archive/lost.py",
+                "left_out is not None and id_ <= left_out.until",
+                "left_out is not None",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_were_lost_after_the_restore_are_no_counted_ones",),
+    ),
+    Mutant(
+        "verify-takes-entries-given-up-after-a-restore-as-left-out",
+        (
+            Edit(
+                "tallystream_worker/verify/archived.py",
+                "self._left_out is None or parse_id(ahead.until) > self._left_out.until",
+                "self._left_out is None",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_were_lost_after_the_restore_are_no_counted_ones",),
+    ),
+    Mutant(
+        "restore-without-an-archive-states-that-it-read-one",
+        (Edit("tallystream_worker/snapshot/partition_restore.py", "        if has_archive:\n", "        if True:\n"),),
+        tests=(f"{_BESIDE_ARCHIVE}::test_without_the_archive_no_entry_is_taken_as_counted",),
+    ),
+    Mutant(
+        "slow-archiver-takes-out-a-file-that-another-wrote-again",
+        (Edit("tallystream_worker/archive/lost.py", "if not is_current():", "if False:"),),
+        tests=(f"{_LOST_ENTRIES}::test_a_slow_archiver_keeps_a_file_that_another_has_written_again",),
+    ),
+    Mutant(
+        "archiver-deletes-entries-that-it-will-archive-again",
+        (
+            Edit(
+                "tallystream_worker/archive/lost.py",
+                "            return False\n        store.retire(file)",
+                "            return False\n        store.remove(file)",
+            ),
+        ),
+        tests=(f"{_LOST_ENTRIES}::test_no_archived_entry_is_deleted",),
     ),
     Mutant(
         "audit-waits-for-the-archive-to-state-a-range",

@@ -68,6 +68,10 @@ RESTORED_AT: Final = "!restored-at"
 """Field of the sequences: when the last restore of the partition ran, in milliseconds since 1970, by the server's
 clock."""
 
+RESTORED_UP_TO: Final = "!restored-up-to"
+"""Field of the sequences: the last ID of the restored stream when the last restore of the partition wrote it. Every
+entry that the stream or the archive had then has this ID or an earlier one. Missing if the restore read no archive."""
+
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
 
@@ -178,8 +182,8 @@ class PartitionKeys:
         trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
         `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn`
         and `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
-        `mark.lua`). `!restored` and `!restored-at` are about the last restore of the partition (see `RESTORED` and
-        `RESTORED_AT`).
+        `mark.lua`). `!restored`, `!restored-at` and `!restored-up-to` are about the last restore of the partition (see
+        `RESTORED`, `RESTORED_AT` and `RESTORED_UP_TO`).
         """
         return self.prefix + "seq"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from tallystream import Producer
@@ -23,7 +24,7 @@ from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive, LiveArchive
 from tallystream_worker.archive.store import Store
 from tallystream_worker.counting.entry import Entry
-from tallystream_worker.process import logs
+from tallystream_worker.process import failpoints, logs
 from tallystream_worker.process.failpoints import VARIABLE
 from tallystream_worker.rebuild.reopen import reopen
 from tallystream_worker.service.server_stats import query_server_stats
@@ -362,3 +363,55 @@ def test_two_archivers_find_the_same_loss(harness, folder):
     check(harness, folder)
     assert len(lost) == 1
     assert len(calls) > 3
+
+
+def come_back(harness: Harness, folder: Path) -> set[str]:
+    """Archive entries that the server loses and then has again, after another one; return the IDs of the archived."""
+    stream, event, next_day = harness.layout.keys[0].stream, {"metric": "view", "subject": "a"}, 86_400_000
+    harness.client.xadd(stream, event, "1000-0")
+    archive(harness, folder, [])
+    earlier = copy_of(harness.client)
+    for id_ in (f"{next_day}-1", f"{next_day}-3"):
+        harness.client.xadd(stream, event, id_)
+    archive(harness, folder, [])
+    archived = {id_.decode() for id_, _ in harness.client.xrange(stream)}
+    go_back(harness.client, earlier)
+    for id_ in ("2000-0", f"{next_day}-1", f"{next_day}-2", f"{next_day}-3"):
+        harness.client.xadd(stream, event, id_)
+    return archived
+
+
+def test_a_slow_archiver_keeps_a_file_that_another_has_written_again(harness, folder):
+    """If another archiver writes entries again to a file of the same name, a slow one does not take this file out."""
+    come_back(harness, folder)
+    store, keys = Store(str(folder)), harness.layout.keys[0]
+    read, calls = store.read, []
+
+    def late(file):
+        calls.append(file)
+        found = read(file)
+        if len(calls) == 2:  # the first time, to compare the file with the stream; now, to set it aside
+            archive(harness, folder, [])
+            assert file in list(Store(str(folder)).files(0))
+        return found
+
+    store.read = late
+    PartitionArchiver(harness.connect(), store, keys, 0).ensure_group()
+    assert len(calls) == 2
+    check(harness, folder)
+
+
+def test_no_archived_entry_is_deleted(harness, folder, monkeypatch):
+    """Until entries that the stream has are archived again, another file has them: the server may lose them again."""
+    archived = come_back(harness, folder)
+
+    def stop(place):
+        raise InterruptedError(place)
+
+    monkeypatch.setattr(failpoints, "reach", stop)
+    with pytest.raises(InterruptedError, match="after-set-aside"):
+        archive(harness, folder, [])
+    found = [pq.read_table(path).to_pylist() for path in folder.glob("day=*/*/*_*")]
+    rows = [row for table in found for row in table]
+    assert {f"{round(row['received'].timestamp() * 1000)}-{row['received_n']}" for row in rows} == archived
+    assert [entry.id for entry in entries(Store(str(folder)), 0)] == ["1000-0"]

@@ -29,7 +29,7 @@ from tallystream.reading.ledger import query_ledger
 from tallystream.reading.totals import Totals
 from tallystream.rules.metrics import Metric, Rules, publish
 from tallystream.rules.retraction import Retraction
-from tallystream.storage.keys import DUE, RESTORED, RESTORED_AT, SNAPSHOTS, UNTIL, partition_of
+from tallystream.storage.keys import DUE, RESTORED, RESTORED_AT, RESTORED_UP_TO, SNAPSHOTS, UNTIL, partition_of
 from tallystream.storage.scripts import Script
 from tallystream.wire.event import Event
 from tallystream.wire.stream_id import parse_id
@@ -589,7 +589,13 @@ def dump(harness: Harness) -> dict:
                 value = client.get(key)
             elif kind == b"hash":
                 value = client.hgetall(key)
-                for mark in (SNAPSHOTS, RESTORED, RESTORED_AT, "!closing"):  # a restore writes these again
+                for mark in (
+                    SNAPSHOTS,
+                    RESTORED,
+                    RESTORED_AT,
+                    RESTORED_UP_TO,
+                    "!closing",
+                ):  # a restore writes these again
                     value.pop(mark.encode(), None)
             elif kind == b"set":
                 value = client.smembers(key)

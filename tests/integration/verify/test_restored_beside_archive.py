@@ -5,6 +5,7 @@ A server goes back to older data; then an archiver may run, before or only after
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -72,9 +73,9 @@ class World:
         """Take a snapshot."""
         Snapshotter(self.client, self.database, Deployment.load(self.client)).run_once()
 
-    def restore(self, *, force: bool = True) -> None:
-        """Restore the snapshot, with the archive."""
-        found = restore(self.client, self.database, partial(entries, self.store), force=force)
+    def restore(self, *, force: bool = True, has_archive: bool = True) -> None:
+        """Restore the snapshot, with the archive or without it."""
+        found = restore(self.client, self.database, partial(entries, self.store) if has_archive else None, force=force)
         self.taken = max(part.taken for part in found.parts)
         self.harness.drain("closer", claim_idle=0)
 
@@ -188,11 +189,8 @@ def test_each_event_counts_once(
     assert (world.findings(), world.findings(snapshot=False), world.totals()) == ({}, {}, right)
 
 
-def test_entries_that_were_lost_twice_count_once(world: World) -> None:
-    """A server loses the same entries twice, and then a snapshot with them is restored: the page's steps add nothing.
-
-    The archiver sets aside what was sent again first, and after the restore also what was sent again last.
-    """
+def lose_twice(world: World, *, has_archive: bool = True) -> dict[str, int]:
+    """Lose the same entries twice, restore a snapshot with them, and archive; return the right totals."""
     with closing(Producer(world.harness.url, linger=0)) as running:
         world.emit("kept", 2, running)
         world.archive()
@@ -205,9 +203,17 @@ def test_entries_that_were_lost_twice_count_once(world: World) -> None:
             until(lambda losses=losses: running.stats.rewound_streams == losses, what="the rollback of the producer")
             running.flush()
             world.archive()
-        world.restore()
+        world.restore(has_archive=has_archive)
     world.archive()
-    right = {"kept": 2, "again": 5, "later": 2}
+    return {"kept": 2, "again": 5, "later": 2}
+
+
+def test_entries_that_were_lost_twice_count_once(world: World) -> None:
+    """A server loses the same entries twice, and then a snapshot with them is restored: the page's steps add nothing.
+
+    The archiver sets aside what was sent again first, and after the restore also what was sent again last.
+    """
+    right = lose_twice(world)
     assert (world.findings(), world.totals()) == ({}, right)
     assert list(world.folder.glob("archive/lost/*/*.parquet.counted"))
     limits = [each.text for each in verify(world.client, "tally", Sources(world.store)).limits]
@@ -215,6 +221,61 @@ def test_entries_that_were_lost_twice_count_once(world: World) -> None:
     assert any(re.search("that nothing needs ([56]) entries with \\1 events", each) for each in limits)
     world.count_lost()
     assert world.totals() == right
+
+
+def test_without_the_archive_no_entry_is_taken_as_counted(world: World) -> None:
+    """If a restore read no archive, it may lack entries that only the archive has: none is set aside as counted."""
+    lose_twice(world, has_archive=False)
+    assert list(world.folder.glob("archive/lost/*/*.parquet.lost"))
+    assert not list(world.folder.glob("archive/lost/*/*.parquet.counted"))
+
+
+@pytest.mark.parametrize("way", ["rebuild", "restore"])
+def test_entries_of_replaced_counters_are_not_taken_as_counted(world: World, way: str) -> None:
+    """If other counters replace those of a restored snapshot, it is not proved that the entries in them count."""
+    with closing(Database(str(world.folder / "older.sqlite"))) as older:
+        Snapshotter(world.client, older, Deployment.load(world.client)).run_once()
+        lose_twice(world)
+        if way == "restore":
+            restore(world.client, older, partial(entries, world.store), force=True)
+        else:
+            variables = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url}
+            command = [PROGRAM, "rebuild", "--accept-loss"]
+            subprocess.run(command, env=os.environ | variables, cwd=world.folder, check=True, capture_output=True)
+    world.harness.drain("closer", claim_idle=0)
+    report = verify(world.client, "tally", Sources(world.store))
+    assert report.failed == []
+    limits = [each.text for each in report.limits]
+    assert not [each for each in limits if re.search("that nothing needs [56] entries", each)]
+    assert any(re.search("whether [56] entries .* in files [*].parquet.counted count", each) for each in limits), limits
+
+
+def test_entries_that_were_lost_after_the_restore_are_no_counted_ones(world: World) -> None:
+    """A server loses archived entries after the restore, and their producer continues without them: they are lost."""
+    keys = world.harness.layout.keys[0]
+    world.emit("kept", 2)
+    world.archive()
+    older = copy_of(world.client)
+    world.emit("counted", 3)
+    world.take()
+    go_back(world.client, older)
+    world.restore()
+    world.archive()
+    restored = copy_of(world.client)
+    world.emit("given-up", 4)
+    world.archive()
+    records = world.client.hgetall(keys.sequences)
+    go_back(world.client, restored)
+    # The record of a producer that states a gap and appends a later entry covers the lost entries.
+    known = world.client.hkeys(keys.sequences)
+    later = {name: record for name, record in records.items() if name not in known and not name.startswith(b"!")}
+    world.client.hset(keys.sequences, mapping=later)
+    world.emit("later", 1)
+    assert any("4 archived entries" in each for each in world.findings()["archive.ahead"])
+    world.archive()
+    assert not list(world.folder.glob("archive/lost/*/*.parquet.counted"))
+    stated = [each.text for each in verify(world.client, "tally", Sources(world.store)).limits]
+    assert any("whether 4 entries with 4 events in files *.parquet.lost count" in each for each in stated), stated
 
 
 def test_a_stream_that_came_back_is_archived_whole(world: World) -> None:

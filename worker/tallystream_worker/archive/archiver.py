@@ -21,7 +21,7 @@ from tallystream.errors import StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, parse_id
-from tallystream_worker.archive.counted_only import counted_only, find_counted_only, parse_restored
+from tallystream_worker.archive.counted_only import counted_only, find_counted_only, parse_restored, read_left_out
 from tallystream_worker.archive.lost import find_lost, set_aside, state_counted_only
 from tallystream_worker.archive.rows import Rows
 from tallystream_worker.archive.store import Store, day_of
@@ -324,12 +324,18 @@ class PartitionArchiver:
         files = list(self._store.files(self.partition, parse_id(position)))
         common, is_apart, lost = find_lost(self._client, self._keys, self._store, files, position)
         unknown = self._counted_only(parse_id(position))
+        left_out = None if unknown is None else read_left_out(self._client, self._keys)
+
+        def is_current() -> bool:
+            return (self._position(), self._claim()) == (position, claim)
+
         # If another archiver has continued meanwhile, the list may have a file that it wrote.
-        if (self._position(), self._claim()) != (position, claim):
+        if not is_current():
             return True
         if is_apart:
-            counts = unknown is not None
-            set_aside(self._client, self._keys, self._store, self.partition, files, common, counted_only=counts)
+            places = self._client, self._keys, self._store, self.partition
+            if not set_aside(*places, files, common, left_out=left_out, is_current=is_current):
+                return True
             failpoints.reach("after-set-aside")
         if unknown is not None and unknown[0] < parse_id(common):
             files = list(self._store.files(self.partition, unknown[0]))

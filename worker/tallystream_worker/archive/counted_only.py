@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from tallystream.storage.keys import RESTORED, RESTORED_UP_TO
 from tallystream.wire.stream_id import after, parse_id
 
 if TYPE_CHECKING:
+    import redis
+
+    from tallystream.storage.keys import PartitionKeys
     from tallystream.wire.stream_id import StreamID
     from tallystream_worker.archive.store import Store
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The archived entries that the last restore of a partition left out, because the snapshot had their events.
+
+    Attributes:
+        mark: The mark of the snapshot.
+        until: No entry after this ID was left out: it was appended after the restore.
+    """
+
+    mark: str
+    until: StreamID
+
+
+def read_left_out(client: redis.Redis, keys: PartitionKeys) -> LeftOut | None:
+    """Return what the last restore of a partition left out; `None` if it read no archive, or nothing was restored.
+
+    Raises:
+        redis.RedisError: the server did not answer, or refused a command.
+    """
+    found: Any = client.hmget(keys.sequences, [RESTORED, RESTORED_UP_TO])
+    restored, until = found
+    if restored is None or until is None:
+        return None
+    return LeftOut(restored.decode().partition(" ")[0], parse_id(until.decode()))
 
 
 def find_counted_only(store: Store, partition: int, restored: bytes) -> tuple[StreamID, StreamID] | None:

@@ -19,12 +19,13 @@ from tallystream.wire.stream_id import parse_id
 from tallystream_worker.archive.rows import entries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import redis
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream.wire.stream_id import StreamID
+    from tallystream_worker.archive.counted_only import LeftOut
     from tallystream_worker.archive.store import File, Store
     from tallystream_worker.counting.entry import Entry
 
@@ -106,14 +107,16 @@ def set_aside(
     files: Sequence[File],
     after: str,
     *,
-    counted_only: bool,
-) -> None:
+    left_out: LeftOut | None,
+    is_current: Callable[[], bool],
+) -> bool:
     """Take the entries after the ID `after` out of the archive: move those that the stream lacks to other files.
 
-    No reader of the archive finds these. `Store.put_lost` writes them; but if `counted_only` is set, those that were
-    sent again are written by `Store.put_counted`. Entries that the stream has are archived again later. A file that
-    also has entries up to `after` is divided. Files are moved from the last to the first, and each is copied before it
-    is removed: if a crash interrupts this, a second call, with the files listed again, completes it.
+    No reader of the archive finds these. `Store.put_lost` writes them; but those that were sent again, up to the last
+    ID of `left_out`, are written by `Store.put_counted`. Entries that the stream has are archived again later. A file
+    that also has entries up to `after` is divided. Files are taken out from the last to the first. Each stays under
+    another name (see `Store.retire`), so no entry is deleted. If a crash interrupts this, a second call, with the files
+    listed again, completes it.
 
     An entry without a producer and a sequence, or a copy of a repartition, was not sent again. Any other one was sent
     again if the server's record of its producer has its sequence or a later one.
@@ -125,9 +128,15 @@ def set_aside(
         partition: The number of the partition.
         files: The files of the partition that may have such entries, in order.
         after: The ID of the last entry that stays.
-        counted_only: Whether entries before these are only in the counters of a restored snapshot. The restore has left
-            out what producers had sent again of those: so the events of an entry that was sent again are counted,
-            although the stream may lack both of its copies.
+        left_out: Of a restored snapshot, if entries before these are only in its counters. The restore has left out
+            what producers had sent again of those: so the events of an entry that was sent again are counted, although
+            the stream may lack both of its copies. Not so for an entry that was appended after the restore: a producer
+            that has lost entries continues with a later sequence, so its record does not show that it sent them again.
+        is_current: Returns whether `files` are still those after the group's position. It is called before each file is
+            taken out: another archiver may have written a file of this name meanwhile.
+
+    Returns:
+        `False` if `is_current` has returned `False`: the caller must begin again.
 
     Raises:
         ArchiveError: a file cannot be read, written or removed.
@@ -144,15 +153,21 @@ def set_aside(
         for part in _parts(entries_of(apart)):
             lost = _lacking(client, keys.stream, part)
             known |= zip((parse_id(entry.id) for entry in lost), _are_known(client, keys, lost), strict=True)
-        is_counted = {id_: is_known and counted_only for id_, is_known in known.items()}
-        if (counted := _chosen(apart, is_counted, True)).num_rows:  # noqa: FBT003  # the value to choose
-            store.put_counted(partition, before, next(entries_of(counted)).id, file, counted)
+        is_counted = {
+            id_: is_known and left_out is not None and id_ <= left_out.until for id_, is_known in known.items()
+        }
+        counted = _chosen(apart, is_counted, True)  # noqa: FBT003  # the value to choose
+        if left_out is not None and counted.num_rows:
+            store.put_counted(partition, before, next(entries_of(counted)).id, file, counted, left_out.mark)
         if (rest := _chosen(apart, is_counted, False)).num_rows:  # noqa: FBT003
             missing = sum(not is_known for is_known in known.values())
             store.put_lost(partition, before, next(entries_of(rest)).id, file, rest, missing)
         if file.first <= branch:
             store.put(partition, previous, _text(file.first), after, table.filter(is_common))
-        store.remove(file)
+        if not is_current():
+            return False
+        store.retire(file)
+    return True
 
 
 def state_counted_only(store: Store, partition: int, files: Sequence[File], after: StreamID, until: StreamID) -> None:
@@ -185,7 +200,7 @@ def state_counted_only(store: Store, partition: int, files: Sequence[File], afte
         first = next(entries_of(rest)).id
         store.put(partition, _text(after), first, _text(file.last), rest, lost=_text(until))
         store.put(partition, previous, _text(file.first), _text(after), table.filter(is_before))
-        store.remove(file)
+        store.retire(file)
         return
 
 

@@ -4,6 +4,7 @@
     <url>/_rules.json                                                  the changes of the rules
     <url>/_files.json                                                  what ingested files were identified by
     <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.parquet
+    <url>/day=2026-11-24/partition=p0.425/<first id>_<last id>.replaced-<digits>   what others replace: see `retire`
     <url>/lost/partition=p0.425/<first id>_<last id>.parquet.lost      entries that the server has lost
     <url>/lost/partition=p0.425/<first id>_<last id>.parquet.counted   such entries that count: see `put_counted`
     <url>/namespace=shop/_tallystream.json, ...                        the same for another namespace
@@ -59,6 +60,7 @@ _LOST: Final = "lost"
 _SET_ASIDE: Final = ".parquet.lost"
 _IN_COUNTERS: Final = ".parquet.counted"
 _MISSING: Final = b"tallystream.missing"
+_SNAPSHOT: Final = b"tallystream.snapshot"
 _DAY_MS: Final = 86_400_000
 
 
@@ -353,16 +355,16 @@ class Store:
         path = f"{self._lost_folder(partition)}/{first}_{file.last[0]}-{file.last[1]}{_SET_ASIDE}"
         self._put(path, after, table, {_MISSING: str(missing)})
 
-    def put_counted(self, partition: int, after: str, first: str, file: File, table: pa.Table) -> None:
+    def put_counted(self, partition: int, after: str, first: str, file: File, table: pa.Table, mark: str) -> None:
         """Write, as `put_lost`, entries that the server has lost, and whose events are in its counters.
 
-        The name of the file ends in `.parquet.counted`.
+        The name of the file ends in `.parquet.counted`. `mark` is that of the restored snapshot with these counters.
 
         Raises:
             ArchiveError: the file could not be written; the message contains the reason.
         """
         path = f"{self._lost_folder(partition)}/{first}_{file.last[0]}-{file.last[1]}{_IN_COUNTERS}"
-        self._put(path, after, table)
+        self._put(path, after, table, {_SNAPSHOT: mark})
 
     def missing(self, partition: int | None = None) -> int:
         """Return how many of the entries in the files of `put_lost` were not sent again, as those files state.
@@ -401,10 +403,35 @@ class Store:
         """
         return self._in_lost_folder(partition, _IN_COUNTERS)
 
+    def snapshot_of(self, file: File) -> str:
+        """Return the mark of the snapshot whose counters have the entries of a file of `put_counted`.
+
+        Raises:
+            ArchiveError: the file cannot be read.
+        """
+        return _parsed(self._metadata(file.path), _SNAPSHOT, file.path, str)
+
     def _in_lost_folder(self, partition: int, ending: str) -> list[File]:
         infos = [info for info in self._list(self._lost_folder(partition)) if info.base_name.endswith(ending)]
         named = ((_NAME.fullmatch(info.base_name.removesuffix(ending) + ".parquet"), info) for info in infos)
         return sorted(File(parse_id(name[1]), parse_id(name[2]), info.path) for name, info in named if name is not None)
+
+    def retire(self, file: File) -> None:
+        """Give a file, which others replace, a new name that no reader finds; do nothing if there is no such file.
+
+        The name ends in `.replaced-` and eight digits that no other one has: so also a file that another archiver has
+        written under the old name meanwhile stays in the archive's folder.
+
+        Raises:
+            ArchiveError: the file cannot be renamed.
+        """
+        try:
+            if self._is_there(file.path):
+                self._fs.move(file.path, f"{file.path.removesuffix('.parquet')}.replaced-{uuid.uuid4().hex[:8]}")
+        except FileNotFoundError:
+            pass  # another archiver was faster
+        except (pa.ArrowException, OSError) as error:
+            raise ArchiveError(f"{file.path} cannot be renamed: {error}") from error
 
     def remove(self, file: File) -> None:
         """Remove a file; do nothing if there is no such file.

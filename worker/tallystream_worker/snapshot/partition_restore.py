@@ -14,7 +14,17 @@ from tallystream.client.replies import is_key_missing
 from tallystream.client.server_time import server_time
 from tallystream.errors import ConsumerGroupMissing, GenerationSwitched
 from tallystream.storage.deployment_hash import live_mark
-from tallystream.storage.keys import BEGUN, CLOSING, FIRST, FIRST_RULES, GROUP, RESTORED, RESTORED_AT, SNAPSHOTS
+from tallystream.storage.keys import (
+    BEGUN,
+    CLOSING,
+    FIRST,
+    FIRST_RULES,
+    GROUP,
+    RESTORED,
+    RESTORED_AT,
+    RESTORED_UP_TO,
+    SNAPSHOTS,
+)
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import StreamID, before, parse_id
 from tallystream_worker.counting.entry import Entry
@@ -257,7 +267,7 @@ class PartitionRestore:
                 self._append(log, entry)
                 copied = entry.id
             self._send(log)
-            self._set_up(log)
+            self._set_up(log, has_archive=archived is not None)
             places = [self._keys.stream, self._keys.ledger, self._keys.sequences, self._keys.live]
             names = [self._log, self._ledger, self._sequences, *places]
             (answer,) = _REPLACE(self._client, names, [last, self.fence.value])
@@ -404,11 +414,12 @@ class PartitionRestore:
         )
         log.queue.clear()
 
-    def _set_up(self, log: RestoredLog) -> None:
+    def _set_up(self, log: RestoredLog, *, has_archive: bool) -> None:
         """Write the ledger and the sequences for the restored stream, and its group and last ID, under temporary keys.
 
         `log` has what to write. The entries after `floor` that were delivered at the snapshot's moment are delivered
-        again, and those of them that were not pending are acknowledged.
+        again, and those of them that were not pending are acknowledged. `has_archive` tells whether `log` has the
+        archived entries too.
         """
         client, position, group, fence = self._client, log.position, self._keys.group, self.fence
         try:
@@ -448,6 +459,8 @@ class PartitionRestore:
             RESTORED: f"{log.position.mark} {position.floor} {log.gone}",
             RESTORED_AT: str(server_time(client)),
         }
+        if has_archive:
+            records[RESTORED_UP_TO] = f"{top[0]}-{top[1]}"
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
     def _drain(self, course: Course) -> None:

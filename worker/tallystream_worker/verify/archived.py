@@ -15,7 +15,7 @@ from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
 from tallystream.wire.stream_id import StreamID, parse_id
-from tallystream_worker.archive.counted_only import counted_only, find_counted_only
+from tallystream_worker.archive.counted_only import counted_only, find_counted_only, read_left_out
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.archived_rows import ArchivedRows
 from tallystream_worker.verify.sequence_walk import Link, link_of
@@ -57,6 +57,7 @@ class ArchivedLinks:
         self._store, self._keys, self._number, self._report = store, keys, number, report
         self._position = _position(client, keys.stream)
         self._restored: bytes | None = client.execute_command("HGET", keys.sequences, RESTORED)
+        self._left_out = read_left_out(client, keys)
         self._ahead = _ahead(client, store, keys, number)
         self._files = list(store.files(number))
         if self._ahead is not None:
@@ -190,9 +191,12 @@ class ArchivedLinks:
     def _is_left_out(self, ahead: LostEntries) -> bool:
         """Return whether the last restore left these archived entries out, because the snapshot has their events.
 
-        `False` if not all of them are in `sent_again`, or if an archiver has run since.
+        `False` if not all of them are in `sent_again`, if an archiver has run since, if the restore read no archive, or
+        if one of them was appended after the restore.
         """
         if self._unstated is None or ahead.sent_again < ahead.entries:
+            return False
+        if self._left_out is None or parse_id(ahead.until) > self._left_out.until:
             return False
         return self._position is None or self._position <= self._unstated[0]
 

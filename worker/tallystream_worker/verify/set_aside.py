@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import TallyError
 from tallystream.storage.keys import FIRST, RESTORED
-from tallystream_worker.archive.counted_only import parse_restored
+from tallystream_worker.archive.counted_only import parse_restored, read_left_out
 from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.verify.archived import links_of
 from tallystream_worker.verify.scene import utc
@@ -41,7 +41,8 @@ class SetAside:
     """The lost entries of a partition: those in files `*.parquet.lost`.
 
     Call `see` for each entry of the stream and of the archive, and then `report`. A lost entry that is also in a file
-    `*.parquet.counted` is treated as sent again.
+    `*.parquet.counted` is treated as sent again, as long as the live generation has the counters of the snapshot that
+    the file names. Later, the entries in this file are stated as not proved.
 
     Args:
         client: The server, which states up to where a restored snapshot had counted.
@@ -65,13 +66,21 @@ class SetAside:
             except TallyError as error:
                 report.find("archive.unreadable", f"{file.path}: {error}")
         self._sent_again = _Sum()
-        for file in store.counted(number) if self._named else ():
+        self._replaced: dict[tuple[int, int], Link] = {}  # entries that the counters of an earlier restore had
+        left_out, self._restored = read_left_out(client, keys), _restored(client, keys)
+        for file in store.counted(number):
             try:
-                for link in links_of(store, file, is_whole=False):
-                    self.see(link)
+                counts = (
+                    self._restored is not None and left_out is not None and left_out.mark == store.snapshot_of(file)
+                )
+                for link in links_of(store, file, is_whole=False) if self._named or not counts else ():
+                    if counts:
+                        self.see(link)
+                    elif link.producer is not None:
+                        self._named.pop((hash(link.producer), link.sequence), None)
+                        self._replaced[hash(link.producer), link.sequence] = link
             except TallyError as error:
                 report.find("archive.unreadable", f"{file.path}: {error}")
-        self._restored = _restored(client, keys)
 
     def _add(self, links: Iterable[Link]) -> None:
         for link in links:
@@ -85,10 +94,11 @@ class SetAside:
 
         A lost entry of the same producer with the same number was then sent again.
         """
-        if self._named and link.producer is not None:
+        if (self._named or self._replaced) and link.producer is not None:
             lost = self._named.pop((hash(link.producer), link.sequence), None)
             if lost is not None:
                 self._sent_again.add(lost)
+            self._replaced.pop((hash(link.producer), link.sequence), None)
 
     def report(self, report: Verification, begins: StreamID) -> None:
         """Report the lost entries that do not count; state those that count, or may count, under what is not proved.
@@ -122,6 +132,15 @@ class SetAside:
                 f"{stream}: whether {restored} in files *.parquet.lost count. They do if the restored snapshot, which "
                 f"ends at {utc(self._restored[0])}, was taken before the server lost them. {_REBUILT.capitalize()}. If "
                 "they count, move the files out of the archive",
+            )
+        replaced = _Sum()
+        for link in self._replaced.values():
+            replaced.add(link)
+        if replaced.entries:
+            report.limit(
+                "archive",
+                f"{stream}: whether {replaced} in files *.parquet.counted count. They were in the counters of a "
+                f"restored snapshot, which a rebuild or another restore has replaced. {_REBUILT.capitalize()}",
             )
         if self._sent_again.entries:
             report.limit(
