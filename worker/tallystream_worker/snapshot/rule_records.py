@@ -103,9 +103,8 @@ def rule_places(
     places = {name: place for name, place in found.items() if name in numbers}
     ledger = {FIRST_RULES: first} if first else {}
     latest, followed = max(numbers, default=0), max([first, *places])
-    if (
-        followed < counting and counting in numbers
-    ):  # the key with its place is lost, or a restore gave these rules a new number
+    # The place may be lost, or a restore gave these rules a new number.
+    if followed < counting and counting in numbers:
         places[counting], ledger[f"{UNORDERED}{counting}"] = f"{position.floor} {position.generated}", 1
         followed = counting
     if 0 < followed < latest:
