@@ -1343,6 +1343,17 @@ MUTANTS: Final = (
         tests=(f"{_RESTORED_PLACES}::test_a_restore_leaves_the_counters_proved[{_UNFOLLOWED}]",),
     ),
     Mutant(
+        "snapshot-keeps-fields-that-the-ledger-lost",
+        (
+            Edit(
+                "tallystream_worker/snapshot/write.py",
+                "        self._empty(schema.ledger)  # it is read as a whole each time\n",
+                "",
+            ),
+        ),
+        tests=(f"{_RESTORED_PLACES}::test_a_later_snapshot_does_not_keep_that_a_place_was_uncertain",),
+    ),
+    Mutant(
         "snapshot-without-a-place-of-rules-that-lost-theirs",
         (
             Edit(

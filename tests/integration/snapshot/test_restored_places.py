@@ -372,6 +372,20 @@ def test_a_restore_counts_by_the_rules_whose_place_was_lost(world):
     assert not audited.differences
 
 
+def test_a_later_snapshot_does_not_keep_that_a_place_was_uncertain(server, tmp_path):
+    """If the partition follows the rules in order after all, the ledger of the next snapshot does not deny it."""
+    with Harness(server.url, rules=RULES[0], partitions=1) as harness:
+        world = World(harness, tmp_path)
+        with closing(world.database):
+            world.play("overtake rules snapshot")
+            assert f"{UNORDERED}2" in world.database.ledger(0)
+            harness.client.set(harness.layout.keys[0].live, "1 2")  # counts by rules 2, with a place
+            harness.client.hset(harness.layout.keys[0].adopted, "2", "9-0 9-0")
+            world.snapshot()
+            assert f"{UNORDERED}2" not in world.database.ledger(0)
+            assert world.database.damaged(0) == []
+
+
 LOST = [
     ("count", "rules rebuild count"),
     ("count", "rules count rebuild count"),

@@ -49,7 +49,6 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     The changes end with the last one that published the rules of `deployment`; if none did, there are no changes.
 
     Raises:
-        DamagedValue: `log`, `newest-log` or `moving` in the root hash is not a whole number.
         redis.RedisError: the server did not answer, or refused a command.
     """
     changes = read_changes(client, deployment.layout)
@@ -104,7 +103,8 @@ def rule_places(
     places = {name: place for name, place in found.items() if name in numbers}
     ledger = {FIRST_RULES: first} if first else {}
     latest, followed = max(numbers, default=0), max([first, *places])
-    if followed < counting and counting in numbers:  # the key with its place is lost, or a restore has numbered it again
+    # The place may be lost, or a restore gave these rules a new number.
+    if followed < counting and counting in numbers:
         places[counting], ledger[f"{UNORDERED}{counting}"] = f"{position.floor} {position.generated}", 1
         followed = counting
     if 0 < followed < latest:
@@ -126,9 +126,6 @@ def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
     Args:
         root: The fields of the root hash; empty if there is none.
         topic: The number of a topic.
-
-    Raises:
-        DamagedValue: `log`, `newest-log` or `moving` in the root hash is not a whole number.
     """
     if (number(root, b"log") or FIRST_TOPIC) != topic:
         return topic

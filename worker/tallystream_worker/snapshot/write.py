@@ -99,6 +99,7 @@ class PartitionWriter:
                 self._empty(table)
         rows = self._put_values(taken)
         self._put_named(schema.buckets, "name", "expires", taken.expires)
+        self._empty(schema.ledger)  # it is read as a whole each time
         self._put_named(schema.ledger, "field", "value", taken.ledger)
         self._put_named(schema.producers, "producer", "value", taken.producers)
         self._put_alerts(taken.alerts)
@@ -123,7 +124,11 @@ class PartitionWriter:
         self._digests.emptied(table, self._partition)
 
     def _upsert(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        if not self._whole and table not in (schema.positions, schema.alerts):  # else the table was emptied
+        if not self._whole and table not in (
+            schema.positions,
+            schema.alerts,
+            schema.ledger,
+        ):  # else the table was emptied
             self._digests.remove_stored(table, rows)
         upsert(self._connection, table, rows, self._schema)
         self._digests.add(table, self._partition, rows)
