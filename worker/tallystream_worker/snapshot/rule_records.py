@@ -49,6 +49,7 @@ def rule_records(client: redis.Redis, deployment: Deployment) -> dict[str, str]:
     The changes end with the last one that published the rules of `deployment`; if none did, there are no changes.
 
     Raises:
+        DamagedValue: `log`, `newest-log` or `moving` in the root hash is not a whole number.
         redis.RedisError: the server did not answer, or refused a command.
     """
     changes = read_changes(client, deployment.layout)
@@ -126,6 +127,9 @@ def settled_topic(root: Mapping[bytes, bytes], topic: int) -> int:
     Args:
         root: The fields of the root hash; empty if there is none.
         topic: The number of a topic.
+
+    Raises:
+        DamagedValue: `log`, `newest-log` or `moving` in the root hash is not a whole number.
     """
     if (number(root, b"log") or FIRST_TOPIC) != topic:
         return topic
