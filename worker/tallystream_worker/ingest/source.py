@@ -127,12 +127,14 @@ class Source:
                 number += text.count(b"\n")
 
     def _pieces(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield whole lines as offset of their begin, offset of their end, and text, from the line of `seek` on.
+        """Yield pieces of one or more whole lines: the offset of their begin, that of their end, and their text.
 
-        The text is shorter than the offsets say if it is a line that was cut off because it is too long.
+        The first line is that of `seek`, if it was called. Offsets are in bytes of the (decompressed) text. The text
+        has the line ends; a last line without one is yielded too. A line that was cut off because it is too long is a
+        piece by itself, whose text is shorter than its offsets say.
 
         Raises:
-            SourceError: the file cannot be read to its end.
+            SourceError: the file cannot be read to its end; the whole lines before the error were yielded.
         """
         # Begin one byte early: a line starts at a byte only if the byte before it is a line end.
         offset = 0 if self.compressed else max(0, self.begin - 1)

@@ -334,6 +334,11 @@ class PartitionWorker:
         Args:
             found: The deployment as read now.
             keys: The keys of the partition in the generation.
+
+        Raises:
+            KeyLost: a later generation has lost the key `begun`, as if it was removed since `found` was read.
+            ConfigurationError: no rules are published.
+            redis.RedisError: the server does not reply, or rejects a command.
         """
         worker = self._settings.worker
         fold = partial(

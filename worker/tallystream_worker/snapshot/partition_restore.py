@@ -156,7 +156,7 @@ class PartitionRestore:
         return 0 if found is None else found[0].taken
 
     def close(self) -> None:
-        """Close the partition: no worker or decider counts in it.
+        """Close the partition: no worker or decider counts in it. Call it only after `RestoreLock.note_begun`.
 
         Producers append as before; if the partition has no keys, it is opened for them. A new entry gets a later ID
         than every archived entry that `check_archive` has read. The consumer groups that count are removed from the

@@ -155,7 +155,12 @@ def recorded_places(facts: Mapping[str, str]) -> dict[int, dict[int, str]]:
 
 
 def recorded_changes(facts: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """Return the changes of the rules in a snapshot, oldest first: the ID and the fields of each."""
+    """Return the changes of the rules in the facts of a snapshot, oldest first: the ID and the fields of each.
+
+    Raises:
+        KeyError: the facts lack `CHANGES`.
+        msgspec.MsgspecError: this fact is damaged.
+    """
     return msgspec.json.decode(facts[CHANGES], type=list[tuple[str, dict[str, str]]])
 
 
