@@ -342,10 +342,10 @@ def test_archived_entries_after_a_lost_end_count(harness, database, tmp_path, mo
 
     during: list[Any] = []
 
-    def append_and_set_up(*arguments: Any) -> Any:
+    def append_and_set_up(*arguments: Any, **options: Any) -> Any:
         if not during:
             during.append(harness.client.xadd(keys.stream, {"metric": "view", "subject": "during"}))
-        return set_up(*arguments)
+        return set_up(*arguments, **options)
 
     monkeypatch.setattr(PartitionRestore, "_set_up", append_and_set_up)
     (part,) = restore(harness.client, database, partial(entries, store), force=True).parts
