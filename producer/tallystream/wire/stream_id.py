@@ -19,6 +19,11 @@ def parse_id(text: str) -> StreamID:
     return int(numbers[0]), int(numbers[1])
 
 
+def id_text(stream_id: StreamID) -> str:
+    """Return the text of a stream ID, such as `1763900000000-0`, which `parse_id` reads."""
+    return f"{stream_id[0]}-{stream_id[1]}"
+
+
 def before(stream_id: StreamID) -> StreamID:
     """Return the largest stream ID below `stream_id`; for `0-0`, which is the smallest, return `0-0`."""
     milliseconds, sequence = stream_id

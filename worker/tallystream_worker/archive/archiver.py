@@ -20,7 +20,7 @@ from tallystream.client.server_time import server_time
 from tallystream.errors import StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, id_text, parse_id
 from tallystream_worker.archive.counted_only import counted_only, find_counted_only, parse_restored, read_left_out
 from tallystream_worker.archive.lost import find_lost, set_aside, state_counted_only
 from tallystream_worker.archive.rows import Rows
@@ -122,7 +122,7 @@ class PartitionArchiver:
             _BEGIN(
                 self._client,
                 [self._keys.stream, self._keys.archive],
-                [ARCHIVE_GROUP, _text(self._first_position(newest)), int(newest is not None)],
+                [ARCHIVE_GROUP, id_text(self._first_position(newest)), int(newest is not None)],
             )
             position = self._position()
         if position is not None:
@@ -140,8 +140,8 @@ class PartitionArchiver:
         """
         while (newest := self._store.newest(self.partition)) is not None:
             state = self._position(), self._claim()
-            position = state[0] or _text(self._first_position(newest))
-            if newest.last <= parse_id(position) or state[1] == (_text(newest.first), _text(newest.last)):
+            position = state[0] or id_text(self._first_position(newest))
+            if newest.last <= parse_id(position) or state[1] == (id_text(newest.first), id_text(newest.last)):
                 return None
             files = list(self._store.files(self.partition, parse_id(position)))
             *_, lost = find_lost(self._client, self._keys, self._store, files, position)
@@ -317,7 +317,7 @@ class PartitionArchiver:
         if newest is None or newest.last <= parse_id(position):
             return False
         claim = self._claim()
-        if claim == (_text(newest.first), _text(newest.last)):
+        if claim == (id_text(newest.first), id_text(newest.last)):
             return False
         if self._position() != position:
             return True  # another archiver has settled the claim
@@ -421,7 +421,7 @@ class PartitionArchiver:
         """
         restored: bytes | None = self._client.execute_command("HGET", self._keys.sequences, RESTORED)
         until = None if restored is None else counted_only(restored, position)
-        return "" if until is None or until >= first else _text(until)
+        return "" if until is None or until >= first else id_text(until)
 
     def _counted_only(self, position: StreamID) -> tuple[StreamID, StreamID] | None:
         """Return the range of entries that only the counters of a restored snapshot may have: see `find_counted_only`.
@@ -485,7 +485,3 @@ class _Range:
     rows: Rows
     first: str
     last: str
-
-
-def _text(stream_id: tuple[int, int]) -> str:
-    return f"{stream_id[0]}-{stream_id[1]}"

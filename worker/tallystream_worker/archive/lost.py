@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tallystream.wire.codec import COPIED, stated_events
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import id_text, parse_id
 from tallystream_worker.archive.rows import entries_of
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def set_aside(
             missing = sum(not is_known for is_known in known.values())
             store.put_lost(partition, before, next(entries_of(rest)).id, file, rest, missing)
         if file.first <= branch:
-            store.put(partition, previous, _text(file.first), after, table.filter(is_common))
+            store.put(partition, previous, id_text(file.first), after, table.filter(is_common))
         if not is_current():
             return False
         store.retire(file)
@@ -192,14 +192,14 @@ def state_counted_only(store: Store, partition: int, files: Sequence[File], afte
         if file.first > after:
             stated = store.join(file).lost
             if stated is None or stated < until:
-                first, last = _text(file.first), _text(file.last)
-                store.put(partition, previous, first, last, table, lost=_text(until), again=True)
+                first, last = id_text(file.first), id_text(file.last)
+                store.put(partition, previous, first, last, table, lost=id_text(until), again=True)
             return
         is_before = _is_up_to(table, after)
         rest = table.filter(pc.invert(is_before))
         first = next(entries_of(rest)).id
-        store.put(partition, _text(after), first, _text(file.last), rest, lost=_text(until))
-        store.put(partition, previous, _text(file.first), _text(after), table.filter(is_before))
+        store.put(partition, id_text(after), first, id_text(file.last), rest, lost=id_text(until))
+        store.put(partition, previous, id_text(file.first), id_text(after), table.filter(is_before))
         store.retire(file)
         return
 
@@ -273,7 +273,3 @@ def _are_known(client: redis.Redis, keys: PartitionKeys, lost: Sequence[Entry]) 
     pairs = zip(named, records, strict=True)
     known = {origin: record is not None and int(record.split()[0]) >= int(origin[1]) for origin, record in pairs}
     return [origin is not None and known.get(origin, False) for origin in origins]
-
-
-def _text(stream_id: StreamID) -> str:
-    return f"{stream_id[0]}-{stream_id[1]}"

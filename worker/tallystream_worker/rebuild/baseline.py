@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC, RESTORED
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, before, id_text, parse_id
 from tallystream_worker.archive.counted_only import find_counted_only
 from tallystream_worker.process.moments import format_moment
 from tallystream_worker.process.stream_facts import stream_facts
@@ -130,7 +130,7 @@ def choose(client: redis.Redis, deployment: Deployment, number: int, sources: So
         sources.archive.ensure_of(deployment.epoch)
         archived = _archived(client, sources.archive, deployment.layout.keys[number], number, lost)
     if span.begin > 0:
-        return _of_range(_before(span.needs(deployment.rules)), lost, archived)
+        return _of_range(before((span.needs(deployment.rules), 0)), lost, archived)
     if sources.prefers_snapshot:
         return _of_snapshot(client, deployment, number, sources.snapshot)
     if lost is None or archived == (0, 0):
@@ -152,9 +152,9 @@ def _of_range(needed: StreamID, lost: StreamID | None, archived: StreamID | None
         archived: The ID after which the archive has every entry up to `lost`; `None` if the archive cannot be used.
     """
     if lost is None or lost <= needed:
-        return Base(_text(needed), needed[0])
+        return Base(id_text(needed), needed[0])
     first = max(needed, lost if archived is None else archived)
-    return Base(_text(first), first[0], is_archived=archived is not None)
+    return Base(id_text(first), first[0], is_archived=archived is not None)
 
 
 def _lost(info: Any) -> StreamID | None:
@@ -167,8 +167,7 @@ def _lost(info: Any) -> StreamID | None:
         return None
     if info["first-entry"] is None:
         return parse_id(info["last-generated-id"].decode())
-    milliseconds, number = parse_id(info["first-entry"][0].decode())
-    return (milliseconds, number - 1) if number else _before(milliseconds)
+    return before(parse_id(info["first-entry"][0].decode()))
 
 
 def _archived(client: redis.Redis, store: Store, keys: PartitionKeys, number: int, lost: StreamID) -> StreamID | None:
@@ -210,11 +209,3 @@ def _of_snapshot(client: redis.Redis, deployment: Deployment, number: int, datab
             "(tallystream snapshot --once)"
         )
     return Base(position.floor, is_snapshot=True)
-
-
-def _before(milliseconds: int) -> StreamID:
-    return (milliseconds - 1, 2**64 - 1) if milliseconds else (0, 0)
-
-
-def _text(stream_id: StreamID) -> str:
-    return f"{stream_id[0]}-{stream_id[1]}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tallystream.client.replies import is_wrong_type
 from tallystream.errors import ConsumerGroupMissing, StreamError
 from tallystream.wire.codec import was_decided
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, id_text, parse_id
 from tallystream_worker.rebuild.source import stream_entries
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class AppliedEntries:
         for id_ in [id_ for id_ in self._held if id_ not in checkpoint.pending]:
             yield self._held.pop(id_)
         if parse_id(self._passed or "0-0") < checkpoint.delivered:
-            for entry in stream_entries(self._client, self._keys, self._passed, _text(checkpoint.delivered)):
+            for entry in stream_entries(self._client, self._keys, self._passed, id_text(checkpoint.delivered)):
                 self._passed = entry.id
                 if entry.id in self._ahead:
                     self._ahead.discard(entry.id)
@@ -122,11 +122,11 @@ class AppliedEntries:
                     self._held[entry.id] = entry
                 else:
                     yield entry
-            self._passed = _text(checkpoint.delivered)
+            self._passed = id_text(checkpoint.delivered)
         # Decided entries are in the counters before a worker fetches them.
         self._looked = max(self._looked, checkpoint.delivered)
         if self._looked < checkpoint.generated:
-            for entry in stream_entries(self._client, self._keys, _text(self._looked), _text(checkpoint.generated)):
+            for entry in stream_entries(self._client, self._keys, id_text(self._looked), id_text(checkpoint.generated)):
                 if self._is_decided(entry):
                     self._ahead.add(entry.id)
                     yield entry
@@ -134,7 +134,3 @@ class AppliedEntries:
 
     def _is_decided(self, entry: Entry) -> bool:
         return was_decided(entry.fields, self._keys.generation)
-
-
-def _text(stream_id: StreamID) -> str:
-    return f"{stream_id[0]}-{stream_id[1]}"

@@ -16,7 +16,7 @@ from tallystream.errors import KeyLost, StreamError
 from tallystream.storage.keys import FIRST_RULES
 from tallystream.storage.sentinels import refuse_lost
 from tallystream.storage.stored_values import stored_number
-from tallystream.wire.stream_id import parse_id
+from tallystream.wire.stream_id import id_text, parse_id
 from tallystream_worker.counting.adopt import adopt_as
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fold import Fold
@@ -413,7 +413,7 @@ class PartitionAudit:
             return
         if not self._scratch.exists(self._copy.stream):
             self._scratch.xgroup_create(self._copy.stream, self._copy.group, "0-0", mkstream=True)
-        self._scratch.execute_command("XSETID", self._copy.stream, "{}-{}".format(*max(lasts)))
+        self._scratch.execute_command("XSETID", self._copy.stream, id_text(max(lasts)))
 
     def _told(self, folded: FoldResult) -> None:
         prefix = self._copy.counters

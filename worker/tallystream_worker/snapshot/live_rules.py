@@ -23,7 +23,7 @@ from tallystream.storage.deployment_hash import RESTORING, live_topic, restoring
 from tallystream.storage.keys import FIRST_RULES, UNORDERED
 from tallystream.storage.rule_changes import read_changes
 from tallystream.wire.codec import was_decided
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, id_text, parse_id
 from tallystream.wire.stream_id import after as following
 from tallystream_worker.snapshot.load_rules import LoadRules
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes, recorded_places
@@ -509,14 +509,14 @@ class RestoredRules:
         number, kept = self._counting(partition, position, first), self._kept
         if kept is None:
             return self._course(number, recorded)
-        after = "{}-{}".format(*following(parse_id(position.generated)))
+        after = id_text(following(parse_id(position.generated)))
         places = kept.places.get(partition) if kept.topic == self._topic else None
         if places is None:  # the places are lost, or of another topic: use the moments of publication
             places = {**recorded, **self._at_publication(kept.number)}
         elif kept.generation not in generations:  # a rebuild has counted all entries by other rules
             later = {each: place for each, place in places.items() if _is_after(place, position)}
             of_it = self._of_another_generation(kept, partition, places.keys() - later.keys())
-            start = "{}-{}".format(*following(parse_id(position.floor)))
+            start = id_text(following(parse_id(position.floor)))
             if of_it != number or not (number in begun or number == first):
                 later = {of_it: f"{start} {position.generated}", **later}
             places = {**begun, **later}

@@ -15,7 +15,7 @@ from tallystream.client.server_time import server_time
 from tallystream.errors import ConfigurationError
 from tallystream.rules.metrics import Rules, publish
 from tallystream.rules.metrics import read as read_rules
-from tallystream.wire.stream_id import StreamID, before, parse_id
+from tallystream.wire.stream_id import StreamID, before, id_text, parse_id
 from tallystream.wire.stream_id import after as following
 from tallystream_worker.process.publisher import publisher
 from tallystream_worker.snapshot.live_rules import LiveRules, moment_of, uncounted
@@ -104,7 +104,7 @@ def _retracting(client: redis.Redis, live: LiveRules, added: Sequence[Retraction
     """Return `live` with the retractions `added` to its rules, as a new change with the next number; write nothing."""
     rules = live.rules
     last, fields = live.changes[-1]
-    name = _text(max((server_time(client), 0), following(parse_id(last))))
+    name = id_text(max((server_time(client), 0), following(parse_id(last))))
     number, published = live.newest + 1, publish(replace(rules, retracted=(*rules.retracted, *added))).decode()
     change = {**fields, "number": str(number), "by": publisher(), "rules": published}
     return replace(
@@ -245,7 +245,7 @@ class _Loss:
         taken_back = self._next(self._base) if resumed and not is_stated else None
         self._renumber(always=taken_back is not None)
         if taken_back is not None:
-            self._since = {_text(following(self._last)): taken_back, **self._since}
+            self._since = {id_text(following(self._last)): taken_back, **self._since}
         latest = list((self._since or self._lost).values())[-1]
         rules = merged(read_rules(self._base["rules"].encode()), self._last_lost, server.rules)
         self.is_live = rules is not None or not self._since
@@ -253,7 +253,7 @@ class _Loss:
             rules = server.rules
         again: tuple[str, dict[str, str]] | None = None
         if self._since and publish(rules).decode() != latest["rules"]:
-            name = _text(max((server_time(self._client), 0), following(max(map(parse_id, self._all())))))
+            name = id_text(max((server_time(self._client), 0), following(max(map(parse_id, self._all())))))
             latest = self._next({**latest, "rules": publish(rules).decode()})
             again = name, latest
         changes = _ordered(self._all() | dict([again] if again else []))
@@ -335,7 +335,7 @@ class _Loss:
             first = parse_id(entries[0][0].decode())
             places = [place for number, place in self._server.places.get(partition, {}).items() if number in since]
             if all(_first(place) > first for place in places):
-                found[partition] = f"{_text(first)} {_text(before(first))}"
+                found[partition] = f"{id_text(first)} {id_text(before(first))}"
         return found
 
     def _places(
@@ -429,7 +429,3 @@ def _ordered(changes: Changes) -> Changes:
 
 def _first(place: str) -> StreamID:
     return parse_id(place.partition(" ")[0])
-
-
-def _text(id_: StreamID) -> str:
-    return "{}-{}".format(*id_)

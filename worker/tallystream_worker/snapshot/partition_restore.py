@@ -26,7 +26,7 @@ from tallystream.storage.keys import (
     SNAPSHOTS,
 )
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import StreamID, before, parse_id
+from tallystream.wire.stream_id import StreamID, before, id_text, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -343,9 +343,7 @@ class PartitionRestore:
         first = self._client.xrange(self._keys.stream, f"({position.floor}", "+", count=1)
         yield from archived(self._partition, position.floor, first[0][0].decode() if first else None)
         if first:
-            yield from archived(
-                self._partition, "{}-{}".format(*before(parse_id(first[0][0].decode()))), None, with_gaps=True
-            )
+            yield from archived(self._partition, id_text(before(parse_id(first[0][0].decode()))), None, with_gaps=True)
 
     def _later(self, archived: ArchivedEntries | None, position: SnapshotPosition) -> Iterator[Entry]:
         """Yield the entries of the archive and of the stream after the `floor` of the snapshot, each ID once, in order.
@@ -432,7 +430,7 @@ class PartitionRestore:
         top = max(parse_id(position.generated), parse_id(log.last or "0-0"))
         # Entries that are in the snapshot and were not found count as added: audits and rebuilds ask for their number.
         added = client.xlen(self._log) + log.gone
-        fence("XSETID", self._log, f"{top[0]}-{top[1]}", "ENTRIESADDED", added)
+        fence("XSETID", self._log, id_text(top), "ENTRIESADDED", added)
         handed = log.handed - log.early
         while handed > 0:
             reply = fence(
@@ -460,7 +458,7 @@ class PartitionRestore:
             RESTORED_AT: str(server_time(client)),
         }
         if has_archive:
-            records[RESTORED_UP_TO] = f"{top[0]}-{top[1]}"
+            records[RESTORED_UP_TO] = id_text(top)
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
     def _drain(self, course: Course) -> None:

@@ -17,7 +17,7 @@ from tallystream.storage.keys import RESTORED, RESTORED_AT
 from tallystream.storage.scripts import Script
 from tallystream.storage.stored_values import RESTORATION, stored_number
 from tallystream.wire.codec import was_decided
-from tallystream.wire.stream_id import before, parse_id
+from tallystream.wire.stream_id import before, id_text, parse_id
 from tallystream_worker.process.stream_facts import stream_facts
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class SnapshotPosition:
         """The ID up to which every entry is applied; a restore needs the entries after it."""
         if not self.pending:
             return self.delivered
-        return "{}-{}".format(*min(before(parse_id(self.pending[0])), parse_id(self.delivered)))
+        return id_text(min(before(parse_id(self.pending[0])), parse_id(self.delivered)))
 
     def includes(self, entry: Entry, generation: int) -> bool:
         """Return whether an entry had been applied by this moment to the counters that the position is of.

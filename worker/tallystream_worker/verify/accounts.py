@@ -16,7 +16,7 @@ from tallystream.reading.ledger import OUTCOMES
 from tallystream.storage.keys import FIRST, STATED
 from tallystream.storage.stored_values import stored_number
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import id_text, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.rebuild.checkpoint import Checkpoint, checkpoint
 from tallystream_worker.rebuild.source import EntriesTrimmed, stream_entries
@@ -154,7 +154,7 @@ def _note(scene: Scene, keys: PartitionKeys, account: PartitionAccount) -> None:
     report, moment = scene.report, account.moment
     faults_before = report.faults
     if moment.delivered > moment.generated:
-        report.find("group.ahead", f"{keys.stream}: {_text(moment.delivered)} is after {_text(moment.generated)}")
+        report.find("group.ahead", f"{keys.stream}: {id_text(moment.delivered)} is after {id_text(moment.generated)}")
     for id_ in account.vanished:
         report.find("group.pending_gone", f"{keys.stream}: {id_}")
     if account.is_empty:
@@ -239,7 +239,7 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
             events += stated_events(entry.fields)
 
     try:
-        for entry in stream_entries(client, keys, _text(moment.delivered), _text(moment.generated)):
+        for entry in stream_entries(client, keys, id_text(moment.delivered), id_text(moment.generated)):
             add(entry)
     except EntriesTrimmed:
         return None
@@ -275,7 +275,3 @@ def _read(scene: Scene, keys: PartitionKeys) -> PartitionAccount | None:
 
 def _named(fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, bytes]]:
     return ((name.decode(errors="replace"), value) for name, value in fields.items())
-
-
-def _text(id_: StreamID) -> str:
-    return f"{id_[0]}-{id_[1]}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tallystream.errors import TallyError
 from tallystream.storage.keys import RESTORED
 from tallystream.wire.codec import COPIED
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, id_text, parse_id
 from tallystream_worker.archive.counted_only import counted_only, find_counted_only, read_left_out
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.archived_rows import ArchivedRows
@@ -135,31 +135,33 @@ class ArchivedLinks:
             self._report.ahead[self._number] = self._ahead
         if not self._files:
             if self._ahead is None and self._position is not None and held is not None and held <= self._position:
-                self._fault("archive.missing", f"entries from {_text(held)} to {_text(self._position)}")
+                self._fault("archive.missing", f"entries from {id_text(held)} to {id_text(self._position)}")
             return
         joins = [self._join(file) for file in self._files]
         self.lost = [(join.before, join.lost) for join in joins if join is not None and join.lost is not None]
         for (file, later), join in zip(pairwise(self._files), joins[1:], strict=True):
             if later.first <= file.last:
-                self._fault("archive.overlap", f"{file.path} ends at {_text(file.last)}, after {later.path} begins")
+                self._fault("archive.overlap", f"{file.path} ends at {id_text(file.last)}, after {later.path} begins")
             elif join is not None and join.before > file.last:
-                self._fault("archive.gap", f"between {_text(file.last)} and {_text(join.before)}, before {later.path}")
+                self._fault(
+                    "archive.gap", f"between {id_text(file.last)} and {id_text(join.before)}, before {later.path}"
+                )
         end = self._end
         if end > newest:
-            self._fault("archive.ahead", f"the archive ends at {_text(end)}, the stream at {_text(newest)}")
+            self._fault("archive.ahead", f"the archive ends at {id_text(end)}, the stream at {id_text(newest)}")
             self._report.explain("archive.ahead")
         self._add_unstated(held)
         if self._position is not None and self._position > end:
-            self._fault("archive.gap", f"between {_text(end)} and {_text(self._position)}, after the last file")
+            self._fault("archive.gap", f"between {id_text(end)} and {id_text(self._position)}, after the last file")
         if joins[0] is None:
             self._begins = self._files[0].first  # or earlier: only the file that cannot be read states it
             return
         self._begins = joins[0].before
         if held is not None and held <= self._begins:
-            self._fault("archive.gap", f"between {_text(held)} and {_text(self._begins)}, before the first file")
+            self._fault("archive.gap", f"between {id_text(held)} and {id_text(self._begins)}, before the first file")
         elif self._begins != (0, 0):
             self._report.limit(
-                "archive", f"{self._keys.stream}: entries up to {_text(self._begins)}, before the archive begins"
+                "archive", f"{self._keys.stream}: entries up to {id_text(self._begins)}, before the archive begins"
             )
 
     def _add_unstated(self, held: StreamID | None) -> None:
@@ -266,7 +268,7 @@ def links_of(store: Store, file: File, *, is_whole: bool) -> Iterator[Link]:
             row += 1
         producer, raw = columns["producer"][start], columns["raw"][start]
         if raw is not None:
-            link = link_of(Entry(f"{id_[0]}-{id_[1]}", raw_fields(raw)))
+            link = link_of(Entry(id_text(id_), raw_fields(raw)))
         elif producer is None:
             link = Link(id_, events, is_gated=columns["decided"][start] is not None)
         elif producer == COPIED.decode():
@@ -307,7 +309,3 @@ def _told(lost: LostEntries) -> str:
         f"the stream does not have {lost.entries:,} archived entries with {lost.events:,} events, after {lost.after} "
         f"up to {lost.until}; {lost.sent_again:,} of them were sent again"
     )
-
-
-def _text(id_: StreamID) -> str:
-    return f"{id_[0]}-{id_[1]}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.storage.keys import FIRST_TOPIC, REAPED, REAPED_SPOOL
 from tallystream.storage.stored_values import RECORD
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, id_text, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.verify.archived import ArchivedLinks
 from tallystream_worker.verify.archived_rows import RowComparison
@@ -147,7 +147,7 @@ class _Partition:
             if old is not None and (new is None or old.id <= new.id):
                 self._last_archived = max(self._last_archived, old.id)
                 if self._walk.entries and old.id <= self._walk.last:
-                    self._find_in_archive("archive.repeated", f"entry {_text(old.id)}")
+                    self._find_in_archive("archive.repeated", f"entry {id_text(old.id)}")
                 elif new is not None and old.id == new.id:
                     self._compared += 1
                     self._compare_events(old, new)
@@ -160,7 +160,7 @@ class _Partition:
                 archived.step()
             elif new is not None:
                 if self._archived is not None and self._archived.should_have(new.id):
-                    self._find_in_archive("archive.lacks", f"entry {_text(new.id)}")
+                    self._find_in_archive("archive.lacks", f"entry {id_text(new.id)}")
                 elif new.id > self._last_archived and archived.next is None and not self._is_unreadable(new.id):
                     self._waiting += 1
                 self._add(new, is_archived=False)
@@ -170,7 +170,7 @@ class _Partition:
             self._report.limit(
                 "archive",
                 f"{self._keys.stream}: subjects, amounts and actors of {self._only_archived:,} entries up to "
-                f"{_text(self._last_alone)}, because only the archive has these entries",
+                f"{id_text(self._last_alone)}, because only the archive has these entries",
             )
         self._pass_lost((2**64, 0))
 
@@ -189,7 +189,7 @@ class _Partition:
             self._walk.interrupt()
             self._report.limit(
                 "log",
-                f"{self._keys.stream}: entries after {_text(after)} up to {_text(until)}, which exist only as "
+                f"{self._keys.stream}: entries after {id_text(after)} up to {id_text(until)}, which exist only as "
                 "counters: a restored snapshot was newer than the archive, and the server had lost these entries",
             )
 
@@ -216,9 +216,9 @@ class _Partition:
         states only earlier entries. The events may be compared later, and a difference is reported then.
         """
         if old != new:
-            self._note_content(_text(new.id), f"{new.events:,} events, archived with {old.events:,}")
+            self._note_content(id_text(new.id), f"{new.events:,} events, archived with {old.events:,}")
         elif old.content is None:
-            self._note_content(_text(new.id), "archived in a file whose name states only earlier entries")
+            self._note_content(id_text(new.id), "archived in a file whose name states only earlier entries")
         else:
             self._comparison.add(new.content, old.content)
 
@@ -234,7 +234,7 @@ class _Partition:
             redis.RedisError: the server does not reply, or rejects the command.
         """
         if self._held is not None and link.id > self._held and link.id >= (self._first_now() or self._until):
-            self._find_in_archive("archive.unknown", f"entry {_text(link.id)}")
+            self._find_in_archive("archive.unknown", f"entry {id_text(link.id)}")
 
     def _first_now(self) -> StreamID | None:
         found = self._client.xrange(self._keys.stream, count=1)
@@ -245,7 +245,7 @@ class _Partition:
 
         Interrupt the walk if retention may have removed entries between two pages.
         """
-        after, until = "", _text(self._until)
+        after, until = "", id_text(self._until)
         while True:
             with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.xrange(self._keys.stream, f"({after}" if after else "-", until, count=PAGE)
@@ -308,11 +308,11 @@ class _Partition:
         """
         with self._client.pipeline(transaction=False) as pipeline:
             for _, _, id_ in records:
-                pipeline.xrange(self._keys.stream, _text(id_), _text(id_))
+                pipeline.xrange(self._keys.stream, id_text(id_), id_text(id_))
             pipeline.xrange(self._keys.stream, count=1)
             *found, first = pipeline.execute()
         for (producer, number, id_), page in zip(records, found, strict=True):
-            link = link_of(Entry(_text(id_), page[0][1])) if page else None
+            link = link_of(Entry(id_text(id_), page[0][1])) if page else None
             if link is None and first and _id(first[0][0]) > id_:
                 continue  # retention removed it meanwhile
             if link is None or (link.producer, link.sequence) != (producer, number):
@@ -329,7 +329,7 @@ class _Partition:
         for page in pages(self._walk.left()):
             with self._client.pipeline(transaction=False) as pipeline:
                 for id_ in page:
-                    pipeline.xrange(self._keys.stream, _text(id_), _text(id_))
+                    pipeline.xrange(self._keys.stream, id_text(id_), id_text(id_))
                 pipeline.hmget(self._keys.sequences, REAPED, REAPED_SPOOL)
                 *entries, (drawn, spool) = pipeline.execute()
             for id_, entry in zip(page, entries, strict=True):
@@ -343,10 +343,12 @@ class _Partition:
                     )
 
     def _differs(self, producer: bytes, record: tuple[int, StreamID], last: tuple[int, StreamID] | None) -> None:
-        self._find_record(producer, f"{record[0]:,} at {_text(record[1])}", last)
+        self._find_record(producer, f"{record[0]:,} at {id_text(record[1])}", last)
 
     def _find_record(self, producer: bytes, record: str, last: tuple[int, StreamID] | None) -> None:
-        there = "the stream has no such entry" if last is None else f"its last entry is {last[0]:,} at {_text(last[1])}"
+        there = (
+            "the stream has no such entry" if last is None else f"its last entry is {last[0]:,} at {id_text(last[1])}"
+        )
         self._report.find(
             "sequences.differ",
             f"{self._keys.sequences}: {producer.decode(errors='replace')} has {record}, but {there}",
@@ -367,7 +369,7 @@ class _Partition:
         if self._compared:
             self._report.prove(
                 "archive",
-                f"{stream}: {self._compared:,} entries up to {_text(self._last_archived)} "
+                f"{stream}: {self._compared:,} entries up to {id_text(self._last_archived)} "
                 f"({utc(self._last_archived[0])}) are equal in stream and archive; {waiting} not archived yet",
                 faults_before=self._report.faults - in_archive,
                 stream=stream, entries=self._compared, until=self._last_archived[0] / 1000, not_archived=self._waiting,
@@ -385,16 +387,16 @@ class _Partition:
             return
         self._report.prove(
             "log",
-            f"{stream}: from {_text(walk.first)} ({utc(walk.first[0])}) to {_text(walk.last)} ({utc(walk.last[0])}), "
-            f"{walk.entries:,} entries with {walk.events:,} events",
+            f"{stream}: from {id_text(walk.first)} ({utc(walk.first[0])}) to {id_text(walk.last)} "
+            f"({utc(walk.last[0])}), {walk.entries:,} entries with {walk.events:,} events",
             faults_before=self._faults_before,
-            stream=stream, first=_text(walk.first), last=_text(walk.last), since=walk.first[0] / 1000,
+            stream=stream, first=id_text(walk.first), last=id_text(walk.last), since=walk.first[0] / 1000,
             until=walk.last[0] / 1000, entries=walk.entries, events=walk.events,
         )  # fmt: skip
         if not walk.is_whole:
             self._report.limit(
                 "log",
-                f"{stream}: entries before {_text(walk.first)}, because neither stream nor archive has all of them",
+                f"{stream}: entries before {id_text(walk.first)}, because neither stream nor archive has all of them",
             )
 
 
@@ -430,7 +432,3 @@ def _is_random(producer: bytes) -> bool:
 
 def _id(raw: bytes) -> StreamID:
     return parse_id(raw.decode())
-
-
-def _text(id_: StreamID) -> str:
-    return f"{id_[0]}-{id_[1]}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.wire.codec import COPIED, stated_events, was_sequenced
-from tallystream.wire.stream_id import StreamID, parse_id
+from tallystream.wire.stream_id import StreamID, id_text, parse_id
 
 if TYPE_CHECKING:
     from tallystream_worker.counting.entry import Entry
@@ -131,11 +131,13 @@ class SequenceWalk:
                 return None
             return Fault(is_repeat=False, text=f"{_entry(link)} is the first of its producer")
         if link.sequence <= before[0]:
-            return Fault(is_repeat=True, text=f"{_entry(link)} comes after number {before[0]:,} at {_text(before[1])}")
+            return Fault(
+                is_repeat=True, text=f"{_entry(link)} comes after number {before[0]:,} at {id_text(before[1])}"
+            )
         self._last[name] = (link.sequence, link.id)
         if link.sequence == before[0] + 1 or link.producer.startswith(SOURCE):
             return None
-        return Fault(is_repeat=False, text=f"{_entry(link)} follows on number {before[0]:,} at {_text(before[1])}")
+        return Fault(is_repeat=False, text=f"{_entry(link)} follows on number {before[0]:,} at {id_text(before[1])}")
 
     def take(self, producer: bytes) -> tuple[int, StreamID] | None:
         """Return the number and the ID of a producer's last entry that is no repeat, and forget the producer.
@@ -155,8 +157,4 @@ class SequenceWalk:
 
 
 def _entry(link: Link) -> str:
-    return f"entry {_text(link.id)}, number {link.sequence:,} of {(link.producer or b'').decode(errors='replace')},"
-
-
-def _text(id_: StreamID) -> str:
-    return f"{id_[0]}-{id_[1]}"
+    return f"entry {id_text(link.id)}, number {link.sequence:,} of {(link.producer or b'').decode(errors='replace')},"
