@@ -42,16 +42,17 @@ class Producer:
 
     Args:
         url: URL of Redis or Valkey: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
-        linger: Seconds that an event may wait for others to share its entry. If the process is killed, the buffered
-            events are lost without a spool: about those of this time, during an outage all those since it began.
+        linger: Seconds that an event may wait for others to share its entry. If a process without a spool is killed,
+            its buffered events are lost: usually those of the last `linger` seconds, and during an outage of the server
+            all since the outage began.
         entry_events: Events at which an entry is sent without waiting for `linger`.
         entry_bytes: About the most bytes of an entry. Without a spool, an entry with so many is sent without waiting
             for `linger`.
         buffer_events: Most events in the buffer (not confirmed yet); not used with a spool.
         buffer_bytes: About the most bytes in the buffer; not used with a spool.
-        when_full: Action of `emit` when the buffer is full: `block` until there is room, and raise `BufferFull` after
-            `block_timeout` seconds; `raise` `BufferFull`; or `drop` the event. `stats.dropped` counts the events that
-            were not added, in each of the three cases.
+        when_full: Action of `emit` when the buffer is full. `block`: wait for room, and raise `BufferFull` after
+            `block_timeout` seconds. `raise`: raise `BufferFull` at once. `drop`: return without adding the event. In
+            all three cases, `stats.dropped` counts the events that were not added.
         block_timeout: Most seconds that `block` waits.
         durability: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
             `replica`, or on the server's disk (`fsync`). Unconfirmed entries are sent again. See docs/durability.md.
@@ -63,9 +64,9 @@ class Producer:
             `when_full` applies.
         spool_sync: `os`: `emit` returns when the operating system has the event. `disk`: `emit` returns when the event
             is on disk, so that it also survives a power cut; each event then waits for the disk.
-        partitions: Expected number of partitions at the first read of the deployment; another number is an error, and a
-            new deployment gets this number. A later repartition is no error. `None`: use the stored number, and 4 for a
-            new deployment.
+        partitions: Expected number of partitions. If the deployment has another number when the producer first reads
+            it, this is an error. A new deployment gets this number. A later repartition is no error. `None`: accept the
+            stored number; a new deployment gets 4.
         namespace: First part of every key.
 
     Raises:
@@ -140,14 +141,14 @@ class Producer:
         `at` may be at most 3,600 seconds ahead of this host's clock; `None` is the present by that clock.
 
         If the buffer is full: with `when_full` `block`, wait for room; with `drop`, return without adding the event.
-        If the system refuses the background thread, the event stays in the buffer, and the next call tries to start the
-        thread again.
+        If the operating system cannot start the background thread, the event stays in the buffer, and the next call
+        tries to start the thread again.
 
         The background thread reads the rules after the first event, and again before it sends later events if the last
-        read is over 10 seconds ago. So the first events after a pause are checked by the rules of before. Until the
-        thread has read any rules, or while no worker has published any, an event that they do not allow is accepted,
-        and becomes a dead letter. If its metric is not declared, the thread logs `metric.undeclared` when it has read
-        the rules.
+        read is over 10 seconds ago. So the first events after a pause are checked by the rules of the last read. Until
+        the thread has read any rules, or while no worker has published any, an event that they do not allow is
+        accepted, and becomes a dead letter. If its metric is not declared, the thread logs `metric.undeclared` when it
+        has read the rules.
 
         Raises:
             EventError: the event is invalid, or the rules do not allow its metric, amount or actor; it was not added.

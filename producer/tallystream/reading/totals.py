@@ -58,17 +58,21 @@ class Totals:
     If nodes of a cluster do not answer, an answer lacks their partitions, and names them in `unreachable`; `after` then
     waits for the others only.
 
-    Every read can raise these errors: `EventError`, if a subject, a metric, a range or a stream ID is not valid
-    (`field` names the argument); `ConfigurationError`, if no worker has published the rules yet (not in `get`,
-    `get_many`, `read` and `ledger`), if `partitions` is not 1 to 1,024, if the stored deployment has another number of
-    partitions than `partitions` or another layout version than this release, or rules that it cannot read, or if the
-    URL is that of a single server and the server is a node of a cluster, or the reverse; `DeploymentChanged`, if the
-    data was deleted, or a restore has not finished; `KeyLost`, if a partition that is read has lost a key, so that
-    figures may be too small, or the hash of the live topic is lost, or a field without which the deployment cannot be
-    read; `DamagedValue`, if a value that describes the deployment has a form that tallystream never writes;
-    `FlushTimeout`, if `after` was not counted within `timeout`, or with the durability `replica` no replica had the
-    counting within it; and `redis.RedisError`, if the server cannot be read (`NodeUnreachable`, if a cluster does not
-    answer for any partition that is needed).
+    Every read can raise these errors:
+
+    - `EventError`: a subject, a metric, a range or a stream ID is not valid. `field` names the argument.
+    - `ConfigurationError`: no worker has published the rules yet (not in `get`, `get_many`, `read` and `ledger`);
+      `partitions` is not 1 to 1,024, or not the number of the stored deployment; the deployment has another layout
+      version than this release, or rules that it cannot read; or the URL is that of a single server and the server is
+      a node of a cluster, or the reverse.
+    - `DeploymentChanged`: the data was deleted, or a restore has not finished.
+    - `KeyLost`: a partition that is read has lost a key, so that figures may be too small; or the hash of the live
+      topic is lost, or a field without which the deployment cannot be read.
+    - `DamagedValue`: a value that describes the deployment has a form that tallystream never writes.
+    - `FlushTimeout`: `after` was not counted within `timeout`, or with the durability `replica` no replica had the
+      counting within it.
+    - `redis.RedisError`: the server cannot be read. It is a `NodeUnreachable` if a cluster does not answer for any
+      partition that is needed.
 
     Args:
         url: The URL of Redis or Valkey; see `connect`.

@@ -109,8 +109,8 @@ KINDS: Final = {
     ),
     "deployment.generations_differ": Kind(
         "A partition counts in another generation than the live one, although no rebuild is running.",
-        "to count in the live generation in all partitions: tallystream rebuild. To go back to the previous generation "
-        "in all partitions: tallystream rebuild --undo",
+        "to make all partitions count in the live generation: tallystream rebuild. To make all of them count in the "
+        "previous generation: tallystream rebuild --undo",
     ),
     "deployment.closed": Kind(
         "A partition is closed, so nothing is counted in it, although no repartition is running.",
@@ -125,7 +125,8 @@ KINDS: Final = {
         "in the named hash, set the named field to the named number",
     ),
     "deployment.spread_missing": Kind(
-        "The field that marks a metric as spread is missing, so the rule `spread` could be turned off by mistake.",
+        "The field that marks a metric as spread is missing, so a worker would not refuse rules without `spread` for "
+        "this metric.",
         "in the named hash, set the named field to 1",
     ),
     "deployment.restore_unfinished": Kind(
@@ -221,7 +222,7 @@ KINDS: Final = {
         "The archive has no file, although entries of the stream are marked as archived.",
         "if `[archive] url` is wrong: correct it. If the files were deleted: restore them from a copy. "
         "If there is no copy: do nothing. New entries are still archived. Until workers have trimmed the entries of "
-        "the deleted files, verify finds this fault or, in its place, `archive.gap`",
+        "the deleted files, verify reports `archive.missing`, or `archive.gap` after new files were written",
     ),
     "archive.ahead": Kind(
         "The server has lost entries that the archive contains, for example because older data was put back.",
@@ -289,8 +290,8 @@ KINDS: Final = {
         "loss: tallystream snapshot --once --accept-loss",
     ),
     "snapshot.passed_over": Kind(
-        "Another snapshot was restored after this one was taken, and the server lacks entries of this one. Until "
-        "you decide, no new snapshot replaces this one.",
+        "After this snapshot was taken, another snapshot was restored, and the server lacks entries of this snapshot. "
+        "Until you decide, no new snapshot replaces it.",
         "to keep the present counters: tallystream snapshot --once --accept-loss. To go back to this snapshot: stop "
         "the workers that archive; then: tallystream restore --force",
     ),
