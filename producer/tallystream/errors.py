@@ -86,8 +86,8 @@ class Unconfirmed(TallyError):
 class NodeUnreachable(TallyError, redis.ConnectionError):
     """Raised if nodes of a cluster do not answer, so that a read can read none of the keys that it needs.
 
-    Other keys may still be readable. Work that is done in each partition, such as the delivery of notifications, raises
-    it if any node does not answer, after the work in all partitions on other nodes. It is also a
+    Other keys may still be readable. Work in all partitions, such as the delivery of notifications, raises this
+    error if any node does not answer, but first finishes the partitions on the other nodes. It is also a
     `redis.ConnectionError`, so callers that repeat a call after such an error also repeat it after this one.
 
     Args:

@@ -82,8 +82,8 @@ class Totals:
         """Use the cached deployment of `other` in place of that of this object, from now on for both objects.
 
         Both must be of one event loop, server and namespace. What this object has read about the deployment before is
-        forgotten. Afterwards, what either of them reads serves both: while the node of the description does not answer,
-        either can read if `other` had read the description before, or one of them has since.
+        forgotten. Afterwards, both use the description of the deployment that one of them has read. So both can read
+        while its node does not answer, if `other` had read it before, or one of them has read it since.
         """
         self._remembered = other._remembered  # of the same class
 

@@ -24,9 +24,11 @@ class RequestCounter:
     """Counts finished requests by subject; the subject is method and route, such as `GET /articles/{id}`.
 
     Call the object once for each finished request. An error of the producer (`TallyError`), such as an undeclared
-    metric, is logged and not raised, and does not keep the request out of the other metric. It is not logged again
-    until another error comes for the same metric. With a producer as `connect` makes it, counting does not delay a
-    request: if the buffer is full, the event is dropped and counted in `producer.stats.dropped`, and nothing is logged.
+    metric, is logged and not raised. A failed request that cannot be counted in one of its two metrics is still counted
+    in the other. The error is not logged again until another error comes for the same metric.
+
+    With a producer as `connect` makes it, counting does not delay a request: if the buffer is full, the event is
+    dropped and counted in `producer.stats.dropped`, and nothing is logged.
 
     Args:
         producer: Producer with `when_full="drop"`, as `connect` makes it, and without `spool_sync="disk"`: any other

@@ -25,11 +25,11 @@ class ProducerStats:
         unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had no record
             of their producer. The server removes a record after 30 days of silence, with a spool a year; and a restore
             of a snapshot brings no records of topics that a repartition had replaced. The entries may be in the stream,
-            so they are not sent again; `appended` includes the events of those that are not of dead processes.
+            so they are not sent again; `appended` includes their events, except those of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries whose `durability` the server did not confirm, in time or because
-            of an error; these entries are sent again. An attempt to leave a closed topic also counts, if the
-            `durability` of the entries in the topic was not confirmed; it is repeated.
+            of an error; these entries are sent again. An attempt to change to the new streams of a repartition also
+            counts, if the `durability` of the entries in the old or new streams was not confirmed; it is repeated.
         spooled_bytes: Bytes of this producer in the spool; 0 without a spool, and after `close`, unless the sender
             thread did not end in time. A confirmed event counts until its file, about 4 MiB, is removed.
         adopted: Events of dead processes that were sent from the spool; those of a process are added when all of them

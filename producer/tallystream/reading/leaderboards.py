@@ -60,8 +60,8 @@ class Leaderboard(RangeFigure, frozen=True):
     `top` was added to a metric with events, totals were split (`exact` changed, `max_subjects` raised or removed), or a
     total in a sketch was reset, the leaderboard of all time lacks subjects or has wrong values: then `error` is `null`
     and `complete` is false, until a rebuild (`tallystream rebuild`) has counted all events again. After `top` was
-    raised or `max_subjects` changed otherwise, this is so until workers have recorded the new rule in each partition.
-    A bucket that began before `top` was added or raised, or in the hour after, counts as missing.
+    raised or `max_subjects` changed otherwise, they have these values until workers have recorded the new rule in each
+    partition. A bucket that began before `top` was added or raised, or in the hour after, counts as missing.
 
     Attributes:
         metric: The metric.
