@@ -108,6 +108,7 @@ _LOST_GENERATION: Final = "tests/integration/verify/test_lost_generation.py"
 _LOST_END: Final = "tests/integration/verify/test_lost_end.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _FORMS: Final = "test_a_value_in_a_form_that_no_script_writes_is_never_proved"
+_FIRST_SNAPSHOT: Final = "tests/integration/verify/test_first_snapshot.py"
 _VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
@@ -759,6 +760,36 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/verify/test_remedies.py::test_the_finding_that_explains_the_others_comes_first",),
+    ),
+    Mutant(
+        "verify-demands-the-first-snapshot-at-once",
+        (Edit("tallystream_worker/verify/snapshots.py", "is_due = _is_first_due(scene)", "is_due = False"),),
+        tests=(f"{_FIRST_SNAPSHOT}::test_a_first_snapshot_that_is_due_is_no_fault",),
+    ),
+    Mutant(
+        "verify-waits-for-the-first-snapshot-of-old-entries",
+        (
+            Edit(
+                "tallystream_worker/verify/snapshots.py", "for found in (changes, *entries)", "for found in (changes,)"
+            ),
+        ),
+        tests=(f"{_FIRST_SNAPSHOT}::test_a_snapshot_that_was_never_taken_is_a_fault",),
+    ),
+    Mutant(
+        "verify-waits-for-the-first-snapshot-forever",
+        (Edit("tallystream_worker/verify/snapshots.py", "oldest) / 1000 <= most", "oldest) / 1000 >= 0"),),
+        tests=(f"{_FIRST_SNAPSHOT}::test_a_snapshot_that_was_never_taken_is_a_fault",),
+    ),
+    Mutant(
+        "verify-waits-for-a-snapshot-that-is-gone",
+        (
+            Edit(
+                "tallystream_worker/verify/snapshots.py",
+                "if any(client.hexists(meta, SNAPSHOT_AT) for meta in {layout.root, layout.meta}):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_FIRST_SNAPSHOT}::test_a_snapshot_that_is_gone_is_a_fault_at_once",),
     ),
     Mutant(
         "verify-judges-a-snapshot-by-its-generation",
@@ -1896,6 +1927,39 @@ MUTANTS: Final = (
             ),
         ),
         tests=(f"{_LOST_LOG}::test_what_the_log_has_after_a_snapshot_is_added_to_it",),
+    ),
+    Mutant(
+        "retract-reads-before-a-refusal",
+        (
+            Edit(
+                "tallystream_worker/cli/commands/retract.py",
+                "if not dry_run and continued is None and not is_repetition(deployment, retraction):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_RETRACT}::test_a_retraction_that_is_refused_shows_no_events",),
+    ),
+    Mutant(
+        "retract-refuses-its-repetition",
+        (
+            Edit(
+                "tallystream_worker/cli/commands/retract.py",
+                " and not is_repetition(deployment, retraction):",
+                ":",
+            ),
+        ),
+        tests=(f"{_RETRACT}::test_the_command",),
+    ),
+    Mutant(
+        "retract-hides-its-end",
+        (
+            Edit(
+                "tallystream_worker/cli/commands/retract.py",
+                "taken back up to {_last_moment(retraction)};",
+                "taken back;",
+            ),
+        ),
+        tests=(f"{_RETRACT}::test_the_command_states_up_to_which_moment_events_are_taken_back",),
     ),
     Mutant(
         "moves-lose-retracted-events",

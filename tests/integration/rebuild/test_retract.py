@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -277,16 +278,74 @@ def test_a_second_retraction_and_a_rebuild_keep_the_first(harness):
     assert {subject for _, subject in harness.totals()} == {"a:0"}
 
 
-def test_the_command(harness):
-    """`retract --dry-run` shows the events and changes nothing; `retract` removes them, or reports that none match."""
+@pytest.fixture
+def retract(harness):
+    """Provide a function that runs `tallystream retract` with arguments, and checks its exit status."""
 
-    def retract(*arguments, status=0):
+    def run(*arguments, status=0):
         done = subprocess.run(
             [PROGRAM, "retract", *arguments, "--redis", harness.url], capture_output=True, text=True, check=False
         )
         assert done.returncode == status, done.stderr
         return done
 
+    return run
+
+
+def test_the_command_states_up_to_which_moment_events_are_taken_back(harness, retract):
+    """The answer states the last moment, and that later events count; after a drop, the command takes these too."""
+    before = ends(harness.client, Deployment.load(harness.client))
+    assert json.loads(retract("--actor", "u1", "--dry-run", "--json").stdout)["until"] == before
+    answer = " ".join(retract("--actor", "u1").stdout.split())
+    milliseconds = max(int(last.partition("-")[0]) for last in before.values())
+    moment = datetime.fromtimestamp(milliseconds // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    assert f"taken back up to {moment}.{milliseconds % 1000:03} UTC; generation 2 is live" in answer
+    assert "Events that were appended later count, even if they match" in answer
+    assert "run tallystream rebuild --drop, then this command again" in answer
+    with Producer(harness.url) as producer:
+        producer.emit("view", "a:1", actor="u1")
+    subprocess.run([PROGRAM, "rebuild", "--drop", "--redis", harness.url], check=True, capture_output=True)
+    now = ends(harness.client, Deployment.load(harness.client))
+    found = json.loads(retract("--actor", "u1", "--json").stdout)
+    assert (found["events"], found["generation"], found["until"]) == (1, 3, now)
+    assert now != before
+
+
+def test_a_retraction_that_is_refused_shows_no_events(harness, retract):
+    """While another generation is kept or built, or a repartition runs, the refusal is all that is printed.
+
+    The entries are not read before. With --dry-run, the command shows the events.
+    """
+
+    def refusal(*options):
+        done = retract("--actor", "u1", "--archive", "nothing://x", *options, status=1)
+        assert done.stdout == ""
+        return " ".join(done.stderr.split())
+
+    rebuilt(harness)
+    assert "generation 1 is still kept" in (told := refusal())
+    assert "tallystream rebuild --drop" in told
+    assert "8 events of 4 counters" in retract("--actor", "u1", "--dry-run").stdout
+    drop_all(harness)
+    deployment = Deployment.load(harness.client)
+    propose_without(harness.client, deployment, Retraction(ends(harness.client, deployment), actor="u2"))
+    assert "generation 3 is being built by other rules" in refusal("--json")
+    drop_all(harness)
+    topic.propose(harness.client, Deployment.load(harness.client), 2)
+    assert "while a repartition is running" in refusal()
+
+
+def test_a_repeated_retraction_that_is_refused_shows_no_events(harness, retract):
+    """If a retraction is repeated while the generation before is kept, later events that match are refused unseen."""
+    retract("--actor", "u1")
+    with Producer(harness.url) as producer:
+        producer.emit("view", "a:1", actor="u1")
+    done = retract("--actor", "u1", status=1)
+    assert (done.stdout, "generation 1 is still kept" in done.stderr) == ("", True)
+
+
+def test_the_command(harness, retract):
+    """`retract --dry-run` shows the events and changes nothing; `retract` removes them, or reports that none match."""
     dry = json.loads(retract("--actor", "u1", "--metric", "view", "--dry-run", "--json").stdout)
     assert (dry["events"], dry["generation"]) == (6, None)
     assert {(row["subject"], row["events"], row["amount"]) for row in dry["counters"]} == {
@@ -297,6 +356,8 @@ def test_the_command(harness):
     assert "generation 2 is live" in retract("--actor", "u1", "--metric", "view").stdout.replace("\n", " ")
     with Totals(harness.url) as totals:
         assert totals.get("a:0", "view").value == 23
+    assert "no stored event matches" in retract("--actor", "u1", "--metric", "view").stdout, "a repetition"
+    drop_all(harness)
     assert "no stored event matches" in retract("--actor", "nobody").stdout
     assert "name the events" in retract(status=2).stderr
     assert "whole minute" in retract("--from", "1700000001", status=2).stderr

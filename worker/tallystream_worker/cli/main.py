@@ -55,7 +55,11 @@ _COMMANDS: Final = (
     ("verify", "Check streams, archive, snapshot, counters and ledger, and print what is proved.", "verify --json"),
     ("audit", "Fold all events again and compare the result with the live counters.", "audit --json"),
     ("rebuild", "Count history again, and switch to the new counters.", "rebuild --archive ./archive"),
-    ("retract", "Take events back, as if they had never happened.", "retract --actor bot:7 --dry-run"),
+    (
+        "retract",
+        "Take back events that were appended until now, as if they had never happened.",
+        "retract --actor bot:7 --dry-run",
+    ),
     ("replay", "Print the stored events.", "replay --metric view --from 2026-11-01 | head"),
     ("archive", "Write every entry of the streams to Parquet files.", "archive ./archive --every 60"),
     ("acl", "Make the users of a server, their passwords, and tokens for HTTP.", "acl ./secrets"),

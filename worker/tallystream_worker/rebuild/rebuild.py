@@ -85,14 +85,8 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
         Unconfirmed, FailedOver: the number was not confirmed in time, or a node failed over meanwhile. Call again.
         redis.RedisError: the server does not reply, or rejects a command; a number may be reserved. Call again.
     """
-    if deployment.moving is not None:
-        raise ConfigurationError(
-            "cannot build a generation while a repartition is running: let it finish, or give it up with: "
-            "tallystream rebuild --drop"
-        )
     rules = replace(rules, retracted=deployment.rules.retracted)  # is no setting: retracted events stay retracted
-    deployment.refuse_gathering(rules)
-    _refuse_unrecorded(client, deployment)
+    _refuse_unready(client, deployment, rules)
     with step(client, deployment, "the new generation has a number"):  # no key of the generation is written before
         answer, *found = _PROPOSE(client, [deployment.layout.meta], [publish(rules)])
     if answer == b"gone":
@@ -100,16 +94,53 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
         raise KeyLost(deployment.layout.meta)
     (number,) = found
     if answer == b"other":
-        raise ConfigurationError(
-            f"generation {number.decode()} is being built by other rules: continue with the configuration that it was "
-            "begun with, or give it up with: tallystream rebuild --drop"
-        )
+        raise _is_built_otherwise(int(number))
     if answer == b"kept":
-        raise ConfigurationError(
-            f"generation {number.decode()} is still kept: switch back to it with tallystream rebuild --undo, "
-            "or remove it with tallystream rebuild --drop"
-        )
+        raise _is_kept(int(number))
     return int(number)
+
+
+def ensure_proposable(client: redis.Redis, deployment: Deployment, rules: Rules) -> None:
+    """Raise the error with which `propose` would refuse to reserve a new number for `rules`, if any; change nothing.
+
+    Do not call it to continue a generation that is being built: it raises an error, although `propose` continues it.
+
+    Raises:
+        ConfigurationError, DeploymentChanged, KeyLost, DamagedValue, redis.RedisError: see `propose`.
+    """
+    _refuse_unready(client, deployment, rules)
+    if deployment.building is not None:
+        raise _is_built_otherwise(deployment.building)
+    if deployment.others:
+        raise _is_kept(min(deployment.others))
+
+
+def _refuse_unready(client: redis.Redis, deployment: Deployment, rules: Rules) -> None:
+    """Raise an error if no generation can be built by `rules`, whatever other generations are stored.
+
+    The errors are those of `propose`.
+    """
+    if deployment.moving is not None:
+        raise ConfigurationError(
+            "cannot build a generation while a repartition is running: let it finish, or give it up with: "
+            "tallystream rebuild --drop"
+        )
+    deployment.refuse_gathering(rules)
+    _refuse_unrecorded(client, deployment)
+
+
+def _is_built_otherwise(generation: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"generation {generation} is being built by other rules: continue with the configuration that it was begun "
+        "with, or give it up with: tallystream rebuild --drop"
+    )
+
+
+def _is_kept(generation: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"generation {generation} is still kept: switch back to it with tallystream rebuild --undo, or remove it with "
+        "tallystream rebuild --drop"
+    )
 
 
 def _refuse_unrecorded(client: redis.Redis, deployment: Deployment) -> None:

@@ -19,13 +19,14 @@ from tallystream.wire.codec import decode
 from tallystream_worker.counting.dropped import is_whole, without
 from tallystream_worker.dead_letters.store import dropped
 from tallystream_worker.process.stream_facts import last_generated
-from tallystream_worker.rebuild.rebuild import propose
+from tallystream_worker.rebuild.rebuild import ensure_proposable, propose
 from tallystream_worker.rebuild.source import entries
 
 if TYPE_CHECKING:
     import redis
 
     from tallystream.deployment import Deployment
+    from tallystream.rules.metrics import Rules
     from tallystream.rules.retraction import Retraction
     from tallystream.wire.codec import Payload
 
@@ -111,7 +112,32 @@ def unfinished(deployment: Deployment, retraction: Retraction) -> Retraction | N
     last = rules.retracted[-1]
     if last in deployment.rules.retracted:
         return None
-    return last if msgspec.structs.replace(last, until=retraction.until) == retraction else None
+    return last if _is_same(last, retraction) else None
+
+
+def is_repetition(deployment: Deployment, retraction: Retraction) -> bool:
+    """Return whether the last retraction of the live rules equals `retraction`, except for `until`.
+
+    The command may be repeated after an error that came after the switch. Only events since then can match.
+    """
+    retracted = deployment.rules.retracted
+    return bool(retracted) and _is_same(retracted[-1], retraction)
+
+
+def _is_same(earlier: Retraction, retraction: Retraction) -> bool:
+    return msgspec.structs.replace(earlier, until=retraction.until) == retraction
+
+
+def ensure_retractable(client: redis.Redis, deployment: Deployment, retraction: Retraction) -> None:
+    """Check that a generation without the retracted events can be begun, before they are read; change nothing.
+
+    Do not call it for a retraction that `unfinished` returns: it raises an error, although the retraction can continue.
+
+    Raises:
+        ConfigurationError: see `propose_without`; or any generation is being built.
+        DeploymentChanged, KeyLost, DamagedValue, redis.RedisError: see `propose`.
+    """
+    ensure_proposable(client, deployment, _rules_without(deployment, retraction))
 
 
 def propose_without(client: redis.Redis, deployment: Deployment, retraction: Retraction) -> int:
@@ -122,8 +148,12 @@ def propose_without(client: redis.Redis, deployment: Deployment, retraction: Ret
             partitions count a generation of which the server has no record, or no rules are published.
         DeploymentChanged, KeyLost, DamagedValue, Unconfirmed, FailedOver, redis.RedisError: see `propose`.
     """
-    rules = msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
+    rules = _rules_without(deployment, retraction)
     return propose(client, replace(deployment, declared=rules), rules)
+
+
+def _rules_without(deployment: Deployment, retraction: Retraction) -> Rules:
+    return msgspec.structs.replace(deployment.rules, retracted=(*deployment.rules.retracted, retraction))
 
 
 def _sums(payload: Payload) -> Effect:

@@ -270,7 +270,10 @@ KINDS: Final = {
     "archive.differs": Kind(
         "An archived entry differs from the same entry of the stream.", "restore the files from a copy"
     ),
-    "snapshot.missing": Kind("A snapshot database is configured, but has no complete snapshot.", SNAPSHOT),
+    "snapshot.missing": Kind(
+        "A snapshot database is configured, but has no complete snapshot: it is gone, or the first one is overdue.",
+        SNAPSHOT,
+    ),
     "snapshot.other": Kind(
         "The snapshot is of other data.",
         "if the server has lost the data of the snapshot: tallystream restore --force. Otherwise: name another "

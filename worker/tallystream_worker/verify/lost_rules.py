@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST_TOPIC
 from tallystream_worker.snapshot.lost_changes import lacked
 from tallystream_worker.snapshot.rule_records import NUMBERS, recorded_changes, recorded_numbers
@@ -24,11 +26,11 @@ def check(scene: Scene) -> None:
     Such a change is lost on the server; one whose number the server has given to other rules is not reported. A
     snapshot also has the highest number that its changes had; if it is above every number of the server, a change is
     lost too. If the snapshot has a lost change, `Verification.has_lost_rules` is set. Changes of another epoch are left
-    out, and so is a snapshot of another topic. Without a snapshot and an archive, nothing is checked.
+    out, and so is a snapshot of another topic. Without a snapshot and an archive, nothing is checked. If the SQLite
+    file of the snapshot does not exist, the check of the snapshot reports it.
 
     Raises:
         SnapshotError, ArchiveError: the snapshot or the archive cannot be read.
-        ConfigurationError: the SQLite file of the snapshot does not exist.
         redis.RedisError: the server does not reply, or rejects a command.
     """
     copies = list(_copies(scene))  # before the server, which may change its rules meanwhile
@@ -65,7 +67,9 @@ def _copies(scene: Scene) -> Iterator[tuple[str, Mapping[str, Mapping[str, str]]
     """
     deployment, sources = scene.deployment, scene.sources
     if sources.snapshot is not None:
-        facts = sources.snapshot.facts()
+        facts: Mapping[str, str] = {}
+        with suppress(ConfigurationError):  # its SQLite file does not exist
+            facts = sources.snapshot.facts()
         of = (facts.get("epoch"), facts.get("namespace"), facts.get("log", str(FIRST_TOPIC)))
         if of == (deployment.epoch, deployment.layout.namespace, str(deployment.layout.topic)):
             yield _SNAPSHOT, _changes(facts), int(facts.get(NUMBERS[1], 0))

@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tallystream.client.server_time import server_time
-from tallystream.storage.deployment_hash import SNAPSHOT_EVERY
+from tallystream.errors import ConfigurationError
+from tallystream.storage.deployment_hash import SNAPSHOT_AT, SNAPSHOT_EVERY
 from tallystream.storage.keys import FIRST, FIRST_TOPIC
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.snapshot.point_in_time import ViewLost
@@ -27,6 +28,8 @@ _BY_HAND: Final = 26 * 3600.0
 """Seconds that a snapshot may be old if no worker takes them: they are then taken daily, for example by cron."""
 
 _SLACK: Final = 300.0
+"""Seconds that a snapshot may take to be complete."""
+
 _TRIES: Final = 5
 _PAUSE: Final = 0.5
 
@@ -49,13 +52,13 @@ def check(scene: Scene) -> None:
     Add a limit in place of a fault if no snapshot is configured. Add one too, and do not restore the snapshot, if it is
     young enough, but of another generation of the topic or of an earlier topic, and the server has lost none of its
     events; or if the server has lost data of it that producers have sent again. In both cases the next snapshot can be
-    restored. Add a limit too if restored values differ, and live counters were found to be wrong, which may be the
-    reason. Values that differ and may be right, because it is not known which rules counted their events, are stated
-    as not checked (`failed`).
+    restored. Add one too, in place of a missing snapshot, if the first one is still due (`_is_first_due`). Add a limit
+    too if restored values differ, and live counters were found to be wrong, which may be the reason. Values that differ
+    and may be right, because it is not known which rules counted their events, are stated as not checked (`failed`).
 
     Raises:
         SnapshotError: the snapshot has another format or layout, or the database cannot be used.
-        ConfigurationError: the SQLite file of the snapshot does not exist.
+        ConfigurationError: the SQLite file of the snapshot does not exist, and the first snapshot is not due any more.
 
     Any other error of `drill` is raised too; `ViewLost` only after six attempts.
     """
@@ -66,9 +69,10 @@ def check(scene: Scene) -> None:
     if database is None:
         report.limit("snapshot", "no snapshot is configured (--snapshot URL), so nothing was restored on trial")
         return
-    facts = database.facts()
+    facts = _facts(scene, database)
     if not facts:
-        report.find("snapshot.missing", database.place)
+        if facts is not None:
+            report.find("snapshot.missing", database.place)
         return
     damaged = _check_rows(scene, database) if facts.get("format", FORMAT) == FORMAT else 0
     ensure_readable(database, facts)
@@ -108,6 +112,48 @@ def check(scene: Scene) -> None:
     _check_age(scene, database, oldest)
     if is_sound:
         _check_restore(scene, database, oldest, damaged)
+
+
+def _facts(scene: Scene, database: Database) -> dict[str, str] | None:
+    """Return the facts of a snapshot, empty if there is none; `None` if the first snapshot is due, which is a limit.
+
+    Raises:
+        ConfigurationError: the SQLite file of the snapshot does not exist, and the first snapshot is not due any more.
+        SnapshotError: the database cannot be used.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    is_due = _is_first_due(scene)  # before the facts: the first snapshot may be completed now
+    try:
+        facts = database.facts()
+    except ConfigurationError:
+        if not is_due:
+            raise
+        facts = {}
+    if facts or not is_due:
+        return facts
+    scene.report.limit("snapshot", f"{database.place} has no complete snapshot yet: the first one is due")
+    return None
+
+
+def _is_first_due(scene: Scene) -> bool:
+    """Return whether no snapshot of these data was ever complete, and none had to be: all data are young.
+
+    Data are young if the first change of the rules and the first entry of each stream are at most as old as a snapshot
+    may be (`_most`); if no worker has stated yet that it takes snapshots, at most 5 minutes. If the record of these
+    changes is lost, the age of the data is not known: return `False`.
+
+    Raises:
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+    client, layout = scene.client, scene.deployment.layout
+    if any(client.hexists(meta, SNAPSHOT_AT) for meta in {layout.root, layout.meta}):
+        return False  # a snapshot was complete, so it is gone
+    changes, *entries = (client.xrange(key, count=1) for key in (layout.rule_changes, *(k.stream for k in layout.keys)))
+    if not changes:
+        return False
+    oldest = min(parse_id(id_.decode())[0] for found in (changes, *entries) for id_, _ in found)
+    most = _most(scene) if client.hexists(layout.meta, SNAPSHOT_EVERY) else _SLACK
+    return (server_time(client) - oldest) / 1000 <= most
 
 
 def _is_of_another_topic(scene: Scene, database: Database, facts: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -11,21 +12,31 @@ from tallystream.client.connect import connect
 from tallystream.deployment import Deployment
 from tallystream.errors import EventError
 from tallystream.rules.retraction import Retraction
+from tallystream.wire.stream_id import parse_id
 from tallystream.wire.window import MINUTE
 from tallystream_worker.cli.generation import build, finish_switch
 from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
-from tallystream_worker.rebuild.retract import Effect, effect, ends, propose_without, unfinished
+from tallystream_worker.rebuild.retract import (
+    Effect,
+    effect,
+    ends,
+    ensure_retractable,
+    is_repetition,
+    propose_without,
+    unfinished,
+)
 
 _SHOWN: Final = 20
+
+_LATEST: Final = 253_402_300_799_999
+"""The last millisecond that a date can have."""
 
 
 def retract(  # noqa: PLR0913  # each is an option of the command
     *,
-    actor: Annotated[
-        str | None, Parameter(help="events of this actor, such as a bot or a person who asks for erasure")
-    ] = None,
+    actor: Annotated[str | None, Parameter(help="events of this actor, such as a bot")] = None,
     subject: Annotated[str | None, Parameter(help="events counted for this subject")] = None,
     metric: Annotated[str | None, Parameter(help="events of this metric")] = None,
     id: Annotated[str | None, Parameter(help="the event with this id")] = None,
@@ -42,10 +53,12 @@ def retract(  # noqa: PLR0913  # each is an option of the command
     """Take back the events that match all given options (at least one of them), as if they had never happened.
 
     History is counted again by the live rules, without these events, into a new generation, which then becomes live.
-    The previous generation is kept until `tallystream rebuild --drop`, and `rebuild --undo` goes back to it. The events
-    stay in the streams and the archive. Events that are appended later are counted, even if they match. If no event
-    matches, nothing is changed. But without --dry-run, the command first completes an earlier switch that was
-    interrupted, or that a failover has undone in some partitions.
+    The previous generation is kept until `tallystream rebuild --drop`, and `rebuild --undo` goes back to it. While an
+    earlier one is kept, the command is refused, unless it repeats the last retraction and finds no later event. This is
+    no erasure: the events stay in the streams and the archive. Events that are appended after the command has begun are
+    counted, even if they match; the answer states up to which moment events were taken back. If no event matches,
+    nothing is changed. But without --dry-run, the command first completes an earlier switch that was interrupted, or
+    that a failover has undone in some partitions.
     """
     settings = where.settings()
     source = settings.archive.url if archive is None else archive
@@ -56,14 +69,18 @@ def retract(  # noqa: PLR0913  # each is an option of the command
         retraction = Retraction(
             ends(client, deployment), metric, subject, actor, id, _minute("from", from_), _minute("to", to)
         )
-        retraction = unfinished(deployment, retraction) or retraction
+        continued = unfinished(deployment, retraction)
+        retraction = continued or retraction
+        if not dry_run and continued is None and not is_repetition(deployment, retraction):
+            ensure_retractable(client, deployment, retraction)
         with error_console.status("reading the entries"):
             found = effect(client, deployment, retraction, source)
-        if not json:
-            _show(found)
         generation = None
         if found.total and not dry_run:
             generation = propose_without(client, deployment, retraction)
+        if not json:
+            _show(found)  # after a refusal
+        if generation is not None:
             build(
                 settings, Deployment.load(client, settings.redis.namespace), generation, source, accept_loss=accept_loss
             )
@@ -76,15 +93,25 @@ def retract(  # noqa: PLR0913  # each is an option of the command
                     for (metric, subject), events in found.events.most_common()
                 ],
                 "generation": generation,
+                "until": retraction.until,
             }
         )
     elif dry_run:
         console.print("nothing was changed: run it again without --dry-run")
     elif generation is not None:
         console.print(
-            f"taken back; generation {generation} is live. The previous one, with these events, is kept: "
-            "tallystream rebuild --undo goes back to it, --drop removes it"
+            f"taken back up to {_last_moment(retraction)}; generation {generation} is live. The previous one, with "
+            "these events, is kept: tallystream rebuild --undo goes back to it, --drop removes it. Events that were "
+            "appended later count, even if they match: to take these back too, run tallystream rebuild --drop, then "
+            "this command again"
         )
+
+
+def _last_moment(retraction: Retraction) -> str:
+    """Return when the last entry that a retraction applies to was appended, such as `2026-01-31 23:59:59.123 UTC`."""
+    newest, _ = max(parse_id(last) for last in retraction.until.values())
+    seconds, milliseconds = divmod(min(newest, _LATEST), 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{milliseconds:03} UTC"
 
 
 def _show(found: Effect) -> None:
