@@ -113,6 +113,7 @@ _VERIFY_CHANGED: Final = "tests/integration/verify/test_changed_rules.py"
 _EVERY_FIELD: Final = "tests/integration/storage/test_every_field.py"
 _MIGRATION: Final = "tests/integration/repartition/test_migration.py"
 _REBUILD: Final = "tests/integration/rebuild/test_rebuild.py"
+_COMPARE: Final = "tests/integration/rebuild/test_compare.py"
 _SENT_AGAIN: Final = "tests/integration/producing/test_producer.py"
 _EVERY_KEY: Final = "tests/integration/storage/test_every_key.py"
 _LOST: Final = "tests/integration/storage/test_lost_keys.py"
@@ -2587,6 +2588,76 @@ MUTANTS: Final = (
         "continued-rebuild-counts-for-the-workers",
         (Edit("tallystream_worker/rebuild/rebuild.py", "        if self._is_live():\n", "        if False:\n"),),
         tests=(f"{_REBUILD}::test_a_continued_rebuild_leaves_live_partitions_to_the_workers",),
+    ),
+    Mutant(
+        "moving-counters-are-called-different",
+        (
+            Edit(
+                "tallystream_worker/rebuild/compare.py",
+                "                    if found.has(",
+                "                    if False and found.has(",
+            ),
+        ),
+        tests=(f"{_COMPARE}::test_under_a_load_exactly_the_true_differences_are_found",),
+    ),
+    Mutant(
+        "uncounted-votes-and-ids-take-nothing-back",
+        (
+            Edit(
+                "tallystream_worker/rebuild/moving.py",
+                "        return not periods or any(",
+                "        return False and any(",
+            ),
+        ),
+        tests=(f"{_COMPARE}::test_an_entry_may_change_counters_of_earlier_events",),
+    ),
+    Mutant(
+        "uncounted-entries-remove-no-place",
+        (Edit("tallystream_worker/rebuild/moving.py", "        if not is_listed and (", "        if False and ("),),
+        tests=(f"{_COMPARE}::test_an_entry_may_change_counters_of_earlier_events",),
+    ),
+    Mutant(
+        "uncounted-resets-change-no-counter",
+        (Edit("tallystream_worker/rebuild/moving.py", "any(_is_of(key, item, subject)", "any(False"),),
+        tests=(f"{_COMPARE}::test_a_reset_may_change_every_counter_of_its_subject",),
+    ),
+    Mutant(
+        "pending-entries-are-compared-as-counted",
+        (
+            Edit(
+                "tallystream_worker/rebuild/compare.py",
+                "                for id_ in position.pending[at : at + _PAGE]:",
+                "                for id_ in ():",
+            ),
+        ),
+        tests=(f"{_COMPARE}::test_pending_entries_are_not_counted_yet",),
+    ),
+    Mutant(
+        "trimmed-entries-are-compared-as-counted",
+        (
+            Edit(
+                "tallystream_worker/rebuild/compare.py",
+                " if position.may_lack(self._first()) else moving",
+                " if False else moving",
+            ),
+        ),
+        tests=(f"{_COMPARE}::test_entries_that_were_trimmed_make_no_difference",),
+    ),
+    Mutant(
+        "a-comparison-does-not-follow",
+        (Edit("tallystream_worker/rebuild/compare.py", "                follow(number)\n", ""),),
+        tests=(f"{_COMPARE}::test_an_entry_may_change_counters_of_earlier_events",),
+    ),
+    Mutant(
+        "small-differences-come-first",
+        (
+            Edit(
+                "tallystream_worker/rebuild/values.py",
+                "        return -abs(each.difference) if",
+                "        return abs(each.difference) if",
+            ),
+        ),
+        tests=(f"{_COMPARE}::test_the_largest_differences_come_first",),
     ),
     Mutant(
         "killed-snapshot-holds-up-the-next",

@@ -20,6 +20,7 @@ from tallystream.rules.windows import bucket
 from tallystream_worker.process import logs
 from tallystream_worker.runtime.app import counting
 from tallystream_worker.settings.settings import RedisSettings, Settings
+from tests.harness import Harness
 from tests.paths import REAL_LOG, ROOT
 from tests.servers import missing
 from tests.waiting import until
@@ -341,9 +342,25 @@ def test_a_rebuild_prints_what_changes(shell):
     found = shell.json("rebuild", "--no-switch")
     (gone,) = [row for row in found["differences"] if row["counter"].startswith("day:view:")]
     assert (gone["live"], gone["new"], gone["change"]) == (1, None, -1)
+    assert found["moving"] == 0
     printed = shell("rebuild", "--no-switch").stdout
     (row,) = [line for line in printed.splitlines() if line.startswith("│ day:view:")]
     assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["1", "-", "-1"]
+
+
+def test_a_rebuild_states_how_many_counters_it_cannot_compare(server, tmp_path):
+    """Counters that events may still change are no differences: their number is printed, and how to compare them."""
+    shell = Shell(server.url, tmp_path)
+    with Harness(server.url, metrics=("view",), partitions=1) as harness:
+        harness.client.xadd(harness.layout.keys[0].stream, {"metric": "view", "subject": "a"})  # no worker counts it
+        printed = shell("rebuild", "--no-switch").stdout
+        assert "1 counters were not compared, because events for them were always waiting to be counted: to" in printed
+        assert "generation 2 is built but not live; 0 counters differ" in printed
+        found = shell.json("rebuild", "--no-switch")
+        assert (found["differences"], found["moving"]) == ([], 1)
+        harness.drain()
+        found = shell.json("rebuild", "--no-switch")
+        assert (found["differences"], found["moving"]) == ([], 0)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from tallystream_worker.ingest.lines import Mapping
 from tallystream_worker.ingest.pool import IngestRun
 from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
-from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.compare import Comparison, compare
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.repartition.migration import repartition
@@ -237,7 +237,7 @@ def _rebuild(harness: Harness, _: Path, __: Database) -> Sources:
     with Rebuild(settings_for(harness.url, POLLS), deployment, generation) as run:
         run.begin()
         run.catch_up()
-        assert list(compare(harness.client, Deployment.create_or_load(harness.client), generation)) == []
+        assert compare(harness.client, Deployment.create_or_load(harness.client), generation) == Comparison([], 0)
         run.switch()
     drop(harness.client, Deployment.create_or_load(harness.client), 1)
     harness.layout = Deployment.create_or_load(harness.client).layout

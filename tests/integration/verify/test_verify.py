@@ -1056,7 +1056,7 @@ def test_a_key_of_another_type_is_named_and_mended_by_a_rebuild(world: World) ->
         with Rebuild(Settings(RedisSettings(world.harness.url), rules=RULES), deployment, generation) as run:
             run.begin()
             run.catch_up()
-            assert all(each.stream for each in compare(world.client, deployment, generation))
+            assert all(each.stream for each in compare(world.client, deployment, generation).differences)
             run.switch()
         drop(world.client, Deployment.load(world.client), 1)
         assert not world.client.exists(key), key

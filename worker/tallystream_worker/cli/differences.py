@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tallystream_worker.cli.output import print_table
+from tallystream_worker.rebuild.values import by_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,7 @@ _SHOWN: Final = 50
 def print_differences(
     differences: Sequence[Difference], columns: tuple[str, str, str] = ("expected", "found", "difference")
 ) -> None:
-    """Print a table of the first 50 differences; print nothing if there are none.
+    """Print a table of the 50 largest differences, the largest first; print nothing if there are none.
 
     Args:
         differences: The differences.
@@ -25,9 +26,12 @@ def print_differences(
     """
     if differences:
         print_table(
-            "differences" if len(differences) <= _SHOWN else f"the first {_SHOWN} differences",
+            "differences" if len(differences) <= _SHOWN else f"the {_SHOWN} largest differences",
             ["counter", *columns],
-            [[row.counter, *map(_text, (row.expected, row.found, row.difference))] for row in differences[:_SHOWN]],
+            [
+                [row.counter, *map(_text, (row.expected, row.found, row.difference))]
+                for row in by_size(differences)[:_SHOWN]
+            ],
         )
 
 

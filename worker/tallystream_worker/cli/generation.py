@@ -52,7 +52,7 @@ def build(
     *,
     accept_loss: bool = False,
     begun: bool = False,
-    review: Callable[[], bool] = lambda: True,
+    review: Callable[[Rebuild], bool] = lambda _: True,
 ) -> None:
     """Count a generation until it has caught up, with a progress bar; make it the live one if `review` returns true.
 
@@ -66,7 +66,7 @@ def build(
         archive: URL of the archive; `""` for none.
         accept_loss: Continue although entries are gone from the streams and the archive.
         begun: The generation was live before and is kept: it has its consumer groups, so they are not created.
-        review: Called once after the catch-up; the switch is made only if it returns true.
+        review: Called once after the catch-up with the `Rebuild`; the switch is made only if it returns true.
 
     Raises:
         ConfigurationError: entries are gone, no archive is named, and no loss is accepted; the generation has no
@@ -97,7 +97,7 @@ def build(
                 bar.update(task, completed=progress.entries, total=progress.of, entries=progress.entries)
 
             run.catch_up(show)
-        if review():
+        if review(run):
             # Before the switch: a backup that is older than a retraction must not bring its events back. Also after it,
             # because a snapshot that began before the switch may have overwritten the note.
             retracted = deployment.rules_of(generation).retracted

@@ -60,6 +60,8 @@ _MOST_TRIES: Final = 1_000_000
 """Deliveries after which an entry is dead-lettered. An interrupted rebuild leaves entries pending that it never tried
 to count, so deliveries alone must not dead-letter an entry."""
 
+_FOLLOWING: Final = 1.0
+
 CLAIM_IDLE: Final = 1.0
 """Seconds after which an entry that is still pending in the generation's group is claimed. Workers leave such entries
 when a generation stops being live; `rebuild --undo` counts them."""
@@ -307,6 +309,13 @@ class Rebuild:
             )
         failpoints.reach("rebuild-caught-up")
 
+    def follow(self, partition: int) -> None:
+        """Count the entries that one partition lacks, after `catch_up`; for about a second if more arrive all the time.
+
+        Return earlier if `stopping` is set. Any error of `CountingLoop.run_once` is raised.
+        """
+        self._partitions[partition].follow(time.monotonic() + _FOLLOWING)
+
     def switch(self) -> None:
         """Make the generation the live one: first in each partition, then in the topic's hash, which readers follow.
 
@@ -470,6 +479,11 @@ class _Partition:
         failpoints.reach("rebuild-filled")
         while not self._rebuild.stopping.is_set() and self._step():
             pass
+
+    def follow(self, deadline: float) -> None:
+        if not self._is_live():
+            while not self._rebuild.stopping.is_set() and time.monotonic() < deadline and self._step():
+                pass
 
     def _is_live(self) -> bool:
         live: bytes | None = self.client.execute_command("GET", self._keys.live)

@@ -105,6 +105,14 @@ class Piece:
             return None
         return Piece(self.name, tuple(compress(self.fields, left)), tuple(compress(self.numbers, left)))
 
+    def only(self, names: AbstractSet[str]) -> Piece:
+        """Return the piece with only those of its counters that have these names; unchanged if it is one key.
+
+        The names are like those that `values` returns.
+        """
+        fields = tuple(field for field in self.fields if counter_name(self.name, field) in names)
+        return Piece(self.name, fields, tuple(name for name in self.numbers if name in names))
+
     def command(self, keys: PartitionKeys) -> tuple[Any, ...]:
         """Return the Redis command, with its arguments, that reads the piece from the partition of `keys`."""
         if self.numbers:
@@ -125,17 +133,17 @@ class Piece:
         absent instead.
         """
         if is_wrong_type(reply):
-            named = [f"{self.name} -> {_text(field)}" for field in self.fields]
+            named = [counter_name(self.name, field) for field in self.fields]
             return dict.fromkeys(named or [self.name], _OTHER_TYPE)
         if self.numbers:
             return {name: value for name, raw in zip(self.numbers, reply, strict=True) if (value := _value(raw))}
         if self.fields:
-            stored = {_text(field): _value(value) for field, value in zip(self.fields, reply, strict=True)}
-            return {f"{self.name} -> {field}": value for field, value in stored.items() if value}
+            values = zip(self.fields, map(_value, reply), strict=True)
+            return {counter_name(self.name, field): value for field, value in values if value}
         if self.kind == "top":
             # Whether a leaderboard has a subject whose value is 0 again depends on how its events were batched, so
             # reads leave it out.
-            scores = {f"{self.name} -> {_text(member)}": exact(float(score)) for member, score in reply if float(score)}
+            scores = {counter_name(self.name, each): exact(float(score)) for each, score in reply if float(score)}
             return {name: score if isinstance(score, int) else str(score) for name, score in scores.items()}
         value = reply if isinstance(reply, int) else _value(reply)
         return {self.name: value} if value else {}
@@ -207,6 +215,15 @@ def _fields(client: redis.Redis, key: bytes, agreed: int | None) -> Iterator[tup
             raise
 
 
+def by_size(differences: Iterable[Difference]) -> list[Difference]:
+    """Return differences in the order of printing: the largest numbers first, then texts; equal ones by name."""
+
+    def order(each: Difference) -> tuple[float, str]:
+        return -abs(each.difference) if each.difference is not None else 1, each.counter
+
+    return sorted(differences, key=order)
+
+
 def chunks(every: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Yield pieces in chunks of at least 1,000 counters, and fewer than 1,500; the last chunk may be smaller.
 
@@ -271,8 +288,20 @@ def shrunk_in(*ledgers: Mapping[bytes, bytes]) -> frozenset[str]:
     return frozenset(metric for mark, _, metric in marks if mark.partition(":")[0] == "unlisted")
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="backslashreplace").replace("\n", " ")
+def text_of(raw: bytes | str) -> str:
+    """Return the text for a field or a member in the name of a counter: one line, with invalid bytes escaped."""
+    text = raw if isinstance(raw, str) else raw.decode(errors="backslashreplace")
+    return text.replace("\n", " ")
+
+
+def counter_name(key: str, item: bytes | str) -> str:
+    """Return the name of a counter in a hash or on a leaderboard, as a `Difference` has it as its `counter`.
+
+    Args:
+        key: The key, without the generation's prefix.
+        item: The field or the member.
+    """
+    return f"{key} -> {text_of(item)}"
 
 
 def exact(score: float) -> int | float:

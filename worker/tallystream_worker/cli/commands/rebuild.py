@@ -16,7 +16,7 @@ from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Wher
 from tallystream_worker.cli.output import console, error_console, print_json
 from tallystream_worker.cli.repartition import drop_topics, to_partitions, unspread_rules
 from tallystream_worker.cli.replace_rules import ReplaceRules
-from tallystream_worker.rebuild.compare import compare
+from tallystream_worker.rebuild.compare import Comparison, compare
 from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop as remove
 from tallystream_worker.rebuild.rebuild import propose
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import redis
 
     from tallystream.rules.metrics import Rules
-    from tallystream_worker.rebuild.values import Difference
+    from tallystream_worker.rebuild.rebuild import Rebuild
     from tallystream_worker.settings.settings import Settings
 
 
@@ -84,13 +84,15 @@ def rebuild(
         else:
             generation = propose(client, deployment, rules)
             deployment = Deployment.load(client, settings.redis.namespace)
-        differences: list[Difference] = []
+        compared = Comparison([], 0)
 
-        def review() -> bool:
+        def review(run: Rebuild) -> bool:
+            nonlocal compared
             if not undo:
-                differences.extend(compare(client, deployment, generation))
+                compared = compare(client, deployment, generation, run.follow)
                 if not json:
-                    print_differences(differences, ("live", "new", "change"))
+                    print_differences(compared.differences, ("live", "new", "change"))
+                    _print_moving(compared.moving, no_switch=no_switch)
             return not no_switch
 
         build(settings, deployment, generation, source, accept_loss=accept_loss, begun=undo, review=review)
@@ -99,11 +101,12 @@ def rebuild(
         listed = [
             {"stream": each.stream, "counter": each.counter, "live": each.expected, "new": each.found}
             | {"change": each.difference}
-            for each in differences
+            for each in compared.differences
         ]
-        print_json({"generation": generation, "live": not no_switch, "differences": listed, "rules": changed_rules})
+        result = {"generation": generation, "live": not no_switch, "differences": listed, "moving": compared.moving}
+        print_json(result | {"rules": changed_rules})
     elif no_switch:
-        console.print(f"generation {generation} is built but not live; {len(differences):,} counters differ")
+        console.print(f"generation {generation} is built but not live; {len(compared.differences):,} counters differ")
     else:
         _print_live(generation, json=False)
         if undo:
@@ -112,9 +115,23 @@ def rebuild(
             _print_rules("a worker that restarts publishes the rules of its configuration file again:", unpublished)
 
 
+def _print_moving(moving: int, *, no_switch: bool) -> None:
+    """Print how many counters were not compared, and how to check them; print nothing if there are none."""
+    if moving:
+        how = (
+            "to compare them, run the command again when fewer events arrive"
+            if no_switch
+            else "after the switch, check them with tallystream audit"
+        )
+        console.print(
+            f"{moving:,} counters were not compared, because events for them were always waiting to be counted: {how}",
+            soft_wrap=True,
+        )
+
+
 def _print_live(generation: int, *, json: bool, is_kept: bool = True) -> None:
     if json:
-        print_json({"generation": generation, "live": True, "differences": [], "rules": []})
+        print_json({"generation": generation, "live": True, "differences": [], "moving": 0, "rules": []})
     else:
         kept = "; the previous one is kept: --undo goes back to it, --drop removes it" if is_kept else ""
         console.print(f"generation {generation} is live{kept}")
