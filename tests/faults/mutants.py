@@ -3392,6 +3392,68 @@ MUTANTS: Final = (
         tests=(f"{_BESIDE_ARCHIVE}::test_a_stream_that_came_back_is_archived_whole",),
     ),
     Mutant(
+        "archive-lacks-entries-that-the-server-got-back",
+        (Edit("tallystream_worker/archive/archiver.py", "        if end is None:\n", "        if True:\n"),),
+        tests=(f"{_LOST_ENTRIES}::test_entries_that_the_server_got_back_are_archived_again",),
+    ),
+    Mutant(
+        "archive-of-a-quiet-stream-is-not-checked",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py",
+                "if position == self._checked or not self._go_back(position):",
+                "if True:",
+            ),
+        ),
+        tests=(f"{_LOST_ENTRIES}::test_entries_that_the_server_got_back_are_archived_again",),
+    ),
+    Mutant(
+        "archive-hides-that-entries-were-trimmed",
+        (
+            Edit(
+                "tallystream_worker/archive/archiver.py", "id_text(end if is_whole else before(first))", "id_text(end)"
+            ),
+        ),
+        tests=(f"{_LOST_ENTRIES}::test_trimmed_entries_that_the_server_got_back_stay_a_gap",),
+    ),
+    Mutant(
+        "archive-hides-that-entries-were-trimmed-meanwhile",
+        (Edit("tallystream_worker/archive/lua/go_back.lua", " or first[1] ~= ARGV[3]", ""),),
+        tests=(f"{_LOST_ENTRIES}::test_trimmed_entries_that_the_server_got_back_stay_a_gap",),
+    ),
+    Mutant(
+        "archive-uses-an-old-list-of-files",
+        (Edit("tallystream_worker/archive/store.py", "handler.fs.invalidate_cache()", "pass"),),
+        tests=("tests/unit/archive/test_store.py::test_files_of_other_archivers_are_found_again",),
+    ),
+    Mutant(
+        "verify-takes-entries-that-came-back-as-sent-again",
+        (
+            Edit(
+                "tallystream_worker/verify/set_aside.py",
+                "(self._back if lost.id == link.id else self._sent_again)",
+                "self._sent_again",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_the_server_got_back_are_named_until_they_are_archived",),
+    ),
+    Mutant(
+        "verify-takes-entries-of-other-clients-that-came-back-as-lost",
+        (Edit("tallystream_worker/verify/set_aside.py", "if self._nameless.get(link.id) == link:", "if False:"),),
+        tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_the_server_got_back_are_named_until_they_are_archived",),
+    ),
+    Mutant(
+        "verify-takes-entries-in-a-gap-as-lost",
+        (
+            Edit(
+                "tallystream_worker/verify/set_aside.py",
+                "if any(after < link.id <= until for after, until in gaps):",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_BESIDE_ARCHIVE}::test_set_aside_entries_in_a_gap_may_count",),
+    ),
+    Mutant(
         "verify-forgets-what-a-snapshot-counted",
         (Edit("tallystream_worker/verify/set_aside.py", "for file in store.counted(number):", "for file in ():"),),
         tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_were_lost_twice_count_once",),

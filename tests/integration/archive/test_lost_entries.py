@@ -19,10 +19,11 @@ from tallystream.deployment import Deployment
 from tallystream.errors import KeyLost
 from tallystream.reading.totals import Totals
 from tallystream.wire.stream_id import parse_id
+from tallystream_worker.archive import archiver
 from tallystream_worker.archive.archiver import ARCHIVE_GROUP, PartitionArchiver
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.service import Archive, LiveArchive
-from tallystream_worker.archive.store import Store
+from tallystream_worker.archive.store import ArchiveError, Store
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.process import failpoints, logs
 from tallystream_worker.process.failpoints import VARIABLE
@@ -415,3 +416,95 @@ def test_no_archived_entry_is_deleted(harness, folder, monkeypatch):
     rows = [row for table in found for row in table]
     assert {f"{round(row['received'].timestamp() * 1000)}-{row['received_n']}" for row in rows} == archived
     assert [entry.id for entry in entries(Store(str(folder)), 0)] == ["1000-0"]
+
+
+def put_back(harness: Harness, folder: Path, *, kept: int, others: int, passing: Archive | None = None) -> None:
+    """Let an archiver set entries aside that a server has lost, and then put its newer data back on the server.
+
+    Args:
+        harness: The server.
+        folder: The archive.
+        kept: Number of entries before the loss, each of a client without a name, and one more if it is not 0.
+        others: The same number of the entries that are appended and archived after the loss.
+        passing: The archiver; `None` for a new one each time.
+    """
+
+    def append(subject: str, count: int) -> None:
+        if count:
+            with Producer(harness.url) as producer:
+                emit(harness, producer, subject, count)
+        passing.run_once(settled=0) if passing is not None else archive(harness, folder, [])
+
+    append("kept", kept)
+    older = copy_of(harness.client)
+    append("back", 5)
+    newer = copy_of(harness.client)
+    go_back(harness.client, older)
+    append("other", others)
+    go_back(harness.client, newer)
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("kept", [0, 2])
+def test_entries_that_the_server_got_back_are_archived_again(harness, folder, kept, others, is_running):
+    """If newer data is put back, entries that the archiver had set aside are in the archive again, before new ones."""
+    running = Archive(harness.connect(), Store(str(folder)), harness.deployment)
+    put_back(harness, folder, kept=kept, others=others, passing=running if is_running else None)
+    if not is_running:
+        running = Archive(harness.connect(), Store(str(folder)), harness.deployment)
+    running.run_once(settled=0)
+    check(harness, folder)
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "new")
+    assert running.run_once(settled=0) == 6
+    check(harness, folder)
+
+
+def test_entries_that_the_server_got_back_are_archived_before_new_ones(harness, folder):
+    """A running archiver that finds new entries first archives those again that the group has passed."""
+    running = Archive(harness.connect(), Store(str(folder)), harness.deployment)
+    put_back(harness, folder, kept=2, others=2, passing=running)
+    with Producer(harness.url) as producer:
+        emit(harness, producer, "new")
+    running.run_once(settled=0)
+    check(harness, folder)
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_trimmed_entries_that_the_server_got_back_stay_a_gap(harness, folder, monkeypatch, is_late):
+    """If entries were trimmed before they could be archived again, the next file does not hide it.
+
+    They may be trimmed at the last moment, after the archiver has read the first entry of the stream.
+    """
+    put_back(harness, folder, kept=2, others=2)
+    stream = harness.layout.keys[0].stream
+    ids = [id_.decode() for id_, _ in harness.client.xrange(stream)]
+    left = ids[5:]  # three of the six entries that came back after the three that were kept
+    move = archiver._GO_BACK
+
+    def trim(*arguments):
+        harness.client.xtrim(stream, minid=left[0], approximate=False)
+        return move(*arguments)
+
+    if is_late:
+        monkeypatch.setattr(archiver, "_GO_BACK", trim)
+    else:
+        harness.client.xtrim(stream, minid=left[0], approximate=False)
+    archive(harness, folder, [])
+    store = Store(str(folder))
+    assert [entry.id for entry in entries(store, 0, with_gaps=True)] == ids[:3] + left
+    with pytest.raises(ArchiveError, match="missing"):
+        list(entries(store, 0))
+
+
+def test_entries_after_a_removed_file_are_archived_again(harness, folder):
+    """If the newest file was removed, the archiver archives its entries again, because the stream still has them."""
+    with Producer(harness.url) as producer:
+        for subject in ("a", "b"):
+            emit(harness, producer, subject)
+            archive(harness, folder, [])
+    newest = Store(str(folder)).newest(0)
+    Path(newest.path).unlink()
+    assert archive(harness, folder, []) == 6
+    check(harness, folder)

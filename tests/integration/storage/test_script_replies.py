@@ -355,6 +355,8 @@ CASES: Final = [
     ("archive/settle", "stream archive", "", "g 2-1 3-1 2", "other"),
     ("archive/continue_after", "stream archive", CLAIMED, "g 1-1 2-1", "continued"),
     ("archive/continue_after", "stream archive", PENDING, "g 0-1 2-1", "moved"),
+    ("archive/go_back", "stream archive", CLAIMED, "g 1-1 1-1 0-0", "back"),
+    ("archive/go_back", "stream archive", CLAIMED, "g 1-1 2-1 0-0", "moved"),
     ("alerts/change_alerts", "states outbox", "", "hot view - a firing 7", "changed number"),
     ("alerts/change_alerts", "states outbox", NO_LEDGER, "hot view - a firing 7", "damaged text"),
     ("ingest/ingest", "stream seq ledger", "", "1 file 0 10 1 x", "appended text"),
@@ -373,6 +375,7 @@ NO_GROUP: Final = [
     ("snapshot/open", "stream cut ledger ledger dead", "g token 1000 300"),
     ("archive/claim", "stream archive", "g 0-0 1-1 1-1 1"),
     ("archive/continue_after", "stream archive", "g 0-0 1-1"),
+    ("archive/go_back", "stream archive", "g 0-0 1-1 0-0"),
 ]
 
 

@@ -362,3 +362,24 @@ def test_entries_that_are_sent_again_are_no_fault(world: World) -> None:
     assert [each for each in report.limits if "have sent all its entries again" in each.text]
     Snapshotter(world.client, world.database, Deployment.load(world.client)).run_once()
     assert [each for each in world.verify(archive=False).proofs if each.check == "snapshot"]
+
+
+@pytest.mark.parametrize("place", ["in the middle", "at the end"])
+def test_a_removed_file_is_written_again(world: World, place: str) -> None:
+    """Without a copy of a removed file, the named steps archive its entries again, if the stream still has them."""
+    files = world.files()
+    files[1 if place == "in the middle" else -1].unlink()
+    report = world.verify()
+    name = "archive.lacks" if place == "in the middle" else "archive.gap"
+    assert (
+        "then: tallystream archive --once" in report.remedy(report.findings["archive.lacks"]) or place == "at the end"
+    )
+    command, *_ = commands_in(report.remedy(report.findings[name]))
+    run(world, command, "", TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    if place == "in the middle":
+        assert names(world.verify()) == {"archive.gap", "archive.lacks"}
+        for file in files[2:]:
+            file.rename(world.folder / file.name)
+        run(world, command, "", TALLYSTREAM_ARCHIVE_URL=world.store.url)
+    report = world.verify()
+    assert (names(report), report.failed) == (set(), [])

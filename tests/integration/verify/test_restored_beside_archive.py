@@ -297,3 +297,64 @@ def test_a_stream_that_came_back_is_archived_whole(world: World) -> None:
     ]
     assert (world.findings(), world.totals()) == ({}, {"kept": 2, "back": 3, "other": 4})
     assert not list(world.folder.glob("archive/lost/*/*"))
+
+
+def put_back(world: World) -> None:
+    """Let the archiver set entries aside that a server has lost, and put its newer data back, without a restore.
+
+    Three of its five entries were set aside, one of them without a producer.
+    """
+    stream = world.harness.layout.keys[0].stream
+    world.emit("kept", 2)
+    world.archive()
+    older = copy_of(world.client)
+    world.emit("back", 2)
+    world.client.xadd(stream, {"metric": "view", "subject": "back"})
+    world.harness.drain("closer", claim_idle=0)
+    world.archive()
+    newer = copy_of(world.client)
+    go_back(world.client, older)
+    world.archive()
+    go_back(world.client, newer)
+
+
+def limits(world: World) -> list[str]:
+    """Return what `verify` states of files `*.parquet.lost` as not proved."""
+    report = verify(world.client, "tally", Sources(world.store))
+    return [each.text for each in report.limits if "*.parquet.lost" in each.text]
+
+
+def test_entries_that_the_server_got_back_are_named_until_they_are_archived(world: World) -> None:
+    """The named command archives them again; they count, and no text states that they were sent again, or are lost."""
+    put_back(world)
+    report = verify(world.client, "tally", Sources(world.store))
+    assert set(report.findings) == {"archive.gap", "archive.lacks"}
+    for finding in report.in_order():
+        assert "tallystream archive --once, which archives" in report.remedy(finding)
+    (before,) = limits(world)
+    world.archive()
+    (after,) = limits(world)
+    assert before == after
+    assert "that nothing needs 3 entries with 3 events in files *.parquet.lost. The server has got" in after
+    assert (world.findings(snapshot=False), world.totals()) == ({}, {"kept": 2, "back": 3})
+    world.count_lost()  # the steps of the page count nothing twice
+    assert world.totals() == {"kept": 2, "back": 3}
+    world.archive()
+    assert (limits(world), world.findings(snapshot=False)) == ([], {})
+
+
+def test_set_aside_entries_in_a_gap_may_count(world: World) -> None:
+    """If workers trimmed entries that the server got back, verify finds the gap, and states that these may count."""
+    put_back(world)
+    stream, ledger = world.harness.layout.keys[0].stream, world.harness.layout.keys[0].topic_ledger
+    for is_archived in (False, True):
+        if is_archived:
+            world.archive()
+        else:
+            removed = world.client.xtrim(stream, maxlen=1, approximate=False)
+            world.client.hincrby(ledger, "entries:retired", removed)
+        report = verify(world.client, "tally", Sources(world.store))
+        assert "archive.gap" in report.findings
+        assert "archive.set_aside" not in report.findings
+        assert any("whether 2 entries with 2 events in files *.parquet.lost" in each for each in limits(world))
+        assert any("got these entries back" in each for each in limits(world))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from tallystream_worker.archive.entries import entries
 from tallystream_worker.archive.later_topics import later_events
@@ -110,3 +111,19 @@ def test_a_place_that_cannot_be_reached_is_named(tmp_path):
     ):
         with pytest.raises(ArchiveError, match=f"{tmp_path}/namespace=n+/.* cannot be read: .*too long"):
             use()
+
+
+def test_files_of_other_archivers_are_found_again(tmp_path, monkeypatch):
+    """`refresh` makes an `fsspec` file system forget the lists of files that it keeps; others keep none."""
+    forgotten = []
+
+    class Kept:
+        def invalidate_cache(self):
+            forgotten.append(1)
+
+    store = Store(str(tmp_path))
+    store.refresh()
+    assert forgotten == []
+    monkeypatch.setattr(store, "_fs", fs.PyFileSystem(fs.FSSpecHandler(Kept())))
+    store.refresh()
+    assert forgotten == [1]

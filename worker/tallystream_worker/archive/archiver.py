@@ -5,6 +5,9 @@ up to its position is archived, and trimming never passes the position. The entr
 before the file is written. After a crash before the file is complete, the next archiver writes the claimed entries to
 the same file; after a later crash, it finds the file and moves the position. So each entry is in one file, even if
 several archivers run and crash.
+
+If a server gets newer data back after the archiver has set entries of it aside, the group's position is after entries
+that are in no file. Then the position is moved back to the end of the archive.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tallystream.client.server_time import server_time
 from tallystream.errors import StreamError
 from tallystream.storage.keys import RESTORED
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import StreamID, id_text, parse_id
+from tallystream.wire.stream_id import StreamID, before, id_text, parse_id
 from tallystream_worker.archive.counted_only import counted_only, find_counted_only, parse_restored, read_left_out
 from tallystream_worker.archive.lost import find_lost, set_aside, state_counted_only
 from tallystream_worker.archive.rows import Rows
@@ -53,6 +56,7 @@ _BEGIN: Final = Script("tallystream_worker.archive", "begin")
 _CLAIM: Final = Script("tallystream_worker.archive", "claim")
 _SETTLE: Final = Script("tallystream_worker.archive", "settle")
 _CONTINUE: Final = Script("tallystream_worker.archive", "continue_after")
+_GO_BACK: Final = Script("tallystream_worker.archive", "go_back")
 
 
 def archived_until(client: redis.Redis, stream: str) -> str | None:
@@ -96,6 +100,7 @@ class PartitionArchiver:
     ) -> None:
         self.partition = partition
         """The number of the partition."""
+        self._checked: str | None = None  # the last position that was found right: see `_go_back`
         self._read_up_to: tuple[StreamID, float] = (0, 0), 0.0  # an ID, and the monotonic second at which it was read
         self._client = client
         self._store = store
@@ -103,12 +108,14 @@ class PartitionArchiver:
         self._on_loss = on_loss
 
     def ensure_group(self) -> None:
-        """Create the consumer group at the end of the newest file, unless it exists; move it if files are ahead of it.
+        """Create the consumer group at the end of the newest file, unless it exists; else correct its position.
 
         If there are no files, or no entry was ever removed from the stream, the group begins before its first entry. A
         stream that never had entries is created. After a restore, the group begins no later than the last archived
-        entry that the snapshot had counted with every earlier one, unless the stream was trimmed since. Archived
-        entries that the server has lost are set aside: see `_continue_after`.
+        entry that the snapshot had counted with every earlier one, unless the stream was trimmed since. If files are
+        ahead of the group, it is moved, and archived entries that the server has lost are set aside: see
+        `_continue_after`. If the group has passed entries of the stream that are in no file, it is moved back: see
+        `_go_back`.
 
         Raises:
             KeyLost: the group is missing, and the partition has lost a sentinel, or a stream that had entries.
@@ -125,8 +132,8 @@ class PartitionArchiver:
                 [ARCHIVE_GROUP, id_text(self._first_position(newest)), int(newest is not None)],
             )
             position = self._position()
-        if position is not None:
-            self._continue_after(position)
+        while position is not None and self._continue_after(position):
+            position = self._position()
 
     def find_lost(self) -> LostEntries | None:
         """Return a summary of the entries that `ensure_group` would set aside now, `None` for none; change nothing.
@@ -186,7 +193,8 @@ class PartitionArchiver:
         the result is `None`: there are no more such entries, or another archiver has taken them meanwhile. 0 is not the
         end: a file can have 0 events, for example if all its entries are resets.
 
-        If there is no entry to write, nothing is changed. Otherwise, if an archiver was interrupted after it had
+        Entries that the group has passed, but no file has, are written first: see `_go_back`. If there is no entry to
+        write, nothing is changed. Otherwise, if an archiver was interrupted after it had
         claimed entries, these are written first, also those after `until` or younger than `settled`. If files are ahead
         of the group, it is moved before a file is written, as by `ensure_group`: archived entries that the server has
         lost are set aside, and `on_loss` is called.
@@ -213,7 +221,9 @@ class PartitionArchiver:
             )
         found = self._read(position, until, None, *([self._is_young(settled)] if settled else []))
         if not found.rows.entries:
-            return None
+            if position == self._checked or not self._go_back(position):
+                return None
+            return self.run_once(until=until, settled=settled)
         names = [self._keys.stream, self._keys.archive]
         answer, *claimed = _CLAIM(
             self._client, names, [ARCHIVE_GROUP, position, found.first, found.last, found.rows.entries]
@@ -260,7 +270,10 @@ class PartitionArchiver:
             if is_group_missing(error):
                 self._remove_stray(position, first, last)
             raise
-        return bool(answer == b"settled") or not self._remove_stray(position, first, last)
+        if answer == b"settled":
+            self._checked = last
+            return True
+        return not self._remove_stray(position, first, last)
 
     def _remove_stray(self, position: str, first: str, last: str) -> bool:
         """Remove the file of a claim that was lost, if some of its entries are, or will be, in files of other claims.
@@ -301,12 +314,14 @@ class PartitionArchiver:
         If entries are only in the counters of a restored snapshot, and archived entries after them stay, the archive
         states the range.
 
+        If no file is ahead, `_go_back` is called.
+
         Call it after each claim and before its file is written: then no file is written as long as files are ahead.
 
         Returns:
-            `False` if no file is ahead, or the server still has the claim of the newest file: the caller continues with
-            its claim. `True` otherwise: the claim is gone, or another archiver has changed the position or the claim,
-            and the caller must begin again with the position.
+            `False` if no file is ahead and `_go_back` returns `False`, or the server still has the claim of the newest
+            file: the caller continues with its claim. `True` otherwise: the claim is gone, or another archiver has
+            changed the position or the claim, and the caller must begin again with the position.
 
         Raises:
             ArchiveError: the archive cannot be listed, or a file cannot be read, written or removed.
@@ -315,7 +330,7 @@ class PartitionArchiver:
         """
         newest = self._store.newest(self.partition)
         if newest is None or newest.last <= parse_id(position):
-            return False
+            return self._go_back(position)
         claim = self._claim()
         if claim == (id_text(newest.first), id_text(newest.last)):
             return False
@@ -345,6 +360,67 @@ class PartitionArchiver:
         if lost is not None and answer == b"continued":
             self._on_loss(lost)
         return True
+
+    def _go_back(self, position: str) -> bool:
+        """If the last file up to the group's position ends before entries of the stream, move the group back there.
+
+        The group has passed entries that are in no file if an archiver has set them aside, because the server had lost
+        them, and the server then got its newer data back; or if the newest file was removed. They are archived again.
+
+        If entries after the file may have been trimmed, the group is moved only to the ID before the first entry of the
+        stream: so the next file does not state that it follows this one, and the gap is found.
+
+        Do nothing if there is no such file, and none was set aside: then the archive begins at the position, or its
+        files were deleted or are elsewhere.
+
+        Args:
+            position: The group's position. It must have been read before the call: a file that was written up to it is
+                found then.
+
+        Returns:
+            Whether the group was moved, here or by another archiver, or entries were trimmed meanwhile: the claim may
+            be gone, and the caller must begin again with the position.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+            redis.RedisError: the server did not answer, or refused a command. `NOGROUP` if the group does not exist.
+        """
+        end = self._unarchived_after(position)
+        if end is not None:  # a file system may keep an old list of the files that another archiver writes
+            self._store.refresh()
+            end = self._unarchived_after(position)
+        if end is None:
+            self._checked = position
+            return False
+        about: dict[str, Any] = self._client.xinfo_stream(self._keys.stream)
+        if about["first-entry"] is None:
+            return True
+        first = parse_id(about["first-entry"][0].decode())
+        is_whole = first <= end or about["entries-added"] == about["length"]
+        names = [self._keys.stream, self._keys.archive]
+        target = id_text(end if is_whole else before(first))
+        _GO_BACK(self._client, names, [ARCHIVE_GROUP, position, id_text(first), target])
+        return True
+
+    def _unarchived_after(self, position: str) -> StreamID | None:
+        """Return the last archived ID up to the group's position, if the stream has entries between the two.
+
+        `(0, 0)` if there is no file up to the position, but files were set aside. `None` if the stream has no such
+        entries, or if there are no files of both kinds.
+
+        Raises:
+            ArchiveError: the archive cannot be listed.
+            redis.RedisError: the server did not answer, or refused the command.
+        """
+        end, store = (0, 0), self._store
+        file = store.newest(self.partition, parse_id(position))
+        if file is not None:
+            end = file.last
+        elif not (store.set_aside(self.partition) or store.counted(self.partition)):
+            return None
+        if end >= parse_id(position):
+            return None
+        return end if self._client.xrange(self._keys.stream, f"({id_text(end)}", position, count=1) else None
 
     def _claim(self) -> tuple[str, str]:
         found: Any = self._client.hmget(self._keys.archive, "first", "last")
@@ -476,8 +552,7 @@ class PartitionArchiver:
             return 0, 0
         if about["first-entry"] is None:
             return parse_id(about["last-generated-id"].decode())
-        milliseconds, number = parse_id(about["first-entry"][0].decode())
-        return (milliseconds, number - 1) if number else (milliseconds - 1, 2**64 - 1)
+        return before(parse_id(about["first-entry"][0].decode()))
 
 
 @dataclass

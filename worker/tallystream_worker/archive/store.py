@@ -463,14 +463,27 @@ class Store:
         pq.write_table(table.replace_schema_metadata(metadata), sink, **_ENCODING)
         self._write(path, sink.getvalue())
 
-    def newest(self, partition: int) -> File | None:
+    def refresh(self) -> None:
+        """Forget which files were found before: an `fsspec` file system may keep lists of files, others do not."""
+        handler = getattr(self._fs, "handler", None)
+        if isinstance(handler, fs.FSSpecHandler):
+            handler.fs.invalidate_cache()
+
+    def newest(self, partition: int, until: StreamID | None = None) -> File | None:
         """Return the file with the latest entries of a partition, `None` if there is no file.
+
+        Args:
+            partition: The number of the partition.
+            until: An ID: files that begin after it are passed over. The file may also have later entries. `None` for no
+                limit.
 
         Raises:
             ArchiveError: the archive cannot be listed.
         """
         for day in reversed(self._days()):
-            if files := self._files(day, partition):
+            if until is not None and day > day_of(until):
+                continue
+            if files := [file for file in self._files(day, partition) if until is None or file.first <= until]:
                 return files[-1]
         return None
 

@@ -66,6 +66,8 @@ class ArchivedLinks:
         self._unreadable: set[File] = set()
         self.faults = 0
         """How many faults were reported."""
+        self.gaps: list[tuple[StreamID, StreamID]] = []
+        """Gaps between or after the files, as in `lost`; known after `check_files`."""
         self.lost: list[tuple[StreamID, StreamID]] = []
         """Ranges of entries that only the counters may have: of each, the ID after which it begins, and its last ID.
 
@@ -143,16 +145,14 @@ class ArchivedLinks:
             if later.first <= file.last:
                 self._fault("archive.overlap", f"{file.path} ends at {id_text(file.last)}, after {later.path} begins")
             elif join is not None and join.before > file.last:
-                self._fault(
-                    "archive.gap", f"between {id_text(file.last)} and {id_text(join.before)}, before {later.path}"
-                )
+                self._gap(file.last, join.before, f"before {later.path}")
         end = self._end
         if end > newest:
             self._fault("archive.ahead", f"the archive ends at {id_text(end)}, the stream at {id_text(newest)}")
             self._report.explain("archive.ahead")
         self._add_unstated(held)
         if self._position is not None and self._position > end:
-            self._fault("archive.gap", f"between {id_text(end)} and {id_text(self._position)}, after the last file")
+            self._gap(end, self._position, "after the last file")
         if joins[0] is None:
             self._begins = self._files[0].first  # or earlier: only the file that cannot be read states it
             return
@@ -243,6 +243,10 @@ class ArchivedLinks:
             self._unreadable.add(file)
             text = str(error) if file.path in str(error) else f"{file.path}: {error}"
             self._fault("archive.unreadable", text)
+
+    def _gap(self, after: StreamID, until: StreamID, place: str) -> None:
+        self.gaps.append((after, until))
+        self._fault("archive.gap", f"between {id_text(after)} and {id_text(until)}, {place}")
 
     def _fault(self, name: str, text: str) -> None:
         self.faults += 1

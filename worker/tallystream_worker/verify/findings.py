@@ -69,6 +69,10 @@ _SET_ASIDE: Final = (
     "tallystream archive --once, which moves these entries to files `*.parquet.lost`; then: tallystream verify, which "
     "names those that do not count"
 )
+_ARCHIVE_AGAIN: Final = (
+    "tallystream archive --once, which archives entries after the last file again if the stream still has them; then: "
+    "tallystream verify. If it finds the fault again"
+)
 _BRING_BACK: Final = (
     "stop the workers that archive; then: tallystream restore --force, which also counts the archived entries; then "
     "start these workers; then: tallystream verify"
@@ -239,7 +243,7 @@ KINDS: Final = {
     ),
     "archive.gap": Kind(
         "Entries are missing in the archive: between two files, before the first file or after the last file.",
-        "restore the missing file from a copy",
+        f"{_ARCHIVE_AGAIN}: restore the missing file from a copy",
     ),
     "archive.overlap": Kind(
         "Two files of the archive have entries of the same range.",
@@ -265,7 +269,8 @@ KINDS: Final = {
     ),
     "archive.lacks": Kind(
         "An entry of the stream is marked as archived, but is not in the archive.",
-        "restore the files from a copy before workers trim the entry",
+        f"before workers trim the entry: {_ARCHIVE_AGAIN}: restore the files from a copy. If there is no copy: move "
+        "the files with later entries of this stream out of the archive, then: tallystream archive --once",
     ),
     "archive.differs": Kind(
         "An archived entry differs from the same entry of the stream.", "restore the files from a copy"

@@ -115,7 +115,8 @@ class _Partition:
             self._lost = self._archived.lost
         self._walk_all()
         if self._set_aside is not None:
-            self._set_aside.report(self._report, self._walk.begins)
+            gaps = [] if self._archived is None else self._archived.gaps
+            self._set_aside.report(self._report, self._walk.begins, gaps)
         self._compare_ledger()
         self._compare_records()
         self._prove()

@@ -13,7 +13,7 @@ from tallystream_worker.verify.archived import links_of
 from tallystream_worker.verify.scene import utc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tallystream.storage.keys import PartitionKeys
     from tallystream.wire.stream_id import StreamID
@@ -58,14 +58,14 @@ class SetAside:
 
     def __init__(self, client: Any, store: Store, keys: PartitionKeys, number: int, report: Verification) -> None:
         self._keys = keys
-        self._nameless: list[Link] = []
+        self._nameless: dict[StreamID, Link] = {}
         self._named: dict[tuple[int, int], Link] = {}  # by hash of a producer, and number; an entry may be lost twice
         for file in store.set_aside(number):
             try:
                 self._add(links_of(store, file, is_whole=False))
             except TallyError as error:
                 report.find("archive.unreadable", f"{file.path}: {error}")
-        self._sent_again = _Sum()
+        self._sent_again, self._back = _Sum(), _Sum()
         self._replaced: dict[tuple[int, int], Link] = {}  # entries that the counters of an earlier restore had
         left_out, self._restored = read_left_out(client, keys), _restored(client, keys)
         for file in store.counted(number):
@@ -85,35 +85,43 @@ class SetAside:
     def _add(self, links: Iterable[Link]) -> None:
         for link in links:
             if link.producer is None:
-                self._nameless.append(link)
+                self._nameless[link.id] = link
             else:
                 self._named[hash(link.producer), link.sequence] = link
 
     def see(self, link: Link) -> None:
         """Note that the stream or the archive has an entry.
 
-        A lost entry of the same producer with the same number was then sent again.
+        A lost entry of the same producer with the same number was then sent again. If it has the same ID, it is this
+        entry itself: the server has got it back. So is a lost entry without a producer that has the same ID.
         """
-        if (self._named or self._replaced) and link.producer is not None:
+        if link.producer is None:
+            if self._nameless.get(link.id) == link:
+                self._back.add(self._nameless.pop(link.id))
+        elif self._named or self._replaced:
             lost = self._named.pop((hash(link.producer), link.sequence), None)
             if lost is not None:
-                self._sent_again.add(lost)
+                (self._back if lost.id == link.id else self._sent_again).add(lost)
             self._replaced.pop((hash(link.producer), link.sequence), None)
 
-    def report(self, report: Verification, begins: StreamID) -> None:
+    def report(self, report: Verification, begins: StreamID, gaps: Sequence[tuple[StreamID, StreamID]]) -> None:
         """Report the lost entries that do not count; state those that count, or may count, under what is not proved.
 
         An entry counts if it was sent again. It may count if a snapshot was restored that ends at or after it: it
         counts if that snapshot was taken before the loss. It may also count if it has a producer and is before
-        `begins`: an entry that was not seen may be the one that was sent again.
+        `begins`: an entry that was not seen may be the one that was sent again. So may one in a gap of the archive: the
+        server may have got it back before workers trimmed it.
 
         Args:
             report: The report.
             begins: The ID from which every entry of the stream and the archive was seen.
+            gaps: The gaps of the archive: of each, the ID after which it begins, and its last ID.
         """
-        missing, restored, unknown = _Sum(), _Sum(), _Sum()
-        for link in (*self._named.values(), *self._nameless):
-            if self._restored is not None and link.id <= self._restored:
+        missing, restored, unknown, passed = _Sum(), _Sum(), _Sum(), _Sum()
+        for link in (*self._named.values(), *self._nameless.values()):
+            if any(after < link.id <= until for after, until in gaps):
+                passed.add(link)
+            elif self._restored is not None and link.id <= self._restored:
                 restored.add(link)
             else:
                 (unknown if link.producer is not None and link.id < begins else missing).add(link)
@@ -123,6 +131,12 @@ class SetAside:
                 "archive",
                 f"{stream}: whether {unknown} in files *.parquet.lost count. They do if producers sent them again, but "
                 f"later entries are in neither the stream nor the archive. {_REBUILT.capitalize()}",
+            )
+        if passed.entries:
+            report.limit(
+                "archive",
+                f"{stream}: whether {passed} in files *.parquet.lost count. They are in a gap of the archive: they do "
+                "if the server got them back, and workers trimmed them later",
             )
         if missing.entries:
             report.find("archive.set_aside", f"{stream}: {missing}; {_REBUILT}", times=missing.entries)
@@ -141,6 +155,13 @@ class SetAside:
                 "archive",
                 f"{stream}: whether {replaced} in files *.parquet.counted count. They were in the counters of a "
                 f"restored snapshot, which a rebuild or another restore has replaced. {_REBUILT.capitalize()}",
+            )
+        if self._back.entries:
+            report.limit(
+                "archive",
+                f"{stream}: that nothing needs {self._back} in files *.parquet.lost. The server has got these entries "
+                "back, so they count. If there is no fault archive.gap or archive.lacks: move the files out of the "
+                "archive",
             )
         if self._sent_again.entries:
             report.limit(

@@ -9,7 +9,8 @@
 --         {"other"}     another range is open, or none, because another archiver has settled this one
 -- Raises NOGROUP if the group does not exist.
 --
--- Invariant: the group's position moves forward only, and only past entries that are in a complete file.
+-- Invariant: the group's position moves forward only past entries that are in a complete file. Only go_back.lua moves
+-- it back.
 local streams = require('tallystream.storage.lua.lib.streams')
 local call = redis.call
 local stream, archive, group, first, last = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
