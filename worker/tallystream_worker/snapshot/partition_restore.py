@@ -22,11 +22,12 @@ from tallystream.storage.keys import (
     GROUP,
     RESTORED,
     RESTORED_AT,
+    RESTORED_LATER,
     RESTORED_UP_TO,
     SNAPSHOTS,
 )
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import StreamID, before, id_text, parse_id
+from tallystream.wire.stream_id import StreamID, after, before, id_text, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -36,8 +37,10 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.process.partition_names import partition_names
 from tallystream_worker.snapshot.dead_letters import restore_dead_letters
 from tallystream_worker.snapshot.load import TableLoader
+from tallystream_worker.snapshot.lost_log import put_mark
 from tallystream_worker.snapshot.restore_lock import Fence
-from tallystream_worker.snapshot.restored_log import RestoredLog
+from tallystream_worker.snapshot.restored_log import RestoredLog, in_runs, later_entries
+from tallystream_worker.snapshot.uncounted import origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +125,7 @@ class PartitionRestore:
         If the stream was restored from this snapshot before, the generation of the snapshot counts as the first one.
         """
         self._places: dict[int, str] = {}
-        self._archived_end = ""
+        self._known_end = ""
 
     @cached_property
     def fence(self) -> Fence:
@@ -159,16 +162,16 @@ class PartitionRestore:
         """Close the partition: no worker or decider counts in it. Call it only after `RestoreLock.note_begun`.
 
         Producers append as before; if the partition has no keys, it is opened for them. A new entry gets a later ID
-        than every archived entry that `check_archive` has read. The consumer groups that count are removed from the
-        stream; `run` creates that of the first generation again. An earlier restore that still runs changes nothing
-        here from now on.
+        than every entry of the snapshot, and than every archived entry that `check_archive` has read. The consumer
+        groups that count are removed from the stream; `run` creates that of the first generation again. An earlier
+        restore that still runs changes nothing here from now on.
 
         Raises:
             RestoreOvertaken: a later restore or repartition has closed the partition; nothing was changed.
             redis.RedisError: the server did not answer, or refused a command.
         """
         names = [self._keys.stream, self._keys.live, self._keys.sequences]
-        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value, self._archived_end])
+        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value, self._known_end])
         if answer == b"overtaken":
             raise self._lock.overtaken()
 
@@ -189,8 +192,8 @@ class PartitionRestore:
     def check_archive(self, archived: ArchivedEntries | None) -> None:
         """Read the archived entries that `run` needs, so that an error of the archive is raised before any change.
 
-        Call it before `close`, with the argument of `run`: `archived` is called here too. Do nothing if there is no
-        archive (`None`), or no snapshot of the partition.
+        Also note the last ID that the snapshot or the archive knows. Call it before `close`, with the argument of
+        `run`: `archived` is called here too. Do nothing if there is no snapshot of the partition.
 
         Raises:
             SnapshotError: the database cannot be used.
@@ -199,8 +202,9 @@ class PartitionRestore:
         Any error of `archived` is raised too.
         """
         if (found := self._database.position(self._partition)) is not None:
+            self._known_end = found[0].generated
             for entry in self._old(archived, found[0]):
-                self._archived_end = entry.id
+                self._known_end = id_text(max(parse_id(self._known_end), parse_id(entry.id)))
 
     def run(self, archived: ArchivedEntries | None, rules: RestoredRules) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
@@ -244,14 +248,17 @@ class PartitionRestore:
         survived = self._had_entries()
         generations = [generation]
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
-        if restored.partition(b" ")[0] == position.mark.encode():
+        was_restored = restored.partition(b" ")[0] == position.mark.encode()
+        if was_restored:
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
+        later = list(self._later_ids(archived, position, load, was_restored=was_restored))
+        log = RestoredLog(position, generation, load, later)
+        position = log.position
         course = rules.course(self._partition, position, [*generations, generation], load.ledger.get(FIRST_RULES))
         self._places = course.places
         self.newest = generation
         if course.places and course.first and course.first not in course.places:
             load.ledger.setdefault(FIRST_RULES, course.first)
-        log = RestoredLog(position, generation, load)
         if self._has_lost_nothing(position) and self._has_room():
             for entry in self._left("0-0", position.floor):
                 self._append(log, entry)
@@ -358,6 +365,38 @@ class PartitionRestore:
                 yield entry
             last = entry.id
 
+    def _later_ids(
+        self, archived: ArchivedEntries | None, position: SnapshotPosition, load: TableLoader, *, was_restored: bool
+    ) -> Iterator[str]:
+        """Yield the IDs of `later_entries`; none if the server has lost no entry of the snapshot.
+
+        If the stream was restored from this snapshot before, they are those that this restore has recorded.
+        """
+        own = self._left("0-0", position.generated)
+        if was_restored:
+            recorded = (self._client.hget(self._keys.sequences, RESTORED_LATER) or b"").decode()
+            yield from in_runs((entry.id for entry in own), recorded)
+        elif not put_mark(self._client, self._keys, position.mark):
+            lost = () if archived is None else self._only_archived(archived, position)
+            sent = (origin(entry.fields) for entry in lost)
+            yield from later_entries(own, load.producers, (each for each in sent if each is not None))
+
+    def _only_archived(self, archived: ArchivedEntries, position: SnapshotPosition) -> Iterator[Entry]:
+        """Yield the archived entries that the stream lacks, from its first entry to the last ID of the snapshot."""
+        first = self._client.xrange(self._keys.stream, count=1)
+        if not first:
+            return
+        start, end = before(parse_id(first[0][0].decode())), after(parse_id(position.generated))
+        stored = archived(self._partition, id_text(start), id_text(end), with_gaps=True)
+        here, last = self._left("0-0", position.generated), ""
+        # `merge` is stable: of two equal IDs, that of the stream comes first.
+        for is_here, entry in heapq.merge(
+            ((True, entry) for entry in here), ((False, entry) for entry in stored), key=lambda each: _order(each[1])
+        ):
+            if not is_here and entry.id != last:
+                yield entry
+            last = entry.id
+
     def _had_entries(self) -> bool:
         """Return whether the server has the stream, and an entry was ever appended to it."""
         if not self._client.exists(self._keys.stream):
@@ -459,6 +498,8 @@ class PartitionRestore:
         }
         if has_archive:
             records[RESTORED_UP_TO] = id_text(top)
+        if log.runs:
+            records[RESTORED_LATER] = log.runs
         fence("HSET", self._sequences, *(part for field in records.items() for part in field))
 
     def _drain(self, course: Course) -> None:
