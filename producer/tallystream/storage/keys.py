@@ -72,11 +72,6 @@ RESTORED_UP_TO: Final = "!restored-up-to"
 """Field of the sequences: the last ID of the restored stream when the last restore of the partition wrote it. Every
 entry that the stream or the archive had then has this ID or an earlier one. Missing if the restore read no archive."""
 
-RESTORED_LATER: Final = "!restored-later"
-"""Field of the sequences, about the last restore of the partition: the runs of entries of the restored stream whose IDs
-are up to the last one of the snapshot, although they were appended after it (`first:last`, separated by spaces). If
-there are none, because the server's clock was not behind, the field is missing."""
-
 SNAPSHOTS: Final = "!snapshots"
 """Field of the sequences: the marks of the snapshots that contain nothing that the server has lost; see `mark.lua`."""
 
@@ -187,8 +182,8 @@ class PartitionKeys:
         trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
         `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn`
         and `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
-        `mark.lua`). `!restored`, `!restored-at`, `!restored-up-to` and `!restored-later` are about the last restore of
-        the partition (see `RESTORED`, `RESTORED_AT`, `RESTORED_UP_TO` and `RESTORED_LATER`).
+        `mark.lua`). `!restored`, `!restored-at` and `!restored-up-to` are about the last restore of the partition (see
+        `RESTORED`, `RESTORED_AT` and `RESTORED_UP_TO`).
         """
         return self.prefix + "seq"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tallystream.errors import DamagedValue, TallyError
@@ -96,14 +96,6 @@ class SnapshotPosition:
         if not self.pending:
             return self.delivered
         return id_text(min(before(parse_id(self.pending[0])), parse_id(self.delivered)))
-
-    def excluding(self, later: Iterable[str]) -> SnapshotPosition:
-        """Return a position that does not include the entries with the IDs `later`, though they are up to `delivered`.
-
-        These are entries that were appended later, with earlier IDs. They are pending in the new position.
-        """
-        added = {each for each in later if parse_id(each) <= parse_id(self.delivered)}
-        return replace(self, pending=tuple(sorted({*self.pending, *added}, key=parse_id))) if added else self
 
     def includes(self, entry: Entry, generation: int) -> bool:
         """Return whether an entry had been applied by this moment to the counters that the position is of.

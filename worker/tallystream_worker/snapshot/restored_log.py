@@ -11,7 +11,7 @@ from tallystream_worker.counting.entry import Entry
 from tallystream_worker.snapshot.uncounted import decode_uncounted, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from tallystream_worker.snapshot.load import TableLoader
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
@@ -20,26 +20,24 @@ _UNCOUNTED: Final = b"0"
 """The generation, in a decided entry, that marks it as not counted yet by any generation."""
 
 
-def later_entries(
-    stream: Iterable[Entry], producers: Mapping[str, str], lost: Iterable[tuple[str, int]]
-) -> Iterator[str]:
-    """Yield the ID of each entry that was appended after the server lost the end of its log, which the snapshot has.
+def first_later(stream: Iterable[Entry], producers: Mapping[str, str], lost: Iterable[tuple[str, int]]) -> str | None:
+    """Return the ID of the first entry that was surely appended after the server lost the end of its log.
 
-    If the server's clock is behind by then, such entries have earlier IDs than the last one of the snapshot, so their
-    IDs do not show that the snapshot lacks them. The first of them is recognized by its producer: its sequence is above
-    that in the snapshot, or it has the sequence of a lost entry. All entries after it are later, too. An entry without
-    a producer (a plain or a decided one) is not recognized before the first one that has one.
+    The snapshot contains that end. If the server's clock is behind after the loss, the next entries get earlier IDs
+    than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But the sequence of such
+    an entry is above that of its producer in the snapshot, or it is that of a lost entry.
 
     Args:
         stream: The entries of the server's stream, up to the last ID of the snapshot, in order.
         producers: The records of producers in the snapshot, with its horizons: see `TableLoader`.
         lost: The producers and sequences of entries that the archive has, and the stream lacks: see `origin`.
+
+    Returns:
+        The ID; all entries after it are later, too. `None` if no entry shows the loss: plain and decided entries have
+        no producer, and a producer may have sent its lost entries again without an archive that has the first copies.
     """
-    sent_before, found = frozenset(lost), False
-    for entry in stream:
-        found = found or _is_later(entry, producers, sent_before)
-        if found:
-            yield entry.id
+    sent_before = frozenset(lost)
+    return next((entry.id for entry in stream if _is_later(entry, producers, sent_before)), None)
 
 
 def _is_later(entry: Entry, producers: Mapping[str, str], lost: frozenset[tuple[str, int]]) -> bool:
@@ -55,16 +53,6 @@ def _is_later(entry: Entry, producers: Mapping[str, str], lost: frozenset[tuple[
     return parse_id(entry.id) >= parse_id(horizon.partition(" ")[0])
 
 
-def in_runs(ids: Iterable[str], runs: str) -> Iterator[str]:
-    """Yield those of the IDs, which are in order, that are in one of the runs: see `RestoredLog.runs`."""
-    bounds = [tuple(map(parse_id, run.split(":"))) for run in runs.split()]
-    for each in ids:
-        while bounds and bounds[0][1] < parse_id(each):
-            bounds.pop(0)
-        if bounds and bounds[0][0] <= parse_id(each):
-            yield each
-
-
 class RestoredLog:
     """Works out the ledger and the producers' records of one partition's restored stream; counts and writes nothing.
 
@@ -76,21 +64,13 @@ class RestoredLog:
         position: The position of the snapshot.
         generation: The generation of the snapshot's counters.
         load: The loader that has loaded the snapshot, for its ledger and producers.
-        later: The IDs of the entries up to `generated` that were appended after the server lost the end of its log: see
-            `later_entries`.
     """
 
-    def __init__(
-        self, position: SnapshotPosition, generation: int, load: TableLoader, later: Iterable[str] = ()
-    ) -> None:
-        self._later = frozenset(later)
-        self._runs: list[list[str]] = []
-        self._ends_run = True
-        self.position = position.excluding(self._later)
-        """The position of the snapshot, with the `later` entries that it seems to include as pending ones."""
-        position = self.position
+    def __init__(self, position: SnapshotPosition, generation: int, load: TableLoader) -> None:
+        self.position = position
+        """The position of the snapshot."""
         self.pending = set(position.pending)
-        """The IDs of the entries that were pending at the snapshot's moment, and of `later` ones up to `delivered`."""
+        """The IDs of the entries that were pending at the snapshot's moment."""
         self._generation = generation
         self.producers = dict(load.producers)
         """By producer, `<sequence> <stream ID>` of its last entry, in the snapshot or in the stream.
@@ -133,8 +113,7 @@ class RestoredLog:
     def add(self, entry: Entry) -> Entry | None:
         """Add an entry, in order of IDs; return the entry to append to the restored stream, or `None` to leave it out.
 
-        If the server had lost entries, producers sent some of them again. An entry after the snapshot (with a later ID,
-        or one of `later`) whose sequence is
+        If the server had lost entries, producers sent some of them again. An entry after the snapshot whose sequence is
         not above that of its producer is such a copy, and is left out: the snapshot or an earlier entry has its events.
         But if the snapshot lacks the events, and no earlier entry has them, the copy takes the place of the lost entry.
 
@@ -144,17 +123,15 @@ class RestoredLog:
         entry was acknowledged at the snapshot's moment, the event was counted so already.
         """
         id_, events = parse_id(entry.id), stated_events(entry.fields)
-        is_later = id_ > self._generated or entry.id in self._later
         gated = was_sequenced(entry.fields)
         self.last = entry.id
         sent = origin(entry.fields)
-        self._note_run(entry.id)
-        is_copy = is_later and self._is_copy(sent)
+        is_copy = id_ > self._generated and self._is_copy(sent)
         if is_copy and sent not in self._uncounted:
             return None
         if sent is not None:
             self._uncounted.discard(sent)
-        counted = was_decided(entry.fields, self._generation) and not is_later
+        counted = was_decided(entry.fields, self._generation) and id_ <= self._generated
         applied = id_ <= self._delivered and entry.id not in self.pending
         self.handed += id_ <= self._delivered
         self.early += id_ <= self._floor
@@ -167,7 +144,7 @@ class RestoredLog:
             self.missing -= events  # they are in `appended`, by the lost entry
             if self.producers[sent[0]].partition(" ")[0] == str(sent[1]):
                 self.producers[sent[0]] = f"{sent[1]} {entry.id}"
-        elif is_later and gated:
+        elif id_ > self._generated and gated:
             self._ledger["appended"] = self._ledger.get("appended", 0) + events
             if b"q" in fields:
                 producer = fields[b"p"].decode(errors="replace")
@@ -180,23 +157,6 @@ class RestoredLog:
         self._plain += events if applied and not gated else 0
         self.entries += not applied
         return Entry(entry.id, fields)
-
-    @property
-    def runs(self) -> str:
-        """The first and last IDs (`first:last`, separated by spaces) of the runs of `later` entries that were added.
-
-        An entry of the snapshot with an ID between two of them ends a run. Read it after the last `add`.
-        """
-        return " ".join(f"{first}:{last}" for first, last in self._runs)
-
-    def _note_run(self, id_: str) -> None:
-        if id_ not in self._later:
-            self._ends_run = True
-        elif self._ends_run:
-            self._runs.append([id_, id_])
-            self._ends_run = False
-        else:
-            self._runs[-1][1] = id_
 
     def _is_copy(self, sent: tuple[str, int] | None) -> bool:
         if sent is None:
