@@ -26,7 +26,7 @@ from tallystream.storage.keys import (
     SNAPSHOTS,
 )
 from tallystream.storage.scripts import Script
-from tallystream.wire.stream_id import StreamID, before, id_text, parse_id
+from tallystream.wire.stream_id import StreamID, after, before, id_text, parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.counting.fetch import Fetch
 from tallystream_worker.counting.fold import Fold
@@ -36,11 +36,13 @@ from tallystream_worker.process import failpoints
 from tallystream_worker.process.partition_names import partition_names
 from tallystream_worker.snapshot.dead_letters import restore_dead_letters
 from tallystream_worker.snapshot.load import TableLoader
+from tallystream_worker.snapshot.lost_log import put_mark
 from tallystream_worker.snapshot.restore_lock import Fence
-from tallystream_worker.snapshot.restored_log import RestoredLog
+from tallystream_worker.snapshot.restored_log import RestoredLog, first_later
+from tallystream_worker.snapshot.uncounted import origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import redis
 
@@ -122,7 +124,7 @@ class PartitionRestore:
         If the stream was restored from this snapshot before, the generation of the snapshot counts as the first one.
         """
         self._places: dict[int, str] = {}
-        self._archived_end = ""
+        self._known_end = ""
 
     @cached_property
     def fence(self) -> Fence:
@@ -159,16 +161,16 @@ class PartitionRestore:
         """Close the partition: no worker or decider counts in it. Call it only after `RestoreLock.note_begun`.
 
         Producers append as before; if the partition has no keys, it is opened for them. A new entry gets a later ID
-        than every archived entry that `check_archive` has read. The consumer groups that count are removed from the
-        stream; `run` creates that of the first generation again. An earlier restore that still runs changes nothing
-        here from now on.
+        than every entry of the snapshot, and than every archived entry that `check_archive` has read. The consumer
+        groups that count are removed from the stream; `run` creates that of the first generation again. An earlier
+        restore that still runs changes nothing here from now on.
 
         Raises:
             RestoreOvertaken: a later restore or repartition has closed the partition; nothing was changed.
             redis.RedisError: the server did not answer, or refused a command.
         """
         names = [self._keys.stream, self._keys.live, self._keys.sequences]
-        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value, self._archived_end])
+        (answer,) = _CLOSE(self._client, names, [GROUP, self._lock.closing, self.fence.value, self._known_end])
         if answer == b"overtaken":
             raise self._lock.overtaken()
 
@@ -189,8 +191,8 @@ class PartitionRestore:
     def check_archive(self, archived: ArchivedEntries | None) -> None:
         """Read the archived entries that `run` needs, so that an error of the archive is raised before any change.
 
-        Call it before `close`, with the argument of `run`: `archived` is called here too. Do nothing if there is no
-        archive (`None`), or no snapshot of the partition.
+        Also note the last ID that the snapshot and the archive know. Call it before `close`, with the argument of
+        `run`: `archived` is called here too. Do nothing if there is no snapshot of the partition.
 
         Raises:
             SnapshotError: the database cannot be used.
@@ -199,8 +201,10 @@ class PartitionRestore:
         Any error of `archived` is raised too.
         """
         if (found := self._database.position(self._partition)) is not None:
+            end = parse_id(found[0].generated)[0] + 1, 0  # see `_moved`
             for entry in self._old(archived, found[0]):
-                self._archived_end = entry.id
+                end = max(end, parse_id(entry.id))
+            self._known_end = id_text(end)
 
     def run(self, archived: ArchivedEntries | None, rules: RestoredRules) -> RestoredPart:
         """Load the partition's counters from the snapshot, build its stream again, and count the later entries.
@@ -244,8 +248,11 @@ class PartitionRestore:
         survived = self._had_entries()
         generations = [generation]
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
+        turn = None
         if restored.partition(b" ")[0] == position.mark.encode():
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
+        elif not put_mark(self._client, self._keys, position.mark):
+            turn = self._first_later(archived, position, load)
         course = rules.course(self._partition, position, [*generations, generation], load.ledger.get(FIRST_RULES))
         self._places = course.places
         self.newest = generation
@@ -256,7 +263,7 @@ class PartitionRestore:
             for entry in self._left("0-0", position.floor):
                 self._append(log, entry)
         copied = position.floor
-        for entry in self._later(archived, position):
+        for entry in self._later(archived, position, turn):
             self._append(log, entry)
             copied = entry.id
         while True:
@@ -345,16 +352,66 @@ class PartitionRestore:
         if first:
             yield from archived(self._partition, id_text(before(parse_id(first[0][0].decode()))), None, with_gaps=True)
 
-    def _later(self, archived: ArchivedEntries | None, position: SnapshotPosition) -> Iterator[Entry]:
+    def _later(self, archived: ArchivedEntries | None, position: SnapshotPosition, turn: str | None) -> Iterator[Entry]:
         """Yield the entries of the archive and of the stream after the `floor` of the snapshot, each ID once, in order.
 
         A server that has lost the end of its stream can have later entries again: so archived entries can lie between
-        those of the stream, and after them. If both have an ID, the entry of the stream is yielded.
+        those of the stream, and after them. If both have an ID, the entry of the stream is yielded. Entries of the
+        stream from `turn` (the result of `_first_later`) up to the last ID of the snapshot get new IDs, just after it.
         """
-        last = ""
+        end = parse_id(position.generated)
+        own = self._left(position.floor)
+        if turn is not None:
+            begins = parse_id(turn)
+            own = (entry for entry in own if not begins <= parse_id(entry.id) <= end)
+        moved = self._moved(position, turn)
+        last = position.floor
         # `merge` is stable: of two equal IDs, that of the first iterator comes first.
-        for entry in heapq.merge(self._left(position.floor), self._old(archived, position), key=_order):
+        for entry in heapq.merge(own, self._old(archived, position), key=_order):
+            if parse_id(entry.id)[0] > end[0]:
+                yield from moved(max(parse_id(last), end))
             if entry.id != last:
+                yield entry
+            last = entry.id
+        yield from moved(max(parse_id(last), end))
+
+    def _moved(self, position: SnapshotPosition, turn: str | None) -> Callable[[StreamID], Iterator[Entry]]:
+        """Return a function that yields, once, the entries from `turn` up to the last ID of the snapshot, with new IDs.
+
+        The new IDs follow the ID that the function is given, in the same millisecond: `close` has made sure that no
+        entry that is appended meanwhile gets one of them. Each entry that has a format version states when the server
+        received it; the others are plain entries, which have the time of their ID.
+        """
+        left = [] if turn is None else [turn]
+
+        def move(id_: StreamID) -> Iterator[Entry]:
+            while left:
+                for entry in self._left(id_text(before(parse_id(left.pop()))), position.generated):
+                    id_ = after(id_)
+                    stated = {b"t": b"%d" % entry.received} if b"v" in entry.fields else {}
+                    yield Entry(id_text(id_), {**entry.fields, **stated})
+
+        return move
+
+    def _first_later(
+        self, archived: ArchivedEntries | None, position: SnapshotPosition, load: TableLoader
+    ) -> str | None:
+        """Return the result of `first_later` for the stream; the server has lost the end of its log."""
+        lost = () if archived is None else self._only_archived(archived, position)
+        sent = (origin(entry.fields) for entry in lost)
+        own = self._left("0-0", position.generated)
+        return first_later(own, load.producers, (each for each in sent if each is not None))
+
+    def _only_archived(self, archived: ArchivedEntries, position: SnapshotPosition) -> Iterator[Entry]:
+        """Yield the archived entries that the stream lacks, from its first entry to the last ID of the snapshot."""
+        first = self._client.xrange(self._keys.stream, count=1)
+        if not first:
+            return
+        start, end = before(parse_id(first[0][0].decode())), after(parse_id(position.generated))
+        stored = archived(self._partition, id_text(start), id_text(end), with_gaps=True)
+        own, last = ((True, entry) for entry in self._left("0-0", position.generated)), ""
+        for is_own, entry in heapq.merge(own, ((False, entry) for entry in stored), key=lambda each: _order(each[1])):
+            if not is_own and entry.id != last:
                 yield entry
             last = entry.id
 

@@ -4,18 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tallystream.storage.keys import FIRST, FIRST_RULES, UNORDERED
+from tallystream.storage.keys import FIRST, FIRST_RULES, REAPED, REAPED_SPOOL, UNORDERED
 from tallystream.wire.codec import stated_events, was_decided, was_sequenced
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.counting.entry import Entry
 from tallystream_worker.snapshot.uncounted import decode_uncounted, origin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from tallystream_worker.snapshot.load import TableLoader
     from tallystream_worker.snapshot.point_in_time import SnapshotPosition
 
 _UNCOUNTED: Final = b"0"
 """The generation, in a decided entry, that marks it as not counted yet by any generation."""
+
+
+def first_later(stream: Iterable[Entry], producers: Mapping[str, str], lost: Iterable[tuple[str, int]]) -> str | None:
+    """Return the ID of the first entry that was surely appended after the server lost the end of its log.
+
+    The snapshot contains that end. If the server's clock is behind after the loss, the next entries get earlier IDs
+    than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But the sequence of such
+    an entry is above that of its producer in the snapshot, or it is that of a lost entry.
+
+    Args:
+        stream: The entries of the server's stream, up to the last ID of the snapshot, in order.
+        producers: The records of producers in the snapshot, with its horizons: see `TableLoader`.
+        lost: The producers and sequences of entries that the archive has, and the stream lacks: see `origin`.
+
+    Returns:
+        The ID; all entries after it are later, too. `None` if no entry shows the loss: plain and decided entries have
+        no producer, and a producer may have sent its lost entries again without an archive that has the first copies.
+    """
+    sent_before = frozenset(lost)
+    return next((entry.id for entry in stream if _is_later(entry, producers, sent_before)), None)
+
+
+def _is_later(entry: Entry, producers: Mapping[str, str], lost: frozenset[tuple[str, int]]) -> bool:
+    if (sent := origin(entry.fields)) is None:
+        return False
+    if sent in lost:
+        return True
+    producer, sequence = sent
+    if (known := producers.get(producer)) is not None:
+        return sequence > int(known.partition(" ")[0])
+    # The snapshot would have a record of the producer, unless it was removed because the producer was silent for long.
+    horizon = producers.get(REAPED_SPOOL if producer.startswith("spool:") else REAPED, "0-0 ")
+    return parse_id(entry.id) >= parse_id(horizon.partition(" ")[0])
 
 
 class RestoredLog:

@@ -5,16 +5,16 @@
 -- ARGV[1] name of the first generation's consumer group; the others append '-' and their number
 -- ARGV[2] the number of the closing of this restore: see begin_restore.lua
 -- ARGV[3] the value of the live generation while this restore may write
--- ARGV[4] the ID of the last archived entry that the restore counts; "" if there is none
+-- ARGV[4] the last ID that the snapshot or the archive knows; "" if there is no snapshot
 --
 -- Returns {"closed"}      the partition is closed; it may have been closed before
 --         {"overtaken"}   a later closing has changed the partition: nothing was changed
 --
 -- Invariant: apply.lua, decide.lua and retry.lua change nothing, because no generation is live. No worker reads an
 -- entry, because every group that counts is gone: a read that waits fails at once. Entries are appended as before, but
--- with later IDs than the archived entries: the restored stream gets these first, and a stream takes entries only in
--- the order of their IDs. A partition without keys (the server was emptied) is opened, so that producers can append to
--- it meanwhile. From now on, no earlier restore changes the partition: see fenced.lua.
+-- with later IDs than the snapshot and the archive know: the restored stream gets the known entries first, in the order
+-- of their IDs. A partition without keys (the server was emptied) is opened, so that producers can append to it
+-- meanwhile. From now on, no earlier restore changes the partition: see fenced.lua.
 local closings = require('tallystream_worker.snapshot.lua.closings')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
