@@ -17,6 +17,7 @@ from tallystream_worker.cli.moments import parse_moment
 from tallystream_worker.cli.options import AcceptLoss, AsJson, FromArchive, Where, flag
 from tallystream_worker.cli.output import console, error_console, print_json, print_table
 from tallystream_worker.rebuild.retract import Effect, effect, ends, propose_without, unfinished
+from tallystream_worker.rebuild.turn import take_turn
 
 _SHOWN: Final = 20
 
@@ -63,10 +64,10 @@ def retract(  # noqa: PLR0913  # each is an option of the command
             _show(found)
         generation = None
         if found.total and not dry_run:
-            generation = propose_without(client, deployment, retraction)
-            build(
-                settings, Deployment.load(client, settings.redis.namespace), generation, source, accept_loss=accept_loss
-            )
+            turn = take_turn(client, deployment)
+            generation = propose_without(client, deployment.reload(client), retraction)
+            now = deployment.reload(client)
+            build(settings, now, generation, source, accept_loss=accept_loss, turn=turn)
     if json:
         print_json(
             {
