@@ -71,6 +71,7 @@ class Deployment:
         revisions: By generation, the number of the rules in `others`.
         was_rebuilt: Whether a rebuild has ever begun in this topic.
         building: The generation that a rebuild is building now; `None` if none is.
+        dropping: The generations whose removal has begun, and not ended: they are incomplete.
         earlier: By number of each earlier topic, its number of partitions.
         kept: The number of the earlier topic whose streams and counters are still stored; `None` if there is none.
         moving: The number of the topic that a repartition is filling now, to replace the live topic; `None` if none is.
@@ -97,6 +98,7 @@ class Deployment:
     revisions: Mapping[int, int] = field(default_factory=dict)
     was_rebuilt: bool = False
     building: int | None = None
+    dropping: frozenset[int] = frozenset()
     earlier: Mapping[int, int] = field(default_factory=dict)
     kept: int | None = None
     moving: int | None = None
@@ -279,6 +281,7 @@ class Deployment:
             {other: whole_number(text, f"revision@{other}") for other, text in by_number(fields, b"revision@").items()},
             was_rebuilt=generation is not None,
             building=number(fields, b"building"),
+            dropping=frozenset(by_number(fields, b"dropping@")),
             earlier={
                 topic: whole_number(count, f"partitions@{topic}")
                 for topic, count in by_number(root, b"partitions@").items()

@@ -205,6 +205,7 @@ _OF_FIELDS: Final = {
         "Set it to the value of the field closing of the key NAMESPACE:meta; if there is no such field, delete the "
         "field (redis-cli HDEL)"
     ),
+    r":seq !turn$": "Delete the field (redis-cli HDEL); the next command that changes generations writes it again",
     r":seq !restored(-at)?$": (
         "Delete the field (redis-cli HDEL); it only shows whether the server lacks entries of a snapshot because of a "
         "restore"

@@ -132,6 +132,7 @@ _ZONES: Final = "tests/unit/rules/test_zones.py"
 _LOST_WRITES: Final = "tests/integration/repartition/test_lost_writes.py"
 _LAGGING: Final = "tests/cluster/test_lagging_replica.py"
 _LOST_SWITCHES: Final = "tests/integration/rebuild/test_lost_switches.py"
+_TURNS: Final = "tests/integration/rebuild/test_turns.py"
 _AUDIT: Final = "tests/integration/rebuild/test_audit.py"
 _APPLY: Final = "tallystream_worker/counting/lua/apply.lua"
 _APPEND: Final = "tallystream/storage/lua/append.lua"
@@ -4232,7 +4233,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         "half-switches-stay",
-        (Edit("tallystream_worker/cli/generation.py", "if not deployment.is_half_switched:", "if True:"),),
+        (
+            Edit(
+                "tallystream_worker/cli/generation.py",
+                "    if not deployment.is_half_switched:\n        return deployment\n    with",
+                "    if True:\n        return deployment\n    with",
+            ),
+        ),
         tests=(f"{_LOST_SWITCHES}::test_retracted_events_that_a_failover_brings_back_are_taken_back_again",),
     ),
     Mutant(
@@ -4605,10 +4612,103 @@ MUTANTS: Final = (
     Mutant(
         "a-paused-removal-forgets-what-is-later",
         (Edit("tallystream_worker/process/lua/forget.lua", "if found and found ~= ARGV[2] then", "if false then"),),
-        tests=(
-            f"{_LOST_SWITCHES}::test_a_removal_that_was_paused_does_not_end_a_later_rebuild",
-            f"{_LOST_WRITES}::test_a_removal_that_was_paused_does_not_forget_a_later_topic",
+        tests=(f"{_LOST_WRITES}::test_a_removal_that_was_paused_does_not_forget_a_later_topic",),
+    ),
+    Mutant(
+        "a-paused-removal-ends-a-later-rebuild",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/end_drop.lua",
+                "if call('HGET', KEYS[1], 'building') == generation then",
+                "if true then",
+            ),
         ),
+        tests=(f"{_LOST_SWITCHES}::test_a_removal_that_was_paused_does_not_end_a_later_rebuild",),
+    ),
+    Mutant(
+        "a-paused-command-switches-partitions",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/switch.lua",
+                "if call('HGET', KEYS[3], '!turn') ~= ARGV[6] then",
+                "if false then",
+            ),
+        ),
+        tests=(
+            f"{_TURNS}::test_a_paused_switch_does_not_undo_an_undo",
+            f"{_TURNS}::test_a_switch_that_was_paused_does_not_reach_a_generation_that_is_being_removed",
+        ),
+    ),
+    Mutant(
+        "a-paused-command-makes-a-generation-live",
+        (Edit("tallystream_worker/rebuild/lua/promote.lua", "if turn ~= ARGV[3] then", "if false then"),),
+        tests=(f"{_TURNS}::test_a_paused_switch_makes_nothing_live_after_an_undo",),
+    ),
+    Mutant(
+        "a-paused-removal-begins",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/begin_drop.lua",
+                "if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[2] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_paused_removal_removes_nothing_that_was_made_live",),
+    ),
+    Mutant(
+        "turns-fall",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/take_turn.lua",
+                "if tonumber(call('HGET', KEYS[1], '!turn') or '0') > tonumber(ARGV[1]) then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_turn_that_was_taken_late_is_refused",),
+    ),
+    Mutant(
+        "turns-begin-again",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/claim_turn.lua",
+                "math.max(tonumber(call('HGET', KEYS[1], 'turn') or '0'), tonumber(ARGV[2])) + 1)",
+                "tonumber(call('HGET', KEYS[1], 'turn') or '0') + 1)",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_turns_rise_above_those_of_the_partitions",),
+    ),
+    Mutant(
+        "a-removed-build-is-continued",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/propose.lua",
+                "if building and call('HEXISTS', KEYS[1], 'dropping@' .. building) == 1 then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_build_that_is_removed_in_part_is_not_continued",),
+    ),
+    Mutant(
+        "a-removed-generation-is-used",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rebuild.py",
+                "if self._generation in self._deployment.reload(client).dropping:",
+                "if False:",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_an_interrupted_removal_is_only_finished",),
+    ),
+    Mutant(
+        "an-incomplete-switch-is-not-read-again",
+        (
+            Edit(
+                "tallystream_worker/cli/generation.py",
+                "        if not deployment.is_half_switched:\n            return deployment\n",
+                "",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_an_incomplete_switch_that_another_command_finished_is_left_alone",),
     ),
     Mutant(
         "verify-takes-entries-of-a-lost-log-for-present-ones",

@@ -3,6 +3,8 @@
 The hash of a topic has its layout version, partitions, tags, epoch, and in `rules` the rules of the generation that
 readers begin with. A rebuild adds fields: `generation` is the number of that generation, `newest` the newest one,
 `building` the one that is being counted, and `rules@<generation>` has the rules of each other existing generation.
+While a generation is being removed, the hash has `dropping@<generation>`. `turn` is the number of the last command that
+changes generations.
 `revision` is the number of `rules`, and `revision@<generation>` that of other rules; `newest-revision` is the highest.
 Different rules never have the same number. Each partition stores its own live generation (`PartitionKeys.live`), and
 the number of the rules that count it, because the scripts read them there.

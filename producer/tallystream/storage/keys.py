@@ -19,7 +19,7 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT: Final = 6
+LAYOUT: Final = 7
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
@@ -55,6 +55,10 @@ time that such an entry states; see `lib/appending.lua`."""
 
 CLOSING: Final = "closing"
 """Field of the root hash: the highest number of a closing; see `repartition/lua/close.lua`."""
+
+TURN: Final = "turn"
+"""Field of the hash of a topic: the number of the last command that changes generations. Each partition has the number
+too, in the field `!turn` of its sequences; see `rebuild/lua/claim_turn.lua` and `take_turn.lua`."""
 
 LEFT: Final = "left"
 """Field of the root hash: topics that nothing uses, each as `<number>:<partitions>`; see `repartition.topic.drop_left`.
@@ -175,7 +179,8 @@ class PartitionKeys:
 
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
         entries that the stream may have, and `!closed` is the topic to append to instead; if it is `""` or missing, the
-        stream is open. `!closing` is the number of the last closing or reopening. `!copying` is `<topic> <stream ID>`:
+        stream is open. `!closing` is the number of the last closing or reopening, and `!turn` that of the last command
+        that changes generations (see `TURN`). `!copying` is `<topic> <stream ID>`:
         a repartition to `<topic>` reads the stream up to this ID. `!hold` is the millisecond until which a reset holds
         appends back. `!stated` has the ID of the last entry that states an earlier time than that of its ID, and
         the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at the last

@@ -94,6 +94,8 @@ ROWS: Final = [
     Row("root", "log", REFUSED),
     Row("root", r"partitions@\d+|newest-log|kept", FOUND),
     Row("root", "closing", HARMLESS, "the partitions have the number too, and the next closing is above theirs"),
+    Row("meta", "turn", HARMLESS, "the partitions have the number too, and the next turn is above theirs"),
+    Row("seq", "!turn", HARMLESS, "a command that runs is refused in the partition, and the next one writes it again"),
     Row("seq", "!begun", REFUSED),
     Row("seq", "!snapshots", MENDED),
     Row("seq", "!clock|!limit|!dead|!reaped|!reaped:spool|!active|!marks:drawn|!marks:spool", MENDED),

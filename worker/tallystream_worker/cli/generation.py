@@ -13,6 +13,7 @@ from tallystream_worker.cli.output import error_console
 from tallystream_worker.cli.progress import entries_bar
 from tallystream_worker.cli.unfinished import stating_unfinished
 from tallystream_worker.rebuild.rebuild import Rebuild, RebuildProgress
+from tallystream_worker.rebuild.turn import take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,17 +31,22 @@ def finish_switch(settings: Settings, deployment: Deployment, archive: str) -> D
         The deployment, read again if partitions were switched; else `deployment` itself.
 
     Raises:
-        TallyError, ImportError, redis.RedisError: see `build`; partitions that have switched stay switched.
+        TallyError, ImportError, redis.RedisError: see `take_turn` and `build`; partitions that have switched stay
+            switched.
     """
     if not deployment.is_half_switched:
         return deployment
-    generation = deployment.generation
-    error_console.print(
-        f"some partitions are not in generation {generation}: a switch was interrupted, or a failover has undone it "
-        "there. They are switched now"
-    )
-    build(settings, deployment, generation, archive)
     with closing(connect(settings.redis.url)) as client:
+        turn = take_turn(client, deployment)
+        deployment = deployment.reload(client)  # an earlier command may have finished the switch
+        if not deployment.is_half_switched:
+            return deployment
+        generation = deployment.generation
+        error_console.print(
+            f"some partitions are not in generation {generation}: a switch was interrupted, or a failover has undone "
+            "it there. They are switched now"
+        )
+        build(settings, deployment, generation, archive, turn=turn)
         return deployment.reload(client)
 
 
@@ -52,6 +58,7 @@ def build(
     *,
     accept_loss: bool = False,
     begun: bool = False,
+    turn: int | None = None,
     review: Callable[[Rebuild], bool] = lambda _: True,
 ) -> None:
     """Count a generation until it has caught up, with a progress bar; make it the live one if `review` returns true.
@@ -66,6 +73,7 @@ def build(
         archive: URL of the archive; `""` for none.
         accept_loss: Continue although entries are gone from the streams and the archive.
         begun: The generation was live before and is kept: it has its consumer groups, so they are not created.
+        turn: The number of the command: see `Rebuild`.
         review: Called once after the catch-up with the `Rebuild`; the switch is made only if it returns true.
 
     Raises:
@@ -86,7 +94,7 @@ def build(
     """
     with (
         stating_unfinished(settings, deployment),
-        Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss) as run,
+        Rebuild(settings, deployment, generation, archive=archive, accept_loss=accept_loss, turn=turn) as run,
     ):
         if not begun:
             run.begin()

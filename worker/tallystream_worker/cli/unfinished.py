@@ -25,11 +25,13 @@ _GIVE_UP: Final = "tallystream rebuild --drop"
 
 
 def unfinished(deployment: Deployment) -> Iterator[str]:
-    """Yield a line for an unfinished rebuild or retraction, and a line for an unfinished repartition.
+    """Yield a line for each unfinished removal, rebuild, retraction and repartition.
 
-    Each line has the commands to continue it and to give it up. The deployment is not read again.
+    Each line has the commands to continue it, and to give it up if that is possible. The deployment is not read again.
     """
-    if (number := deployment.building) is not None:
+    for dropped in sorted(deployment.dropping):
+        yield f"removal: generation {dropped} is removed in part: remove the rest with: {_GIVE_UP}"
+    if (number := deployment.building) is not None and number not in deployment.dropping:
         live, new = deployment.declared, deployment.others.get(number)
         is_retraction = live is not None and new is not None and len(new.retracted) > len(live.retracted)
         command = "retract" if is_retraction else "rebuild"

@@ -41,6 +41,9 @@ REBUILD_PLACES: Final = (
 """Places of a rebuild: the groups are created; the archive of one partition is counted; all streams are counted; one
 partition is switched; the meta hash names the new generation."""
 
+DROP_PLACES: Final = ("drop-begun", "drop-removed")
+"""Places of the removal of a generation: it is recorded; the keys of one partition are removed."""
+
 MOVE_PLACES: Final = (
     "move-begun", "move-copying", "move-caught-up", "move-closed", "move-copied", "move-counted", "move-pointed"
 )  # fmt: skip
@@ -60,7 +63,7 @@ RESTORE_PLACES: Final = ("after-load", "after-graft", "after-partition")
 counted."""
 
 _ALL: Final = (
-    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *LOSS_PLACES, *REBUILD_PLACES, *MOVE_PLACES, *GIVE_UP_PLACES,
+    *PLACES, *RARE_PLACES, *ARCHIVE_PLACES, *LOSS_PLACES, *REBUILD_PLACES, *DROP_PLACES, *MOVE_PLACES, *GIVE_UP_PLACES,
     *SNAPSHOT_PLACES, *RESTORE_PLACES,
 )  # fmt: skip
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import ResponseError
 
 from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST
+from tallystream.storage.scripts import Script
+from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, step
-from tallystream_worker.process.description import forget
 from tallystream_worker.process.partition_names import unlink_all
+from tallystream_worker.rebuild.turn import Overtaken, take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from tallystream.deployment import Deployment
     from tallystream.storage.keys import PartitionKeys
+
+_BEGIN: Final = Script("tallystream_worker.rebuild", "begin_drop")
+_END: Final = Script("tallystream_worker.rebuild", "end_drop")
 
 KINDS: Final = frozenset(
     "total up minute hour day month top limit once seen unique sketch labels".split()  # noqa: SIM905  # as they are named
@@ -36,46 +41,57 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
 
     Its counters, dead letters, ledger and consumer groups are removed. So are its rules, and the note that it is being
     built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
+    First take a turn (see `take_turn`), so that no earlier command switches to the generation, and record that it is
+    being removed: from then on, no command uses it, also if the removal is interrupted.
 
     Raises:
-        ConfigurationError: the generation is live in a partition, or for readers (as `deployment` states), or this
-            release cannot read the stored data; nothing was removed.
+        ConfigurationError: the generation is live in a partition, or for readers, or this release cannot read the
+            stored data; nothing was removed.
+        Overtaken: another command that changes generations has begun meanwhile; nothing was removed.
         StreamError: a node failed over meanwhile, the data was deleted or replaced (`DeploymentChanged`), or the
             description of the deployment is lost (`KeyLost`) or damaged (`DamagedValue`); nothing was removed.
-        Unconfirmed: the switch to the live generation was not confirmed in time, and nothing was removed; or the
+        Unconfirmed: the turn, or the record of the removal, was not confirmed in time, and nothing was removed; or the
             removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
-    if generation == deployment.generation:
-        raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")
+    turn = take_turn(client, deployment)
     with step(client, deployment, f"generation {generation} is not live, and is still kept"):
-        for keys in deployment.reload(client).layout.keys:
+        now = deployment.reload(client)
+        if now.generation == generation:
+            raise ConfigurationError(f"cannot remove generation {generation}: it is the live one")
+        for keys in now.layout.keys:
             if keys.generation == generation:
                 raise ConfigurationError(
                     f"cannot remove generation {generation}: it is live in {keys.stream}. A switch to another "
                     "generation was not finished, or a failover has undone it: finish it with tallystream rebuild"
                 )
+        (answer,) = _BEGIN(client, [deployment.layout.meta], [generation, turn])
+        if answer == b"overtaken":
+            raise Overtaken
+    failpoints.reach("drop-begun")
     removed = 0
     for keys in deployment.layout.of(generation).keys:
-        try:
-            client.xgroup_destroy(keys.stream, keys.group)
-        except ResponseError as error:
-            if not is_key_missing(error):
-                raise
-        removed += unlink_all(client, counter_keys(client, keys))
-        removed += client.unlink(
-            *(keys.dead, keys.begun, keys.gone, keys.backfilled),
-            *(keys.periods, keys.forgotten, keys.adopted, keys.resets),
-        )
-        if generation == FIRST:
-            if own := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:
-                client.hdel(keys.ledger, *own)
-        else:
-            removed += client.unlink(keys.ledger)
+        removed += _drop_partition(client, keys)
+        failpoints.reach("drop-removed")
     confirm(client, deployment, f"the counters of generation {generation} are removed")
-    client.hdel(deployment.layout.meta, f"rules@{generation}", f"revision@{generation}")
-    forget(client, deployment.layout.meta, "building", generation)
+    _END(client, [deployment.layout.meta], [generation])
     confirm(client, deployment, f"generation {generation} is removed")
+    return removed
+
+
+def _drop_partition(client: redis.Redis, keys: PartitionKeys) -> int:
+    try:
+        client.xgroup_destroy(keys.stream, keys.group)
+    except ResponseError as error:
+        if not is_key_missing(error):
+            raise
+    removed = unlink_all(client, counter_keys(client, keys))
+    own: list[Any] = [keys.dead, keys.begun, keys.gone, keys.backfilled]
+    removed += client.unlink(*own, keys.periods, keys.forgotten, keys.adopted, keys.resets)
+    if keys.generation != FIRST:
+        return removed + client.unlink(keys.ledger)
+    if fields := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:
+        client.hdel(keys.ledger, *fields)
     return removed
 
 

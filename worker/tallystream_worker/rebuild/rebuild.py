@@ -37,6 +37,7 @@ from tallystream_worker.rebuild.backfill import Backfill
 from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.source import archived_entries, ensure_of_this_data
+from tallystream_worker.rebuild.turn import Overtaken, take_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,8 +80,9 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
 
     Raises:
         ConfigurationError: a repartition is running, a generation is being built by other rules, an old generation is
-            still kept, partitions count a generation of which the server has no record, `rules` no longer spread a
-            metric whose events are spread, no rules are published, or this release cannot read the stored data.
+            still kept, the removal of the generation that is being built has begun, partitions count a generation of
+            which the server has no record, `rules` no longer spread a metric whose events are spread, no rules are
+            published, or this release cannot read the stored data.
         DeploymentChanged: the data was deleted or replaced, or a restore has not finished.
         KeyLost: the stored deployment is not complete.
         DamagedValue: a stored value has a form that tallystream never writes.
@@ -97,6 +99,8 @@ def propose(client: redis.Redis, deployment: Deployment, rules: Rules) -> int:
     (number,) = found
     if answer == b"other":
         raise _is_built_otherwise(int(number))
+    if answer == b"dropping":
+        raise _being_removed(int(number))
     if answer == b"kept":
         raise _is_kept(int(number))
     return int(number)
@@ -145,6 +149,14 @@ def _is_kept(generation: int) -> ConfigurationError:
     )
 
 
+def _being_removed(generation: int) -> ConfigurationError:
+    """Return the error that a generation cannot be used any more, because its removal has begun."""
+    return ConfigurationError(
+        f"generation {generation} is being removed, so parts of it are missing: finish the removal first with "
+        "tallystream rebuild --drop"
+    )
+
+
 def _refuse_unrecorded(client: redis.Redis, deployment: Deployment) -> None:
     """Raise a `ConfigurationError` if partitions count a generation whose number the server may reserve again.
 
@@ -181,6 +193,9 @@ class RebuildProgress:
 class Rebuild:
     """Counts a generation that is not live, and switches to it; a context manager that closes its connections.
 
+    It takes a turn when it is entered (see `take_turn`), unless it is given that of its command: from then on, every
+    command that changes generations and began earlier is refused. A later one ends this one with `Overtaken`.
+
     Call `begin`, `catch_up` and `switch`, in this order. After an interruption, make a new object and call all three
     again, `begin` included: it also reads what the others need. Leave out `begin` only for a generation that was live
     before and is kept, as `rebuild --undo` does.
@@ -191,10 +206,14 @@ class Rebuild:
         generation: The number of the generation: the one that is being built (see `propose`), or one that is kept.
         archive: URL of the archive, `""` for none.
         accept_loss: Whether to continue if some entries are neither in the streams nor in the archive.
+        turn: The number that `take_turn` returned for the command; `None` to take one when the object is entered.
 
     Raises:
         ConfigurationError: the generation has no stored rules, and none are published; or the URL of the server cannot
             be used.
+
+    When it is entered, it also raises the errors of `take_turn`, and a `ConfigurationError` if the removal of the
+    generation has begun.
     """
 
     def __init__(
@@ -205,7 +224,9 @@ class Rebuild:
         *,
         archive: str = "",
         accept_loss: bool = False,
+        turn: int | None = None,
     ) -> None:
+        self.turn = turn
         self._deployment = deployment
         self._generation = generation
         self._archive = archive
@@ -322,12 +343,13 @@ class Rebuild:
         Entries that the generation still lacks are counted before its partition switches.
 
         Raises:
+            Overtaken: another command that changes generations has begun since.
             Unconfirmed: the switch was not confirmed in time.
+            ConfigurationError: this release cannot read the stored data.
             StreamError: the generation did not catch up with the live one within about 60 seconds in a partition, or a
                 third generation is live, or the partition is closed, or a node failed over meanwhile, or (`KeyLost`)
                 the partition has lost a key, or (`DamagedValue`) a stored value has a form that tallystream never
                 writes, or (`DeploymentChanged`) the data was deleted or replaced.
-            ConfigurationError: this release cannot read the stored data.
             redis.RedisError: the server does not reply, or rejects a command, as it does if the generation was removed.
 
         If the topic's hash cannot be changed because a node fails, this is tried again for 30 seconds.
@@ -351,8 +373,8 @@ class Rebuild:
         A repeated call changes nothing more.
 
         Raises:
-            StreamError: a partition is in another generation, and the hash is unchanged; or see `step` and
-                `Deployment.reload`.
+            StreamError: a partition is in another generation, or (`Overtaken`) another command has begun since, and
+                the hash is unchanged; or see `step` and `Deployment.reload`.
             ConfigurationError: see `Deployment.reload`.
             Unconfirmed, redis.RedisError: see `step`.
         """
@@ -368,7 +390,9 @@ class Rebuild:
                     f"{again}, which switches it again"
                 )
             note(client, self._deployment, spread_fields(self._deployment.rules_of(number).spread))
-            _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher()])
+            (answer,) = _PROMOTE(client, [layout.meta, layout.rule_changes], [number, publisher(), self.turn])
+            if answer == b"overtaken":
+                raise Overtaken
 
     def _set_aside(self) -> str:
         """Return a text on entries in files `*.parquet.lost`, which are not read; `""` if none are known."""
@@ -409,7 +433,20 @@ class Rebuild:
         self._counted[partition] += entries
 
     def __enter__(self) -> Self:
+        try:
+            self._take_turn()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def _take_turn(self) -> None:
+        """Take a turn, unless there is one, and make sure that no removal of the generation began before it."""
+        client = self._partitions[0].client
+        if self.turn is None:
+            self.turn = take_turn(client, self._deployment)
+        if self._generation in self._deployment.reload(client).dropping:
+            raise _being_removed(self._generation)
 
     def __exit__(self, *_: object) -> None:
         self.stopping.set()
@@ -557,9 +594,11 @@ class _Partition:
         revision = self._deployment.revision_of(keys.generation)
         arguments = [present.generation, present.group, keys.generation, keys.group, revision]
         while True:
-            (answer,) = _SWITCH(self.client, [keys.stream, keys.live], arguments)
+            (answer,) = _SWITCH(self.client, [keys.stream, keys.live, keys.sequences], [*arguments, self._rebuild.turn])
             if answer == b"switched":
                 return
+            if answer == b"overtaken":
+                raise Overtaken
             if answer == b"other":
                 raise StreamError(f"{keys.stream}: cannot switch, because another rebuild made a third generation live")
             if time.monotonic() > deadline:

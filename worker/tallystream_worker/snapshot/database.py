@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -417,6 +419,11 @@ class Database:
             return connection.execute(found).scalar_one_or_none()
 
 
+_SQLITE_PATIENCE: Final = 5.0
+"""Most seconds to wait until a new SQLite file can be changed to WAL."""
+
+_SQLITE_AGAIN: Final = 0.02
+
 _LONGEST_NAME: Final = 63
 """Maximum bytes of a name in PostgreSQL."""
 
@@ -426,8 +433,17 @@ def _beside(file: Path, namespace: str) -> Path:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # With WAL, a person's query does not block a snapshot, and a snapshot does not block a query.
-    connection.execute("PRAGMA journal_mode = WAL")
+    # With WAL, a person's query does not block a snapshot, and a snapshot does not block a query. Another process may
+    # change the mode of a new file at this moment: SQLite then fails at once, and does not wait as it does for rows.
+    until = time.monotonic() + _SQLITE_PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_SQLITE_AGAIN)
     connection.execute("PRAGMA synchronous = FULL")
 
 

@@ -31,7 +31,7 @@ from tallystream.storage.deployment_hash import (
     restoring_number,
     spread_fields,
 )
-from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, Layout
+from tallystream.storage.keys import BEGUN, CLOSED, CLOSING, FIRST, FIRST_TOPIC, HORIZONS, LAYOUT, LEFT, TURN, Layout
 from tallystream.storage.scripts import Script
 from tallystream.wire.stream_id import parse_id
 from tallystream_worker.process import failpoints
@@ -298,6 +298,7 @@ def _begin(
     kept: dict[str, Any] = {
         NEWEST_TOPIC: max(*topics, number(root, NEWEST_TOPIC.encode()) or 0),
         **_numbers(client, layout, root, facts, live),
+        TURN: _turn(client, layout, root) + 1,
     }
     if (durability := root.get(DURABILITY.encode())) is not None:
         kept[DURABILITY] = durability
@@ -372,7 +373,8 @@ def _end(
     restore_rule_records(records, layout, rules.changes(), change)
     restore_ingested_files(fences[0], layout, facts, files)
     described = fields | {"rules": published, "revision": number}
-    described |= {NUMBERS[0]: newest, NUMBERS[1]: max(highest, number), **spread_fields(rules.spread)}
+    described |= {NUMBERS[0]: newest, NUMBERS[1]: max(highest, number), TURN: kept[TURN]}
+    described |= spread_fields(rules.spread)
     if layout.topic != FIRST_TOPIC:
         fences[0]("HSET", layout.meta, *(part for pair in described.items() for part in pair))
         before = {f"partitions@{topic}": count for topic, count in _earlier(facts).items()}
@@ -613,6 +615,11 @@ def _numbers(
     if live is not None and live.epoch == facts["epoch"]:
         found[1] = max(found[1], live.newest)
     return dict(zip(NUMBERS, found, strict=True))
+
+
+def _turn(client: redis.Redis, layout: Layout, root: Mapping[bytes, bytes]) -> int:
+    """Return the number of the last command that changed generations (see `TURN`); 0 if the server knows none."""
+    return max(int(client.hget(layout.meta, TURN) or 0), int(root.get(TURN.encode()) or 0))
 
 
 def _found(client: redis.Redis, layout: Layout) -> str | None:

@@ -54,7 +54,12 @@ def check(scene: Scene) -> None:
     _check_numbers(scene, counting)
     for metric in sorted(deployment.rules.spread - deployment.spread):
         report.find("deployment.spread_missing", f"{layout.meta}: spread@{metric}")
-    for generation in sorted(deployment.others.keys() - {deployment.building}):
+    for generation in sorted(deployment.dropping):
+        report.limit(
+            "deployment",
+            f"generation {generation}, which is removed in part: remove the rest with tallystream rebuild --drop",
+        )
+    for generation in sorted(deployment.others.keys() - {deployment.building} - deployment.dropping):
         report.limit(
             "deployment",
             f"counters of generation {generation}, which is kept for tallystream rebuild --undo: verify again after an "
@@ -62,7 +67,7 @@ def check(scene: Scene) -> None:
         )
     if deployment.kept is not None:
         report.limit("deployment", f"counters of topic {deployment.kept}, which is kept and not live")
-    if deployment.building is not None:
+    if deployment.building is not None and deployment.building not in deployment.dropping:
         report.limit(
             "deployment",
             f"generation {deployment.building}, which a rebuild has not finished: run tallystream rebuild again, or "

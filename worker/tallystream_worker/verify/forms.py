@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from tallystream.errors import DamagedValue
-from tallystream.storage.keys import CLOSED, CLOSING, REAPED, REAPED_SPOOL, RESTORED, RESTORED_AT, STATED
+from tallystream.storage.keys import CLOSED, CLOSING, REAPED, REAPED_SPOOL, RESTORED, RESTORED_AT, STATED, TURN
 from tallystream.storage.stored_values import EARLIER, HORIZON, ID, NUMBER, RESTORATION
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ _FIELDS: Final = {
     "!hold": NUMBER,
     CLOSED: re.compile(rb"|" + NUMBER.pattern),
     f"!{CLOSING}": NUMBER,
+    f"!{TURN}": NUMBER,
     RESTORED: RESTORATION,
     RESTORED_AT: NUMBER,
     REAPED: HORIZON,

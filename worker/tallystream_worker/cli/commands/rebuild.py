@@ -20,6 +20,7 @@ from tallystream_worker.rebuild.compare import Comparison, compare
 from tallystream_worker.rebuild.describe import counted_generations
 from tallystream_worker.rebuild.drop import drop as remove
 from tallystream_worker.rebuild.rebuild import propose
+from tallystream_worker.rebuild.turn import take_turn
 
 if TYPE_CHECKING:
     import redis
@@ -71,6 +72,7 @@ def rebuild(
             deployment = finish_switch(settings, deployment, source)
             _print_live(deployment.generation, json=json, is_kept=bool(deployment.others))
             return
+        deployment, turn = (deployment, None) if partitions is not None else _turn(client, deployment)
         rules = settings.rules_over(deployment.declared, replacing.removing(settings))
         if rules is deployment.declared and not undo:
             error_console.print("no configuration file states rules: the stored rules are used")
@@ -95,7 +97,7 @@ def rebuild(
                     _print_moving(compared.moving, no_switch=no_switch)
             return not no_switch
 
-        build(settings, deployment, generation, source, accept_loss=accept_loss, begun=undo, review=review)
+        build(settings, deployment, generation, source, accept_loss=accept_loss, begun=undo, turn=turn, review=review)
         changed_rules = differences_of(deployment.rules, deployment.rules_of(generation))
     if json:
         listed = [
@@ -113,6 +115,12 @@ def rebuild(
             _print_rules(f"the rules of generation {generation} are live again:", changed_rules)
             unpublished = _unpublished(settings, deployment.rules_of(generation))
             _print_rules("a worker that restarts publishes the rules of its configuration file again:", unpublished)
+
+
+def _turn(client: redis.Redis, deployment: Deployment) -> tuple[Deployment, int]:
+    """Take a turn; return the deployment, as earlier commands have left it, and the number: see `take_turn`."""
+    turn = take_turn(client, deployment)
+    return deployment.reload(client), turn
 
 
 def _print_moving(moving: int, *, no_switch: bool) -> None:
@@ -140,7 +148,7 @@ def _print_live(generation: int, *, json: bool, is_kept: bool = True) -> None:
 def _drop(client: redis.Redis, deployment: Deployment, *, json: bool) -> None:
     """Remove the generations and topics that are not live; print what was removed, and how removed rules differ."""
     counted = counted_generations(client, deployment.layout)  # also without rules
-    others = {*deployment.others, *counted} - {deployment.generation}
+    others = {*deployment.others, *counted, *deployment.dropping} - {deployment.generation}
     removed = {generation: remove(client, deployment, generation) for generation in sorted(others)}
     topics = drop_topics(client, deployment)
     changed = {each: differences_of(deployment.rules_of(each), deployment.rules) for each in removed}

@@ -27,6 +27,7 @@ from tallystream_worker.rebuild.retract import (
     propose_without,
     unfinished,
 )
+from tallystream_worker.rebuild.turn import take_turn
 
 _SHOWN: Final = 20
 
@@ -75,15 +76,14 @@ def retract(  # noqa: PLR0913  # each is an option of the command
             ensure_retractable(client, deployment, retraction)
         with error_console.status("reading the entries"):
             found = effect(client, deployment, retraction, source)
-        generation = None
+        generation = turn = None
         if found.total and not dry_run:
-            generation = propose_without(client, deployment, retraction)
+            turn = take_turn(client, deployment)
+            generation = propose_without(client, deployment.reload(client), retraction)
         if not json:
             _show(found)  # after a refusal
         if generation is not None:
-            build(
-                settings, Deployment.load(client, settings.redis.namespace), generation, source, accept_loss=accept_loss
-            )
+            build(settings, deployment.reload(client), generation, source, accept_loss=accept_loss, turn=turn)
     if json:
         print_json(
             {

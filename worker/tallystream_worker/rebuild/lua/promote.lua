@@ -2,8 +2,10 @@
 -- promote: makes another generation the live one in the meta hash, which readers follow.
 --
 -- KEYS[1] meta (hash)   KEYS[2] changes of the rules (stream)   ARGV[1] generation   ARGV[2] who makes it live
+-- ARGV[3] the number of the command: see claim_turn.lua
 --
--- Returns {"promoted"}   the generation is live; it may have been live before
+-- Returns {"promoted"}    the generation is live; it may have been live before
+--         {"overtaken"}   a later command has begun: nothing was changed
 --
 -- Invariant: `rules` and `revision` are those of `generation`; those of each other existing generation are in
 -- `rules@<n>` and `revision@<n>`. If the rules differ, this call records the change.
@@ -11,7 +13,10 @@ local rule_changes = require('tallystream.storage.lua.lib.rule_changes')
 local call = redis.call
 local meta, changes, wanted = KEYS[1], KEYS[2], ARGV[1]
 
-local present, before, number = unpack(call('HMGET', meta, 'generation', 'rules', 'revision'))
+local present, before, number, turn = unpack(call('HMGET', meta, 'generation', 'rules', 'revision', 'turn'))
+if turn ~= ARGV[3] then
+  return { 'overtaken' }
+end
 present = present or '1'
 if present ~= wanted then
   local rules, its_number = unpack(call('HMGET', meta, 'rules@' .. wanted, 'revision@' .. wanted))

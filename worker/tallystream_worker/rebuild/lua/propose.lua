@@ -6,6 +6,7 @@
 -- Returns {"building", generation}   this generation is being built by these rules
 --         {"other", generation}      this generation is being built by other rules
 --         {"kept", generation}       this old generation is still kept
+--         {"dropping", generation}   this generation is being removed: the removal has not ended
 --         {"gone"}                   the hash describes no deployment: it was deleted, or a restore runs
 --
 -- Invariant: no number is used twice, because decided entries keep the number of their generation in the stream. The
@@ -16,6 +17,9 @@ if call('HEXISTS', KEYS[1], 'layout') == 0 then
   return { 'gone' }
 end
 local building = call('HGET', KEYS[1], 'building')
+if building and call('HEXISTS', KEYS[1], 'dropping@' .. building) == 1 then
+  return { 'dropping', building }
+end
 if building then
   return { call('HGET', KEYS[1], 'rules@' .. building) == ARGV[1] and 'building' or 'other', building }
 end

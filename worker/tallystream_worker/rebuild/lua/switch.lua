@@ -1,19 +1,22 @@
 #!lua
 -- switch: makes another generation the live one of a partition, if it has counted all that the present one has.
 --
--- KEYS[1] stream   KEYS[2] live generation
+-- KEYS[1] stream   KEYS[2] live generation   KEYS[3] sequences (hash)
 -- ARGV[1] present generation   ARGV[2] its group   ARGV[3] the generation to be live   ARGV[4] its group
 -- ARGV[5] the number of the rules that the generation to be live is counted by; 0 for none
+-- ARGV[6] the number of the command: see claim_turn.lua
 --
 -- Returns {"switched"}   the other generation is live; it may have been live before
 --         {"incomplete"} the other generation lacks an entry that the present one may have counted
 --         {"other"}      neither of the two is live
+--         {"overtaken"}  a later command has taken the partition, or a failover has taken back that this one has:
+--                        nothing was changed
 --         {"damaged", key}   the partition has lost this key (see lib/sentinels.lua); nothing was changed
 -- Raises NOGROUP if the group of the generation to be live does not exist.
 --
 -- Invariant: the new generation contains every entry of the present one, so no total goes back. The present generation
 -- has counted at most the entries delivered to its group, and decided ones; after the switch, apply.lua and decide.lua
--- refuse to count in it.
+-- refuse to count in it. A process that was paused does not switch what a later command has switched.
 local generations = require('tallystream.storage.lua.lib.generations')
 local maps = require('tallystream.storage.lua.lib.maps')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
@@ -25,6 +28,9 @@ local LATER = 100 -- entries that may wait to be counted, if none of them was de
 local lost = sentinels.lost(stream)
 if lost then
   return { 'damaged', lost }
+end
+if call('HGET', KEYS[3], '!turn') ~= ARGV[6] then
+  return { 'overtaken' }
 end
 local live = string.match(generations.live(KEYS[2]), '^(%d+) ?%d*$') -- no match if the partition is closed
 if live == ARGV[3] then
