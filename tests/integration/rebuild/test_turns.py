@@ -198,7 +198,7 @@ def kill():
 
 @pytest.mark.parametrize("place", ["drop-begun", "drop-removed"])
 def test_an_interrupted_removal_is_only_finished(world, monkeypatch, place):
-    """Nobody goes back to a generation that is removed in part; `--drop` removes the rest."""
+    """No command goes back to a generation that is removed in part; `--drop` removes the rest."""
     world.rebuild()
     at(monkeypatch, place, kill)
     with pytest.raises(Killed):

@@ -49,7 +49,7 @@ class World:
         self.truth: dict[tuple[str, str], int] = {}
 
     def emit(self, subject, events=3, producer=None):
-        """Append events, each as an entry of its own, and count them; without `producer`, that of a new process."""
+        """Append events, each as a separate entry, and count them; without `producer`, that of a new process."""
         with Producer(self.harness.url) as own:
             for _ in range(events):
                 (producer or own).emit("view", subject)
@@ -113,7 +113,7 @@ class World:
 
 @pytest.fixture
 def world(server, tmp_path):
-    """Provide a deployment whose server has lost the end of its log, and whose clock is behind since then."""
+    """Provide a deployment whose server has lost the end of its log. After that, its clock is slow."""
     found = World(server.url, tmp_path)
     with found.harness:
         found.emit("kept")

@@ -23,7 +23,7 @@ _UNCOUNTED: Final = b"0"
 def first_later(stream: Iterable[Entry], producers: Mapping[str, str], lost: Iterable[tuple[str, int]]) -> str | None:
     """Return the ID of the first entry that was surely appended after the server lost the end of its log.
 
-    The snapshot contains that end. If the server's clock is behind after the loss, the next entries get earlier IDs
+    The snapshot contains that end. If the server's clock is slow after the loss, the next entries get earlier IDs
     than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But the sequence of such
     an entry is above that of its producer in the snapshot, or it is that of a lost entry.
 
