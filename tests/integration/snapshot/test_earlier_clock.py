@@ -193,7 +193,6 @@ def test_a_repeated_restore_counts_them_once(world, monkeypatch, with_archive, p
 
 def test_entries_that_are_appended_during_a_restore_get_later_ids(world, monkeypatch):
     """The restore lets the IDs of the stream begin after those of the snapshot."""
-
     send_again(world)
 
     def reach(reached: str) -> None:
