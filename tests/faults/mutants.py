@@ -4199,6 +4199,19 @@ MUTANTS: Final = (
         tests=("tests/integration/client/test_durability.py::test_a_repartition_confirms_nothing_that_no_replica_has",),
     ),
     Mutant(
+        "a-deleted-stream-is-created-again",
+        (
+            Edit(
+                "tallystream/storage/lua/lib/appending.lua",
+                "return gated ~= '0' and call('EXISTS', stream) == 0",
+                "return false",
+            ),
+        ),
+        tests=(
+            "tests/integration/snapshot/test_lost_log.py::test_a_stream_that_was_deleted_beside_a_producer_is_restored_whole",
+        ),
+    ),
+    Mutant(
         "a-lost-reply-ends-a-switch",
         (
             Edit(

@@ -16,7 +16,7 @@ import pytest
 from tallystream import Producer
 from tallystream.client.server_time import server_time
 from tallystream.deployment import Deployment
-from tallystream.errors import DamagedValue
+from tallystream.errors import DamagedValue, FlushTimeout, KeyLost
 from tallystream.rules.metrics import Metric, Rules
 from tallystream.storage.keys import RESTORED, RESTORED_AT, SNAPSHOTS
 from tallystream_worker.archive.entries import entries
@@ -436,3 +436,26 @@ def test_no_entry_is_named_if_none_is_left(harness, database):
     harness.client.xtrim(harness.layout.keys[0].stream, maxlen=0, approximate=False)
     with pytest.raises(LogLost, match=r"the server has lost entries up to [1-9]"):
         take(harness, database)
+
+
+def test_a_stream_that_was_deleted_beside_a_producer_is_restored_whole(harness, database):
+    """Nothing is appended to a new stream in its place, so after a restore the producer sends what was lost again."""
+    keys = harness.layout.keys[0]
+    with Producer(harness.url, linger=0) as producer:
+        emit(harness, "a", producer=producer)
+        take(harness, database)
+        emit(harness, "lost", producer=producer)
+        harness.client.delete(keys.stream)
+        for _ in range(3):
+            producer.emit("view", "after")
+            with pytest.raises(FlushTimeout, match=f"{keys.stream} was deleted"):
+                producer.flush(0.3)
+        with pytest.raises(KeyLost, match=keys.stream):
+            producer.decide("view", "decided")
+        assert not harness.client.exists(keys.stream)
+        restore(harness.client, database, force=True)
+        until(lambda: producer.stats.rewound_streams, timeout=60, what="the rollback of the producer")
+        producer.flush(60)
+        harness.drain()
+    assert harness.totals() == {("view", "a"): 10, ("view", "lost"): 10, ("view", "after"): 3}
+    assert producer.stats.lost_entries == 0

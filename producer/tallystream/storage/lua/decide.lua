@@ -70,6 +70,9 @@ if changes.forgotten > 0 then
 end
 local _, gated = unpack(numbers.check_whole(KEYS[4], appending.LEDGER_FIELDS))
 lost = not gated and require('tallystream.storage.lua.lib.sentinels').lost(KEYS[1])
+if not lost and appending.is_deleted(KEYS[1], gated) then
+  lost = KEYS[1]
+end
 if lost then
   return { 'damaged', lost }
 end

@@ -14,7 +14,8 @@
 -- entry, because every group that counts is gone: a read that waits fails at once. Entries are appended as before, but
 -- with later IDs than the snapshot and the archive know: the restored stream gets the known entries first, in the order
 -- of their IDs. A partition without keys (the server was emptied) is opened, so that producers can append to it
--- meanwhile. From now on, no earlier restore changes the partition: see fenced.lua.
+-- meanwhile. A stream that was deleted is not created: producers append again when the restored one is there, and send
+-- again what it lacks. From now on, no earlier restore changes the partition: see fenced.lua.
 local closings = require('tallystream_worker.snapshot.lua.closings')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
@@ -33,7 +34,7 @@ if call('EXISTS', KEYS[1]) == 1 then
     end
   end
 end
-if ARGV[4] ~= '' then
+if ARGV[4] ~= '' and not sentinels.is_deleted(KEYS[1]) then
   streams.skip(KEYS[1], ARGV[4])
 end
 call('SET', KEYS[2], ARGV[3])

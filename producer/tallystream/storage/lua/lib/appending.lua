@@ -37,6 +37,13 @@ local function hold(sequences, now)
   call('HSET', sequences, '!hold', string.format('%.0f', now + HOLD))
 end
 
+-- Returns whether the stream was deleted: scripts have appended `gated` entries, but there is no stream. Trimming
+-- leaves an empty one. XADD would create another stream, in which the lost entries have no place any more: their
+-- producers send them again only in order.
+local function is_deleted(stream, gated)
+  return gated ~= '0' and call('EXISTS', stream) == 0
+end
+
 -- Returns the reply "closed", "held", "full" or "damaged" if nothing may be appended, else `nil`. Raises an error if
 -- the ledger exists and is not a hash. `limit`, `closed`, `held` and `begun` are the values of their fields, `false` if
 -- there are none.
@@ -51,10 +58,12 @@ local function refusal(stream, ledger, limit, closed, held, begun)
     return { 'full', limit }
   end
   -- A ledger of another type is an error here, before anything is written.
-  if not (call('HGET', ledger, ENTRIES) and begun) then
+  local gated = call('HGET', ledger, ENTRIES)
+  if not (gated and begun) then
     local lost = require('tallystream.storage.lua.lib.sentinels').lost(stream)
     return lost and { 'damaged', lost }
   end
+  return is_deleted(stream, gated) and { 'damaged', stream } or nil
 end
 
 -- Returns the two values of the field `!stated`, see `add_stated`; nil if no entry has stated an earlier time.
@@ -100,6 +109,7 @@ return {
   add_to_ledger = add_to_ledger,
   append = append,
   hold = hold,
+  is_deleted = is_deleted,
   is_full = is_full,
   refusal = refusal,
   stated = stated,
