@@ -3455,6 +3455,13 @@ MUTANTS: Final = (
         tests=(f"{_BESIDE_ARCHIVE}::test_set_aside_entries_in_a_gap_may_count",),
     ),
     Mutant(
+        "verify-takes-entries-that-a-rebuild-left-out-as-counted",
+        (Edit("tallystream_worker/verify/log.py", "if self._keys.generation == FIRST:", "if True:"),),
+        tests=(
+            "tests/integration/snapshot/test_counted_only.py::test_entries_that_a_rebuild_left_out_are_no_counters",
+        ),
+    ),
+    Mutant(
         "verify-forgets-what-a-snapshot-counted",
         (Edit("tallystream_worker/verify/set_aside.py", "for file in store.counted(number):", "for file in ():"),),
         tests=(f"{_BESIDE_ARCHIVE}::test_entries_that_were_lost_twice_count_once",),

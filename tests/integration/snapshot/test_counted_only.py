@@ -6,9 +6,13 @@ refuses to leave the events out.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -33,7 +37,8 @@ from tests.rewind import copy_of, go_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+PROGRAM: Final = Path(sys.executable).with_name("tallystream")
 
 
 class World:
@@ -138,3 +143,30 @@ def test_a_rebuild_refuses_to_leave_out_what_exists_only_as_counters(world):
     generation = propose(world.client, deployment, deployment.rules)
     with pytest.raises(StreamError, match=r"11 entries are neither in the streams nor in the archive.*--accept-loss"):
         build(chosen, Deployment.load(world.client), generation, world.store.url)
+
+
+@pytest.mark.parametrize("command", [["rebuild"], ["retract", "--actor", "u"]], ids=["rebuild", "retract"])
+def test_entries_that_a_rebuild_left_out_are_no_counters(world, tmp_path, command):
+    """After the loss is accepted, no text states that they exist as counters; after an undo, they do again."""
+    world.emit()
+    world.archive()
+
+    def run(*arguments: str) -> None:
+        variables = {"TALLYSTREAM_REDIS_URL": world.harness.url, "TALLYSTREAM_ARCHIVE_URL": world.store.url}
+        done = subprocess.run(
+            [PROGRAM, *arguments], env=os.environ | variables, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def stated() -> tuple[bool, bool]:
+        report = verify(world.client, "tally", Sources(world.store))
+        texts = [each.text for each in report.limits]
+        return any("exist only as counters" in each for each in texts), any(
+            "neither log nor counters" in each for each in texts
+        )
+
+    assert stated() == (True, False)
+    run(*command, "--accept-loss")
+    assert stated() == (False, True)
+    run("rebuild", "--undo")
+    assert stated() == (True, False)

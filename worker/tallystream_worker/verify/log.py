@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tallystream.storage.keys import FIRST_TOPIC, REAPED, REAPED_SPOOL
+from tallystream.storage.keys import FIRST, FIRST_TOPIC, REAPED, REAPED_SPOOL
 from tallystream.storage.stored_values import RECORD
 from tallystream.wire.stream_id import StreamID, id_text, parse_id
 from tallystream_worker.counting.entry import Entry
@@ -182,16 +182,20 @@ class _Partition:
         """Interrupt the walk, and report a limit, for each lost range in `_lost` that begins before an ID.
 
         Call it before the entry with this ID is added to the walk. The entries of a lost range may exist only as
-        counters. The ranges are removed from `_lost`, so each is reported once. After an interruption, the next entry
-        of each producer may have any number.
+        counters. A restore makes the first generation; so if a later one is live, a rebuild has left them out since.
+        The ranges are removed from `_lost`, so each is reported once. After an interruption, the next entry of each
+        producer may have any number.
         """
         while self._lost and self._lost[0][0] < id_:
             after, until = self._lost.pop(0)
             self._walk.interrupt()
+            loss = "a restored snapshot was newer than the archive, and the server had lost these entries"
+            if self._keys.generation == FIRST:
+                place = f"which exist only as counters: {loss}"
+            else:
+                place = f"which neither log nor counters have: {loss}. Then a rebuild or a retraction left them out"
             self._report.limit(
-                "log",
-                f"{self._keys.stream}: entries after {id_text(after)} up to {id_text(until)}, which exist only as "
-                "counters: a restored snapshot was newer than the archive, and the server had lost these entries",
+                "log", f"{self._keys.stream}: entries after {id_text(after)} up to {id_text(until)}, {place}"
             )
 
     def _add(self, link: Link, *, is_archived: bool) -> None:
