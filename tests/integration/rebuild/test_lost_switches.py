@@ -252,17 +252,22 @@ def test_nothing_is_taken_back_before_a_replica_has_it(fresh_server, primary, mo
                 proposed(harness)
         drop(harness.client, Deployment.load(harness.client), 2)
         deployment, number = proposed(harness)
-        with frozen(replica), monkeypatch.context() as patched:
-            patched.setattr(barrier, "PATIENCE", 0.1)
-            with pytest.raises(Unconfirmed, match=r"count in generation 3, but .* run the command again"):
-                build(settings, deployment, number, "")
+        with Rebuild(settings, deployment, number) as run:
+            run.begin()
+            run.catch_up()
+            with frozen(replica), monkeypatch.context() as patched:
+                patched.setattr(barrier, "PATIENCE", 0.1)
+                with pytest.raises(Unconfirmed, match=r"count in generation 3, but .* run the command again"):
+                    run.switch()
+                with pytest.raises(Unconfirmed, match=r"earlier commands are refused, but .* run the command again"):
+                    build(settings, deployment, number, "")
             assert Deployment.load(harness.client).generation == 1
         deployment, number = proposed(harness)
         build(settings, deployment, number, "")
         assert totals(harness) == dict.fromkeys(SUBJECTS, 1)
         with frozen(replica), monkeypatch.context() as patched:
             patched.setattr(barrier, "PATIENCE", 0.1)
-            with pytest.raises(Unconfirmed, match="generation 1 is not live, and is still kept"):
+            with pytest.raises(Unconfirmed, match="earlier commands are refused"):
                 drop(harness.client, Deployment.load(harness.client), 1)
             assert harness.client.exists(harness.layout.of(1).keys[0].ledger)
             with pytest.raises(Unconfirmed, match="s:1 is reset"):

@@ -287,9 +287,9 @@ def test_a_refused_rebuild_leaves_nothing(server, tmp_path, archive):
         with pytest.raises(TallyError):
             rebuilt(harness, archive=archive and store.url)
         after = copy_of(harness.client)
-        assert {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} <= {b"tally:meta"} | {
-            keys.stream.encode() for keys in harness.layout.keys
-        }
+        changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        names = {name for keys in harness.layout.keys for name in (keys.stream, keys.sequences)}  # with the turn
+        assert changed <= {b"tally:meta", *(name.encode() for name in names)}
         assert [len(harness.client.xinfo_groups(keys.stream)) for keys in harness.layout.keys] == [
             1 + bool(archive == "lacks the entries")
         ] * 2

@@ -382,7 +382,7 @@ CASES: Final = [
 NO_GROUP: Final = [
     ("counting/apply", "stream dead ledger live", "g batch:a:1-1 -"),
     ("maintenance/losses", "stream ledger ledger", "g"),
-    ("rebuild/switch", "stream live", "1 g 2 g-2"),
+    ("rebuild/switch", "stream live seq", "1 g 2 g-2 5 7"),
     ("rebuild/reset", RESET_KEYS, "1 g 0 reset:a v 1 d 1 n 0"),
     ("snapshot/open", "stream cut ledger ledger dead", "g token 1000 300"),
     ("archive/claim", "stream archive", "g 0-0 1-1 1-1 1"),
@@ -556,6 +556,7 @@ def test_a_missing_group_is_an_error(client, script, keys, arguments):
     """A missing consumer group is an error of the script (NOGROUP), not a status."""
     execute(client, OPEN)
     client.xadd("stream", {"v": "1"}, id="1-1")
+    client.hset("seq", "!turn", 7)
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
         run(client, script, keys, arguments)
 
