@@ -4698,6 +4698,17 @@ MUTANTS: Final = (
         tests=(f"{_TURNS}::test_turns_rise_above_those_of_the_partitions",),
     ),
     Mutant(
+        "a-refused-rebuild-takes-another-turn",
+        (
+            Edit(
+                "tallystream_worker/rebuild/rebuild.py",
+                "drop(client, self._deployment.reload(client), self._generation, self.turn)",
+                "drop(client, self._deployment.reload(client), self._generation)",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_refused_rebuild_leaves_what_a_later_command_builds",),
+    ),
+    Mutant(
         "a-removed-build-is-continued",
         (
             Edit(

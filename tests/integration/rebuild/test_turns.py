@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tallystream.deployment import Deployment
-from tallystream.errors import ConfigurationError, DamagedValue
+from tallystream.errors import ConfigurationError, DamagedValue, StreamError
 from tallystream.producing.producer import Producer
 from tallystream.rules.metrics import Metric, Rules
 from tallystream_worker.cli.generation import build, finish_switch
@@ -232,6 +232,23 @@ def test_a_build_that_is_removed_in_part_is_not_continued(world, monkeypatch, pl
     drop(world.client, world.deployment, 2)
     world.rebuild()
     assert world.live() == (3, {3})
+    world.check()
+
+
+def test_a_refused_rebuild_leaves_what_a_later_command_builds(world, monkeypatch):
+    """It would remove the generation that it has begun, if no other command had begun since."""
+    number = propose(world.client, world.deployment, NEW)
+
+    def meanwhile():
+        world.run(number).__exit__()
+        raise StreamError("entries are gone")
+
+    at(monkeypatch, "rebuild-begun", meanwhile)
+    with pytest.raises(StreamError, match="entries are gone"), Rebuild(world.settings, world.deployment, number) as run:
+        run.begin()
+    assert world.deployment.building == number
+    world.rebuild()
+    assert world.live() == (number, {number})
     world.check()
 
 

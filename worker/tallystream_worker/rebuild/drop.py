@@ -36,25 +36,27 @@ _OF_THE_TOPIC: Final = frozenset(
 )
 
 
-def drop(client: redis.Redis, deployment: Deployment, generation: int) -> int:
+def drop(client: redis.Redis, deployment: Deployment, generation: int, turn: int | None = None) -> int:
     """Remove a generation that is not live in any partition; return the number of keys that were removed.
 
     Its counters, dead letters, ledger and consumer groups are removed. So are its rules, and the note that it is being
     built, in the hash that describes the topic. The figures of the topic in the ledger of the first generation stay.
     First take a turn (see `take_turn`), so that no earlier command switches to the generation, and record that it is
-    being removed: from then on, no command uses it, also if the removal is interrupted.
+    being removed: from then on, no command uses it, also if the removal is interrupted. With `turn`, the number of a
+    command that has taken its turn, take none.
 
     Raises:
         ConfigurationError: the generation is live in a partition, or for readers, or this release cannot read the
             stored data; nothing was removed.
-        Overtaken: another command that changes generations has begun meanwhile; nothing was removed.
+        Overtaken: another command that changes generations has begun since; nothing was removed.
         StreamError: a node failed over meanwhile, the data was deleted or replaced (`DeploymentChanged`), or the
             description of the deployment is lost (`KeyLost`) or damaged (`DamagedValue`); nothing was removed.
         Unconfirmed: the turn, or the record of the removal, was not confirmed in time, and nothing was removed; or the
             removal was not.
         redis.RedisError: the server does not reply, or rejects a command; call again to remove the rest.
     """
-    turn = take_turn(client, deployment)
+    if turn is None:
+        turn = take_turn(client, deployment)
     with step(client, deployment, f"generation {generation} is not live, and is still kept"):
         now = deployment.reload(client)
         if now.generation == generation:

@@ -421,12 +421,12 @@ class Rebuild:
     def _leave_nothing(self) -> None:
         """Remove the generation if this object has begun it: a refused rebuild is not an unfinished one.
 
-        If the removal fails, no error is raised, and the generation stays.
+        If the removal fails, or another command has begun since, no error is raised, and the generation stays.
         """
         if self._is_new:
             client = self._partitions[0].client
             with suppress(TallyError, RedisError):
-                drop(client, self._deployment.reload(client), self._generation)
+                drop(client, self._deployment.reload(client), self._generation, self.turn)
 
     def told(self, partition: int, entries: int) -> None:
         """Add `entries` to the number of entries counted in a partition, for the progress."""
