@@ -228,7 +228,7 @@ def test_a_build_that_is_removed_in_part_is_not_continued(world, monkeypatch, pl
     with pytest.raises(Killed):
         drop(world.client, world.deployment, 2)
     with pytest.raises(ConfigurationError, match="generation 2 is being removed"):
-        world.rebuild()
+        propose(world.client, world.deployment, NEW)
     drop(world.client, world.deployment, 2)
     world.rebuild()
     assert world.live() == (3, {3})
