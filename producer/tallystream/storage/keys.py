@@ -19,7 +19,7 @@ from tallystream.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LAYOUT: Final = 7
+LAYOUT: Final = 6
 """The version of the key layout, stored in `tally:meta`."""
 
 NAMESPACE: Final = "tally"
