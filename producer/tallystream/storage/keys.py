@@ -180,15 +180,15 @@ class PartitionKeys:
         Fields that begin with `!` are neither. `!begun` is a sentinel (see `sentinels.lua`). `!limit` is the most
         entries that the stream may have, and `!closed` is the topic to append to instead; if it is `""` or missing, the
         stream is open. `!closing` is the number of the last closing or reopening, and `!turn` that of the last command
-        that changes generations (see `TURN`). `!copying` is `<topic> <stream ID>`:
-        a repartition to `<topic>` reads the stream up to this ID. `!hold` is the millisecond until which a reset holds
-        appends back. `!stated` has the ID of the last entry that states an earlier time than that of its ID, and
-        the earliest time that such an entry states (see `appending.lua`). `!clock` is the server's time at the last
-        trim and at the last step of its clock, and `!dead` is how many bytes the dead stream may have (see `trim.lua`).
-        `!reaped` and `!reaped:spool` are how far records of silent producers were removed; `!active`, `!marks:drawn`
-        and `!marks:spool` measure the silence (see `reap_producers.lua`). `!snapshots` has the marks of snapshots (see
-        `mark.lua`). `!restored`, `!restored-at` and `!restored-up-to` are about the last restore of the partition (see
-        `RESTORED`, `RESTORED_AT` and `RESTORED_UP_TO`).
+        that changes generations (see `TURN`). `!copying` is `<topic> <stream ID>`: a repartition to `<topic>` reads the
+        stream up to this ID. `!hold` is the millisecond until which a reset holds appends back. `!stated` has the ID of
+        the last entry that states an earlier time than that of its ID, and the earliest time that such an entry states
+        (see `appending.lua`). `!clock` is the server's time at the last trim and at the last step of its clock, and
+        `!dead` is how many bytes the dead stream may have (see `trim.lua`). `!reaped` and `!reaped:spool` are how far
+        records of silent producers were removed; `!active`, `!marks:drawn` and `!marks:spool` measure the silence (see
+        `reap_producers.lua`). `!snapshots` has the marks of snapshots (see `mark.lua`). `!restored`, `!restored-at` and
+        `!restored-up-to` are about the last restore of the partition (see `RESTORED`, `RESTORED_AT` and
+        `RESTORED_UP_TO`).
         """
         return self.prefix + "seq"
 

@@ -248,11 +248,11 @@ class PartitionRestore:
         survived = self._had_entries()
         generations = [generation]
         restored: bytes = self._client.hget(self._keys.sequences, RESTORED) or b""
-        turn = None
+        resumed = None
         if restored.partition(b" ")[0] == position.mark.encode():
             generation = FIRST  # the stream was restored from this snapshot before: see RestoredLog.add
         elif not put_mark(self._client, self._keys, position.mark):
-            turn = self._first_later(archived, position, load)
+            resumed = self._first_later(archived, position, load)
         course = rules.course(self._partition, position, [*generations, generation], load.ledger.get(FIRST_RULES))
         self._places = course.places
         self.newest = generation
@@ -263,7 +263,7 @@ class PartitionRestore:
             for entry in self._left("0-0", position.floor):
                 self._append(log, entry)
         copied = position.floor
-        for entry in self._later(archived, position, turn):
+        for entry in self._later(archived, position, resumed):
             self._append(log, entry)
             copied = entry.id
         while True:
@@ -352,19 +352,21 @@ class PartitionRestore:
         if first:
             yield from archived(self._partition, id_text(before(parse_id(first[0][0].decode()))), None, with_gaps=True)
 
-    def _later(self, archived: ArchivedEntries | None, position: SnapshotPosition, turn: str | None) -> Iterator[Entry]:
+    def _later(
+        self, archived: ArchivedEntries | None, position: SnapshotPosition, resumed: str | None
+    ) -> Iterator[Entry]:
         """Yield the entries of the archive and of the stream after the `floor` of the snapshot, each ID once, in order.
 
         A server that has lost the end of its stream can have later entries again: so archived entries can lie between
         those of the stream, and after them. If both have an ID, the entry of the stream is yielded. Entries of the
-        stream from `turn` (the result of `_first_later`) up to the last ID of the snapshot get new IDs, just after it.
+        stream from `resumed` (the result of `_first_later`) up to the last ID of the snapshot get new IDs, after it.
         """
         end = parse_id(position.generated)
         own = self._left(position.floor)
-        if turn is not None:
-            begins = parse_id(turn)
+        if resumed is not None:
+            begins = parse_id(resumed)
             own = (entry for entry in own if not begins <= parse_id(entry.id) <= end)
-        moved = self._moved(position, turn)
+        moved = self._moved(position, resumed)
         last = position.floor
         # `merge` is stable: of two equal IDs, that of the first iterator comes first.
         for entry in heapq.merge(own, self._old(archived, position), key=_order):
@@ -375,14 +377,14 @@ class PartitionRestore:
             last = entry.id
         yield from moved(max(parse_id(last), end))
 
-    def _moved(self, position: SnapshotPosition, turn: str | None) -> Callable[[StreamID], Iterator[Entry]]:
-        """Return a function that yields, once, the entries from `turn` up to the last ID of the snapshot, with new IDs.
+    def _moved(self, position: SnapshotPosition, resumed: str | None) -> Callable[[StreamID], Iterator[Entry]]:
+        """Return a function that yields, once, the entries from `resumed` to the last ID of the snapshot, with new IDs.
 
         The new IDs follow the ID that the function is given, in the same millisecond: `close` has made sure that no
         entry that is appended meanwhile gets one of them. Each entry that has a format version states when the server
         received it; the others are plain entries, which have the time of their ID.
         """
-        left = [] if turn is None else [turn]
+        left = [] if resumed is None else [resumed]
 
         def move(id_: StreamID) -> Iterator[Entry]:
             while left:

@@ -16,6 +16,7 @@
 -- of their IDs. A partition without keys (the server was emptied) is opened, so that producers can append to it
 -- meanwhile. A stream that was deleted is not created: producers append again when the restored one is there, and send
 -- again what it lacks. From now on, no earlier restore changes the partition: see fenced.lua.
+local appending = require('tallystream.storage.lua.lib.appending')
 local closings = require('tallystream_worker.snapshot.lua.closings')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
@@ -34,7 +35,8 @@ if call('EXISTS', KEYS[1]) == 1 then
     end
   end
 end
-if ARGV[4] ~= '' and not sentinels.is_deleted(KEYS[1]) then
+local gated = call('HGET', (string.gsub(KEYS[1], 'stream$', 'ledger')), sentinels.GATED) or '0'
+if ARGV[4] ~= '' and not appending.is_deleted(KEYS[1], gated) then
   streams.skip(KEYS[1], ARGV[4])
 end
 call('SET', KEYS[2], ARGV[3])

@@ -58,12 +58,6 @@ local function is_stream_lost(stream, settled)
   return added < math.max(gated, tonumber(settled or '0'))
 end
 
--- Returns whether the stream does not exist, although scripts have appended entries to it.
-local function is_deleted(stream)
-  local gated = call('HGET', prefix_of(stream) .. 'ledger', GATED) or '0'
-  return gated ~= '0' and call('EXISTS', stream) == 0
-end
-
 -- Returns whether the partition of `key` has no sentinel, and no worker has counted in its stream: the partition was
 -- never opened, or has lost all its keys.
 local function is_new(key)
@@ -85,7 +79,6 @@ end
 return {
   BEGUN = BEGUN,
   GATED = GATED,
-  is_deleted = is_deleted,
   is_new = is_new,
   is_stream_lost = is_stream_lost,
   lost = lost,
