@@ -106,6 +106,7 @@ _RESTORED: Final = "tests/integration/verify/test_restored.py"
 _BESIDE_ARCHIVE: Final = "tests/integration/verify/test_restored_beside_archive.py"
 _LOST_GENERATION: Final = "tests/integration/verify/test_lost_generation.py"
 _LOST_END: Final = "tests/integration/verify/test_lost_end.py"
+_EARLIER_CLOCK: Final = "tests/integration/snapshot/test_earlier_clock.py"
 _VERIFY: Final = "tests/integration/verify/test_verify.py"
 _FORMS: Final = "test_a_value_in_a_form_that_no_script_writes_is_never_proved"
 _FIRST_SNAPSHOT: Final = "tests/integration/verify/test_first_snapshot.py"
@@ -4676,6 +4677,44 @@ MUTANTS: Final = (
         tests=(f"{_TURNS}::test_a_paused_removal_removes_nothing_that_was_made_live",),
     ),
     Mutant(
+        "a-paused-removal-goes-on",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/remove.lua",
+                "if call('EXISTS', KEYS[1]) == 1 and call('HGET', KEYS[1], '!turn') ~= ARGV[1] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_paused_removal_removes_no_restored_counters",),
+    ),
+    Mutant(
+        "a-restore-takes-no-turn-in-partitions",
+        (
+            Edit(
+                "tallystream_worker/snapshot/lua/close_partition.lua",
+                "string.format('%.0f', turn + 1)",
+                "string.format('%.0f', turn)",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_paused_removal_removes_nothing_while_a_restore_runs",),
+    ),
+    Mutant(
+        "a-paused-removal-ends",
+        (
+            Edit(
+                "tallystream_worker/rebuild/lua/end_drop.lua",
+                "if call('HGET', KEYS[1], 'turn') ~= ARGV[2] then",
+                "if false then",
+            ),
+        ),
+        tests=(f"{_TURNS}::test_a_paused_end_of_a_removal_leaves_what_is_stated_after_a_restore",),
+    ),
+    Mutant(
+        "a-paused-rebuild-begins",
+        (Edit("tallystream_worker/rebuild/lua/begin.lua", "if ARGV[2] ~= '0' and", "if false and"),),
+        tests=(f"{_TURNS}::test_a_paused_begin_begins_nothing_that_a_later_command_removed",),
+    ),
+    Mutant(
         "turns-fall",
         (
             Edit(
@@ -4832,5 +4871,43 @@ MUTANTS: Final = (
             ),
         ),
         tests=("tests/integration/runtime/test_app.py::test_a_wait_ends_although_another_namespace_cannot_start",),
+    ),
+    Mutant(
+        "restore-does-not-notice-an-earlier-clock",
+        (
+            Edit(
+                "tallystream_worker/snapshot/restored_log.py",
+                "    return next((entry.id for entry in stream if _is_later(entry, producers, sent_before)), None)\n",
+                "    return None\n",
+            ),
+        ),
+        tests=(f"{_EARLIER_CLOCK}::test_entries_with_earlier_ids_count_once",),
+    ),
+    Mutant(
+        "restore-overlooks-entries-that-were-sent-again",
+        (Edit("tallystream_worker/snapshot/restored_log.py", "    if sent in lost:\n", "    if False:\n"),),
+        tests=(f"{_EARLIER_CLOCK}::test_events_that_were_only_sent_again_count_once_beside_a_pending_entry",),
+    ),
+    Mutant(
+        "restore-keeps-earlier-ids-too",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "if not begins <= parse_id(entry.id) <= end",
+                "if True",
+            ),
+        ),
+        tests=(f"{_EARLIER_CLOCK}::test_an_entry_that_was_pending_at_the_snapshot_counts_once",),
+    ),
+    Mutant(
+        "restore-leaves-no-ids-for-later-entries",
+        (
+            Edit(
+                "tallystream_worker/snapshot/partition_restore.py",
+                "end = parse_id(found[0].generated)[0] + 1, 0  # see `_moved`",
+                "end = 0, 0",
+            ),
+        ),
+        tests=(f"{_EARLIER_CLOCK}::test_entries_that_are_appended_during_a_restore_get_later_ids",),
     ),
 )

@@ -25,7 +25,7 @@ from redis.exceptions import NoScriptError
 from tallystream.errors import KeyLost
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import redis
     from redis.client import Pipeline
@@ -73,7 +73,7 @@ class Script:
         self.text = _assemble(package, name).encode()
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
-    def __call__(self, client: redis.Redis, keys: list[str], args: list[Any]) -> Any:
+    def __call__(self, client: redis.Redis, keys: Sequence[str | bytes], args: list[Any]) -> Any:
         """Run the script on the server, and return its reply; raise `KeyLost` if its status is `damaged`.
 
         If the server no longer has the script (restart, failover, SCRIPT FLUSH), load it and repeat the call, at most 5

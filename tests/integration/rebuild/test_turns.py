@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import pytest
@@ -14,9 +15,12 @@ from tallystream_worker.cli.generation import build, finish_switch
 from tallystream_worker.cli.unfinished import unfinished
 from tallystream_worker.process import failpoints
 from tallystream_worker.rebuild import rebuild
-from tallystream_worker.rebuild.drop import drop
+from tallystream_worker.rebuild.drop import _drop_partition, drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.turn import Overtaken, take_turn
+from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.restore import restore
+from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
 from tests.integration.rebuild.test_rebuild import settings_for
 
@@ -105,7 +109,7 @@ def test_a_paused_switch_does_not_undo_an_undo(world, monkeypatch):
         world.undo()
 
     at(monkeypatch, "rebuild-switching", meanwhile)
-    with pytest.raises(Overtaken, match="has begun after this command"), run:
+    with pytest.raises(Overtaken, match="or a restore, has begun after this command"), run:
         run.switch()
     assert world.live() == (1, {1})
     world.check()
@@ -264,6 +268,77 @@ def test_an_incomplete_switch_that_another_command_finished_is_left_alone(world,
     assert stale.is_half_switched
     world.undo()
     assert finish_switch(world.settings, stale, "").generation == 1
+    assert world.live() == (1, {1})
+    world.check()
+
+
+def test_a_paused_begin_begins_nothing_that_a_later_command_removed(world, monkeypatch):
+    """A generation without counters, whose group is there, would hold back the trimming of the stream."""
+    number = propose(world.client, world.deployment, NEW)
+    begin = rebuild._BEGIN
+
+    def pause(*arguments):
+        monkeypatch.setattr(rebuild, "_BEGIN", begin)
+        drop(world.client, world.deployment, number)
+        return begin(*arguments)
+
+    monkeypatch.setattr(rebuild, "_BEGIN", pause)
+    with pytest.raises(Overtaken), Rebuild(world.settings, world.deployment, number) as run:
+        run.begin()
+    for keys in world.deployment.layout.keys:
+        assert [group["name"] for group in world.client.xinfo_groups(keys.stream)] == [keys.group.encode()]
+    assert not world.client.keys("*:g2:*")
+    world.rebuild()
+    world.check()
+
+
+@pytest.mark.parametrize("place", ["drop-begun", "drop-removed"])
+def test_a_paused_removal_removes_no_restored_counters(world, monkeypatch, tmp_path, place):
+    """A restore makes generation 1 live again while a removal of generation 1 is paused."""
+    world.rebuild()
+    with contextlib.closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(world.client, database, world.deployment).run_once()
+        at(monkeypatch, place, lambda: restore(world.client, database, force=True))
+        with pytest.raises(Overtaken, match="or a restore, has begun after"):
+            drop(world.client, world.deployment, 1)
+    assert world.live() == (1, {1})
+    world.check()
+    world.rebuild()
+    assert drop(world.client, world.deployment, 1) > 0
+    world.check()
+
+
+def test_a_paused_removal_removes_nothing_while_a_restore_runs(world, monkeypatch, tmp_path):
+    """The restore has loaded the counters of a partition, and has not finished."""
+    turn = take_turn(world.client, world.deployment)
+
+    def continue_removal():
+        for keys in world.harness.layout.keys:
+            with pytest.raises(Overtaken):
+                _drop_partition(world.client, keys, turn)
+
+    with contextlib.closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(world.client, database, world.deployment).run_once()
+        at(monkeypatch, "after-load", continue_removal)
+        restore(world.client, database, force=True)
+    world.check()
+
+
+def test_a_paused_end_of_a_removal_leaves_what_is_stated_after_a_restore(world, monkeypatch, tmp_path):
+    """All counters of generation 1 are removed; the rules that the restore states for generation 1 are not."""
+    world.rebuild()
+    module = sys.modules["tallystream_worker.rebuild.drop"]
+    end = module._END
+    with contextlib.closing(Database(str(tmp_path / "snapshot.sqlite"))) as database:
+        Snapshotter(world.client, database, world.deployment).run_once()
+
+        def pause(*arguments):
+            restore(world.client, database, force=True)
+            return end(*arguments)
+
+        monkeypatch.setattr(module, "_END", pause)
+        with pytest.raises(Overtaken):
+            drop(world.client, world.deployment, 1)
     assert world.live() == (1, {1})
     world.check()
 

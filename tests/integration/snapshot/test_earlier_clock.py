@@ -22,6 +22,7 @@ from tallystream_worker.rebuild.audit import audit
 from tallystream_worker.rebuild.baseline import Sources
 from tallystream_worker.rebuild.rebuild import propose
 from tallystream_worker.snapshot.database import Database
+from tallystream_worker.snapshot.partition_restore import PartitionRestore
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tests.harness import Harness
@@ -114,20 +115,35 @@ class World:
 @pytest.fixture
 def world(server, tmp_path):
     """Provide a deployment whose server has lost the end of its log. After that, its clock is slow."""
+    yield from after_a_loss(World(server.url, tmp_path))
+
+
+@pytest.fixture
+def pending_world(server, tmp_path):
+    """Provide the same; but a worker died with the first entry, so that it is pending in the snapshot."""
     found = World(server.url, tmp_path)
-    with found.harness:
-        found.emit("kept")
-        found.emit("again", producer=found.producer)
-        earlier = copy_of(found.client)
-        found.advance()
-        found.emit("lost")
-        found.emit("again", producer=found.producer)
-        found.decide("lost")
-        found.archive()
-        found.snapshot()
-        go_back(found.client, earlier)
-        yield found
-        found.close()
+    found.producer.emit("view", "pending")
+    found.producer.flush()
+    found.truth["view", "pending"] = 1
+    assert len(found.harness.fetch(0, "dead")(1, 0)) == 1
+    yield from after_a_loss(found)
+
+
+def after_a_loss(world):
+    """Let the server of a deployment lose the end of its log, yield the deployment, and close it."""
+    with world.harness:
+        world.emit("kept")
+        world.emit("again", producer=world.producer)
+        earlier = copy_of(world.client)
+        world.advance()
+        world.emit("lost")
+        world.emit("again", producer=world.producer)
+        world.decide("lost")
+        world.archive()
+        world.snapshot()
+        go_back(world.client, earlier)
+        yield world
+        world.close()
 
 
 def send_again(world):
@@ -191,19 +207,45 @@ def test_a_repeated_restore_counts_them_once(world, monkeypatch, with_archive, p
     world.check(with_archive=with_archive)
 
 
-def test_entries_that_are_appended_during_a_restore_get_later_ids(world, monkeypatch):
-    """The restore lets the IDs of the stream begin after those of the snapshot."""
+@pytest.mark.parametrize("place", ["_first_later", "_set_up"])
+def test_entries_that_are_appended_during_a_restore_get_later_ids(world, monkeypatch, place):
+    """The restore lets the IDs of the stream begin after those of the snapshot, before it reads the stream."""
     send_again(world)
+    step = getattr(PartitionRestore, place)
 
-    def reach(reached: str) -> None:
-        if reached == "after-load":
-            world.producer.emit("view", "meanwhile")
-            world.producer.flush()
+    def append_first(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(PartitionRestore, place, step)
+        world.producer.emit("view", "meanwhile")
+        world.producer.flush()
+        return step(*arguments, **options)
 
-    monkeypatch.setattr(failpoints, "reach", reach)
+    monkeypatch.setattr(PartitionRestore, place, append_first)
     world.restore(with_archive=False)
     world.truth["view", "meanwhile"] = 1
     world.check(with_archive=False)
+
+
+@pytest.mark.parametrize("with_archive", [False, True])
+def test_an_entry_that_was_pending_at_the_snapshot_counts_once(pending_world, with_archive):
+    """Then the restore reads the stream from this entry on, with all entries that have earlier IDs after the loss."""
+    world = pending_world
+    world.emit("after")
+    send_again(world)
+    world.add("plain")
+    world.restore(with_archive=with_archive)
+    rebuilt = world.check(with_archive=with_archive)
+    if with_archive:
+        assert rebuilt == world.truth
+
+
+@pytest.mark.parametrize("with_archive", [False, True])
+def test_events_that_were_only_sent_again_count_once_beside_a_pending_entry(pending_world, with_archive):
+    """The first of them shows from where on entries are later than the loss, if the archive has them."""
+    send_again(pending_world)
+    pending_world.restore(with_archive=with_archive)
+    rebuilt = pending_world.check(with_archive=with_archive)
+    if with_archive:
+        assert rebuilt == pending_world.truth
 
 
 def test_an_emptied_server_with_an_earlier_clock(world):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import ResponseError
-
-from tallystream.client.replies import is_key_missing
 from tallystream.errors import ConfigurationError
 from tallystream.storage.keys import FIRST
 from tallystream.storage.scripts import Script
 from tallystream_worker.process import failpoints
 from tallystream_worker.process.barrier import confirm, step
-from tallystream_worker.process.partition_names import unlink_all
 from tallystream_worker.rebuild.turn import Overtaken, take_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import redis
 
@@ -24,7 +21,11 @@ if TYPE_CHECKING:
     from tallystream.storage.keys import PartitionKeys
 
 _BEGIN: Final = Script("tallystream_worker.rebuild", "begin_drop")
+_REMOVE: Final = Script("tallystream_worker.rebuild", "remove")
 _END: Final = Script("tallystream_worker.rebuild", "end_drop")
+
+_STEP: Final = 500
+"""Keys that one call of the script removes at most."""
 
 KINDS: Final = frozenset(
     "total up minute hour day month top limit once seen unique sketch labels".split()  # noqa: SIM905  # as they are named
@@ -48,7 +49,8 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int, turn: int
     Raises:
         ConfigurationError: the generation is live in a partition, or for readers, or this release cannot read the
             stored data; nothing was removed.
-        Overtaken: another command that changes generations has begun since; nothing was removed.
+        Overtaken: another command that changes generations, or a restore, has begun since: nothing was removed after
+            it began.
         StreamError: a node failed over meanwhile, the data was deleted or replaced (`DeploymentChanged`), or the
             description of the deployment is lost (`KeyLost`) or damaged (`DamagedValue`); nothing was removed.
         Unconfirmed: the turn, or the record of the removal, was not confirmed in time, and nothing was removed; or the
@@ -73,28 +75,39 @@ def drop(client: redis.Redis, deployment: Deployment, generation: int, turn: int
     failpoints.reach("drop-begun")
     removed = 0
     for keys in deployment.layout.of(generation).keys:
-        removed += _drop_partition(client, keys)
+        removed += _drop_partition(client, keys, turn)
         failpoints.reach("drop-removed")
     confirm(client, deployment, f"the counters of generation {generation} are removed")
-    _END(client, [deployment.layout.meta], [generation])
+    (answer,) = _END(client, [deployment.layout.meta], [generation, turn])
+    if answer == b"overtaken":
+        raise Overtaken
     confirm(client, deployment, f"generation {generation} is removed")
     return removed
 
 
-def _drop_partition(client: redis.Redis, keys: PartitionKeys) -> int:
-    try:
-        client.xgroup_destroy(keys.stream, keys.group)
-    except ResponseError as error:
-        if not is_key_missing(error):
-            raise
-    removed = unlink_all(client, counter_keys(client, keys))
-    own: list[Any] = [keys.dead, keys.begun, keys.gone, keys.backfilled]
-    removed += client.unlink(*own, keys.periods, keys.forgotten, keys.adopted, keys.resets)
+def _drop_partition(client: redis.Redis, keys: PartitionKeys, turn: int) -> int:
+    """Remove a generation's group and keys in one partition, in bounded steps; return how many keys existed.
+
+    Raises:
+        Overtaken: another command that changes generations, or a restore, has begun; nothing more was removed.
+        redis.RedisError: the server does not reply, or rejects a command.
+    """
+
+    def remove(names: Iterable[str | bytes], fields: Iterable[str | bytes] = ()) -> int:
+        places = [keys.sequences, keys.stream, keys.ledger, *names]
+        answer, *number = _REMOVE(client, places, [turn, keys.group, *fields])
+        if answer == b"overtaken":
+            raise Overtaken
+        return int(number[0])
+
+    removed = remove(())  # the group first: its counters are incomplete from now on
+    names = counter_keys(client, keys)
+    while page := list(islice(names, _STEP)):
+        removed += remove(page)
+    own = [keys.dead, keys.begun, keys.gone, keys.backfilled, keys.periods, keys.forgotten, keys.adopted, keys.resets]
     if keys.generation != FIRST:
-        return removed + client.unlink(keys.ledger)
-    if fields := [field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC]:
-        client.hdel(keys.ledger, *fields)
-    return removed
+        return removed + remove([*own, keys.ledger])
+    return removed + remove(own, (field for field in client.hkeys(keys.ledger) if field not in _OF_THE_TOPIC))
 
 
 def counter_keys(client: redis.Redis, keys: PartitionKeys) -> Iterator[bytes]:

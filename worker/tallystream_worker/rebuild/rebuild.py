@@ -251,6 +251,7 @@ class Rebuild:
             ArchiveError: entries are gone from the streams, and the archive is of other data or cannot be read.
             ImportError: the archive is needed, and the package pyarrow is not installed.
             KeyLost: a partition has lost a key.
+            Overtaken: another command that changes generations, or a restore, has begun since.
             StreamError: a node failed over while the records of dropped dead letters were read.
             CodecError: the record of a dropped dead letter is damaged.
             redis.RedisError: the server does not reply, or rejects a command; call again.
@@ -485,7 +486,10 @@ class _Partition:
 
     def begin(self) -> None:
         names = [self._keys.stream, self._keys.begun, self._keys.ledger, self._keys.topic_ledger, self._keys.gone]
-        _, begun, outlived = _BEGIN(self.client, names, [self._keys.group])
+        answer, *places = _BEGIN(self.client, names, [self._keys.group, self._rebuild.turn])
+        if answer == b"overtaken":
+            raise Overtaken
+        begun, outlived = places
         gone, _, first = outlived.decode().partition(" ")
         self.gone = int(gone)
         # An empty stream has lost every entry up to `begun`; the group of the generation gets those after it.

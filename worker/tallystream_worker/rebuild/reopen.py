@@ -149,4 +149,4 @@ def _open(client: redis.Redis, keys: PartitionKeys, mark: str) -> None:
         open_partition(client, keys, mark)
     else:
         names = [keys.stream, keys.begun, keys.ledger, keys.topic_ledger, keys.gone]
-        _BEGIN(client, names, [keys.group, mark])
+        _BEGIN(client, names, [keys.group, 0, mark])

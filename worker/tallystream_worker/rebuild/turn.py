@@ -24,12 +24,15 @@ _TAKE: Final = Script("tallystream_worker.rebuild", "take_turn")
 
 
 class Overtaken(StreamError):
-    """Raised if another command that changes generations has begun after this one; this one changes nothing more."""
+    """Raised if another command that changes generations, or a restore, has begun after this command.
+
+    This one changes nothing more.
+    """
 
     def __init__(self) -> None:
         super().__init__(
-            "another rebuild, retract, --undo or --drop has begun after this command, so this one changes nothing "
-            "more: let the other one finish, and run this one again if it is still needed"
+            "another rebuild, retract, --undo or --drop, or a restore, has begun after this command, so this one "
+            "changes nothing more: let the other one finish, and run this one again if it is still needed"
         )
 
 

@@ -4,16 +4,19 @@
 -- KEYS[1] stream   KEYS[2] begun   KEYS[3] the generation's ledger (hash)   KEYS[4] the topic's ledger (hash)
 -- KEYS[5] gone
 -- ARGV[1] the generation's group
--- ARGV[2] if given: the value of the key of the live generation, to open a partition that has lost all its keys
+-- ARGV[2] the number of the command (see claim_turn.lua); 0: no later command is looked for
+-- ARGV[3] if given: the value of the key of the live generation, to open a partition that has lost all its keys
 --
 -- Returns {"begun", begun, gone}   the values of these keys; the generation may have begun before
 --         {"damaged", key [, type]}   the partition has lost this key (see lib/sentinels.lua), or it has this type;
 --                                     nothing was changed
+--         {"overtaken"}   a later command has taken the partition, a restore has closed it, or a failover has taken
+--                         back that this command has taken it: nothing was changed
 --
 -- Invariant: the group, `begun`, `gone`, the first figures of the ledger, and the sentinels of a partition that is
 -- opened are written at one moment. So a call can be repeated. From then on no entry is trimmed before the generation
 -- has counted it, because its group has not read it. Entries that are trimmed later are not `gone`: the generation has
--- counted them from the stream.
+-- counted them from the stream. A process that was paused does not begin a generation that a later command has removed.
 local maps = require('tallystream.storage.lua.lib.maps')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
 local streams = require('tallystream.storage.lua.lib.streams')
@@ -40,7 +43,7 @@ local function first_figures(topic, gone)
 end
 
 local lost = sentinels.lost(stream)
-local opens = lost and ARGV[2] and sentinels.is_new(stream) and call('EXISTS', begun, outlived, ledger) == 0
+local opens = lost and ARGV[3] and sentinels.is_new(stream) and call('EXISTS', begun, outlived, ledger) == 0
 if lost and not opens then
   return { 'damaged', lost }
 end
@@ -50,6 +53,9 @@ end
 if call('EXISTS', begun) == 1 and call('EXISTS', outlived) == 0 then
   return { 'damaged', outlived }
 end
+if ARGV[2] ~= '0' and call('HGET', (string.gsub(stream, 'stream$', 'seq')), '!turn') ~= ARGV[2] then
+  return { 'overtaken' }
+end
 local dropped = string.gsub(stream, 'stream$', 'dropped')
 local kind = call('TYPE', dropped).ok
 if kind ~= 'hash' and kind ~= 'none' then
@@ -58,7 +64,7 @@ elseif call('HLEN', dropped) < tonumber(call('HGET', KEYS[4], 'entries:dropped')
   return { 'damaged', dropped } -- without the records, dead letters that were dropped would count
 end
 if opens then
-  sentinels.open(stream, ARGV[2])
+  sentinels.open(stream, ARGV[3])
 end
 if call('EXISTS', stream) == 0 then
   call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')

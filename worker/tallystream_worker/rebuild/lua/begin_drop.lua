@@ -8,7 +8,6 @@
 --
 -- Invariant: no key of a generation is removed before this record exists. The caller has checked, after it took its
 -- turn, that no partition and no reader uses the generation: since then, no earlier command can have switched to it.
--- The number of a generation is never used again, so what a paused removal does later concerns only this generation.
 if redis.call('HGET', KEYS[1], 'turn') ~= ARGV[2] then
   return { 'overtaken' }
 end

@@ -15,7 +15,8 @@
 -- with later IDs than the snapshot and the archive know: the restored stream gets the known entries first, in the order
 -- of their IDs. A partition without keys (the server was emptied) is opened, so that producers can append to it
 -- meanwhile. A stream that was deleted is not created: producers append again when the restored one is there, and send
--- again what it lacks. From now on, no earlier restore changes the partition: see fenced.lua.
+-- again what it lacks. From now on, no earlier restore changes the partition (see fenced.lua), and no earlier command
+-- that changes generations (see take_turn.lua).
 local appending = require('tallystream.storage.lua.lib.appending')
 local closings = require('tallystream_worker.snapshot.lua.closings')
 local sentinels = require('tallystream.storage.lua.lib.sentinels')
@@ -39,5 +40,7 @@ local gated = call('HGET', (string.gsub(KEYS[1], 'stream$', 'ledger')), sentinel
 if ARGV[4] ~= '' and not appending.is_deleted(KEYS[1], gated) then
   streams.skip(KEYS[1], ARGV[4])
 end
+local turn = tonumber(call('HGET', KEYS[3], '!turn') or '0') or 0
+call('HSET', KEYS[3], '!turn', string.format('%.0f', turn + 1))
 call('SET', KEYS[2], ARGV[3])
 return { 'closed' }
