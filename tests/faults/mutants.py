@@ -46,24 +46,37 @@ class Mutant:
     checks: str = ""
     tests: tuple[str, ...] = ()
 
+    def changed(self) -> dict[str, str]:
+        """Return the files that the edits change, by their path in the packages, with the changed text.
+
+        Raises:
+            MutationError: an edit does not apply.
+        """
+        texts: dict[str, str] = {}
+        for edit in self.edits:
+            package, _, path = edit.file.partition("/")
+            (source,) = (each for each in SOURCES if each.name == package)
+            text = texts[edit.file] if edit.file in texts else (source / path).read_text()
+            if text.count(edit.old) != 1:
+                raise MutationError(
+                    f"{self.name}: {edit.file} has {text.count(edit.old)} occurrences, not 1, of:\n{edit.old}\n"
+                    "The code has changed: update the edit in tests/faults/mutants.py"
+                )
+            texts[edit.file] = text.replace(edit.old, edit.new)
+        return texts
+
     def make(self, folder: Path) -> Path:
         """Write the mutant into an emptied folder, and return the folder, which goes first on the import path.
 
         Raises:
             MutationError: an edit does not apply.
         """
+        changed = self.changed()
         shutil.rmtree(folder, ignore_errors=True)
         for source in SOURCES:
             shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        for edit in self.edits:
-            file = folder / edit.file
-            text = file.read_text()
-            if text.count(edit.old) != 1:
-                raise MutationError(
-                    f"{self.name}: {edit.file} has {text.count(edit.old)} occurrences, not 1, of:\n{edit.old}\n"
-                    "The code has changed: update the edit in tests/faults/mutants.py"
-                )
-            file.write_text(text.replace(edit.old, edit.new))
+        for file, text in changed.items():
+            (folder / file).write_text(text)
         return folder
 
 

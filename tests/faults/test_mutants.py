@@ -28,9 +28,9 @@ def test_a_mutant_is_caught(mutant):
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_applies(mutant, tmp_path):
+def test_a_mutant_applies(mutant):
     """Every edit of a mutant finds its text exactly once in today's code."""
-    mutant.make(tmp_path / "mutant")
+    assert mutant.changed()
 
 
 def test_a_mutant_that_does_not_apply_is_an_error(tmp_path):
