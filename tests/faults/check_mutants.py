@@ -98,6 +98,9 @@ def main() -> int:
         except (Survived, MutationError) as error:
             survivors += 1
             print(f"SURVIVED  {error}", flush=True)
+        except subprocess.TimeoutExpired as error:
+            survivors += 1
+            print(f"SURVIVED  {mutant.name}: its suite did not end in {error.timeout:.0f} s", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
     return 1 if survivors else 0
 
