@@ -311,6 +311,6 @@ class DeploymentDeleted(DeploymentChanged):
 class GenerationSwitched(StreamError):
     """Raised if the caller's generation, topic or rules are not the live ones, so its event or batch was not counted.
 
-    `Producer.decide` reads the deployment again itself, so call it again. Any other caller must load the deployment
-    before it tries again.
+    If `Producer.decide` raises it, call `decide` again, which loads the deployment itself. Any other caller must load
+    the deployment before it tries again.
     """

@@ -90,8 +90,9 @@ def follow(
         every: Least seconds between two updates, 0.25 to 60; the service refuses other values.
         since: The `id` of an update, to continue after it; empty to begin now.
         token: Token of the read service, if it requires one.
-        patience: Seconds without an update or a heartbeat (counted from the first step before the first one) after
-            which a failed connection, or a response that ends, raises `TallyError`; `None` for no limit.
+        patience: Seconds since the last update or heartbeat (before the first of them: since the first step of the
+            iterator). After that, a failed connection, or a response that ends, raises `TallyError`. `None` for no
+            limit.
 
     Raises:
         SubscriptionRefused: the service refuses the subscription, such as for a wrong token or an undeclared metric.

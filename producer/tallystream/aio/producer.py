@@ -92,8 +92,8 @@ class Producer:
         If the buffer is full: with `when_full` `block`, suspend the caller until there is room; with `drop`, return
         without adding the event. With a spool and `spool_sync="disk"`, the caller is also suspended until the event is
         on disk; a call that is cancelled then may still add its event. Until the rules were first read, or while no
-        worker has published any, an event that they do not allow is accepted, and becomes a dead letter. See
-        `tallystream.Event` for the arguments.
+        worker has published any, every valid event is accepted. If the rules then do not allow it, it becomes a dead
+        letter. See `tallystream.Event` for the arguments.
 
         Raises:
             EventError: the event is invalid, or the rules do not allow its metric, amount or actor; it was not added.
@@ -158,9 +158,9 @@ class Producer:
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed.
-            redis.RedisError: the event may or may not be counted; deciding it again may count it twice, unless the
-                metric counts once per actor, or ids count once in the metric and the event has one, and both calls
-                state the same `at`.
+            redis.RedisError: the event may or may not be counted. Deciding it again may count it twice. It counts once
+                if both calls state the same `at`, and either its metric counts once per actor, or the event has an id
+                and the metric counts ids once.
         """
         if self._closed:
             raise TallyError("this producer is closed")

@@ -57,9 +57,9 @@ class Producer:
         durability: When an event counts as appended, and a decision as made: once it is in the server's `memory`, on a
             `replica`, or on the server's disk (`fsync`). Unconfirmed entries are sent again. See docs/durability.md.
         spool: A folder on a local disk. Events are written there before `emit` returns, so they survive a crash of
-            this process and an outage of any length. A producer with this folder also sends the events of dead
-            processes: a new one, or a running one after its first `emit`. Use one folder for each deployment and
-            namespace, with any number of processes. Not for Windows. See docs/durability.md.
+            this process and an outage of any length. A producer also sends the events that dead processes have left in
+            its folder: a new producer at once, a running one after its first `emit`. Use one folder for each deployment
+            and namespace, with any number of processes. Not for Windows. See docs/durability.md.
         spool_bytes: About the most bytes of this producer in the spool, at least 1 MiB; when they are reached,
             `when_full` applies.
         spool_sync: `os`: `emit` returns when the operating system has the event. `disk`: `emit` returns when the event
@@ -146,9 +146,9 @@ class Producer:
 
         The background thread reads the rules after the first event, and again before it sends later events if the last
         read is over 10 seconds ago. So the first events after a pause are checked by the rules of the last read. Until
-        the thread has read any rules, or while no worker has published any, an event that they do not allow is
-        accepted, and becomes a dead letter. If its metric is not declared, the thread logs `metric.undeclared` when it
-        has read the rules.
+        the thread has read any rules, or while no worker has published any, every valid event is accepted. If the rules
+        then do not allow it, it becomes a dead letter. If its metric is not declared, the thread logs
+        `metric.undeclared` when it has read the rules.
 
         Raises:
             EventError: the event is invalid, or the rules do not allow its metric, amount or actor; it was not added.
@@ -224,9 +224,9 @@ class Producer:
             GenerationSwitched: the counters were being switched for more than 5 seconds; the event was not counted.
             DeploymentChanged: a restore has not finished; the event was not counted.
             TallyError: the producer is closed; the event was not counted.
-            redis.RedisError: the event may or may not be counted. Deciding it again may count it twice, unless its
-                metric counts once per actor, or the event has an id and the metric counts ids once, and both calls
-                state the same `at`.
+            redis.RedisError: the event may or may not be counted. Deciding it again may count it twice. It counts once
+                if both calls state the same `at`, and either its metric counts once per actor, or the event has an id
+                and the metric counts ids once.
         """
         if self._buffer.is_closed:
             raise TallyError("this producer is closed")
@@ -244,8 +244,8 @@ class Producer:
     def flush(self, timeout: float | None = None, *, wait: Literal["appended", "counted"] = "appended") -> None:
         """Wait until every event emitted before this call is in the stream, or with `wait="counted"` in the totals.
 
-        An event that a rule rejects, or that becomes a dead letter, is in no total: it is waited for until it has this
-        outcome.
+        An event that a rule rejects, or that becomes a dead letter, is in no total: `flush` waits until the event has
+        this outcome.
 
         The buffered events are sent without waiting for `linger`. Events that were dropped, and those of dead processes
         in the spool, are not waited for. Given-up entries (`stats.unknown_entries`) count as appended, and
@@ -257,10 +257,10 @@ class Producer:
                 confirmed in the same way).
 
         Raises:
-            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised, at once, if
-                the producer was closed before all events were sent: they are in the spool or are lost; or if the system
-                refuses the background thread: then the events are kept, and the next call tries again. If the reason is
-                known, such as a lost key, the message states it.
+            FlushTimeout: `timeout` seconds have passed; the events are still sent and counted. Also raised at once, in
+                two cases. If the producer was closed before all events were sent, they are in the spool or are lost. If
+                the system refuses the background thread, the events are kept, and the next call tries again. If the
+                reason is known, such as a lost key, the message states it.
             ConfigurationError: this producer cannot work with the deployment that is stored in Redis, or the server
                 refuses it for good.
             DeploymentChanged: only with `wait="counted"`: a restore has not finished.

@@ -22,10 +22,10 @@ class ProducerStats:
         rewound_streams: Number of times that a stream had lost confirmed entries, also those of dead processes.
         lost_entries: Confirmed entries, also those of dead processes, that a stream had lost, and that are not sent
             again: the producer no longer kept them, or the server was emptied and a new deployment was created.
-        unknown_entries: Entries, also those of dead processes, whose reply was missing until the server had no record
-            of their producer. The server removes a record after 30 days of silence, with a spool a year; and a restore
-            of a snapshot brings no records of topics that a repartition had replaced. The entries may be in the stream,
-            so they are not sent again; `appended` includes their events, except those of dead processes.
+        unknown_entries: Entries, also those of dead processes, without a reply, and whose producer has no record on the
+            server any more. The server removes a record after 30 days of silence, with a spool after a year; and a
+            restore of a snapshot brings no records of topics that a repartition had replaced. The entries may be in the
+            stream, so they are not sent again; `appended` includes their events, except those of dead processes.
         backlogged: Number of times that a stream refused entries because it had reached its limit.
         unconfirmed: Number of pipelines with entries whose `durability` the server did not confirm, in time or because
             of an error; these entries are sent again. An attempt to change to the new streams of a repartition also

@@ -76,8 +76,8 @@ class Totals:
 
     Args:
         url: The URL of Redis or Valkey; see `connect`.
-        partitions: The number of partitions that the caller expects; `None` for no expectation. It is checked until a
-            read has found published rules: a later repartition may change it.
+        partitions: The number of partitions that the caller expects; `None` for no expectation. Reads check it until
+            one of them has found published rules. Later it is not checked: a repartition may change the number.
         namespace: The first part of every key.
         durability: With `replica`, a read with `after` also waits until a replica has the counting. The server's user
             needs the right to INFO.

@@ -129,8 +129,8 @@ KINDS: Final = {
         "in the named hash, set the named field to the named number",
     ),
     "deployment.spread_missing": Kind(
-        "The field that marks a metric as spread is missing, so a worker would not refuse rules without `spread` for "
-        "this metric.",
+        "The field that marks a metric as spread is missing, so a worker would wrongly accept rules without `spread` "
+        "for this metric.",
         "in the named hash, set the named field to 1",
     ),
     "deployment.restore_unfinished": Kind(
@@ -288,8 +288,8 @@ KINDS: Final = {
         "The snapshot is of an earlier topic or generation, and is also too old (see `snapshot.old`).", SNAPSHOT
     ),
     "snapshot.old": Kind(
-        "The last snapshot is older than twice `[snapshot] every` plus five minutes, or, if no worker takes snapshots, "
-        "older than 26 hours.",
+        "The last snapshot is older than twice `[snapshot] every` plus five minutes. If no worker takes snapshots, the "
+        "limit is 26 hours.",
         "find the reason in the worker's log; then: " + SNAPSHOT,
     ),
     "snapshot.ahead": Kind(
@@ -311,7 +311,9 @@ KINDS: Final = {
     "snapshot.damaged": Kind(
         "Another program has changed, removed or added rows of the snapshot after it was taken.", SNAPSHOT
     ),
-    "snapshot.differs": Kind("After a restore of the snapshot, a value differs from the live value.", EITHER),
+    "snapshot.differs": Kind(
+        "A restore of the snapshot would give a value that differs from the live value.", EITHER
+    ),
 }  # fmt: skip
 """All kinds of findings, by name."""
 
