@@ -261,7 +261,9 @@ def _of_alerts(firing: FiringAlerts, *, whole: bool) -> Iterable[Metric]:
     counts = _gauge("alerts_firing", "Subjects for which an alert is firing.", None, "alert")
     for alert, subjects in firing.counts.items():
         counts.add_metric([alert], subjects)
-    silent = _gauge("alert_silent", "1 if an alert changes no state, because part of its range cannot be read.", None, "alert")
+    silent = _gauge(
+        "alert_silent", "1 if an alert changes no state, because part of its range cannot be read.", None, "alert"
+    )
     for alert in firing.counts:
         silent.add_metric([alert], int(alert in firing.silent))
     waiting = _gauge("alert_outbox_entries", "Notifications that are not delivered yet.", None, "partition")
