@@ -24,7 +24,13 @@ FOLDERS: Final = tuple(
 """The folders and files whose tests take long."""
 
 RARE: Final = tuple(
-    Path(__file__).parent / name for name in ("integration/storage/test_every_field.py", "integration/test_repair.py")
+    Path(__file__).parent / "integration" / name
+    for name in (
+        "snapshot/test_restored_places.py",
+        "storage/test_every_field.py",
+        "test_repair.py",
+        "verify/test_restored_beside_archive.py",
+    )
 )
 """The files whose tests take longest: each test is due on one of four days."""
 
