@@ -10,6 +10,8 @@ JOBS ?= 4
 SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 PYTEST = $(UV) run --frozen pytest $(SIDE_BY_SIDE)
 FAST = $(PYTEST) -m "not slow and not packaging"
+# Tests start many processes, and each takes twice as long to start without compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
 SEEDS ?= 1
 MINUTES ?= 10
 

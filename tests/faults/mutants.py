@@ -74,9 +74,12 @@ class Mutant:
         changed = self.changed()
         shutil.rmtree(folder, ignore_errors=True)
         for source in SOURCES:
-            shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / source.name)  # with the compiled modules, which stay valid
         for file, text in changed.items():
-            (folder / file).write_text(text)
+            path = folder / file
+            path.write_text(text)
+            for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+                compiled.unlink()
         return folder
 
 
