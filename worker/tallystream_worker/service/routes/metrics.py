@@ -124,7 +124,7 @@ def _of_events(ledger: Ledger, rules: Rules | None) -> Iterable[Metric]:
         ("counted", "were counted"),
         ("duplicate", "had been counted before"),
         ("late", "came too late and were not counted"),
-        ("late-counted", "came too late and were counted; they are among the counted"),
+        ("late-counted", "came late, and were not left out for this; each also has another outcome, such as counted"),
         ("dead", "were dead-lettered, because they cannot be counted"),
         ("trimmed", "were trimmed before they were counted"),
         ("dropped", "were dead-lettered and then dropped, by an operator or to make room; they are among the dead"),
