@@ -4853,8 +4853,7 @@ MUTANTS: Final = (
         "verify-takes-no-snapshot-for-one",
         (Edit("tallystream_worker/verify/mends.py", "is_own and is_whole and len(partitions) > 0", "True"),),
         tests=(
-            "tests/integration/verify/test_remedies.py::test_the_remedy_of_lost_keys_mends_them",
-            "tests/integration/verify/test_remedies.py::test_a_lost_description_has_one_remedy",
+            "tests/integration/verify/test_remedies.py::test_only_a_whole_snapshot_of_the_same_data_can_be_restored",
         ),
     ),
     Mutant(

@@ -30,6 +30,8 @@ from tallystream_worker.snapshot.database import Database
 from tallystream_worker.snapshot.restore import restore
 from tallystream_worker.snapshot.snapshotter import Snapshotter
 from tallystream_worker.verify.findings import KINDS
+from tallystream_worker.verify.mends import note_snapshot
+from tallystream_worker.verify.report import Verification
 from tests.http_service import http_service
 from tests.integration.verify.test_verify import RULES, World, change_table, emit_each, names, rebuilt, world
 from tests.rewind import copy_of, go_back
@@ -295,6 +297,36 @@ def test_a_lost_description_has_one_remedy(world: World, *, has_snapshot: bool) 
     report = world.verify(snapshot=has_snapshot)
     (finding,) = report.in_order()
     assert report.remedy(finding) == ("tallystream restore --force" if has_snapshot else "tallystream reopen")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "epoch", "is_whole", "expected"),
+    [
+        ("tally", "own", True, True),
+        ("tally", "lost", True, True),
+        ("tally", "another", True, False),
+        ("shop", "own", True, False),
+        ("tally", "own", False, False),
+    ],
+)
+def test_only_a_whole_snapshot_of_the_same_data_can_be_restored(
+    world: World, namespace: str, epoch: str, expected: bool, *, is_whole: bool
+) -> None:
+    """Otherwise no remedy names it. If the server has lost the epoch of its data, each snapshot may be of this data."""
+    epochs = {"own": Deployment.load(world.client).epoch, "lost": None, "another": "another"}
+    if not is_whole:
+        world.database.state({"partitions": str(world.layout.partitions + 1)})
+    report = Verification(1.0)
+    note_snapshot(report, world.database, namespace, epochs[epoch])
+    assert report.has_snapshot is expected
+
+
+def test_an_empty_snapshot_cannot_be_restored(tmp_path: Path) -> None:
+    """A worker writes the first snapshot some time after it has created the file."""
+    report = Verification(1.0)
+    with closing(Database(str(tmp_path / "empty.sqlite"))) as database:
+        note_snapshot(report, database, "tally", None)
+    assert report.has_snapshot is False
 
 
 @pytest.mark.parametrize("place", ["the snapshot", "the archive"])
