@@ -172,6 +172,7 @@ def test_a_paused_removal_removes_nothing_that_was_made_live(world, monkeypatch)
     with pytest.raises(Overtaken):
         drop(world.client, world.deployment, 1)
     assert world.live() == (1, {1})
+    assert list(unfinished(world.deployment)) == []  # it is not recorded that generation 1 is being removed
     world.check()
 
 

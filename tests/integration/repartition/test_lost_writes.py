@@ -199,8 +199,14 @@ def test_a_removal_that_was_paused_does_not_forget_a_later_topic(server, monkeyp
     with Harness(server.url, rules=PLAIN, partitions=2) as harness, Producer(server.url) as producer:
         emit(producer)
         repartition(settings_for(harness.url, PLAIN, 0), Deployment.load(harness.client), 3)
-        # Other processes remove the topic while this one is paused, and repartition again.
-        monkeypatch.setattr(topic, "confirm", lambda *_, **__: harness.client.hset(harness.layout.root, "kept", 2))
+        confirm = topic.confirm
+
+        def pause(*_, **__):
+            """Let other processes remove the topic while this one is paused, and repartition again."""
+            monkeypatch.setattr(topic, "confirm", confirm)
+            harness.client.hset(harness.layout.root, "kept", 2)
+
+        monkeypatch.setattr(topic, "confirm", pause)
         topic.drop(harness.client, Deployment.load(harness.client))
         assert harness.client.hget(harness.layout.root, "kept") == b"2"
 
