@@ -3394,7 +3394,7 @@ MUTANTS: Final = (
                 "            lost = list(part)\n            known",
             ),
         ),
-        tests=(f"{_BESIDE_ARCHIVE}::test_each_event_counts_once",),
+        tests=(f"{_BESIDE_ARCHIVE}::test_a_stream_that_came_back_is_archived_whole",),
     ),
     Mutant(
         "archive-continues-after-entries-that-it-lacks",
