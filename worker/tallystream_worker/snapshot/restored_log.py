@@ -24,12 +24,15 @@ def first_later(stream: Iterable[Entry], producers: Mapping[str, str], lost: Ite
     """Return the ID of the first entry that was surely appended after the server lost the end of its log.
 
     The snapshot contains that end. If the server's clock is slow after the loss, the next entries get earlier IDs
-    than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But the sequence of such
-    an entry is above that of its producer in the snapshot, or it is that of a lost entry.
+    than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But in each of these cases,
+    the entry is later: its sequence is above that of its producer in the snapshot; it is a lost entry that was sent
+    again; or the snapshot has no record of its producer, although it would have one. (A record is removed only if the
+    producer was silent for long: then the entry's ID is below the horizon of the snapshot.)
 
     Args:
         stream: The entries of the server's stream, up to the last ID of the snapshot, in order.
-        producers: The records of producers in the snapshot, with its horizons: see `TableLoader`.
+        producers: The records of producers in the snapshot, and its horizons: the records of producers without a later
+            entry may be removed. See `TableLoader`.
         lost: The producers and sequences of entries that the archive has, and the stream lacks: see `origin`.
 
     Returns:
