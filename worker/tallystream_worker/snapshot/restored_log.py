@@ -24,8 +24,8 @@ def first_later(stream: Iterable[Entry], producers: Mapping[str, str], lost: Ite
     """Return the ID of the first entry that was surely appended after the server lost the end of its log.
 
     The snapshot contains that end. If the server's clock is slow after the loss, the next entries get earlier IDs
-    than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But in each of these cases,
-    the entry is later: its sequence is above that of its producer in the snapshot; it is a lost entry that was sent
+    than the last one of the snapshot, so their IDs do not show that the snapshot lacks them. But an entry is later in
+    each of these cases: its sequence is above that of its producer in the snapshot; it is a lost entry that was sent
     again; or the snapshot has no record of its producer, although it would have one. (A record is removed only if the
     producer was silent for long: then the entry's ID is below the horizon of the snapshot.)
 
