@@ -97,9 +97,9 @@ def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """Provide the URL of a PostgreSQL server for the whole run; empty it with `tests.postgresql.emptied` before use."""
     from tests.postgresql import running_postgresql  # noqa: PLC0415  # imported only by tests that use PostgreSQL
 
-    with running_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+    with running_postgresql() as url:
         yield url

