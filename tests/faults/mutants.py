@@ -4652,7 +4652,7 @@ MUTANTS: Final = (
         tests=(f"{_LOST_WRITES}::test_a_removal_that_was_paused_does_not_forget_a_later_topic",),
     ),
     Mutant(
-        "a-paused-removal-ends-a-later-rebuild",
+        "a-removal-ends-the-rebuild-of-another-generation",
         (
             Edit(
                 "tallystream_worker/rebuild/lua/end_drop.lua",
@@ -4660,7 +4660,7 @@ MUTANTS: Final = (
                 "if true then",
             ),
         ),
-        tests=(f"{_LOST_SWITCHES}::test_a_removal_that_was_paused_does_not_end_a_later_rebuild",),
+        tests=(f"{_LOST_SWITCHES}::test_the_end_of_a_removal_concerns_only_its_own_generation",),
     ),
     Mutant(
         "a-paused-command-switches-partitions",

@@ -23,6 +23,7 @@ from tallystream_worker.rebuild.drop import drop
 from tallystream_worker.rebuild.rebuild import Rebuild, propose
 from tallystream_worker.rebuild.reset import reset
 from tallystream_worker.rebuild.retract import ends, propose_without
+from tallystream_worker.rebuild.turn import Overtaken, take_turn
 from tests.harness import Harness
 from tests.integration.client.test_durability import frozen, replica_of
 from tests.integration.rebuild.test_rebuild import settings_for
@@ -218,7 +219,7 @@ def test_a_generation_that_a_failover_has_lost_is_not_continued_by_other_rules(b
 
 
 def test_a_removal_that_was_paused_does_not_end_a_later_rebuild(built, monkeypatch):
-    """It forgets only that its own generation is built."""
+    """The other process has taken a later turn, so this one is refused."""
     harness, _ = built
     module, steps = sys.modules["tallystream_worker.rebuild.drop"], []
 
@@ -229,8 +230,19 @@ def test_a_removal_that_was_paused_does_not_end_a_later_rebuild(built, monkeypat
             assert propose(harness.client, Deployment.load(harness.client), PLAIN) == 3
 
     monkeypatch.setattr(module, "confirm", confirm)
-    drop(harness.client, Deployment.load(harness.client), 2)
+    with pytest.raises(Overtaken):
+        drop(harness.client, Deployment.load(harness.client), 2)
     assert Deployment.load(harness.client).building == 3
+
+
+def test_the_end_of_a_removal_concerns_only_its_own_generation(built):
+    """It leaves the note that another generation is being built."""
+    harness, _ = built
+    turn = take_turn(harness.client, Deployment.load(harness.client))
+    harness.client.hset(harness.layout.meta, "building", 3)
+    end = sys.modules["tallystream_worker.rebuild.drop"]._END
+    assert end(harness.client, [harness.layout.meta], [2, turn]) == [b"dropped"]
+    assert harness.client.hget(harness.layout.meta, "building") == b"3"
 
 
 @pytest.fixture
