@@ -299,8 +299,7 @@ MUTANTS: Final = (
                 "tallystream/client/cluster/slots.py", 'if command[0] != "EVALSHA" or not int(command[2]):', "if True:"
             ),
         ),
-        (32,),
-        "BPLDRX",
+        tests=("tests/unit/client/cluster/test_slots.py::test_a_script_call_declares_a_key_that_never_exists",),
     ),
     Mutant(
         "snapshot-in-two-transactions",
